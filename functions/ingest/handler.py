@@ -1,0 +1,90 @@
+"""Ingest stage: take readings over HTTPS, put the valid ones on the stream, answer for the rest."""
+
+import functools
+import os
+import time
+from typing import Any, Protocol
+
+from telemetry.aws import http
+from telemetry.aws.clients import client
+from telemetry.aws.observe import count, current_trace_id, log, observed
+from telemetry.aws.queue import Overflow, Queue
+from telemetry.aws.stream import Stream
+from telemetry.domain.admission import MAX_READINGS, Admission, Poster, admit
+from telemetry.domain.reading import Reading
+from telemetry.errors import Rejected
+from telemetry.settings import IngestSettings
+
+
+class Puts(Protocol):
+    """Takes readings; returns those it could not take."""
+
+    def put(self, readings: list[Reading]) -> list[Reading]: ...
+
+
+def run(
+    event: dict[str, Any],
+    now_ms: int,
+    retention_ms: int,
+    stream: Puts,
+    overflow: Puts,
+    trace_id: str | None = None,
+) -> dict[str, Any]:
+    """Answer 202 only for readings that the stream or, failing that, the overflow queue has."""
+    poster = Poster(
+        http.path_parameter(event, "device_id"), http.granted(event).get("prefix", "")
+    )
+    try:
+        documents = http.read_list(event, MAX_READINGS)
+    except Rejected as error:
+        return http.refuse(error)
+    admission = admit(documents, poster, now_ms, retention_ms, trace_id)
+    left = stream.put(admission.readings)
+    lost = overflow.put(left) if left else []
+    count(
+        ReadingsAccepted=len(admission.readings) - len(lost),
+        ReadingsRejected=len(admission.refusals),
+        ReadingsOverflowed=len(left) - len(lost),
+    )
+    if lost:
+        return _unavailable(admission, lost, trace_id)
+    body = {"accepted": len(admission.readings), "rejected": admission.refusals}
+    return http.respond(202 if admission.readings else 400, {**body, "trace_id": trace_id})
+
+
+def _unavailable(
+    admission: Admission, lost: list[Reading], trace_id: str | None
+) -> dict[str, Any]:
+    """503, with the readings that the device must send again; the others it must not."""
+    log.error("neither the stream nor the overflow queue took readings", extra={"lost": len(lost)})
+    missing = {id(reading) for reading in lost}
+    not_taken = [
+        index
+        for index, reading in zip(admission.indexes, admission.readings, strict=True)
+        if id(reading) in missing
+    ]
+    body = {
+        "message": "The pipeline can't take readings now; send those in not_taken again.",
+        "accepted": len(admission.readings) - len(lost),
+        "not_taken": not_taken,
+        "rejected": admission.refusals,
+        "trace_id": trace_id,
+    }
+    return http.respond(503, body, {"Retry-After": str(http.RETRY_AFTER_SECONDS)})
+
+
+@functools.cache
+def wired() -> tuple[int, Stream, Overflow]:
+    """Made once per execution environment; the put's own retries are the stream's only ones."""
+    settings = IngestSettings.read(os.environ)
+    return (
+        settings.retention_ms,
+        Stream(client("kinesis", attempts=1), settings.stream_name),
+        Overflow(Queue(client("sqs"), settings.overflow_url)),
+    )
+
+
+@observed
+def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
+    """API Gateway's proxy event in, its response out."""
+    return run(event, int(time.time() * 1000), *wired(), current_trace_id())

@@ -1,0 +1,70 @@
+"""Notify stage: send each notice on the queue out, once per episode and change."""
+
+import functools
+import json
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from telemetry.aws.claims import Claims
+from telemetry.aws.clients import client
+from telemetry.aws.observe import count, link, log, observed
+from telemetry.aws.publishers import Bus, Publisher, Topic
+from telemetry.domain.notice import Notice
+from telemetry.errors import Unavailable
+from telemetry.settings import NotifySettings
+
+# As long as this function may run: a claim that outlives its holder delays the notice, no more.
+LEASE_SECONDS = 30
+
+
+def run(
+    event: dict[str, Any], now_seconds: int, claims: Claims, publishers: Sequence[Publisher]
+) -> dict[str, Any]:
+    """Send every notice every way out; answer with the messages that must come back."""
+    failures, published = [], 0
+    for message in event["Records"]:
+        notice = Notice(**json.loads(message["body"]))
+        link("notice", [notice.trace_id], device_id=notice.device_id, rule=notice.rule)
+        try:
+            for publisher in publishers:
+                published += _publish_once(notice, publisher, claims, now_seconds)
+        except Unavailable as error:
+            log.warning("notice not sent", extra={"notice": notice.notice_id, "why": str(error)})
+            failures.append({"itemIdentifier": message["messageId"]})
+    count(NoticesPublished=published)
+    return {"batchItemFailures": failures}
+
+
+def _publish_once(
+    notice: Notice, publisher: Publisher, claims: Claims, now_seconds: int
+) -> int:
+    """How many notices this sent: 1, or 0 where it was sent before."""
+    name = f"{notice.notice_id}/{publisher.name}"
+    match claims.take(notice.device_id, name, now_seconds, LEASE_SECONDS):
+        case "done":
+            return 0
+        case "held":
+            raise Unavailable(f"{name} is being sent by another invocation")
+    publisher.publish(notice)
+    claims.done(notice.device_id, name)
+    return 1
+
+
+@functools.cache
+def wired() -> tuple[Claims, tuple[Topic, Bus]]:
+    settings = NotifySettings.read(os.environ)
+    return (
+        Claims(client("dynamodb"), settings.alerts_table),
+        (
+            Topic(client("sns"), settings.notices_topic_arn),
+            Bus(client("events"), settings.event_bus_name),
+        ),
+    )
+
+
+@observed
+def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
+    """An SQS event in, a partial batch response out."""
+    return run(event, int(time.time()), *wired())

@@ -1,0 +1,153 @@
+"""Query stage: windows, devices and alerts for operators, merged over regions."""
+
+import functools
+import os
+import time
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+from telemetry.aws import http
+from telemetry.aws.alerts import AlertReader
+from telemetry.aws.clients import client
+from telemetry.aws.observe import observed
+from telemetry.aws.windows import WindowReader
+from telemetry.domain import window as windows_of
+from telemetry.domain.times import MINUTE_MS, from_iso, minute_of, to_iso, to_iso_minute
+from telemetry.domain.window import Window
+from telemetry.errors import Rejected
+from telemetry.settings import QuerySettings
+
+HOUR_MS = 3_600_000
+LATEST_MS = 253_402_300_740_000  # the last minute that ISO 8601 writes with four digits of year
+DEFAULT_LIMIT, MAX_LIMIT = 100, 1_000
+
+Route = Callable[[dict[str, Any], int, WindowReader, AlertReader], dict[str, Any]]
+
+
+def run(
+    event: dict[str, Any], now_ms: int, windows: WindowReader, alerts: AlertReader
+) -> dict[str, Any]:
+    """The route's answer; 400 with the field, the value and what would be right otherwise."""
+    try:
+        return ROUTES[event["resource"]](event, now_ms, windows, alerts)
+    except Rejected as error:
+        return http.refuse(error)
+
+
+def get_windows(
+    event: dict[str, Any], now_ms: int, windows: WindowReader, _alerts: AlertReader
+) -> dict[str, Any]:
+    """One device's statistics by minute; `next` is the `from` of the next page."""
+    device_id = http.path_parameter(event, "device_id") or ""
+    to_ms = _instant(event, "to", now_ms)
+    from_ms = _instant(event, "from", to_ms - HOUR_MS)
+    if from_ms > to_ms:
+        raise Rejected(f"is after to, {to_iso(to_ms)}", field="from", value=to_iso(from_ms))
+    limit = _limit(event)
+    # whole minutes: from the one that `from` is in, to the one before `to` where `to` starts one
+    until_ms = minute_of(to_ms + MINUTE_MS - 1)
+    found = list(islice(windows.between(device_id, minute_of(from_ms), until_ms), limit + 1))
+    body = {
+        "device_id": device_id,
+        "from": to_iso(from_ms),
+        "to": to_iso(to_ms),
+        "windows": [_document(minute_ms, window) for minute_ms, window in found[:limit]],
+        "next": to_iso_minute(found[limit][0]) if len(found) > limit else None,
+    }
+    return http.respond(200, body)
+
+
+def _document(minute_ms: int, window: Window) -> dict[str, Any]:
+    metrics = windows_of.statistics(window)
+    return {
+        "minute": to_iso_minute(minute_ms),
+        "count": len(window),
+        "metrics": {name: statistics._asdict() for name, statistics in metrics.items()},
+    }
+
+
+def get_device(
+    event: dict[str, Any], _now_ms: int, windows: WindowReader, _alerts: AlertReader
+) -> dict[str, Any]:
+    """One device's latest reading by event time."""
+    device_id = http.path_parameter(event, "device_id") or ""
+    latest = next(windows.between(device_id, 0, LATEST_MS, newest_first=True), None)
+    if latest is None:
+        return http.respond(404, {"message": f"There are no readings of device {device_id}."})
+    minute_ms, window = latest
+    offset = max(window)
+    reading = {"recorded_at": to_iso(minute_ms + offset), **window[offset]}
+    return http.respond(200, {"device_id": device_id, "latest": reading})
+
+
+def get_alerts(
+    event: dict[str, Any], _now_ms: int, _windows: WindowReader, alerts: AlertReader
+) -> dict[str, Any]:
+    """Open episodes, page by page."""
+    status = _parameter(event, "status") or "open"
+    if status != "open":
+        raise Rejected("is not a status that can be listed: open is", field="status", value=status)
+    page = alerts.open(_limit(event), _parameter(event, "cursor"))
+    return http.respond(200, page._asdict())
+
+
+def get_health(
+    _event: dict[str, Any], now_ms: int, windows: WindowReader, alerts: AlertReader
+) -> dict[str, Any]:
+    """Whether this region can read its tables; an error is API Gateway's 502."""
+    next(windows.between("health", minute_of(now_ms), minute_of(now_ms)), None)
+    alerts.open(1, None)
+    return http.respond(200, {"status": "ok"})
+
+
+ROUTES: dict[str, Route] = {
+    "/devices/{device_id}/windows": get_windows,
+    "/devices/{device_id}": get_device,
+    "/alerts": get_alerts,
+    "/health": get_health,
+}
+
+
+def _parameter(event: dict[str, Any], name: str) -> str | None:
+    value: str | None = (event.get("queryStringParameters") or {}).get(name)
+    return value
+
+
+def _instant(event: dict[str, Any], name: str, default_ms: int) -> int:
+    text = _parameter(event, name)
+    if text is None:
+        return default_ms
+    try:
+        at_ms = int(text) if text.isdecimal() else from_iso(text)
+    except (ValueError, OverflowError):
+        at_ms = -1
+    if not 0 <= at_ms <= LATEST_MS:
+        reason = "is neither an ISO 8601 time with an offset (2026-11-21T01:30:00Z) nor epoch ms"
+        raise Rejected(reason, field=name, value=text)
+    return at_ms
+
+
+def _limit(event: dict[str, Any]) -> int:
+    text = _parameter(event, "limit")
+    if text is None:
+        return DEFAULT_LIMIT
+    if not (text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MAX_LIMIT):
+        raise Rejected(f"is not a number from 1 to {MAX_LIMIT}", field="limit", value=text)
+    return int(text)
+
+
+@functools.cache
+def wired() -> tuple[WindowReader, AlertReader]:
+    settings = QuerySettings.read(os.environ)
+    dynamodb = client("dynamodb")
+    return (
+        WindowReader(dynamodb, settings.windows_table),
+        AlertReader(dynamodb, settings.alerts_table),
+    )
+
+
+@observed
+def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
+    """API Gateway's proxy event in, its response out."""
+    return run(event, int(time.time() * 1000), *wired())

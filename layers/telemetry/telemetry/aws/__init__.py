@@ -1,0 +1,1 @@
+"""The adapters: the only code that imports boto3 and Powertools."""

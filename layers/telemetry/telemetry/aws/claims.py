@@ -1,0 +1,63 @@
+"""Claims: which notices went out, so that a repeated delivery doesn't send them again.
+
+A claim is an item of the alerts table beside the episodes (no `change`, so the table's stream
+filter passes over it). It is taken with a lease before the notice is sent and marked done after:
+two deliveries at once can't both send, and a sender that dies is replaced when its lease is over.
+What can't be ruled out is a crash between sending and marking; the notice then goes out once
+more, under the same notice_id.
+"""
+
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+RETENTION_SECONDS = 30 * 86_400  # far beyond any redelivery: queues keep messages 14 days
+
+
+class Claims:
+    """Claims on (device_id, what is sent) in the alerts table."""
+
+    def __init__(self, dynamodb: Any, table: str) -> None:
+        self._dynamodb = dynamodb
+        self._table = table
+
+    def take(self, device_id: str, name: str, now_seconds: int, lease_seconds: int) -> str:
+        """`taken`: send now. `done`: it was sent. `held`: somebody is sending, ask later."""
+        try:
+            self._dynamodb.put_item(
+                TableName=self._table,
+                Item={
+                    **self._key(device_id, name),
+                    "state": {"S": "leased"},
+                    "leased_until": {"N": str(now_seconds + lease_seconds)},
+                    "expires_at": {"N": str(now_seconds + RETENTION_SECONDS)},
+                },
+                ConditionExpression="attribute_not_exists(device_id)"
+                " OR (#state = :leased AND leased_until < :now)",
+                ExpressionAttributeNames={"#state": "state"},
+                ExpressionAttributeValues={
+                    ":leased": {"S": "leased"},
+                    ":now": {"N": str(now_seconds)},
+                },
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+                raise
+            item: dict[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
+            return "done" if item.get("state", {}).get("S") == "done" else "held"
+        return "taken"
+
+    def done(self, device_id: str, name: str) -> None:
+        """It was sent: never again."""
+        self._dynamodb.update_item(
+            TableName=self._table,
+            Key=self._key(device_id, name),
+            UpdateExpression="SET #state = :done",
+            ExpressionAttributeNames={"#state": "state"},
+            ExpressionAttributeValues={":done": {"S": "done"}},
+        )
+
+    @staticmethod
+    def _key(device_id: str, name: str) -> dict[str, Any]:
+        return {"device_id": {"S": device_id}, "rule_region": {"S": f"claim#{name}"}}

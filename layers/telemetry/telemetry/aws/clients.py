@@ -1,0 +1,26 @@
+"""AWS clients, made once per execution environment."""
+
+from functools import cache
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+# Answers come in milliseconds; what takes longer than this is better tried again on a new connection.
+_CONNECT_TIMEOUT_SECONDS = 2
+_READ_TIMEOUT_SECONDS = 5
+
+
+@cache
+def client(service: str, attempts: int = 4) -> Any:
+    """A client for `service` that tries a call up to `attempts` times.
+
+    Parameters aren't validated on this side: the adapters' tests do that once, the service always.
+    """
+    config = Config(
+        connect_timeout=_CONNECT_TIMEOUT_SECONDS,
+        read_timeout=_READ_TIMEOUT_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        parameter_validation=False,
+    )
+    return boto3.client(service, config=config)

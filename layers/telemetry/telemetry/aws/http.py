@@ -1,0 +1,71 @@
+"""API Gateway proxy requests and responses; the one place where errors become HTTP."""
+
+import base64
+import json
+from typing import Any
+
+from telemetry.domain.reading import shown
+from telemetry.errors import Rejected, Unavailable
+
+MAX_BODY_BYTES = 1_048_576
+RETRY_AFTER_SECONDS = 5
+
+
+class TooLarge(Rejected):
+    """More than a request may bring."""
+
+
+def read_json(event: dict[str, Any]) -> Any:
+    """The request's body, decoded; raises Rejected where it isn't JSON, TooLarge over 1 MiB."""
+    body = event.get("body") or ""
+    try:
+        data = base64.b64decode(body) if event.get("isBase64Encoded") else body.encode()
+    except ValueError as error:  # a broken base64, a lone surrogate
+        raise Rejected(f"is not UTF-8: {error}", field="body") from None
+    if len(data) > MAX_BODY_BYTES:
+        reason = f"has {len(data)} bytes; a request may bring {MAX_BODY_BYTES}"
+        raise TooLarge(reason, field="body")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Rejected(f"is not JSON: {error or 'nested too deeply'}", field="body") from None
+
+
+def read_list(event: dict[str, Any], most: int) -> list[Any]:
+    """The body's documents: one object stands for a list of one; raises Rejected, TooLarge."""
+    body = read_json(event)
+    documents = body if isinstance(body, list) else [body]
+    if not documents or len(documents) > most:
+        reason = f"has {len(documents)} elements; a request brings 1 to {most}"
+        raise Rejected(reason, field="body")
+    return documents
+
+
+def path_parameter(event: dict[str, Any], name: str) -> str | None:
+    """A parameter of the path, where the route has it."""
+    value: str | None = (event.get("pathParameters") or {}).get(name)
+    return value
+
+
+def granted(event: dict[str, Any]) -> dict[str, str]:
+    """What `authorize` said of the caller: subject, role, prefix."""
+    return event["requestContext"].get("authorizer") or {}
+
+
+def respond(status: int, body: Any, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    """A proxy response; `body` becomes JSON."""
+    return {
+        "statusCode": status,
+        "headers": {"Content-Type": "application/json", **(headers or {})},
+        "body": json.dumps(body),
+    }
+
+
+def refuse(error: Rejected | Unavailable) -> dict[str, Any]:
+    """The response to an error: what was wrong, where, and what would be right."""
+    if isinstance(error, Unavailable):
+        return respond(503, {"message": str(error)}, {"Retry-After": str(RETRY_AFTER_SECONDS)})
+    body: dict[str, Any] = {"message": str(error)}
+    if error.field:
+        body |= {"field": error.field, "value": shown(error.value), "reason": error.reason}
+    return respond(413 if isinstance(error, TooLarge) else 400, body)

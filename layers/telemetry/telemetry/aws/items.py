@@ -1,0 +1,239 @@
+"""Conditional writes to a DynamoDB table, in batches, and compare-and-set on top of them.
+
+The delivery semantics of the pipeline rest on this file: an item is changed only from the version
+that the change was computed from, so a retry, a zombie invocation or a second lane of a shard
+can't overwrite what another wrote. It merges into what is there and tries again.
+"""
+
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from telemetry.aws.observe import log
+
+Attributes = dict[str, dict[str, Any]]  # DynamoDB's typed values by name: {"version": {"N": "1"}}
+K = TypeVar("K", bound=Hashable)
+S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
+R = TypeVar("R", bound="Result[Any]")
+
+# BatchExecuteStatement's limit, and half of the request size it takes
+STATEMENTS_A_CALL = 25
+BYTES_A_CALL = 8_000_000
+ROUNDS = 8  # of compare-and-set; each lost round means that somebody else's write succeeded
+BACKOFF_SECONDS = 0.02  # before the second round, doubling, with jitter
+# What a failed condition is called: on an INSERT, on an UPDATE
+CONFLICTS = ("DuplicateItem", "ConditionalCheckFailed")
+
+
+class Write(NamedTuple):
+    """An item as it should become, if its version is still `expected` (0: no item is there)."""
+
+    item: Attributes
+    expected: int
+
+
+class Written(NamedTuple):
+    """The write took place."""
+
+
+class Conflict(NamedTuple):
+    """The item was of another version: it is in `current` (None: there is no such item)."""
+
+    current: Attributes | None
+
+
+class Failed(NamedTuple):
+    """The write may not have taken place; a retry may succeed."""
+
+
+Outcome = Written | Conflict | Failed
+
+
+class Items(Protocol):
+    """A table of versioned items."""
+
+    def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        """Try each write alone; outcomes in the order of `writes`, at most one write an item."""
+
+
+class DynamoItems:
+    """Items in DynamoDB, written by PartiQL statements, 25 a call.
+
+    A batch of statements costs the write units of the single writes (a transaction twice that)
+    and each statement is answered alone. `key` names the two key attributes.
+    """
+
+    def __init__(self, dynamodb: Any, table: str, key: tuple[str, str]) -> None:
+        self._dynamodb = dynamodb
+        self._table = table
+        self._key = key
+
+    def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for chunk in _chunks(writes):
+            outcomes += self._call(chunk)
+        return outcomes
+
+    def _call(self, writes: Sequence[Write]) -> list[Outcome]:
+        statements = [self._statement(write) for write in writes]
+        try:
+            answer = self._dynamodb.batch_execute_statement(Statements=statements)
+        except (ClientError, BotoCoreError) as error:
+            log.warning("table unavailable", extra={"table": self._table, "why": str(error)})
+            return [Failed()] * len(writes)
+        return [
+            self._outcome(write, response)
+            for write, response in zip(writes, answer["Responses"], strict=True)
+        ]
+
+    def _outcome(self, write: Write, response: dict[str, Any]) -> Outcome:
+        error = response.get("Error")
+        if error is None:
+            return Written()
+        if error["Code"] not in CONFLICTS:
+            log.warning("item not written", extra={"table": self._table, "why": error["Code"]})
+            return Failed()
+        return Conflict(error["Item"]) if "Item" in error else self._read(write.item)
+
+    def _read(self, item: Attributes) -> Outcome:
+        """The conflict, where the failed statement didn't return the item."""
+        key = {name: item[name] for name in self._key}
+        try:
+            answer = self._dynamodb.get_item(TableName=self._table, Key=key, ConsistentRead=True)
+        except (ClientError, BotoCoreError) as error:
+            log.warning("item not read", extra={"table": self._table, "why": str(error)})
+            return Failed()
+        return Conflict(answer.get("Item"))
+
+    def _statement(self, write: Write) -> dict[str, Any]:
+        item = write.item
+        if write.expected == 0:
+            fields = ", ".join(f"'{name}': ?" for name in item)
+            text, parameters = f'INSERT INTO "{self._table}" VALUE {{{fields}}}', list(item.values())
+        else:
+            names = [name for name in item if name not in self._key]
+            changes = " ".join(f'SET "{name}" = ?' for name in names)
+            condition = " AND ".join(f'"{name}" = ?' for name in (*self._key, "version"))
+            text = f'UPDATE "{self._table}" {changes} WHERE {condition}'
+            parameters = [item[name] for name in (*names, *self._key)]
+            parameters.append({"N": str(write.expected)})
+        return {
+            "Statement": text,
+            "Parameters": parameters,
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+
+
+def _chunks(writes: Sequence[Write]) -> Iterable[list[Write]]:
+    """Cut to what one call takes."""
+    chunk: list[Write] = []
+    size = 0
+    for write in writes:
+        write_size = sum(len(value.get("B", b"")) + 100 for value in write.item.values())
+        if chunk and (len(chunk) == STATEMENTS_A_CALL or size + write_size > BYTES_A_CALL):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(write)
+        size += write_size
+    if chunk:
+        yield chunk
+
+
+class Result(Protocol[S_co]):
+    """What a change makes of a state; `state is` the one it was given where nothing changed."""
+
+    @property
+    def state(self) -> S_co | None: ...
+
+
+class CompareAndSet(Generic[K, S, R]):
+    """States by key, changed by pure functions, each from the version it was computed from.
+
+    The last known states stay in memory, so a warm environment writes without reading; a cold one
+    inserts, and learns from the refusal what is there. `to_item` makes the item of a
+    change's result, all but the version; `weigh` tells what a state costs in memory, and `remembered` how much may stay there in all.
+    """
+
+    def __init__(
+        self,
+        items: Items,
+        to_item: Callable[[K, R], Attributes],
+        to_state: Callable[[Attributes], S],
+        *,
+        weigh: Callable[[S], int] = lambda _state: 1,
+        remembered: int = 20_000,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._items = items
+        self._to_item = to_item
+        self._to_state = to_state
+        self._weigh = weigh
+        self._known: OrderedDict[K, tuple[S, int]] = OrderedDict()
+        self._weight = 0
+        self._remembered = remembered
+        self._sleep = sleep
+
+    def apply(self, changes: Mapping[K, Callable[[S | None], R]]) -> dict[K, R]:
+        """Apply each change once; the results of those that are stored now.
+
+        A change may be called several times, with newer states; the result returned is the one
+        that was written. A key that is missing from the answer could not be written.
+        """
+        applied: dict[K, R] = {}
+        pending = dict(changes)
+        for attempt in range(ROUNDS):
+            if attempt:
+                self._sleep(random.uniform(0.5, 1) * BACKOFF_SECONDS * 2**attempt)
+            self._round(pending, applied)
+            if not pending:
+                break
+        self._forget_oldest()
+        return applied
+
+    def _round(self, pending: dict[K, Callable[[S | None], R]], applied: dict[K, R]) -> None:
+        """Try all that is pending once; what succeeds moves to `applied`."""
+        writes: list[tuple[K, R, Write]] = []
+        for key, change in list(pending.items()):
+            known = self._known.get(key)
+            state, version = known if known else (None, 0)
+            result = change(state)
+            if result.state is None or result.state is state:
+                applied[key] = result
+                del pending[key]
+                continue
+            item = self._to_item(key, result)
+            item["version"] = {"N": str(version + 1)}
+            writes.append((key, result, Write(item, version)))
+        outcomes = self._items.write([write for _, _, write in writes])
+        for (key, result, write), outcome in zip(writes, outcomes, strict=True):
+            match outcome:
+                case Written():
+                    self._remember(key, result.state, write.expected + 1)
+                    applied[key] = result
+                    del pending[key]
+                case Conflict(None):
+                    self._forget(key)
+                case Conflict(current):
+                    self._remember(key, self._to_state(current), int(current["version"]["N"]))
+                case Failed():
+                    # the write may have arrived after all; the next one finds out
+                    pass
+
+    def _remember(self, key: K, state: S, version: int) -> None:
+        self._forget(key)
+        self._known[key] = (state, version)
+        self._weight += self._weigh(state)
+
+    def _forget(self, key: K) -> None:
+        known = self._known.pop(key, None)
+        if known:
+            self._weight -= self._weigh(known[0])
+
+    def _forget_oldest(self) -> None:
+        while self._weight > self._remembered:
+            self._forget(next(iter(self._known)))

@@ -1,0 +1,148 @@
+"""The Kinesis stream: events decoded for the consumers, readings put by the producers."""
+
+import base64
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from telemetry.aws.observe import log
+from telemetry.domain import reading as readings_of
+from telemetry.domain.reading import Reading
+from telemetry.errors import Rejected, Unavailable
+
+# PutRecords' limits: https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html
+MAX_RECORDS = 500
+MAX_BYTES = 5_000_000
+# A shard takes 1,000 records a second; a request with more of one device than this is spread.
+RECORDS_A_KEY = 250
+# Waits between attempts at a put, seconds: 1.5 s in all, well inside a device's patience.
+BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.75)
+
+
+class Record(NamedTuple):
+    """One stream record as a consumer sees it; `reading` is None where `rejected` says why."""
+
+    sequence_number: str
+    partition_key: str
+    shard_id: str
+    arrived_at_ms: int
+    data: bytes
+    reading: Reading | None
+    rejected: Rejected | None
+
+
+def decode(event: dict[str, Any]) -> list[Record]:
+    """The records of an event source mapping's event, in order, each with its reading."""
+    return [_record(entry) for entry in event["Records"]]
+
+
+def _record(entry: dict[str, Any]) -> Record:
+    kinesis = entry["kinesis"]
+    try:
+        data = base64.b64decode(kinesis["data"], validate=True)
+    except ValueError:  # not what Kinesis sends; keep what came
+        data = kinesis["data"].encode()
+    reading, rejected = None, None
+    try:
+        reading = readings_of.decode(data)
+    except Rejected as error:
+        rejected = error
+    return Record(
+        kinesis["sequenceNumber"],
+        kinesis["partitionKey"],
+        entry["eventID"].partition(":")[0],
+        int(kinesis["approximateArrivalTimestamp"] * 1000),
+        data,
+        reading,
+        rejected,
+    )
+
+
+def resume_from(records: Sequence[Record], failed: Iterable[str]) -> dict[str, Any]:
+    """The answer to the mapping: which record to deliver from again, if any.
+
+    `failed` are sequence numbers. The lowest one makes the checkpoint, so naming it alone is
+    enough: https://docs.aws.amazon.com/lambda/latest/dg/services-kinesis-batchfailurereporting.html
+    Where that is the first record, nothing got done: raises Unavailable, which means the same to
+    the mapping, and counts as an error of the function, so that somebody is told.
+    """
+    wanted = set(failed)
+    for record in records:
+        if record.sequence_number in wanted:
+            if record is records[0]:
+                raise Unavailable(f"none of {len(records)} records could be processed")
+            return {"batchItemFailures": [{"itemIdentifier": record.sequence_number}]}
+    return {"batchItemFailures": []}
+
+
+class Stream:
+    """Puts readings on the stream."""
+
+    def __init__(
+        self, kinesis: Any, name: str, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._kinesis = kinesis
+        self._name = name
+        self._sleep = sleep
+
+    def put(self, readings: Sequence[Reading]) -> list[Reading]:
+        """Put all; returns those that the stream didn't take within bounded retries.
+
+        PutRecords fails in part, so each attempt sends only what is left. An attempt that is
+        lost on its way back may have arrived: it is sent again, and counted once downstream.
+        """
+        left = list(zip(readings, _entries(readings), strict=True))
+        for wait_seconds in (0.0, *BACKOFF_SECONDS):
+            if not left:
+                break
+            if wait_seconds:
+                self._sleep(random.uniform(wait_seconds / 2, wait_seconds))
+            left = [pair for chunk in _chunks(left) for pair in self._attempt(chunk)]
+        return [reading for reading, _ in left]
+
+    def _attempt(self, pairs: list[tuple[Reading, dict[str, Any]]]) -> list[Any]:
+        """Those of `pairs` that one call didn't put."""
+        entries = [entry for _, entry in pairs]
+        try:
+            answer = self._kinesis.put_records(StreamName=self._name, Records=entries)
+        except (ClientError, BotoCoreError) as error:
+            log.warning("stream unavailable", extra={"why": str(error)})
+            return pairs
+        results = answer["Records"]
+        codes = Counter(result["ErrorCode"] for result in results if result.get("ErrorCode"))
+        if codes:
+            log.warning("records not taken", extra={"codes": codes})
+        return [
+            pair for pair, result in zip(pairs, results, strict=True) if result.get("ErrorCode")
+        ]
+
+
+def _entries(readings: Sequence[Reading]) -> list[dict[str, Any]]:
+    """One stream record a reading, keyed by device so that a shard has it in order."""
+    seen: Counter[str] = Counter()
+    entries = []
+    for reading in readings:
+        salt = seen[reading.device_id] // RECORDS_A_KEY
+        seen[reading.device_id] += 1
+        key = f"{reading.device_id}/{salt}" if salt else reading.device_id
+        entries.append({"Data": readings_of.encode(reading), "PartitionKey": key})
+    return entries
+
+
+def _chunks(pairs: list[tuple[Reading, dict[str, Any]]]) -> Iterable[list[Any]]:
+    """Cut to what one PutRecords call takes."""
+    chunk: list[Any] = []
+    size = 0
+    for pair in pairs:
+        entry_size = len(pair[1]["Data"]) + len(pair[1]["PartitionKey"])
+        if chunk and (len(chunk) == MAX_RECORDS or size + entry_size > MAX_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(pair)
+        size += entry_size
+    if chunk:
+        yield chunk

@@ -1,0 +1,75 @@
+"""Bearer tokens and what their roles allow: `subject.secret`, of which only a hash is kept."""
+
+import hashlib
+import hmac
+import re
+from typing import NamedTuple
+
+from telemetry.domain.reading import FIELDS
+from telemetry.errors import Rejected
+
+ROLES = ("device", "gateway", "operator", "admin")
+SUBJECT = re.compile(FIELDS["device_id"]["pattern"].removeprefix("^").removesuffix("$"))
+BEARER = re.compile(r"Bearer ([A-Za-z0-9_-]{1,128})\.([A-Za-z0-9_-]{20,128})")
+
+
+class Grant(NamedTuple):
+    """Who a token stands for. A gateway writes for the devices whose id starts with `prefix`."""
+
+    subject: str
+    role: str
+    prefix: str = ""
+
+
+def parse_grant(raw: object) -> Grant:
+    """The grant that a request to create a token asks for, or Rejected."""
+    if not isinstance(raw, dict):
+        raise Rejected("is not a JSON object with subject and role", value=raw)
+    unknown = sorted(raw.keys() - {"subject", "role", "prefix"})
+    if unknown:
+        raise Rejected("is not one of subject, role, prefix", field=unknown[0])
+    subject, role, prefix = raw.get("subject"), raw.get("role"), raw.get("prefix", "")
+    if not isinstance(subject, str) or not SUBJECT.fullmatch(subject):
+        raise Rejected(f"does not match {SUBJECT.pattern}", field="subject", value=subject)
+    if role not in ROLES:
+        raise Rejected(f"is not one of {', '.join(ROLES)}", field="role", value=role)
+    if not isinstance(prefix, str) or (prefix and not SUBJECT.fullmatch(prefix)):
+        reason = f"is neither empty (every device) nor matches {SUBJECT.pattern}"
+        raise Rejected(reason, field="prefix", value=prefix)
+    if role == "gateway" and "prefix" not in raw:
+        reason = 'is missing: the beginning of its devices\' ids, or "" for every device'
+        raise Rejected(reason, field="prefix")
+    if role != "gateway" and "prefix" in raw:
+        raise Rejected("is for gateways only", field="prefix", value=prefix)
+    return Grant(subject, str(role), prefix)
+
+
+def parse_bearer(header: str) -> tuple[str, str] | None:
+    """(subject, secret) of an Authorization header, or None where it isn't a bearer token."""
+    match = BEARER.fullmatch(header)
+    return (match[1], match[2]) if match else None
+
+
+def hashed(secret: str) -> str:
+    """What is stored of a secret. Secrets are 256 random bits, so one round of SHA-256 is enough."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def same(secret: str, stored_hash: str) -> bool:
+    """Whether the secret is the one whose hash is stored, in constant time."""
+    return hmac.compare_digest(hashed(secret), stored_hash)
+
+
+def allowed(grant: Grant) -> list[str]:
+    """The API methods that a grant may call, as `METHOD/path` with `*` for anything."""
+    match grant.role:
+        case "device":
+            return [f"POST/devices/{grant.subject}/readings"]
+        case "gateway":
+            return ["POST/readings"]
+        case "operator":
+            return ["GET/*"]
+        case "admin":
+            return ["GET/*", "POST/tokens", "DELETE/tokens/*"]
+        case _:
+            return []

@@ -1,0 +1,182 @@
+"""Windows: the set of one device's readings in one minute of event time.
+
+A window maps each reading's offset from the minute's start (ms) to its metrics. Adding is union,
+so a reading added twice, in any order, through any retry, is there once; every statistic is a
+function of the set. Treat a window as immutable: functions here return new ones.
+"""
+
+import math
+import struct
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from telemetry.domain.reading import Reading
+from telemetry.domain.times import MINUTE_MS, minute_of
+from telemetry.errors import Rejected
+
+Metrics = Mapping[str, float]
+Window = Mapping[int, Metrics]
+
+MAX_READINGS = 6_000  # 100 Hz for a minute: about 200 kB of the 400 kB an item may have
+EMPTY: Window = {}
+FORMAT = 1  # first byte of the encoded form
+
+
+class WindowKey(NamedTuple):
+    """Whose readings, and of which minute (its start, epoch ms)."""
+
+    device_id: str
+    minute_ms: int
+
+
+class Addition(NamedTuple):
+    """What adding readings did; `state is` the window added to where nothing was new."""
+
+    state: Window
+    stored: int  # readings that brought an instant or a metric that wasn't there
+    duplicates: int  # readings that brought nothing new
+    conflicts: int  # values that disagreed with the one stored for the same instant and metric
+    overflow: tuple[Reading, ...]  # readings that a full window did not take
+
+
+class Statistics(NamedTuple):
+    """Of one metric in one window, in the metric's unit."""
+
+    count: int
+    mean: float
+    min: float
+    max: float
+    stddev: float  # of the population
+    last: float  # the value with the latest event time
+
+
+def key_of(reading: Reading) -> WindowKey:
+    """The window that a reading belongs to."""
+    return WindowKey(reading.device_id, minute_of(reading.recorded_at_ms))
+
+
+def add(window: Window | None, readings: Iterable[Reading]) -> Addition:
+    """Union of a window and readings of its device and minute."""
+    before: Window = EMPTY if window is None else window
+    after = dict(before)
+    stored = duplicates = conflicts = 0
+    overflow = []
+    for reading in readings:
+        offset = reading.recorded_at_ms % MINUTE_MS
+        present = after.get(offset)
+        if present is None:
+            if len(after) >= MAX_READINGS:
+                overflow.append(reading)
+                continue
+            after[offset] = reading.metrics
+            stored += 1
+            continue
+        merged, disagreeing = _merge_metrics(present, reading.metrics)
+        conflicts += disagreeing
+        if len(merged) > len(present):
+            stored += 1
+        else:
+            duplicates += 1
+        if merged != present:
+            after[offset] = merged
+    changed = after != before
+    return Addition(
+        after if changed else before, stored, duplicates, conflicts, tuple(overflow)
+    )
+
+
+def merge(a: Window, b: Window) -> Window:
+    """Union of two windows of the same device and minute: commutative, associative, idempotent."""
+    merged = dict(a)
+    for offset, metrics in b.items():
+        present = merged.get(offset)
+        merged[offset] = metrics if present is None else _merge_metrics(present, metrics)[0]
+    return merged
+
+
+def _merge_metrics(a: Metrics, b: Metrics) -> tuple[Metrics, int]:
+    """Metric by metric; of two values that disagree the larger, so the order can't matter."""
+    merged = dict(a)
+    disagreeing = 0
+    for name, value in b.items():
+        present = merged.setdefault(name, value)
+        if present != value:
+            disagreeing += 1
+            merged[name] = max(present, value)
+    return merged, disagreeing
+
+
+def statistics(window: Window) -> dict[str, Statistics]:
+    """By metric name, for each metric that any reading has."""
+    columns: dict[str, list[float]] = {}
+    for offset in sorted(window):
+        for name, value in window[offset].items():
+            columns.setdefault(name, []).append(value)
+    return {name: _statistics(values) for name, values in sorted(columns.items())}
+
+
+def _statistics(values: list[float]) -> Statistics:
+    """Of values in event-time order; fsum makes mean and stddev independent of that order."""
+    count = len(values)
+    mean = math.fsum(values) / count
+    variance = math.fsum((value - mean) ** 2 for value in values) / count
+    return Statistics(count, mean, min(values), max(values), math.sqrt(variance), values[-1])
+
+
+def encode(window: Window) -> bytes:
+    """Columns, little-endian: equal windows give equal bytes, whatever order they grew in.
+
+        format u8 | count u16 | offsets u16 × count | columns u8, then for each, by name:
+        name length u8 | name | presence bitmap (bit i: reading i has it) | f64 × present
+    """
+    offsets = sorted(window)
+    count = len(offsets)
+    names = sorted({name for metrics in window.values() for name in metrics})
+    parts = [struct.pack(f"<BH{count}HB", FORMAT, count, *offsets, len(names))]
+    rows = [window[offset] for offset in offsets]
+    for name in names:
+        values = [metrics[name] for metrics in rows if name in metrics]
+        present = (1 << count) - 1
+        if len(values) < count:
+            present = sum(1 << index for index, metrics in enumerate(rows) if name in metrics)
+        label = name.encode()
+        parts.append(struct.pack("<B", len(label)) + label)
+        parts.append(present.to_bytes((count + 7) // 8, "little"))
+        parts.append(struct.pack(f"<{len(values)}d", *values))
+    return b"".join(parts)
+
+
+def decode(data: bytes) -> Window:
+    """The window that `encode` wrote; columns this version doesn't know are kept.
+
+    Raises Rejected for bytes of another format or of the wrong length.
+    """
+    if not data or data[0] != FORMAT:
+        raise Rejected(f"is not in format {FORMAT}", field="readings", value=data[:1])
+    try:
+        return _decode(memoryview(data))
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        raise Rejected(f"is cut off or damaged: {error}", field="readings") from None
+
+
+def _decode(data: memoryview) -> Window:
+    (count,) = struct.unpack_from("<H", data, 1)
+    offsets = struct.unpack_from(f"<{count}H", data, 3)
+    at = 3 + 2 * count
+    columns, at = data[at], at + 1
+    rows: list[dict[str, float]] = [{} for _ in offsets]
+    bitmap_size = (count + 7) // 8
+    for _ in range(columns):
+        length = data[at]
+        name = bytes(data[at + 1 : at + 1 + length]).decode()
+        at += 1 + length
+        present = int.from_bytes(data[at : at + bitmap_size], "little")
+        at += bitmap_size
+        values = struct.unpack_from(f"<{present.bit_count()}d", data, at)
+        at += 8 * len(values)
+        having = rows
+        if len(values) < count:
+            having = [row for index, row in enumerate(rows) if present >> index & 1]
+        for row, value in zip(having, values, strict=True):
+            row[name] = value
+    return dict(zip(offsets, rows, strict=True))

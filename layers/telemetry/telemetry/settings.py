@@ -1,0 +1,99 @@
+"""What each function is told by its environment; read once, from a mapping."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Self
+
+from telemetry.errors import TelemetryError
+
+DAY_MS = 86_400_000
+
+
+class SettingMissing(TelemetryError):
+    """An environment variable that the template should have set isn't there or isn't usable."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Fields are the environment variables' names in lower case; all are required."""
+
+    @classmethod
+    def read(cls, env: Mapping[str, str]) -> Self:
+        """Settings from `env`; raises SettingMissing naming every variable that is wrong."""
+        values, wrong = {}, []
+        for field in fields(cls):
+            text = env.get(field.name.upper(), "")
+            try:
+                values[field.name] = int(text) if field.type is int else text
+            except ValueError:
+                wrong.append(f"{field.name.upper()}={text!r} is not a whole number")
+                continue
+            if not text:
+                wrong.append(f"{field.name.upper()} is not set")
+        if wrong:
+            raise SettingMissing(f"{cls.__name__}: " + "; ".join(wrong))
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class AuthorizeSettings(Settings):
+    devices_table: str
+    admin_secret_arn: str
+
+
+@dataclass(frozen=True)
+class RegisterSettings(Settings):
+    devices_table: str
+
+
+@dataclass(frozen=True)
+class IngestSettings(Settings):
+    stream_name: str
+    overflow_url: str
+    window_retention_days: int
+
+    @property
+    def retention_ms(self) -> int:
+        return self.window_retention_days * DAY_MS
+
+
+@dataclass(frozen=True)
+class DrainSettings(Settings):
+    stream_name: str
+
+
+@dataclass(frozen=True)
+class AggregateSettings(Settings):
+    aws_region: str
+    windows_table: str
+    quarantine_url: str
+    failures_bucket: str
+    window_retention_days: int
+
+    @property
+    def retention_ms(self) -> int:
+        return self.window_retention_days * DAY_MS
+
+
+@dataclass(frozen=True)
+class AlertSettings(Settings):
+    aws_region: str
+    alerts_table: str
+
+
+@dataclass(frozen=True)
+class DispatchSettings(Settings):
+    notices_url: str
+
+
+@dataclass(frozen=True)
+class NotifySettings(Settings):
+    alerts_table: str
+    notices_topic_arn: str
+    event_bus_name: str
+
+
+@dataclass(frozen=True)
+class QuerySettings(Settings):
+    windows_table: str
+    alerts_table: str
