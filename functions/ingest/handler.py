@@ -31,9 +31,7 @@ def run(
     trace_id: str | None = None,
 ) -> dict[str, Any]:
     """Answer 202 only for readings that the stream or, failing that, the overflow queue has."""
-    poster = Poster(
-        http.path_parameter(event, "device_id"), http.granted(event).get("prefix", "")
-    )
+    poster = Poster(http.path_parameter(event, "device_id"), http.granted(event).get("prefix", ""))
     try:
         documents = http.read_list(event, MAX_READINGS)
     except Rejected as error:
@@ -52,9 +50,7 @@ def run(
     return http.respond(202 if admission.readings else 400, {**body, "trace_id": trace_id})
 
 
-def _unavailable(
-    admission: Admission, lost: list[Reading], trace_id: str | None
-) -> dict[str, Any]:
+def _unavailable(admission: Admission, lost: list[Reading], trace_id: str | None) -> dict[str, Any]:
     """503, with the readings that the device must send again; the others it must not."""
     log.error("neither the stream nor the overflow queue took readings", extra={"lost": len(lost)})
     missing = {id(reading) for reading in lost}

@@ -37,9 +37,7 @@ def run(
     return {"batchItemFailures": failures}
 
 
-def _publish_once(
-    notice: Notice, publisher: Publisher, claims: Claims, now_seconds: int
-) -> int:
+def _publish_once(notice: Notice, publisher: Publisher, claims: Claims, now_seconds: int) -> int:
     """How many notices this sent: 1, or 0 where it was sent before."""
     name = f"{notice.notice_id}/{publisher.name}"
     match claims.take(notice.device_id, name, now_seconds, LEASE_SECONDS):

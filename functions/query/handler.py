@@ -4,6 +4,7 @@ import functools
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -63,7 +64,7 @@ def _document(minute_ms: int, window: Window) -> dict[str, Any]:
     return {
         "minute": to_iso_minute(minute_ms),
         "count": len(window),
-        "metrics": {name: statistics._asdict() for name, statistics in metrics.items()},
+        "metrics": {name: asdict(statistics) for name, statistics in metrics.items()},
     }
 
 

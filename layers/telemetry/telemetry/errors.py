@@ -1,8 +1,8 @@
 """The pipeline's errors: two kinds, by what to do about them.
 
-    TelemetryError
-    ├── Rejected      never retried: quarantine or refuse it, and count it as done
-    └── Unavailable   a retry can mend it: fail the batch from here
+TelemetryError
+├── Rejected      never retried: quarantine or refuse it, and count it as done
+└── Unavailable   a retry can mend it: fail the batch from here
 """
 
 from typing import Any

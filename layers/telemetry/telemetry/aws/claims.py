@@ -44,7 +44,8 @@ class Claims:
         except ClientError as error:
             if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
                 raise
-            item: dict[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
+            answer: dict[str, Any] = dict(error.response)  # its type doesn't know of Item
+            item = answer.get("Item", {})
             return "done" if item.get("state", {}).get("S") == "done" else "held"
         return "taken"
 

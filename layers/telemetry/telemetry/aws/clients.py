@@ -6,7 +6,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-# Answers come in milliseconds; what takes longer than this is better tried again on a new connection.
+# Answers come in milliseconds; what takes longer is better tried again on a new connection.
 _CONNECT_TIMEOUT_SECONDS = 2
 _READ_TIMEOUT_SECONDS = 5
 
@@ -23,4 +23,5 @@ def client(service: str, attempts: int = 4) -> Any:
         retries={"mode": "standard", "total_max_attempts": attempts},
         parameter_validation=False,
     )
-    return boto3.client(service, config=config)
+    connect: Any = boto3.client  # its stubs know each service's name, not a variable's
+    return connect(service, config=config)

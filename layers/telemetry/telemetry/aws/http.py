@@ -27,8 +27,10 @@ def read_json(event: dict[str, Any]) -> Any:
         raise TooLarge(reason, field="body")
     try:
         return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise Rejected(f"is not JSON: {error or 'nested too deeply'}", field="body") from None
+    except ValueError as error:
+        raise Rejected(f"is not JSON: {error}", field="body") from None
+    except RecursionError:
+        raise Rejected("is nested too deeply", field="body") from None
 
 
 def read_list(event: dict[str, Any], most: int) -> list[Any]:

@@ -114,7 +114,10 @@ class DynamoItems:
         item = write.item
         if write.expected == 0:
             fields = ", ".join(f"'{name}': ?" for name in item)
-            text, parameters = f'INSERT INTO "{self._table}" VALUE {{{fields}}}', list(item.values())
+            text, parameters = (
+                f'INSERT INTO "{self._table}" VALUE {{{fields}}}',
+                list(item.values()),
+            )
         else:
             names = [name for name in item if name not in self._key]
             changes = " ".join(f'SET "{name}" = ?' for name in names)
@@ -155,8 +158,9 @@ class CompareAndSet(Generic[K, S, R]):
     """States by key, changed by pure functions, each from the version it was computed from.
 
     The last known states stay in memory, so a warm environment writes without reading; a cold one
-    inserts, and learns from the refusal what is there. `to_item` makes the item of a
-    change's result, all but the version; `weigh` tells what a state costs in memory, and `remembered` how much may stay there in all.
+    inserts, and learns from the refusal what is there. `to_item` makes the item of a change's
+    result, all but the version; `weigh` tells what a state costs in memory, and `remembered` how
+    much may stay there in all.
     """
 
     def __init__(
@@ -197,10 +201,10 @@ class CompareAndSet(Generic[K, S, R]):
 
     def _round(self, pending: dict[K, Callable[[S | None], R]], applied: dict[K, R]) -> None:
         """Try all that is pending once; what succeeds moves to `applied`."""
-        writes: list[tuple[K, R, Write]] = []
+        writes: list[tuple[K, R, S, Write]] = []
         for key, change in list(pending.items()):
             known = self._known.get(key)
-            state, version = known if known else (None, 0)
+            state, version = known or (None, 0)
             result = change(state)
             if result.state is None or result.state is state:
                 applied[key] = result
@@ -208,17 +212,17 @@ class CompareAndSet(Generic[K, S, R]):
                 continue
             item = self._to_item(key, result)
             item["version"] = {"N": str(version + 1)}
-            writes.append((key, result, Write(item, version)))
-        outcomes = self._items.write([write for _, _, write in writes])
-        for (key, result, write), outcome in zip(writes, outcomes, strict=True):
+            writes.append((key, result, result.state, Write(item, version)))
+        outcomes = self._items.write([write for *_, write in writes])
+        for (key, result, state, write), outcome in zip(writes, outcomes, strict=True):
             match outcome:
                 case Written():
-                    self._remember(key, result.state, write.expected + 1)
+                    self._remember(key, state, write.expected + 1)
                     applied[key] = result
                     del pending[key]
                 case Conflict(None):
                     self._forget(key)
-                case Conflict(current):
+                case Conflict(dict(current)):
                     self._remember(key, self._to_state(current), int(current["version"]["N"]))
                 case Failed():
                     # the write may have arrived after all; the next one finds out

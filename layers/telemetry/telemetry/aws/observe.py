@@ -64,7 +64,8 @@ def link(name: str, trace_ids: Iterable[str | None], **annotations: str | int) -
     wanted = sorted({trace_id for trace_id in trace_ids if trace_id})[:TRACES_LINKED]
     if not wanted:
         return
-    with _tracer.provider.in_subsegment(name) as subsegment:
+    with _tracer.provider.in_subsegment(name) as entity:
+        subsegment: Any = entity  # the SDK has no types for links
         subsegment.put_annotation("source_trace_id", wanted[0])
         for key, value in annotations.items():
             subsegment.put_annotation(key, value)

@@ -19,9 +19,7 @@ class Registry:
 
     def find(self, subject: str, secret: str) -> Grant | None:
         """The grant of a subject, if this is its secret."""
-        answer = self._dynamodb.get_item(
-            TableName=self._table, Key={"device_id": {"S": subject}}
-        )
+        answer = self._dynamodb.get_item(TableName=self._table, Key={"device_id": {"S": subject}})
         item = answer.get("Item")
         if item is None or not same(secret, item["secret_hash"]["S"]):
             return None

@@ -17,7 +17,7 @@ class Poster(NamedTuple):
 
 
 class Admission(NamedTuple):
-    """`readings[i]` came from the document at `indexes[i]`; `refusals` are as the API shows them."""
+    """`readings[i]` came from the document at `indexes[i]`; `refusals` are as the API has them."""
 
     readings: list[Reading]
     indexes: list[int]
@@ -27,7 +27,7 @@ class Admission(NamedTuple):
 def admit(
     documents: Sequence[Any], poster: Poster, now_ms: int, retention_ms: int, trace_id: str | None
 ) -> Admission:
-    """Check every document; stamp those that are readings with when and on which trace they came."""
+    """Check every document; stamp the readings with when and on which trace they came."""
     admission = Admission([], [], [])
     for index, document in enumerate(documents):
         try:

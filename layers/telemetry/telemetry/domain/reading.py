@@ -1,4 +1,4 @@
-"""Readings: the fact a device reports, checked against `schemas/reading.avsc`, its single source."""
+"""Readings: what devices report, checked against its single source, `schemas/reading.avsc`."""
 
 import base64
 import json

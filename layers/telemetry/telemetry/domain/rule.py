@@ -75,9 +75,7 @@ def filter_pattern(rules: Iterable[Rule]) -> list[dict[str, Any]]:
 
     The form is FilterCriteria's: https://docs.aws.amazon.com/lambda/latest/dg/with-kinesis-filtering.html
     """
-    return [
-        {"data": {rule.metric: [{"numeric": [">", _plain(rule.above)]}]}} for rule in rules
-    ]
+    return [{"data": {rule.metric: [{"numeric": [">", _plain(rule.above)]}]}} for rule in rules]
 
 
 def _plain(number: float) -> float | int:

@@ -51,7 +51,7 @@ def parse_bearer(header: str) -> tuple[str, str] | None:
 
 
 def hashed(secret: str) -> str:
-    """What is stored of a secret. Secrets are 256 random bits, so one round of SHA-256 is enough."""
+    """What is stored of a secret: of 256 random bits one round of SHA-256 is enough."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

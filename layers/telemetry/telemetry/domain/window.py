@@ -8,6 +8,7 @@ function of the set. Treat a window as immutable: functions here return new ones
 import math
 import struct
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from telemetry.domain.reading import Reading
@@ -39,7 +40,8 @@ class Addition(NamedTuple):
     overflow: tuple[Reading, ...]  # readings that a full window did not take
 
 
-class Statistics(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Statistics:
     """Of one metric in one window, in the metric's unit."""
 
     count: int
@@ -80,9 +82,7 @@ def add(window: Window | None, readings: Iterable[Reading]) -> Addition:
         if merged != present:
             after[offset] = merged
     changed = after != before
-    return Addition(
-        after if changed else before, stored, duplicates, conflicts, tuple(overflow)
-    )
+    return Addition(after if changed else before, stored, duplicates, conflicts, tuple(overflow))
 
 
 def merge(a: Window, b: Window) -> Window:
@@ -126,8 +126,8 @@ def _statistics(values: list[float]) -> Statistics:
 def encode(window: Window) -> bytes:
     """Columns, little-endian: equal windows give equal bytes, whatever order they grew in.
 
-        format u8 | count u16 | offsets u16 × count | columns u8, then for each, by name:
-        name length u8 | name | presence bitmap (bit i: reading i has it) | f64 × present
+    format u8 | count u16 | offsets u16 × count | columns u8, then for each, by name:
+    name length u8 | name | presence bitmap (bit i: reading i has it) | f64 × present
     """
     offsets = sorted(window)
     count = len(offsets)
