@@ -9,7 +9,8 @@ from telemetry.aws import stream
 from telemetry.aws.clients import client
 from telemetry.aws.items import DynamoItems
 from telemetry.aws.observe import count, link, log, milliseconds, observed
-from telemetry.aws.queue import Quarantine, Queue
+from telemetry.aws.quarantine import Quarantine
+from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Record
 from telemetry.aws.windows import KEY, Windows
 from telemetry.domain.reading import Reading

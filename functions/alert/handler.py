@@ -51,7 +51,8 @@ def wired() -> tuple[tuple[Rule, ...], Alerts]:
     settings = AlertSettings.read(os.environ)
     rules = rules_of.shipped_rules()
     items = DynamoItems(client("dynamodb"), settings.alerts_table, KEY)
-    return rules, Alerts(items, settings.aws_region, rules)
+    severities = {rule.name: rule.severity for rule in rules}
+    return rules, Alerts(items, settings.aws_region, severities)
 
 
 @observed

@@ -6,7 +6,7 @@ from typing import Any
 
 from telemetry.aws.clients import client
 from telemetry.aws.observe import count, observed
-from telemetry.aws.queue import overflowed
+from telemetry.aws.overflow import overflowed
 from telemetry.aws.stream import Stream
 from telemetry.settings import DrainSettings
 

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from telemetry.aws import http
 from telemetry.aws.clients import client
 from telemetry.aws.observe import count, current_trace_id, log, observed
-from telemetry.aws.queue import Overflow, Queue
+from telemetry.aws.overflow import Overflow
+from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Stream
 from telemetry.domain.admission import MAX_READINGS, Admission, Poster, admit
 from telemetry.domain.reading import Reading

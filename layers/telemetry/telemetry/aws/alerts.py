@@ -7,13 +7,12 @@ is worth a notice: `opened` (and later `cleared`), not `extended`.
 import base64
 import json
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from telemetry.aws.items import Attributes, CompareAndSet, Items
 from telemetry.domain.episode import Breach, Episode, EpisodeKey, Joined, join
 from telemetry.domain.notice import Notice, notice_id
-from telemetry.domain.rule import Rule
 from telemetry.domain.times import to_iso
 from telemetry.errors import Rejected
 
@@ -25,11 +24,11 @@ OPEN_BUCKETS = 16
 
 
 class Alerts:
-    """Joins breaches into this region's episodes."""
+    """Joins breaches into this region's episodes; `severities` are the rules', by name."""
 
-    def __init__(self, items: Items, region: str, rules: Iterable[Rule]) -> None:
+    def __init__(self, items: Items, region: str, severities: Mapping[str, str]) -> None:
         self._region = region
-        self._rules = {rule.name: rule for rule in rules}
+        self._severities = severities
         self._states: CompareAndSet[EpisodeKey, Episode, Joined] = CompareAndSet(
             items, self._to_item, to_episode
         )
@@ -47,7 +46,7 @@ class Alerts:
             "rule_region": {"S": f"{key.rule}#{self._region}"},
             "rule": {"S": key.rule},
             "region": {"S": self._region},
-            "severity": {"S": self._rules[key.rule].severity},
+            "severity": {"S": self._severities[key.rule]},
             "change": {"S": "opened" if joined.opened else "extended"},
             "open_bucket": {"N": str(zlib.crc32(key.device_id.encode()) % OPEN_BUCKETS)},
             "episode": {"N": str(episode.number)},

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from botocore.exceptions import BotoCoreError, ClientError
 
 from telemetry.aws.observe import log
-from telemetry.domain import reading as readings_of
-from telemetry.domain.reading import Reading
+from telemetry.domain import validation
+from telemetry.domain.reading import Reading, encode
 from telemetry.errors import Rejected, Unavailable
 
 # PutRecords' limits: https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html
@@ -48,7 +48,7 @@ def _record(entry: dict[str, Any]) -> Record:
         data = kinesis["data"].encode()
     reading, rejected = None, None
     try:
-        reading = readings_of.decode(data)
+        reading = validation.decode(data)
     except Rejected as error:
         rejected = error
     return Record(
@@ -129,7 +129,7 @@ def _entries(readings: Sequence[Reading]) -> list[dict[str, Any]]:
         salt = seen[reading.device_id] // RECORDS_A_KEY
         seen[reading.device_id] += 1
         key = f"{reading.device_id}/{salt}" if salt else reading.device_id
-        entries.append({"Data": readings_of.encode(reading), "PartitionKey": key})
+        entries.append({"Data": encode(reading), "PartitionKey": key})
     return entries
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from telemetry.domain.reading import Reading, check_time, parse, shown
+from telemetry.domain.reading import Reading, check_time, shown
+from telemetry.domain.validation import parse
 from telemetry.errors import Rejected
 
 MAX_READINGS = 500  # of a request, and of a PutRecords call
