@@ -1,0 +1,90 @@
+# Everything starts here: `make help`. Each target first makes the environments that it needs, from
+# the hash-locked requirements/*.txt; all that it takes is make, git and Python 3.11 or newer.
+
+PYTHON ?= python3
+ARGS   ?=
+FN     ?= AlertFunction
+EVENT  ?= events/alert.json
+
+.DEFAULT_GOAL := help
+
+# The environments. A stamp says which python made it: another PYTHON makes it anew.
+stamp := made-by-$(subst /,_,$(PYTHON))
+uv    := .tools/uv/$(stamp)
+venv  := .venv/$(stamp)
+sam   := .tools/sam/$(stamp)
+aws   := .tools/aws/$(stamp)
+
+# sam finds uv here (for the layer), and the rest finds sam. MAKE…: the make that sam starts for the
+# layer is none of this one's.
+with_tools = PATH="$(CURDIR)/.tools/uv/bin:$(CURDIR)/.tools/sam/bin:$$PATH" MAKEFLAGS= MAKELEVEL=
+export SAM_CLI_TELEMETRY := 0
+# Many containers set it. Here it would have sam and every worker of the emulator compile its
+# imports again at each start.
+unexport PYTHONDONTWRITEBYTECODE
+
+run: $(venv) $(sam) $(aws) ## Deploy to an embedded AWS, run simulated devices, check the result: ARGS="--for 30s"
+	@$(with_tools) .venv/bin/python -m local run $(ARGS)
+
+up: $(venv) $(sam) $(aws) ## Deploy to an embedded AWS and leave it running.
+	@$(with_tools) .venv/bin/python -m local up $(ARGS)
+
+down: $(venv) ## Stop the embedded AWS.
+	@.venv/bin/python -m local down $(ARGS)
+
+test: $(venv) $(sam) $(aws) ## Run the tests; one tier alone: ARGS=tests/unit
+	@$(with_tools) .venv/bin/python -m pytest $(ARGS)
+
+check: $(venv) $(sam) ## Lint, format, types, template, and the project's own rules (tests/test_tidy.py).
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/cfn-lint template.yaml
+	$(with_tools) sam validate --lint
+	.venv/bin/python -m pytest --quiet tests/test_tidy.py
+
+build: $(uv) $(sam) ## Build the functions and the layer for AWS.
+	@$(with_tools) sam build
+
+deploy: build ## Build, and deploy to the AWS account and region of your credentials.
+	@$(with_tools) sam deploy $(ARGS)
+
+# A container runs on this machine's processor, whatever AWS will use.
+machine      = $(subst arm64,aarch64,$(shell uname -m))
+architecture = Architecture=$(subst aarch64,arm64,$(machine))
+invoke: $(uv) $(sam) ## Run one function in Docker: FN=AlertFunction EVENT=events/alert.json
+	@$(with_tools) LAYER_PYTHON=3.13 LAYER_PLATFORM=$(machine)-manylinux2014 sam build \
+		--build-dir .aws-sam/invoke --parameter-overrides $(architecture) >/dev/null
+	@$(with_tools) sam local invoke $(FN) --event $(EVENT) \
+		--template .aws-sam/invoke/template.yaml --parameter-overrides $(architecture) $(ARGS)
+
+bench: $(venv) $(sam) $(aws) ## Measure the handlers' imports, then what a minute sustains with nothing lost.
+	@.venv/bin/python benchmarks/imports.py
+	@$(with_tools) .venv/bin/python -m local run --for 60s $(ARGS)
+
+compile = .tools/uv/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --custom-compile-command 'make lock' $(ARGS)
+# What the Lambda runtime brings isn't in the layer: boto3 and what only boto3 needs.
+not_in_layer = $(addprefix --no-emit-package ,boto3 botocore python-dateutil s3transfer six urllib3)
+lock: $(uv) ## Lock requirements/*.in again; to newer versions: ARGS=--upgrade
+	@$(compile) $(not_in_layer) requirements/layer.in --output-file layers/telemetry/requirements.txt
+	@for each in dev aws sam uv; do \
+		$(compile) requirements/$$each.in --output-file requirements/$$each.txt || exit; done
+
+clean: ## Remove the environments, builds and caches.
+	rm -rf .venv .tools .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+help: ## List the targets.
+	@sed -n 's/^\([a-z]*\):.*## /\1@/p' Makefile | awk -F@ '{ printf "make %-7s %s\n", $$1, $$2 }'
+
+$(uv): requirements/uv.txt
+	@$(PYTHON) requirements/sync.py $@ $<
+$(venv): requirements/dev.txt | $(uv)
+	@$(PYTHON) requirements/sync.py $@ $<
+$(sam): requirements/sam.txt | $(uv)
+	@$(PYTHON) requirements/sync.py $@ $<
+$(aws): requirements/aws.txt | $(uv)
+	@$(PYTHON) requirements/sync.py $@ $<
+
+.PHONY: run up down test check build deploy invoke bench lock clean help

@@ -1,0 +1,58 @@
+"""Make an environment hold exactly what its lock says: `sync.py STAMP LOCK`, for the Makefile.
+
+The environment is the stamp's folder. Runs on the python3 that is there, with nothing installed.
+"""
+
+import sys
+
+if sys.version_info < (3, 11):
+    sys.exit(
+        "Python 3.11 or newer is needed; %s is %d.%d. Name another: make ... PYTHON=python3.13"
+        % (sys.executable, sys.version_info[0], sys.version_info[1])
+    )
+
+import fcntl
+import os
+import subprocess
+import time
+from pathlib import Path
+
+UV = Path(".tools/uv")
+
+
+def commands(environment: Path, lock: Path, *, new: bool) -> list[list[str]]:
+    """What makes `environment` (`new`, or there already) hold the packages of `lock` alone."""
+    python = f"{environment}/bin/python"
+    if environment == UV:  # pip installs uv, and uv all the rest
+        create = [sys.executable, *f"-m venv --clear {environment}".split()]
+        pip = f"{python} -m pip install -qq --disable-pip-version-check --only-binary :all:"
+        install = f"{pip} --require-hashes --requirement {lock}".split()
+    else:
+        uv = f"{UV}/bin/uv"
+        create = [*f"{uv} venv --quiet --clear {environment} --python".split(), sys.executable]
+        install = f"{uv} pip sync --quiet --require-hashes --python {python} {lock}".split()
+    return [create, install] if new else [install]
+
+
+def main(stamp: Path, lock: Path) -> None:
+    environment = stamp.parent
+    Path(".tools").mkdir(exist_ok=True)
+    with Path(".tools/lock").open("w") as turn:  # of two `make run` at once the second waits here
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        new = not stamp.exists()
+        if not new and stamp.stat().st_mtime >= lock.stat().st_mtime:
+            return  # the first has done it
+        stamp.unlink(missing_ok=True)  # cut short from here on, it is made anew next time
+        print(f"set up {environment} ", end="", file=sys.stderr, flush=True)
+        started = time.monotonic()
+        for command in commands(environment, lock, new=new):
+            subprocess.run(command, check=True, env=os.environ | {"UV_PYTHON_DOWNLOADS": "never"})
+        stamp.touch()
+        print(f"in {time.monotonic() - started:.1f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
+    except subprocess.CalledProcessError as failed:
+        sys.exit(f"failed: {' '.join(failed.cmd)}")

@@ -1,0 +1,21 @@
+"""Marks each test with its tier, the folder that it is in; the unit tier has no sockets at all."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+TESTS = Path(__file__).parent
+
+# No deadline: a busy machine is slow, not wrong. A failure prints what replays it.
+settings.register_profile("here", deadline=None, print_blob=True)
+settings.load_profile("here")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        tier = item.path.relative_to(TESTS).parts[0]
+        if tier in {"unit", "functions", "contract", "pipeline"}:
+            item.add_marker(tier)
+        if tier == "unit":
+            item.add_marker("disable_socket")

@@ -1,0 +1,313 @@
+"""The house rules: each a function that lists what breaks it. The last test breaks each one."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from telemetry.domain.rule import filter_pattern, load_rules
+
+ROOT = Path(__file__).parent.parent
+LAYER = "layers/telemetry/telemetry"
+LONGEST_FUNCTION_LINES = 60
+
+
+@cache
+def files() -> tuple[str, ...]:
+    """Every file that is, or would be, committed."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    out = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return tuple(sorted(name for name in set(out.splitlines()) if (ROOT / name).is_file()))
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text("utf-8", errors="replace")
+
+
+# The code: a rule takes a module and lists "line: what is wrong".
+
+CodeRule = Callable[[ast.Module], list[str]]
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Each import's line and full name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def importing(tree: ast.AST, *packages: str) -> list[str]:
+    return [
+        f"{line}: imports {name}"
+        for line, name in imports(tree)
+        if any(f"{name}.".startswith(f"{package}.") for package in packages)
+    ]
+
+
+def impurities(tree: ast.Module) -> list[str]:
+    """What a domain has no use for: AWS, the environment, the clock, logging."""
+    clock = [
+        f"{node.lineno}: reads the clock: {node.attr}()"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in {"now", "utcnow", "today"}
+    ]
+    aws = ("boto3", "botocore", "aws_lambda_powertools", "aws_xray_sdk", "telemetry.aws")
+    return importing(tree, *aws, "os", "time", "logging") + clock
+
+
+def sdk_uses(tree: ast.Module) -> list[str]:
+    return importing(tree, "boto3", "botocore")
+
+
+def local_uses(tree: ast.Module) -> list[str]:
+    return importing(tree, "local")
+
+
+def missing_from_layer(tree: ast.Module) -> list[str]:
+    """Imports that neither the layer nor the Lambda runtime brings; those for types don't count."""
+    lock = text("layers/telemetry/requirements.txt")
+    pinned = set(re.findall(r"^[\w.-]+(?===)", lock, re.MULTILINE))
+    brought = {"telemetry", "boto3", "botocore", *sys.stdlib_module_names}
+    brought |= {package for package, names in distributions().items() if pinned & names}
+    types_only = [node for node in tree.body if isinstance(node, ast.If) and names_types(node)]
+    runs = ast.Module([node for node in tree.body if node not in types_only], [])
+    return [
+        f"{line}: imports {name}"
+        for line, name in imports(runs)
+        if name.partition(".")[0] not in brought
+    ]
+
+
+def names_types(branch: ast.If) -> bool:
+    return isinstance(branch.test, ast.Name) and branch.test.id == "TYPE_CHECKING"
+
+
+@cache
+def distributions() -> dict[str, set[str]]:
+    """The distributions, as a lock names them, that bring each package."""
+    found = packages_distributions().items()
+    return {package: {name.lower().replace("_", "-") for name in names} for package, names in found}
+
+
+def long_functions(tree: ast.Module) -> list[str]:
+    return [
+        f"{node.lineno}: {node.name} has {lines} lines"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := (node.end_lineno or 0) - node.lineno + 1) > LONGEST_FUNCTION_LINES
+    ]
+
+
+def breaking(rule: CodeRule, *folders: str, but: str = "-") -> list[str]:
+    """What breaks the rule in the folders' modules, `but` for one folder."""
+    return [
+        f"{name}:{problem}"
+        for name in files()
+        if name.endswith(".py") and name.startswith(folders) and not name.startswith(but)
+        for problem in rule(ast.parse(text(name)))
+    ]
+
+
+def test_the_domain_knows_no_aws_environment_clock_or_logging() -> None:
+    assert breaking(impurities, f"{LAYER}/domain/") == []
+
+
+def test_only_adapters_use_boto3() -> None:
+    assert breaking(sdk_uses, "functions/", LAYER, but=f"{LAYER}/aws/") == []
+
+
+def test_what_is_deployed_knows_nothing_of_the_local_run() -> None:
+    assert breaking(local_uses, "functions/", LAYER) == []
+
+
+def test_what_is_deployed_imports_only_what_the_layer_brings() -> None:
+    assert breaking(missing_from_layer, "functions/", LAYER) == []
+
+
+def test_no_function_is_over_60_lines() -> None:
+    assert breaking(long_functions, "") == []
+
+
+# The template.
+
+
+class TemplateLoader(yaml.SafeLoader):
+    """YAML without CloudFormation's tags: `!Ref X` is "X"."""
+
+
+def untagged(loader: yaml.SafeLoader, _tag: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return node.value
+
+
+TemplateLoader.add_multi_constructor("!", untagged)
+
+
+def resources(template: str, kind: str) -> dict[str, dict[str, Any]]:
+    """The properties of the template's resources of one type, by logical id."""
+    document = yaml.load(template, TemplateLoader)  # noqa: S506 - it is a SafeLoader
+    return {
+        name: resource["Properties"]
+        for name, resource in document["Resources"].items()
+        if resource["Type"] == kind
+    }
+
+
+def unpaired_folders(template: str, folders: set[str]) -> list[str]:
+    """Functions whose CodeUri isn't among the folders, and folders that no function has."""
+    functions = resources(template, "AWS::Serverless::Function").values()
+    return sorted({function["CodeUri"].strip("./") for function in functions} ^ folders)
+
+
+def unlike_the_rules(template: str, rules: str) -> list[str]:
+    """The filters of the alert function, where they aren't those that the rules compile to."""
+    alert = resources(template, "AWS::Serverless::Function")["AlertFunction"]
+    patterns = [
+        json.loads(each["Pattern"])
+        for event in alert["Events"].values()
+        for each in event["Properties"]["FilterCriteria"]["Filters"]
+    ]
+    expected = filter_pattern(load_rules(rules))
+    return [] if patterns == expected else [f"{patterns}, and the rules say {expected}"]
+
+
+def test_each_function_has_its_folder_and_each_folder_its_function() -> None:
+    folders = {str(Path(name).parent) for name in files() if name.startswith("functions/")}
+    assert unpaired_folders(text("template.yaml"), folders) == []
+
+
+def test_the_event_filters_are_those_of_the_rules() -> None:
+    assert unlike_the_rules(text("template.yaml"), text("rules.yaml")) == []
+
+
+# The documents: what they tell people to type or to open is there.
+
+FENCED = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+MAKE = re.compile(r"\bmake (?:\w+=\S+ )*([a-z]+)")
+LOCAL = re.compile(r"((?:python -m local|make(?= run| up| down)) (\w+).*)")
+FILE_NAME = re.compile(r"[\w./-]+\.(avsc|json|md|py|toml|txt|yaml|yml)")
+MADE = (".venv/", ".tools/", ".aws-sam/", ".local/")  # not committed: made here
+
+
+def untrue(document: str, local_help: Callable[[str], str]) -> list[str]:
+    """What a document names that isn't there: targets, commands of `local`, options, paths."""
+    fenced = "\n".join(FENCED.findall(document)).replace("\\\n", "")
+    inline = INLINE.findall(FENCED.sub("", document))
+    code = "\n".join([fenced, *inline])
+    made = set(re.findall(r"^[a-z]+(?=:)", text("Makefile"), re.MULTILINE))
+    wrong = [f"make {each}" for each in MAKE.findall(code) if each not in made]
+    for line, command in LOCAL.findall(code):
+        known = local_help(command)
+        options = re.findall(r"--[a-z-]+", line)
+        wrong += [] if known else [f"python -m local {command}"]
+        wrong += [f"{command} {option}" for option in options if option not in known]
+    named = [word for word in re.split(r"[\s=\"']+", fenced) if "/" in word] + inline
+    named = [name for name in named if FILE_NAME.fullmatch(name) or top_folder(name)]
+    return wrong + [name for name in named + LINK.findall(document) if not is_there(name)]
+
+
+def top_folder(name: str) -> bool:
+    top, slash, _ = name.partition("/")
+    return bool(slash) and any(file.startswith(f"{top}/") for file in files())
+
+
+def is_there(name: str) -> bool:
+    """Whether it is a file or folder of the repository, by its whole path or by the end of it."""
+    ends = (f"/{name}", f"/{name.rstrip('/')}/")
+    return name.startswith(MADE) or any(end in f"/{file}" for end in ends for file in files())
+
+
+@cache
+def help_of_local(command: str) -> str:
+    """What a subcommand of `python -m local` says of itself; nothing where there is none."""
+    line = [sys.executable, "-m", "local", command, "--help"]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_what_the_documents_name_is_there(name: str) -> None:
+    assert untrue(text(name), help_of_local) == []
+
+
+# Every file.
+
+UNFIT = {
+    "unfinished": r"\b(TODO|FIXME|XXX)\b",
+    "somebody's home folder": r"(?<![\w.])/(home|root|Users)/\w",
+    # AWS's documents and emulators use the three that are let through
+    "an account": r"(?<![\w.-])(?!0{12}|111122223333|123456789012)\d{12}(?![\w-])",
+    "a package index": r"--(extra-)?index-url|--find-links|https?://\S+/simple\b",
+}
+
+
+def unfit(content: str) -> list[str]:
+    return [
+        f"{content.count(chr(10), 0, found.start()) + 1}: {what}: {found.group()}"
+        for what, pattern in UNFIT.items()
+        for found in re.finditer(pattern, content)
+    ]
+
+
+def test_no_file_is_unfinished_or_tells_where_it_was_written() -> None:
+    others = [name for name in files() if ROOT / name != Path(__file__)]
+    assert [f"{name}:{problem}" for name in others for problem in unfit(text(name))] == []
+
+
+# Each rule fails where it should.
+
+FUNCTION = "Resources: {AlertFunction: {Type: 'AWS::Serverless::Function', Properties: {%s}}}"
+FILTERED = FUNCTION % "Events: {S: {Properties: {FilterCriteria: {Filters: [{Pattern: '%s'}]}}}}"
+RULES = "rules: [{name: hot, metric: temperature, above: %s, clears_below: 1, severity: info}]"
+COLDER = '{"data": {"temperature": [{"numeric": [">", 37]}]}}'
+
+
+def parsed(rule: CodeRule) -> Callable[[str], list[str]]:
+    return lambda source: rule(ast.parse(source))
+
+
+@pytest.mark.parametrize(
+    ("rule", "offence"),
+    [
+        (parsed(impurities), "import boto3"),
+        (parsed(impurities), "from aws_lambda_powertools import Logger"),
+        (parsed(impurities), "from telemetry.aws import stream"),
+        (parsed(impurities), "from os import environ"),
+        (parsed(impurities), "import logging"),
+        (parsed(impurities), "def f():\n  import time"),
+        (parsed(impurities), "at = datetime.now(UTC)"),
+        (parsed(sdk_uses), "from botocore.exceptions import ClientError"),
+        (parsed(local_uses), "from local import api"),
+        (parsed(missing_from_layer), "import httpx"),
+        (parsed(long_functions), "def f():\n" + "  pass\n" * LONGEST_FUNCTION_LINES),
+        (lambda template: unpaired_folders(template, set()), FUNCTION % "CodeUri: functions/gone"),
+        (lambda template: unpaired_folders(template, {"functions/new"}), "Resources: {}"),
+        (lambda pattern: unlike_the_rules(FILTERED % pattern, RULES % 38), COLDER),
+        (lambda words: untrue(words, lambda _: "--for"), "`make tea`"),
+        (lambda words: untrue(words, lambda _: "--for"), '```sh\nmake run ARGS="--four 30s"\n```'),
+        (lambda words: untrue(words, lambda _: ""), "`python -m local fly`"),
+        (lambda words: untrue(words, lambda _: ""), "`functions/gone`"),
+        (lambda words: untrue(words, lambda _: ""), "```\ncat docs/gone.md\n```"),
+        (lambda words: untrue(words, lambda _: ""), "[why](docs/gone.md)"),
+        (unfit, "# TODO: later"),
+        (unfit, "see /home/someone/notes"),
+        (unfit, "arn:aws:sns:eu-west-1:999988887777:notices"),
+        (unfit, "--extra-index-url https://packages.example/simple"),
+    ],
+)
+def test_each_rule_can_fail(rule: Callable[[str], list[str]], offence: str) -> None:
+    assert rule(offence) != []
