@@ -5,9 +5,10 @@ import os
 from typing import Any
 
 from telemetry.aws.clients import client
-from telemetry.aws.observe import count, observed
+from telemetry.aws.observe import count, log, observed
 from telemetry.aws.overflow import overflowed
 from telemetry.aws.stream import Stream
+from telemetry.errors import Rejected
 from telemetry.settings import DrainSettings
 
 
@@ -15,7 +16,12 @@ def run(event: dict[str, Any], stream: Stream) -> dict[str, Any]:
     """Answer with the messages that must come back: those of which a reading wasn't taken."""
     failures, drained = [], 0
     for message in event["Records"]:
-        readings = overflowed(message["body"])
+        try:
+            readings = overflowed(message["body"])
+        except Rejected as error:  # it waits, and its age raises an alarm
+            log.error("not readings", extra={"id": message["messageId"], "why": str(error)})
+            failures.append({"itemIdentifier": message["messageId"]})
+            continue
         if stream.put(readings):
             failures.append({"itemIdentifier": message["messageId"]})
         else:

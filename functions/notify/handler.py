@@ -25,13 +25,15 @@ def run(
     """Send every notice every way out; answer with the messages that must come back."""
     failures, published = [], 0
     for message in event["Records"]:
-        notice = Notice(**json.loads(message["body"]))
-        link("notice", [notice.trace_id], device_id=notice.device_id, rule=notice.rule)
         try:
+            notice = Notice(**json.loads(message["body"]))
+            link("notice", [notice.trace_id], device_id=notice.device_id, rule=notice.rule)
             for publisher in publishers:
                 published += _publish_once(notice, publisher, claims, now_seconds)
-        except Unavailable as error:
-            log.warning("notice not sent", extra={"notice": notice.notice_id, "why": str(error)})
+        # a body that isn't a notice goes the way of what can't be sent: to the dead letters
+        except (Unavailable, TypeError, ValueError) as error:
+            why = {"id": message["messageId"], "why": str(error)}
+            log.warning("notice not sent", extra=why)
             failures.append({"itemIdentifier": message["messageId"]})
     count(NoticesPublished=published)
     return {"batchItemFailures": failures}

@@ -6,6 +6,7 @@ is worth a notice: `opened` (and later `cleared`), not `extended`.
 
 import base64
 import json
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from telemetry.errors import Rejected
 
 KEY = ("device_id", "rule_region")
 OPEN_INDEX = "open"
+POSITION = {"first_breach_ms": "N", "device_id": "S", "rule_region": "S"}  # in a bucket of it
 # Open episodes are spread over this many partitions of the index, by device, so that a whole
 # fleet that breaches at once isn't bound by one partition's 1,000 writes a second.
 OPEN_BUCKETS = 16
@@ -157,15 +159,31 @@ def _document(item: Attributes) -> dict[str, Any]:
 
 
 def _to_cursor(bucket: int, start: Attributes | None) -> str:
-    return base64.urlsafe_b64encode(json.dumps([bucket, start]).encode()).decode()
+    """Where the next page starts: a bucket, and the last item listed of it, if any was."""
+    position = [start[name][kind] for name, kind in POSITION.items()] if start else []
+    return base64.urlsafe_b64encode(json.dumps([bucket, *position]).encode()).decode()
 
 
 def _from_cursor(cursor: str) -> tuple[int, Attributes | None]:
     try:
-        bucket, start = json.loads(base64.urlsafe_b64decode(cursor))
-        if not isinstance(bucket, int) or not isinstance(start, dict | None):
+        bucket, *position = json.loads(base64.urlsafe_b64decode(cursor))
+        if bucket not in range(OPEN_BUCKETS) or not _is_position(position):
             raise ValueError(cursor)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         reason = "is not a cursor that this API gave"
         raise Rejected(reason, field="cursor", value=cursor) from None
-    return bucket, start
+    if not position:
+        return bucket, None
+    named = zip(POSITION.items(), position, strict=True)
+    start = {name: {kind: value} for (name, kind), value in named}
+    return bucket, {"open_bucket": {"N": str(bucket)}, **start}
+
+
+def _is_position(position: list[Any]) -> bool:
+    """Whether it is empty, or what an item's key is made of."""
+    if not position:
+        return True
+    texts = all(isinstance(value, str) and value for value in position)
+    if not texts or len(position) != len(POSITION):
+        return False
+    return re.fullmatch("[0-9]{1,15}", position[0]) is not None

@@ -9,7 +9,9 @@ more, under the same notice_id.
 
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
+
+from telemetry.errors import Unavailable
 
 RETENTION_SECONDS = 30 * 86_400  # far beyond any redelivery: queues keep messages 14 days
 
@@ -22,7 +24,10 @@ class Claims:
         self._table = table
 
     def take(self, device_id: str, name: str, now_seconds: int, lease_seconds: int) -> str:
-        """`taken`: send now. `done`: it was sent. `held`: somebody is sending, ask later."""
+        """`taken`: send now. `done`: it was sent. `held`: somebody is sending, ask later.
+
+        Raises Unavailable.
+        """
         try:
             self._dynamodb.put_item(
                 TableName=self._table,
@@ -43,21 +48,26 @@ class Claims:
             )
         except ClientError as error:
             if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-                raise
+                raise Unavailable(f"no claim on {name}: {error}") from error
             answer: dict[str, Any] = dict(error.response)  # its type doesn't know of Item
             item = answer.get("Item", {})
             return "done" if item.get("state", {}).get("S") == "done" else "held"
+        except BotoCoreError as error:
+            raise Unavailable(f"no claim on {name}: {error}") from error
         return "taken"
 
     def done(self, device_id: str, name: str) -> None:
-        """It was sent: never again."""
-        self._dynamodb.update_item(
-            TableName=self._table,
-            Key=self._key(device_id, name),
-            UpdateExpression="SET #state = :done",
-            ExpressionAttributeNames={"#state": "state"},
-            ExpressionAttributeValues={":done": {"S": "done"}},
-        )
+        """It was sent: never again. Raises Unavailable."""
+        try:
+            self._dynamodb.update_item(
+                TableName=self._table,
+                Key=self._key(device_id, name),
+                UpdateExpression="SET #state = :done",
+                ExpressionAttributeNames={"#state": "state"},
+                ExpressionAttributeValues={":done": {"S": "done"}},
+            )
+        except (ClientError, BotoCoreError) as error:
+            raise Unavailable(f"{name} was sent, and is not marked so: {error}") from error
 
     @staticmethod
     def _key(device_id: str, name: str) -> dict[str, Any]:

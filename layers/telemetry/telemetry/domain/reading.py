@@ -68,7 +68,8 @@ def shown(value: Any) -> Any:
         return value
     try:
         text = value if isinstance(value, str) else json.dumps(value)
-    except (ValueError, TypeError):  # an int of more digits than Python prints
+    # an int of more digits than Python prints, lists in lists deeper than it follows
+    except (ValueError, TypeError, RecursionError):
         text = f"a {type(value).__name__}"
     text = text.encode("utf-8", "replace").decode()  # lone surrogates have no UTF-8
     return text if len(text) <= SHOWN_VALUE_LENGTH else text[:SHOWN_VALUE_LENGTH] + "…"

@@ -70,7 +70,7 @@ def _model() -> type[BaseModel]:
             shapes[name] = (Annotated[float, limits] | None, None)
         elif "stamped_by" in field:
             kind = str if "string" in field["type"] else int
-            shapes[name] = (kind | None, None)
+            shapes[name] = (Annotated[kind, limits] | None, None)
         elif name == "recorded_at":
             shapes[name] = (Annotated[int, limits, BeforeValidator(_instant)], ...)
         else:
@@ -97,7 +97,7 @@ def _reading(model: BaseModel) -> Reading:
 def _rejected(error: ValidationError) -> Rejected:
     """The first thing wrong, with the field and what would be right."""
     detail = error.errors(include_url=False, include_context=True)[0]
-    name = str(detail["loc"][0]) if detail["loc"] else None
+    name = shown(detail["loc"][0]) if detail["loc"] else None
     value = None if detail["type"] == "missing" else detail["input"]
     return Rejected(_reason(detail, name), field=name, value=value)
 

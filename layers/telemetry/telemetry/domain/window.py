@@ -155,7 +155,7 @@ def decode(data: bytes) -> Window:
         raise Rejected(f"is not in format {FORMAT}", field="readings", value=data[:1])
     try:
         return _decode(memoryview(data))
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
+    except (struct.error, IndexError, ValueError) as error:
         raise Rejected(f"is cut off or damaged: {error}", field="readings") from None
 
 
@@ -179,4 +179,6 @@ def _decode(data: memoryview) -> Window:
             having = [row for index, row in enumerate(rows) if present >> index & 1]
         for row, value in zip(having, values, strict=True):
             row[name] = value
+    if at != len(data):
+        raise ValueError(f"{len(data) - at} bytes after its end")
     return dict(zip(offsets, rows, strict=True))

@@ -1,0 +1,5 @@
+"""The local run: the real template deployed whole to an embedded AWS on this machine.
+
+Nothing here knows the pipeline's code. `local` reaches it as anything else would: it deploys
+`template.yaml` with the SAM CLI and then talks to its API.
+"""

@@ -1,0 +1,320 @@
+"""The command line of the local run: `python -m local`."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from rich.console import Console
+
+from local import commands
+from local.errors import LocalError
+from local.fleet import FleetOptions
+from local.instance import DEFAULT_NAME
+from local.posting import PostingOptions
+from local.recorded import TO_CELSIUS, metric_column
+from local.session import raise_on_terminate
+from local.values import (
+    duration_seconds,
+    positive,
+    rate,
+    seconds_or_duration,
+    share,
+    speed,
+)
+from local.view import show_error
+
+INTERRUPTED = 130
+LOG_WIDTH = 160
+
+Value = TypeVar("Value")
+
+DESCRIPTION = "The telemetry pipeline, whole, on this machine: no Docker, no AWS account."
+EPILOG = """\
+in a hurry:
+  python -m local run --for 30s         bring it up, run devices, check every reading, end it
+
+step by step:
+  python -m local up                    deploy to an embedded AWS and leave it running
+  python -m local devices --for 1m      simulated devices post readings
+  python -m local watch                 see what becomes of them, live
+  python -m local query alerts          see who overheats
+  python -m local down                  end it
+
+recorded data:
+  python -m local devices --csv temps.csv --device roof --time-column date \\
+    --metric temperature=temp --speed max --ends-now
+"""
+
+
+def option(parse: Callable[[str], Value]) -> Callable[[str], Value]:
+    """Make a parser's ValueError the message that argparse shows beside the option's name."""
+
+    def parsed(text: str) -> Value:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parsed
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    whole = argparse.ArgumentParser(
+        prog="python -m local",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    added = whole.add_subparsers(metavar="COMMAND", required=True)
+    add_run(added)
+    add_up(added)
+    add_devices(added)
+    add_watch(added)
+    add_query(added)
+    add_trace(added)
+    add_env(added)
+    add_down(added)
+    return whole
+
+
+# argparse has no public name for it
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
+
+
+def command(
+    added: Subparsers, name: str, does: Callable[..., int], text: str
+) -> argparse.ArgumentParser:
+    """Add a command."""
+    added_parser: argparse.ArgumentParser = added.add_parser(name, help=text, description=text)
+    added_parser.set_defaults(does=does)
+    return added_parser
+
+
+def add_run(added: Subparsers) -> None:
+    """Add `run`."""
+    run = command(
+        added,
+        "run",
+        commands.run,
+        "Bring the pipeline up, run devices, check every reading and alert, and end it all.",
+    )
+    run.add_argument("--name", help="the instance's name (default: one of its own)")
+    run.add_argument("--keep", action="store_true", help="leave the instance running at the end")
+    run.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object at the end, nothing else, on stdout",
+    )
+    add_retention(run)
+    add_sources(run)
+
+
+def add_up(added: Subparsers) -> None:
+    """Add `up`."""
+    up = command(
+        added, "up", commands.up, "Deploy the pipeline to an embedded AWS and leave it running."
+    )
+    add_name(up)
+    add_retention(up)
+
+
+def add_devices(added: Subparsers) -> None:
+    """Add `devices`."""
+    devices = command(
+        added,
+        "devices",
+        commands.devices,
+        "Run devices, simulated or recorded, against an instance.",
+    )
+    add_name(devices)
+    devices.add_argument(
+        "--check",
+        action="store_true",
+        help="check at the end, as `run` does (not twice on one name)",
+    )
+    devices.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object at the end, nothing else, on stdout",
+    )
+    add_sources(devices)
+
+
+def add_watch(added: Subparsers) -> None:
+    """Add `watch`."""
+    watch = command(added, "watch", commands.watch, "Show live what becomes of the readings.")
+    add_name(watch)
+    watch.add_argument(
+        "--for",
+        dest="seconds",
+        type=option(duration_seconds),
+        metavar="TIME",
+        help="stop after a time",
+    )
+
+
+def add_query(added: Subparsers) -> None:
+    """Add `query`."""
+    query = command(added, "query", commands.query_help, "Ask the pipeline's API.")
+    asked = query.add_subparsers(metavar="WHAT", required=True)
+    windows = command(asked, "windows", commands.query_windows, "A device's statistics by minute.")
+    windows.add_argument("device")
+    windows.add_argument(
+        "--from", dest="start", metavar="TIME", help="ISO 8601 (default: an hour before --to)"
+    )
+    windows.add_argument("--to", dest="end", metavar="TIME", help="ISO 8601 (default: now)")
+    windows.add_argument(
+        "--metric", default="temperature", help="the metric in the table (default: temperature)"
+    )
+    device = command(asked, "device", commands.query_device, "A device's latest reading.")
+    device.add_argument("device")
+    alerts = command(asked, "alerts", commands.query_alerts, "The alerts.")
+    alerts.add_argument("--status", default="open", help="default: open")
+    for each in (windows, device, alerts):
+        add_name(each)
+        each.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def add_trace(added: Subparsers) -> None:
+    """Add `trace`."""
+    trace = command(added, "trace", commands.trace, "Show one request's way through the functions.")
+    trace.add_argument(
+        "trace_id", help="the trace_id that a POST answered with, or that an alert shows"
+    )
+    add_name(trace)
+
+
+def add_env(added: Subparsers) -> None:
+    """Add `env`."""
+    env = command(
+        added,
+        "env",
+        commands.env,
+        'Print shell variables for boto3, aws, curl and sam: eval "$(python -m local env)".',
+    )
+    add_name(env)
+
+
+def add_down(added: Subparsers) -> None:
+    """Add `down`."""
+    down = command(added, "down", commands.down, "End an instance and remove its folder.")
+    add_name(down)
+    down.add_argument("--all", action="store_true", help="end every instance of this checkout")
+
+
+def add_name(of: argparse.ArgumentParser) -> None:
+    """Add the option that says which instance."""
+    of.add_argument(
+        "--name", default=DEFAULT_NAME, help=f"the instance's name (default: {DEFAULT_NAME})"
+    )
+
+
+def add_retention(of: argparse.ArgumentParser) -> None:
+    """Add the option that deploys another retention of windows."""
+    of.add_argument(
+        "--retention-days",
+        type=option(positive),
+        metavar="DAYS",
+        help="how old a reading may be, and how long windows are kept (default: the template's)",
+    )
+
+
+def add_sources(of: argparse.ArgumentParser) -> None:
+    """Add the options of devices, simulated and recorded, and of how they post."""
+    of.add_argument(
+        "--for",
+        dest="seconds",
+        type=option(duration_seconds),
+        metavar="TIME",
+        help="stop after 30s, 5m, 1h …",
+    )
+    add_fleet(of.add_argument_group("simulated devices"))
+    add_recorded(of.add_argument_group("recorded measurements, instead of simulated devices"))
+    add_posting(of.add_argument_group("how they post"))
+
+
+Group = argparse._ArgumentGroup  # noqa: SLF001 - nor for this
+
+
+def valued(
+    group: Group, flag: str, parse: Callable[[str], Any], default: Any, metavar: str, text: str
+) -> None:
+    """Add an option with a value, and its default at the end of its help."""
+    shown = f"{default:g}" if isinstance(default, float) else default
+    told = text if default is None else f"{text} (default: {shown})"
+    group.add_argument(flag, type=option(parse), default=default, metavar=metavar, help=told)
+
+
+def add_fleet(group: Group) -> None:
+    """Add what decides what simulated devices do."""
+    fleet = FleetOptions()
+    valued(group, "--devices", positive, fleet.devices, "N", "how many")
+    valued(group, "--rate", rate, fleet.rate, "R", "readings a second and device")
+    valued(group, "--seed", int, fleet.seed, "N", "decides everything that they measure")
+    valued(group, "--anomalies", share, fleet.anomalies, "SHARE", "devices that overheat")
+    valued(group, "--duplicates", share, fleet.duplicates, "SHARE", "readings sent twice")
+    valued(group, "--late", share, fleet.late, "SHARE", "readings sent late")
+    late_by = "how late, in seconds or as 10s, 5m"
+    valued(group, "--late-by", seconds_or_duration, fleet.late_seconds, "TIME", late_by)
+    valued(group, "--prefix", str, fleet.prefix, "TEXT", "what their ids begin with")
+
+
+def add_recorded(group: Group) -> None:
+    """Add how to read a file of measurements, and when to send them."""
+    group.add_argument("--csv", type=Path, metavar="FILE", help="its first line names the columns")
+    valued(group, "--device", str, None, "NAME", "the device that took them all")
+    valued(group, "--device-column", str, None, "COLUMN", "or the column that says which did")
+    valued(group, "--time-column", str, "time", "COLUMN", "when they were taken")
+    valued(group, "--time-format", str, None, "FORMAT", "as of strptime, if not ISO 8601")
+    group.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        type=option(metric_column),
+        metavar="METRIC=COLUMN",
+        help="where a metric is; again for each, for example --metric temperature=temp",
+    )
+    units = sorted(TO_CELSIUS)
+    group.add_argument("--celsius-from", choices=units, help="the temperatures' unit in the file")
+    faster = "times faster than recorded, or max"
+    valued(group, "--speed", speed, 1.0, "X", faster)
+    shift = "shift the times so that the last is now"
+    group.add_argument("--ends-now", action="store_true", help=shift)
+
+
+def add_posting(group: Group) -> None:
+    """Add how the readings are posted."""
+    posting = PostingOptions()
+    each = "each device posts for itself with its own token (default: one gateway for all)"
+    group.add_argument("--each", action="store_true", help=each)
+    valued(group, "--batch", positive, posting.batch, "N", "readings in a request at most")
+    linger = f"how long a batch fills at most (default: {posting.linger_seconds:g}s; --each: 5s)"
+    valued(group, "--linger", seconds_or_duration, None, "TIME", linger)
+    valued(group, "--connections", positive, posting.connections, "N", "requests at a time")
+
+
+def console_on(stderr: bool) -> Console:
+    """Return the console to tell on; wide enough for any line where it isn't a terminal."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=LOG_WIDTH)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit code."""
+    options = parser().parse_args(arguments)
+    to_stderr = getattr(options, "json", False)
+    raise_on_terminate()
+    try:
+        done: int = options.does(options, console_on(to_stderr))
+    except LocalError as error:
+        show_error(Console(stderr=True), error)
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 1
+    return done

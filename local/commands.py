@@ -1,0 +1,328 @@
+"""What each command of `python -m local` does: options and console in, exit code out."""
+
+import argparse
+import contextlib
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from local import embedded
+from local.api import Api
+from local.check import from_iso, iso
+from local.deployment import aws_environment
+from local.errors import LocalError
+from local.fleet import Fleet, FleetOptions
+from local.instance import DEFAULT_NAME, Instance, State, existing, named, unused
+from local.monitor import Monitor
+from local.posting import BATCH_MAX, PostingOptions
+from local.reading import Source
+from local.recorded import CsvOptions, Recording
+from local.report import Report, as_json, verdict
+from local.run import REFRESH_SECONDS, Plan, elapsed_text, exercise, now_ms
+from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens
+from local.tracing import show_trace
+from local.values import duration_text
+from local.view import PLAIN_LINE_SECONDS, Steps, live_table, plain_line
+
+Options = argparse.Namespace
+HOUR_MS = 3_600_000
+EACH_LINGER_SECONDS = 5.0
+WIDE = 110
+
+
+def run(options: Options, console: Console) -> int:
+    """Bring an instance up, run devices, check, and end it."""
+    make_source, posting_options = source_of(options), posting_of(options)
+    instance = named(options.name) if options.name else unused("run")
+    steps = Steps(console)
+    is_clean = False
+    try:
+        with brought_up(instance, steps, parameters_of(options)) as aws:
+            source = make_source()
+            state = tokens_for(instance, source, posting_options)
+            plan = Plan(options.seconds)
+            report = exercise(state, steps, source, posting_options, plan, aws.stop)
+            tell(report, steps, options, console)
+            is_clean = report.is_ok
+            if options.keep:
+                aws.release()
+                console.print(f"still up: `python -m local down --name {instance.name}` ends it")
+            else:
+                aws.stop()
+    except KeyboardInterrupt:
+        is_clean = True  # it was asked for: there is nothing to look into
+        raise
+    finally:
+        clean_up(instance, is_clean, console)
+    return 0 if report.is_ok else 1
+
+
+def tell(report: Report, steps: Steps, options: Options, console: Console) -> None:
+    """Say what came of a run, and print it as JSON if asked to."""
+    verdict(report, console)
+    if options.json:
+        print_json(as_json(report, steps, options.name or DEFAULT_NAME))
+
+
+def clean_up(instance: Instance, is_clean: bool, console: Console) -> None:
+    """Remove the folder of an instance that has ended, but keep the logs of a failure."""
+    if instance.is_running() or not instance.folder.exists():
+        return
+    if is_clean:
+        instance.remove()
+    else:
+        console.print(f"  the logs are in {instance.folder}", highlight=False, soft_wrap=True)
+
+
+def up(options: Options, console: Console) -> int:
+    """Bring an instance up and leave it running."""
+    instance = named(options.name)
+    steps = Steps(console)
+    with brought_up(instance, steps, parameters_of(options)) as aws:
+        aws.release()
+    state = instance.load()
+    of_name = "" if instance.name == DEFAULT_NAME else f" --name {instance.name}"
+    console.print(f"\n  API  {state.api_url}", highlight=False, soft_wrap=True)
+    for text in ("devices --for 1m", "watch", "query alerts", "env", "down"):
+        console.print(f"  next [bold]python -m local {text}{of_name}[/]", highlight=False)
+    return 0
+
+
+def devices(options: Options, console: Console) -> int:
+    """Run devices against an instance that is up."""
+    make_source, posting_options = source_of(options), posting_of(options)
+    instance = named(options.name)
+    instance.deployed()
+    source = make_source()
+    state = tokens_for(instance, source, posting_options)
+    steps = Steps(console)
+    plan = Plan(options.seconds, options.check, is_alone=False)
+    report = exercise(state, steps, source, posting_options, plan, lambda: None)
+    tell(report, steps, options, console)
+    return 0 if report.is_ok else 1
+
+
+def watch(options: Options, console: Console) -> int:
+    """Show the live table until Ctrl-C."""
+    instance = named(options.name)
+    monitor = Monitor(instance.deployed(), since_ms=0)
+    monitor.start()
+    started = time.monotonic()
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            show_live(monitor, console, instance, started, options.seconds)
+    finally:
+        monitor.stop()
+    return 0
+
+
+def show_live(
+    monitor: Monitor, console: Console, instance: Instance, started: float, seconds: float | None
+) -> None:
+    """Show the live table until time is up or the instance ends."""
+    with contextlib.ExitStack() as stack:
+        live = (
+            stack.enter_context(Live(console=console, auto_refresh=False))
+            if console.is_terminal
+            else None
+        )
+        while instance.is_running():
+            elapsed = time.monotonic() - started
+            status = elapsed_text(elapsed, seconds)
+            if live:
+                live.update(live_table(monitor, instance.name, status), refresh=True)
+            else:
+                console.print(plain_line(monitor, status), highlight=False, soft_wrap=True)
+            if seconds is not None and elapsed >= seconds:
+                return
+            time.sleep(REFRESH_SECONDS if live else PLAIN_LINE_SECONDS)
+    raise LocalError(f"instance '{instance.name}' has ended")
+
+
+def query_help(_options: Options, _console: Console) -> int:
+    """Never called: `query` needs to know what to ask."""
+    return 2
+
+
+def query_windows(options: Options, console: Console) -> int:
+    """Print a device's windows."""
+    end_ms = time_of("--to", options.end) if options.end else now_ms()
+    start_ms = time_of("--from", options.start) if options.start else end_ms - HOUR_MS
+    with operator(options) as api:
+        windows = list(api.windows(options.device, iso(start_ms), iso(end_ms)))
+    if options.json:
+        return print_json({"device_id": options.device, "windows": windows})
+    table = table_of("minute", "readings", "mean", "min", "max", "stddev", "last")
+    for window in windows:
+        metric = window["metrics"].get(options.metric)
+        numbers = (
+            [f"{metric[name]:.2f}" for name in ("mean", "min", "max", "stddev", "last")]
+            if metric
+            else []
+        )
+        table.add_row(window["minute"], str(window["count"]), *numbers)
+    title = f"{options.device}: {options.metric}, {len(windows)} windows"
+    return print_table(console, table, title)
+
+
+def query_device(options: Options, console: Console) -> int:
+    """Print a device's latest reading."""
+    with operator(options) as api:
+        answer = api.device(options.device)
+    if options.json:
+        return print_json(answer)
+    table = table_of("metric", "value")
+    for name, value in answer["latest"].items():
+        table.add_row(name, str(value))
+    return print_table(console, table, f"{options.device}: latest reading")
+
+
+def query_alerts(options: Options, console: Console) -> int:
+    """Print the alerts."""
+    with operator(options) as api:
+        alerts = list(api.alerts(options.status))
+    if options.json:
+        return print_json({"alerts": alerts})
+    is_wide = console.width >= WIDE
+    table = table_of("device", "rule", "first breach", "lasted", "peak", *["trace"] * is_wide)
+    for alert in alerts:
+        first, last = alert["first_breach_at"], alert["last_breach_at"]
+        lasted = duration_text((from_iso(last) - from_iso(first)) / 1000)
+        row = alert["device_id"], alert["rule"], first, lasted, f"{alert['peak']:.1f}"
+        table.add_row(*row, *[str(alert.get("trace_id"))] * is_wide)
+    return print_table(console, table, f"{len(alerts)} alerts, {options.status}")
+
+
+def trace(options: Options, console: Console) -> int:
+    """Print the segments of one trace as a tree."""
+    return show_trace(named(options.name), options.trace_id, console)
+
+
+def env(options: Options, _console: Console) -> int:
+    """Print variables for a shell."""
+    instance = named(options.name)
+    state = instance.deployed()
+    variables = aws_environment(instance.endpoint, state.region) | {
+        "API_URL": state.api_url,
+        "ADMIN_TOKEN": state.tokens["admin"],
+        "OPERATOR_TOKEN": state.tokens["operator"],
+        "GATEWAY_TOKEN": state.tokens["gateway"],
+        "DEVICE_ID": DEVICE_OF_EXAMPLES,
+        "DEVICE_TOKEN": state.tokens[DEVICE_OF_EXAMPLES],
+    }
+    for name, value in variables.items():
+        sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+    return 0
+
+
+def down(options: Options, console: Console) -> int:
+    """End an instance, or all of them, and remove what it left."""
+    instances = existing() if options.all else [named(options.name)]
+    for instance in instances:
+        was_running = embedded.stop(instance)
+        instance.remove()
+        console.print(
+            f"{instance.name}: {'ended' if was_running else 'was not running'}", highlight=False
+        )
+    return 0
+
+
+def source_of(options: Options) -> Callable[[], Source]:
+    """Return what makes the readings; raise LocalError for options that can't be."""
+    if options.csv is None:
+        fleet = FleetOptions(
+            devices=options.devices,
+            rate=options.rate,
+            seed=options.seed,
+            anomalies=options.anomalies,
+            duplicates=options.duplicates,
+            late=options.late,
+            late_seconds=options.late_by,
+            prefix=options.prefix,
+        )
+        return lambda: Fleet(fleet, now_ms())
+    recording = CsvOptions(
+        path=options.csv,
+        time_column=options.time_column,
+        metrics=dict(options.metric),
+        device=options.device,
+        device_column=options.device_column,
+        celsius_from=options.celsius_from,
+        time_format=options.time_format,
+        speed=options.speed,
+        is_ending_now=options.ends_now,
+    )
+    Recording(recording, 0)  # an unreadable file is said before anything is started
+    return lambda: Recording(recording, now_ms())
+
+
+def posting_of(options: Options) -> PostingOptions:
+    """Return how to post; raise LocalError for options that can't be."""
+    if options.batch > BATCH_MAX:
+        raise LocalError(
+            f"--batch: {options.batch} is above {BATCH_MAX}, the most that the API takes at once"
+        )
+    linger = options.linger
+    if linger is None:
+        linger = EACH_LINGER_SECONDS if options.each else PostingOptions.linger_seconds
+    return PostingOptions(options.batch, options.connections, linger, is_gateway=not options.each)
+
+
+def tokens_for(instance: Instance, source: Source, posting_options: PostingOptions) -> State:
+    """Return the state with the tokens that posting needs."""
+    return (
+        instance.load()
+        if posting_options.is_gateway
+        else issue_device_tokens(instance, source.devices)
+    )
+
+
+def parameters_of(options: Options) -> dict[str, str]:
+    """Return the template parameters that options set."""
+    return {"WindowRetentionDays": str(options.retention_days)} if options.retention_days else {}
+
+
+def operator(options: Options) -> Api:
+    """Connect to an instance's API as its operator."""
+    state = named(options.name).deployed()
+    return Api(state.api_url, state.tokens["operator"])
+
+
+def time_of(name: str, text: str) -> int:
+    """Return the ms of a time given by option `name`."""
+    try:
+        return from_iso(text)
+    except ValueError:
+        raise LocalError(
+            f"{name}: '{text}' isn't a time: write it like 2026-11-21T01:30:00Z"
+        ) from None
+
+
+def table_of(*columns: str) -> Table:
+    """Return an empty table."""
+    table = Table(box=SIMPLE, pad_edge=False, title_justify="left")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+def print_table(console: Console, table: Table, title: str) -> int:
+    """Print a table under its title."""
+    console.print(f"[bold]{title}[/]", highlight=False)
+    console.print(table)
+    return 0
+
+
+def print_json(value: dict[str, Any]) -> int:
+    """Print a value as JSON on stdout."""
+    json.dump(value, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+    return 0

@@ -1,0 +1,280 @@
+"""Deploys the real template to an instance, with the real SAM CLI.
+
+The functions run in this machine's interpreter, so the layer is built for it and the template's
+`Runtime` and `Architecture` are overridden; nothing else differs from a deployment to AWS, except
+the permissions that the emulator names otherwise than AWS (`translate_permissions`).
+"""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+
+from local.embedded import end_group, tool
+from local.errors import LocalError, StepFailed
+from local.instance import ROOT, Instance, State
+
+if TYPE_CHECKING:
+    from mypy_boto3_iam import IAMClient
+
+SAM_SECONDS_MAX = 300.0
+CLOUDFORMATION_POLL_SECONDS = 0.2
+NO_ENDPOINT = "http://127.0.0.1:9"
+# What AWS asks for, and what the emulator (1.5.33) asks for instead: it names by API operation.
+EMULATOR_ACTIONS = {
+    "dynamodb:PartiQLInsert": "dynamodb:BatchExecuteStatement",
+    "dynamodb:PartiQLUpdate": "dynamodb:BatchExecuteStatement",
+    "sqs:SendMessage": "sqs:SendMessageBatch",
+}
+EMULATOR_POLICY = "emulator-names"
+API_URL_PATTERN = re.compile(r"https://(?P<api>[^./]+)\.execute-api\.[^/]+/(?P<stage>[^/]+)/?")
+ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
+
+# The emulator takes this key for the account's root, with any secret.
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+
+
+def host_parameters() -> dict[str, str]:
+    """Return the template parameters for functions that run in this machine's interpreter."""
+    return {"Runtime": f"python{host_python()}", "Architecture": host_architecture()}
+
+
+def host_python() -> str:
+    """Return this interpreter's version as Lambda names runtimes: 3.13."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def host_architecture(machine: str | None = None) -> str:
+    """Return this machine's processor as Lambda names it; raise LocalError if it has no such."""
+    machine = machine or platform.machine()
+    architecture = ARCHITECTURES.get(machine.lower())
+    if architecture is None:
+        raise LocalError(
+            f"this machine's processor, {machine}, is neither x86-64 nor ARM64: Lambda has no other"
+        )
+    return architecture
+
+
+def layer_platform(system: str = sys.platform, architecture: str | None = None) -> str:
+    """Return the platform whose wheels the layer takes, as uv names it."""
+    processor = {"x86_64": "x86_64", "arm64": "aarch64"}[architecture or host_architecture()]
+    return f"{processor}-apple-darwin" if system == "darwin" else f"{processor}-manylinux2014"
+
+
+def tool_environment(
+    folder: Path, endpoint: str, inherited: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Return the environment for a tool that talks to the embedded AWS, and can't talk to another.
+
+    What a person has set for AWS (profile, keys, endpoints of single services) is left out.
+    """
+    own = {
+        name: value
+        for name, value in inherited.items()
+        if not name.startswith(("AWS_", "SAM_", "__SAM"))
+    }
+    without_proxy = ",".join(
+        filter(None, [own.get("NO_PROXY") or own.get("no_proxy"), "127.0.0.1,localhost"])
+    )
+    return (
+        own
+        | aws_environment(endpoint)
+        | {
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "NO_PROXY": without_proxy,
+            "no_proxy": without_proxy,
+            "PATH": os.pathsep.join([str(ROOT / ".tools/uv/bin"), own.get("PATH", os.defpath)]),
+            "TMPDIR": str(folder / "tmp"),
+            "SAM_CLI_TELEMETRY": "0",
+            "SAM_CLI_POLL_DELAY": str(CLOUDFORMATION_POLL_SECONDS),
+            "__SAM_CLI_APP_DIR": str(folder / "sam"),
+            "LAYER_PYTHON": host_python(),
+            "LAYER_PLATFORM": layer_platform(),
+        }
+    )
+
+
+def aws_environment(endpoint: str, region: str = State.region) -> dict[str, str]:
+    """Return what points an AWS SDK or CLI at the embedded AWS."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        **CREDENTIALS,
+        "AWS_REGION": region,
+        "AWS_DEFAULT_REGION": region,
+    }
+
+
+def client(state: State, service: str) -> Any:
+    """Return a boto3 client of the embedded AWS, whatever the environment says."""
+    session = boto3.Session(
+        aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        region_name=state.region,
+    )
+    config = Config(proxies={}, retries={"mode": "standard", "max_attempts": 3}, read_timeout=30)
+    return session.client(service, endpoint_url=f"http://127.0.0.1:{state.port}", config=config)  # type: ignore[call-overload]
+
+
+class SamRun:
+    """The SAM CLI at work, its output in the step's log."""
+
+    def __init__(self, instance: Instance, endpoint: str, arguments: list[str]) -> None:
+        """Start it, in a session of its own, so that ending it ends what it has started too."""
+        self.command = arguments[0]
+        self.log = instance.log(self.command)
+        self.started = time.monotonic()
+        forget_version_check(instance.folder / "sam")
+        with self.log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [tool("sam", "sam"), *arguments],
+                cwd=ROOT,
+                env=tool_environment(instance.folder, endpoint),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait(self) -> float:
+        """Wait for its end; return the seconds it took, raise StepFailed when it fails or hangs."""
+        try:
+            code = self._process.wait(SAM_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            raise StepFailed(
+                f"`sam {self.command}` took longer than {SAM_SECONDS_MAX:.0f} s", self.log
+            ) from None
+        finally:
+            self.end()
+        if code:
+            raise StepFailed(f"`sam {self.command}` failed with code {code}", self.log)
+        return time.monotonic() - self.started
+
+    def end(self) -> None:
+        """End it if it is still at work."""
+        if self._process.poll() is None:
+            end_group(self._process.pid)
+            self._process.wait()
+
+
+def build(instance: Instance, parameters: Mapping[str, str]) -> SamRun:
+    """Start `sam build` into the instance's folder; it asks no AWS anything."""
+    arguments = ["build", "--build-dir", str(instance.folder / "build" / "template")]
+    return SamRun(instance, NO_ENDPOINT, [*arguments, *overrides(parameters)])
+
+
+def deploy(instance: Instance, parameters: Mapping[str, str]) -> SamRun:
+    """Start `sam deploy` of what was built."""
+    state = instance.load()
+    template = instance.folder / "build" / "template" / "template.yaml"
+    arguments = ["deploy", "--config-file", str(ROOT / "samconfig.toml"), "--config-env", "local"]
+    arguments += ["--template-file", str(template), "--no-progressbar"]
+    arguments += ["--stack-name", state.stack, "--region", state.region]
+    return SamRun(instance, instance.endpoint, [*arguments, *overrides(parameters)])
+
+
+def overrides(parameters: Mapping[str, str]) -> list[str]:
+    """Return the option that sets template parameters."""
+    return ["--parameter-overrides", *(f"{name}={value}" for name, value in parameters.items())]
+
+
+def forget_version_check(folder: Path) -> None:
+    """Keep the SAM CLI from asking the network for a newer version of itself."""
+    folder.mkdir(exist_ok=True)
+    (folder / "metadata.json").write_text(
+        json.dumps({"lastVersionCheck": time.time(), "telemetryEnabled": False})
+    )
+
+
+def read_outputs(state: State) -> dict[str, str]:
+    """Return the stack's outputs by name."""
+    stacks = client(state, "cloudformation").describe_stacks(StackName=state.stack)["Stacks"]
+    return {output["OutputKey"]: output["OutputValue"] for output in stacks[0].get("Outputs", [])}
+
+
+def local_api_url(output: str, port: int) -> str:
+    """Return where the embedded AWS serves the API that has this address on AWS."""
+    match = API_URL_PATTERN.fullmatch(output)
+    if match is None:
+        raise LocalError(
+            f"the stack's output ApiUrl is '{output}': an execute-api address was expected"
+        )
+    return f"http://127.0.0.1:{port}/_aws/execute-api/{match['api']}/{match['stage']}"
+
+
+def translate_permissions(state: State) -> list[str]:
+    """Allow roles what the template allows them, by the emulator's names; return those roles.
+
+    The emulator resolves no table for a batch of PartiQL, so that one is on every resource.
+    """
+    iam: IAMClient = client(state, "iam")
+    translated = []
+    for role in stack_roles(state):
+        statements = [
+            found | {"Action": names, "Resource": "*" if is_partiql(names) else found["Resource"]}
+            for found in role_statements(iam, role)
+            if (names := emulator_names(found))
+        ]
+        if statements:
+            document = json.dumps({"Version": "2012-10-17", "Statement": statements})
+            iam.put_role_policy(RoleName=role, PolicyName=EMULATOR_POLICY, PolicyDocument=document)
+            translated.append(role)
+    return translated
+
+
+def emulator_names(statement: Mapping[str, Any]) -> list[str]:
+    """Return the emulator's names of the actions that it names otherwise than AWS."""
+    actions = as_list(statement.get("Action", []))
+    return sorted({EMULATOR_ACTIONS[action] for action in actions if action in EMULATOR_ACTIONS})
+
+
+def is_partiql(names: list[str]) -> bool:
+    """Return whether a batch of PartiQL is among the emulator's names of actions."""
+    return EMULATOR_ACTIONS["dynamodb:PartiQLInsert"] in names
+
+
+def stack_roles(state: State) -> list[str]:
+    """Return the names of the stack's roles."""
+    pages = (
+        client(state, "cloudformation")
+        .get_paginator("list_stack_resources")
+        .paginate(StackName=state.stack)
+    )
+    resources = [resource for page in pages for resource in page["StackResourceSummaries"]]
+    return [
+        found["PhysicalResourceId"]
+        for found in resources
+        if found["ResourceType"] == "AWS::IAM::Role"
+    ]
+
+
+def role_statements(iam: "IAMClient", role: str) -> list[dict[str, Any]]:
+    """Return the statements of a role's inline policies."""
+    statements: list[dict[str, Any]] = []
+    for name in iam.list_role_policies(RoleName=role)["PolicyNames"]:
+        document: Any = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+        found = document["Statement"]
+        statements += found if isinstance(found, list) else [found]
+    return statements
+
+
+def as_list(value: str | list[str]) -> list[str]:
+    """Return a policy element, which may be one text or several, as a list."""
+    return [value] if isinstance(value, str) else value
+
+
+def admin_token(state: State) -> str:
+    """Return the token of the first admin, whose secret the stack generated."""
+    secret = client(state, "secretsmanager").get_secret_value(
+        SecretId=state.outputs["AdminSecretArn"]
+    )
+    return f"admin.{secret['SecretString']}"

@@ -1,0 +1,114 @@
+"""Runs the embedded AWS in a process of its own; started by `local.embedded`, not by hand.
+
+This file runs in the interpreter of `.tools/aws`, which has nothing of the project, so it
+imports only the standard library and the emulator. It adds three things to the emulator:
+
+- a lock on the instance's folder for as long as it lives, so that anyone can tell whether the
+  instance runs (a process id alone may have been given to another process since);
+- an end when its starter dies without saying goodbye (standard input closes), with all its
+  workers, so that nothing is left running; the byte "d" on standard input lets it live on;
+- a collector of X-Ray segments, in place of the X-Ray daemon.
+
+It also mends what the emulator does otherwise than AWS (`mend`).
+
+The seam for the project's own event source mappings: the emulator's poller of Kinesis
+mappings is replaced in `mend`, before the emulator starts. Until that is there its own is used,
+which retries a failing batch for ever and knows neither destinations nor partial batch responses.
+"""
+
+# ruff: noqa: SLF001 - it mends the emulator from inside
+
+import fcntl
+import importlib
+import os
+import runpy
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+SEGMENTS_BYTES_MAX = 32 * 1024 * 1024
+DATAGRAM_BYTES_MAX = 65_535
+
+
+def hold_lock(folder: Path) -> int:
+    """Lock the instance's folder until this process ends; return the descriptor that holds it."""
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def end_with_starter(folder: Path) -> None:
+    """Wait for the starter's word: end everything when it is gone, return when told to live on."""
+    if os.read(sys.stdin.fileno(), 1) == b"d":
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def collect_segments(receiver: socket.socket, path: Path) -> None:
+    """Append each X-Ray segment to `path`, a JSON document a line; when full, drop the older half.
+
+    A datagram is a header line, then the document
+    (https://docs.aws.amazon.com/xray/latest/devguide/xray-api-sendingdata.html).
+    """
+    older = path.with_suffix(".older")
+    while True:
+        datagram = receiver.recv(DATAGRAM_BYTES_MAX)
+        _, _, document = datagram.partition(b"\n")
+        with path.open("ab") as segments:
+            segments.write(document.replace(b"\n", b" ") + b"\n")
+            is_full = segments.tell() > SEGMENTS_BYTES_MAX // 2
+        if is_full:
+            path.replace(older)
+
+
+def mend() -> None:
+    """Make the emulator do as AWS does where the pipeline depends on it."""
+    sys.path.append(str(Path(__file__).parent.parent))
+    partiql = importlib.import_module("local.partiql")
+    partiql.announce_changes(importlib.import_module("ministack.services.dynamodb"))
+    expire_when_due(importlib.import_module("ministack.services.kinesis"))
+
+
+def expire_when_due(kinesis: Any) -> None:
+    """Look through a stream for expired records only when its oldest one has expired.
+
+    The emulator copies every shard's records at every put: with 400,000 records on the stream a put
+    took 50 ms, all of it on the one thread that serves every request.
+    """
+    expire_records = kinesis._expire_records
+
+    def expire_if_due(stream: dict[str, Any]) -> None:
+        cutoff = time.time() - stream["RetentionPeriodHours"] * 3600
+        oldest = [shard["records"][0] for shard in stream["shards"].values() if shard["records"]]
+        if any(record["ApproximateArrivalTimestamp"] < cutoff for record in oldest):
+            expire_records(stream)
+
+    kinesis._expire_records = expire_if_due
+
+
+def serve(folder: Path) -> None:
+    """Run the emulator until it is told to stop."""
+    mend()
+    receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    receiver.bind(("127.0.0.1", 0))
+    os.environ["AWS_XRAY_DAEMON_ADDRESS"] = f"127.0.0.1:{receiver.getsockname()[1]}"
+    traces = folder / "traces.jsonl"
+    for target, args in (
+        (collect_segments, (receiver, traces)),
+        (end_with_starter, (folder,)),
+    ):
+        threading.Thread(target=target, args=args, daemon=True).start()
+    sys.argv = ["ministack"]
+    runpy.run_module("ministack", run_name="__main__")
+
+
+if __name__ == "__main__":
+    instance_folder = Path(sys.argv[1])
+    lock = hold_lock(instance_folder)
+    serve(instance_folder)

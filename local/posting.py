@@ -1,0 +1,234 @@
+"""How devices post: batches over a bounded number of kept-alive connections, again until taken.
+
+A reading has an identity, so sending it twice does no harm. What wasn't taken (429, 503, another
+5xx, a timeout, a lost connection) is sent again with growing pauses, until it is taken or the
+device is told to give up; then it is counted as unanswered. Everything is noted in the ledger.
+"""
+
+import asyncio
+import json
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from local.api import error_message
+from local.errors import ApiFailed
+from local.ledger import Ledger
+from local.reading import Reading, Source
+
+BATCH_MAX = 500
+TIMEOUT_SECONDS = 30.0
+PAUSE_SECONDS_FIRST = 0.2
+PAUSE_SECONDS_MAX = 5.0
+RETRY_AFTER_SECONDS_MAX = 30.0
+DUE_MAX = 5000
+IDLE_SECONDS_MAX = 0.25
+
+
+@dataclass(frozen=True)
+class PostingOptions:
+    """How to post."""
+
+    batch: int = BATCH_MAX
+    """Readings in a request at most."""
+    connections: int = 4
+    linger_seconds: float = 1.0
+    """How long a reading waits at most for others to fill its batch."""
+    is_gateway: bool = True
+    """Whether one gateway posts for all devices, or each device for itself."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Readings for one request."""
+
+    path: str
+    token: str
+    readings: list[Reading]
+
+
+class Posting:
+    """Devices at work: takes what a source has due and posts it."""
+
+    def __init__(
+        self,
+        api_url: str,
+        tokens: Mapping[str, str],
+        ledger: Ledger,
+        options: PostingOptions,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Post to `api_url` with the tokens by subject; the gateway's subject is `gateway`."""
+        self._tokens = tokens
+        self._ledger = ledger
+        self._options = options
+        self._queue: asyncio.Queue[Batch] = asyncio.Queue(2 * options.connections)
+        self._random = random.Random(0)
+        self._gives_up = asyncio.Event()
+        self.failure: ApiFailed | None = None
+        self.first_post_at: float | None = None
+        self.last_answer_at: float | None = None
+        limits = httpx.Limits(
+            max_connections=options.connections, max_keepalive_connections=options.connections
+        )
+        self._http = httpx.AsyncClient(
+            base_url=api_url,
+            headers={"Content-Type": "application/json"},
+            limits=limits,
+            timeout=TIMEOUT_SECONDS,
+            transport=transport,
+            trust_env=False,
+        )
+
+    async def run(self, source: Source, stop: asyncio.Event, now_ms: Callable[[], int]) -> None:
+        """Post what the source has until it has no more or `stop` is set; then what it held."""
+        workers = [
+            asyncio.create_task(self._post_batches()) for _ in range(self._options.connections)
+        ]
+        try:
+            await self._take(source, stop, now_ms)
+            await self._queue.join()
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            await self._http.aclose()
+
+    def give_up(self) -> None:
+        """Stop sending again what isn't taken."""
+        self._gives_up.set()
+
+    async def _take(self, source: Source, stop: asyncio.Event, now_ms: Callable[[], int]) -> None:
+        pending: dict[str, list[Reading]] = defaultdict(list)
+        oldest: dict[str, float] = {}
+        while not stop.is_set() and self.failure is None:
+            ready = source.due(now_ms(), DUE_MAX)
+            await self._add(pending, oldest, ready)
+            next_ms = source.next_due_ms()
+            if next_ms is None:
+                break
+            if not ready:
+                pause = min(IDLE_SECONDS_MAX, max(0.001, (next_ms - now_ms()) / 1000))
+                await wait_until(stop, pause)
+        await self._add(pending, oldest, source.held())
+        for key in list(pending):
+            await self._send(key, pending.pop(key))
+
+    async def _add(
+        self, pending: dict[str, list[Reading]], oldest: dict[str, float], ready: list[Reading]
+    ) -> None:
+        """Sort readings by who posts them; send the batches that are full or have waited."""
+        now = time.monotonic()
+        for reading in ready:
+            key = "gateway" if self._options.is_gateway else reading.device_id
+            oldest.setdefault(key, now)
+            pending[key].append(reading)
+            if len(pending[key]) >= self._options.batch:
+                oldest.pop(key)
+                await self._send(key, pending.pop(key))
+        for key in [
+            key for key, since in oldest.items() if now - since >= self._options.linger_seconds
+        ]:
+            oldest.pop(key)
+            await self._send(key, pending.pop(key))
+
+    async def _send(self, key: str, readings: list[Reading]) -> None:
+        path = "/readings" if self._options.is_gateway else f"/devices/{key}/readings"
+        if self.failure is None:
+            await self._queue.put(Batch(path, self._tokens[key], readings))
+
+    async def _post_batches(self) -> None:
+        while True:
+            batch = await self._queue.get()
+            try:
+                if self.failure is None:
+                    await self._post_until_taken(batch)
+            except ApiFailed as failure:
+                self.failure = failure
+            finally:
+                self._queue.task_done()
+
+    async def _post_until_taken(self, batch: Batch) -> None:
+        pending, pause = batch.readings, PAUSE_SECONDS_FIRST
+        while pending:
+            self.first_post_at = self.first_post_at or time.monotonic()
+            pending, asked_pause = await self._post(batch, pending)
+            if not pending:
+                return
+            if self._gives_up.is_set():
+                self._ledger.counts.unanswered += len(pending)
+                return
+            self._ledger.counts.resent += len(pending)
+            spread = pause * self._random.uniform(0.5, 1.0)
+            await wait_until(self._gives_up, max(spread, min(asked_pause, RETRY_AFTER_SECONDS_MAX)))
+            pause = min(pause * 2, PAUSE_SECONDS_MAX)
+
+    async def _post(self, batch: Batch, readings: list[Reading]) -> tuple[list[Reading], float]:
+        """Send once; return the readings to send again, and the pause that the answer asks for."""
+        counts = self._ledger.counts
+        counts.posted += len(readings)
+        counts.requests += 1
+        body = json.dumps([reading.body() for reading in readings], separators=(",", ":"))
+        try:
+            headers = {"Authorization": f"Bearer {batch.token}"}
+            response = await self._http.post(batch.path, content=body, headers=headers)
+        except httpx.TransportError:
+            return readings, 0.0
+        untaken = note_answer(self._ledger, readings, response)
+        self.last_answer_at = time.monotonic()
+        return untaken, retry_after_seconds(response)
+
+
+def note_answer(ledger: Ledger, readings: list[Reading], response: httpx.Response) -> list[Reading]:
+    """Note in the ledger what an answer says; return the readings that weren't taken.
+
+    Raise ApiFailed for an answer that sending again won't change, such as 401.
+    """
+    status = response.status_code
+    if status in (httpx.codes.ACCEPTED, httpx.codes.BAD_REQUEST, httpx.codes.SERVICE_UNAVAILABLE):
+        answer = json_object(response)
+        if "rejected" in answer:
+            untaken = set(answer.get("not_taken", []))
+            rejected = {entry["index"]: entry for entry in answer["rejected"]}
+            for entry in rejected.values():
+                ledger.reject(f"{entry['field']}: {entry['reason']}")
+            ledger.accept(
+                reading
+                for index, reading in enumerate(readings)
+                if index not in untaken and index not in rejected
+            )
+            return [readings[index] for index in sorted(untaken)]
+    if status == httpx.codes.TOO_MANY_REQUESTS or response.is_server_error:
+        return readings
+    raise ApiFailed(f"POST {response.request.url.path}", status, error_message(response))
+
+
+def json_object(response: httpx.Response) -> dict[str, Any]:
+    """Return the JSON object in a response, or an empty one if there is none."""
+    try:
+        answer = response.json()
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def retry_after_seconds(response: httpx.Response) -> float:
+    """Return the pause that the answer asks for; 0 when it asks for none."""
+    try:
+        return float(response.headers.get("Retry-After", "0"))
+    except ValueError:
+        return 0.0
+
+
+async def wait_until(event: asyncio.Event, seconds: float) -> None:
+    """Wait for a time, or less if the event comes first."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,35 @@
+"""A reading as a device has it, before it is sent."""
+
+from typing import NamedTuple, Protocol
+
+METRICS = ("temperature", "humidity", "pressure", "battery")
+MINUTE_MS = 60_000
+
+
+class Reading(NamedTuple):
+    """One measurement: the metrics that were taken, by name, at one time."""
+
+    device_id: str
+    recorded_at_ms: int
+    metrics: dict[str, float]
+
+    def body(self) -> dict[str, str | int | float]:
+        """Return it as the API takes it."""
+        return {"device_id": self.device_id, "recorded_at": self.recorded_at_ms, **self.metrics}
+
+
+class Source(Protocol):
+    """Where readings come from: simulated devices (`local.fleet`) or a file (`local.recorded`)."""
+
+    @property
+    def devices(self) -> list[str]:
+        """The ids of its devices."""
+
+    def due(self, now_ms: int, limit: int) -> list[Reading]:
+        """Take the readings that are to be sent by now, oldest first, at most `limit`."""
+
+    def held(self) -> list[Reading]:
+        """Take the late readings and duplicates that are still held back, at the end of a run."""
+
+    def next_due_ms(self) -> int | None:
+        """Tell when the next reading is to be sent; None when there is none any more."""

@@ -1,0 +1,42 @@
+"""The alert rules as the check of a run knows them, read from `rules.yaml`."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from local.errors import LocalError
+from local.instance import ROOT
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A metric and the limit that breaks it, strictly above or strictly below."""
+
+    name: str
+    metric: str
+    above: float | None = None
+    below: float | None = None
+
+    def is_broken_by(self, value: float) -> bool:
+        """Tell whether a value is a breach; a missing value (NaN) never is."""
+        return (self.above is not None and value > self.above) or (
+            self.below is not None and value < self.below
+        )
+
+    def worst(self, values: Iterable[float]) -> float:
+        """Return the value furthest beyond the limit."""
+        return max(values) if self.above is not None else min(values)
+
+
+def load(path: Path = ROOT / "rules.yaml") -> list[Rule]:
+    """Read the rules; raise LocalError when the file isn't as expected."""
+    try:
+        document = yaml.safe_load(path.read_text("utf-8"))
+        return [
+            Rule(rule["name"], rule["metric"], rule.get("above"), rule.get("below"))
+            for rule in document["rules"]
+        ]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise LocalError(f"{path.name}: not readable as alert rules ({error!r})") from error

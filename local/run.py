@@ -1,0 +1,204 @@
+"""Runs devices against an instance, and checks at the end what became of their readings."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.live import Live
+
+from local.api import Api
+from local.check import check
+from local.instance import State
+from local.ledger import Ledger
+from local.monitor import Monitor
+from local.posting import Posting, PostingOptions
+from local.reading import Source
+from local.report import Report, problems
+from local.rules import load as load_rules
+from local.values import duration_text
+from local.view import PLAIN_LINE_SECONDS, Steps, live_table, plain_line
+
+REFRESH_SECONDS = 0.5
+STALL_SECONDS = 20.0
+GRACE_SECONDS = 15.0
+RECHECK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long devices are at work, and what is looked at then."""
+
+    seconds: float | None = None
+    """None: until the source has no more, or Ctrl-C."""
+    is_checked: bool = True
+    is_alone: bool = True
+    """Whether no other devices have posted to the instance."""
+
+
+class Exercise:
+    """Devices at work until time is up or Ctrl-C, the live table, the drain and the check."""
+
+    def __init__(self, state: State, steps: Steps, posting_options: PostingOptions) -> None:
+        """Work on a deployed instance."""
+        self._state = state
+        self._steps = steps
+        self._console: Console = steps.console
+        self.ledger = Ledger()
+        self._posting = Posting(state.api_url, state.tokens, self.ledger, posting_options)
+        self._monitor = Monitor(state, now_ms() - 1000, lambda: self.ledger.counts.posted)
+        self._stop = asyncio.Event()
+        self._status: Callable[[], str] = lambda: "starting"
+        self._is_first_alert_told = False
+
+    async def run(self, source: Source, plan: Plan, on_abort: Callable[[], None]) -> Report:
+        """Do it all; a second Ctrl-C calls `on_abort` and ends it by CancelledError."""
+        self._listen(on_abort)
+        report = Report(self.ledger, self._monitor, self._posting, len(source.devices))
+        started = time.monotonic()
+        self._monitor.start()
+        show = asyncio.create_task(self._show())
+        try:
+            self._status = lambda: elapsed_text(time.monotonic() - started, plan.seconds)
+            await self._post(source, plan.seconds)
+            if plan.is_checked:
+                await self._drain(report)
+                await self._check(report, plan.is_alone)
+        finally:
+            show.cancel()
+            await asyncio.gather(show, return_exceptions=True)
+            self._monitor.stop()
+        self._tell_first_alert()
+        return report
+
+    def _listen(self, on_abort: Callable[[], None]) -> None:
+        task = asyncio.current_task()
+
+        def interrupt() -> None:
+            if self._stop.is_set() and task is not None:
+                on_abort()
+                task.cancel()
+            self._stop.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, interrupt)
+
+    async def _post(self, source: Source, seconds: float | None) -> None:
+        """Let the devices post; raise what the API answered if it won't take their readings."""
+        posting = asyncio.create_task(self._posting.run(source, self._stop, now_ms))
+        if seconds is not None:
+            asyncio.get_running_loop().call_later(seconds, self._stop.set)
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait([posting, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if not posting.done():
+                self._status = lambda: "devices finish what they have begun"
+                await asyncio.wait([posting], timeout=GRACE_SECONDS)
+                self._posting.give_up()
+            await posting
+        finally:
+            stopped.cancel()
+            posting.cancel()
+        self._stop.set()
+        if self._posting.failure is not None:
+            raise self._posting.failure
+
+    async def _drain(self, report: Report) -> None:
+        """Wait until every accepted reading has met its end, as long as that goes on."""
+        target = self.ledger.counts.accepted
+        self._status = lambda: (
+            f"draining: {max(0, target - self._monitor.latest.settled):,} readings to go"
+        )
+        settled, since = -1, time.monotonic()
+        while settled < target:
+            if self._monitor.latest.settled > settled:
+                settled, since = self._monitor.latest.settled, time.monotonic()
+            elif time.monotonic() - since > STALL_SECONDS:
+                report.problems.append(
+                    f"the stream didn't drain: {settled:,} of {target:,} accepted readings met "
+                    f"their end, and no other in {STALL_SECONDS:.0f} s"
+                )
+                return
+            await asyncio.sleep(0.1)
+        report.drained_at = self._monitor.latest.at
+
+    async def _check(self, report: Report, is_alone: bool) -> None:
+        """Compare until there is no difference, or for as long as a straggler may take."""
+        self._status = lambda: "checking every window and alert"
+        rules = load_rules()
+
+        def connect() -> Api:
+            return Api(self._state.api_url, self._state.tokens["operator"])
+
+        deadline = time.monotonic() + GRACE_SECONDS
+        while True:
+            report.differences = await asyncio.to_thread(
+                check, connect, self.ledger, rules, is_alone
+            )
+            if not report.differences or report.problems or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(RECHECK_SECONDS)
+        report.windows_checked = sum(
+            len(self.ledger.windows(device)) for device in self.ledger.devices
+        )
+        report.alerts_expected = len(self.ledger.alerts(rules))
+        report.is_checked = True
+        report.problems += problems(report)
+
+    async def _show(self) -> None:
+        """Keep the live table up to date; print a line now and then where there is no terminal."""
+        if not self._console.is_terminal:
+            while True:
+                await asyncio.sleep(PLAIN_LINE_SECONDS)
+                self._tell_first_alert()
+                self._console.print(
+                    plain_line(self._monitor, self._status()), highlight=False, soft_wrap=True
+                )
+        with Live(console=self._console, auto_refresh=False, transient=True) as live:
+            while True:
+                self._tell_first_alert()
+                live.update(
+                    live_table(self._monitor, self._state.stack, self._status()), refresh=True
+                )
+                await asyncio.sleep(REFRESH_SECONDS)
+
+    def _tell_first_alert(self) -> None:
+        seen = self._monitor.first_alert_at
+        if seen is not None and not self._is_first_alert_told:
+            self._is_first_alert_told = True
+            self._steps.done(
+                "first alert", "seen by GET /alerts, from the start", self._steps.until(seen)
+            )
+
+
+def elapsed_text(elapsed: float, seconds: float | None) -> str:
+    """Return how far a run is."""
+    return duration_text(elapsed) + (
+        f" of {duration_text(seconds)}" if seconds else ", Ctrl-C ends it"
+    )
+
+
+def now_ms() -> int:
+    """Return the time in ms since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def exercise(
+    state: State,
+    steps: Steps,
+    source: Source,
+    posting_options: PostingOptions,
+    plan: Plan,
+    on_abort: Callable[[], None],
+) -> Report:
+    """Run devices against a deployed instance and return what came of it."""
+
+    async def start() -> Report:
+        return await Exercise(state, steps, posting_options).run(source, plan, on_abort)
+
+    with contextlib.suppress(asyncio.CancelledError):
+        return asyncio.run(start())
+    raise KeyboardInterrupt

@@ -1,0 +1,100 @@
+"""Brings an instance up step by step: the embedded AWS, the build, the deployment, the tokens."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from local import deployment, embedded
+from local.api import Api
+from local.errors import LocalError
+from local.instance import Instance, State
+from local.view import Steps
+
+DEVICE_OF_EXAMPLES = "device-0001"
+
+
+@contextmanager
+def brought_up(
+    instance: Instance, steps: Steps, parameters: dict[str, str]
+) -> Iterator[embedded.EmbeddedAws]:
+    """Bring an instance up; end it when that, or the block, ends by an error."""
+    with steps.step("tools", "sam, uv and the embedded AWS found"):
+        for environment, program in (("sam", "sam"), ("uv", "uv"), ("aws", "python")):
+            embedded.tool(environment, program)
+    if instance.is_running():
+        raise LocalError(
+            f"instance '{instance.name}' is up already: `watch` shows it, `down` ends it"
+        )
+    instance.create()
+    parameters = deployment.host_parameters() | parameters
+    build = deployment.build(instance, parameters)
+    try:
+        started = time.monotonic()
+        aws = embedded.start(instance)
+    except BaseException:
+        build.end()
+        raise
+    try:
+        instance.save(State(pid=aws.process.pid, port=aws.port))
+        steps.done(
+            "embedded AWS", f"on 127.0.0.1:{aws.port}, IAM enforced", time.monotonic() - started
+        )
+        with steps.console.status("build"):
+            build_seconds = build.wait()
+        note = f"sam build for {parameters['Runtime']} on {parameters['Architecture']}"
+        steps.done("build", note, build_seconds)
+        deploy(instance, steps, parameters)
+        yield aws
+    except BaseException:
+        build.end()
+        aws.stop()
+        raise
+
+
+def deploy(instance: Instance, steps: Steps, parameters: dict[str, str]) -> None:
+    """Deploy what was built, and make it ready for devices and operators."""
+    with steps.step("deploy", "sam deploy of template.yaml"):
+        deployment.deploy(instance, parameters).wait()
+        state = instance.load()
+        state.outputs = deployment.read_outputs(state)
+        state.api_url = deployment.local_api_url(state.outputs["ApiUrl"], state.port)
+        instance.save(state)
+    with steps.step("permissions", "those that the emulator names otherwise"):
+        deployment.translate_permissions(state)
+    with steps.step("tokens", "admin, operator, gateway and a device"):
+        state.tokens["admin"] = deployment.admin_token(state)
+        wanted: list[dict[str, str]] = [
+            {"subject": "operator", "role": "operator"},
+            {"subject": "gateway", "role": "gateway", "prefix": ""},
+            {"subject": DEVICE_OF_EXAMPLES, "role": "device"},
+        ]
+        with Api(state.api_url, state.tokens["admin"]) as api:
+            state.tokens |= api.create_tokens(wanted)
+    state.is_deployed = True
+    instance.save(state)
+
+
+def issue_device_tokens(instance: Instance, devices: Iterable[str]) -> State:
+    """Create the tokens of devices that have none yet; return the state with all of them."""
+    state = instance.load()
+    missing = [device for device in devices if device not in state.tokens]
+    if missing:
+        with Api(state.api_url, state.tokens["admin"]) as api:
+            state.tokens |= api.create_tokens(
+                {"subject": device, "role": "device"} for device in missing
+            )
+        instance.save(state)
+    return state
+
+
+def raise_on_terminate() -> None:
+    """Make a request to terminate end this process as Ctrl-C does: cleaning up."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)
+        signal.signal(signal.SIGHUP, interrupt)

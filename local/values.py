@@ -1,0 +1,75 @@
+"""What a person writes on the command line: durations and shares."""
+
+import math
+import re
+
+UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+PART_PATTERN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+DURATION_PATTERN = re.compile(rf"(?:{PART_PATTERN.pattern})+")
+
+
+def duration_seconds(text: str) -> float:
+    """Return the seconds of a duration such as 30s, 5m or 1h30m; raise ValueError otherwise."""
+    if not DURATION_PATTERN.fullmatch(text):
+        raise ValueError(
+            f"'{text}' isn't a duration: write a number and its unit, such as 30s, 5m, 1h or 1h30m"
+        )
+    return sum(float(amount) * UNIT_SECONDS[unit] for amount, unit in PART_PATTERN.findall(text))
+
+
+def seconds_or_duration(text: str) -> float:
+    """Return seconds, written 10 or as a duration; raise ValueError otherwise."""
+    return float(text) if text.isdecimal() else duration_seconds(text)
+
+
+def rate(text: str) -> float:
+    """Return a number above 0; raise ValueError otherwise."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise ValueError(f"'{text}' isn't a number above 0, such as 5 or 0.2")
+    return value
+
+
+def share(text: str) -> float:
+    """Return a share from 0 to 1, written 0.05 or 5%; raise ValueError for anything else."""
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ValueError(f"'{text}' isn't a share: write a number from 0 to 1, such as 0.05, or 5%")
+    return value
+
+
+def speed(text: str) -> float | None:
+    """Return how many times faster to go, None for max; raise ValueError otherwise."""
+    if text == "max":
+        return None
+    try:
+        value = float(text.removesuffix("x"))
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise ValueError(
+            f"'{text}' isn't a speed: write how many times faster, such as 1, 60 or 3600x, or max"
+        )
+    return value
+
+
+def positive(text: str) -> int:
+    """Return a whole number above 0; raise ValueError for anything else."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"'{text}' isn't a whole number above 0")
+    return int(text)
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration as a person reads it: 850 ms, 12.3 s, 2 min 05 s."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"

@@ -1,0 +1,134 @@
+"""How the local run looks in a terminal, and in a log that isn't one."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+from rich.box import SIMPLE
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from local.errors import LocalError, StepFailed
+from local.monitor import Monitor
+from local.values import duration_text
+
+ALERTS_SHOWN = 7
+PLAIN_LINE_SECONDS = 5.0
+BARS = " ▁▂▃▄▅▆▇█"
+NAME_WIDTH = 14
+NOTE_WIDTH = 52
+
+
+class Steps:
+    """A line for each step, with what it did and how long it took."""
+
+    def __init__(self, console: Console) -> None:
+        """Write to `console`."""
+        self.console = console
+        self.seconds: dict[str, float] = {}
+        self._started = time.monotonic()
+
+    @contextmanager
+    def step(self, name: str, note: str) -> Iterator[None]:
+        """Show a step as going on, then as done."""
+        started = time.monotonic()
+        with self.console.status(f"{name}: {escape(note)}"):
+            yield
+        self.done(name, note, time.monotonic() - started)
+
+    def done(self, name: str, note: str, seconds: float) -> None:
+        """Show a step as done."""
+        self.seconds[name] = round(seconds, 3)
+        text = f"{name:<{NAME_WIDTH}}{escape(note):<{NOTE_WIDTH}}"
+        took = f"[dim]{duration_text(seconds):>8}[/]"
+        self.console.print(f"[green]✓[/] {text} {took}", highlight=False)
+
+    def until(self, moment: float) -> float:
+        """Return the seconds from the first step to a moment of the monotonic clock."""
+        return moment - self._started
+
+
+def show_error(console: Console, error: LocalError) -> None:
+    """Show what is wrong; of a tool that failed also its last lines, and where its log is."""
+    console.print(f"[red]✗[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    if isinstance(error, StepFailed):
+        for line in error.tail:
+            console.print(f"  [dim]│[/] {escape(line)}", highlight=False, soft_wrap=True)
+        if error.log.exists():
+            console.print(f"  whole log: {escape(str(error.log))}", highlight=False, soft_wrap=True)
+
+
+def live_table(monitor: Monitor, title: str, status: str) -> RenderableType:
+    """Return the live table: what became of the readings, how fast, and who overheats."""
+    grid = Table.grid(padding=(0, 4))
+    grid.add_row(counts_table(monitor), alerts_table(monitor))
+    heading = Text.assemble((title, "bold"), "  ", (status, "dim"))
+    parts: list[RenderableType] = [heading, grid]
+    if monitor.problem:
+        parts.append(Text(monitor.problem, style="yellow"))
+    return Padding(Group(*parts), (1, 0, 0, 1))
+
+
+def counts_table(monitor: Monitor) -> Table:
+    """Return the readings by what became of them."""
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column("readings")
+    table.add_column("total", justify="right", min_width=9)
+    table.add_column("per s", justify="right", min_width=6)
+    table.add_column(
+        sparkline([seen.stored for seen in monitor.history]), style="dim", no_wrap=True
+    )
+    for name in ("posted", "accepted", "rejected", "stored", "duplicate", "quarantined"):
+        count: int = getattr(monitor.latest, name)
+        style = "red" if name in ("rejected", "quarantined") and count else ""
+        table.add_row(name, f"{count:,}", f"{monitor.per_second(name):,.0f}", style=style)
+    if monitor.latest.overflowed:
+        table.add_row("in overflow", f"{monitor.latest.overflowed:,}", "", style="yellow")
+    table.add_row("lag", lag_text(monitor.latest.lag_ms), "")
+    return table
+
+
+def alerts_table(monitor: Monitor) -> Table:
+    """Return the newest open alerts."""
+    alerts = sorted(monitor.latest.alerts, key=lambda alert: str(alert["opened_at"]), reverse=True)
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column(
+        f"{len(alerts)} open alerts" if len(alerts) != 1 else "1 open alert", min_width=16
+    )
+    table.add_column("rule")
+    table.add_column("first breach")
+    table.add_column("peak", justify="right")
+    for alert in alerts[:ALERTS_SHOWN]:
+        since = str(alert["first_breach_at"])[11:19]
+        table.add_row(
+            str(alert["device_id"]), str(alert["rule"]), since, f"{alert['peak']:.1f}", style="red"
+        )
+    return table
+
+
+def plain_line(monitor: Monitor, status: str) -> str:
+    """Return the same in one line."""
+    seen = monitor.latest
+    counts = ", ".join(
+        f"{name} {getattr(seen, name):,}"
+        for name in ("posted", "accepted", "rejected", "stored", "duplicate", "quarantined")
+    )
+    return f"{status}: {counts}, open alerts {len(seen.alerts):,}, lag {lag_text(seen.lag_ms)}"
+
+
+def lag_text(lag_ms: float | None) -> str:
+    """Return how long readings take from their arrival to their window."""
+    return "-" if lag_ms is None else duration_text(lag_ms / 1000)
+
+
+def sparkline(totals: list[int]) -> str:
+    """Return how a total grew from look to look, as bars."""
+    grown = [after - before for before, after in pairwise(totals)]
+    most = max(grown, default=0)
+    return "".join(
+        BARS[round(value / most * (len(BARS) - 1))] if most else BARS[0] for value in grown
+    )
