@@ -62,6 +62,9 @@ bench: $(venv) $(sam) $(aws) ## Measure the handlers' imports, then what a minut
 	@.venv/bin/python benchmarks/imports.py
 	@$(with_tools) .venv/bin/python -m local run --for 60s $(ARGS)
 
+year: $(venv) $(sam) $(aws) ## Send a year of recorded temperatures through the pipeline; compare its months.
+	@$(with_tools) .venv/bin/python -m benchmarks.year
+
 compile = .tools/uv/bin/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command 'make lock' $(ARGS)
 # What the Lambda runtime brings isn't in the layer: boto3 and what only boto3 needs.
@@ -87,4 +90,4 @@ $(sam): requirements/sam.txt | $(uv)
 $(aws): requirements/aws.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test check build deploy invoke bench lock clean help
+.PHONY: run up down test check build deploy invoke bench year lock clean help

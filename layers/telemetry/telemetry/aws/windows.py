@@ -75,14 +75,20 @@ class WindowReader:
         self._table = table
 
     def between(
-        self, device_id: str, from_ms: int, to_ms: int, newest_first: bool = False
+        self,
+        device_id: str,
+        from_ms: int,
+        to_ms: int,
+        page_size: int = 100,
+        newest_first: bool = False,
     ) -> Iterator[tuple[int, Window]]:
         """(minute's start in epoch ms, window) of minutes in [from, to), in order of time.
 
-        Items are read page by page as the iteration goes on, so taking few of many is cheap.
+        Items are read page by page, up to `page_size` a call, as the iteration goes on, so taking
+        few of many is cheap.
         """
         minute_ms, window = None, windows_of.EMPTY
-        for item in self._items(device_id, from_ms, to_ms, newest_first):
+        for item in self._items(device_id, from_ms, to_ms, page_size, newest_first):
             at_ms = from_iso(item["minute_region"]["S"].partition("#")[0])
             if at_ms != minute_ms:
                 if minute_ms is not None:
@@ -93,7 +99,7 @@ class WindowReader:
             yield minute_ms, window
 
     def _items(
-        self, device_id: str, from_ms: int, to_ms: int, newest_first: bool
+        self, device_id: str, from_ms: int, to_ms: int, page_size: int, newest_first: bool
     ) -> Iterator[Attributes]:
         # "…Z" alone sorts before "…Z#region": the range takes every region of its minutes
         pages = self._dynamodb.get_paginator("query").paginate(
@@ -105,7 +111,7 @@ class WindowReader:
                 ":to": {"S": to_iso_minute(to_ms)},
             },
             ScanIndexForward=not newest_first,
-            PaginationConfig={"PageSize": 100},
+            PaginationConfig={"PageSize": page_size},
         )
         for page in pages:
             yield from page["Items"]
