@@ -72,12 +72,16 @@ def _unavailable(admission: Admission, lost: list[Reading], trace_id: str | None
 
 @functools.cache
 def wired() -> tuple[int, Stream, Overflow]:
-    """Made once per execution environment; the put's own retries are the stream's only ones."""
+    """Made once per execution environment.
+
+    Stream and Queue try again themselves, so their clients don't: 9 s for a stream that hangs and
+    9 s for the queue are within this function's time.
+    """
     settings = IngestSettings.read(os.environ)
     return (
         settings.retention_ms,
         Stream(client("kinesis", attempts=1), settings.stream_name),
-        Overflow(Queue(client("sqs"), settings.overflow_url)),
+        Overflow(Queue(client("sqs", attempts=1), settings.overflow_url)),
     )
 
 

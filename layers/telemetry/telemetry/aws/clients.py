@@ -8,7 +8,7 @@ from botocore.config import Config
 
 # Answers come in milliseconds; what takes longer is better tried again on a new connection.
 _CONNECT_TIMEOUT_SECONDS = 2
-_READ_TIMEOUT_SECONDS = 5
+_READ_TIMEOUT_SECONDS = 3
 
 
 @cache

@@ -19,8 +19,10 @@ MAX_RECORDS = 500
 MAX_BYTES = 5_000_000
 # A shard takes 1,000 records a second; a request with more of one device than this is spread.
 RECORDS_A_KEY = 250
-# Waits between attempts at a put, seconds: 1.5 s in all, well inside a device's patience.
+# Waits between attempts at a put, seconds: 1.5 s in all, well inside a device's patience. A stream
+# that hangs instead of refusing gets this long; the rest of ingest's time is the overflow queue's.
 BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.75)
+PUT_SECONDS_MAX = 6.0
 
 
 class Record(NamedTuple):
@@ -83,11 +85,16 @@ class Stream:
     """Puts readings on the stream."""
 
     def __init__(
-        self, kinesis: Any, name: str, sleep: Callable[[float], None] = time.sleep
+        self,
+        kinesis: Any,
+        name: str,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kinesis = kinesis
         self._name = name
         self._sleep = sleep
+        self._clock = clock
 
     def put(self, readings: Sequence[Reading]) -> list[Reading]:
         """Put all; returns those that the stream didn't take within bounded retries.
@@ -96,8 +103,9 @@ class Stream:
         lost on its way back may have arrived: it is sent again, and counted once downstream.
         """
         left = list(zip(readings, _entries(readings), strict=True))
+        give_up_at = self._clock() + PUT_SECONDS_MAX
         for wait_seconds in (0.0, *BACKOFF_SECONDS):
-            if not left:
+            if not left or self._clock() > give_up_at:
                 break
             if wait_seconds:
                 self._sleep(random.uniform(wait_seconds / 2, wait_seconds))
