@@ -33,7 +33,7 @@ class Difference(NamedTuple):
 
 
 def check(
-    connect: Callable[[], Api], ledger: Ledger, rules: Iterable[Rule], is_alone: bool
+    connect: Callable[[], Api], ledger: Ledger, rules: Iterable[Rule], is_alone: bool = True
 ) -> list[Difference]:
     """Return every difference between the pipeline's windows and alerts and the ledger's.
 

@@ -16,7 +16,7 @@ from local.reading import Reading
 TEMPERATURE_CALM_MAX = 36.5
 TEMPERATURE_LIMIT = 38.0
 HOT_MAX = 55.0
-ONSET_SECONDS = (1.0, 8.0)
+ONSET_SECONDS = (0.5, 8.0)
 OVERHEATING_SECONDS = (5.0, 30.0)
 DUPLICATE_AFTER_MS = (0, 3000)
 RATE_MAX = 100  # a window holds 6,000 readings of a device's minute

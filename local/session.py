@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from local import deployment, embedded
@@ -63,17 +64,25 @@ def deploy(instance: Instance, steps: Steps, parameters: dict[str, str]) -> None
         instance.save(state)
     with steps.step("permissions", "those that the emulator names otherwise"):
         deployment.translate_permissions(state)
-    with steps.step("tokens", "admin, operator, gateway and a device"):
-        state.tokens["admin"] = deployment.admin_token(state)
-        wanted: list[dict[str, str]] = [
-            {"subject": "operator", "role": "operator"},
-            {"subject": "gateway", "role": "gateway", "prefix": ""},
-            {"subject": DEVICE_OF_EXAMPLES, "role": "device"},
-        ]
-        with Api(state.api_url, state.tokens["admin"]) as api:
-            state.tokens |= api.create_tokens(wanted)
+    note = "functions started; tokens of admin, operator, gateway, device"
+    with steps.step("first calls", note), ThreadPoolExecutor(1) as pool:
+        started = pool.submit(deployment.start_functions, state)
+        state.tokens |= first_tokens(state)
+        started.result()
     state.is_deployed = True
     instance.save(state)
+
+
+def first_tokens(state: State) -> dict[str, str]:
+    """Create a token of each role; return them by subject."""
+    wanted: list[dict[str, str]] = [
+        {"subject": "operator", "role": "operator"},
+        {"subject": "gateway", "role": "gateway", "prefix": ""},
+        {"subject": DEVICE_OF_EXAMPLES, "role": "device"},
+    ]
+    admin = deployment.admin_token(state)
+    with Api(state.api_url, admin) as api:
+        return {"admin": admin, **api.create_tokens(wanted)}
 
 
 def issue_device_tokens(instance: Instance, devices: Iterable[str]) -> State:

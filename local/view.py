@@ -20,7 +20,7 @@ ALERTS_SHOWN = 7
 PLAIN_LINE_SECONDS = 5.0
 BARS = " ▁▂▃▄▅▆▇█"
 NAME_WIDTH = 14
-NOTE_WIDTH = 52
+NOTE_WIDTH = 62
 
 
 class Steps:

@@ -1,0 +1,103 @@
+"""Where the adapters' tests run: DynamoDB in the embedded AWS, the rest in moto.
+
+moto can't run batches of PartiQL statements with parameters, which is how items are written.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import moto
+import pytest
+
+from local import embedded, instance
+from local.instance import REGION
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+READY_SECONDS_MAX = 10
+
+
+@pytest.fixture(scope="session")
+def embedded_endpoint() -> Iterator[str]:
+    """Address of an embedded AWS that ends with the tests, or with the process that runs them."""
+    own = instance.unused("contract")
+    own.create()
+    try:
+        aws = embedded.start(own)
+        try:
+            yield f"http://127.0.0.1:{aws.port}"
+        finally:
+            aws.stop()
+            assert aws.process.stdin is not None
+            aws.process.stdin.close()
+    finally:
+        own.remove()
+
+
+@pytest.fixture(scope="session")
+def session() -> boto3.Session:
+    """Reads the SDK's data once. Moto is loaded before it is made, so it has moto's hooks."""
+    moto.mock_aws()
+    return boto3.Session("test", "test", region_name=REGION)
+
+
+@pytest.fixture(autouse=True)
+def aws_environment(monkeypatch: pytest.MonkeyPatch, session: boto3.Session) -> None:
+    """Nobody's credentials; whoever runs the tests has none that they could reach."""
+    settings = {"REGION": REGION, "DEFAULT_REGION": REGION}
+    settings |= {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    for name in ("PROFILE", "SESSION_TOKEN", "ENDPOINT_URL"):
+        monkeypatch.delenv(f"AWS_{name}", raising=False)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", session)
+
+
+@pytest.fixture
+def in_moto(aws_environment: None, session: boto3.Session) -> Iterator[None]:  # noqa: ARG001
+    with moto.mock_aws(config={"core": {"mock_credentials": False}}):
+        boto3.DEFAULT_SESSION = session
+        yield
+
+
+@pytest.fixture
+def embedded_dynamodb(embedded_endpoint: str, aws_environment: None) -> "DynamoDBClient":  # noqa: ARG001
+    return boto3.client("dynamodb", endpoint_url=embedded_endpoint)
+
+
+def create_table(dynamodb: Any, name: str, *key: str, index: dict[str, Any] | None = None) -> None:
+    """A table whose key is made of strings, with an index whose key is made of numbers."""
+    definitions = [{"AttributeName": each, "AttributeType": "S"} for each in key]
+    indexes = {}
+    if index:
+        keys = (each["AttributeName"] for each in index["KeySchema"])
+        definitions += [{"AttributeName": each, "AttributeType": "N"} for each in keys]
+        indexes = {"GlobalSecondaryIndexes": [index]}
+    dynamodb.create_table(
+        TableName=name,
+        KeySchema=key_schema(*key),
+        AttributeDefinitions=definitions,
+        BillingMode="PAY_PER_REQUEST",
+        **indexes,
+    )
+    deadline = time.monotonic() + READY_SECONDS_MAX
+    while dynamodb.describe_table(TableName=name)["Table"]["TableStatus"] != "ACTIVE":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def key_schema(*names: str) -> list[dict[str, str]]:
+    kinds = ("HASH", "RANGE")
+    return [
+        {"AttributeName": name, "KeyType": kind} for name, kind in zip(names, kinds, strict=False)
+    ]
+
+
+OPEN_INDEX = {
+    "IndexName": "open",
+    "KeySchema": key_schema("open_bucket", "first_breach_ms"),
+    "Projection": {"ProjectionType": "ALL"},
+}

@@ -1,0 +1,261 @@
+"""Every function as Lambda runs it: wired to its settings, over the events in `events/`.
+
+The tables are in the embedded AWS, everything else is in moto.
+"""
+
+import importlib
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
+
+import boto3
+import pytest
+from telemetry.aws import clients, observe
+from telemetry.aws.registry import Registry
+from telemetry.domain.times import from_iso
+from telemetry.domain.token import Grant
+from telemetry.errors import TelemetryError
+
+from tests.contract.conftest import OPEN_INDEX, create_table
+
+ROOT = Path(__file__).parents[2]
+FUNCTIONS = sorted(path.parent.name for path in ROOT.glob("functions/*/handler.py"))
+EVENTS = sorted(path.stem for path in ROOT.glob("events/*.json"))
+NOW_MS = from_iso("2026-11-21T01:31:00Z")  # soon after the events' readings
+SECRET = "sample-sample-sample-sample-sample-sample-x"  # the events' tokens have it
+CONTEXT = SimpleNamespace(
+    function_name="telemetry-function",
+    memory_limit_in_mb=256,
+    invoked_function_arn="arn:aws:lambda:us-east-1:123456789012:function:telemetry-function",
+    aws_request_id="7d0c9a3e-0000-4000-8000-000000000000",
+)
+serials = itertools.count()
+
+
+class Resources(NamedTuple):
+    """What the functions use, empty, and how to look into it."""
+
+    dynamodb: Any
+    tables: dict[str, str]
+    queues: dict[str, str]
+    sqs: Any
+
+    def items(self, table: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.dynamodb.scan(TableName=self.tables[table])["Items"]
+        return found
+
+    def messages(self, queue: str) -> list[Any]:
+        answer = self.sqs.receive_message(QueueUrl=self.queues[queue], MaxNumberOfMessages=10)
+        return [json.loads(message["Body"]) for message in answer.get("Messages", [])]
+
+
+@pytest.fixture
+def resources(
+    embedded_dynamodb: Any,
+    embedded_endpoint: str,
+    in_moto: None,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+) -> Resources:
+    serial = next(serials)
+    tables = {name: f"t{serial}-{name}" for name in ("windows", "alerts", "devices")}
+    create_table(embedded_dynamodb, tables["windows"], "device_id", "minute_region")
+    create_table(embedded_dynamodb, tables["alerts"], "device_id", "rule_region", index=OPEN_INDEX)
+    create_table(embedded_dynamodb, tables["devices"], "device_id")
+    Registry(embedded_dynamodb, tables["devices"]).create(
+        [(Grant("device-0001", "device"), SECRET)], "2026-11-21T01:30:00.000Z"
+    )
+    boto3.client("kinesis").create_stream(StreamName="readings", ShardCount=1)
+    boto3.client("s3").create_bucket(Bucket="failures")
+    boto3.client("events").create_event_bus(Name="notices")
+    sqs = boto3.client("sqs")
+    urls = {
+        name: sqs.create_queue(QueueName=name)["QueueUrl"]
+        for name in ("overflow", "quarantine", "notices")
+    }
+    topic = boto3.client("sns").create_topic(Name="notices")["TopicArn"]
+    secret = boto3.client("secretsmanager").create_secret(Name="admin", SecretString=SECRET)
+    environment = {
+        "AWS_ENDPOINT_URL_DYNAMODB": embedded_endpoint,
+        "ADMIN_SECRET_ARN": secret["ARN"],
+        "EVENT_BUS_NAME": "notices",
+        "FAILURES_BUCKET": "failures",
+        "NOTICES_TOPIC_ARN": topic,
+        "STREAM_NAME": "readings",
+        "WINDOW_RETENTION_DAYS": "30",
+        **{f"{name.upper()}_TABLE": table for name, table in tables.items()},
+        **{f"{name.upper()}_URL": url for name, url in urls.items()},
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return Resources(embedded_dynamodb, tables, urls, sqs)
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """A function's module in a new execution environment, at the events' time."""
+
+    def starting(function: str) -> ModuleType:
+        clients.client.cache_clear()
+        module = importlib.import_module(f"functions.{function}.handler")
+        module.wired.cache_clear()
+        if hasattr(module, "time"):
+            clock = SimpleNamespace(time=lambda: NOW_MS / 1000)
+            monkeypatch.setattr(module, "time", clock)
+        return module
+
+    return starting
+
+
+def event(name: str) -> Any:
+    return json.loads((ROOT / "events" / f"{name}.json").read_text("utf-8"))
+
+
+def message_ids(name: str) -> list[str]:
+    return [record["messageId"] for record in event(name)["Records"]]
+
+
+def all_done(answer: Any, _resources: Resources) -> bool:
+    return bool(answer == {"batchItemFailures": []})
+
+
+def comes_back(name: str, index: int) -> Callable[[Any, Resources], bool]:
+    expected = {"batchItemFailures": [{"itemIdentifier": message_ids(name)[index]}]}
+    return lambda answer, _resources: answer == expected
+
+
+def responds(status: int, *words: str) -> Callable[[Any, Resources], bool]:
+    def check(answer: Any, _resources: Resources) -> bool:
+        return answer["statusCode"] == status and all(word in answer["body"] for word in words)
+
+    return check
+
+
+def effect(expected: str) -> Callable[[Any, Resources], bool]:
+    def check(answer: Any, _resources: Resources) -> bool:
+        return bool(answer["policyDocument"]["Statement"][0]["Effect"] == expected)
+
+    return check
+
+
+def stored(answer: Any, resources: Resources) -> bool:
+    return all_done(answer, resources) and bool(resources.items("windows"))
+
+
+def quarantined(answer: Any, resources: Resources) -> bool:
+    # the poison is put aside, what came with it is stored
+    return stored(answer, resources) and resources.messages("quarantine") != []
+
+
+def opened(answer: Any, resources: Resources) -> bool:
+    changes = [item["change"]["S"] for item in resources.items("alerts")]
+    return all_done(answer, resources) and changes != [] and set(changes) == {"opened"}
+
+
+def announced(answer: Any, resources: Resources) -> bool:
+    notices = resources.messages("notices")
+    return all_done(answer, resources) and len(notices) == len(event("dispatch")["Records"])
+
+
+def published(answer: Any, resources: Resources) -> bool:
+    claims = [item["state"]["S"] for item in resources.items("alerts")]
+    # by two ways each
+    return all_done(answer, resources) and claims == ["done"] * 2 * len(event("notify")["Records"])
+
+
+# What each event in `events/` shows; a new one needs its line here.
+SHOWS: dict[str, Callable[[Any, Resources], bool]] = {
+    "aggregate": stored,
+    "aggregate-poison": quarantined,
+    "alert": opened,
+    "alert-poison": opened,
+    "authorize": effect("Allow"),
+    "authorize-unknown-token": effect("Deny"),
+    "dispatch": announced,
+    "drain": all_done,
+    "drain-poison": comes_back("drain-poison", 0),
+    "ingest": responds(202, '"accepted"'),
+    "ingest-rejected": responds(202, '"rejected": [{'),
+    "notify": published,
+    "notify-poison": comes_back("notify-poison", 0),
+    "query": responds(200, '"windows"'),
+    "query-rejected": responds(400, '"from"'),
+    "register": responds(201, '"token"'),
+    "register-rejected": responds(400),
+}
+RAISES: dict[str, type[Exception]] = {"dispatch-poison": KeyError}
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_each_event_shows_what_it_is_there_for(
+    name: str, resources: Resources, start: Callable[[str], ModuleType]
+) -> None:
+    module = start(name.partition("-")[0])
+    if name in RAISES:
+        with pytest.raises(RAISES[name]):
+            module.handler(event(name), CONTEXT)
+        return
+    answer = module.handler(event(name), CONTEXT)
+    json.dumps(answer)  # Lambda does that
+    assert SHOWS[name](answer, resources), answer
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_each_function_has_an_event_and_one_that_shows_its_failure_path(function: str) -> None:
+    assert function in EVENTS
+    assert any(name.startswith(f"{function}-") for name in EVENTS)
+
+
+def test_no_event_is_of_no_function() -> None:
+    assert {name.partition("-")[0] for name in EVENTS} == set(FUNCTIONS)
+    assert set(EVENTS) == SHOWS.keys() | RAISES.keys()
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_without_its_settings_says_which_it_lacks(
+    function: str, start: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ADMIN_SECRET_ARN", "EVENT_BUS_NAME", "STREAM_NAME", "NOTICES_URL"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(TelemetryError, match=r"(TABLE|NAME|URL) is not set"):
+        start(function).wired()
+
+
+def test_what_was_counted_is_written_where_cloudwatch_finds_it(
+    resources: Resources,  # noqa: ARG001
+    start: Callable[[str], ModuleType],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    observe._metrics.clear_metrics()
+    start("aggregate").handler(event("aggregate-poison"), CONTEXT)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (metrics,) = [line for line in lines if "_aws" in line]
+    (directive,) = metrics["_aws"]["CloudWatchMetrics"]
+    assert directive["Namespace"] == "Telemetry"
+    units = {each["Name"]: each["Unit"] for each in directive["Metrics"]}
+    assert units == {
+        "ReadingsStored": "Count",
+        "ReadingsDuplicate": "Count",
+        "ReadingsConflicting": "Count",
+        "ReadingsQuarantined": "Count",
+        "ReadingLag": "Milliseconds",
+    }
+    total = len(event("aggregate-poison")["Records"])
+    amounts = [metrics[f"Readings{name}"] for name in ("Stored", "Duplicate", "Quarantined")]
+    assert sum(sum(amount) for amount in amounts) == total
+
+
+def test_metrics_are_written_though_the_function_fails(
+    resources: Resources,  # noqa: ARG001
+    start: Callable[[str], ModuleType],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    observe._metrics.clear_metrics()
+    monkeypatch.setenv("WINDOWS_TABLE", "no-such-table")
+    monkeypatch.setattr("telemetry.aws.items.ROUNDS", 1)
+    with pytest.raises(TelemetryError):
+        start("aggregate").handler(event("aggregate"), CONTEXT)
+    assert '"ReadingsStored":[0' in capsys.readouterr().out.replace(" ", "")

@@ -1,0 +1,255 @@
+"""In-memory stand-ins for what the functions use of AWS.
+
+`tests/contract` holds the stores to the behaviour of the real adapters. A fake of a class is a
+subclass of it, so that mypy compares their signatures. A fake of a boto3 client has the methods
+that the adapters call; it refuses part of a batch, and is `down`, where it is told to.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from typing import Any
+
+from botocore.exceptions import ClientError
+from telemetry.aws.alerts import AlertReader
+from telemetry.aws.claims import Claims
+from telemetry.aws.items import Attributes, Conflict, Failed, Outcome, Write, Written
+from telemetry.aws.registry import AdminSecret, Registry
+from telemetry.aws.windows import WindowReader
+from telemetry.domain.notice import Notice
+from telemetry.domain.times import to_iso_minute
+from telemetry.domain.token import Grant
+
+Refuses = Callable[[Any], bool]
+
+
+def nothing(_entry: Any) -> bool:
+    return False
+
+
+class Crash(BaseException):
+    """The environment is gone: nothing that handles errors gets to see it."""
+
+
+class MemoryItems:
+    """A table of versioned items. `crash_after` items are written, then the process is gone.
+
+    `fault` is asked of each write: "before" fails it, "after" fails its answer only, "" lets it be.
+    """
+
+    def __init__(self, key: tuple[str, str]) -> None:
+        self.key = key
+        self.stored: dict[tuple[str, str], Attributes] = {}
+        self.statements = 0
+        self.crash_after: int | None = None
+        self.fault: Callable[[Write], str] = lambda _write: ""
+
+    def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        keys = [self._key(write.item) for write in writes]
+        assert len(set(keys)) == len(keys), "DynamoDB refuses two statements for one item"
+        return [self._write(write) for write in writes]
+
+    def _key(self, item: Attributes) -> tuple[str, str]:
+        return item[self.key[0]]["S"], item[self.key[1]]["S"]
+
+    def _write(self, write: Write) -> Outcome:
+        if self.crash_after is not None:
+            if self.crash_after == 0:
+                raise Crash
+            self.crash_after -= 1
+        self.statements += 1
+        fault = self.fault(write)
+        if fault == "before":
+            return Failed()
+        outcome = self._try(write)
+        return Failed() if fault == "after" else outcome
+
+    def _try(self, write: Write) -> Outcome:
+        key = self._key(write.item)
+        current = self.stored.get(key)
+        if write.expected == 0:
+            if current is not None:
+                return Conflict(deepcopy(current))
+            self.stored[key] = deepcopy(write.item)
+            return Written()
+        if current is None or current["version"]["N"] != str(write.expected):
+            return Conflict(deepcopy(current))
+        self.stored[key] = {**current, **deepcopy(write.item)}
+        return Written()
+
+
+class Client:
+    """What the fake boto3 clients share: being down."""
+
+    down = False
+
+    def check(self, operation: str) -> None:
+        if self.down:
+            error = {"Error": {"Code": "ServiceUnavailable", "Message": "down"}}
+            raise ClientError(error, operation)  # type: ignore[arg-type]
+
+
+class MemoryKinesis(Client):
+    """A stream. `refuses` is asked of each entry; a refused one is throttled."""
+
+    def __init__(self, refuses: Refuses = nothing) -> None:
+        self.refuses = refuses
+        self.records: list[dict[str, Any]] = []
+        self.calls: list[int] = []  # how many entries each had
+
+    def put_records(self, *, StreamName: str, Records: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: ARG002, N803
+        self.calls.append(len(Records))
+        self.check("PutRecords")
+        results = []
+        for record in Records:
+            if self.refuses(record):
+                code = "ProvisionedThroughputExceededException"
+                results.append({"ErrorCode": code, "ErrorMessage": "slow down"})
+            else:
+                self.records.append(record)
+                results.append({"SequenceNumber": str(len(self.records)), "ShardId": "shard-0"})
+        failed = sum("ErrorCode" in result for result in results)
+        return {"FailedRecordCount": failed, "Records": results}
+
+
+class MemorySqs(Client):
+    """A queue. `refuses` is asked of each body."""
+
+    def __init__(self, refuses: Refuses = nothing) -> None:
+        self.refuses = refuses
+        self.bodies: list[str] = []
+
+    def send_message_batch(self, *, QueueUrl: str, Entries: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: ARG002, N803
+        self.check("SendMessageBatch")
+        answer: dict[str, Any] = {"Successful": [], "Failed": []}
+        for entry in Entries:
+            if self.refuses(entry["MessageBody"]):
+                failure = {"Id": entry["Id"], "Code": "InternalError", "SenderFault": False}
+                answer["Failed"].append(failure)
+            else:
+                self.bodies.append(entry["MessageBody"])
+                answer["Successful"].append({"Id": entry["Id"], "MessageId": "m"})
+        return answer
+
+
+class MemoryS3(Client):
+    """A bucket's objects by key."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    def put_object(self, *, Bucket: str, Key: str, Body: bytes) -> None:  # noqa: ARG002, N803
+        self.check("PutObject")
+        self.objects[Key] = Body
+
+
+class MemoryClaims(Claims):
+    """Claims as (state, leased until) by device and name."""
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[str, str], tuple[str, int]] = {}
+
+    def take(self, device_id: str, name: str, now_seconds: int, lease_seconds: int) -> str:
+        state, until = self.held.get((device_id, name), ("leased", -1))
+        if state == "done":
+            return "done"
+        if until >= now_seconds:
+            return "held"
+        self.held[device_id, name] = ("leased", now_seconds + lease_seconds)
+        return "taken"
+
+    def done(self, device_id: str, name: str) -> None:
+        self.held[device_id, name] = ("done", 0)
+
+
+class MemoryPublisher:
+    """A way out for notices, by name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.failure: BaseException | None = None
+        self.sent: list[Notice] = []
+
+    def publish(self, notice: Notice) -> None:
+        if self.failure:
+            raise self.failure
+        self.sent.append(notice)
+
+
+class MemoryRegistry(Registry):
+    """Grants with their secrets, by subject."""
+
+    def __init__(self) -> None:
+        self.grants: dict[str, tuple[Grant, str]] = {}
+
+    def find(self, subject: str, secret: str) -> Grant | None:
+        grant, stored = self.grants.get(subject, (None, ""))
+        return grant if stored == secret else None
+
+    def create(self, grants: Sequence[tuple[Grant, str]], created_at: str) -> list[str]:  # noqa: ARG002
+        taken = [grant.subject for grant, _ in grants if grant.subject in self.grants]
+        if not taken:
+            self.grants |= {grant.subject: (grant, secret) for grant, secret in grants}
+        return taken
+
+    def remove(self, subject: str) -> bool:
+        return self.grants.pop(subject, None) is not None
+
+
+class MemorySecret(AdminSecret):
+    """The first admin's secret."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+
+    def matches(self, secret: str) -> bool:
+        return secret == self._secret
+
+
+class MemoryWindowReader(WindowReader):
+    """Reads the windows in a table's items; `items_read` tells how far it went."""
+
+    def __init__(self, items: MemoryItems) -> None:
+        self.items = items
+        self.items_read = 0
+        self.down = False
+
+    def _items(
+        self, device_id: str, from_ms: int, to_ms: int, page_size: int, newest_first: bool
+    ) -> Iterator[Attributes]:
+        assert page_size > 0, "DynamoDB refuses an empty page"
+        if self.down:
+            raise ConnectionError("the table is away")
+        first, last = to_iso_minute(from_ms), to_iso_minute(to_ms)
+        for (device, minute_region), item in sorted(
+            self.items.stored.items(), key=lambda stored: stored[0], reverse=newest_first
+        ):
+            if device == device_id and first <= minute_region <= last:
+                self.items_read += 1
+                yield item
+
+
+class MemoryAlertReader(AlertReader):
+    """Reads the open episodes in a table's items."""
+
+    def __init__(self, items: MemoryItems) -> None:
+        self.items = items
+
+    def _query(
+        self, bucket: int, limit: int, start: Attributes | None
+    ) -> tuple[list[Attributes], Attributes | None]:
+        found = [
+            item
+            for item in self.items.stored.values()
+            if item.get("open_bucket") == {"N": str(bucket)}
+        ]
+        found.sort(key=_open_order)
+        if start is not None:
+            found = [item for item in found if _open_order(item) > _open_order(start)]
+        page = found[:limit]
+        names = ("open_bucket", "first_breach_ms", *self.items.key)
+        last = {name: page[-1][name] for name in names} if len(page) == limit else None
+        return page, last
+
+
+def _open_order(item: Attributes) -> tuple[int, str, str]:
+    return int(item["first_breach_ms"]["N"]), item["device_id"]["S"], item["rule_region"]["S"]

@@ -1,0 +1,96 @@
+"""Events as AWS hands them to the functions, cut to what the functions read, and a few readings."""
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from telemetry.domain import reading as readings_of
+from telemetry.domain.reading import Reading
+from telemetry.domain.times import from_iso
+
+NOW_MS = from_iso("2026-11-21T01:30:00Z")
+SHARD = "shardId-000000000003"
+TRACE = "1-67891233-abcdef012345678912345678"
+
+
+def reading(device_id: str = "pump-1", at_ms: int = NOW_MS, **metrics: float) -> Reading:
+    return Reading(device_id, at_ms, metrics or {"temperature": 20.0}, NOW_MS, TRACE)
+
+
+def number(index: int) -> str:
+    """The sequence number of a batch's record."""
+    return f"4954511523{index:04}"
+
+
+def kinesis(records: Iterable[Reading | bytes]) -> dict[str, Any]:
+    """A batch of a stream's shard, records as readings or as they are."""
+    return {"Records": [_stream_record(index, record) for index, record in enumerate(records)]}
+
+
+def _stream_record(index: int, record: Reading | bytes) -> dict[str, Any]:
+    data = record if isinstance(record, bytes) else readings_of.encode(record)
+    return {
+        "eventSource": "aws:kinesis",
+        "eventID": f"{SHARD}:{number(index)}",
+        "kinesis": {
+            "kinesisSchemaVersion": "1.0",
+            "partitionKey": "pump-1",
+            "sequenceNumber": number(index),
+            "data": base64.b64encode(data).decode(),
+            "approximateArrivalTimestamp": 1795224600.25,
+        },
+    }
+
+
+def failed(*indexes: int) -> dict[str, Any]:
+    """A partial batch response that names a stream's records."""
+    return {"batchItemFailures": [{"itemIdentifier": number(index)} for index in indexes]}
+
+
+def sqs(bodies: Sequence[str]) -> dict[str, Any]:
+    """A batch of a queue's messages: m0, m1 and so on."""
+    return {
+        "Records": [
+            {"messageId": f"m{index}", "body": body, "eventSource": "aws:sqs"}
+            for index, body in enumerate(bodies)
+        ]
+    }
+
+
+def changes(images: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of a table's stream: the items as they became."""
+    return {
+        "Records": [
+            {
+                "eventName": "INSERT",
+                "dynamodb": {"NewImage": image, "SequenceNumber": number(index)},
+            }
+            for index, image in enumerate(images)
+        ]
+    }
+
+
+def request(
+    method: str,
+    resource: str,
+    body: Any = None,
+    path: dict[str, str] | None = None,
+    query: dict[str, str] | None = None,
+    **authorizer: str,
+) -> dict[str, Any]:
+    """A proxy event; a body that isn't text becomes JSON."""
+    return {
+        "httpMethod": method,
+        "resource": resource,
+        "pathParameters": path,
+        "queryStringParameters": query,
+        "requestContext": {"authorizer": authorizer},
+        "body": body if isinstance(body, str | None) else json.dumps(body),
+        "isBase64Encoded": False,
+    }
+
+
+def body_of(response: dict[str, Any]) -> Any:
+    assert response["headers"]["Content-Type"] == "application/json"
+    return json.loads(response["body"])

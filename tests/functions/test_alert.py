@@ -1,0 +1,203 @@
+"""Alert: one episode per device and rule, however its breaches come."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from telemetry.aws.alerts import KEY, Alerts, to_episode
+from telemetry.domain.episode import Episode
+from telemetry.domain.reading import Reading
+from telemetry.domain.rule import Rule
+from telemetry.errors import Unavailable
+
+from functions.alert.handler import run
+from tests.fakes import Crash, MemoryItems
+from tests.functions.incoming import NOW_MS, TRACE, failed, kinesis, reading
+
+HOT = Rule(name="overheating", metric="temperature", above=38, clears_below=37, severity="critical")
+DAMP = Rule(name="damp", metric="humidity", above=90, clears_below=80, severity="warning")
+NOTHING_FAILED: dict[str, Any] = {"batchItemFailures": []}
+Counted = Callable[[str], float]
+
+
+class Stage:
+    """The function with its table in memory; `restart` is a new execution environment."""
+
+    def __init__(self) -> None:
+        self.items = MemoryItems(KEY)
+        self.written: list[str] = []  # what the table's stream says: each write's change
+        self.restart()
+
+    def restart(self) -> None:
+        severities = {rule.name: rule.severity for rule in (HOT, DAMP)}
+        self.alerts = Alerts(self.items, "eu-west-1", severities)
+        self.alerts._states._sleep = lambda _seconds: None
+
+    def run(self, *records: Reading | bytes) -> dict[str, Any]:
+        before = {key: dict(item) for key, item in self.items.stored.items()}
+        try:
+            return run(kinesis(records), (HOT, DAMP), self.alerts)
+        finally:
+            after = self.items.stored
+            self.written += [
+                item["change"]["S"] for key, item in after.items() if item != before.get(key)
+            ]
+
+    def episodes(self) -> dict[tuple[str, str], Episode]:
+        return {key: to_episode(item) for key, item in self.items.stored.items()}
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+def hot(at_ms: int, value: float = 40.0, device_id: str = "pump-1") -> Reading:
+    return reading(device_id, NOW_MS + at_ms, temperature=value)
+
+
+def test_the_first_breach_opens_an_episode(stage: Stage, counted: Counted) -> None:
+    assert stage.run(hot(1_000, 41.5)) == NOTHING_FAILED
+    assert stage.episodes() == {
+        ("pump-1", "overheating#eu-west-1"): Episode(
+            1, NOW_MS + 1_000, NOW_MS + 1_000, 41.5, TRACE, None
+        )
+    }
+    assert stage.written == ["opened"]
+    assert counted("EpisodesOpened") == 1
+
+
+def test_an_open_episodes_item_has_what_its_readers_look_for(stage: Stage) -> None:
+    stage.run(hot(0, 41.5))
+    (item,) = stage.items.stored.values()
+    assert item == {
+        "device_id": {"S": "pump-1"},
+        "rule_region": {"S": "overheating#eu-west-1"},
+        "rule": {"S": "overheating"},
+        "region": {"S": "eu-west-1"},
+        "severity": {"S": "critical"},
+        "change": {"S": "opened"},
+        "open_bucket": {"N": "6"},  # crc32 of pump-1 is 1738268294, which is 6 modulo 16
+        "episode": {"N": "1"},
+        "first_breach_ms": {"N": str(NOW_MS)},
+        "last_breach_ms": {"N": str(NOW_MS)},
+        "peak": {"N": "41.5"},
+        "cleared_ms": {"NULL": True},
+        "trace_id": {"S": TRACE},
+        "version": {"N": "1"},
+    }
+
+
+def test_further_breaches_extend_the_episode_and_open_no_other(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.run(hot(5_000, 40.0))
+    stage.run(hot(9_000, 45.0), hot(1_000, 39.0))
+    (episode,) = stage.episodes().values()
+    assert episode == Episode(1, NOW_MS + 1_000, NOW_MS + 9_000, 45.0, TRACE, None)
+    assert stage.written == ["opened", "extended"]
+    assert counted("EpisodesOpened") == 1
+
+
+def test_a_breach_sent_again_writes_nothing(stage: Stage) -> None:
+    for _ in range(3):
+        stage.run(hot(5_000), hot(6_000))
+        stage.restart()
+    assert stage.written == ["opened"]
+    (item,) = stage.items.stored.values()
+    assert item["version"] == {"N": "1"}
+
+
+def test_what_is_no_breach_opens_nothing(stage: Stage) -> None:
+    cool = reading(temperature=38.0, humidity=90.0)
+    assert stage.run(cool, reading(pressure=1_000.0)) == NOTHING_FAILED
+    assert stage.episodes() == {}
+
+
+def test_devices_and_rules_have_episodes_of_their_own(stage: Stage) -> None:
+    stage.run(
+        hot(0, device_id="a"),
+        hot(0, device_id="b"),
+        reading("a", NOW_MS, temperature=50.0, humidity=95.0),
+    )
+    assert {key: episode.peak for key, episode in stage.episodes().items()} == {
+        ("a", "overheating#eu-west-1"): 50.0,
+        ("a", "damp#eu-west-1"): 95.0,
+        ("b", "overheating#eu-west-1"): 40.0,
+    }
+
+
+def test_poison_is_left_to_aggregate_and_blocks_nothing(stage: Stage) -> None:
+    assert stage.run(b"poison", hot(0), b'{"temperature": 99}') == NOTHING_FAILED
+    assert len(stage.episodes()) == 1
+
+
+def test_any_order_of_delivery_gives_the_same_episode() -> None:
+    breaches = [hot(0, 39.0), hot(1_000, 44.0), hot(2_000, 40.0), hot(2_000, 41.0)]
+    outcomes: set[Episode] = set()
+    for order in itertools.permutations(breaches):
+        stage = Stage()
+        for breach in order:
+            stage.run(breach)
+        outcomes.add(*stage.episodes().values())
+        assert stage.written.count("opened") == 1
+    assert outcomes == {Episode(1, NOW_MS, NOW_MS + 2_000, 44.0, TRACE, None)}
+
+
+def test_the_batch_is_resumed_from_the_lowest_failed_record(stage: Stage) -> None:
+    stage.items.fault = lambda write: "before" if write.item["device_id"]["S"] == "b" else ""
+    answer = stage.run(hot(0, device_id="a"), hot(1, device_id="b"), hot(0, device_id="c"))
+    assert answer == failed(1)
+    assert {device for device, _ in stage.episodes()} == {"a", "c"}
+
+
+def test_a_batch_whose_first_record_fails_is_an_error_of_the_function(stage: Stage) -> None:
+    stage.items.fault = lambda _write: "before"
+    with pytest.raises(Unavailable):
+        stage.run(hot(0))
+
+
+BATCH = [hot(index * 100, 40.0 + index % 5, f"pump-{index % 9}") for index in range(45)]
+
+
+@pytest.mark.parametrize("writes", [0, 1, 5, 8])
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_crash_in_mid_batch_changes_no_episode_after_the_redelivery(
+    stage: Stage, writes: int, restarted: bool
+) -> None:
+    untroubled = Stage()
+    untroubled.run(*BATCH)
+    stage.items.crash_after = writes
+    with pytest.raises(Crash):
+        stage.run(*BATCH)
+    assert len(stage.episodes()) == writes
+    stage.items.crash_after = None
+    if restarted:
+        stage.restart()
+    assert stage.run(*BATCH) == NOTHING_FAILED
+    assert stage.episodes() == untroubled.episodes()
+    assert stage.written == ["opened"] * 9  # one notice each, no more
+
+
+def test_a_lost_answer_opens_an_episode_once(stage: Stage) -> None:
+    unlucky = iter(["after"])
+    stage.items.fault = lambda _write: next(unlucky, "")
+    stage.run(hot(0))
+    stage.run(hot(0))
+    assert stage.written == ["opened"]
+
+
+def test_a_breach_after_the_clear_opens_the_next_episode(stage: Stage, counted: Counted) -> None:
+    stage.run(hot(1_000))
+    (item,) = stage.items.stored.values()
+    # as `sweep` will write it, while this environment still knows the open episode
+    item |= {"cleared_ms": {"N": str(NOW_MS + 5_000)}, "version": {"N": "2"}}
+    stage.run(hot(3_000, 49.0), hot(5_000))
+    (episode,) = stage.episodes().values()
+    assert (episode.number, episode.is_open, episode.peak) == (1, False, 40.0)
+    stage.run(hot(5_001))
+    (episode,) = stage.episodes().values()
+    assert (episode.number, episode.is_open) == (2, True)
+    assert episode.first_breach_ms == NOW_MS + 5_001
+    assert counted("EpisodesOpened") == 2

@@ -1,0 +1,426 @@
+"""Ingest: what is acknowledged is on the stream or in the overflow queue; the rest is explained."""
+
+import base64
+import bisect
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from telemetry.aws.overflow import Overflow, overflowed
+from telemetry.aws.queue import Queue
+from telemetry.aws.stream import Stream
+from telemetry.domain.times import to_iso
+
+from functions.ingest.handler import run
+from tests.fakes import MemoryKinesis, MemorySqs
+from tests.functions.incoming import NOW_MS, TRACE, body_of, request
+
+DAY_MS = 86_400_000
+RETENTION_MS = 30 * DAY_MS
+Counted = Callable[[str], float]
+
+
+class Stage:
+    """The function with its stream and its overflow queue in memory."""
+
+    def __init__(self) -> None:
+        self.kinesis = MemoryKinesis()
+        self.sqs = MemorySqs()
+        self.waits: list[float] = []
+
+    def run(self, event: dict[str, Any]) -> dict[str, Any]:
+        stream = Stream(self.kinesis, "readings", self.waits.append)
+        overflow = Overflow(Queue(self.sqs, "overflow"))
+        return run(event, NOW_MS, RETENTION_MS, stream, overflow, TRACE)
+
+    def post(self, body: Any, device_id: str | None = "pump-1", prefix: str = "") -> dict[str, Any]:
+        if device_id is None:
+            return self.run(request("POST", "/readings", body, prefix=prefix))
+        path = {"device_id": device_id}
+        return self.run(request("POST", "/devices/{device_id}/readings", body, path))
+
+    def put(self) -> list[dict[str, Any]]:
+        return [json.loads(record["Data"]) for record in self.kinesis.records]
+
+    def overflowed(self) -> list[int]:
+        """The offsets from NOW_MS of what overflowed."""
+        return [
+            reading.recorded_at_ms - NOW_MS
+            for body in self.sqs.bodies
+            for reading in overflowed(body)
+        ]
+
+    def is_untouched(self) -> bool:
+        return self.kinesis.calls == [] and self.sqs.bodies == []
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+def valid(offset_ms: int = 0, **fields: Any) -> dict[str, Any]:
+    return {"recorded_at": NOW_MS + offset_ms, "temperature": 21.5, **fields}
+
+
+def test_a_reading_is_put_on_the_stream_in_canonical_form(stage: Stage, counted: Counted) -> None:
+    sent = {"recorded_at": "2026-11-21T02:30:00.250+01:00", "humidity": 40, "temperature": 21.5}
+    response = stage.post(sent)
+    assert response["statusCode"] == 202
+    assert body_of(response) == {"accepted": 1, "rejected": [], "trace_id": TRACE}
+    (record,) = stage.kinesis.records
+    assert record["PartitionKey"] == "pump-1"
+    # metrics at the top level, in the schema's order: where the event filters look
+    assert record["Data"] == (
+        b'{"device_id":"pump-1","recorded_at":1795224600250,"temperature":21.5,"humidity":40.0,'
+        b'"received_at":1795224600000,"trace_id":"%s"}' % TRACE.encode()
+    )
+    assert counted("ReadingsAccepted") == 1
+
+
+def test_a_list_is_taken_reading_by_reading(stage: Stage, counted: Counted) -> None:
+    bad = valid(1, temperature=412.0)
+    response = stage.post([valid(0), bad, valid(2), {"recorded_at": NOW_MS}])
+    assert response["statusCode"] == 202
+    assert body_of(response) == {
+        "accepted": 2,
+        "rejected": [
+            {
+                "index": 1,
+                "field": "temperature",
+                "value": 412.0,
+                "reason": "412.0 is above 150.0 °C",
+            },
+            {
+                "index": 3,
+                "field": None,
+                "value": None,
+                "reason": "has none of the metrics temperature, humidity, pressure, battery",
+            },
+        ],
+        "trace_id": TRACE,
+    }
+    assert [put["recorded_at"] - NOW_MS for put in stage.put()] == [0, 2]
+    assert (counted("ReadingsAccepted"), counted("ReadingsRejected")) == (2, 2)
+
+
+def test_a_request_whose_readings_are_all_rejected_is_a_bad_request(stage: Stage) -> None:
+    response = stage.post([valid(battery=-1), valid(colour="red")])
+    assert response["statusCode"] == 400
+    body = body_of(response)
+    assert body["accepted"] == 0
+    assert [each["field"] for each in body["rejected"]] == ["battery", "colour"]
+    assert stage.is_untouched()
+
+
+def test_a_device_need_not_say_who_it_is_and_cannot_say_that_it_is_another(stage: Stage) -> None:
+    batch = [valid(0), valid(1, device_id="pump-1"), valid(2, device_id="pump-2")]
+    (refusal,) = body_of(stage.post(batch))["rejected"]
+    assert (refusal["index"], refusal["field"], refusal["value"]) == (2, "device_id", "pump-2")
+    assert {put["device_id"] for put in stage.put()} == {"pump-1"}
+
+
+def test_a_gateway_posts_for_the_devices_of_its_prefix_alone(stage: Stage) -> None:
+    batch = [valid(0, device_id="plant-7-a"), valid(1, device_id="plant-8-a"), valid(2)]
+    body = body_of(stage.post(batch, device_id=None, prefix="plant-7-"))
+    assert [put["device_id"] for put in stage.put()] == ["plant-7-a"]
+    assert [(each["index"], each["field"]) for each in body["rejected"]] == [
+        (1, "device_id"),
+        (2, "device_id"),
+    ]
+    assert "plant-7-" in body["rejected"][0]["reason"]
+    assert body["rejected"][1]["reason"] == "is missing"
+
+
+def test_a_gateway_of_every_device_has_an_empty_prefix(stage: Stage) -> None:
+    stage.post([valid(device_id="a"), valid(device_id="b")], device_id=None)
+    assert [put["device_id"] for put in stage.put()] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("offset_ms", "is_taken"),
+    [(300_000, True), (300_001, False), (-RETENTION_MS, True), (-RETENTION_MS - 1, False)],
+)
+def test_readings_from_the_future_or_before_the_retention_are_rejected(
+    stage: Stage, offset_ms: int, is_taken: bool
+) -> None:
+    response = stage.post(valid(offset_ms))
+    assert response["statusCode"] == (202 if is_taken else 400)
+    if not is_taken:
+        (refusal,) = body_of(response)["rejected"]
+        assert refusal["field"] == "recorded_at"
+        assert refusal["value"] == to_iso(NOW_MS + offset_ms)
+
+
+@pytest.mark.parametrize("count", [0, 501])
+def test_a_request_brings_1_to_500_readings(stage: Stage, count: int) -> None:
+    response = stage.post([valid(index) for index in range(count)])
+    assert response["statusCode"] == 400
+    assert f"{count} elements" in body_of(response)["message"]
+    assert stage.is_untouched()
+
+
+def test_500_readings_are_one_call(stage: Stage) -> None:
+    response = stage.post([valid(index) for index in range(500)])
+    assert body_of(response)["accepted"] == 500
+    assert stage.kinesis.calls == [500]
+
+
+def test_a_device_that_sends_too_much_for_a_shard_is_spread(stage: Stage) -> None:
+    stage.post([valid(index) for index in range(500)])
+    keys = [record["PartitionKey"] for record in stage.kinesis.records]
+    assert keys == ["pump-1"] * 250 + ["pump-1/1"] * 250
+
+
+def test_a_body_over_a_mebibyte_is_too_large(stage: Stage) -> None:
+    body = json.dumps(valid())
+    assert stage.post(body.ljust(1_048_576))["statusCode"] == 202
+    response = stage.post(body.ljust(1_048_577))
+    assert response["statusCode"] == 413
+    assert "1048577 bytes" in body_of(response)["message"]
+    assert len(stage.kinesis.records) == 1
+
+
+def test_a_body_in_base64_is_read(stage: Stage) -> None:
+    event = request(
+        "POST", "/devices/{device_id}/readings", json.dumps(valid()), {"device_id": "pump-1"}
+    )
+    event["body"] = base64.b64encode(event["body"].encode()).decode()
+    event["isBase64Encoded"] = True
+    assert stage.run(event)["statusCode"] == 202
+
+
+def test_only_the_records_that_failed_are_put_again(stage: Stage) -> None:
+    unlucky = {NOW_MS + 1: 2, NOW_MS + 3: 1}  # how often each is refused
+
+    def refuses(record: dict[str, Any]) -> bool:
+        at_ms = json.loads(record["Data"])["recorded_at"]
+        unlucky[at_ms] = unlucky.get(at_ms, 0) - 1
+        return unlucky[at_ms] >= 0
+
+    stage.kinesis.refuses = refuses
+    response = stage.post([valid(index) for index in range(5)])
+    assert body_of(response)["accepted"] == 5
+    assert stage.kinesis.calls == [5, 2, 1]
+    assert sorted(put["recorded_at"] - NOW_MS for put in stage.put()) == [0, 1, 2, 3, 4]
+    assert stage.sqs.bodies == []
+
+
+def test_retries_wait_longer_and_longer_for_a_second_and_a_half_in_all(stage: Stage) -> None:
+    stage.kinesis.down = True
+    stage.post(valid())
+    assert len(stage.kinesis.calls) == 6
+    # 0.05 + 0.1 + 0.2 + 0.4 + 0.75 s, each at least half of it
+    assert 0.75 <= sum(stage.waits) <= 1.5
+
+
+def refuse_odd(record: dict[str, Any]) -> bool:
+    return bool(json.loads(record["Data"])["recorded_at"] % 2)
+
+
+def test_what_the_stream_does_not_take_overflows_and_is_accepted(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.kinesis.refuses = refuse_odd
+    response = stage.post([valid(index) for index in range(6)])
+    assert response["statusCode"] == 202
+    assert body_of(response)["accepted"] == 6
+    assert [put["recorded_at"] - NOW_MS for put in stage.put()] == [0, 2, 4]
+    assert stage.overflowed() == [1, 3, 5]
+    assert (counted("ReadingsAccepted"), counted("ReadingsOverflowed")) == (6, 3)
+
+
+def test_all_readings_overflow_while_the_stream_is_away(stage: Stage) -> None:
+    stage.kinesis.down = True
+    response = stage.post([valid(index) for index in range(500)])
+    assert (response["statusCode"], body_of(response)["accepted"]) == (202, 500)
+    assert stage.overflowed() == list(range(500))
+
+
+def test_readings_that_nothing_takes_are_named_to_be_sent_again(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.kinesis.refuses = refuse_odd
+    stage.sqs.down = True
+    response = stage.post([valid(0), valid(1), valid(2, temperature="hot"), valid(3), valid(4)])
+    assert response["statusCode"] == 503
+    assert int(response["headers"]["Retry-After"]) > 0
+    body = body_of(response)
+    assert body["accepted"] == 2
+    assert body["not_taken"] == [1, 3]
+    assert [each["index"] for each in body["rejected"]] == [2]
+    assert body["message"]
+    assert [put["recorded_at"] - NOW_MS for put in stage.put()] == [0, 4]
+    assert counted("ReadingsAccepted") == 2
+
+
+def test_one_of_two_equal_readings_that_was_not_taken_is_named(stage: Stage) -> None:
+    taken: list[bytes] = []
+
+    def refuses(record: dict[str, Any]) -> bool:
+        is_second = record["Data"] in taken
+        taken.append(record["Data"])
+        return is_second
+
+    stage.kinesis.refuses = refuses
+    stage.sqs.down = True
+    body = body_of(stage.post([valid(0), valid(0)]))
+    assert (body["accepted"], body["not_taken"]) == (1, [1])
+
+
+# Malformed bodies: documents that are nearly readings, JSON that isn't one, and bytes at large.
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(2**70, 2**80)
+    | st.floats()
+    | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=4,
+)
+names = st.sampled_from(
+    ["device_id", "recorded_at", "temperature", "humidity", "pressure", "battery", "received_at"]
+) | st.text(max_size=8)
+nearly = st.dictionaries(names, anything, min_size=1, max_size=5).map(
+    lambda fields: {"recorded_at": NOW_MS, "temperature": 20.0, **fields}
+)
+documents = (anything | nearly | st.lists(nearly, max_size=4)).map(json.dumps)
+
+
+def damaged(document: str, at: int, letter: str) -> list[str]:
+    """A document as it is, cut, with a letter changed, and with one too many."""
+    at %= len(document)
+    before, after = document[:at], document[at:]
+    return [document, before, before + letter + after[1:], before + letter + after]
+
+
+def readings_in(body: str) -> int:
+    """How many readings a body brings, by an oracle that knows nothing of pydantic or schemas."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return 0
+    return sum(
+        is_reading(each) for each in (document if isinstance(document, list) else [document])
+    )
+
+
+LIMITS = {
+    "temperature": (-90, 150),
+    "humidity": (0, 100),
+    "pressure": (300, 1_100),
+    "battery": (0, 60),
+}
+
+
+def is_reading(document: Any) -> bool:
+    if not isinstance(document, dict) or document.keys() - LIMITS.keys() - {
+        "device_id",
+        "recorded_at",
+    }:
+        return False
+    metrics = [name for name in LIMITS if document.get(name) is not None]
+    return (
+        bool(metrics)
+        and document.get("device_id", "pump-1") == "pump-1"
+        and is_now(document.get("recorded_at"))
+        and all(is_within(document[name], *LIMITS[name]) for name in metrics)
+    )
+
+
+def is_now(value: Any) -> bool:
+    return type(value) is int and NOW_MS - RETENTION_MS <= value <= NOW_MS + 300_000
+
+
+def is_within(value: Any, least: float, most: float) -> bool:
+    return type(value) in (int, float) and least <= value <= most
+
+
+@settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow])
+@given(documents, st.integers(0), st.characters())
+def test_of_1000_bodies_none_makes_it_fail_and_only_readings_are_put(
+    document: str, at: int, letter: str
+) -> None:
+    for body in damaged(document, at, letter):
+        check(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "[]",
+        "null",
+        "\ud800",
+        '"\\ud800"',
+        '{"\\ud800": 1}',
+        "\x00",
+        "\ufeff[]",
+        "9" * 5_000,
+        '{"temperature": ' + "9" * 4_000 + "}",
+        '{"recorded_at": 1e400, "temperature": NaN, "humidity": -Infinity}',
+        "[" * 100_000,
+        f'{{"recorded_at": {NOW_MS}, "temperature": 20, "temperature": "x"}}',
+    ],
+)
+def test_no_odd_body_makes_it_fail(body: str) -> None:
+    check(body)
+
+
+def check(body: str) -> None:
+    stage = Stage()
+    response = stage.post(body)
+    count = readings_in(body)
+    assert response["statusCode"] == (202 if count else 400)
+    assert body_of(response).get("accepted", 0) == count
+    assert len(stage.kinesis.records) == count
+
+
+def is_too_deep(depth: int) -> bool:
+    try:
+        json.loads("[" * depth + "]" * depth)
+    except RecursionError:
+        return True
+    return False
+
+
+def test_no_depth_of_nesting_makes_it_fail(stage: Stage) -> None:
+    deepest = bisect.bisect_left(range(200_000), True, key=is_too_deep)
+    start = f'{{"recorded_at": {NOW_MS}, "temperature": 20.0, "x": '
+    # around what Python's parser takes here: what it takes, something after it may not
+    for depth in range(deepest - 60, deepest + 5):
+        response = stage.post(start + "[" * depth + "]" * depth + "}")
+        assert response["statusCode"] == 400
+    assert stage.is_untouched()
+
+
+@pytest.mark.parametrize("encoded", ["%%%", "AAA", "é", "////"])
+def test_a_body_that_is_no_base64_is_a_bad_request(stage: Stage, encoded: str) -> None:
+    event = request("POST", "/devices/{device_id}/readings", encoded, {"device_id": "pump-1"})
+    assert stage.run({**event, "isBase64Encoded": True})["statusCode"] == 400
+    assert stage.is_untouched()
+
+
+def test_no_body_is_a_bad_request(stage: Stage) -> None:
+    assert stage.post(None)["statusCode"] == 400
+
+
+def test_a_path_that_is_no_device_id_is_a_bad_request(stage: Stage) -> None:
+    response = stage.post(valid(), device_id="a b\n")
+    assert response["statusCode"] == 400
+    assert body_of(response)["rejected"][0]["field"] == "device_id"
+    assert stage.is_untouched()
+
+
+def test_an_answer_repeats_no_more_of_a_value_than_a_person_reads(stage: Stage) -> None:
+    (refusal,) = body_of(stage.post(valid(temperature="x" * 10_000)))["rejected"]
+    assert refusal["value"] == "x" * 100 + "…"
+    (refusal,) = body_of(stage.post(valid(**{"y" * 10_000: 1})))["rejected"]
+    assert refusal["field"] == "y" * 100 + "…"

@@ -1,0 +1,269 @@
+"""Query: windows, devices and alerts, merged over regions, page by page."""
+
+from typing import Any
+
+import pytest
+from telemetry.aws import alerts as alerts_of
+from telemetry.aws import windows as windows_of
+from telemetry.aws.alerts import Alerts
+from telemetry.aws.windows import Windows
+from telemetry.domain.episode import Breach, EpisodeKey
+from telemetry.domain.reading import Reading
+
+from functions.query.handler import run
+from tests.fakes import MemoryAlertReader, MemoryItems, MemoryWindowReader
+from tests.functions.incoming import NOW_MS, TRACE, body_of, reading, request
+
+MINUTE_MS = 60_000
+RETENTION_MS = 30 * 86_400_000
+WINDOWS = "/devices/{device_id}/windows"
+DEVICE = "/devices/{device_id}"
+
+
+class Stage:
+    """The function with its tables in memory, written by two regions."""
+
+    def __init__(self) -> None:
+        self.windows = MemoryItems(windows_of.KEY)
+        self.alerts = MemoryItems(alerts_of.KEY)
+        self.reader = MemoryWindowReader(self.windows)
+
+    def store(self, *readings: Reading, region: str = "eu-west-1") -> None:
+        Windows(self.windows, region, RETENTION_MS).add(readings)
+
+    def breach(self, device_id: str, region: str = "eu-west-1") -> None:
+        alerts = Alerts(self.alerts, region, {"overheating": "critical"})
+        alerts.join({EpisodeKey(device_id, "overheating"): [Breach(NOW_MS, 41.5, TRACE)]})
+
+    def get(self, resource: str, device_id: str = "pump-1", **query: str) -> dict[str, Any]:
+        query = {name.rstrip("_"): value for name, value in query.items()}
+        event = request("GET", resource, None, {"device_id": device_id}, query or None)
+        return run(event, NOW_MS, self.reader, MemoryAlertReader(self.alerts))
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+def test_a_window_has_its_statistics_by_metric(stage: Stage) -> None:
+    stage.store(
+        reading(at_ms=NOW_MS - 60_000, temperature=20.0),
+        reading(at_ms=NOW_MS - 59_000, temperature=24.0, humidity=50.0),
+        reading(at_ms=NOW_MS - 58_000, temperature=22.0),
+    )
+    response = stage.get(WINDOWS)
+    assert response["statusCode"] == 200
+    humidity = {"count": 1, "mean": 50.0, "min": 50.0, "max": 50.0, "stddev": 0.0, "last": 50.0}
+    assert body_of(response) == {
+        "device_id": "pump-1",
+        "from": "2026-11-21T00:30:00.000Z",
+        "to": "2026-11-21T01:30:00.000Z",
+        "windows": [
+            {
+                "minute": "2026-11-21T01:29:00Z",
+                "count": 3,
+                "metrics": {
+                    "humidity": humidity,
+                    "temperature": {
+                        "count": 3,
+                        "mean": 22.0,
+                        "min": 20.0,
+                        "max": 24.0,
+                        # the square root of (4 + 4 + 0) / 3
+                        "stddev": pytest.approx(1.632993161855452, rel=1e-15),
+                        "last": 22.0,
+                    },
+                },
+            }
+        ],
+        "next": None,
+    }
+
+
+def test_regions_of_a_minute_are_merged_and_count_a_reading_once(stage: Stage) -> None:
+    at_ms = NOW_MS - MINUTE_MS
+    stage.store(reading(at_ms=at_ms, temperature=20.0), reading(at_ms=at_ms + 1, temperature=30.0))
+    stage.store(
+        reading(at_ms=at_ms, temperature=20.0),
+        reading(at_ms=at_ms + 2, temperature=40.0),
+        region="us-east-1",
+    )
+    (window,) = body_of(stage.get(WINDOWS))["windows"]
+    assert window["count"] == 3
+    assert window["metrics"]["temperature"]["mean"] == 30.0
+    assert window["metrics"]["temperature"]["last"] == 40.0
+
+
+def test_pages_cut_between_minutes_never_between_regions(stage: Stage) -> None:
+    for minute in range(5, 0, -1):
+        for region in ("eu-west-1", "us-east-1", "ap-south-1"):
+            at_ms = NOW_MS - minute * MINUTE_MS + len(region)
+            stage.store(reading(at_ms=at_ms), region=region)
+    pages, start = [], "2026-11-21T01:00:00Z"
+    while start:
+        body = body_of(stage.get(WINDOWS, from_=start, limit="2"))
+        pages.append([(each["minute"], each["count"]) for each in body["windows"]])
+        start = body["next"]
+    assert pages == [
+        [("2026-11-21T01:25:00Z", 2), ("2026-11-21T01:26:00Z", 2)],
+        [("2026-11-21T01:27:00Z", 2), ("2026-11-21T01:28:00Z", 2)],
+        [("2026-11-21T01:29:00Z", 2)],
+    ]  # eu-west-1 and us-east-1 have the same offset, ap-south-1 another
+
+
+def test_a_full_last_page_has_no_next(stage: Stage) -> None:
+    stage.store(*(reading(at_ms=NOW_MS - minute * MINUTE_MS) for minute in (1, 2)))
+    body = body_of(stage.get(WINDOWS, limit="2"))
+    assert (len(body["windows"]), body["next"]) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("from_", "to", "minutes"),
+    [
+        ("2026-11-21T01:10:00Z", "2026-11-21T01:11:00Z", [10]),
+        ("2026-11-21T01:10:59.999Z", "2026-11-21T01:11:00Z", [10]),
+        ("2026-11-21T01:10:00Z", "2026-11-21T01:11:00.001Z", [10, 11]),
+        ("2026-11-21T02:10:00+01:00", "2026-11-21T02:12:00+01:00", [10, 11]),
+        (str(NOW_MS - 20 * MINUTE_MS), str(NOW_MS - 18 * MINUTE_MS), [10, 11]),
+        ("2026-11-21T01:10:00Z", "2026-11-21T01:10:00Z", []),
+        ("0", "2026-11-21T01:10:00Z", [9]),
+    ],
+)
+def test_from_is_inclusive_and_to_exclusive_by_minute(
+    stage: Stage, from_: str, to: str, minutes: list[int]
+) -> None:
+    stage.store(*(reading(at_ms=NOW_MS + (each - 30) * MINUTE_MS) for each in (9, 10, 11, 12)))
+    windows = body_of(stage.get(WINDOWS, from_=from_, to=to))["windows"]
+    assert [each["minute"] for each in windows] == [f"2026-11-21T01:{m:02}:00Z" for m in minutes]
+
+
+def test_without_from_it_is_the_hour_before_to(stage: Stage) -> None:
+    stage.store(*(reading(at_ms=NOW_MS - minute * MINUTE_MS) for minute in (59, 60, 61, 119, 120)))
+    assert len(body_of(stage.get(WINDOWS))["windows"]) == 2
+    assert len(body_of(stage.get(WINDOWS, to="2026-11-21T00:30:00Z"))["windows"]) == 3
+
+
+def test_only_the_devices_own_windows_are_listed(stage: Stage) -> None:
+    stage.store(reading("pump-1", NOW_MS - 1), reading("pump-10", NOW_MS - 1))
+    assert len(body_of(stage.get(WINDOWS))["windows"]) == 1
+    assert body_of(stage.get(WINDOWS, "pump"))["windows"] == []
+
+
+@pytest.mark.parametrize(
+    ("resource", "query", "field"),
+    [
+        (WINDOWS, {"from": "yesterday"}, "from"),
+        (WINDOWS, {"from": "2026-11-21T01:30:00"}, "from"),
+        (WINDOWS, {"from": "-1"}, "from"),
+        (WINDOWS, {"to": "9" * 30}, "to"),
+        (WINDOWS, {"to": "9" * 5_000}, "to"),
+        (WINDOWS, {"to": ""}, "to"),
+        (WINDOWS, {"to": "2026-11-21T01:30:00 01:00"}, "to"),
+        (WINDOWS, {"from": "0001-01-01T00:00:00+23:59"}, "from"),
+        (WINDOWS, {"from": "2026-11-21T02:00:00Z", "to": "2026-11-21T01:00:00Z"}, "from"),
+        (WINDOWS, {"limit": "0"}, "limit"),
+        (WINDOWS, {"limit": "1001"}, "limit"),
+        (WINDOWS, {"limit": "-5"}, "limit"),
+        (WINDOWS, {"limit": "1.5"}, "limit"),
+        (WINDOWS, {"limit": "²"}, "limit"),
+        ("/alerts", {"limit": "many"}, "limit"),
+        ("/alerts", {"status": "closed"}, "status"),
+        ("/alerts", {"cursor": "zzz"}, "cursor"),
+        ("/alerts", {"cursor": "é"}, "cursor"),
+        ("/alerts", {"cursor": "NQ=="}, "cursor"),  # 5
+        ("/alerts", {"cursor": "W10="}, "cursor"),  # []
+        ("/alerts", {"cursor": "e30="}, "cursor"),  # {}
+        ("/alerts", {"cursor": "Wy01XQ=="}, "cursor"),  # [-5]
+        ("/alerts", {"cursor": "WzE2XQ=="}, "cursor"),  # [16]
+        ("/alerts", {"cursor": "WzAsICJ4Il0="}, "cursor"),  # [0, "x"]
+        ("/alerts", {"cursor": "WzAsICJ4IiwgInkiLCAieiJd"}, "cursor"),  # [0, "x", "y", "z"]
+        ("/alerts", {"cursor": "WzAsIDEsIDIsIDNd"}, "cursor"),  # [0, 1, 2, 3]
+    ],
+)
+def test_a_wrong_parameter_is_named_with_its_value_and_what_would_be_right(
+    stage: Stage, resource: str, query: dict[str, str], field: str
+) -> None:
+    response = stage.get(resource, **query)
+    assert response["statusCode"] == 400
+    body = body_of(response)
+    assert body["field"] == field
+    assert body["reason"] in body["message"]
+    assert body["value"][:20] in query[field] or field == "from"
+
+
+def test_the_latest_reading_is_that_of_the_latest_event_time(stage: Stage) -> None:
+    stage.store(reading(at_ms=NOW_MS - 90_000, temperature=1.0))
+    stage.store(reading(at_ms=NOW_MS - 1_000, temperature=2.0, battery=3.5), region="us-east-1")
+    stage.store(reading(at_ms=NOW_MS - 2_000, temperature=3.0), region="eu-west-1")
+    response = stage.get(DEVICE)
+    assert response["statusCode"] == 200
+    assert body_of(response) == {
+        "device_id": "pump-1",
+        "latest": {"recorded_at": "2026-11-21T01:29:59.000Z", "temperature": 2.0, "battery": 3.5},
+    }
+
+
+def test_the_latest_reading_is_found_without_reading_the_older_ones(stage: Stage) -> None:
+    stage.store(*(reading(at_ms=NOW_MS - minute * MINUTE_MS) for minute in range(50)))
+    stage.get(DEVICE)
+    assert stage.reader.items_read == 2  # the second tells that the first minute has no more
+
+
+def test_a_device_without_readings_is_not_found(stage: Stage) -> None:
+    response = stage.get(DEVICE, "nobody")
+    assert response["statusCode"] == 404
+    assert "nobody" in body_of(response)["message"]
+
+
+def test_an_open_alert_is_listed_with_its_episode(stage: Stage) -> None:
+    stage.breach("pump-1")
+    assert body_of(stage.get("/alerts", status="open")) == {
+        "alerts": [
+            {
+                "device_id": "pump-1",
+                "rule": "overheating",
+                "severity": "critical",
+                "region": "eu-west-1",
+                "episode": 1,
+                "status": "open",
+                "first_breach_at": "2026-11-21T01:30:00.000Z",
+                "last_breach_at": "2026-11-21T01:30:00.000Z",
+                "peak": 41.5,
+                "trace_id": TRACE,
+            }
+        ],
+        "next": None,
+    }
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 40])
+def test_pages_of_alerts_have_each_alert_once(stage: Stage, limit: int) -> None:
+    for index in range(40):
+        stage.breach(f"pump-{index}", ("eu-west-1", "us-east-1")[index % 2])
+    seen: list[str] = []
+    cursor: dict[str, str] = {}
+    for _ in range(60):
+        body = body_of(stage.get("/alerts", limit=str(limit), **cursor))
+        assert len(body["alerts"]) <= limit
+        seen += [alert["device_id"] for alert in body["alerts"]]
+        if body["next"] is None:
+            break
+        cursor = {"cursor": body["next"]}
+    assert sorted(seen) == sorted(f"pump-{index}" for index in range(40))
+
+
+def test_claims_in_the_table_are_no_alerts(stage: Stage) -> None:
+    stage.alerts.stored["pump-1", "claim#x"] = {
+        "device_id": {"S": "pump-1"},
+        "rule_region": {"S": "claim#x"},
+        "state": {"S": "done"},
+    }
+    assert body_of(stage.get("/alerts")) == {"alerts": [], "next": None}
+
+
+def test_health_is_ok_while_the_tables_can_be_read(stage: Stage) -> None:
+    assert body_of(stage.get("/health")) == {"status": "ok"}
+    stage.reader.down = True
+    with pytest.raises(ConnectionError):
+        stage.get("/health")

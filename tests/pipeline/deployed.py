@@ -1,0 +1,181 @@
+"""A deployed pipeline as its callers have it, and what AWS tells of it."""
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from local import deployment
+from local.api import Api, Json
+from local.check import Difference, check, from_iso, iso
+from local.instance import Instance, State
+from local.ledger import Ledger
+from local.reading import MINUTE_MS, Reading
+from local.rules import load as load_rules
+from local.session import issue_device_tokens
+
+T = TypeVar("T")
+PATIENCE_SECONDS = 40.0  # on a busy machine; an idle one needs two
+POLL_SECONDS = 0.1
+DAY_MS = 86_400_000
+RETENTION_DAYS = 400  # a year of recorded readings fits
+
+
+def becomes(
+    look: Callable[[], T], expected: T | Callable[[T], bool], what: str, seconds: float = 0.0
+) -> T:
+    """What `look` gives once it is as expected; fails with what it gave last."""
+    deadline = time.monotonic() + (seconds or PATIENCE_SECONDS)
+    is_there = expected if callable(expected) else lambda seen: bool(seen == expected)
+    while not is_there(found := look()) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    if not is_there(found) and callable(expected):
+        raise AssertionError(f"{what}: not in time; the last seen was {found!r}")
+    if not callable(expected):
+        assert found == expected, what
+    return found
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def minutes_ago(minutes: int) -> int:
+    """The start, in epoch ms, of the minute so long ago."""
+    return now_ms() // MINUTE_MS * MINUTE_MS - minutes * MINUTE_MS
+
+
+def shown(time_ms: int) -> str:
+    """A time as the API shows it: ISO 8601 in UTC, to the millisecond."""
+    moment = datetime.fromtimestamp(time_ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def at(minute_ms: int, second: float, **metrics: float) -> Json:
+    """A device's document: metrics measured at a second of a minute."""
+    return {"recorded_at": minute_ms + round(second * 1000), **metrics}
+
+
+class Pipeline:
+    """A deployed pipeline. Devices of its tests have names of their own, so no test sees another's."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self.aws = cache(self._client)
+        self._closing = ExitStack()
+        self.http = self._closing.enter_context(
+            httpx.Client(base_url=self.state.api_url, timeout=30, trust_env=False)
+        )
+        self.operator = self._closing.enter_context(self.connect())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._closing.close()
+
+    @property
+    def state(self) -> State:
+        return self.instance.load()
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        return self.state.outputs
+
+    def connect(self) -> Api:
+        """A connection of an operator's."""
+        return Api(self.state.api_url, self.state.tokens["operator"])
+
+    def _client(self, service: str) -> Any:
+        client = deployment.client(self.state, service)
+        self._closing.callback(client.close)
+        return client
+
+    # Devices and gateways
+
+    def token(self, subject: str) -> str:
+        """A subject's token: of admin, operator or gateway as deployed, else of a new device."""
+        tokens = self.state.tokens
+        return tokens.get(subject) or issue_device_tokens(self.instance, [subject]).tokens[subject]
+
+    def post(self, path: str, subject: str, body: Any) -> httpx.Response:
+        """What the API answers to `subject` posting `body` as JSON."""
+        return self.http.post(path, json=body, headers=bearer(self.token(subject)))
+
+    def send(self, device_id: str, *documents: Json) -> Json:
+        """Let a device post readings that the pipeline must take; its answer."""
+        answer = self.post(f"/devices/{device_id}/readings", device_id, list(documents))
+        assert answer.status_code == 202, answer.text
+        accepted: Json = answer.json()
+        assert accepted["accepted"] == len(documents), accepted
+        return accepted
+
+    def relay(self, readings: Iterable[Reading], ledger: Ledger | None = None) -> Json:
+        """Let the gateway post devices' readings that the pipeline must take; its answer."""
+        sent = list(readings)
+        answer = self.post("/readings", "gateway", [reading.body() for reading in sent])
+        assert answer.status_code == 202, answer.text
+        accepted: Json = answer.json()
+        assert accepted["accepted"] == len(sent), accepted
+        if ledger:
+            ledger.accept(sent)
+        return accepted
+
+    # Operators
+
+    def windows(self, device_id: str) -> dict[int, Json]:
+        """All of a device's windows, by their minute's start."""
+        span = iso(now_ms() - RETENTION_DAYS * DAY_MS), iso(now_ms() + 10 * MINUTE_MS)
+        found = self.operator.windows(device_id, *span)
+        return {from_iso(window["minute"]): window for window in found}
+
+    def counts(self, device_id: str) -> dict[int, int]:
+        """How many readings each of a device's windows holds."""
+        return {minute: window["count"] for minute, window in self.windows(device_id).items()}
+
+    def alerts(self, *device_ids: str) -> list[Json]:
+        """The open alerts of these devices."""
+        return [alert for alert in self.operator.alerts() if alert["device_id"] in device_ids]
+
+    def passed(self, device_id: str, minute_ms: int) -> None:
+        """Wait until all that the device has posted so far is in its windows.
+
+        Its next reading comes behind it on the same shard: once that one shows, so must the rest.
+        """
+        self.send(device_id, at(minute_ms, 0, battery=1.0))
+        becomes(
+            lambda: self.counts(device_id).get(minute_ms), 1, f"the last reading of {device_id}"
+        )
+
+    def differences(self, ledger: Ledger) -> list[Difference]:
+        """What the pipeline shows of the ledger's devices otherwise than they know they sent."""
+        return check(self.connect, ledger, load_rules(), is_alone=False)
+
+    # AWS's side
+
+    def waiting(self, output: str) -> int:
+        """How many messages a queue has, those that a consumer holds among them."""
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        answer = self.aws("sqs").get_queue_attributes(
+            QueueUrl=self.outputs[output], AttributeNames=names
+        )
+        return sum(int(answer["Attributes"][name]) for name in names)
+
+    def logged(self, function: str, text: str, since_ms: int) -> list[str]:
+        """A function's log lines since then that have this text."""
+        group = f"/aws/lambda/{self.state.stack}-{function}"
+        pages = self.aws("logs").get_paginator("filter_log_events")
+        return [
+            event["message"]
+            for page in pages.paginate(logGroupName=group, startTime=since_ms)
+            for event in page["events"]
+            if text in event["message"]
+        ]
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}

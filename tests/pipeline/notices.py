@@ -1,0 +1,78 @@
+"""Subscribers of the pipeline's notices: a queue at the topic, and one at the bus."""
+
+import json
+from collections import defaultdict
+from typing import Any
+
+from tests.pipeline.deployed import Pipeline, becomes
+
+
+class Notices:
+    """All notices that went out since it was made."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._sqs = pipeline.aws("sqs")
+        self._got: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._topic_queue, topic_queue_arn = self._queue("topic-subscriber", "sns")
+        self._bus_queue, bus_queue_arn = self._queue("bus-subscriber", "events")
+        pipeline.aws("sns").subscribe(
+            TopicArn=pipeline.outputs["NoticesTopicArn"], Protocol="sqs", Endpoint=topic_queue_arn
+        )
+        bus = {"EventBusName": pipeline.outputs["EventBusName"]}
+        events = pipeline.aws("events")
+        pattern = json.dumps({"source": ["telemetry.alerts"], "detail-type": ["Alert opened"]})
+        events.put_rule(Name="opened", EventPattern=pattern, **bus)
+        target = {"Id": "subscriber", "Arn": bus_queue_arn}
+        assert events.put_targets(Rule="opened", Targets=[target], **bus)["FailedEntryCount"] == 0
+
+    def _queue(self, name: str, service: str) -> tuple[str, str]:
+        """Address and ARN of a new queue that the service may send to."""
+        statement = {
+            "Effect": "Allow",
+            "Principal": {"Service": f"{service}.amazonaws.com"},
+            "Action": "sqs:SendMessage",
+            "Resource": "*",
+        }
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        url = self._sqs.create_queue(QueueName=name, Attributes={"Policy": policy})["QueueUrl"]
+        wanted = {"QueueUrl": url, "AttributeNames": ["QueueArn"]}
+        return url, self._sqs.get_queue_attributes(**wanted)["Attributes"]["QueueArn"]
+
+    def of(self, device_id: str) -> tuple[list[Any], list[Any]]:
+        """The notices about a device that came from the topic, and from the bus."""
+        for body in self._received(self._topic_queue):
+            self._got["topic"].append(json.loads(body["Message"]))
+        for body in self._received(self._bus_queue):
+            self._got["bus"].append(body["detail"])
+        by_way = [
+            [notice for notice in self._got[way] if notice["device_id"] == device_id]
+            for way in ("topic", "bus")
+        ]
+        return by_way[0], by_way[1]
+
+    def counts(self, *device_ids: str) -> dict[str, tuple[int, int]]:
+        """How many notices about each device came from the topic, and from the bus."""
+        return {
+            device_id: (len(topic), len(bus))
+            for device_id in device_ids
+            for topic, bus in [self.of(device_id)]
+        }
+
+    def arrived_once(self, *device_ids: str) -> None:
+        """Each device's notice came each way; and with no more on their way, no second one did."""
+        once = dict.fromkeys(device_ids, (1, 1))
+        what = "each notice comes once from the topic and once from the bus"
+        becomes(lambda: self.counts(*device_ids), once, what)
+        becomes(lambda: self._pipeline.waiting("NoticesQueueUrl"), 0, "notices are all sent")
+        assert self.counts(*device_ids) == once, what
+
+    def _received(self, queue: str) -> list[Any]:
+        bodies = []
+        while True:
+            answer = self._sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10)
+            for message in answer.get("Messages", []):
+                bodies.append(json.loads(message["Body"]))
+                self._sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+            if not answer.get("Messages"):
+                return bodies

@@ -1,0 +1,201 @@
+"""What isn't a reading is refused or quarantined, and stands in no reading's way."""
+
+import base64
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from local.reading import Reading
+from tests.pipeline.deployed import (
+    DAY_MS,
+    RETENTION_DAYS,
+    Pipeline,
+    at,
+    bearer,
+    becomes,
+    minutes_ago,
+    now_ms,
+)
+
+BODIES = 1_000
+CONNECTIONS = 4
+MAX_BODY_BYTES = 1_048_576
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner),
+    max_leaves=10,
+)
+
+
+@st.composite
+def damaged_readings(draw: st.DrawFn, now: int) -> dict[str, Any]:
+    """A reading of the device `malformed`, with one thing about it that no reading may have."""
+    reading: dict[str, Any] = {"recorded_at": now - 60_000, "temperature": 20.0}
+    not_a_number = st.text() | st.booleans() | st.lists(st.floats()) | st.none()
+    not_a_time = st.integers(max_value=now - (RETENTION_DAYS + 1) * DAY_MS) | st.integers(min_value=now + DAY_MS)
+    damage = draw(st.sampled_from(["value", "time", "device", "stamped", "unknown", "missing"]))
+    match damage:
+        case "value":
+            beyond = st.floats(min_value=150.01) | st.floats(max_value=-90.01)
+            reading["temperature"] = draw(not_a_number | beyond | st.just(float("nan")))
+        case "time":
+            reading["recorded_at"] = draw(not_a_number | not_a_time | st.floats())
+        case "device":
+            names = (st.none() | st.integers() | st.text()).filter(lambda name: name != "malformed")
+            reading["device_id"] = draw(names)
+        case "stamped":
+            reading[draw(st.sampled_from(["received_at", "trace_id"]))] = draw(json_values)
+        case "unknown":
+            known = {"device_id", "temperature", "humidity", "pressure", "battery", "recorded_at"}
+            name = draw(st.text().filter(lambda name: name not in known))
+            reading[name] = draw(json_values)
+        case _:
+            del reading[draw(st.sampled_from(sorted(reading)))]
+    return reading
+
+
+def malformed_bodies(now: int) -> st.SearchStrategy[bytes]:
+    """Request bodies without a single reading in them."""
+    damaged = damaged_readings(now)
+    whole = json.dumps({"recorded_at": now - 60_000, "temperature": 20.0})
+    documents = damaged | json_values | st.lists(damaged | json_values, max_size=5)
+    return st.one_of(
+        documents.map(json.dumps).map(str.encode),
+        st.binary(max_size=300),
+        st.text().map(lambda text: text.encode("utf-8", "surrogatepass")),
+        st.integers(0, len(whole) - 1).map(lambda length: whole[:length].encode()),
+        st.integers(1, 100_000).map(lambda depth: b"[" * depth),
+        st.integers(4_301, 20_000).map(lambda digits: b'{"recorded_at": %s}' % (b"9" * digits)),
+        st.just(b"[" + b",".join([whole.encode()] * 501) + b"]"),
+        st.just(b'{"temperature": 20, "x": "' + b"x" * MAX_BODY_BYTES + b'"}'),
+    )
+
+
+def distinct_bodies() -> list[bytes]:
+    """1,000 different ones, the same every time but for the clock."""
+    bodies: dict[bytes, None] = {}
+
+    @settings(
+        max_examples=2 * BODIES,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(malformed_bodies(now_ms()))
+    def collect(body: bytes) -> None:
+        if len(bodies) < BODIES:
+            bodies[body] = None
+
+    collect()
+    return list(bodies)
+
+
+def test_none_of_1000_malformed_bodies_gets_a_5xx_or_is_stored(pipeline: Pipeline) -> None:
+    bodies = distinct_bodies()
+    assert len(bodies) == BODIES
+    quarantined = pipeline.waiting("QuarantineUrl")
+    headers = bearer(pipeline.token("malformed")) | {"Content-Type": "application/json"}
+
+    def post(body: bytes) -> tuple[int, bytes, str]:
+        answer = pipeline.http.post("/devices/malformed/readings", content=body, headers=headers)
+        return answer.status_code, body[:200], answer.text[:200]
+
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        answers = list(pool.map(post, bodies))
+    assert len(answers) == BODIES
+    assert [answer for answer in answers if answer[0] not in {400, 413}] == []
+    last = minutes_ago(1)
+    pipeline.passed("malformed", last)  # behind them on the shard, had any of them come so far
+    items = pipeline.aws("dynamodb").get_paginator("scan")
+    stored = [
+        item["minute_region"]["S"]
+        for page in items.paginate(TableName=pipeline.outputs["WindowsTable"])
+        for item in page["Items"]
+        if item["device_id"]["S"] == "malformed"
+    ]
+    assert (len(stored), pipeline.counts("malformed")) == (1, {last: 1})
+    assert pipeline.waiting("OverflowUrl") == 0
+    assert pipeline.waiting("QuarantineUrl") == quarantined
+
+
+POISON = {
+    "not JSON": b"\x00\xff poison",
+    "no object": b"[1, 2, 3]",
+    "an empty object": b"{}",
+    "hot, and no reading": b'{"device_id": "poisoned", "temperature": 99.0}',
+    "a reading too hot": b'{"device_id":"poisoned","recorded_at":1795224600000,"temperature":412}',
+    "300 kB": b'{"temperature": 99, "filler": "' + b"\xc3\xa4" * 150_000 + b'"}',
+}
+
+
+def test_poison_on_the_stream_is_quarantined_with_its_bytes_and_stops_no_reading(
+    pipeline: Pipeline, messages_in_quarantine: list[dict[str, Any]]
+) -> None:
+    minute = minutes_ago(2)
+    put = pipeline.aws("kinesis").put_record
+    for index, data in enumerate(POISON.values()):
+        put(StreamName=pipeline.outputs["StreamName"], PartitionKey="poisoned", Data=data)
+        pipeline.send("poisoned", at(minute, index, temperature=40.0 + index))  # on the same shard
+    becomes(lambda: pipeline.counts("poisoned"), {minute: len(POISON)}, "the readings behind it")
+    peaks = lambda: [alert["peak"] for alert in pipeline.alerts("poisoned")]  # noqa: E731
+    becomes(peaks, [40.0 + len(POISON) - 1], "the alert of the breaches behind it")
+    becomes(lambda: pipeline.waiting("QuarantineUrl") >= len(POISON), True, "quarantine")
+    messages_in_quarantine += received(pipeline)
+    found = [bytes_of(pipeline, message) for message in messages_in_quarantine]
+    assert sorted(found) == sorted(POISON.values())
+    assert all(message["reason"] for message in messages_in_quarantine)
+    assert [message["partition_key"] for message in messages_in_quarantine] == ["poisoned"] * 6
+
+
+@pytest.fixture
+def messages_in_quarantine(pipeline: Pipeline) -> Iterator[list[dict[str, Any]]]:
+    """None at first, so that what the test finds is its own."""
+    assert pipeline.waiting("QuarantineUrl") == 0
+    return []
+
+
+def received(pipeline: Pipeline) -> list[dict[str, Any]]:
+    """Take all that is in quarantine."""
+    sqs, url = pipeline.aws("sqs"), pipeline.outputs["QuarantineUrl"]
+    taken = []
+    while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
+        for message in messages:
+            taken.append(json.loads(message["Body"]))
+            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+    return taken
+
+
+def bytes_of(pipeline: Pipeline, message: dict[str, Any]) -> bytes:
+    """The bytes in a message; or, where they are too long for one, in the bucket that it names."""
+    if "data" in message:
+        return base64.b64decode(message["data"], validate=True)
+    assert message["data_bucket"] == pipeline.outputs["FailuresBucket"]
+    found = pipeline.aws("s3").get_object(Bucket=message["data_bucket"], Key=message["data_key"])
+    data: bytes = found["Body"].read()
+    return data
+
+
+def test_a_bad_reading_in_a_batch_is_refused_and_the_others_are_taken(pipeline: Pipeline) -> None:
+    minute = minutes_ago(2)
+    readings = [Reading(f"mixed-{index}", minute, {"temperature": 20.0}) for index in range(3)]
+    documents = [reading.body() for reading in readings]
+    documents[1]["temperature"] = 412.0
+    answer = pipeline.post("/readings", "gateway", documents)
+    assert (answer.status_code, answer.json()["accepted"]) == (202, 2)
+    refusal = {
+        "index": 1,
+        "field": "temperature",
+        "value": 412.0,
+        "reason": "412.0 is above 150.0 °C",
+    }
+    assert answer.json()["rejected"] == [refusal]
+    for name, windows in (("mixed-0", {minute: 1}), ("mixed-2", {minute: 1})):
+        becomes(lambda name=name: pipeline.counts(name), windows, name)  # type: ignore[misc]
+    assert pipeline.counts("mixed-1") == {}

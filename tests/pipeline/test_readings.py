@@ -1,0 +1,79 @@
+"""What devices post comes out as windows, the latest reading, and alerts, each once."""
+
+from local.reading import Reading
+from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago, shown
+from tests.pipeline.notices import Notices
+
+
+def test_readings_come_out_as_windows_and_as_the_latest_reading(pipeline: Pipeline) -> None:
+    first, second = minutes_ago(10), minutes_ago(9)
+    temperatures = [2, 4, 4, 4, 5, 5, 7, 9]  # mean 5; squares of the distances: 32, an 8th is 4
+    readings = [at(first, 1 + 2 * index, temperature=t) for index, t in enumerate(temperatures)]
+    pipeline.send(
+        "windowed",
+        *readings,
+        at(second, 0, humidity=60.0),
+        at(second, 59.999, humidity=40.0, pressure=1013.25),
+    )
+    becomes(lambda: pipeline.counts("windowed"), {first: 8, second: 2}, "windows")
+    windows = pipeline.windows("windowed")
+    of_8 = {"count": 8, "mean": 5.0, "min": 2.0, "max": 9.0, "stddev": 2.0, "last": 9.0}
+    of_2 = {"count": 2, "mean": 50.0, "min": 40.0, "max": 60.0, "stddev": 10.0, "last": 40.0}
+    of_1 = {"count": 1, "mean": 1013.25, "min": 1013.25, "max": 1013.25, "stddev": 0.0}
+    assert windows[first]["metrics"] == {"temperature": of_8}
+    assert windows[second]["metrics"] == {"humidity": of_2, "pressure": {**of_1, "last": 1013.25}}
+    latest = {"recorded_at": shown(second + 59_999), "humidity": 40.0, "pressure": 1013.25}
+    assert pipeline.operator.device("windowed") == {"device_id": "windowed", "latest": latest}
+
+
+def test_an_overheating_device_has_one_open_alert_and_its_notice_goes_out_once(
+    pipeline: Pipeline, notices: Notices
+) -> None:
+    minute = minutes_ago(5)
+    hot = [at(minute, 10, temperature=39.5), at(minute, 11, temperature=41.25)]
+    not_hot = [at(minute, 9, temperature=38.0), at(minute, 13, temperature=37.0)]
+    trace_id = pipeline.send("hot", *not_hot, *hot)["trace_id"]
+    becomes(lambda: len(pipeline.alerts("hot")), 1, "an open alert")
+    becomes(lambda: notices.counts("hot"), {"hot": (1, 1)}, "the notice")
+    # an earlier breach that comes late, a higher peak, and the others again
+    first_trace_id = pipeline.send("hot", *hot, at(minute, 2, temperature=40.0))["trace_id"]
+    for _ in range(2):
+        pipeline.send("hot", *hot, at(minute, 30, temperature=45.5))
+    expected = {
+        "device_id": "hot",
+        "rule": "overheating",
+        "severity": "critical",
+        "region": pipeline.state.region,
+        "episode": 1,
+        "first_breach_at": shown(minute + 2_000),
+        "last_breach_at": shown(minute + 30_000),
+        "peak": 45.5,
+        "status": "open",
+        "trace_id": first_trace_id,
+    }
+    becomes(lambda: pipeline.alerts("hot"), [expected], "the alert")
+    notices.arrived_once("hot")
+    for notice in [notice for way in notices.of("hot") for notice in way]:
+        assert notice["notice_id"] == f"hot/overheating/{pipeline.state.region}/1/opened"
+        assert (notice["change"], notice["severity"]) == ("opened", "critical")
+        assert notice["first_breach_at"] == shown(minute + 10_000)
+        assert notice["trace_id"] == trace_id
+
+
+def test_duplicates_and_late_readings_by_device_and_gateway_count_once(pipeline: Pipeline) -> None:
+    minute, long_ago, last = minutes_ago(4), minutes_ago(26 * 60), minutes_ago(2)
+    sent = [at(minute, second, temperature=20.0 + second) for second in (1, 2, 3)]
+    by_gateway = [
+        Reading("twice", document["recorded_at"], {"temperature": document["temperature"]})
+        for document in sent
+    ]
+    pipeline.send("twice", sent[2], sent[0])
+    pipeline.relay([*by_gateway, *by_gateway])  # and the same once more within a request
+    pipeline.send("twice", *reversed(sent))
+    pipeline.send("twice", at(long_ago, 1, temperature=5.0))  # late, after newer ones
+    pipeline.relay([Reading("twice", long_ago + 1_000, {"temperature": 5.0})])
+    pipeline.passed("twice", last)
+    assert pipeline.counts("twice") == {long_ago: 1, minute: 3, last: 1}
+    temperature = pipeline.windows("twice")[minute]["metrics"]["temperature"]
+    assert (temperature["mean"], temperature["last"]) == (22.0, 23.0)
+    assert pipeline.operator.device("twice")["latest"]["recorded_at"] == shown(last)

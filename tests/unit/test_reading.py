@@ -1,0 +1,390 @@
+"""Readings: what the schema says is taken, everything else is refused with field and reason."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from telemetry.domain.reading import Reading, check_time, encode, shown
+from telemetry.domain.validation import decode, parse
+from telemetry.errors import Rejected
+
+SCHEMAS = Path(__file__).parents[2] / "schemas"
+AT_MS = 1_795_224_600_000  # 2026-11-21T01:30:00Z
+RANGES = {
+    "temperature": (-90.0, 150.0, "°C"),
+    "humidity": (0.0, 100.0, "%RH"),
+    "pressure": (300.0, 1_100.0, "hPa"),
+    "battery": (0.0, 60.0, "V"),
+}
+DEVICE_FIELDS = "device_id, recorded_at, temperature, humidity, pressure, battery"
+
+
+def repr_of(value: object) -> str:
+    """A parameter's name, of a length that fits into a line."""
+    return "huge" if isinstance(value, int) and value > 2**70 else ascii(value)[:30]
+
+
+def document(**fields: Any) -> dict[str, Any]:
+    return {"device_id": "pump-1", "recorded_at": AT_MS, "temperature": 20.0, **fields}
+
+
+def refusal(**fields: Any) -> tuple[str | None, Any, str]:
+    with pytest.raises(Rejected) as caught:
+        parse(document(**fields))
+    return caught.value.field, caught.value.value, caught.value.reason
+
+
+def test_a_document_becomes_a_reading() -> None:
+    raw = document(humidity=40, pressure=1_013.25, battery=None)
+    metrics = {"temperature": 20.0, "humidity": 40.0, "pressure": 1_013.25}
+    assert parse(raw) == Reading("pump-1", AT_MS, metrics)
+
+
+@pytest.mark.parametrize("metric", RANGES)
+def test_a_metrics_limits_belong_to_its_range(metric: str) -> None:
+    least, most, _ = RANGES[metric]
+    for value in (least, most):
+        assert parse(document(**{metric: value})).metrics[metric] == value
+
+
+@pytest.mark.parametrize("metric", RANGES)
+def test_a_value_beyond_a_metrics_limits_is_refused_with_limit_and_unit(metric: str) -> None:
+    least, most, unit = RANGES[metric]
+    below, above = math.nextafter(least, -math.inf), math.nextafter(most, math.inf)
+    assert refusal(**{metric: below}) == (metric, below, f"{below} is below {least} {unit}")
+    assert refusal(**{metric: above}) == (metric, above, f"{above} is above {most} {unit}")
+
+
+@pytest.mark.parametrize("metric", RANGES)
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, math.inf, -math.inf, True, False, "20.0", "", [20.0], {}, 10**400, -(10**400)],
+    ids=repr_of,
+)
+def test_a_metric_is_a_finite_number_and_nothing_like_one(metric: str, value: Any) -> None:
+    field, shown_value, reason = refusal(**{metric: value})
+    assert field == metric
+    assert shown_value is value
+    assert reason in {
+        f"is not a finite number of {RANGES[metric][2]}",
+        f"{value} is above {RANGES[metric][1]} {RANGES[metric][2]}",
+        f"{value} is below {RANGES[metric][0]} {RANGES[metric][2]}",
+    }
+
+
+def test_a_zero_has_no_sign() -> None:
+    reading = parse(document(temperature=-0.0, humidity=-0.0, battery=0))
+    signs = [math.copysign(1, value) for value in reading.metrics.values()]
+    assert signs == [1, 1, 1]
+    (value,) = decode(b'{"device_id":"a","recorded_at":1,"temperature":-0.0}').metrics.values()
+    assert math.copysign(1, value) == 1
+
+
+@pytest.mark.parametrize("device_id", ["a", "-", "_", "pump-17_B", "x" * 128])
+def test_a_device_id_is_of_letters_digits_hyphen_and_underscore(device_id: str) -> None:
+    assert parse(document(device_id=device_id)).device_id == device_id
+
+
+@pytest.mark.parametrize(
+    "device_id",
+    [
+        "",
+        "x" * 129,
+        "pump 1",
+        "pump-1\n",
+        "\npump-1",
+        "pump/1",
+        "pump.1",
+        "pümp",
+        "\uff11",
+        "a\x00",
+        "*",
+    ],
+)
+def test_any_other_device_id_is_refused_with_the_pattern(device_id: str) -> None:
+    field, value, reason = refusal(device_id=device_id)
+    assert (field, value) == ("device_id", device_id)
+    assert reason == "does not match ^[A-Za-z0-9_-]{1,128}$, as pump-17 does"
+
+
+@pytest.mark.parametrize("device_id", [None, 17, True, ["pump-1"]])
+def test_a_device_id_is_a_string(device_id: Any) -> None:
+    assert refusal(device_id=device_id) == ("device_id", device_id, "is not a string")
+
+
+@pytest.mark.parametrize(
+    ("recorded_at", "expected"),
+    [
+        (0, 0),
+        (253_402_300_799_999, 253_402_300_799_999),
+        ("2026-11-21T01:30:00Z", AT_MS),
+        ("2026-11-21T01:30:00.250Z", AT_MS + 250),
+        ("2026-11-21T01:30:00.2509Z", AT_MS + 250),  # down to the millisecond
+        ("2026-11-21T03:00:00+01:30", AT_MS),
+        ("2026-11-20T20:30:00-05:00", AT_MS),
+        ("2026-11-21 01:30:00+00:00", AT_MS),
+        ("9999-12-31T23:59:59.999Z", 253_402_300_799_999),
+        ("1970-01-01T00:00:00Z", 0),
+    ],
+)
+def test_the_event_time_is_epoch_milliseconds_or_iso_8601(recorded_at: Any, expected: int) -> None:
+    assert parse(document(recorded_at=recorded_at)).recorded_at_ms == expected
+
+
+@pytest.mark.parametrize(
+    "recorded_at",
+    [
+        "2026-11-21T01:30:00",  # without an offset nobody knows when that was
+        "2026-11-21",
+        "01:30:00Z",
+        "2026-13-21T01:30:00Z",
+        "2026-11-21T25:30:00Z",
+        "1795224600000",
+        "now",
+        "",
+        "2026-11-21T01:30:00Z\n",
+        1_795_224_600_000.0,
+        1.5,
+        math.nan,
+        True,
+        None,
+        [],
+    ],
+    ids=repr_of,
+)
+def test_any_other_event_time_is_refused_with_both_forms(recorded_at: Any) -> None:
+    field, _, reason = refusal(recorded_at=recorded_at)
+    assert field == "recorded_at"
+    assert reason == "is neither an ISO 8601 time with an offset nor whole epoch milliseconds"
+
+
+@pytest.mark.parametrize(
+    "recorded_at", [-1, 253_402_300_800_000, 10**4_000, "1969-12-31T23:59:59.999Z"], ids=repr_of
+)
+def test_an_event_time_outside_of_1970_to_9999_is_refused(recorded_at: Any) -> None:
+    field, _, reason = refusal(recorded_at=recorded_at)
+    assert field == "recorded_at"
+    assert reason.endswith(("is below 0", "is above 253402300799999"))
+
+
+@pytest.mark.parametrize("name", ["device_id", "recorded_at"])
+def test_a_missing_field_is_named(name: str) -> None:
+    raw = document()
+    del raw[name]
+    with pytest.raises(Rejected, match=f"^{name}: is missing$") as caught:
+        parse(raw)
+    assert caught.value.value is None
+
+
+def test_a_reading_has_at_least_one_metric() -> None:
+    with pytest.raises(Rejected, match="temperature, humidity, pressure, battery") as caught:
+        parse({"device_id": "pump-1", "recorded_at": AT_MS, "temperature": None})
+    assert caught.value.field is None
+
+
+@pytest.mark.parametrize("name", ["colour", "Temperature", "", "temperature ", "metrics", "é"])
+def test_an_unknown_field_is_refused_with_those_there_are(name: str) -> None:
+    reason = f"is not a field of a reading; its fields are {DEVICE_FIELDS}"
+    assert refusal(**{name: 1}) == (name, 1, reason)
+
+
+@pytest.mark.parametrize("name", ["received_at", "trace_id"])
+@pytest.mark.parametrize("value", [None, 1, "1-5759e988-bd862e3fe1be46a994272793"])
+def test_what_the_pipeline_stamps_is_not_taken_from_devices(name: str, value: Any) -> None:
+    assert refusal(**{name: value}) == (name, value, "is set by the pipeline, not by devices")
+
+
+@pytest.mark.parametrize("raw", [None, 1, "text", [], [document()], True, 1.5])
+def test_a_document_is_an_object(raw: Any) -> None:
+    with pytest.raises(Rejected, match="is not a JSON object"):
+        parse(raw)
+
+
+class TestThePoster:
+    def test_need_not_say_who_it_is(self) -> None:
+        raw = document()
+        del raw["device_id"]
+        assert parse(raw, "pump-9").device_id == "pump-9"
+        assert "device_id" not in raw  # the document is the caller's
+
+    def test_may_say_who_it_is(self) -> None:
+        assert parse(document(), "pump-1").device_id == "pump-1"
+
+    @pytest.mark.parametrize("claimed", ["pump-2", "", None, 1, ["pump-1"]])
+    def test_may_not_say_that_it_is_another(self, claimed: Any) -> None:
+        with pytest.raises(Rejected) as caught:
+            parse(document(device_id=claimed), "pump-1")
+        assert (caught.value.field, caught.value.value) == ("device_id", claimed)
+        assert "pump-1" in caught.value.reason
+
+
+class TestItsTime:
+    NOW, RETENTION = AT_MS, 1_000_000
+
+    @pytest.mark.parametrize("offset_ms", [0, 300_000, -1_000_000])
+    def test_is_between_the_retention_and_five_minutes_ahead(self, offset_ms: int) -> None:
+        check_time(Reading("a", AT_MS + offset_ms, {}), self.NOW, self.RETENTION)
+
+    def test_is_no_further_ahead(self) -> None:
+        with pytest.raises(Rejected, match=r"5 minutes after.*2026-11-21T01:30:00\.000Z") as caught:
+            check_time(Reading("a", AT_MS + 300_001, {}), self.NOW, self.RETENTION)
+        assert caught.value.field == "recorded_at"
+        assert caught.value.value == "2026-11-21T01:35:00.001Z"
+
+    def test_is_no_older_than_windows_are_kept(self) -> None:
+        with pytest.raises(Rejected, match=r"oldest accepted now is 2026-11-21T01:13:20\.000Z"):
+            check_time(Reading("a", AT_MS - 1_000_001, {}), self.NOW, self.RETENTION)
+
+
+# On the stream.
+
+metric_values = {
+    name: st.floats(least, most).map(lambda value: value + 0.0)
+    for name, (least, most, _) in RANGES.items()
+}
+readings = st.builds(
+    Reading,
+    st.from_regex(r"[A-Za-z0-9_-]{1,128}", fullmatch=True),
+    st.integers(0, 253_402_300_799_999),
+    st.fixed_dictionaries({}, optional=metric_values).filter(bool),
+    st.none() | st.integers(0, 253_402_300_799_999),
+    st.none() | st.from_regex(r"1-[0-9a-f]{8}-[0-9a-f]{24}", fullmatch=True),
+)
+
+
+@given(readings)
+def test_a_reading_comes_off_the_stream_as_it_went_on(reading: Reading) -> None:
+    assert decode(encode(reading)) == reading
+
+
+def test_a_reading_is_on_the_stream_in_one_form() -> None:
+    reading = Reading("a", 1, {"temperature": 38.5, "battery": 3.0}, 2, "1-2")
+    assert encode(reading) == (
+        b'{"device_id":"a","recorded_at":1,"temperature":38.5,"battery":3.0,'
+        b'"received_at":2,"trace_id":"1-2"}'
+    )
+
+
+@given(readings)
+def test_canonical_json_is_what_the_avro_schema_says(reading: Reading) -> None:
+    record = json.loads(encode(reading))
+    assert fastavro.validate(record, AVRO, raise_errors=True)
+
+
+AVRO = fastavro.parse_schema(json.loads((SCHEMAS / "reading.avsc").read_text()))
+
+
+@pytest.mark.parametrize("name", ["reading", "window", "alert"])
+def test_each_schema_is_avro(name: str) -> None:
+    fastavro.parse_schema(json.loads((SCHEMAS / f"{name}.avsc").read_text()))
+
+
+def test_avro_keeps_a_reading_as_it_is() -> None:
+    assert isinstance(AVRO, dict)
+    names = [field["name"] for field in AVRO["fields"]]
+    assert names == [*DEVICE_FIELDS.split(", "), "received_at", "trace_id"]
+    defaults = {field["name"]: field.get("default", "none") for field in AVRO["fields"]}
+    # BACKWARD compatibility: what older writers left out has a value
+    assert [name for name, value in defaults.items() if value == "none"] == [
+        "device_id",
+        "recorded_at",
+    ]
+
+
+valid_record = b'{"device_id":"a","recorded_at":1,"temperature":2.5}'
+pieces = st.sampled_from(
+    [
+        b'"temperature":',
+        b"1e999",
+        b"-",
+        b"NaN",
+        b'"\xff"',
+        b"\x00",
+        b"{",
+        b"[",
+        b'"\\ud800"',
+        b"9" * 400,
+    ]
+)
+
+
+@given(
+    st.binary()
+    | st.text().map(str.encode)
+    | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(
+        lambda value: json.dumps(value).encode()
+    )
+    | st.tuples(st.integers(0, len(valid_record)), pieces).map(
+        lambda cut: valid_record[: cut[0]] + cut[1] + valid_record[cut[0] :]
+    )
+)
+@example(valid_record)
+@example(b"[" * 100_000)
+@example(b'{"device_id":"a","recorded_at":1,"temperature":' + b"9" * 5_000 + b"}")
+@example(b'{"device_id":"a","recorded_at":' + b"9" * 4_200 + b',"temperature":1}')
+@example(b'{"device_id":"a","recorded_at":1,"temperature":1,"received_at":' + b"9" * 4_200 + b"}")
+@example(b"\xef\xbb\xbf" + valid_record)
+def test_any_bytes_are_a_reading_or_rejected(data: bytes) -> None:
+    try:
+        reading = decode(data)
+    except Rejected as error:
+        json.dumps([error.field, shown(error.value), error.reason])
+    else:
+        assert decode(encode(reading)) == reading
+
+
+@pytest.mark.parametrize("trace_id", ["", "x" * 65, "a b", "1-é", "1-2\n"])
+def test_a_trace_id_that_is_none_is_rejected(trace_id: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        decode(json.dumps(document(trace_id=trace_id)).encode())
+    assert caught.value.field == "trace_id"
+
+
+@pytest.mark.parametrize("received_at", [-1, 253_402_300_800_000, "1", 1.5, True])
+def test_a_received_at_that_is_no_time_is_rejected(received_at: Any) -> None:
+    with pytest.raises(Rejected) as caught:
+        decode(json.dumps(document(received_at=received_at)).encode())
+    assert caught.value.field == "received_at"
+
+
+# Values in answers and logs.
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        (True, True),
+        (1.5, 1.5),
+        (2**63 - 1, 2**63 - 1),
+        (2**70, "1180591620717411303424"),
+        pytest.param(10**5_000, "a int", id="more digits than Python prints"),
+        (math.nan, "nan"),
+        (-math.inf, "-inf"),
+        ("x" * 100, "x" * 100),
+        ("x" * 101, "x" * 100 + "…"),
+        (b"\x00\xff", "AP8="),
+        ([1, {"a": math.nan}], '[1, {"a": NaN}]'),
+        (["x" * 200], '["' + "x" * 98 + "…"),
+        ("\ud800", "?"),
+    ],
+)
+def test_a_value_is_shown_as_json_and_not_at_length(value: Any, expected: Any) -> None:
+    assert shown(value) == expected
+    json.dumps(shown(value), allow_nan=False).encode()
+
+
+def test_a_value_nested_too_deeply_is_shown_by_its_kind() -> None:
+    nested: list[Any] = []
+    for _ in range(200_000):
+        nested = [nested]
+    try:
+        assert shown(nested) == "a list"
+    finally:
+        while nested:  # taken apart by hand: freeing it whole recurses too
+            nested = nested.pop()

@@ -1,0 +1,114 @@
+"""Tokens: what a bearer is, what a grant is, and what each role may call."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from telemetry.domain.token import Grant, allowed, hashed, parse_bearer, parse_grant, same
+from telemetry.errors import Rejected
+
+SECRET = "Az09_-" * 7
+
+
+def test_a_bearer_token_is_a_subject_and_a_secret() -> None:
+    assert parse_bearer(f"Bearer pump-1.{SECRET}") == ("pump-1", SECRET)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "Bearer",
+        "Bearer pump-1",
+        "Bearer pump-1.",
+        f"Bearer .{SECRET}",
+        "Bearer pump-1.short",
+        f"Bearer pump-1.{'x' * 129}",
+        f"Bearer {'x' * 129}.{SECRET}",
+        f"bearer pump-1.{SECRET}",
+        f"Token pump-1.{SECRET}",
+        f" Bearer pump-1.{SECRET}",
+        f"Bearer  pump-1.{SECRET}",
+        f"Bearer pump-1.{SECRET} ",
+        f"Bearer pump-1.{SECRET}\n",
+        f"Bearer pump 1.{SECRET}",
+        f"Bearer pump*.{SECRET}",
+        f"Bearer pump/1.{SECRET}",
+        f"Bearer pump-1.{SECRET}.{SECRET}",
+        f"Bearer pümp-1.{SECRET}",
+    ],
+)
+def test_any_other_header_is_none(header: str) -> None:
+    assert parse_bearer(header) is None
+
+
+@given(st.text())
+def test_no_header_makes_it_fail(header: str) -> None:
+    parse_bearer(header)
+    assert parse_bearer(f"Bearer {header}") is None or "." in header
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ({"subject": "pump-1", "role": "device"}, Grant("pump-1", "device")),
+        ({"subject": "ann", "role": "operator"}, Grant("ann", "operator")),
+        ({"subject": "boss", "role": "admin"}, Grant("boss", "admin")),
+        ({"subject": "g", "role": "gateway", "prefix": "p-"}, Grant("g", "gateway", "p-")),
+        ({"subject": "g", "role": "gateway", "prefix": ""}, Grant("g", "gateway", "")),
+    ],
+)
+def test_a_grant_is_read(raw: Any, expected: Grant) -> None:
+    assert parse_grant(raw) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        (None, None),
+        ([], None),
+        ("pump-1", None),
+        ({}, "subject"),
+        ({"subject": "a b", "role": "device"}, "subject"),
+        ({"subject": "a\n", "role": "device"}, "subject"),
+        ({"subject": "a", "role": "root"}, "role"),
+        ({"subject": "a", "role": None}, "role"),
+        ({"subject": "g", "role": "gateway"}, "prefix"),
+        ({"subject": "g", "role": "gateway", "prefix": "p*"}, "prefix"),
+        ({"subject": "a", "role": "device", "prefix": ""}, "prefix"),
+        ({"subject": "a", "role": "device", "secret": "mine"}, "secret"),
+    ],
+)
+def test_what_is_no_grant_is_rejected_by_field(raw: Any, field: str | None) -> None:
+    with pytest.raises(Rejected) as caught:
+        parse_grant(raw)
+    assert caught.value.field == field
+
+
+def test_a_gateway_that_may_write_for_every_device_must_say_so() -> None:
+    with pytest.raises(Rejected, match='"" for every device'):
+        parse_grant({"subject": "g", "role": "gateway"})
+
+
+def test_a_secret_is_stored_as_its_sha256() -> None:
+    # from FIPS 180-2's example: the digest of "abc"
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert hashed("abc") == digest
+    assert same("abc", digest)
+    assert not same("abd", digest)
+    assert not same("", digest)
+
+
+@pytest.mark.parametrize(
+    ("grant", "methods"),
+    [
+        (Grant("pump-1", "device"), ["POST/devices/pump-1/readings"]),
+        (Grant("g", "gateway", "p-"), ["POST/readings"]),
+        (Grant("ann", "operator"), ["GET/*"]),
+        (Grant("boss", "admin"), ["GET/*", "POST/tokens", "DELETE/tokens/*"]),
+        (Grant("odd", "unheard-of"), []),
+    ],
+)
+def test_each_role_has_its_methods(grant: Grant, methods: list[str]) -> None:
+    assert allowed(grant) == methods
