@@ -44,6 +44,8 @@ class EmbeddedAws:
         """End it, with all its workers."""
         end_group(self.process.pid)
         self.process.wait(STOP_SECONDS_MAX)
+        if self.process.stdin is not None:
+            self.process.stdin.close()
 
 
 def start(instance: Instance) -> EmbeddedAws:

@@ -38,7 +38,9 @@ def damaged_readings(draw: st.DrawFn, now: int) -> dict[str, Any]:
     """A reading of the device `malformed`, with one thing about it that no reading may have."""
     reading: dict[str, Any] = {"recorded_at": now - 60_000, "temperature": 20.0}
     not_a_number = st.text() | st.booleans() | st.lists(st.floats()) | st.none()
-    not_a_time = st.integers(max_value=now - (RETENTION_DAYS + 1) * DAY_MS) | st.integers(min_value=now + DAY_MS)
+    not_a_time = st.integers(max_value=now - (RETENTION_DAYS + 1) * DAY_MS) | st.integers(
+        min_value=now + DAY_MS
+    )
     damage = draw(st.sampled_from(["value", "time", "device", "stamped", "unknown", "missing"]))
     match damage:
         case "value":

@@ -6,6 +6,7 @@ checked on them. Their dimension is the function (POWERTOOLS_SERVICE_NAME in the
 
 import functools
 import os
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,6 +19,8 @@ log = Logger()
 _metrics = Metrics(namespace="Telemetry")
 _tracer = Tracer(auto_patch=False)
 
+# https://docs.aws.amazon.com/xray/latest/devguide/xray-api-sendingdata.html#xray-api-traceids
+TRACE_ID = re.compile("1-[0-9a-f]{8}-[0-9a-f]{24}")
 TRACES_LINKED = 50  # links on one subsegment; a segment document has 64 kB
 
 
@@ -52,7 +55,8 @@ def current_trace_id() -> str | None:
     """The X-Ray trace that this invocation belongs to (`1-…`), None where there is none."""
     header = os.environ.get("_X_AMZN_TRACE_ID", "")
     parts = dict(part.split("=", 1) for part in header.split(";") if "=" in part)
-    return parts.get("Root")
+    root = parts.get("Root", "")
+    return root if TRACE_ID.fullmatch(root) else None
 
 
 def link(name: str, trace_ids: Iterable[str | None], **annotations: str | int) -> None:
