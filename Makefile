@@ -49,14 +49,8 @@ build: $(uv) $(sam) ## Build the functions and the layer for AWS.
 deploy: build ## Build, and deploy to the AWS account and region of your credentials.
 	@$(with_tools) sam deploy $(ARGS)
 
-# A container runs on this machine's processor, whatever AWS will use.
-machine      = $(subst arm64,aarch64,$(shell uname -m))
-architecture = Architecture=$(subst aarch64,arm64,$(machine))
-invoke: $(uv) $(sam) ## Run one function in Docker: FN=AlertFunction EVENT=events/alert.json
-	@$(with_tools) LAYER_PYTHON=3.13 LAYER_PLATFORM=$(machine)-manylinux2014 sam build \
-		--build-dir .aws-sam/invoke --parameter-overrides $(architecture) >/dev/null
-	@$(with_tools) sam local invoke $(FN) --event $(EVENT) \
-		--template .aws-sam/invoke/template.yaml --parameter-overrides $(architecture) $(ARGS)
+invoke: $(venv) $(sam) ## Run one function in Docker, on the embedded AWS: FN=AlertFunction EVENT=events/alert.json
+	@$(with_tools) .venv/bin/python -m local invoke $(FN) $(EVENT) $(ARGS)
 
 bench: $(venv) $(sam) $(aws) ## Measure the handlers' imports, then what a minute sustains with nothing lost.
 	@.venv/bin/python benchmarks/imports.py

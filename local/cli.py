@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     add_query(added)
     add_trace(added)
     add_env(added)
+    add_invoke(added)
     add_down(added)
     return whole
 
@@ -196,6 +197,22 @@ def add_env(added: Subparsers) -> None:
         'Print shell variables for boto3, aws, curl and sam: eval "$(python -m local env)".',
     )
     add_name(env)
+
+
+def add_invoke(added: Subparsers) -> None:
+    """Add `invoke`."""
+    invoke = command(
+        added,
+        "invoke",
+        commands.invoke,
+        "Run one function in a container (sam local invoke), with the instance as its AWS.",
+    )
+    invoke.add_argument("function", help="its logical id in template.yaml: AlertFunction")
+    invoke.add_argument("event", type=Path, help="the event's file: events/alert.json")
+    add_name(invoke)
+    invoke.add_argument(
+        "sam_arguments", nargs="*", metavar="-- OPTION", help="options of sam local invoke"
+    )
 
 
 def add_down(added: Subparsers) -> None:

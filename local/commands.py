@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from local import embedded
+from local import invoke as sam_invoke
 from local.api import Api
 from local.check import from_iso, iso
 from local.deployment import aws_environment
@@ -221,6 +222,13 @@ def env(options: Options, _console: Console) -> int:
     for name, value in variables.items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
     return 0
+
+
+def invoke(options: Options, _console: Console) -> int:
+    """Run one function in a container."""
+    return sam_invoke.invoke(
+        named(options.name), options.function, options.event, options.sam_arguments
+    )
 
 
 def down(options: Options, console: Console) -> int:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SAM_SECONDS_MAX = 300.0
 CLOUDFORMATION_POLL_SECONDS = 0.2
+CONTAINER_PYTHON = "3.13"  # the template's own
 STREAM_FUNCTIONS = ("aggregate", "alert")
 NO_ENDPOINT = "http://127.0.0.1:9"
 # What AWS asks for, and what the emulator (1.5.33) asks for instead: it names by API operation.
@@ -131,17 +132,24 @@ def client(state: State, service: str) -> Any:
 class SamRun:
     """The SAM CLI at work, its output in the step's log."""
 
-    def __init__(self, instance: Instance, endpoint: str, arguments: list[str]) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        endpoint: str,
+        arguments: list[str],
+        log: str | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         """Start it, in a session of its own, so that ending it ends what it has started too."""
         self.command = arguments[0]
-        self.log = instance.log(self.command)
+        self.log = instance.log(log or self.command)
         self.started = time.monotonic()
         forget_version_check(instance.folder / "sam")
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
                 [tool("sam", "sam"), *arguments],
                 cwd=ROOT,
-                env=tool_environment(instance.folder, endpoint),
+                env=tool_environment(instance.folder, endpoint) | dict(variables or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -173,6 +181,19 @@ def build(instance: Instance, parameters: Mapping[str, str]) -> SamRun:
     """Start `sam build` into the instance's folder; it asks no AWS anything."""
     arguments = ["build", "--build-dir", str(built_template(instance).parent)]
     return SamRun(instance, NO_ENDPOINT, [*arguments, *overrides(parameters)])
+
+
+def container_parameters() -> dict[str, str]:
+    """Return the template parameters for functions that run in a container on this machine."""
+    return {"Runtime": f"python{CONTAINER_PYTHON}", "Architecture": host_architecture()}
+
+
+def build_for_container(instance: Instance) -> SamRun:
+    """Start `sam build` for `sam local invoke`: this machine's processor, Lambda's interpreter."""
+    arguments = ["build", "--build-dir", str(instance.folder / "invoke")]
+    variables = {"LAYER_PYTHON": CONTAINER_PYTHON, "LAYER_PLATFORM": layer_platform("linux")}
+    arguments += overrides(container_parameters())
+    return SamRun(instance, NO_ENDPOINT, arguments, "invoke", variables)
 
 
 def deploy(instance: Instance, parameters: Mapping[str, str]) -> SamRun:

@@ -1,0 +1,145 @@
+"""One function in a container, by `sam local invoke`, with an instance as its AWS.
+
+Three gaps lie between the container and the embedded AWS. All are closed here, so that neither
+the template nor a function knows of it:
+
+- `sam local` gives `!Ref` as logical ids: the values are read from the deployed function;
+- it passes on only variables that the template declares: AWS_ENDPOINT_URL is added to a copy;
+- the embedded AWS listens on loopback, and a container's loopback is its own: a relay listens on
+  the Docker bridge for as long as the invocation takes.
+"""
+
+import asyncio
+import contextlib
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from ipaddress import IPv4Address, IPv4Network, ip_address
+from pathlib import Path
+
+import yaml
+
+from local.deployment import (
+    build_for_container,
+    client,
+    container_parameters,
+    overrides,
+    tool_environment,
+)
+from local.embedded import tool
+from local.errors import LocalError
+from local.instance import ROOT, Instance, State
+
+INSPECT_BRIDGE = ("docker", "network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}")
+# What Docker Desktop, where the containers are in a virtual machine, calls the host's loopback.
+DESKTOP_HOST = "host.docker.internal"
+CHUNK_BYTES = 65_536
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def invoke(instance: Instance, function: str, event: Path, arguments: list[str]) -> int:
+    """Run the function of this logical id on an event's file; return sam's exit code.
+
+    Logs go to stderr, what the function answers to stdout. Raises LocalError for a function that
+    isn't in the stack, a missing event, and where there is no Docker.
+    """
+    state = instance.deployed()
+    if not event.is_file():
+        raise LocalError(f"{event} isn't a file: an event as JSON was expected, as in events/")
+    variables = deployed_variables(state, function)
+    bridge = bridge_network()
+    build_for_container(instance).wait()
+    template = with_endpoint_declared(instance.folder / "invoke" / "template.yaml", function)
+    with relayed(state.port, *bridge) as endpoint:
+        values = instance.folder / "invoke.json"
+        values.write_text(json.dumps({function: variables | {"AWS_ENDPOINT_URL": endpoint}}))
+        command: list[str | Path] = [tool("sam", "sam"), "local", "invoke", function]
+        command += ["--event", event, "--template", template, "--env-vars", values]
+        command += ["--region", state.region, *overrides(container_parameters()), *arguments]
+        env = tool_environment(instance.folder, instance.endpoint)
+        return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
+
+
+def deployed_variables(state: State, function: str) -> dict[str, str]:
+    """Return the environment that the stack gave a function; raise LocalError for none of its."""
+    pages = client(state, "cloudformation").get_paginator("list_stack_resources")
+    names = {
+        resource["LogicalResourceId"]: resource["PhysicalResourceId"]
+        for page in pages.paginate(StackName=state.stack)
+        for resource in page["StackResourceSummaries"]
+        if resource["ResourceType"] == "AWS::Lambda::Function"
+    }
+    if function not in names:
+        raise LocalError(f"there is no {function} in the stack: {', '.join(sorted(names))}")
+    answer = client(state, "lambda").get_function_configuration(FunctionName=names[function])
+    variables: dict[str, str] = answer["Environment"]["Variables"]
+    return variables
+
+
+def with_endpoint_declared(built: Path, function: str) -> Path:
+    """Write a copy of the template whose function declares AWS_ENDPOINT_URL; return its path."""
+    template = yaml.safe_load(built.read_text("utf-8"))
+    properties = template["Resources"][function]["Properties"]
+    properties["Environment"]["Variables"]["AWS_ENDPOINT_URL"] = ""
+    copy = built.with_name("template-local.json")  # beside it: its paths are relative
+    copy.write_text(json.dumps(template, default=str), "utf-8")
+    return copy
+
+
+def bridge_network() -> tuple[IPv4Network, IPv4Address]:
+    """Return containers' network and the host's address in it; raise LocalError without Docker."""
+    if shutil.which("docker") is None:
+        raise LocalError("docker is missing: a function runs in a container here")
+    asked = subprocess.run(INSPECT_BRIDGE, capture_output=True, text=True, check=False)
+    if asked.returncode:
+        raise LocalError(f"docker doesn't answer: {asked.stderr.strip()}")
+    config = json.loads(asked.stdout)[0]
+    network = IPv4Network(config["Subnet"])
+    return network, IPv4Address(config.get("Gateway") or network[1])
+
+
+@contextlib.contextmanager
+def relayed(port: int, network: IPv4Network, address: IPv4Address) -> Iterator[str]:
+    """Pass what containers send to `address` on to loopback's `port`; yield their endpoint."""
+    loop = asyncio.new_event_loop()
+    try:
+        server = loop.run_until_complete(
+            asyncio.start_server(passing_on(port, network), str(address), 0)
+        )
+    except OSError:  # no such address here: the bridge is in Docker Desktop's virtual machine
+        loop.close()
+        yield f"http://{DESKTOP_HOST}:{port}"
+        return
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://{address}:{server.sockets[0].getsockname()[1]}"
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        server.close()
+
+
+def passing_on(port: int, network: IPv4Network) -> Serve:
+    """Return what serves one connection: it joins a container's to one of loopback's."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if ip_address(writer.get_extra_info("peername")[0]) not in network:
+            writer.close()
+            return
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(copied(reader, there_writer), copied(there_reader, writer))
+
+    return serve
+
+
+async def copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy until the one side ends, then end the other."""
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(CHUNK_BYTES):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
