@@ -58,7 +58,7 @@ def start(instance: Instance) -> EmbeddedAws:
     log = instance.log("aws")
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [python, "-I", LAUNCHER, instance.folder],
+            [python, "-I", LAUNCHER, "serve", instance.folder],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

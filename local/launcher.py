@@ -25,6 +25,7 @@ import runpy
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -33,6 +34,7 @@ from typing import Any
 
 SEGMENTS_BYTES_MAX = 32 * 1024 * 1024
 DATAGRAM_BYTES_MAX = 65_535
+GONE_SECONDS = 8.0
 
 
 def hold_lock(folder: Path) -> int:
@@ -43,11 +45,25 @@ def hold_lock(folder: Path) -> int:
 
 
 def end_with_starter(folder: Path) -> None:
-    """Wait for the starter's word: end everything when it is gone, return when told to live on."""
+    """Wait for the starter's word: live on when told to, end everything when it is gone."""
     if os.read(sys.stdin.fileno(), 1) == b"d":
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    command = [sys.executable, "-I", __file__, "clean", str(folder), str(os.getpgrp())]
+    subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
+
+
+def clean(folder: Path, group: int) -> None:
+    """Kill the emulator with its workers, and remove the folder until it stays away.
+
+    A `sam` whose starter was killed goes on for some seconds, and writes there.
+    """
+    os.killpg(group, signal.SIGKILL)
+    gone_since = time.monotonic()
+    while time.monotonic() - gone_since < GONE_SECONDS:
+        time.sleep(0.2)
+        if folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            gone_since = time.monotonic()
 
 
 def collect_segments(receiver: socket.socket, path: Path) -> None:
@@ -109,6 +125,9 @@ def serve(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    instance_folder = Path(sys.argv[1])
-    lock = hold_lock(instance_folder)
-    serve(instance_folder)
+    task, instance_folder = sys.argv[1], Path(sys.argv[2])
+    if task == "clean":
+        clean(instance_folder, int(sys.argv[3]))
+    else:
+        lock = hold_lock(instance_folder)
+        serve(instance_folder)

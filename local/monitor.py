@@ -2,9 +2,8 @@
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -36,11 +35,10 @@ class Snapshot:
     quarantined: int = 0
     settled: int = 0
     lag_ms: float | None = None
-    alerts: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Monitor:
-    """Looks at the pipeline again and again in a thread of its own, without slowing it much."""
+    """Looks at the pipeline again and again, in threads of its own, without slowing it much."""
 
     def __init__(
         self, state: State, since_ms: int, posted: Callable[[], int] | None = None
@@ -51,32 +49,55 @@ class Monitor:
         self._tally = Tally()
         self._posted = posted
         self._stop = threading.Event()
-        self._snapshots = deque([Snapshot(time.monotonic())], maxlen=HISTORY + 1)
-        self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
+        self._snapshots = [Snapshot(time.monotonic())]
+        self._alerts: list[dict[str, Any]] = []
+        self._threads = [
+            threading.Thread(target=self._watch, args=(look,), daemon=True)
+            for look in (self._look_at_metrics, self._look_at_alerts)
+        ]
         self.first_alert_at: float | None = None
         self.problem: str | None = None
 
     def start(self) -> None:
         """Begin to look."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
+
+    def abandon(self) -> None:
+        """Look no more, from now on."""
+        self._stop.set()
 
     def stop(self) -> None:
         """Look a last time, and then no more."""
+        if self._stop.is_set():
+            return
         self._stop.set()
-        self._thread.join(JOIN_SECONDS)
-        if not self._thread.is_alive():
-            self._see()
+        for thread in self._threads:
+            thread.join(JOIN_SECONDS)
+        if not any(thread.is_alive() for thread in self._threads):
+            self._see(self._look_at_alerts)
+            self._see(self._look_at_metrics)
         self._api.close()
+
+    @property
+    def alerts(self) -> list[dict[str, Any]]:
+        """The alerts that were open at the last look."""
+        return self._alerts
 
     @property
     def latest(self) -> Snapshot:
         """What was seen last."""
         return self._snapshots[-1]
 
+    def count(self, name: str) -> int:
+        """Return a count; what the devices of this process have sent is known at once."""
+        counted: int = getattr(self.latest, name)
+        return self._posted() if name == "posted" and self._posted else counted
+
     @property
     def history(self) -> list[Snapshot]:
         """What was seen of late, oldest first."""
-        return list(self._snapshots)
+        return self._snapshots
 
     def per_second(self, name: str) -> float:
         """Return how fast a count grew over the last seconds."""
@@ -87,29 +108,31 @@ class Monitor:
         grown: int = getattr(newest, name) - getattr(oldest, name)
         return grown / seconds if seconds else 0.0
 
-    def _watch(self) -> None:
+    def _watch(self, look: Callable[[], None]) -> None:
         while not self._stop.is_set():
             started = time.monotonic()
-            self._see()
+            self._see(look)
             took = time.monotonic() - started
             usual = LOOK_SECONDS if self.first_alert_at else LOOK_SECONDS_BEFORE_FIRST_ALERT
             self._stop.wait(max(usual - took, took))
 
-    def _see(self) -> None:
+    def _see(self, look: Callable[[], None]) -> None:
         try:
-            self._snapshots.append(self._look())
+            look()
             self.problem = None
         except (BotoCoreError, ClientError, LocalError) as error:
             self.problem = str(error)
 
-    def _look(self) -> Snapshot:
-        self._reader.read(self._tally)
-        alerts = list(self._api.alerts("open"))
-        if alerts and self.first_alert_at is None:
+    def _look_at_alerts(self) -> None:
+        self._alerts = list(self._api.alerts("open"))
+        if self._alerts and self.first_alert_at is None:
             self.first_alert_at = time.monotonic()
+
+    def _look_at_metrics(self) -> None:
+        self._reader.read(self._tally)
         tally, now = self._tally, time.monotonic()
         accepted, rejected = tally["ReadingsAccepted"], tally["ReadingsRejected"]
-        return Snapshot(
+        seen = Snapshot(
             at=now,
             posted=self._posted() if self._posted else accepted + rejected,
             accepted=accepted,
@@ -120,5 +143,5 @@ class Monitor:
             quarantined=tally["ReadingsQuarantined"],
             settled=tally.settled,
             lag_ms=tally.lag_ms(now),
-            alerts=alerts,
         )
+        self._snapshots = [*self._snapshots[-HISTORY:], seen]  # another thread reads the old ones

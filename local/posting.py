@@ -36,7 +36,7 @@ class PostingOptions:
 
     batch: int = BATCH_MAX
     """Readings in a request at most."""
-    connections: int = 4
+    connections: int = 2
     linger_seconds: float = 1.0
     """How long a reading waits at most for others to fill its batch."""
     is_gateway: bool = True

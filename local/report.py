@@ -26,7 +26,7 @@ class Report:
     monitor: Monitor
     posting: Posting
     devices: int
-    drained_at: float | None = None
+    settled_at: float | None = None
     problems: list[str] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     windows_checked: int = 0
@@ -53,7 +53,7 @@ class Report:
     def stored_per_second(self) -> float:
         """Readings a second that went all the way, from the first request to the drained stream."""
         first = self.posting.first_post_at
-        seconds = self.drained_at - first if first and self.drained_at else 0.0
+        seconds = self.settled_at - first if first and self.settled_at else 0.0
         return self.ledger.counts.accepted / seconds if seconds else 0.0
 
 
@@ -61,6 +61,8 @@ def problems(report: Report) -> list[str]:
     """Return what is wrong besides windows and alerts."""
     counts, seen = report.ledger.counts, report.monitor.latest
     found = []
+    if report.differences and seen.settled < counts.accepted:
+        found.append(f"{counts.accepted - seen.settled:,} accepted readings didn't meet their end")
     if counts.unanswered:
         found.append(
             f"{counts.unanswered:,} readings got no answer: nobody knows whether they were taken"
@@ -100,7 +102,7 @@ def as_json(report: Report, steps: Steps, name: str) -> dict[str, Any]:
         "stored_per_second": round(report.stored_per_second, 1),
         "windows_checked": report.windows_checked,
         "alerts_expected": report.alerts_expected,
-        "alerts_open": len(seen.alerts),
+        "alerts_open": len(report.monitor.alerts),
         "problems": report.problems,
         "differences": [difference._asdict() for difference in report.differences],
     }
@@ -126,7 +128,7 @@ def summary(report: Report) -> Iterator[str]:
         f"{counts.accepted:,} readings accepted from {report.devices:,} devices in "
         f"{duration_text(report.loaded_seconds)}: {report.accepted_per_second:,.0f} a second"
     )
-    if report.drained_at:
+    if report.settled_at:
         yield (
             f"{report.ledger.distinct():,} different ones, {seen.duplicate:,} duplicates: "
             f"{report.stored_per_second:,.0f} a second all the way to their windows"

@@ -64,10 +64,11 @@ def show_error(console: Console, error: LocalError) -> None:
 
 def live_table(monitor: Monitor, title: str, status: str) -> RenderableType:
     """Return the live table: what became of the readings, how fast, and who overheats."""
-    grid = Table.grid(padding=(0, 4))
+    grid = Table.grid(padding=(0, 1))
     grid.add_row(counts_table(monitor), alerts_table(monitor))
     heading = Text.assemble((title, "bold"), "  ", (status, "dim"))
-    parts: list[RenderableType] = [heading, grid]
+    bars = sparkline([seen.stored for seen in monitor.history])
+    parts: list[RenderableType] = [heading, grid, Text(f"stored {bars}", style="dim")]
     if monitor.problem:
         parts.append(Text(monitor.problem, style="yellow"))
     return Padding(Group(*parts), (1, 0, 0, 1))
@@ -76,14 +77,11 @@ def live_table(monitor: Monitor, title: str, status: str) -> RenderableType:
 def counts_table(monitor: Monitor) -> Table:
     """Return the readings by what became of them."""
     table = Table(box=SIMPLE, pad_edge=False)
-    table.add_column("readings")
-    table.add_column("total", justify="right", min_width=9)
+    table.add_column("readings", no_wrap=True, min_width=11)
+    table.add_column("total", justify="right", min_width=8)
     table.add_column("per s", justify="right", min_width=6)
-    table.add_column(
-        sparkline([seen.stored for seen in monitor.history]), style="dim", no_wrap=True
-    )
     for name in ("posted", "accepted", "rejected", "stored", "duplicate", "quarantined"):
-        count: int = getattr(monitor.latest, name)
+        count = monitor.count(name)
         style = "red" if name in ("rejected", "quarantined") and count else ""
         table.add_row(name, f"{count:,}", f"{monitor.per_second(name):,.0f}", style=style)
     if monitor.latest.overflowed:
@@ -93,14 +91,14 @@ def counts_table(monitor: Monitor) -> Table:
 
 
 def alerts_table(monitor: Monitor) -> Table:
-    """Return the newest open alerts."""
-    alerts = sorted(monitor.latest.alerts, key=lambda alert: str(alert["opened_at"]), reverse=True)
+    """Return the open alerts, the newest breaches first."""
+    alerts = sorted(monitor.alerts, key=lambda alert: str(alert["first_breach_at"]), reverse=True)
     table = Table(box=SIMPLE, pad_edge=False)
     table.add_column(
-        f"{len(alerts)} open alerts" if len(alerts) != 1 else "1 open alert", min_width=16
+        f"{len(alerts)} open alerts" if len(alerts) != 1 else "1 open alert", no_wrap=True
     )
     table.add_column("rule")
-    table.add_column("first breach")
+    table.add_column("since", no_wrap=True, min_width=8)
     table.add_column("peak", justify="right")
     for alert in alerts[:ALERTS_SHOWN]:
         since = str(alert["first_breach_at"])[11:19]
@@ -114,10 +112,10 @@ def plain_line(monitor: Monitor, status: str) -> str:
     """Return the same in one line."""
     seen = monitor.latest
     counts = ", ".join(
-        f"{name} {getattr(seen, name):,}"
+        f"{name} {monitor.count(name):,}"
         for name in ("posted", "accepted", "rejected", "stored", "duplicate", "quarantined")
     )
-    return f"{status}: {counts}, open alerts {len(seen.alerts):,}, lag {lag_text(seen.lag_ms)}"
+    return f"{status}: {counts}, open alerts {len(monitor.alerts):,}, lag {lag_text(seen.lag_ms)}"
 
 
 def lag_text(lag_ms: float | None) -> str:

@@ -32,7 +32,10 @@ def run(
     trace_id: str | None = None,
 ) -> dict[str, Any]:
     """Answer 202 only for readings that the stream or, failing that, the overflow queue has."""
-    poster = Poster(http.path_parameter(event, "device_id"), http.granted(event).get("prefix", ""))
+    device_id, grant = http.path_parameter(event, "device_id"), http.granted(event)
+    if device_id is None and grant.get("role") != "gateway":
+        return http.respond(403, {"message": "Only a gateway posts for other devices."})
+    poster = Poster(device_id, grant.get("prefix", ""))
     try:
         documents = http.read_list(event, MAX_READINGS)
     except Rejected as error:

@@ -28,8 +28,10 @@ def run(
         try:
             notice = Notice(**json.loads(message["body"]))
             link("notice", [notice.trace_id], device_id=notice.device_id, rule=notice.rule)
-            for publisher in publishers:
-                published += _publish_once(notice, publisher, claims, now_seconds)
+            sent, errors = _publish_all(notice, publishers, claims, now_seconds)
+            published += sent
+            if errors:
+                raise Unavailable("; ".join(errors))
         # a body that isn't a notice goes the way of what can't be sent: to the dead letters
         except (Unavailable, TypeError, ValueError) as error:
             why = {"id": message["messageId"], "why": str(error)}
@@ -37,6 +39,19 @@ def run(
             failures.append({"itemIdentifier": message["messageId"]})
     count(NoticesPublished=published)
     return {"batchItemFailures": failures}
+
+
+def _publish_all(
+    notice: Notice, publishers: Sequence[Publisher], claims: Claims, now_seconds: int
+) -> tuple[int, list[str]]:
+    """How many ways this sent the notice, and why not the others: none keeps another waiting."""
+    sent, errors = 0, []
+    for publisher in publishers:
+        try:
+            sent += _publish_once(notice, publisher, claims, now_seconds)
+        except Unavailable as error:
+            errors.append(str(error))
+    return sent, errors
 
 
 def _publish_once(notice: Notice, publisher: Publisher, claims: Claims, now_seconds: int) -> int:

@@ -16,7 +16,7 @@ from telemetry.aws.windows import WindowReader
 from telemetry.domain import window as windows_of
 from telemetry.domain.times import MINUTE_MS, from_iso, minute_of, to_iso, to_iso_minute
 from telemetry.domain.window import Window
-from telemetry.errors import Rejected
+from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import QuerySettings
 
 HOUR_MS = 3_600_000
@@ -30,10 +30,10 @@ Route = Callable[[dict[str, Any], int, WindowReader, AlertReader], dict[str, Any
 def run(
     event: dict[str, Any], now_ms: int, windows: WindowReader, alerts: AlertReader
 ) -> dict[str, Any]:
-    """The route's answer; 400 with the field, the value and what would be right otherwise."""
+    """The route's answer; 400 with the field, the value and what would be right, or 503."""
     try:
         return ROUTES[event["resource"]](event, now_ms, windows, alerts)
-    except Rejected as error:
+    except (Rejected, Unavailable) as error:
         return http.refuse(error)
 
 

@@ -240,6 +240,26 @@ class Scripted:
         return self
 
 
+class Generous:
+    """A client that refuses each statement with what is there, where it is asked for that."""
+
+    def __init__(self, current: Attributes) -> None:
+        self.current = current
+
+    def batch_execute_statement(self, *, Statements: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803
+        return {"Responses": [{"Error": self.error(each)} for each in Statements]}
+
+    def error(self, statement: dict[str, Any]) -> dict[str, Any]:
+        is_asked = statement.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD"
+        return {"Code": "ConditionalCheckFailed", **({"Item": self.current} if is_asked else {})}
+
+
+def test_a_conflict_that_brings_its_item_costs_no_read() -> None:
+    current = item("a", 7, b"theirs")
+    items = DynamoItems(Generous(current), "windows", KEY)
+    assert items.write([Write(item("a", 2), 1)]) == [Conflict(current)]
+
+
 @pytest.mark.parametrize("code", ["ThrottlingError", "InternalServerError", "ValidationError"])
 def test_a_statement_refused_for_another_reason_has_failed(code: str) -> None:
     assert Scripted().refusing(code).items.write([Write(item("a", 1), 0)]) == [Failed()]

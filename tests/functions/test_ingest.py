@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from telemetry.aws.overflow import Overflow, overflowed
 from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Stream
+from telemetry.domain.reading import Reading
 from telemetry.domain.times import to_iso
 
 from functions.ingest.handler import run
@@ -38,7 +39,7 @@ class Stage:
 
     def post(self, body: Any, device_id: str | None = "pump-1", prefix: str = "") -> dict[str, Any]:
         if device_id is None:
-            return self.run(request("POST", "/readings", body, prefix=prefix))
+            return self.run(request("POST", "/readings", body, role="gateway", prefix=prefix))
         path = {"device_id": device_id}
         return self.run(request("POST", "/devices/{device_id}/readings", body, path))
 
@@ -135,6 +136,13 @@ def test_a_gateway_posts_for_the_devices_of_its_prefix_alone(stage: Stage) -> No
     assert body["rejected"][1]["reason"] == "is missing"
 
 
+def test_nobody_but_a_gateway_posts_for_other_devices(stage: Stage) -> None:
+    for grant in ({}, {"role": "device"}, {"role": "admin", "prefix": ""}):
+        answer = stage.run(request("POST", "/readings", valid(device_id="a"), None, None, **grant))
+        assert answer["statusCode"] == 403
+    assert stage.put() == []
+
+
 def test_a_gateway_of_every_device_has_an_empty_prefix(stage: Stage) -> None:
     stage.post([valid(device_id="a"), valid(device_id="b")], device_id=None)
     assert [put["device_id"] for put in stage.put()] == ["a", "b"]
@@ -215,6 +223,24 @@ def test_retries_wait_longer_and_longer_for_a_second_and_a_half_in_all(stage: St
     assert len(stage.kinesis.calls) == 6
     # 0.05 + 0.1 + 0.2 + 0.4 + 0.75 s, each at least half of it
     assert 0.75 <= sum(stage.waits) <= 1.5
+
+
+def test_a_stream_that_hangs_leaves_time_for_the_overflow_queue(stage: Stage) -> None:
+    now_seconds = 100.0
+
+    class Hanging(MemoryKinesis):
+        down = True
+
+        def put_records(self, **arguments: Any) -> dict[str, Any]:
+            nonlocal now_seconds
+            now_seconds += 3  # the client's patience
+            return super().put_records(**arguments)
+
+    stream = Stream(Hanging(), "readings", stage.waits.append, lambda: now_seconds)
+    batch = [Reading("pump-1", NOW_MS + index, {"temperature": 20.0}) for index in range(3)]
+    assert stream.put(batch) == batch
+    # of ingest's 25 s; the queue's three attempts may hang as long
+    assert now_seconds - 100 + sum(stage.waits) <= 12
 
 
 def refuse_odd(record: dict[str, Any]) -> bool:

@@ -99,6 +99,12 @@ def test_a_failing_way_out_brings_the_message_back_and_repeats_no_other(
     assert stage.sns.sent == stage.bus.sent == [notice()]
 
 
+def test_a_failing_way_out_does_not_keep_the_others_waiting(stage: Stage) -> None:
+    stage.sns.failure = Unavailable("SNS is down")
+    assert stage.run(notice()) == come_back("m0")
+    assert stage.bus.sent == [notice()]
+
+
 def test_a_crash_between_two_ways_out_repeats_neither(stage: Stage) -> None:
     stage.bus.failure = Crash()
     with pytest.raises(Crash):

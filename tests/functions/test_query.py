@@ -144,6 +144,19 @@ def test_without_from_it_is_the_hour_before_to(stage: Stage) -> None:
     assert len(body_of(stage.get(WINDOWS, to="2026-11-21T00:30:00Z"))["windows"]) == 3
 
 
+def test_a_window_that_newer_code_wrote_is_no_fault_of_the_caller(stage: Stage) -> None:
+    key = ("pump-1", "2026-11-21T01:29:00Z#eu-west-1")
+    stage.windows.stored[key] = {
+        "device_id": {"S": key[0]},
+        "minute_region": {"S": key[1]},
+        "readings": {"B": b"\x02newer"},
+        "expires_at": {"N": "1"},
+        "version": {"N": "1"},
+    }
+    answer = stage.get(WINDOWS)
+    assert (answer["statusCode"], answer["headers"]["Retry-After"]) == (503, "5")
+
+
 def test_only_the_devices_own_windows_are_listed(stage: Stage) -> None:
     stage.store(reading("pump-1", NOW_MS - 1), reading("pump-10", NOW_MS - 1))
     assert len(body_of(stage.get(WINDOWS))["windows"]) == 1

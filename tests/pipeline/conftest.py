@@ -26,13 +26,10 @@ def pipeline() -> Iterator[Pipeline]:
     instance = unused("test")
     parameters = {"WindowRetentionDays": str(RETENTION_DAYS)}
     try:
-        with (
-            brought_up(instance, Steps(Console(file=StringIO())), parameters) as aws,
-            aws.process,  # closes its pipe at the end
-            Pipeline(instance) as deployed,
-        ):
+        with brought_up(instance, Steps(Console(file=StringIO())), parameters) as aws:
             try:
-                yield deployed
+                with Pipeline(instance) as deployed:
+                    yield deployed
             finally:
                 aws.stop()
     except StepFailed as error:

@@ -61,7 +61,7 @@ def at(minute_ms: int, second: float, **metrics: float) -> Json:
 
 
 class Pipeline:
-    """A deployed pipeline. Devices of its tests have names of their own, so no test sees another's."""
+    """A deployed pipeline; each test has devices of its own, so that none disturbs another."""
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance

@@ -1,5 +1,7 @@
 """What devices post comes out as windows, the latest reading, and alerts, each once."""
 
+import json
+
 from local.reading import Reading
 from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago, shown
 from tests.pipeline.notices import Notices
@@ -35,6 +37,9 @@ def test_an_overheating_device_has_one_open_alert_and_its_notice_goes_out_once(
     trace_id = pipeline.send("hot", *not_hot, *hot)["trace_id"]
     becomes(lambda: len(pipeline.alerts("hot")), 1, "an open alert")
     becomes(lambda: notices.counts("hot"), {"hot": (1, 1)}, "the notice")
+    (notice,), _ = notices.of("hot")
+    queue = pipeline.outputs["NoticesQueueUrl"]  # delivers at least once: so once more
+    pipeline.aws("sqs").send_message(QueueUrl=queue, MessageBody=json.dumps(notice))
     # an earlier breach that comes late, a higher peak, and the others again
     first_trace_id = pipeline.send("hot", *hot, at(minute, 2, temperature=40.0))["trace_id"]
     for _ in range(2):

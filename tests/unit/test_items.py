@@ -16,6 +16,7 @@ from telemetry.aws.items import (
     Write,
     Written,
 )
+from telemetry.errors import Rejected
 
 from tests.fakes import MemoryItems
 
@@ -200,6 +201,23 @@ def test_an_item_that_expired_is_written_anew() -> None:
         "numbers": {"S": "2"},
         "version": {"N": "1"},
     }
+
+
+def test_an_item_that_newer_code_wrote_is_left_alone_and_holds_up_no_other() -> None:
+    def to_state_or_reject(item: Attributes) -> Numbers:
+        if item["numbers"]["S"] == "newer":
+            raise Rejected("is of a newer format")
+        return to_state(item)
+
+    items = GrowingItems()
+    newer = {"key": {"S": "a"}, "sort": {"S": "-"}, "numbers": {"S": "newer"}}
+    items.stored["a", "-"] = {**newer, "version": {"N": "7"}}
+    plain = MemoryItems(("key", "sort"))
+    plain.stored = items.stored
+    target: Writer = CompareAndSet(plain, to_item, to_state_or_reject, sleep=lambda _seconds: None)
+    changes = {"a": adding(frozenset({1})), "b": adding(frozenset({2}))}
+    assert target.apply(changes).keys() == {"b"}
+    assert items.stored["a", "-"] == {**newer, "version": {"N": "7"}}
 
 
 def test_the_states_that_were_written_longest_ago_are_forgotten_first() -> None:

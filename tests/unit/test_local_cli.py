@@ -4,7 +4,6 @@ import pytest
 
 from local.cli import main, parser
 from local.rules import Rule, load
-from local.view import sparkline
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,3 @@ def test_the_rules_that_a_run_checks_are_those_of_the_file(tmp_path: Path) -> No
 def test_a_rule_is_broken_strictly_beyond_its_limit() -> None:
     hot = Rule("hot", "temperature", above=38)
     assert [hot.is_broken_by(value) for value in (38.0, 38.1, float("nan"))] == [False, True, False]
-
-
-def test_a_sparkline_shows_how_a_total_grew() -> None:
-    assert sparkline([0, 0, 4, 12]) == " ▄█"

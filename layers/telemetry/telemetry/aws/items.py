@@ -14,6 +14,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError
 
 from telemetry.aws.observe import log
+from telemetry.errors import Rejected
 
 Attributes = dict[str, dict[str, Any]]  # DynamoDB's typed values by name: {"version": {"N": "1"}}
 K = TypeVar("K", bound=Hashable)
@@ -223,7 +224,13 @@ class CompareAndSet(Generic[K, S, R]):
                 case Conflict(None):
                     self._forget(key)
                 case Conflict(dict(current)):
-                    self._remember(key, self._to_state(current), int(current["version"]["N"]))
+                    try:
+                        found = self._to_state(current)
+                    except Rejected as error:  # newer code wrote it, and that must merge into it
+                        log.error("item not readable", extra={"why": str(error)})
+                        del pending[key]
+                        continue
+                    self._remember(key, found, int(current["version"]["N"]))
                 case Failed():
                     # the write may have arrived after all; the next one finds out
                     pass

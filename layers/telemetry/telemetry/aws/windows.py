@@ -8,6 +8,7 @@ from telemetry.domain import window as windows_of
 from telemetry.domain.reading import Reading
 from telemetry.domain.times import from_iso, to_iso_minute
 from telemetry.domain.window import Addition, Window, WindowKey
+from telemetry.errors import Rejected, Unavailable
 
 KEY = ("device_id", "minute_region")
 # Readings that a warm environment keeps at hand, about 400 bytes each: 40 MB
@@ -85,7 +86,7 @@ class WindowReader:
         """(minute's start in epoch ms, window) of minutes in [from, to), in order of time.
 
         Items are read page by page, up to `page_size` a call, as the iteration goes on, so taking
-        few of many is cheap.
+        few of many is cheap. Raises Unavailable for an item that this code can't read.
         """
         minute_ms, window = None, windows_of.EMPTY
         for item in self._items(device_id, from_ms, to_ms, page_size, newest_first):
@@ -94,7 +95,11 @@ class WindowReader:
                 if minute_ms is not None:
                     yield minute_ms, window
                 minute_ms, window = at_ms, windows_of.EMPTY
-            window = windows_of.merge(window, _to_state(item))
+            try:
+                part = _to_state(item)
+            except Rejected as error:  # newer code wrote it; the caller did nothing wrong
+                raise Unavailable(f"a window of {device_id} is not readable: {error}") from error
+            window = windows_of.merge(window, part)
         if minute_ms is not None:
             yield minute_ms, window
 

@@ -1,0 +1,89 @@
+"""What a test breaks in a deployed pipeline, and mends again at its end."""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from local.deployment import as_list
+from local.instance import ROOT
+from tests.pipeline.deployed import Pipeline, becomes
+
+DYING = Path(__file__).with_name("dying.py")
+
+
+@contextmanager
+def dying(pipeline: Pipeline, function: str, marks: Path, deaths: list[str]) -> Iterator[None]:
+    """Let a function die with half of its writes done, "raising" or "killed"; then restore it.
+
+    Each death leaves a file in `marks`.
+    """
+    name = f"{pipeline.state.stack}-{function}"
+    aws = pipeline.aws("lambda")
+    before = httpx.get(aws.get_function(FunctionName=name)["Code"]["Location"]).content
+    fault = {"marks": str(marks), "deaths": deaths}
+    handler = ROOT / "functions" / function / "handler.py"
+    files = {"handler.py": DYING.read_text(), "stage.py": handler.read_text()}
+    package = io.BytesIO()
+    with zipfile.ZipFile(package, "w") as archive:
+        for file, text in (files | {"fault.json": json.dumps(fault)}).items():
+            archive.writestr(file, text)
+    try:
+        update_code(aws, name, package.getvalue())
+        yield
+    finally:
+        update_code(aws, name, before)
+
+
+def update_code(aws: Any, name: str, package: bytes) -> None:
+    """Give a function other code, and wait until it has it."""
+    aws.update_function_code(FunctionName=name, ZipFile=package)
+    status = lambda: aws.get_function_configuration(FunctionName=name)["LastUpdateStatus"]  # noqa: E731
+    becomes(status, "Successful", f"the update of {name}")
+
+
+@contextmanager
+def without(pipeline: Pipeline, function: str, *actions: str) -> Iterator[None]:
+    """Take actions from a function's role; at the end it has them again."""
+    iam = pipeline.aws("iam")
+    name = f"{pipeline.state.stack}-{function}"
+    configuration = pipeline.aws("lambda").get_function_configuration(FunctionName=name)
+    role = configuration["Role"].rpartition("/")[2]
+    policies = {
+        policy: iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
+        for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]
+    }
+    allowed = {
+        action
+        for document in policies.values()
+        for statement in document["Statement"]
+        for action in as_list(statement["Action"])
+    }
+    assert allowed >= set(actions), f"{function} is not allowed {actions} anyway"
+    try:
+        for policy, document in policies.items():
+            put_policy(iam, role, policy, less(document, actions))
+        yield
+    finally:
+        for policy, document in policies.items():
+            put_policy(iam, role, policy, document)
+
+
+def less(document: dict[str, Any], actions: tuple[str, ...]) -> dict[str, Any]:
+    """A policy without these actions."""
+    statements = []
+    for statement in document["Statement"]:
+        left = [action for action in as_list(statement["Action"]) if action not in actions]
+        if left:
+            statements.append({**statement, "Action": left})
+    nothing = {"Effect": "Deny", "Action": "none:None", "Resource": "*"}
+    return {**document, "Statement": statements or [nothing]}
+
+
+def put_policy(iam: Any, role: str, policy: str, document: dict[str, Any]) -> None:
+    iam.put_role_policy(RoleName=role, PolicyName=policy, PolicyDocument=json.dumps(document))

@@ -1,0 +1,145 @@
+"""What is deployed: roles, outputs, what listens where, traces."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from local import embedded
+from local.deployment import EMULATOR_POLICY, as_list, client, role_statements, stack_roles
+from local.instance import State, unused
+from local.tracing import segments, show_trace
+from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago
+
+WITHOUT_RESOURCE = {  # actions that AWS authorizes on no resource
+    "dynamodb:ListStreams",
+    "xray:PutTelemetryRecords",
+    "xray:PutTraceSegments",
+}
+LOGS_POLICY = "AmazonAPIGatewayPushToCloudWatchLogs"  # AWS's own, for API Gateway's access logs
+
+
+def test_no_role_has_an_action_or_a_resource_that_it_need_not_have(pipeline: Pipeline) -> None:
+    iam = pipeline.aws("iam")
+    roles = stack_roles(pipeline.state)
+    assert len(roles) == 10  # nine functions', and API Gateway's for its logs
+    for role in roles:
+        attached = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
+        assert {policy["PolicyName"] for policy in attached} <= {LOGS_POLICY}, role
+        emulators = statements_of(pipeline, role, EMULATOR_POLICY)  # no part of the template
+        for statement in role_statements(iam, role):
+            if statement in emulators:
+                continue
+            actions = set(as_list(statement["Action"]))
+            assert statement["Effect"] == "Allow"
+            assert not [action for action in actions if "*" in action or "?" in action], role
+            if "*" in as_list(statement["Resource"]):
+                assert actions <= WITHOUT_RESOURCE, (role, statement)
+
+
+def statements_of(pipeline: Pipeline, role: str, policy: str) -> list[Any]:
+    """The statements of one of a role's policies, if it has it."""
+    iam = pipeline.aws("iam")
+    if policy not in iam.list_role_policies(RoleName=role)["PolicyNames"]:
+        return []
+    document = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
+    return list(document["Statement"])
+
+
+def test_each_output_names_something_that_is_there(pipeline: Pipeline) -> None:
+    aws, outputs = pipeline.aws, pipeline.outputs
+    table = lambda name: aws("dynamodb").describe_table(TableName=name)  # noqa: E731
+    queue = lambda url: aws("sqs").get_queue_attributes(QueueUrl=url)  # noqa: E731
+    topic = lambda arn: aws("sns").get_topic_attributes(TopicArn=arn)  # noqa: E731
+    looks: dict[str, Callable[[str], Any]] = {
+        "ApiUrl": lambda _: pipeline.http.get("/health").raise_for_status(),
+        "AdminSecretArn": lambda arn: aws("secretsmanager").get_secret_value(SecretId=arn),
+        "StreamName": lambda name: aws("kinesis").describe_stream_summary(StreamName=name),
+        "WindowsTable": table,
+        "AlertsTable": table,
+        "DevicesTable": table,
+        "NoticesTopicArn": topic,
+        "AlarmsTopicArn": topic,
+        "EventBusName": lambda name: aws("events").describe_event_bus(Name=name),
+        "NoticesQueueUrl": queue,
+        "NoticesDeadLettersUrl": queue,
+        "QuarantineUrl": queue,
+        "OverflowUrl": queue,
+        "FailuresQueueUrl": queue,
+        "FailuresBucket": lambda name: aws("s3").head_bucket(Bucket=name),
+        "KeyId": lambda key: aws("kms").describe_key(KeyId=key),
+    }
+    assert outputs.keys() == looks.keys()
+    for name, look in looks.items():
+        look(outputs[name])  # raises where there is no such thing
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which only Linux has")
+def test_nothing_of_the_embedded_aws_listens_off_loopback(pipeline: Pipeline) -> None:
+    assert pipeline.http.get("/health").status_code == 200
+    found = set(listening(pipeline.state.pid))
+    assert ("127.0.0.1", pipeline.state.port) in found
+    assert {address for address, _ in found} <= {"127.0.0.1", "::1"}
+
+
+def listening(group: int) -> Iterator[tuple[str, int]]:
+    """Address and port of every TCP socket on which a process of the group listens."""
+    sockets = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended since
+            state = (process / "stat").read_text().rpartition(")")[2].split()
+            if int(state[2]) == group:
+                sockets |= {str(file.readlink()) for file in (process / "fd").iterdir()}
+    names = {"0100007F": "127.0.0.1", "00000000000000000000000001000000": "::1"}
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == "0A" and f"socket:[{columns[9]}]" in sockets:  # 0A: it listens
+                address, port = columns[1].split(":")
+                yield names.get(address, address), int(port, 16)
+
+
+def test_two_instances_share_nothing(pipeline: Pipeline) -> None:
+    other = unused("test")
+    other.create()
+    try:
+        aws = embedded.start(other)
+        try:
+            assert aws.port != pipeline.state.port
+            assert other.folder != pipeline.instance.folder
+            with closing(client(State(port=aws.port), "kinesis")) as kinesis:
+                assert kinesis.list_streams()["StreamNames"] == []  # has none of the other's
+        finally:
+            aws.stop()
+        assert not other.is_running()
+        assert pipeline.instance.is_running()
+    finally:
+        other.remove()
+
+
+def test_a_reading_can_be_followed_from_the_post_to_the_alert(pipeline: Pipeline) -> None:
+    reading = at(minutes_ago(2), 1, temperature=40.0)
+    trace_id = pipeline.send("traced", reading)["trace_id"]
+    traces = lambda: [alert["trace_id"] for alert in pipeline.alerts("traced")]  # noqa: E731
+    becomes(traces, [trace_id], "the trace on the alert")
+
+    def continued() -> set[str]:
+        """The names of subsegments, of other traces, that link to this one."""
+        return {
+            segment["name"]
+            for segment in segments(pipeline.instance)
+            if segment.get("annotations", {}).get("source_trace_id") == trace_id
+            and trace_id in [link["trace_id"] for link in segment.get("links", [])]
+            and segment["trace_id"] != trace_id
+        }
+
+    stages = {"windows", "episode", "notices", "notice"}  # aggregate, alert, dispatch, notify
+    becomes(continued, stages, "segments that continue the trace")
+    shown = StringIO()
+    show_trace(pipeline.instance, trace_id, Console(file=shown, width=200))
+    assert stages <= set(shown.getvalue().replace("─", " ").split())

@@ -1,0 +1,112 @@
+"""The local run as a person starts it, and that its check finds what is lost."""
+
+import json
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import vega_datasets
+
+from local.check import iso
+from local.instance import ROOT, named, unused
+from local.ledger import Ledger
+from local.reading import Reading
+from tests.pipeline.deployed import Pipeline, becomes, minutes_ago
+
+RECORDED = Path(vega_datasets.__file__).parent / "_data" / "seattle-temps.csv"
+EACH_HOURS = 6  # of the file's hourly rows: all of them take a minute
+
+
+def local(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m local`, as from a terminal."""
+    command = [sys.executable, "-m", "local", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=170, check=False
+    )
+
+
+def test_a_run_brings_all_up_checks_it_and_leaves_nothing_behind() -> None:
+    name = unused("test").name
+    ran = local("run", "--name", name, "--for", "5s", "--json", "--devices", "20")
+    assert ran.returncode == 0, ran.stderr
+    result = json.loads(ran.stdout)
+    readings = result["readings"]
+    assert result["ok"], result
+    assert result["problems"] == result["differences"] == []
+    assert readings["accepted"] == readings["posted"] > 0
+    assert readings["accepted"] == readings["stored"] + readings["duplicate"]
+    assert readings["stored"] == readings["distinct"]
+    assert result["windows_checked"] >= 20
+    assert result["alerts_expected"] == result["alerts_open"]
+    assert not named(name).is_running()
+    assert not named(name).folder.exists()
+
+
+def test_the_check_finds_a_window_that_is_lost_and_one_that_is_changed(pipeline: Pipeline) -> None:
+    minutes, ledger = [minutes_ago(4), minutes_ago(3), minutes_ago(2)], Ledger()
+    pipeline.relay(
+        [
+            Reading("robbed", minute + second, {"temperature": 20.0})
+            for minute in minutes
+            for second in (1, 2, 3)
+        ],
+        ledger,
+    )
+    becomes(lambda: pipeline.differences(ledger), [], "all that was sent")
+    dynamodb, table = pipeline.aws("dynamodb"), pipeline.outputs["WindowsTable"]
+    keys = [
+        {
+            "device_id": {"S": "robbed"},
+            "minute_region": {"S": f"{iso(minute)}#{pipeline.state.region}"},
+        }
+        for minute in minutes
+    ]
+    lost = dynamodb.delete_item(TableName=table, Key=keys[0], ReturnValues="ALL_OLD")
+    assert "Attributes" in lost
+    ledger.accept([Reading("robbed", minutes[1] + 9, {"temperature": 20.0})])  # never sent
+    found = [str(difference) for difference in pipeline.differences(ledger)]
+    assert found == [
+        f"robbed window {iso(minutes[0])}: expected 3 readings, found none",
+        f"robbed window {iso(minutes[1])} count: expected 4, found 3",
+        f"robbed window {iso(minutes[1])} temperature count: expected 4, found 3",
+    ]
+
+
+def test_a_year_of_recorded_temperatures_comes_out_with_its_monthly_means(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    header, *lines = RECORDED.read_text().splitlines()
+    lines = lines[::EACH_HOURS]
+    file = tmp_path / "temperatures.csv"
+    file.write_text("\n".join([header, *lines]))
+    of_file = ["--csv", str(file), "--device", "seattle", "--time-column", "date"]
+    of_file += ["--metric", "temperature=temp", "--celsius-from", "fahrenheit"]
+    pace = ["--speed", "max", "--ends-now"]
+    ran = local("devices", "--name", pipeline.instance.name, *of_file, *pace, "--check", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["windows_checked"] == len(lines)
+
+    rows = [line.split(",") for line in lines]
+    written = [datetime.strptime(f"{date} +0000", "%Y/%m/%d %H:%M %z") for date, _ in rows]
+    expected = by_month(zip(written, [(float(value) - 32) / 1.8 for _, value in rows], strict=True))
+    windows = pipeline.windows("seattle").values()
+    found = [(datetime.fromisoformat(window["minute"]), window["metrics"]) for window in windows]
+    shift = max(time for time, _ in found) - max(written)
+    means = by_month((time - shift, metrics["temperature"]["mean"]) for time, metrics in found)
+    assert sorted(expected) == list(range(1, 13))
+    for month, values in expected.items():
+        assert len(means[month]) == len(values)
+        assert statistics.fmean(means[month]) == pytest.approx(statistics.fmean(values), abs=1e-9)
+
+
+def by_month(values: Iterable[tuple[datetime, float]]) -> dict[int, list[float]]:
+    """Values by the month in which they were measured."""
+    months: dict[int, list[float]] = defaultdict(list)
+    for time, value in values:
+        months[time.month].append(value)
+    return months
