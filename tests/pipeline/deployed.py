@@ -20,7 +20,7 @@ from local.session import issue_device_tokens
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 40.0  # on a busy machine; an idle one needs two
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 DAY_MS = 86_400_000
 RETENTION_DAYS = 400  # a year of recorded readings fits
 
@@ -156,6 +156,16 @@ class Pipeline:
         return check(self.connect, ledger, load_rules(), is_alone=False)
 
     # AWS's side
+
+    def stored(self, prefix: str) -> list[str]:
+        """The minutes and regions of the windows of devices whose names start so."""
+        pages = self.aws("dynamodb").get_paginator("scan")
+        return [
+            item["minute_region"]["S"]
+            for page in pages.paginate(TableName=self.outputs["WindowsTable"])
+            for item in page["Items"]
+            if item["device_id"]["S"].startswith(prefix)
+        ]
 
     def waiting(self, output: str) -> int:
         """How many messages a queue has, those that a consumer holds among them."""

@@ -41,22 +41,15 @@ class Notices:
 
     def of(self, device_id: str) -> tuple[list[Any], list[Any]]:
         """The notices about a device that came from the topic, and from the bus."""
-        for body in self._received(self._topic_queue):
-            self._got["topic"].append(json.loads(body["Message"]))
-        for body in self._received(self._bus_queue):
-            self._got["bus"].append(body["detail"])
-        by_way = [
-            [notice for notice in self._got[way] if notice["device_id"] == device_id]
-            for way in ("topic", "bus")
-        ]
-        return by_way[0], by_way[1]
+        self._receive()
+        return self._about("topic", device_id), self._about("bus", device_id)
 
     def counts(self, *device_ids: str) -> dict[str, tuple[int, int]]:
         """How many notices about each device came from the topic, and from the bus."""
+        self._receive()
         return {
-            device_id: (len(topic), len(bus))
+            device_id: (len(self._about("topic", device_id)), len(self._about("bus", device_id)))
             for device_id in device_ids
-            for topic, bus in [self.of(device_id)]
         }
 
     def arrived_once(self, *device_ids: str) -> None:
@@ -66,6 +59,15 @@ class Notices:
         becomes(lambda: self.counts(*device_ids), once, what)
         becomes(lambda: self._pipeline.waiting("NoticesQueueUrl"), 0, "notices are all sent")
         assert self.counts(*device_ids) == once, what
+
+    def _about(self, way: str, device_id: str) -> list[Any]:
+        return [notice for notice in self._got[way] if notice["device_id"] == device_id]
+
+    def _receive(self) -> None:
+        for body in self._received(self._topic_queue):
+            self._got["topic"].append(json.loads(body["Message"]))
+        for body in self._received(self._bus_queue):
+            self._got["bus"].append(body["detail"])
 
     def _received(self, queue: str) -> list[Any]:
         bodies = []

@@ -34,6 +34,7 @@ def test_a_death_of_aggregate_in_mid_batch_changes_no_window(
     with dying(pipeline, "aggregate", tmp_path, DEATHS):
         pipeline.relay(readings, ledger)
         becomes(lambda: deaths(tmp_path), ["0-raising", "1-killed"], "deaths in mid-batch")
+        becomes(lambda: len(pipeline.stored("windows-")), 2 * DEVICES, "windows")
         becomes(lambda: pipeline.differences(ledger), [], "windows as if nothing had died")
     # its own code again, in a process that knows no window: the same readings change nothing
     pipeline.relay(readings)

@@ -119,13 +119,7 @@ def test_none_of_1000_malformed_bodies_gets_a_5xx_or_is_stored(pipeline: Pipelin
     assert [answer for answer in answers if answer[0] not in {400, 413}] == []
     last = minutes_ago(1)
     pipeline.passed("malformed", last)  # behind them on the shard, had any of them come so far
-    items = pipeline.aws("dynamodb").get_paginator("scan")
-    stored = [
-        item["minute_region"]["S"]
-        for page in items.paginate(TableName=pipeline.outputs["WindowsTable"])
-        for item in page["Items"]
-        if item["device_id"]["S"] == "malformed"
-    ]
+    stored = pipeline.stored("malformed")
     assert (len(stored), pipeline.counts("malformed")) == (1, {last: 1})
     assert pipeline.waiting("OverflowUrl") == 0
     assert pipeline.waiting("QuarantineUrl") == quarantined
