@@ -51,7 +51,7 @@ def run(options: Options, console: Console) -> int:
             state = tokens_for(instance, source, posting_options)
             plan = Plan(options.seconds)
             report = exercise(state, steps, source, posting_options, plan, aws.stop)
-            tell(report, steps, options, console)
+            tell(report, steps, instance, options, console)
             is_clean = report.is_ok
             if options.keep:
                 aws.release()
@@ -66,11 +66,13 @@ def run(options: Options, console: Console) -> int:
     return 0 if report.is_ok else 1
 
 
-def tell(report: Report, steps: Steps, options: Options, console: Console) -> None:
+def tell(
+    report: Report, steps: Steps, instance: Instance, options: Options, console: Console
+) -> None:
     """Say what came of a run, and print it as JSON if asked to."""
     verdict(report, console)
     if options.json:
-        print_json(as_json(report, steps, options.name or DEFAULT_NAME))
+        print_json(as_json(report, steps, instance.name))
 
 
 def clean_up(instance: Instance, is_clean: bool, console: Console) -> None:
@@ -107,7 +109,7 @@ def devices(options: Options, console: Console) -> int:
     steps = Steps(console)
     plan = Plan(options.seconds, options.check, is_alone=False)
     report = exercise(state, steps, source, posting_options, plan, lambda: None)
-    tell(report, steps, options, console)
+    tell(report, steps, instance, options, console)
     return 0 if report.is_ok else 1
 
 
