@@ -8,11 +8,12 @@ can't overwrite what another wrote. It merges into what is there and tries again
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from telemetry.aws.chunks import chunks
 from telemetry.aws.observe import log
 from telemetry.errors import Rejected
 
@@ -76,7 +77,7 @@ class DynamoItems:
 
     def write(self, writes: Sequence[Write]) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        for chunk in _chunks(writes):
+        for chunk in chunks(writes, _size, STATEMENTS_A_CALL, BYTES_A_CALL):
             outcomes += self._call(chunk)
         return outcomes
 
@@ -133,19 +134,9 @@ class DynamoItems:
         }
 
 
-def _chunks(writes: Sequence[Write]) -> Iterable[list[Write]]:
-    """Cut to what one call takes."""
-    chunk: list[Write] = []
-    size = 0
-    for write in writes:
-        write_size = sum(len(value.get("B", b"")) + 100 for value in write.item.values())
-        if chunk and (len(chunk) == STATEMENTS_A_CALL or size + write_size > BYTES_A_CALL):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(write)
-        size += write_size
-    if chunk:
-        yield chunk
+def _size(write: Write) -> int:
+    """Bytes of a write, roughly: its binary values, and what a name and a short value come to."""
+    return sum(len(value.get("B", b"")) + 100 for value in write.item.values())
 
 
 class Result(Protocol[S_co]):

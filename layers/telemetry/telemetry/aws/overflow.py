@@ -1,7 +1,8 @@
 """The overflow queue: where accepted readings wait while the stream doesn't take them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from telemetry.aws.chunks import chunks
 from telemetry.aws.queue import BYTES_A_CALL, Queue
 from telemetry.domain.reading import Reading, encode
 from telemetry.domain.validation import decode
@@ -14,27 +15,16 @@ class Overflow:
         self._queue = queue
 
     def put(self, readings: Sequence[Reading]) -> list[Reading]:
-        """Queue all; returns those that couldn't be."""
-        groups = list(_grouped(readings))
-        failed = self._queue.send([body for _, body in groups])
-        return [reading for index in sorted(failed) for reading in groups[index][0]]
+        """Queue all, one to a line of a message; returns those that couldn't be."""
+        lines = [(reading, encode(reading).decode()) for reading in readings]
+        groups = list(chunks(lines, _size, len(lines), BYTES_A_CALL))
+        failed = self._queue.send(["\n".join(line for _, line in group) for group in groups])
+        return [reading for index in sorted(failed) for reading, _ in groups[index]]
 
 
-def _grouped(readings: Sequence[Reading]) -> Iterable[tuple[list[Reading], str]]:
-    """Readings with the message that holds them: canonical JSON, one a line."""
-    group: list[Reading] = []
-    lines: list[str] = []
-    size = 0
-    for reading in readings:
-        line = encode(reading).decode()
-        if group and size + len(line) > BYTES_A_CALL - len(lines):
-            yield group, "\n".join(lines)
-            group, lines, size = [], [], 0
-        group.append(reading)
-        lines.append(line)
-        size += len(line)
-    if group:
-        yield group, "\n".join(lines)
+def _size(pair: tuple[Reading, str]) -> int:
+    """Bytes of a reading's line, which is ASCII, and its end."""
+    return len(pair[1]) + 1
 
 
 def overflowed(body: str) -> list[Reading]:

@@ -1,10 +1,11 @@
 """SQS queues."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from telemetry.aws.chunks import chunks
 from telemetry.aws.observe import log
 
 # SendMessageBatch's limits: 10 messages, and 1 MiB in all since August 2025; a quarter of that
@@ -24,8 +25,12 @@ class Queue:
     def send(self, bodies: Sequence[str]) -> set[int]:
         """Send all, each at most BYTES_A_CALL long; the indexes of those that weren't taken."""
         left = set(range(len(bodies)))
+
+        def size_of(index: int) -> int:
+            return len(bodies[index].encode())
+
         for _ in range(ATTEMPTS):
-            for chunk in _chunks(bodies, sorted(left)):
+            for chunk in chunks(sorted(left), size_of, MESSAGES_A_CALL, BYTES_A_CALL):
                 left -= self._attempt(bodies, chunk)
             if not left:
                 break
@@ -41,17 +46,3 @@ class Queue:
         for entry in answer.get("Failed", []):
             log.warning("message not taken", extra={"queue": self._url, "why": entry["Code"]})
         return {int(entry["Id"]) for entry in answer.get("Successful", [])}
-
-
-def _chunks(bodies: Sequence[str], indexes: Iterable[int]) -> Iterable[list[int]]:
-    chunk: list[int] = []
-    size = 0
-    for index in indexes:
-        body_size = len(bodies[index].encode())
-        if chunk and (len(chunk) == MESSAGES_A_CALL or size + body_size > BYTES_A_CALL):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(index)
-        size += body_size
-    if chunk:
-        yield chunk

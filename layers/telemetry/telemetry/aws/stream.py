@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from telemetry.aws.chunks import chunks
 from telemetry.aws.observe import log
 from telemetry.domain import validation
 from telemetry.domain.reading import Reading, encode
@@ -109,7 +110,8 @@ class Stream:
                 break
             if wait_seconds:
                 self._sleep(random.uniform(wait_seconds / 2, wait_seconds))
-            left = [pair for chunk in _chunks(left) for pair in self._attempt(chunk)]
+            calls = chunks(left, _size, MAX_RECORDS, MAX_BYTES)
+            left = [pair for call in calls for pair in self._attempt(call)]
         return [reading for reading, _ in left]
 
     def _attempt(self, pairs: list[tuple[Reading, dict[str, Any]]]) -> list[Any]:
@@ -141,16 +143,6 @@ def _entries(readings: Sequence[Reading]) -> list[dict[str, Any]]:
     return entries
 
 
-def _chunks(pairs: list[tuple[Reading, dict[str, Any]]]) -> Iterable[list[Any]]:
-    """Cut to what one PutRecords call takes."""
-    chunk: list[Any] = []
-    size = 0
-    for pair in pairs:
-        entry_size = len(pair[1]["Data"]) + len(pair[1]["PartitionKey"])
-        if chunk and (len(chunk) == MAX_RECORDS or size + entry_size > MAX_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(pair)
-        size += entry_size
-    if chunk:
-        yield chunk
+def _size(pair: tuple[Reading, dict[str, Any]]) -> int:
+    """Bytes that count towards PutRecords' limit."""
+    return len(pair[1]["Data"]) + len(pair[1]["PartitionKey"])
