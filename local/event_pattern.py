@@ -1,0 +1,857 @@
+"""Event patterns of Amazon EventBridge and of Lambda's event filters, compiled for a hot path.
+
+    pattern = compile_pattern('{"data": {"temperature": [{"numeric": [">", 38]}]}}')
+    pattern.matches({"data": {"temperature": 38.5}})  # True
+
+The rules are those of aws/event-ruler 2.0, which AWS runs, and what was recorded from AWS. It needs
+only the standard library, since it also runs inside the embedded AWS. In short:
+
+- A pattern is the paths of its leaves, each with alternatives; all paths have to match. `$or` makes
+  one such rule of each of its branches. A path written twice counts as written last.
+- A path is its keys joined by dots, in patterns and in events: `{"a.b": 1}` is `{"a": {"b": 1}}`.
+- An array in an event gives its path the values of all its elements. Two paths never match in
+  different elements of one array, unless the elements are plain values.
+- Paths are tried in their sort order, and `{"exists": false}` asks whether the path is absent from
+  the array elements chosen so far. Empty arrays and objects have no leaves, so they are absent.
+- Numbers are equal by value. One that no double holds, such as 9007199254740993, whose double is
+  printed as another number, equals only itself; `numeric` and `anything-but` refuse it as operand.
+- A string that is an IP address equals that address however written: "::1" is "0:0:0:0:0:0:0:1".
+
+Inferred, as neither documents nor recordings say it:
+
+- A rule whose wildcards can be at more than 10 places at once is too complex. The measure is
+  event-ruler's; 10 is AWS's, by what it is known to accept and refuse.
+- `equals-ignore-case` takes each character in its lower or upper case (event-ruler: each UTF-16
+  unit): "ß" is "ß" or "SS", and "ss" isn't "ß".
+- Alternatives of one field never influence each other, as they do in some releases of event-ruler.
+- An empty list in an operator is refused, and so are text after the pattern and `$or`s that make
+  more than 1000 rules (AWS's limit, as others quote it).
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from ipaddress import AddressValueError, IPv6Address
+from typing import NamedTuple, NoReturn
+
+MAX_RULES = 1000  # that `$or` may make of a pattern
+MAX_WILDCARD_PLACES = 10
+LONGEST_LOOK = 16  # steps: a path's dotted keys are all kept, and grow with its square
+MAX_PLACES_STUDIED = 2000  # bounds the work that one field's wildcards cost
+EXACT_INTEGERS = 2**53  # up to here every integer is a double
+
+# Keys that are operators, or kept to become one: no field within `$or` may have such a name.
+_RESERVED_WITHIN_OR = """
+exactly equals-ignore-case prefix suffix anything-but exists wildcard numeric cidr = < <= > >= regex
+not-wildcard not-equals-ignore-case date-after date-on-or-after date-before date-on-or-before
+in-date-range ip-address-in-range ip-address-not-in-range
+"""
+RESERVED_WITHIN_OR = frozenset(_RESERVED_WITHIN_OR.split())
+
+Test = Callable[[object], bool]  # of one plain value of an event
+Address = tuple[int, int]  # IP version, number
+
+
+class InvalidPattern(ValueError):
+    """The pattern is one that AWS refuses: says where in it, what is there, what would be right."""
+
+
+class InvalidEvent(ValueError):
+    """The event's text isn't JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A compiled pattern. `matches` takes an event as `json.loads` gives it; only objects match."""
+
+    source: str
+    matches: Callable[[object], bool] = field(repr=False, compare=False)
+
+
+def compile_pattern(pattern_json: str) -> Pattern:
+    """Check and compile a pattern; raises InvalidPattern, and nothing else."""
+    try:
+        rules = _rules(_parsed(pattern_json))
+        _check_complexity(rules)
+        return Pattern(pattern_json, _matcher(rules))
+    except RecursionError:
+        raise InvalidPattern("the pattern is nested too deeply") from None
+
+
+def matches(pattern_json: str, event_json: str) -> bool:
+    """Whether an event matches; raises InvalidPattern, or InvalidEvent if the event isn't JSON."""
+    pattern = compile_pattern(pattern_json)
+    return pattern.matches(parse_event(event_json))
+
+
+def parse_event(event_json: str) -> object:
+    """The event's value, of a repeated key the last one's; raises InvalidEvent. NaN isn't JSON."""
+    try:
+        return json.loads(event_json, parse_constant=_refuse_constant)
+    except (ValueError, TypeError) as error:
+        raise InvalidEvent(f"the event is not JSON: {error}") from error
+    except RecursionError:
+        raise InvalidEvent("the event is nested too deeply") from None
+
+
+# A pattern's JSON, with all that Python's own values would lose: repeated keys, digits.
+
+
+class _Object(tuple[tuple[str, object], ...]):
+    """A JSON object's members, repeated keys and all."""
+
+    __slots__ = ()
+
+
+class _Number(NamedTuple):
+    text: str
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _parsed(pattern_json: str) -> _Object:
+    try:
+        parsed = json.loads(
+            pattern_json,
+            object_pairs_hook=_Object,
+            parse_int=_Number,
+            parse_float=_Number,
+            parse_constant=_refuse_constant,
+        )
+    except (ValueError, TypeError) as error:
+        raise InvalidPattern(f"the pattern is not JSON: {error}") from error
+    if not isinstance(parsed, _Object):
+        raise InvalidPattern(f"the pattern is {_described(parsed)}; it has to be an object")
+    return parsed
+
+
+def _described(value: object) -> str:
+    """What was found, for a message."""
+    if isinstance(value, _Object):
+        return "an object" if value else "an empty object"
+    if isinstance(value, _Number):
+        return f"the number {value.text}"
+    if isinstance(value, list):
+        return "an array" if value else "an empty array"
+    shown = json.dumps(value)
+    return shown if len(shown) <= 60 else f"{shown[:60]}…"
+
+
+def _refuse(where: str, problem: str) -> NoReturn:
+    raise InvalidPattern(f"{where}: {problem}")
+
+
+# From the pattern to its rules: `$or` is multiplied out, as event-ruler does.
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """A field's alternatives: what its value may be, and whether it may be absent."""
+
+    where: str
+    alternatives: Sequence[object]
+    accepts: Test
+    absent: bool
+
+    @property
+    def only_absent(self) -> bool:
+        return all(alternative == (("exists", False),) for alternative in self.alternatives)
+
+
+_Rule = dict[str, _Leaf]  # by path
+
+
+class _Field(NamedTuple):
+    steps: tuple[str, ...]
+    leaf: _Leaf
+
+
+def _fields(rule: _Rule) -> list[_Field]:
+    """In the order in which they are matched: that of Java's strings, by UTF-16 units."""
+    paths = sorted(rule, key=lambda path: path.encode("utf-16-be", "surrogatepass"))
+    return [_Field(tuple(path.split(".")), rule[path]) for path in paths]
+
+
+class _Place(NamedTuple):
+    """Where in the pattern: the path so far, its name for messages, whether it is within `$or`."""
+
+    path: str = ""
+    where: str = ""
+    within_or: bool = False
+
+    def at(self, key: str) -> "_Place":
+        return self._replace(
+            path=f"{self.path}.{key}" if self.path else key,
+            where=f"{self.where}.{key}" if self.where else key,
+        )
+
+
+def _rules(pattern: _Object) -> list[_Rule]:
+    return _extended([{}], pattern, _Place())
+
+
+def _extended(rules: list[_Rule], members: _Object, place: _Place) -> list[_Rule]:
+    """The rules with an object's fields added to each."""
+    if not members:
+        _refuse(place.where or "the pattern", "is an empty object; it needs at least one field")
+    for key, value in members:
+        here = place.at(key)
+        if key == "$or":
+            rules = _branched(rules, value, place._replace(where=here.where))
+        elif place.within_or and key in RESERVED_WITHIN_OR:
+            _refuse(here.where, f'"{key}" is an operator; within $or no field may have its name')
+        elif isinstance(value, _Object):
+            rules = _extended(rules, value, here)
+        elif isinstance(value, list):
+            leaf = _leaf(value, here.where)
+            for rule in rules:
+                rule[here.path] = leaf
+        else:
+            found = _described(value)
+            _refuse(here.where, f"is {found}; it has to be an object or an array of alternatives")
+    return rules
+
+
+def _branched(rules: list[_Rule], branches: object, place: _Place) -> list[_Rule]:
+    """For each of the branches, the rules with its fields added."""
+    if not isinstance(branches, list) or len(branches) < 2:
+        found = "an array of one" if branches and isinstance(branches, list) else None
+        found = found or _described(branches)
+        _refuse(place.where, f"is {found}; $or needs an array of two or more objects")
+    branched: list[_Rule] = []
+    for index, branch in enumerate(branches):
+        inside = place._replace(where=f"{place.where}[{index}]", within_or=True)
+        if not isinstance(branch, _Object):
+            _refuse(inside.where, f"is {_described(branch)}; $or takes objects only")
+        branched += _extended([dict(rule) for rule in rules], branch, inside)
+        if len(branched) > MAX_RULES:
+            _refuse(place.where, f"makes more than {MAX_RULES} rules of the pattern")
+    return branched
+
+
+def _leaf(alternatives: list[object], where: str) -> _Leaf:
+    if not alternatives:
+        _refuse(where, "is an empty array; it needs at least one alternative")
+    tests: list[Test] = []
+    literals: set[Hashable] = set()
+    addresses: set[Address] = set()
+    absent = False
+    for index, alternative in enumerate(alternatives):
+        at = f"{where}[{index}]"
+        if alternative == (("exists", False),):
+            absent = True
+        elif isinstance(alternative, _Object):
+            tests.append(_operator(alternative, at))
+        elif isinstance(alternative, str) and (address := _address(alternative)):
+            addresses.add(address)
+        else:
+            literals.add(_literal(alternative, at))
+    if literals:
+        tests.append(_one_of(literals))
+    if addresses:
+        tests.append(lambda value: isinstance(value, str) and _address(value) in addresses)
+    return _Leaf(where, alternatives, _any_test(tests), absent)
+
+
+def _any_test(tests: Sequence[Test]) -> Test:
+    if len(tests) == 1:
+        return tests[0]
+    return lambda value: any(test(value) for test in tests)
+
+
+# Literals. An identity is equal for values that are the same to a pattern.
+
+
+def _literal(value: object, where: str) -> Hashable:
+    if isinstance(value, _Number):
+        return _number_identity(value)
+    if isinstance(value, list):
+        found = _described(value)
+        _refuse(
+            where, f"is {found}; an alternative is a string, number, true, false, null or object"
+        )
+    return _identity(value)
+
+
+def _number_identity(number: _Number) -> Hashable:
+    try:
+        decimal = Decimal(number.text)
+    except InvalidOperation:  # an exponent of twenty digits
+        return number
+    double = _double(decimal)
+    return (decimal,) if double is None else double
+
+
+def _double(number: Decimal) -> float | None:
+    """The double that holds the number: whose shortest decimal form is the number."""
+    double = float(number)
+    return double if math.isfinite(double) and Decimal(repr(double)) == number else None
+
+
+def _identity(value: object) -> Hashable:
+    """Of a plain value in an event. Those that aren't text or number are wrapped: True equals 1."""
+    kind = type(value)
+    if kind is str or kind is float:
+        return value
+    if type(value) is not int:
+        return (kind, value)
+    if -EXACT_INTEGERS <= value <= EXACT_INTEGERS:
+        return value
+    double = _double(Decimal(value))
+    return (Decimal(value),) if double is None else double
+
+
+def _one_of(identities: Iterable[Hashable]) -> Test:
+    known = frozenset(identities)
+    return lambda value: _identity(value) in known
+
+
+# Operators: each makes a test of its operand, or says what is wrong with it.
+
+
+def _operator(operator: _Object, where: str) -> Test:
+    name, operand = _only_member(operator, where)
+    if name not in _OPERATORS:
+        _refuse(where, f'"{name}" is no operator; there are {", ".join(_OPERATORS)}')
+    return _OPERATORS[name](operand, f"{where}.{name}")
+
+
+def _only_member(operator: _Object, where: str) -> tuple[str, object]:
+    if len(operator) != 1:
+        _refuse(where, f"has {len(operator)} keys; an operator is an object with exactly one")
+    return operator[0]
+
+
+def _string(operand: object, where: str) -> str:
+    if not isinstance(operand, str):
+        _refuse(where, f"is {_described(operand)}; it has to be a string")
+    return operand
+
+
+def _comparable(operand: object, where: str) -> float:
+    if not isinstance(operand, _Number):
+        _refuse(where, f"is {_described(operand)}; it has to be a number")
+    number = _number_identity(operand)
+    if not isinstance(number, float):
+        _refuse(where, f"is {operand.text}, which no double holds; it needs fewer digits")
+    return number
+
+
+def _exactly(operand: object, where: str) -> Test:
+    return _one_of([_string(operand, where)])
+
+
+def _exists(operand: object, where: str) -> Test:
+    if operand is not True:  # false never comes here: it asks for no value
+        _refuse(where, f"is {_described(operand)}; it has to be true or false")
+    return lambda _value: True
+
+
+def _prefix(operand: object, where: str) -> Test:
+    if isinstance(operand, _Object):
+        begins = re.compile(_any_case(_ignored_case_of(operand, where)))
+        return lambda value: isinstance(value, str) and begins.match(value) is not None
+    return _starts(_string(operand, where), where)
+
+
+def _suffix(operand: object, where: str) -> Test:
+    if isinstance(operand, _Object):
+        ends = re.compile(rf"(?:{_any_case(_ignored_case_of(operand, where))})\Z")
+        return lambda value: isinstance(value, str) and ends.search(value) is not None
+    return _ends(_string(operand, where), where)
+
+
+def _ignored_case_of(operator: _Object, where: str) -> str:
+    name, operand = _only_member(operator, where)
+    if name != "equals-ignore-case":
+        _refuse(where, f'"{name}" is not known here; only equals-ignore-case is')
+    return _string(operand, f"{where}.{name}")
+
+
+def _equals_ignoring_case(operand: object, where: str) -> Test:
+    equal = re.compile(_any_case(_string(operand, where)))
+    return lambda value: isinstance(value, str) and equal.fullmatch(value) is not None
+
+
+def _any_case(text: str) -> str:
+    """A regular expression for the text, each character in lower or in upper case."""
+    forms = (sorted({character.lower(), character.upper()}) for character in text)
+    return "".join(f"(?:{'|'.join(map(re.escape, either))})" for either in forms)
+
+
+def _starts(text: str, _where: str) -> Test:
+    return lambda value: isinstance(value, str) and value.startswith(text)
+
+
+def _ends(text: str, _where: str) -> Test:
+    return lambda value: isinstance(value, str) and value.endswith(text)
+
+
+def _wildcard(operand: object, where: str) -> Test:
+    first, *middle_and_last = _between_stars(_string(operand, where), where)
+    if not middle_and_last:
+        return lambda value: value == first
+    *middle, last = middle_and_last
+    shortest = len(first) + len(last)
+
+    def test(value: object) -> bool:
+        if not isinstance(value, str) or len(value) < shortest:
+            return False
+        if not (value.startswith(first) and value.endswith(last)):
+            return False
+        at, end = len(first), len(value) - len(last)
+        for part in middle:  # each at its first place leaves most room for the next
+            at = value.find(part, at, end)
+            if at < 0:
+                return False
+            at += len(part)
+        return True
+
+    return test
+
+
+def _between_stars(text: str, where: str) -> list[str]:
+    r"""The literal parts that `*` separates; `\*` and `\\` stand for themselves."""
+    parts = [""]
+    for piece in re.findall(r"\\.?|\*+|[^\\*]+", text, re.DOTALL):
+        if piece == "*":
+            parts.append("")
+        elif piece[0] == "*":
+            _refuse(where, f"has {piece} in {_described(text)}; one * matches any run already")
+        elif piece[0] == "\\":
+            if piece not in ("\\*", "\\\\"):
+                _refuse(where, rf"has {piece} in {_described(text)}; a \ stands before * or \ only")
+            parts[-1] += piece[1]
+        else:
+            parts[-1] += piece
+    return parts
+
+
+def _anything_but(operand: object, where: str) -> Test:
+    if isinstance(operand, _Object):
+        name, inner = _only_member(operand, where)
+        if name not in _NEGATED:
+            _refuse(where, f'"{name}" can\'t be negated; {", ".join(_NEGATED)} can')
+        test = _any_test(_each_string(inner, f"{where}.{name}", _NEGATED[name]))
+    else:
+        test = _one_of(_strings_or_numbers(operand, where))
+    return lambda value: not test(value)
+
+
+def _each_string(operand: object, where: str, make: Callable[[str, str], Test]) -> list[Test]:
+    if not isinstance(operand, list):
+        return [make(_string(operand, where), where)]
+    if not operand:
+        _refuse(where, "is an empty array; it needs at least one string")
+    places = [f"{where}[{index}]" for index in range(len(operand))]
+    return [make(_string(item, at), at) for item, at in zip(operand, places, strict=True)]
+
+
+def _strings_or_numbers(operand: object, where: str) -> list[Hashable]:
+    items = operand if isinstance(operand, list) else [operand]
+    if not items:
+        _refuse(where, "is an empty array; it needs at least one string or number")
+    if all(isinstance(item, str) for item in items):
+        return list(items)
+    for item in items:
+        if not isinstance(item, str | _Number):
+            _refuse(where, f"holds {_described(item)}; it takes strings or numbers")
+    if any(isinstance(item, str) for item in items):
+        _refuse(where, "holds strings and numbers; it has to be all of one kind")
+    return [_comparable(item, where) for item in items]
+
+
+def _not_empty(make: Callable[[str, str], Test]) -> Callable[[str, str], Test]:
+    def made(text: str, where: str) -> Test:
+        if not text:
+            _refuse(where, "is an empty string, which every string has; it needs characters")
+        return make(text, where)
+
+    return made
+
+
+# What is between these, without themselves. A bound that belongs to a range is moved by one double.
+_RANGES: dict[str, Callable[[float], tuple[float, float]]] = {
+    "=": lambda bound: (math.nextafter(bound, -math.inf), math.nextafter(bound, math.inf)),
+    ">": lambda bound: (bound, math.inf),
+    ">=": lambda bound: (math.nextafter(bound, -math.inf), math.inf),
+    "<": lambda bound: (-math.inf, bound),
+    "<=": lambda bound: (-math.inf, math.nextafter(bound, math.inf)),
+}
+
+
+def _numeric(operand: object, where: str) -> Test:
+    if not isinstance(operand, list) or len(operand) not in (2, 4):
+        found = f"an array of {len(operand)}" if isinstance(operand, list) else _described(operand)
+        _refuse(where, f'is {found}; it has to be like [">", 0] or [">", 0, "<=", 5]')
+    allowed = [list(_RANGES)] if len(operand) == 2 else [[">", ">="], ["<", "<="]]
+    for at, (comparison, known) in enumerate(zip(operand[::2], allowed, strict=True)):
+        if comparison not in known:
+            found = _described(comparison)
+            _refuse(f"{where}[{2 * at}]", f"is {found}; it has to be one of {' '.join(known)}")
+    bounds = [_comparable(item, f"{where}[{2 * at + 1}]") for at, item in enumerate(operand[1::2])]
+    if bounds[-1] <= bounds[0] and len(bounds) > 1:
+        _refuse(where, f"is an empty range: {bounds[1]} is not above {bounds[0]}")
+    ranges = [_RANGES[name](bound) for name, bound in zip(operand[::2], bounds, strict=True)]
+    return _between(max(low for low, _ in ranges), min(high for _, high in ranges))
+
+
+def _between(low: float, high: float) -> Test:
+    def test(value: object) -> bool:
+        if type(value) is float:
+            return low < value < high
+        if type(value) is int:
+            if -EXACT_INTEGERS <= value <= EXACT_INTEGERS:
+                return low < value < high
+            double = _double(Decimal(value))
+            return double is not None and low < double < high
+        return False
+
+    return test
+
+
+_IPV4 = re.compile(r"0*([0-9]{1,3})\.0*([0-9]{1,3})\.0*([0-9]{1,3})\.0*([0-9]{1,3})")
+_IPV6 = re.compile(r"[0-9a-fA-F:]*:[0-9a-fA-F:]*")
+
+
+def _address(text: str) -> Address | None:
+    """The IP address that a text is. An IPv4 one written as IPv6 is the IPv4 one, as in Java."""
+    if version_4 := _IPV4.fullmatch(text):
+        octets = [int(octet) for octet in version_4.groups()]
+        return (4, int.from_bytes(octets)) if max(octets) < 256 else None
+    if not _IPV6.fullmatch(text):
+        return None
+    try:
+        address = IPv6Address(text)
+    except AddressValueError:
+        return None
+    mapped = address.ipv4_mapped
+    return (6, int(address)) if mapped is None else (4, int(mapped))
+
+
+def _cidr(operand: object, where: str) -> Test:
+    text, slash, bits_text = _string(operand, where).partition("/")
+    address = _address(text)
+    if not slash or address is None:
+        _refuse(where, f"is {_described(operand)}; it has to be like 10.0.0.0/8 or 2001:db8::/32")
+    version, number = address
+    width = 32 if version == 4 else 128
+    if not re.fullmatch("0*[0-9]{1,3}", bits_text) or int(bits_text) >= width:
+        _refuse(where, f'has the mask "{bits_text}"; it has to be from 0 to {width - 1}')
+    shift = width - int(bits_text)
+
+    def test(value: object) -> bool:
+        found = _address(value) if isinstance(value, str) else None
+        return found is not None and found[0] == version and found[1] >> shift == number >> shift
+
+    return test
+
+
+_OPERATORS: dict[str, Callable[[object, str], Test]] = {
+    "prefix": _prefix,
+    "suffix": _suffix,
+    "equals-ignore-case": _equals_ignoring_case,
+    "wildcard": _wildcard,
+    "anything-but": _anything_but,
+    "numeric": _numeric,
+    "exists": _exists,
+    "cidr": _cidr,
+    "exactly": _exactly,
+}
+
+_NEGATED: dict[str, Callable[[str, str], Test]] = {
+    "prefix": _not_empty(_starts),
+    "suffix": _not_empty(_ends),
+    "equals-ignore-case": _equals_ignoring_case,
+    "wildcard": _wildcard,
+}
+
+
+# How complex a field's wildcards are: at how many places of its patterns can one value be at once?
+
+
+def _check_complexity(rules: list[_Rule]) -> None:
+    """Refuse what event-ruler's measure finds too complex.
+
+    Rules that begin with equal fields share one machine, which holds all wildcards of the next
+    field. What comes after a field that is only to be absent isn't measured (until 2.1).
+    """
+    machines: dict[Hashable, dict[str, _Leaf]] = {}
+    if not any(_wildcards(leaf) for rule in rules for leaf in rule.values()):
+        return
+    for rule in rules:
+        before: tuple[str, ...] = ()
+        for steps, leaf in _fields(rule):
+            machine = machines.setdefault((before, steps), {})
+            machine[repr(leaf.alternatives)] = leaf
+            if leaf.only_absent:
+                break
+            before = (*before, f"{steps} {leaf.alternatives!r}")
+    for machine in machines.values():
+        patterns = {names: None for leaf in machine.values() for names in _wildcards(leaf)}
+        if _places_at_once(list(patterns)) > MAX_WILDCARD_PLACES:
+            where = " and ".join(leaf.where for leaf in machine.values() if _wildcards(leaf))
+            _refuse(
+                where, "is too complex; it needs fewer wildcards, or less repetition after them"
+            )
+
+
+def _wildcards(leaf: _Leaf) -> list[tuple[str, ...]]:
+    """The wildcard texts of each alternative; one that is negated may have several."""
+    found = []
+    for alternative in leaf.alternatives:
+        if isinstance(alternative, _Object):
+            [(name, operand)] = alternative
+            if name == "anything-but" and isinstance(operand, _Object):
+                [(name, operand)] = operand
+            if name == "wildcard":
+                texts = operand if isinstance(operand, list) else [operand]
+                found.append(tuple(str(text) for text in texts))
+    return found
+
+
+_STAR = 256  # no byte
+_OTHER = 257  # a byte that no pattern names
+
+
+class _Automaton:
+    """The places in a field's wildcard patterns. They share their beginning up to the first `*`."""
+
+    def __init__(self, alternatives: Sequence[tuple[str, ...]]) -> None:
+        self.next: list[dict[int, list[int]]] = [{}]  # place, token -> places
+        self.patterns: list[set[int]] = [set()]  # place -> alternatives that pass through it
+        self.shared: dict[tuple[int, int], int] = {}  # place, token -> place, up to the first star
+        for alternative, texts in enumerate(alternatives):
+            end = self._place()
+            for text in dict.fromkeys(texts):
+                self._add(alternative, _tokens(text), end)
+
+    def _place(self) -> int:
+        self.next.append({})
+        self.patterns.append(set())
+        return len(self.next) - 1
+
+    def _add(self, alternative: int, tokens: list[int], end: int) -> None:
+        place, shared = 0, True
+        for token in tokens[:-1]:
+            after = self.shared.get((place, token)) if shared else None
+            if after is None:
+                after = self._place()
+                self.next[place].setdefault(token, []).append(after)
+                if shared:
+                    self.shared[place, token] = after
+            place, shared = after, shared and token != _STAR
+            self.patterns[place].add(alternative)
+        self.next[place].setdefault(tokens[-1], []).append(end)
+        self.patterns[end].add(alternative)
+
+    def closed(self, places: Iterable[int]) -> frozenset[int]:
+        """With the stars that may match nothing."""
+        reached = set(places)
+        return frozenset(reached.union(*(self.next[place].get(_STAR, ()) for place in reached)))
+
+    def after(self, places: frozenset[int], stars: frozenset[int], byte: int) -> frozenset[int]:
+        moved = {after for place in places for after in self.next[place].get(byte, ())}
+        return self.closed(moved | (places & stars))
+
+    def weight(self, places: frozenset[int]) -> int:
+        return sum(len(self.patterns[place]) for place in places)
+
+
+def _tokens(text: str) -> list[int]:
+    """Bytes and stars of a pattern's JSON form, quotes and all: those count, too."""
+    parts = [list(part.encode("utf-8", "surrogatepass")) for part in _between_stars(text, "")]
+    tokens = [ord('"'), *parts[0]]
+    for part in parts[1:]:
+        tokens += [_STAR, *part]
+    return [*tokens, ord('"')]
+
+
+def _places_at_once(alternatives: Sequence[tuple[str, ...]]) -> int:
+    """At most how many places one value can be at, each counted for all patterns through it."""
+    if not alternatives:
+        return 0
+    automaton = _Automaton(alternatives)
+    stars = frozenset(place for edges in automaton.next for place in edges.get(_STAR, ()))
+    alphabet = {token for edges in automaton.next for token in edges if token != _STAR} | {_OTHER}
+    waiting = [frozenset({0})]
+    seen = set(waiting)
+    most = 0
+    while waiting and most <= MAX_WILDCARD_PLACES and len(seen) <= MAX_PLACES_STUDIED:
+        places = waiting.pop()
+        most = max(most, automaton.weight(places))
+        for byte in alphabet:
+            reached = automaton.after(places, stars, byte)
+            if reached and reached not in seen:
+                seen.add(reached)
+                waiting.append(reached)
+    return most
+
+
+# Matching. Mostly an event is objects within objects, with no dots in their keys: then a field is
+# found by a few look-ups. Where one meets an array of objects or a dotted key, `_search` decides.
+
+_MISSING = object()
+_Look = Callable[[dict[str, object]], bool | None]  # None: not to be said by look-ups
+
+
+def _matcher(rules: Sequence[_Rule]) -> Callable[[object], bool]:
+    tests = [_rule_test(rule) for rule in rules]
+    test = tests[0] if len(tests) == 1 else lambda event: any(test(event) for test in tests)
+
+    def matches(event: object) -> bool:
+        if type(event) is dict:
+            return test(event)
+        return isinstance(event, Mapping) and test(dict(event))
+
+    return matches
+
+
+def _rule_test(rule: _Rule) -> Callable[[dict[str, object]], bool]:
+    fields = _fields(rule)
+    first, *others = [_look(steps, leaf) for steps, leaf in fields]
+
+    def test_one(event: dict[str, object]) -> bool:
+        found = first(event)
+        return found if found is not None else _search(event, fields)
+
+    def test(event: dict[str, object]) -> bool:
+        found = first(event)
+        for look in others:
+            if not found:
+                break
+            found = look(event)
+        return found if found is not None else _search(event, fields)
+
+    return test if others else test_one
+
+
+def _look(steps: tuple[str, ...], leaf: _Leaf) -> _Look:
+    """Whether one field matches, in an object whose keys the steps name."""
+    if len(steps) == 1:
+        return _look_at_leaf(steps[0], leaf)
+    if len(steps) > LONGEST_LOOK:
+        return lambda _event: None
+    step, absent = steps[0], leaf.absent
+    inner = _look(steps[1:], leaf)
+    dotted_keys = [".".join(steps[:count]) for count in range(2, len(steps) + 1)]
+
+    def look(node: dict[str, object]) -> bool | None:
+        for key in dotted_keys:
+            if key in node:
+                return None
+        child = node.get(step)
+        if type(child) is dict:
+            return inner(child)
+        return None if type(child) is list else absent
+
+    return look
+
+
+def _look_at_leaf(step: str, leaf: _Leaf) -> _Look:
+    accepts, absent = leaf.accepts, leaf.absent
+
+    def look(node: dict[str, object]) -> bool | None:
+        value = node.get(step, _MISSING)
+        if value is _MISSING or type(value) is dict:
+            return absent
+        return look_in_array(value) if type(value) is list else accepts(value)
+
+    def look_in_array(values: list[object]) -> bool | None:
+        if not values:
+            return absent
+        if any(isinstance(value, dict | list) for value in values):
+            return None
+        return any(accepts(value) for value in values)
+
+    return look
+
+
+_Array = Hashable  # an array of the event, by its place there
+_Elements = Mapping[_Array, int]  # one element of each of some arrays
+
+
+class _Value(NamedTuple):
+    value: object
+    within: _Elements
+
+
+def _search(event: dict[str, object], fields: Sequence[_Field]) -> bool:
+    """Match field by field, keeping each choice of array elements that is possible so far."""
+    values = [_values(event, field.steps) for field in fields]
+    needed: list[set[_Array]] = [set()]  # arrays that fields after this one are in
+    for found in reversed(values[1:]):
+        needed.append(needed[-1].union(*(value.within for value in found)))
+    choices: list[_Elements] = [{}]
+    for (_, leaf), found, later in zip(fields, values, reversed(needed), strict=True):
+        grouped = _by_outermost_array(found)
+        possible: dict[Hashable, _Elements] = {}
+        for chosen in choices:
+            near = _consistent(grouped, chosen)
+            ways = [value.within for value in near if leaf.accepts(value.value)]
+            if not near and leaf.absent:
+                ways = [{}]
+            for within in ways:
+                choice = {array: at for array, at in {**chosen, **within}.items() if array in later}
+                possible[frozenset(choice.items())] = choice
+        choices = list(possible.values())
+        if not choices:
+            return False
+    return True
+
+
+def _values(event: dict[str, object], steps: tuple[str, ...]) -> list[_Value]:
+    """All plain values at a path, and the array elements that hold them.
+
+    A plain value's own place in an array doesn't count, so it goes with any other.
+    """
+    found: list[_Value] = []
+    waiting: list[tuple[object, int, tuple[str | int, ...], _Elements]] = [(event, 0, (), {})]
+    while waiting:
+        node, depth, place, within = waiting.pop()
+        if isinstance(node, dict):
+            for end in range(depth + 1, len(steps) + 1):
+                key = ".".join(steps[depth:end])
+                if key in node:
+                    waiting.append((node[key], end, (*place, key), within))
+        elif isinstance(node, list):
+            for index, element in enumerate(node):
+                if isinstance(element, dict | list):
+                    inside = {**within, place: index}
+                    waiting.append((element, depth, (*place, index), inside))
+                elif depth == len(steps):
+                    found.append(_Value(element, within))
+        elif depth == len(steps):
+            found.append(_Value(node, within))
+    return found
+
+
+_Grouped = Mapping[_Array | None, Mapping[int, list[_Value]]]
+
+
+def _by_outermost_array(values: Iterable[_Value]) -> _Grouped:
+    grouped: dict[_Array | None, dict[int, list[_Value]]] = {}
+    for value in values:
+        array, index = next(iter(value.within.items()), (None, 0))
+        grouped.setdefault(array, {}).setdefault(index, []).append(value)
+    return grouped
+
+
+def _consistent(grouped: _Grouped, chosen: _Elements) -> list[_Value]:
+    """The values that are in no other element of an array than the chosen one."""
+    near: list[_Value] = []
+    for array, by_index in grouped.items():
+        if array in chosen:
+            near += by_index.get(chosen[array], ())
+        else:
+            near += (value for values in by_index.values() for value in values)
+    return [
+        value
+        for value in near
+        if all(chosen.get(array, index) == index for array, index in value.within.items())
+    ]
