@@ -1,22 +1,18 @@
 """Runs the embedded AWS in a process of its own; started by `local.embedded`, not by hand.
 
 This file runs in the interpreter of `.tools/aws`, which has nothing of the project, so it
-imports only the standard library and the emulator. It adds three things to the emulator:
+imports only the standard library and the emulator. It adds four things to the emulator:
 
 - a lock on the instance's folder for as long as it lives, so that anyone can tell whether the
   instance runs (a process id alone may have been given to another process since);
 - an end when its starter dies without saying goodbye (standard input closes), with all its
   workers, so that nothing is left running; the byte "d" on standard input lets it live on;
-- a collector of X-Ray segments, in place of the X-Ray daemon.
+- a collector of X-Ray segments, in place of the X-Ray daemon;
+- the engine that runs the event source mappings of streams (`local.mappings`), in place of the
+  emulator's own pollers.
 
 It also mends what the emulator does otherwise than AWS (`mend`).
-
-The seam for the project's own event source mappings: the emulator's poller of Kinesis
-mappings is replaced in `mend`, before the emulator starts. Until that is there its own is used,
-which retries a failing batch for ever and knows neither destinations nor partial batch responses.
 """
-
-# ruff: noqa: SLF001 - it mends the emulator from inside
 
 import fcntl
 import importlib
@@ -29,12 +25,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 SEGMENTS_BYTES_MAX = 32 * 1024 * 1024
 DATAGRAM_BYTES_MAX = 65_535
 GONE_SECONDS = 8.0
+ENGINE_PAUSE_SECONDS = 0.2
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def hold_lock(folder: Path) -> int:
@@ -83,12 +82,29 @@ def collect_segments(receiver: socket.socket, path: Path) -> None:
             path.replace(older)
 
 
-def mend() -> None:
+def mend(folder: Path) -> None:
     """Make the emulator do as AWS does where the pipeline depends on it."""
-    sys.path.append(str(Path(__file__).parent.parent))
+    sys.path.append(str(ROOT))
     partiql = importlib.import_module("local.partiql")
     partiql.announce_changes(importlib.import_module("ministack.services.dynamodb"))
-    expire_when_due(importlib.import_module("ministack.services.kinesis"))
+    resharding = importlib.import_module("local.resharding")
+    kinesis = importlib.import_module("ministack.services.kinesis")
+    expire_when_due(kinesis)
+    resharding.keep_closed_shards(kinesis)
+    resharding.expire_iterators_rarely(kinesis)
+    resharding.count_what_is_behind(importlib.import_module("ministack.services.dynamodb_streams"))
+    importlib.import_module("local.authorization").know_table_streams(
+        importlib.import_module("ministack.core.iam_actions"),
+        importlib.import_module("ministack.services.dynamodb_streams"),
+    )
+    lambda_svc = importlib.import_module("ministack.services.lambda_svc")
+    mapping_api = importlib.import_module("local.mapping_api")
+    mapping_api.answer_as_aws(
+        lambda_svc,
+        importlib.import_module("ministack.services.cloudformation.provisioners"),
+        mapping_api.engine_status(folder / "mappings.sqlite3"),
+    )
+    mapping_api.own_pollers_off(lambda_svc)
 
 
 def expire_when_due(kinesis: Any) -> None:
@@ -108,17 +124,40 @@ def expire_when_due(kinesis: Any) -> None:
     kinesis._expire_records = expire_if_due
 
 
-def serve(folder: Path) -> None:
-    """Run the emulator until it is told to stop."""
-    mend()
+def keep_engine_running(folder: Path, python: str) -> None:
+    """Run the engine of the event source mappings beside the emulator; when it dies, again.
+
+    It is a process of its own, in the interpreter that has the project. Its standard input closes
+    when this process ends, and it with that.
+    """
+    command = [python, "-m", "local.mappings"]
+    command += ["--endpoint", f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}"]
+    command += ["--region", os.environ["AWS_DEFAULT_REGION"]]
+    command += ["--file", str(folder / "mappings.sqlite3")]
+    with (folder / "mappings.log").open("ab") as log:
+        while True:
+            engine = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+            )
+            (folder / "mappings.pid").write_text(str(engine.pid))
+            engine.wait()
+            time.sleep(ENGINE_PAUSE_SECONDS)
+
+
+def serve(folder: Path, python: str | None) -> None:
+    """Run the emulator until it is told to stop; with the mappings' engine, in `python`."""
+    mend(folder)
     receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     receiver.bind(("127.0.0.1", 0))
     os.environ["AWS_XRAY_DAEMON_ADDRESS"] = f"127.0.0.1:{receiver.getsockname()[1]}"
     traces = folder / "traces.jsonl"
-    for target, args in (
+    beside: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
         (collect_segments, (receiver, traces)),
         (end_with_starter, (folder,)),
-    ):
+    ]
+    if python:
+        beside.append((keep_engine_running, (folder, python)))
+    for target, args in beside:
         threading.Thread(target=target, args=args, daemon=True).start()
     sys.argv = ["ministack"]
     runpy.run_module("ministack", run_name="__main__")
@@ -130,4 +169,4 @@ if __name__ == "__main__":
         clean(instance_folder, int(sys.argv[3]))
     else:
         lock = hold_lock(instance_folder)
-        serve(instance_folder)
+        serve(instance_folder, sys.argv[3] if len(sys.argv) > 3 else None)

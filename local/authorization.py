@@ -1,0 +1,33 @@
+"""A gap of the embedded AWS, closed: permissions on a table's stream are checked on that stream.
+
+On AWS a role that may read one table's stream may read no other. The emulator (1.5.33) finds no
+resource in the requests of DynamoDB streams, so a permission that names the stream allowed nothing.
+Imported in its process by `local.launcher`, so this file needs only the emulator.
+"""
+
+import json
+from typing import Any
+
+STREAMS = "dynamodbstreams"
+
+
+def know_table_streams(iam_actions: Any, dynamodb_streams: Any) -> None:
+    """Make the emulator's module `ministack.core.iam_actions` find the stream in a request."""
+    resource_of = iam_actions.extract_resource_arn
+
+    def stream_or_resource(service: str, *request: Any) -> str:
+        _method, _path, _headers, body, *_ = request
+        stream = stream_of(body) if service == STREAMS else None
+        found: str = stream or resource_of(service, *request)
+        return found
+
+    def stream_of(body: bytes) -> str | None:
+        try:
+            request = json.loads(body)
+        except ValueError:
+            return None
+        iterator = dynamodb_streams._decode_iterator(str(request.get("ShardIterator", "")))
+        stream = request.get("StreamArn") or (iterator or {}).get("arn")
+        return stream if isinstance(stream, str) else None
+
+    iam_actions.extract_resource_arn = stream_or_resource
