@@ -74,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     add_devices(added)
     add_watch(added)
     add_query(added)
+    add_mappings(added)
     add_trace(added)
     add_env(added)
     add_invoke(added)
@@ -108,6 +109,11 @@ def add_run(added: Subparsers) -> None:
         "--json",
         action="store_true",
         help="print one JSON object at the end, nothing else, on stdout",
+    )
+    run.add_argument(
+        "--poison",
+        action="store_true",
+        help="send a record that kills a consumer, and check that it alone is given up",
     )
     add_retention(run)
     add_sources(run)
@@ -177,6 +183,18 @@ def add_query(added: Subparsers) -> None:
     for each in (windows, device, alerts):
         add_name(each)
         each.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def add_mappings(added: Subparsers) -> None:
+    """Add `mappings`."""
+    mappings = command(
+        added,
+        "mappings",
+        commands.mappings,
+        "Show how far each event source mapping is: position, lag and counts of each shard.",
+    )
+    add_name(mappings)
+    mappings.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
 def add_trace(added: Subparsers) -> None:

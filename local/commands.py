@@ -21,14 +21,17 @@ from local.check import from_iso, iso
 from local.deployment import aws_environment
 from local.errors import LocalError
 from local.fleet import Fleet, FleetOptions
-from local.instance import DEFAULT_NAME, Instance, State, existing, named, unused
+from local.instance import DEFAULT_NAME, Instance, existing, named, unused
 from local.monitor import Monitor
+from local.poison import Poisoning
 from local.posting import BATCH_MAX, PostingOptions
 from local.reading import Source
 from local.recorded import CsvOptions, Recording
 from local.report import Report, as_json, verdict
 from local.run import REFRESH_SECONDS, Plan, elapsed_text, exercise, now_ms
 from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens
+from local.streams import MappingReader, shards_table
+from local.streams import as_json as mappings_as_json
 from local.tracing import show_trace
 from local.values import duration_text
 from local.view import PLAIN_LINE_SECONDS, Steps, live_table, plain_line
@@ -48,9 +51,13 @@ def run(options: Options, console: Console) -> int:
     try:
         with brought_up(instance, steps, parameters_of(options)) as aws:
             source = make_source()
-            state = tokens_for(instance, source, posting_options)
+            prepare_tokens(instance, source, posting_options)
             plan = Plan(options.seconds)
-            report = exercise(state, steps, source, posting_options, plan, aws.stop)
+            poisoning = poison_of(options, instance, steps)
+            report = exercise(instance, steps, source, posting_options, plan, aws.stop)
+            if poisoning:
+                report.isolation = poisoning.end()
+                report.problems += report.isolation.problems()
             tell(report, steps, instance, options, console)
             is_clean = report.is_ok
             if options.keep:
@@ -64,6 +71,16 @@ def run(options: Options, console: Console) -> int:
     finally:
         clean_up(instance, is_clean, console)
     return 0 if report.is_ok else 1
+
+
+def poison_of(options: Options, instance: Instance, steps: Steps) -> Poisoning | None:
+    """Begin what `--poison` asks for."""
+    if not options.poison:
+        return None
+    poisoning = Poisoning(instance)
+    with steps.step("poison", "a third consumer, which one reading is going to kill"):
+        poisoning.begin(options.seconds)
+    return poisoning
 
 
 def tell(
@@ -94,7 +111,7 @@ def up(options: Options, console: Console) -> int:
     state = instance.load()
     of_name = "" if instance.name == DEFAULT_NAME else f" --name {instance.name}"
     console.print(f"\n  API  {state.api_url}", highlight=False, soft_wrap=True)
-    for text in ("devices --for 1m", "watch", "query alerts", "env", "down"):
+    for text in ("devices --for 1m", "watch", "mappings", "query alerts", "env", "down"):
         console.print(f"  next [bold]python -m local {text}{of_name}[/]", highlight=False)
     return 0
 
@@ -105,10 +122,10 @@ def devices(options: Options, console: Console) -> int:
     instance = named(options.name)
     instance.deployed()
     source = make_source()
-    state = tokens_for(instance, source, posting_options)
+    prepare_tokens(instance, source, posting_options)
     steps = Steps(console)
     plan = Plan(options.seconds, options.check, is_alone=False)
-    report = exercise(state, steps, source, posting_options, plan, lambda: None)
+    report = exercise(instance, steps, source, posting_options, plan, lambda: None)
     tell(report, steps, instance, options, console)
     return 0 if report.is_ok else 1
 
@@ -116,7 +133,8 @@ def devices(options: Options, console: Console) -> int:
 def watch(options: Options, console: Console) -> int:
     """Show the live table until Ctrl-C."""
     instance = named(options.name)
-    monitor = Monitor(instance.deployed(), since_ms=0)
+    instance.deployed()
+    monitor = Monitor(instance, since_ms=0)
     monitor.start()
     started = time.monotonic()
     try:
@@ -204,6 +222,19 @@ def query_alerts(options: Options, console: Console) -> int:
     return print_table(console, table, f"{len(alerts)} alerts, {options.status}")
 
 
+def mappings(options: Options, console: Console) -> int:
+    """Print how far each event source mapping of a stream is."""
+    instance = named(options.name)
+    instance.deployed()
+    found = MappingReader(instance).read()
+    if options.json:
+        return print_json(mappings_as_json(found))
+    for each in found:
+        title = f"{each.source} → {each.function}: {each.state}, {each.last_result}"
+        print_table(console, shards_table(each), title)
+    return 0
+
+
 def trace(options: Options, console: Console) -> int:
     """Print the segments of one trace as a tree."""
     return show_trace(named(options.name), options.trace_id, console)
@@ -286,13 +317,10 @@ def posting_of(options: Options) -> PostingOptions:
     return PostingOptions(options.batch, options.connections, linger, is_gateway=not options.each)
 
 
-def tokens_for(instance: Instance, source: Source, posting_options: PostingOptions) -> State:
-    """Return the state with the tokens that posting needs."""
-    return (
-        instance.load()
-        if posting_options.is_gateway
-        else issue_device_tokens(instance, source.devices)
-    )
+def prepare_tokens(instance: Instance, source: Source, posting_options: PostingOptions) -> None:
+    """Create the tokens that posting needs, if devices post for themselves."""
+    if not posting_options.is_gateway:
+        issue_device_tokens(instance, source.devices)
 
 
 def parameters_of(options: Options) -> dict[str, str]:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,17 +49,20 @@ class EmbeddedAws:
             self.process.stdin.close()
 
 
-def start(instance: Instance) -> EmbeddedAws:
+def start(instance: Instance, with_mappings: bool = True) -> EmbeddedAws:
     """Start an embedded AWS on a free port and wait until it answers.
+
+    `with_mappings`: also run the event source mappings of streams (`local.mappings`).
 
     If this process dies before `release`, the embedded AWS ends and removes the folder.
     """
     python = tool("aws", "python")
     port = free_port()
+    engine = [sys.executable] if with_mappings else []
     log = instance.log("aws")
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [python, "-I", LAUNCHER, "serve", instance.folder],
+            [python, "-I", LAUNCHER, "serve", instance.folder, *engine],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

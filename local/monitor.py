@@ -11,8 +11,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from local.api import Api
 from local.deployment import client
 from local.errors import LocalError
-from local.instance import State
+from local.instance import Instance
 from local.metrics import LogReader, Tally
+from local.streams import MappingReader, MappingState
 
 LOOK_SECONDS = 1.0
 LOOK_SECONDS_BEFORE_FIRST_ALERT = 0.3
@@ -41,9 +42,10 @@ class Monitor:
     """Looks at the pipeline again and again, in threads of its own, without slowing it much."""
 
     def __init__(
-        self, state: State, since_ms: int, posted: Callable[[], int] | None = None
+        self, instance: Instance, since_ms: int, posted: Callable[[], int] | None = None
     ) -> None:
         """Count from `since_ms`; `posted` tells what devices of this process have sent."""
+        state = instance.load()
         self._reader = LogReader(client(state, "logs"), state.stack, since_ms)
         self._api = Api(state.api_url, state.tokens["operator"])
         self._tally = Tally()
@@ -51,6 +53,8 @@ class Monitor:
         self._stop = threading.Event()
         self._snapshots = [Snapshot(time.monotonic())]
         self._alerts: list[dict[str, Any]] = []
+        self._mapping_reader = MappingReader(instance)
+        self.stack = state.stack
         self._threads = [
             threading.Thread(target=self._watch, args=(look,), daemon=True)
             for look in (self._look_at_metrics, self._look_at_alerts)
@@ -83,6 +87,11 @@ class Monitor:
     def alerts(self) -> list[dict[str, Any]]:
         """The alerts that were open at the last look."""
         return self._alerts
+
+    @property
+    def mappings(self) -> list[MappingState]:
+        """How far the event source mappings are now."""
+        return self._mapping_reader.read()
 
     @property
     def latest(self) -> Snapshot:

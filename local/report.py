@@ -1,7 +1,7 @@
 """What came of a run, for a person and for a program."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.markup import escape
 from local.check import Difference
 from local.ledger import Ledger
 from local.monitor import Monitor
+from local.poison import Isolation
 from local.posting import Posting
 from local.values import duration_text
 from local.view import Steps
@@ -32,6 +33,8 @@ class Report:
     windows_checked: int = 0
     alerts_expected: int = 0
     is_checked: bool = False
+    isolation: Isolation | None = None
+    """What became of a poison record, where one was sent."""
 
     @property
     def is_ok(self) -> bool:
@@ -103,6 +106,7 @@ def as_json(report: Report, steps: Steps, name: str) -> dict[str, Any]:
         "windows_checked": report.windows_checked,
         "alerts_expected": report.alerts_expected,
         "alerts_open": len(report.monitor.alerts),
+        "poison": report.isolation and asdict(report.isolation),
         "problems": report.problems,
         "differences": [difference._asdict() for difference in report.differences],
     }
@@ -138,6 +142,8 @@ def summary(report: Report) -> Iterator[str]:
             f"{report.windows_checked:,} windows and {report.alerts_expected:,} alerts "
             "compared with what the devices sent"
         )
+    if report.isolation:
+        yield report.isolation.summary()
     for reason, count in report.ledger.reasons.most_common(REASONS_SHOWN):
         yield f"{count:,} readings rejected: {reason}"
     if counts.resent:

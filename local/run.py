@@ -12,7 +12,7 @@ from rich.live import Live
 
 from local.api import Api
 from local.check import check
-from local.instance import State
+from local.instance import Instance
 from local.ledger import Ledger
 from local.monitor import Monitor
 from local.posting import Posting, PostingOptions
@@ -43,14 +43,14 @@ class Plan:
 class Exercise:
     """Devices at work until time is up or Ctrl-C, the live table, the drain and the check."""
 
-    def __init__(self, state: State, steps: Steps, posting_options: PostingOptions) -> None:
+    def __init__(self, instance: Instance, steps: Steps, posting_options: PostingOptions) -> None:
         """Work on a deployed instance."""
-        self._state = state
+        state = self._state = instance.load()
         self._steps = steps
         self._console: Console = steps.console
         self.ledger = Ledger()
         self._posting = Posting(state.api_url, state.tokens, self.ledger, posting_options)
-        self._monitor = Monitor(state, now_ms() - 1000, lambda: self.ledger.counts.posted)
+        self._monitor = Monitor(instance, now_ms() - 1000, lambda: self.ledger.counts.posted)
         self._stop = asyncio.Event()
         self._status: Callable[[], str] = lambda: "starting"
         self._is_first_alert_told = False
@@ -196,7 +196,7 @@ def now_ms() -> int:
 
 
 def exercise(
-    state: State,
+    instance: Instance,
     steps: Steps,
     source: Source,
     posting_options: PostingOptions,
@@ -206,7 +206,7 @@ def exercise(
     """Run devices against a deployed instance and return what came of it."""
 
     async def start() -> Report:
-        return await Exercise(state, steps, posting_options).run(source, plan, on_abort)
+        return await Exercise(instance, steps, posting_options).run(source, plan, on_abort)
 
     with contextlib.suppress(asyncio.CancelledError):
         return asyncio.run(start())

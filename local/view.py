@@ -14,6 +14,7 @@ from rich.text import Text
 
 from local.errors import LocalError, StepFailed
 from local.monitor import Monitor
+from local.streams import mappings_table
 from local.values import duration_text
 
 ALERTS_SHOWN = 7
@@ -68,7 +69,13 @@ def live_table(monitor: Monitor, title: str, status: str) -> RenderableType:
     grid.add_row(counts_table(monitor), alerts_table(monitor))
     heading = Text.assemble((title, "bold"), "  ", (status, "dim"))
     bars = sparkline([seen.stored for seen in monitor.history])
-    parts: list[RenderableType] = [heading, grid, Text(f"stored {bars}", style="dim")]
+    stored = Text(f"stored {bars}", style="dim")
+    parts: list[RenderableType] = [
+        heading,
+        grid,
+        stored,
+        mappings_table(monitor.mappings, monitor.stack),
+    ]
     if monitor.problem:
         parts.append(Text(monitor.problem, style="yellow"))
     return Padding(Group(*parts), (1, 0, 0, 1))

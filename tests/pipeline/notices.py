@@ -7,6 +7,20 @@ from typing import Any
 from tests.pipeline.deployed import Pipeline, becomes
 
 
+def queue_open_to(sqs: Any, name: str, service: str) -> tuple[str, str]:
+    """Address and ARN of a new queue that the service may send to."""
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"Service": f"{service}.amazonaws.com"},
+        "Action": "sqs:SendMessage",
+        "Resource": "*",
+    }
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    url = sqs.create_queue(QueueName=name, Attributes={"Policy": policy})["QueueUrl"]
+    wanted = {"QueueUrl": url, "AttributeNames": ["QueueArn"]}
+    return url, sqs.get_queue_attributes(**wanted)["Attributes"]["QueueArn"]
+
+
 class Notices:
     """All notices that went out since it was made."""
 
@@ -14,8 +28,8 @@ class Notices:
         self._pipeline = pipeline
         self._sqs = pipeline.aws("sqs")
         self._got: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        self._topic_queue, topic_queue_arn = self._queue("topic-subscriber", "sns")
-        self._bus_queue, bus_queue_arn = self._queue("bus-subscriber", "events")
+        self._topic_queue, topic_queue_arn = queue_open_to(self._sqs, "topic-subscriber", "sns")
+        self._bus_queue, bus_queue_arn = queue_open_to(self._sqs, "bus-subscriber", "events")
         pipeline.aws("sns").subscribe(
             TopicArn=pipeline.outputs["NoticesTopicArn"], Protocol="sqs", Endpoint=topic_queue_arn
         )
@@ -25,19 +39,6 @@ class Notices:
         events.put_rule(Name="opened", EventPattern=pattern, **bus)
         target = {"Id": "subscriber", "Arn": bus_queue_arn}
         assert events.put_targets(Rule="opened", Targets=[target], **bus)["FailedEntryCount"] == 0
-
-    def _queue(self, name: str, service: str) -> tuple[str, str]:
-        """Address and ARN of a new queue that the service may send to."""
-        statement = {
-            "Effect": "Allow",
-            "Principal": {"Service": f"{service}.amazonaws.com"},
-            "Action": "sqs:SendMessage",
-            "Resource": "*",
-        }
-        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-        url = self._sqs.create_queue(QueueName=name, Attributes={"Policy": policy})["QueueUrl"]
-        wanted = {"QueueUrl": url, "AttributeNames": ["QueueArn"]}
-        return url, self._sqs.get_queue_attributes(**wanted)["Attributes"]["QueueArn"]
 
     def of(self, device_id: str) -> tuple[list[Any], list[Any]]:
         """The notices about a device that came from the topic, and from the bus."""

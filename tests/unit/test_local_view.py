@@ -7,7 +7,21 @@ from rich.console import Console
 
 from local.errors import StepFailed
 from local.monitor import Monitor, Snapshot
+from local.streams import COUNTS, MappingState, ShardState
 from local.view import Steps, live_table, plain_line, show_error, sparkline
+
+SHARD = ShardState(
+    "shardId-000000000003",
+    "12345678901234567890",
+    is_finished=False,
+    lag_records=1_234,
+    lag_ms=2_500,
+    last_result="PROBLEM: Function call failed",
+    counts=dict.fromkeys(COUNTS, 100_000),
+)
+MAPPING = MappingState(
+    "uuid", "telemetry-aggregate", "telemetry-readings", "Enabled", SHARD.last_result, [SHARD]
+)
 
 
 class Seen:
@@ -20,6 +34,9 @@ class Seen:
         {"device_id": device, "rule": "overheating", "first_breach_at": at, "peak": 41.26}
         for device, at in (("device-1", "2026-11-21T01:30:05Z"), ("device-2", "2026-11-21T01:31Z"))
     ]
+
+    stack = "telemetry"
+    mappings = [MAPPING]  # noqa: RUF012
 
     def count(self, name: str) -> int:
         counted: int = getattr(self.latest, name)
@@ -45,6 +62,8 @@ def test_the_live_table_has_every_count_and_the_open_alerts_on_80_columns() -> N
     assert "2 open alerts" in text
     assert text.index("device-2") < text.index("device-1")  # the newest first
     assert "01:30:05" in text
+    [mapping] = [line for line in text.splitlines() if line.strip().startswith("aggregate")]
+    assert mapping.split() == ["aggregate", "2.5", "s", "1,234", *["100,000"] * 4]
     assert "41.3" in text
     assert max(map(len, text.splitlines())) <= 80
 

@@ -1,0 +1,143 @@
+"""What the engine works on: mappings, records, batches, and what functions answer."""
+
+from collections.abc import Mapping as Document
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple, Self
+
+NO_LIMIT = -1
+KINESIS = "kinesis"
+DYNAMODB = "dynamodb"
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """An event source mapping's configuration, as ListEventSourceMappings gives it.
+
+    https://docs.aws.amazon.com/lambda/latest/api/API_EventSourceMappingConfiguration.html
+    """
+
+    uuid: str
+    source_arn: str
+    function_arn: str
+    is_enabled: bool = True
+    batch_size: int = 100
+    batching_window_seconds: int = 0
+    parallelization_factor: int = 1
+    starting_position: str = "TRIM_HORIZON"
+    starting_at_ms: int | None = None
+    retries_max: int = NO_LIMIT
+    age_seconds_max: int = NO_LIMIT
+    bisects: bool = False
+    reports_item_failures: bool = False
+    tumbling_window_seconds: int = 0
+    patterns: tuple[str, ...] = ()
+    destination_arn: str | None = None
+
+    @classmethod
+    def from_api(cls, found: Document[str, Any]) -> Self:
+        """Read the API's answer; what it leaves out has AWS's default."""
+        on_failure = (found.get("DestinationConfig") or {}).get("OnFailure") or {}
+        filters = (found.get("FilterCriteria") or {}).get("Filters") or []
+        return cls(
+            uuid=found["UUID"],
+            source_arn=found["EventSourceArn"],
+            function_arn=found["FunctionArn"],
+            is_enabled=found.get("State") not in {"Disabling", "Disabled", "Deleting"},
+            batch_size=int(found.get("BatchSize") or cls.batch_size),
+            batching_window_seconds=int(found.get("MaximumBatchingWindowInSeconds") or 0),
+            parallelization_factor=int(found.get("ParallelizationFactor") or 1),
+            starting_position=found.get("StartingPosition") or cls.starting_position,
+            starting_at_ms=epoch_ms(found.get("StartingPositionTimestamp")),
+            retries_max=limit(found.get("MaximumRetryAttempts")),
+            age_seconds_max=limit(found.get("MaximumRecordAgeInSeconds")),
+            bisects=bool(found.get("BisectBatchOnFunctionError")),
+            reports_item_failures="ReportBatchItemFailures"
+            in (found.get("FunctionResponseTypes") or []),
+            tumbling_window_seconds=int(found.get("TumblingWindowInSeconds") or 0),
+            patterns=tuple(each["Pattern"] for each in filters),
+            destination_arn=on_failure.get("Destination") or None,
+        )
+
+    @property
+    def service(self) -> str:
+        """The source's service, as its ARN names it."""
+        return self.source_arn.split(":")[2]
+
+
+def limit(value: int | None) -> int:
+    """Return a limit that may be left out."""
+    return NO_LIMIT if value is None else int(value)
+
+
+def epoch_ms(moment: datetime | float | None) -> int | None:
+    """Return a time of an API's answer in ms since 1970."""
+    if moment is None:
+        return None
+    return round((moment.timestamp() if isinstance(moment, datetime) else float(moment)) * 1000)
+
+
+class Record(NamedTuple):
+    """A record of a stream."""
+
+    sequence: str
+    key: str
+    """Records of one key stay in order: Kinesis's partition key, DynamoDB's item key."""
+    arrived_ms: int
+    size_bytes: int
+    """What it adds to the invocation's payload."""
+    event: dict[str, Any]
+    """How the function sees it, an element of `Records`."""
+
+
+class Batch(NamedTuple):
+    """Records that are delivered together, and what was tried with just these."""
+
+    records: tuple[Record, ...]
+    invocations: int = 0
+    """How often the function has run on them since progress was made or they were split off."""
+    refusals: int = 0
+    """How often in a row the function didn't run at all."""
+
+
+class Answer(NamedTuple):
+    """What an invocation that ran came to."""
+
+    payload: Any = None
+    function_error: str | None = None
+    """"Unhandled" when the function raised, ran out of time or died."""
+    request_id: str = ""
+    executed_version: str = "$LATEST"
+    status_code: int = 200
+
+
+class Start(NamedTuple):
+    """Where to begin to read a shard."""
+
+    kind: str
+    """TRIM_HORIZON, AT_TIMESTAMP or AFTER_SEQUENCE_NUMBER: LATEST isn't a place, it moves."""
+    value: str | int | None = None
+    """Milliseconds since 1970, or a sequence number."""
+
+
+TRIM_HORIZON = Start("TRIM_HORIZON")
+
+
+class Shard(NamedTuple):
+    """A shard as the source lists it."""
+
+    shard_id: str
+    parents: tuple[str, ...] = ()
+    is_closed: bool = False
+
+
+class Page(NamedTuple):
+    """What one fetch brought."""
+
+    records: list[Record]
+    cursor: str | None
+    """Where the next fetch goes on; None at the end of a closed shard."""
+    behind_ms: int = 0
+    """How much younger the stream's end is; 0 when all was fetched."""
+    behind_records: int | None = None
+    """How many records are still to be fetched; None where the source can't tell."""

@@ -1,0 +1,268 @@
+"""One shard of one mapping: read, filtered, sorted into lanes; its position saved."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self
+
+from local.mappings import policy
+from local.mappings.lane import Counts, Lane, Window, Work
+from local.mappings.model import DYNAMODB, TRIM_HORIZON, Mapping, Page, Record, Start
+from local.mappings.ports import CursorExpired, OutsideProblem, Ports, Source, Trimmed
+
+FETCH_MAX = 10_000
+READ_AHEAD = 10_000
+"""Records fetched and not yet delivered, above which a shard isn't read on."""
+POLL_SECONDS = 1.0
+"""How often a shard that has nothing new is looked at (documented, for Kinesis)."""
+POLL_SECONDS_DYNAMODB = 0.25
+"""Four times a second (documented)."""
+PROBLEM_SECONDS = 1.0
+AFTER = "AFTER_SEQUENCE_NUMBER"
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a shard has been read and delivered; saved as a text."""
+
+    start: Start = TRIM_HORIZON
+    """Where to read from as long as a lane has delivered nothing."""
+    read: str | None = None
+    """The last record that was sorted into lanes."""
+    lanes: tuple[str | None, ...] = ()
+    """For each lane the record behind which it goes on."""
+    is_finished: bool = False
+    """Whether the shard is closed, and all of it delivered."""
+    window: Window | None = None
+    counts: Counts = field(default_factory=Counts)
+
+    def to_text(self, view: dict[str, Any]) -> str:
+        """Return it as JSON, together with what `mappings` shows."""
+        document = {
+            "start": self.start,
+            "read": self.read,
+            "lanes": self.lanes,
+            "is_finished": self.is_finished,
+            "window": self.window and asdict(self.window),
+            "counts": vars(self.counts),
+            "view": view,
+        }
+        return json.dumps(document)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read what `to_text` wrote."""
+        found = json.loads(text)
+        return cls(
+            start=Start(*found["start"]),
+            read=found["read"],
+            lanes=tuple(found["lanes"]),
+            is_finished=found["is_finished"],
+            window=Window(**found["window"]) if found["window"] else None,
+            counts=Counts(**found["counts"]),
+        )
+
+    def resume_at(self) -> Start:
+        """Return where to read on: behind the record of the lane that is furthest behind."""
+        known = [lane for lane in self.lanes if lane is not None]
+        if not known or len(known) < len(self.lanes):
+            return self.start
+        return Start(AFTER, min(known, key=int))
+
+    def lanes_for(self, mapping: Mapping) -> tuple[str | None, ...]:
+        """Return what each lane of the mapping has delivered.
+
+        With another number of lanes keys are spread otherwise, so each begins where the one
+        furthest behind did: what others had delivered beyond it is delivered again.
+        """
+        count = lanes_of(mapping)
+        if len(self.lanes) == count:
+            return self.lanes
+        start = self.resume_at()
+        behind = start.value if start.kind == AFTER else None
+        return (str(behind) if behind is not None else None,) * count
+
+
+def lanes_of(mapping: Mapping) -> int:
+    """Return how many lanes a shard has.
+
+    One where windows tumble: their state is the shard's, handed from one invocation to the next.
+    """
+    return 1 if mapping.tumbling_window_seconds else mapping.parallelization_factor
+
+
+class ShardReader:
+    """Reads a shard from where it was left, and delivers it through its lanes."""
+
+    def __init__(
+        self,
+        mapping: Mapping,
+        shard_id: str,
+        position: Position,
+        source: Source,
+        ports: Ports,
+        save: Callable[[str], None],
+    ) -> None:
+        """Prepare to read; `save` gets the position as a text whenever it has changed.
+
+        Raises `InvalidPattern`.
+        """
+        self._position = position
+        self._source = source
+        self._save = save
+        self._passes = policy.filter_of(mapping)
+        start = position.resume_at()
+        self._read = str(start.value) if start.kind == AFTER else None
+        self._page = Page([], None)
+        self._is_at_end = False
+        self.is_finished = position.is_finished
+        self._result = ""
+        self._problem = ""
+        self.work = Work(
+            mapping,
+            shard_id,
+            ports,
+            save=self.save,
+            report=self._report,
+            counts=replace(position.counts),
+        )
+        window = position.window if mapping.tumbling_window_seconds else None
+        self.lanes = [Lane(self.work, done, window) for done in position.lanes_for(mapping)]
+        self._room = asyncio.Event()
+
+    async def run(self) -> None:
+        """Read and deliver until the shard ends or `stop` is called."""
+        if self.is_finished:
+            return
+        self.save()
+        async with asyncio.TaskGroup() as tasks:
+            for lane in self.lanes:
+                tasks.create_task(lane.run())
+            await self._read_on()
+        if self._is_at_end and not self.waiting and not self.work.stopping.is_set():
+            self.is_finished = True
+        self.save()
+
+    def stop(self) -> None:
+        """Begin no further batch; `run` returns once those under way are answered."""
+        self.work.stopping.set()
+        self._room.set()
+        for lane in self.lanes:
+            lane.wake(0, self._is_at_end)
+
+    @property
+    def waiting(self) -> int:
+        """How many records were fetched and are not delivered yet."""
+        return sum([lane.waiting for lane in self.lanes])
+
+    def save(self) -> None:
+        """Save how far reading and delivery have come."""
+        self._room.set()
+        position = Position(
+            self._position.start,
+            self._read,
+            tuple([lane.position(self._read) for lane in self.lanes]),
+            self.is_finished,
+            self.lanes[0].window,
+            self.work.counts,
+        )
+        self._save(position.to_text(self._view()))
+
+    def _report(self, result: str) -> None:
+        self._result = result
+
+    @property
+    def last_result(self) -> str:
+        """What keeps the shard from being read, or what the last invocation came to."""
+        return self._problem or self._result
+
+    def _view(self) -> dict[str, Any]:
+        """Return what `mappings` shows besides the position and the counts."""
+        now_ms = self.work.ports.now_ms()
+        oldest = [lane.oldest_ms for lane in self.lanes]
+        ages = [now_ms - each for each in oldest if each is not None]
+        behind = self._page.behind_records
+        return {
+            "at_ms": now_ms,
+            "last_result": self.last_result,
+            "waiting": self.waiting,
+            "lag_records": None if behind is None else self.waiting + behind,
+            "lag_ms": max([*ages, self._page.behind_ms, 0]),
+        }
+
+    # Reading
+
+    async def _read_on(self) -> None:
+        cursor: str | None = None
+        while not self.work.stopping.is_set():
+            if self.waiting >= max(READ_AHEAD, 2 * self.work.mapping.batch_size):
+                self._room.clear()
+                await self._room.wait()
+                continue
+            started_ms = self.work.ports.now_ms()
+            try:
+                cursor = cursor or await self._open()
+                page = await self._source.fetch(self.work.shard_id, cursor, FETCH_MAX)
+            except CursorExpired:
+                cursor = None
+            except Trimmed:
+                self._go_on_at_horizon()
+                cursor = None
+            except OutsideProblem as problem:
+                self._problem = f"PROBLEM: {problem}"
+                cursor = None
+                await self.work.pause(PROBLEM_SECONDS)
+            else:
+                self._problem = ""
+                self._sort(page, started_ms)
+                cursor = page.cursor
+                if cursor is None:
+                    return
+                if not page.records or page.behind_ms == 0:
+                    await self.work.pause(self._poll_seconds)
+
+    @property
+    def _poll_seconds(self) -> float:
+        is_dynamodb = self.work.mapping.service == DYNAMODB
+        return POLL_SECONDS_DYNAMODB if is_dynamodb else POLL_SECONDS
+
+    async def _open(self) -> str:
+        """Return a cursor behind what was read; at first behind what was delivered before."""
+        start = self._position.start if self._read is None else Start(AFTER, self._read)
+        return await self._source.open(self.work.shard_id, start)
+
+    def _go_on_at_horizon(self) -> None:
+        """What was to be read next has expired on the stream: read what is left."""
+        self._position = replace(self._position, start=TRIM_HORIZON)
+        self._read = None
+
+    def _sort(self, page: Page, started_ms: int) -> None:
+        """Give the records that pass the filter to their lanes."""
+        self._page = page
+        records = page.records
+        before = self._read
+        if records:
+            self._read = records[-1].sequence
+            if self._passes is not None:
+                passes = self._passes
+                passed = [record for record in records if passes(record)]
+                self.work.counts.filtered += len(records) - len(passed)
+                records = passed
+            self._spread(records, before)
+            self.save()
+        self._is_at_end = page.cursor is None
+        read_through_ms = started_ms if page.behind_ms == 0 else 0
+        for lane in self.lanes:
+            lane.wake(read_through_ms, self._is_at_end)
+
+    def _spread(self, records: list[Record], before: str | None) -> None:
+        if len(self.lanes) == 1:
+            self.lanes[0].push(records, before)
+            return
+        spread: list[list[Record]] = [[] for _ in self.lanes]
+        for record in records:
+            spread[policy.lane_of(record.key, len(spread))].append(record)
+        for lane, share in zip(self.lanes, spread, strict=True):
+            if share:
+                lane.push(share, before)

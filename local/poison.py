@@ -1,0 +1,214 @@
+"""A record that kills a function, injected: shows what a mapping does about it, on real functions.
+
+The pipeline's own functions quarantine what isn't a reading, so a consumer of its own reads the
+same stream here, with a role of its own: it dies on one reading that is otherwise a good one. Its
+mapping has two retries, bisects, and gives up to the pipeline's bucket of failures.
+"""
+
+import io
+import json
+import math
+import threading
+import time
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from local.deployment import client, host_architecture, host_python
+from local.instance import Instance
+
+DEVICE = "poison"
+NAME = "poisoned"
+RETRIES = 2
+BATCH_SIZE = 100
+WINDOW_SECONDS = 5
+INJECT_AFTER_SECONDS = 6.0
+PATIENCE_SECONDS = 60.0
+LOOK_SECONDS = 0.5
+CONSUMER = Path(__file__).with_name("mortal.py")
+DELIVERIES = "deliveries.jsonl"
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """What became of the record and of those around it."""
+
+    batch: int
+    """How many records were in the batch that the function died of first."""
+    splits: int
+    tries: int
+    delivered: int
+    repeated: int
+    """Records but the poison that were delivered more than once without an error."""
+    object_key: str | None
+    is_payload_whole: bool
+    is_announced: bool
+
+    def problems(self) -> list[str]:
+        """Return what isn't as it must be."""
+        most = math.ceil(math.log2(self.batch)) if self.batch else 0
+        found = {
+            "the poison record never reached the consumer": self.batch == 0,
+            f"it was isolated in {self.splits} splits, not {most} at most": self.splits > most,
+            f"it was tried alone {self.tries} times, not {RETRIES + 1}": self.tries != RETRIES + 1,
+            f"{self.repeated} other records were delivered more than once": self.repeated > 0,
+            "the bucket has no document of it": self.object_key is None,
+            "its document hasn't the record": not self.is_payload_whole,
+            "no message on the queue of failures announces it": not self.is_announced,
+        }
+        return [text for text, is_wrong in found.items() if is_wrong]
+
+    def summary(self) -> str:
+        """Say it in a line."""
+        return (
+            f"poison: isolated from a batch of {self.batch} in {self.splits} splits, tried alone "
+            f"{self.tries} times, then kept in s3 and announced; {self.delivered:,} other records "
+            "delivered once each"
+        )
+
+
+class Poisoning:
+    """A consumer that dies of one record, beside the pipeline's own."""
+
+    def __init__(self, instance: Instance) -> None:
+        """Work on a deployed instance."""
+        self._state = instance.load()
+        self._log = instance.folder / DELIVERIES
+        self._mapping_id = ""
+
+    def begin(self, seconds: float | None) -> None:
+        """Deploy the consumer and its mapping; send the poison a little later.
+
+        `seconds` is how long devices post, if that is known: the poison comes between readings.
+        """
+        outputs = self._state.outputs
+        stream = client(self._state, "kinesis").describe_stream_summary(
+            StreamName=outputs["StreamName"]
+        )["StreamDescriptionSummary"]["StreamARN"]
+        bucket = f"arn:aws:s3:::{outputs['FailuresBucket']}"
+        lambdas = client(self._state, "lambda")
+        lambdas.create_function(
+            FunctionName=f"{self._state.stack}-{NAME}",
+            Runtime=f"python{host_python()}",
+            Architectures=[host_architecture()],
+            Role=self._create_role(stream, bucket),
+            Handler="mortal.handler",
+            Code={"ZipFile": zipped(CONSUMER)},
+            Timeout=30,
+            Environment={"Variables": {"DELIVERIES": str(self._log), "POISON": DEVICE}},
+        )
+        mapping = lambdas.create_event_source_mapping(
+            FunctionName=f"{self._state.stack}-{NAME}",
+            EventSourceArn=stream,
+            StartingPosition="TRIM_HORIZON",
+            BatchSize=BATCH_SIZE,
+            MaximumBatchingWindowInSeconds=WINDOW_SECONDS,
+            BisectBatchOnFunctionError=True,
+            MaximumRetryAttempts=RETRIES,
+            DestinationConfig={"OnFailure": {"Destination": bucket}},
+        )
+        self._mapping_id = mapping["UUID"]
+        pause = min(INJECT_AFTER_SECONDS, seconds / 2 if seconds else INJECT_AFTER_SECONDS)
+        later = threading.Timer(pause, self._inject)
+        later.daemon = True
+        later.start()
+
+    def _create_role(self, stream: str, bucket: str) -> str:
+        """Create a role that may read the stream and write failures, and nothing else."""
+        iam = client(self._state, "iam")
+        assume = {"Effect": "Allow", "Action": "sts:AssumeRole"}
+        trust = assume | {"Principal": {"Service": "lambda.amazonaws.com"}}
+        read = ["GetRecords", "GetShardIterator", "ListShards", "DescribeStream"]
+        allowed: list[dict[str, Any]] = [
+            {"Action": [f"kinesis:{action}" for action in read], "Resource": stream},
+            {"Action": "s3:PutObject", "Resource": f"{bucket}/*"},
+            {"Action": "s3:ListBucket", "Resource": bucket},
+        ]
+        name = f"{self._state.stack}-{NAME}"
+        role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=policy([trust]))["Role"]
+        document = policy([{"Effect": "Allow"} | each for each in allowed])
+        iam.put_role_policy(RoleName=name, PolicyName=NAME, PolicyDocument=document)
+        arn: str = role["Arn"]
+        return arn
+
+    def _inject(self) -> None:
+        """Post a good reading of the device that the consumer dies of."""
+        reading = {
+            "device_id": DEVICE,
+            "recorded_at": time.time_ns() // 1_000_000,
+            "temperature": 21.5,
+        }
+        token = self._state.tokens["gateway"]
+        with httpx.Client(trust_env=False, timeout=30) as http:
+            http.post(
+                f"{self._state.api_url}/readings",
+                json=[reading],
+                headers={"Authorization": f"Bearer {token}"},
+            ).raise_for_status()
+
+    def end(self) -> Isolation:
+        """Wait until the poison is isolated and the rest delivered; say what became of them."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        found = self._look()
+        while time.monotonic() < deadline and found.problems():
+            time.sleep(LOOK_SECONDS)
+            found = self._look()
+        return found
+
+    def remove(self) -> None:
+        """Delete the consumer's mapping."""
+        client(self._state, "lambda").delete_event_source_mapping(UUID=self._mapping_id)
+
+    def _look(self) -> Isolation:
+        lines = self._log.read_text("utf-8").splitlines() if self._log.exists() else []
+        deliveries = [json.loads(line) for line in lines]
+        died = [each for each in deliveries if each["died"]]
+        delivered = Counter(
+            sequence for each in deliveries if not each["died"] for sequence in each["records"]
+        )
+        key, payload = self._kept()
+        return Isolation(
+            batch=max((len(each["records"]) for each in died), default=0),
+            splits=sum(1 for each in died if len(each["records"]) > 1),
+            tries=sum(1 for each in died if len(each["records"]) == 1),
+            delivered=len(delivered),
+            repeated=sum(1 for times in delivered.values() if times > 1),
+            object_key=key,
+            is_payload_whole=[each["kinesis"]["partitionKey"] for each in payload] == [DEVICE],
+            is_announced=key is not None and self._is_announced(key),
+        )
+
+    def _kept(self) -> tuple[str | None, list[dict[str, Any]]]:
+        """Return the key of the document in the bucket, and the records in it."""
+        s3, bucket = client(self._state, "s3"), self._state.outputs["FailuresBucket"]
+        prefix = f"aws/lambda/{self._mapping_id}/"
+        found = s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+        if len(found) != 1:
+            return None, []
+        key: str = found[0]["Key"]
+        document = json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+        records: list[dict[str, Any]] = json.loads(document["payload"])["Records"]
+        return key, records
+
+    def _is_announced(self, key: str) -> bool:
+        """Tell whether a message on the queue of failures names the object; leave it there."""
+        sqs, url = client(self._state, "sqs"), self._state.outputs["FailuresQueueUrl"]
+        answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=0)
+        return any(key in message["Body"] for message in answer.get("Messages", []))
+
+
+def policy(statements: list[dict[str, Any]]) -> str:
+    """Return a policy document."""
+    return json.dumps({"Version": "2012-10-17", "Statement": statements})
+
+
+def zipped(file: Path) -> bytes:
+    """Return a package with one file."""
+    package = io.BytesIO()
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.write(file, file.name)
+    return package.getvalue()

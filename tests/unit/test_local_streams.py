@@ -1,0 +1,54 @@
+"""What the mappings' engine saves is what a person sees of it."""
+
+import asyncio
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from local.mappings.checkpoints import SqliteCheckpoints
+from local.mappings.lane import Counts
+from local.poison import Isolation
+from local.streams import COUNTS, MappingState, saved, shards_table
+from tests.mapping_rig import UUID, Rig, failing_on, run
+
+
+def test_a_file_that_is_not_there_yet_says_nothing(tmp_path: Path) -> None:
+    assert saved(tmp_path / "mappings.sqlite3") == ({}, {})
+
+
+def test_every_count_of_the_engine_is_shown() -> None:
+    assert set(COUNTS) == set(vars(Counts()))
+
+
+def test_position_lag_and_counts_are_read_while_the_engine_is_at_work(tmp_path: Path) -> None:
+    file = tmp_path / "mappings.sqlite3"
+
+    async def story(rig: Rig) -> None:
+        await rig.kill()
+        rig.ports.checkpoints = SqliteCheckpoints(file)
+        rig.put(0, 1, 2, 3)
+        rig.start()
+        await asyncio.sleep(10.5)
+        states, shards = saved(file)
+        assert states == {UUID: ("Enabled", "PROBLEM: Function call failed")}
+        [shard] = shards[UUID]
+        records = rig.stream.by_id[shard.shard_id].records
+        assert shard.position == records[1].sequence
+        assert (shard.lag_records, shard.lag_ms, shard.is_finished) == (2, 10_000, False)
+        assert shard.counts["retries"] > 2
+        mapping = MappingState(UUID, "alert", "readings", *states[UUID], shards[UUID])
+        assert (mapping.lag_records, mapping.lag_ms) == (2, 10_000)
+        shown = Console(file=io.StringIO(), width=160)
+        shown.print(shards_table(mapping))
+        assert f"…{records[1].sequence[-12:]}" in shown.file.getvalue()  # type: ignore[attr-defined]
+
+    run(story, failing_on(2), batch_size=1)
+
+
+def test_an_isolation_says_what_is_not_as_it_must_be() -> None:
+    right = Isolation(100, 7, 3, 400, 0, "aws/lambda/x", is_payload_whole=True, is_announced=True)
+    assert right.problems() == []
+    wrong = Isolation(100, 8, 2, 400, 1, None, is_payload_whole=False, is_announced=False)
+    assert len(wrong.problems()) == 6
+    assert wrong.problems()[0] == "it was isolated in 8 splits, not 7 at most"
