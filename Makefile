@@ -52,12 +52,20 @@ deploy: build ## Build, and deploy to the AWS account and region of your credent
 invoke: $(venv) $(sam) ## Run one function in Docker, on the embedded AWS: FN=AlertFunction EVENT=events/alert.json
 	@$(with_tools) .venv/bin/python -m local invoke $(FN) $(EVENT) $(ARGS)
 
-bench: $(venv) $(sam) $(aws) ## Measure the handlers' imports, then what a minute sustains with nothing lost.
+bench: $(venv) $(sam) $(aws) ## Measure imports, filters, mappings, then what a minute sustains with nothing lost.
 	@.venv/bin/python benchmarks/imports.py
+	@.tools/aws/bin/python benchmarks/filters.py
+	@$(with_tools) .venv/bin/python -m benchmarks.mappings
 	@$(with_tools) .venv/bin/python -m local run --for 60s $(ARGS)
 
 year: $(venv) $(sam) $(aws) ## Send a year of recorded temperatures through the pipeline; compare its months.
 	@$(with_tools) .venv/bin/python -m benchmarks.year
+
+kills: $(venv) $(sam) $(aws) ## Kill the mappings' engine 50 times while records flow: ARGS="--kills 50"
+	@$(with_tools) .venv/bin/python -m tests.pipeline.killing $(ARGS)
+
+conformance: $(venv) $(sam) $(aws) ## Run the tests of what AWS's mappings do; write the table in docs/.
+	@$(with_tools) .venv/bin/python -m tests.conformance
 
 compile = .tools/uv/bin/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command 'make lock' $(ARGS)
@@ -73,7 +81,7 @@ clean: ## Remove the environments, builds and caches.
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## List the targets.
-	@sed -n 's/^\([a-z]*\):.*## /\1@/p' Makefile | awk -F@ '{ printf "make %-7s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z]*\):.*## /\1@/p' Makefile | awk -F@ '{ printf "make %-11s %s\n", $$1, $$2 }'
 
 $(uv): requirements/uv.txt
 	@$(PYTHON) requirements/sync.py $@ $<
@@ -84,4 +92,4 @@ $(sam): requirements/sam.txt | $(uv)
 $(aws): requirements/aws.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test check build deploy invoke bench year lock clean help
+.PHONY: run up down test check build deploy invoke bench year kills conformance lock clean help

@@ -1,6 +1,6 @@
 """What the event source mappings cost: alone in virtual time, and on the embedded AWS.
 
-    make mappings        (--profile also says where the engine's time goes)
+    .venv/bin/python -m benchmarks.mappings      (--profile: where the engine's time goes)
 
 1. The engine alone: records in memory, a function that does nothing, checkpoints in a file.
    Microseconds a record.
@@ -164,19 +164,22 @@ class MeasuredEndpoint(aws.Endpoint):
     is_profiled = False
 
     def __init__(self, url: str, region: str, threads: ThreadPoolExecutor) -> None:
-        super().__init__(url, region, threads)
+        super().__init__(url, region, threads, threads)
         self.thread_seconds = 0.0
         self.profiles: dict[int, cProfile.Profile] = {}
 
     async def run(self, work: Callable[[], T]) -> T:
-        def measured() -> T:
-            started = time.thread_time()
-            try:
-                return self._profiled(work) if self.is_profiled else work()
-            finally:
-                self.thread_seconds += time.thread_time() - started
+        return await super().run(lambda: self._measured(work))
 
-        return await super().run(measured)
+    async def run_long(self, work: Callable[[], T]) -> T:
+        return await super().run_long(lambda: self._measured(work))
+
+    def _measured(self, work: Callable[[], T]) -> T:
+        started = time.thread_time()
+        try:
+            return self._profiled(work) if self.is_profiled else work()
+        finally:
+            self.thread_seconds += time.thread_time() - started
 
     def _profiled(self, work: Callable[[], T]) -> T:
         profile = self.profiles.setdefault(threading.get_ident(), cProfile.Profile())

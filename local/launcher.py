@@ -139,7 +139,8 @@ def keep_engine_running(folder: Path, python: str) -> None:
             engine = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
             )
-            (folder / "mappings.pid").write_text(str(engine.pid))
+            (folder / "mappings.pid.new").write_text(str(engine.pid))
+            (folder / "mappings.pid.new").replace(folder / "mappings.pid")
             engine.wait()
             time.sleep(ENGINE_PAUSE_SECONDS)
 

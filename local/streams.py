@@ -15,10 +15,11 @@ from local.instance import Instance
 from local.values import duration_text
 
 FILE = "mappings.sqlite3"
-SEQUENCE_SHOWN = 12
-SHARD_SHOWN = 12
+SEQUENCE_SHOWN = 8
+SHARD_SHOWN = 4
 STARTING = "Creating"
 COUNTS = ("batches", "records", "retries", "throttles", "filtered", "discarded")
+COUNTS_SHOWN = ("batches", "records", "retries", "filtered", "discarded")
 
 
 @dataclass(frozen=True)
@@ -135,16 +136,16 @@ def shards_table(mapping: MappingState) -> Table:
     table = Table(box=SIMPLE, pad_edge=False, title_justify="left")
     for name in ("shard", "position", "lag"):
         table.add_column(name, no_wrap=True)
-    for name in ("behind", *COUNTS):
+    for name in ("behind", *COUNTS_SHOWN):
         table.add_column(name, no_wrap=True, justify="right")
-    table.add_column("last result")
+    table.add_column("last result", min_width=len("last result"))
     for shard in mapping.shards:
         table.add_row(
             shard.shard_id[-SHARD_SHOWN:],
             "start" if shard.position is None else f"…{shard.position[-SEQUENCE_SHOWN:]}",
             "finished" if shard.is_finished else duration_text(shard.lag_ms / 1000),
             records_text(shard.lag_records),
-            *[f"{shard.counts[name]:,}" for name in COUNTS],
+            *[f"{shard.counts[name]:,}" for name in COUNTS_SHOWN],
             shard.last_result or "-",
         )
     return table

@@ -21,7 +21,9 @@ from local.mappings.checkpoints import SqliteCheckpoints
 from local.mappings.engine import Engine
 from local.mappings.ports import Ports
 
-THREADS_MAX = 128
+LOGGER = logging.getLogger(__name__)
+CALLS_MAX = 32
+INVOCATIONS_MAX = 256
 """Enough for every lane of some mappings to wait for its function."""
 
 
@@ -32,19 +34,19 @@ def now_ms() -> int:
 
 async def serve(url: str, region: str, file: Path) -> None:
     """Run the mappings of an AWS endpoint until told to stop."""
-    with ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="call") as threads:
-        endpoint = Endpoint(url, region, threads)
-        ports = Ports(
-            partial(source_of, endpoint),
-            LambdaSink(endpoint),
-            AwsDestination(endpoint),
-            SqliteCheckpoints(file),
-            now_ms,
-        )
-        engine = Engine(ports, endpoint.mappings)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, engine.stop)
-        await engine.run()
+    calls, invocations = ThreadPoolExecutor(CALLS_MAX), ThreadPoolExecutor(INVOCATIONS_MAX)
+    endpoint = Endpoint(url, region, calls, invocations)
+    ports = Ports(
+        partial(source_of, endpoint),
+        LambdaSink(endpoint),
+        AwsDestination(endpoint),
+        SqliteCheckpoints(file),
+        now_ms,
+    )
+    engine = Engine(ports, endpoint.mappings)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, engine.stop)
+    await engine.run()
 
 
 def end_with_starter() -> None:
@@ -62,7 +64,11 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     threading.Thread(target=end_with_starter, daemon=True).start()
-    asyncio.run(serve(options.endpoint, options.region, options.file))
+    try:
+        asyncio.run(serve(options.endpoint, options.region, options.file))
+    except BaseException:
+        LOGGER.exception("the engine ends")
+        os._exit(1)  # at once: functions under way would hold up the one that comes after it
 
 
 if __name__ == "__main__":

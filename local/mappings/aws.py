@@ -9,13 +9,14 @@ encoded again, and make a datetime of each time: it took most of the engine's ti
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import cached_property
 from typing import Any, TypeVar
 
-import boto3
+import botocore.session
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
@@ -25,6 +26,7 @@ from botocore.httpsession import URLLib3Session
 
 from local.mappings.model import (
     DYNAMODB,
+    KINESIS,
     TRIM_HORIZON,
     Answer,
     Mapping,
@@ -32,20 +34,25 @@ from local.mappings.model import (
     Record,
     Shard,
     Start,
+    json_bytes,
 )
 from local.mappings.ports import CursorExpired, NotInvoked, OutsideProblem, Trimmed
 
 T = TypeVar("T")
 CONNECT_SECONDS = 5
+CALL_SECONDS_MAX = 15
 FUNCTION_SECONDS_MAX = 15 * 60
 FETCH_MAX_DYNAMODB = 1000
 CONNECTIONS_MAX = 64
 SESSION_NAME = "event-source-mapping"
 OK_STATUS = 200
+UTF8_BYTES_MAX = 4
 RECORD_FRAME_BYTES = 2
 """A comma and a line's rest: what JSON puts between records."""
 ROOT = Credentials("test", "test")
 """The embedded AWS's root."""
+
+STREAMS = [KINESIS], [DYNAMODB]
 
 KINESIS_API = "kinesis", "Kinesis_20131202", "application/x-amz-json-1.1"
 STREAMS_API = "dynamodb", "DynamoDBStreams_20120810", "application/x-amz-json-1.0"
@@ -63,13 +70,18 @@ class ApiError(Exception):
 class Endpoint:
     """An AWS endpoint, and threads to wait for its answers."""
 
-    def __init__(self, url: str, region: str, threads: Executor) -> None:
-        """Talk to the services at `url`."""
+    def __init__(self, url: str, region: str, calls: Executor, invocations: Executor) -> None:
+        """Talk to the services at `url`.
+
+        Invocations have threads of their own: slow functions must not keep streams from being read.
+        """
         self.url = url
         self.region = region
-        self._threads = threads
+        self._calls = calls
+        self._invocations = invocations
+        self._lock = threading.RLock()
         self._http = URLLib3Session(
-            timeout=FUNCTION_SECONDS_MAX + 10,
+            timeout=CALL_SECONDS_MAX,
             max_pool_connections=CONNECTIONS_MAX,
             proxies={},
         )
@@ -77,8 +89,12 @@ class Endpoint:
         self._clients: dict[tuple[str, str], Any] = {}
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do what waits for an answer in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        """Do what waits for a short answer in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._calls, work)
+
+    async def run_long(self, work: Callable[[], T]) -> T:
+        """Do what waits for a function in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._invocations, work)
 
     def call(
         self, api: tuple[str, str, str], action: str, body: dict[str, Any], role_arn: str
@@ -90,9 +106,13 @@ class Endpoint:
         try:
             SigV4Auth(self._credentials(role_arn), service, self.region).add_auth(request)
             answer = self._http.send(request.prepare())
-        except BotoCoreError as error:
+        except (BotoCoreError, ClientError) as error:
             raise OutsideProblem(str(error)) from error
-        document: dict[str, Any] = json.loads(answer.content or b"{}")
+        try:
+            document: dict[str, Any] = json.loads(answer.content or b"{}")
+        except ValueError:
+            text = f"{action}: {answer.status_code} {answer.content[:100]!r}"
+            raise OutsideProblem(text) from None
         if answer.status_code != OK_STATUS:
             code = str(document.get("__type", answer.status_code)).rpartition("#")[2]
             raise ApiError(code, document.get("message") or document.get("Message") or "")
@@ -101,47 +121,52 @@ class Endpoint:
     def client(self, service: str, role_arn: str = "") -> Any:
         """Return a boto3 client, as a role or as the account's root."""
         key = service, role_arn
-        if key not in self._clients:
-            seconds = FUNCTION_SECONDS_MAX + 10
-            config = Config(
-                proxies={},
-                retries={"total_max_attempts": 1},
-                connect_timeout=CONNECT_SECONDS,
-                read_timeout=seconds,
-                max_pool_connections=CONNECTIONS_MAX,
-                s3={"addressing_style": "path"},
-            )
-            session = boto3.Session(region_name=self.region)
-            session._session._credentials = (  # type: ignore[attr-defined] # noqa: SLF001 - boto3 takes none that refresh
-                self._credentials(role_arn) if role_arn else ROOT
-            )
-            self._clients[key] = session.client(  # type: ignore[call-overload]
-                service, endpoint_url=self.url, config=config
-            )
-        return self._clients[key]
+        with self._lock:  # a client is safe to share among threads, and not to make in several
+            if key not in self._clients:
+                self._clients[key] = self._make_client(service, role_arn)
+            return self._clients[key]
+
+    def _make_client(self, service: str, role_arn: str) -> Any:
+        is_invoking = service == "lambda"
+        config = Config(
+            proxies={},
+            retries={"total_max_attempts": 1},
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=CALL_SECONDS_MAX + (FUNCTION_SECONDS_MAX if is_invoking else 0),
+            max_pool_connections=CONNECTIONS_MAX,
+            s3={"addressing_style": "path"},
+        )
+        session = botocore.session.Session()
+        credentials = self._credentials(role_arn) if role_arn else ROOT
+        # boto3's own session takes no credentials that renew themselves
+        session._credentials = credentials  # type: ignore[attr-defined] # noqa: SLF001
+        return session.create_client(
+            service, region_name=self.region, endpoint_url=self.url, config=config
+        )
 
     def _credentials(self, role_arn: str) -> RefreshableCredentials:
-        if role_arn not in self._roles:
+        if role_arn in self._roles:
+            return self._roles[role_arn]
+        with self._lock:
+            if role_arn not in self._roles:
+                self._roles[role_arn] = self._assumed(role_arn)
+            return self._roles[role_arn]
 
-            def assume() -> dict[str, str]:
-                answer = self.client("sts").assume_role(
-                    RoleArn=role_arn, RoleSessionName=SESSION_NAME
-                )
-                found = answer["Credentials"]
-                return {
-                    "access_key": found["AccessKeyId"],
-                    "secret_key": found["SecretAccessKey"],
-                    "token": found["SessionToken"],
-                    "expiry_time": found["Expiration"].isoformat(),
-                }
+    def _assumed(self, role_arn: str) -> RefreshableCredentials:
+        def assume() -> dict[str, str]:
+            answer = self.client("sts").assume_role(RoleArn=role_arn, RoleSessionName=SESSION_NAME)
+            found = answer["Credentials"]
+            return {
+                "access_key": found["AccessKeyId"],
+                "secret_key": found["SecretAccessKey"],
+                "token": found["SessionToken"],
+                "expiry_time": found["Expiration"].isoformat(),
+            }
 
-            try:
-                self._roles[role_arn] = RefreshableCredentials.create_from_metadata(
-                    assume(), assume, "assume-role"
-                )
-            except ClientError as error:
-                raise OutsideProblem(f"{role_arn} can't be assumed: {error}") from error
-        return self._roles[role_arn]
+        try:
+            return RefreshableCredentials.create_from_metadata(assume(), assume, "assume-role")
+        except (BotoCoreError, ClientError) as error:
+            raise OutsideProblem(f"{role_arn} can't be assumed: {error}") from error
 
     async def mappings(self) -> list[Mapping]:
         """Return all mappings; raise OutsideProblem."""
@@ -152,7 +177,7 @@ class Endpoint:
                 Mapping.from_api(found)
                 for page in pages
                 for found in page["EventSourceMappings"]
-                if found.get("EventSourceArn")
+                if found.get("EventSourceArn", "").split(":")[2:3] in STREAMS
             ]
 
         try:
@@ -189,6 +214,7 @@ class StreamSource:
         try:
             return self._endpoint.call(self.api, action, body, self._role_arn)
         except ApiError as error:
+            self.__dict__.pop("_role_arn", None)  # the function may have another role by now
             if error.code == "ExpiredIteratorException":
                 raise CursorExpired from error
             if error.code == "TrimmedDataAccessException":
@@ -271,12 +297,13 @@ class KinesisSource(StreamSource):
             "awsRegion": self._region,
             "eventSourceARN": self._mapping.source_arn,
         }
-        return Record(sequence, key, round(arrived * 1000), self._frame + len(data), event)
+        size_bytes = self._frame + len(data) + UTF8_BYTES_MAX * len(key)
+        return Record(sequence, key, round(arrived * 1000), size_bytes, event)
 
     @cached_property
     def _frame(self) -> int:
-        """How many bytes a record takes without its data, generously: keys have at most 256."""
-        return len(self._mapping.source_arn) + len(self._role_arn) + 1024
+        """How many bytes a record takes without its data and its key, generously."""
+        return len(self._mapping.source_arn) + len(self._role_arn) + 512
 
 
 class DynamoDbSource(StreamSource):
@@ -349,7 +376,7 @@ class DynamoDbSource(StreamSource):
             "eventSourceARN": self._mapping.source_arn,
         }
         key = json.dumps(change["Keys"], sort_keys=True)
-        size = len(json.dumps(event, ensure_ascii=False).encode()) + RECORD_FRAME_BYTES
+        size = len(json_bytes(event)) + RECORD_FRAME_BYTES
         return Record(change["SequenceNumber"], key, round(created * 1000), size, event)
 
 
@@ -375,17 +402,17 @@ class LambdaSink:
 
     async def invoke(self, function_arn: str, event: dict[str, Any]) -> Answer:
         """Invoke a function and wait for its answer; raise NotInvoked."""
-        return await self._endpoint.run(lambda: self._invoke(function_arn, event))
+        return await self._endpoint.run_long(lambda: self._invoke(function_arn, event))
 
     def _invoke(self, function_arn: str, event: dict[str, Any]) -> Answer:
-        body = json.dumps(event, separators=(",", ":")).encode()
+        body = json_bytes(event)
         try:
             answer = self._endpoint.client("lambda").invoke(FunctionName=function_arn, Payload=body)
             text = answer["Payload"].read()
         except ReadTimeoutError as error:
             return Answer({"errorMessage": str(error)}, "Unhandled")
-        except (BotoCoreError, ClientError) as error:
-            raise NotInvoked(str(error)) from error
+        except Exception as error:  # whatever it is, no answer of the function's is known
+            raise NotInvoked(str(error) or repr(error)) from error
         return Answer(
             payload_of(text),
             answer.get("FunctionError"),
@@ -401,7 +428,7 @@ def payload_of(text: bytes) -> Any:
         return None
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text.decode(errors="replace")
 
 
@@ -416,7 +443,9 @@ class AwsDestination:
         """Send a document; raise OutsideProblem."""
         try:
             await self._endpoint.run(lambda: self._send(mapping, key, json.dumps(document)))
-        except (BotoCoreError, ClientError) as error:
+        except OutsideProblem:
+            raise
+        except Exception as error:  # nothing may be lost for an error that nobody thought of
             raise OutsideProblem(f"{mapping.destination_arn}: {error}") from error
 
     def _send(self, mapping: Mapping, key: str, text: str) -> None:

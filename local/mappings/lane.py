@@ -5,7 +5,6 @@ through the same lane, so they are delivered in order, and never in two batches 
 """
 
 import asyncio
-import json
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from local.mappings.documents import (
     object_key,
     with_payload,
 )
-from local.mappings.model import Answer, Batch, Mapping, Record
+from local.mappings.model import Answer, Batch, Mapping, Record, json_bytes
 from local.mappings.ports import NotInvoked, OutsideProblem, Ports
 
 OK = "OK"
@@ -89,7 +88,7 @@ class Lane:
         """Go on behind the record `done`, in a window that was open then."""
         self._work = work
         self._queue: deque[Record] = deque()
-        self._queued_bytes = 0
+        self.queued_bytes = 0
         self._in_hand: deque[Record] = deque()
         self._done = done
         self._skip_through = int(done) if done is not None else None
@@ -98,12 +97,13 @@ class Lane:
         self._ready_at_ms: int | None = None
         self._read_through_ms = 0
         self._is_at_end = False
+        self._is_hurried = False
         self.window = window
 
     # What the shard's reader tells it, and asks
 
-    def push(self, records: Sequence[Record], read: str | None) -> int:
-        """Take over records to deliver, but those delivered before; return how many were taken.
+    def push(self, records: Sequence[Record], read: str | None) -> None:
+        """Take over records to deliver, but those delivered before.
 
         `read` is the last record that the shard's reader had sorted into lanes before these.
         """
@@ -114,21 +114,26 @@ class Lane:
             if records:
                 self._skip_through = None
         if not records:
-            return 0
+            return
         self._queue.extend(records)
-        self._queued_bytes += sum([record.size_bytes for record in records])
+        self.queued_bytes += sum([record.size_bytes for record in records])
         seconds = self._work.mapping.batching_window_seconds
         if self._ready_at_ms is None and seconds:
             self._ready_at_ms = policy.batching_window_end(
                 self._free_since_ms, seconds, self._work.ports.now_ms()
             )
-        return len(records)
 
     def wake(self, read_through_ms: int, is_at_end: bool) -> None:
         """Look again: all that arrived before `read_through_ms` was pushed."""
         self._read_through_ms = read_through_ms
         self._is_at_end = is_at_end
         self._changed.set()
+
+    def hurry(self, is_hurried: bool) -> None:
+        """Wait for no batching window while the shard isn't read on."""
+        self._is_hurried = is_hurried
+        if is_hurried:
+            self._changed.set()
 
     @property
     def waiting(self) -> int:
@@ -150,7 +155,9 @@ class Lane:
     async def run(self) -> None:
         """Deliver until the shard has ended and all of it is delivered, or until told to stop."""
         while not self._work.stopping.is_set():
-            if self._is_window_over():
+            if self.window and self.window.state_bytes > policy.STATE_BYTES_MAX:
+                await self._end_window(is_early=True)
+            elif self._is_window_over():
                 await self._end_window(is_early=False)
             elif self._queue:
                 seconds = self._seconds_to_wait()
@@ -163,7 +170,7 @@ class Lane:
             else:
                 await self._change(None)
         if self._is_at_end and self.window and not self._work.stopping.is_set():
-            await self._end_window(is_early=True)
+            await self._end_window(is_early=False)
 
     async def _change(self, seconds: float | None) -> None:
         self._changed.clear()
@@ -171,7 +178,9 @@ class Lane:
 
     def _seconds_to_wait(self) -> float:
         """Return how long more records may still join the batch."""
-        if self._ready_at_ms is None or self._is_at_end or self._is_batch_complete():
+        if self._ready_at_ms is None or self._is_at_end or self._is_hurried:
+            return 0.0
+        if self._is_batch_complete():
             return 0.0
         return (self._ready_at_ms - self._work.ports.now_ms()) / 1000
 
@@ -180,7 +189,7 @@ class Lane:
             return True
         return policy.is_full(
             len(self._queue),
-            self._queued_bytes,
+            self.queued_bytes,
             self._work.mapping.batch_size,
             self.window.state_bytes if self.window else 0,
         )
@@ -196,11 +205,9 @@ class Lane:
             window.end_ms if window else None,
             window.state_bytes if window else 0,
         )
-        self._queued_bytes -= sum([record.size_bytes for record in records])
+        self.queued_bytes -= sum([record.size_bytes for record in records])
         self._in_hand.extend(records)
         await self._deliver(Batch(records))
-        if window and window.state_bytes > policy.STATE_BYTES_MAX:
-            await self._end_window(is_early=True)
         self._free_since_ms = self._work.ports.now_ms()
         is_more = bool(self._queue and mapping.batching_window_seconds)
         self._ready_at_ms = (
@@ -241,7 +248,7 @@ class Lane:
         work.counts.retries += bool(step.rest)
         if self.window and failed_at != 0:
             self.window.state = answer.payload["state"]
-            self.window.state_bytes = len(json.dumps(self.window.state))
+            self.window.state_bytes = len(json_bytes(self.window.state))
         work.report(OK if failed_at is None else FAILED)
         if step.discarded:
             await self._give_up(step.discarded, RETRIES_EXHAUSTED, answer)
@@ -250,12 +257,12 @@ class Lane:
         return step.rest
 
     async def _wait_for_turn(self, batch: Batch) -> None:
+        """Wait before a batch is tried again, but not beyond the age of all its records."""
         work = self._work
         seconds = policy.wait_seconds(batch, work.ports.chance)
-        if seconds and batch.records:
-            seconds = min(
-                seconds, policy.expires_in_seconds(batch, work.mapping, work.ports.now_ms())
-            )
+        if batch.records:
+            left = policy.expires_in_seconds(batch, work.mapping, work.ports.now_ms())
+            seconds = min(seconds, left)
         if seconds > 0:
             await work.pause(seconds)
 
@@ -317,6 +324,8 @@ class Lane:
         """Tell whether all of the open window's records have been delivered, and it has passed."""
         if self.window is None:
             return False
+        if not self._work.mapping.tumbling_window_seconds:  # it has been taken from the mapping
+            return True
         if self._queue:
             return self._queue[0].arrived_ms >= self.window.end_ms
         return self._read_through_ms >= self.window.end_ms

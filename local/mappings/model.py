@@ -1,5 +1,6 @@
 """What the engine works on: mappings, records, batches, and what functions answer."""
 
+import json
 from collections.abc import Mapping as Document
 from dataclasses import dataclass
 from datetime import datetime
@@ -75,6 +76,12 @@ def epoch_ms(moment: datetime | float | None) -> int | None:
     if moment is None:
         return None
     return round((moment.timestamp() if isinstance(moment, datetime) else float(moment)) * 1000)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return a value as the JSON that functions get; a lone surrogate doesn't stop it."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return text.encode(errors="surrogatepass")
 
 
 class Record(NamedTuple):

@@ -24,7 +24,7 @@ BACKOFF_SECONDS_FIRST = 0.5
 BACKOFF_SECONDS_MAX = 60.0
 BACKOFF_JITTER = 0.5, 0.85
 """The share of the pause that is waited."""
-JSON_BEGINNINGS = {b"{", b"[", b" ", b"\t", b"\r", b"\n"}
+JSON_BEGINNINGS = {b"{", b"["}
 SUCCESS: tuple[Any, ...] = (None, "", [], {})
 """Answers that report no failure, besides an object without one (recorded)."""
 
@@ -71,11 +71,16 @@ def decoded_record(record: Record) -> dict[str, Any]:
 def decoded(data: str) -> Any:
     """Return base64 data as JSON, else as a text; None if it is neither."""
     raw = a2b_base64(data)
-    if raw[:1] in JSON_BEGINNINGS:
-        try:
-            return from_json(raw)
-        except ValueError:
-            pass
+    try:
+        if raw.lstrip()[:1] in JSON_BEGINNINGS:
+            return from_json(raw, allow_inf_nan=False)
+        return raw.decode()
+    except ValueError:
+        return text_or_none(raw)
+
+
+def text_or_none(raw: bytes) -> str | None:
+    """Return bytes as a text; None if they aren't one."""
     try:
         return raw.decode()
     except ValueError:
@@ -221,10 +226,10 @@ def expired(records: tuple[Record, ...], mapping: Mapping, now_ms: int) -> int:
 
 
 def expires_in_seconds(batch: Batch, mapping: Mapping, now_ms: int) -> float:
-    """Return how long the batch's first record may still be delivered."""
+    """Return how long the batch's last record may still be delivered."""
     if mapping.age_seconds_max == NO_LIMIT:
         return float("inf")
-    return batch.records[0].arrived_ms / 1000 + mapping.age_seconds_max - now_ms / 1000
+    return batch.records[-1].arrived_ms / 1000 + mapping.age_seconds_max - now_ms / 1000
 
 
 # Tumbling windows

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
@@ -13,7 +13,8 @@ from local.mappings.ports import CursorExpired, OutsideProblem, Ports, Source, T
 
 FETCH_MAX = 10_000
 READ_AHEAD = 10_000
-"""Records fetched and not yet delivered, above which a shard isn't read on."""
+READ_AHEAD_BYTES = 32 * 1024 * 1024
+"""Fetched and not yet delivered; above either of them a shard isn't read on."""
 POLL_SECONDS = 1.0
 """How often a shard that has nothing new is looked at (documented, for Kinesis)."""
 POLL_SECONDS_DYNAMODB = 0.25
@@ -28,8 +29,6 @@ class Position:
 
     start: Start = TRIM_HORIZON
     """Where to read from as long as a lane has delivered nothing."""
-    read: str | None = None
-    """The last record that was sorted into lanes."""
     lanes: tuple[str | None, ...] = ()
     """For each lane the record behind which it goes on."""
     is_finished: bool = False
@@ -41,7 +40,6 @@ class Position:
         """Return it as JSON, together with what `mappings` shows."""
         document = {
             "start": self.start,
-            "read": self.read,
             "lanes": self.lanes,
             "is_finished": self.is_finished,
             "window": self.window and asdict(self.window),
@@ -56,7 +54,6 @@ class Position:
         found = json.loads(text)
         return cls(
             start=Start(*found["start"]),
-            read=found["read"],
             lanes=tuple(found["lanes"]),
             is_finished=found["is_finished"],
             window=Window(**found["window"]) if found["window"] else None,
@@ -118,7 +115,9 @@ class ShardReader:
         self._is_at_end = False
         self.is_finished = position.is_finished
         self._result = ""
-        self._problem = ""
+        self.problem = ""
+        """What keeps it from being read; empty once it is read again."""
+        self._is_reopened = False
         self.work = Work(
             mapping,
             shard_id,
@@ -127,8 +126,9 @@ class ShardReader:
             report=self._report,
             counts=replace(position.counts),
         )
-        window = position.window if mapping.tumbling_window_seconds else None
-        self.lanes = [Lane(self.work, done, window) for done in position.lanes_for(mapping)]
+        dones = position.lanes_for(mapping)
+        windows = [position.window, *[None] * (len(dones) - 1)]
+        self.lanes = [Lane(self.work, *each) for each in zip(dones, windows, strict=True)]
         self._room = asyncio.Event()
 
     async def run(self) -> None:
@@ -136,13 +136,34 @@ class ShardReader:
         if self.is_finished:
             return
         self.save()
-        async with asyncio.TaskGroup() as tasks:
-            for lane in self.lanes:
-                tasks.create_task(lane.run())
-            await self._read_on()
+        await self._all_of([self._read_on(), *[lane.run() for lane in self.lanes]])
         if self._is_at_end and not self.waiting and not self.work.stopping.is_set():
             self.is_finished = True
         self.save()
+
+    async def _all_of(self, works: Sequence[Coroutine[Any, Any, None]]) -> None:
+        """Wait for all; when one fails, let the others finish their batches, and raise its error.
+
+        To cancel them would leave functions running on what the next reader delivers again.
+        """
+        tasks = [asyncio.create_task(work) for work in works]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            if any(task.exception() for task in done):
+                self.stop()
+                await asyncio.wait(tasks)
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            raise
+        for task in tasks:
+            task.result()
+
+    def read_no_further(self) -> None:
+        """Deliver what was fetched, and be finished: the shard has left the stream."""
+        self._is_at_end = True
+        for lane in self.lanes:
+            lane.wake(0, is_at_end=True)
 
     def stop(self) -> None:
         """Begin no further batch; `run` returns once those under way are answered."""
@@ -161,7 +182,6 @@ class ShardReader:
         self._room.set()
         position = Position(
             self._position.start,
-            self._read,
             tuple([lane.position(self._read) for lane in self.lanes]),
             self.is_finished,
             self.lanes[0].window,
@@ -175,7 +195,7 @@ class ShardReader:
     @property
     def last_result(self) -> str:
         """What keeps the shard from being read, or what the last invocation came to."""
-        return self._problem or self._result
+        return self.problem or self._result
 
     def _view(self) -> dict[str, Any]:
         """Return what `mappings` shows besides the position and the counts."""
@@ -195,32 +215,50 @@ class ShardReader:
 
     async def _read_on(self) -> None:
         cursor: str | None = None
-        while not self.work.stopping.is_set():
-            if self.waiting >= max(READ_AHEAD, 2 * self.work.mapping.batch_size):
-                self._room.clear()
-                await self._room.wait()
+        while not self.work.stopping.is_set() and not self._is_at_end:
+            if self._is_far_ahead():
+                await self._wait_for_room()
                 continue
             started_ms = self.work.ports.now_ms()
             try:
                 cursor = cursor or await self._open()
                 page = await self._source.fetch(self.work.shard_id, cursor, FETCH_MAX)
-            except CursorExpired:
+            except (CursorExpired, Trimmed) as outdated:
                 cursor = None
-            except Trimmed:
-                self._go_on_at_horizon()
-                cursor = None
+                await self._reopen(outdated)
             except OutsideProblem as problem:
-                self._problem = f"PROBLEM: {problem}"
                 cursor = None
+                self.problem = f"PROBLEM: {problem}"
                 await self.work.pause(PROBLEM_SECONDS)
             else:
-                self._problem = ""
-                self._sort(page, started_ms)
                 cursor = page.cursor
-                if cursor is None:
-                    return
+                self.problem = ""
+                self._is_reopened = False
+                self._sort(page, started_ms)
                 if not page.records or page.behind_ms == 0:
                     await self.work.pause(self._poll_seconds)
+
+    async def _wait_for_room(self) -> None:
+        """Let lanes deliver what they have: the records that they wait for aren't going to come."""
+        for lane in self.lanes:
+            lane.hurry(is_hurried=True)
+        self._room.clear()
+        await self._room.wait()
+        for lane in self.lanes:
+            lane.hurry(is_hurried=False)
+
+    async def _reopen(self, outdated: Exception) -> None:
+        """Go on behind what was read, or at the horizon; not at once when that was no use."""
+        if isinstance(outdated, Trimmed):
+            self._go_on_at_horizon()
+        if self._is_reopened:
+            await self.work.pause(PROBLEM_SECONDS)
+        self._is_reopened = True
+
+    def _is_far_ahead(self) -> bool:
+        most = max(READ_AHEAD, 2 * self.work.mapping.batch_size)
+        waiting_bytes = sum([lane.queued_bytes for lane in self.lanes])
+        return self.waiting >= most or waiting_bytes >= READ_AHEAD_BYTES
 
     @property
     def _poll_seconds(self) -> float:
@@ -251,7 +289,7 @@ class ShardReader:
                 records = passed
             self._spread(records, before)
             self.save()
-        self._is_at_end = page.cursor is None
+        self._is_at_end = self._is_at_end or page.cursor is None
         read_through_ms = started_ms if page.behind_ms == 0 else 0
         for lane in self.lanes:
             lane.wake(read_through_ms, self._is_at_end)

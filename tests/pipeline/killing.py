@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 
 from local import embedded
@@ -73,10 +72,11 @@ def kill_while_records_flow(instance: Instance, kills: int, seed: int) -> Outcom
 
     putting = threading.Thread(target=keep_putting)
     putting.start()
+    killed = 0
     try:
-        for _ in range(kills):
+        while killed < kills:
             time.sleep(chance.uniform(*LIFE_SECONDS))
-            kill_engine(instance)
+            killed += kill_engine(instance)
     finally:
         stopping.set()
         putting.join()
@@ -87,10 +87,13 @@ def kill_while_records_flow(instance: Instance, kills: int, seed: int) -> Outcom
     return judge(consumer.deliveries, put, kills)
 
 
-def kill_engine(instance: Instance) -> None:
-    """SIGKILL to the engine; the launcher starts another."""
-    with suppress(ProcessLookupError):
+def kill_engine(instance: Instance) -> bool:
+    """SIGKILL to the engine, if it lives; the launcher starts another."""
+    try:
         os.kill(int((instance.folder / "mappings.pid").read_text()), signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def judge(deliveries: list[tuple[str, int]], put: int, kills: int) -> Outcome:

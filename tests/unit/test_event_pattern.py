@@ -47,6 +47,7 @@ def vectors() -> list[dict[str, Json]]:
     return found
 
 
+@pytest.mark.as_aws("filter_criteria", "recorded")
 @pytest.mark.skipif(not VECTORS.exists(), reason="the recorded vectors are not beside this tree")
 def test_every_recorded_vector_has_the_recorded_answer() -> None:
     def answer(vector: dict[str, Json]) -> bool | str:

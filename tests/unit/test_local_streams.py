@@ -41,7 +41,7 @@ def test_position_lag_and_counts_are_read_while_the_engine_is_at_work(tmp_path: 
         assert (mapping.lag_records, mapping.lag_ms) == (2, 10_000)
         shown = Console(file=io.StringIO(), width=160)
         shown.print(shards_table(mapping))
-        assert f"…{records[1].sequence[-12:]}" in shown.file.getvalue()  # type: ignore[attr-defined]
+        assert f"…{records[1].sequence[-8:]}" in shown.file.getvalue()  # type: ignore[attr-defined]
 
     run(story, failing_on(2), batch_size=1)
 

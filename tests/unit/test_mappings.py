@@ -98,7 +98,7 @@ def test_a_full_batch_does_not_wait_for_its_window() -> None:
 
 @as_aws("payload_6mb", "documented")
 def test_a_batch_goes_before_its_payload_exceeds_6_mb() -> None:
-    rig = deliver(["x" * 700_000] * 10, batching_window_seconds=300, batch_size=10, seconds=900)
+    rig = deliver(["x" * 700_000] * 10, batching_window_seconds=300, batch_size=100, seconds=900)
     sizes = [len(json.dumps(each.event)) for each in rig.sink.invocations]
     assert [len(batch) for batch in rig.batches] == [6, 4]
     assert max(sizes) <= 6 * 1024 * 1024
@@ -553,7 +553,7 @@ def test_a_state_above_1_mb_ends_the_window_early_and_the_next_begins_fresh() ->
 
 
 @as_aws("tumbling_windows", "documented")
-def test_the_end_of_a_shard_ends_its_window_early_and_its_children_begin_fresh() -> None:
+def test_the_end_of_a_shard_ends_its_window_and_its_children_begin_fresh() -> None:
     async def story(rig: Rig) -> None:
         rig.put(1)
         await asyncio.sleep(2)
@@ -564,7 +564,7 @@ def test_the_end_of_a_shard_ends_its_window_early_and_its_children_begin_fresh()
     rig = run(story, summing, tumbling_window_seconds=60)
     assert [window_fields(each.event)[1:] for each in rig.sink.invocations] == [
         ({}, False, False),
-        ({"sum": 1}, True, True),
+        ({"sum": 1}, True, False),  # "terminated early" is said of a state above 1 MB alone
         ({}, False, False),
     ]
 
@@ -611,8 +611,13 @@ def test_a_restart_keeps_the_state_of_an_open_window() -> None:
 
 @as_aws("tumbling_windows", "inferred")
 def test_a_shard_whose_windows_tumble_has_one_lane() -> None:
-    rig = deliver(range(3), summing, tumbling_window_seconds=60, parallelization_factor=5)
-    assert rig.batches[0] == [0, 1, 2]
+    async def story(rig: Rig) -> None:
+        for number in range(20):
+            rig.put(number, key=f"device-{number}")
+        await asyncio.sleep(5)
+
+    rig = run(story, summing, tumbling_window_seconds=60, parallelization_factor=5)
+    assert rig.batches[0] == list(range(20))
 
 
 # Checkpoints
@@ -791,8 +796,10 @@ def test_a_changed_mapping_takes_effect_and_repeats_nothing() -> None:
 
     rig = run(story, lambda _: asyncio.sleep(1.2), batch_size=5)
     assert rig.delivered == list(range(20))
-    assert {len(batch) for batch in rig.batches} == {5, 2, 1} or {5, 2}
-    assert len(rig.batches[-1]) <= 2
+    sizes = [len(batch) for batch in rig.batches]
+    assert sizes == sorted(sizes, reverse=True)
+    assert set(sizes[:2]) == {5}
+    assert set(sizes[-4:]) <= {2, 1}
 
 
 @as_aws("follows_mapping", "inferred")

@@ -259,6 +259,9 @@ class FakeAws(Endpoint):
         await asyncio.sleep(seconds)
         return done
 
+    async def run_long(self, work: Callable[[], T]) -> T:
+        return await self.run(work)
+
     def client(self, service: str, role_arn: str = "") -> Any:
         assert (service, role_arn) in {*CLIENTS, ("sqs", "")}  # the latter finds a queue's address
         return self
