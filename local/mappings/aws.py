@@ -210,6 +210,14 @@ class StreamSource:
     def _role_arn(self) -> str:
         return self._endpoint.role_of(self._mapping.function_arn)
 
+    async def _iterator(self, shard_id: str, kind: str, where: dict[str, Any]) -> str:
+        answer = await self._endpoint.run(
+            lambda: self._call(
+                "GetShardIterator", ShardId=shard_id, ShardIteratorType=kind, **where
+            )
+        )
+        return str(answer["ShardIterator"])
+
     def _call(self, action: str, **body: Any) -> dict[str, Any]:
         try:
             return self._endpoint.call(self.api, action, body, self._role_arn)
@@ -250,17 +258,13 @@ class KinesisSource(StreamSource):
 
     async def open(self, shard_id: str, start: Start) -> str:
         """Return a shard iterator."""
-        place: dict[str, Any] = {"ShardIteratorType": start.kind}
+        place: dict[str, Any] = {}
         if start.kind == "AT_TIMESTAMP":
             place["Timestamp"] = int(start.value or 0) / 1000
         elif start.kind == "AFTER_SEQUENCE_NUMBER":
             place["StartingSequenceNumber"] = start.value
-        answer = await self._endpoint.run(
-            lambda: self._call(
-                "GetShardIterator", StreamARN=self._mapping.source_arn, ShardId=shard_id, **place
-            )
-        )
-        return str(answer["ShardIterator"])
+        stream = {"StreamARN": self._mapping.source_arn}
+        return await self._iterator(shard_id, start.kind, stream | place)
 
     async def fetch(self, shard_id: str, cursor: str, limit: int) -> Page:
         """Return the next records."""
@@ -343,15 +347,11 @@ class DynamoDbSource(StreamSource):
 
     async def open(self, shard_id: str, start: Start) -> str:
         """Return a shard iterator."""
-        place: dict[str, Any] = {"ShardIteratorType": start.kind}
+        place: dict[str, Any] = {}
         if start.kind == "AFTER_SEQUENCE_NUMBER":
             place["SequenceNumber"] = start.value
-        answer = await self._endpoint.run(
-            lambda: self._call(
-                "GetShardIterator", StreamArn=self._mapping.source_arn, ShardId=shard_id, **place
-            )
-        )
-        return str(answer["ShardIterator"])
+        stream = {"StreamArn": self._mapping.source_arn}
+        return await self._iterator(shard_id, start.kind, stream | place)
 
     async def fetch(self, shard_id: str, cursor: str, limit: int) -> Page:  # noqa: ARG002
         """Return the next records."""

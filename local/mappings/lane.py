@@ -160,6 +160,7 @@ class Lane:
             elif self._is_window_over():
                 await self._end_window(is_early=False)
             elif self._queue:
+                self._open_window()
                 seconds = self._seconds_to_wait()
                 if seconds > 0:
                     await self._change(seconds)
@@ -196,8 +197,6 @@ class Lane:
 
     async def _deliver_next(self) -> None:
         mapping = self._work.mapping
-        if mapping.tumbling_window_seconds and self.window is None:
-            self._open_window(self._queue[0])
         window = self.window
         records = policy.take(
             self._queue,
@@ -246,7 +245,7 @@ class Lane:
         work.counts.batches += 1
         work.counts.records += len(batch.records)
         work.counts.retries += bool(step.rest)
-        if self.window and failed_at != 0:
+        if self.window and batch.records and failed_at != 0:
             self.window.state = answer.payload["state"]
             self.window.state_bytes = len(json_bytes(self.window.state))
         work.report(OK if failed_at is None else FAILED)
@@ -315,10 +314,12 @@ class Lane:
 
     # Tumbling windows
 
-    def _open_window(self, first: Record) -> None:
+    def _open_window(self) -> None:
+        """Open the window of the next record, unless one is open, or windows don't tumble."""
         seconds = self._work.mapping.tumbling_window_seconds
-        start_ms = policy.tumbling_start(first.arrived_ms, seconds)
-        self.window = Window(start_ms, start_ms + seconds * 1000)
+        if seconds and self.window is None:
+            start_ms = policy.tumbling_start(self._queue[0].arrived_ms, seconds)
+            self.window = Window(start_ms, start_ms + seconds * 1000)
 
     def _is_window_over(self) -> bool:
         """Tell whether all of the open window's records have been delivered, and it has passed."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from local.mappings.memory import EPOCH_MS, Throttled
+from local.mappings.memory import EPOCH_MS, TABLE_STREAM_ARN, Throttled
 from local.mappings.model import Start
 from tests.mapping_rig import (
     BUCKET_ARN,
@@ -53,6 +53,15 @@ def test_a_shard_is_looked_at_once_a_second_while_it_has_nothing_new() -> None:
         assert rig.stream.fetches == 11
 
     run(story)
+
+
+@as_aws("batch_size", "documented")
+def test_a_tables_stream_is_looked_at_four_times_a_second() -> None:
+    async def story(rig: Rig) -> None:
+        await asyncio.sleep(10.1)
+        assert rig.stream.fetches == 41
+
+    run(story, source_arn=TABLE_STREAM_ARN)
 
 
 @as_aws("batching_window", "documented")
@@ -103,6 +112,23 @@ def test_a_batch_goes_before_its_payload_exceeds_6_mb() -> None:
     assert [len(batch) for batch in rig.batches] == [6, 4]
     assert max(sizes) <= 6 * 1024 * 1024
     assert rig.at[0] == 0.0
+
+
+@as_aws("payload_6mb", "documented")
+def test_a_tumbling_windows_state_counts_towards_the_6_mb() -> None:
+    def stateful(_event: Any) -> dict[str, Any]:
+        return {"state": {"x": "y" * 1_000_000}}
+
+    async def story(rig: Rig) -> None:
+        rig.put("first")
+        await asyncio.sleep(3)
+        rig.put(*["x" * 700_000] * 12)
+        await asyncio.sleep(20)
+
+    rig = run(story, stateful, tumbling_window_seconds=600)
+    sizes = [len(json.dumps(each.event)) for each in rig.sink.invocations]
+    assert 5_000_000 < max(sizes) <= 6 * 1024 * 1024
+    assert len(rig.delivered) == 13
 
 
 # Lanes
@@ -245,6 +271,19 @@ def test_a_new_mapping_begins_where_it_says(settings: dict[str, Any], expected: 
         await asyncio.sleep(5)
 
     assert run(story).delivered == expected
+
+
+@as_aws("starting_position", "documented")
+def test_of_a_closed_shard_nothing_is_the_latest() -> None:
+    async def story(rig: Rig) -> None:
+        rig.put("old")
+        child = rig.stream.add_shard("shardId-000000000000")
+        await asyncio.sleep(2)
+        rig.put("new", shard_id=child)
+        await asyncio.sleep(5)
+        assert rig.view()["is_finished"]
+
+    assert run(story, starting_position="LATEST").delivered == ["new"]
 
 
 @as_aws("starting_position", "inferred")
@@ -539,6 +578,19 @@ def test_a_batch_is_of_one_window_by_the_arrival_of_its_records() -> None:
     assert [batch for batch in rig.batches if batch] == [[0, 1, 2], [3, 4], [5]]
     finals = [each.event for each in rig.sink.invocations if not each.event["Records"]]
     assert [event["state"]["sum"] for event in finals] == [3, 7, 5]
+
+
+@as_aws("tumbling_windows", "documented")
+def test_a_batch_that_its_window_has_closed_does_not_wait_for_the_batching_window() -> None:
+    async def story(rig: Rig) -> None:
+        await asyncio.sleep(8)
+        rig.put(1)
+        await asyncio.sleep(4)
+        rig.put(2)
+        await asyncio.sleep(100)
+
+    rig = run(story, summing, tumbling_window_seconds=10, batching_window_seconds=60)
+    assert rig.at[0] == 12.0  # at the look that finds the second: no more can join the first
 
 
 @as_aws("tumbling_windows", "documented")
