@@ -15,19 +15,23 @@ def know_table_streams(iam_actions: Any, dynamodb_streams: Any) -> None:
     """Make the emulator's module `ministack.core.iam_actions` find the stream in a request."""
     resource_of = iam_actions.extract_resource_arn
 
-    def stream_or_resource(service: str, *request: Any) -> str:
-        _method, _path, _headers, body, *_ = request
+    def stream_or_resource(
+        service: str, method: str, path: str, headers: Any, body: bytes, *rest: Any
+    ) -> str:
         stream = stream_of(body) if service == STREAMS else None
-        found: str = stream or resource_of(service, *request)
+        found: str = stream or resource_of(service, method, path, headers, body, *rest)
         return found
 
     def stream_of(body: bytes) -> str | None:
+        """Return the stream that a request is about; that of its iterator, if it has one."""
         try:
             request = json.loads(body)
         except ValueError:
             return None
+        if not isinstance(request, dict):
+            return None
         iterator = dynamodb_streams._decode_iterator(str(request.get("ShardIterator", "")))
-        stream = request.get("StreamArn") or (iterator or {}).get("arn")
+        stream = iterator.get("arn") if iterator else request.get("StreamArn")
         return stream if isinstance(stream, str) else None
 
     iam_actions.extract_resource_arn = stream_or_resource

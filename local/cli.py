@@ -140,7 +140,7 @@ def add_devices(added: Subparsers) -> None:
     devices.add_argument(
         "--check",
         action="store_true",
-        help="check at the end, as `run` does (not twice on one name)",
+        help="check at the end, as `run` does; devices of these names must not have posted before",
     )
     devices.add_argument(
         "--json",

@@ -56,7 +56,7 @@ def run(options: Options, console: Console) -> int:
             poisoning = poison_of(options, instance, steps)
             report = exercise(instance, steps, source, posting_options, plan, aws.stop)
             if poisoning:
-                report.isolation = poisoning.end()
+                report.isolation = poisoning.end(report.ledger.counts.accepted)
                 report.problems += report.isolation.problems()
             tell(report, steps, instance, options, console)
             is_clean = report.is_ok
@@ -164,7 +164,8 @@ def show_live(
                 console.print(plain_line(monitor, status), highlight=False, soft_wrap=True)
             if seconds is not None and elapsed >= seconds:
                 return
-            time.sleep(REFRESH_SECONDS if live else PLAIN_LINE_SECONDS)
+            pause = REFRESH_SECONDS if live else PLAIN_LINE_SECONDS
+            time.sleep(min(pause, seconds - elapsed) if seconds else pause)
     raise LocalError(f"instance '{instance.name}' has ended")
 
 

@@ -434,6 +434,9 @@ def checked_destination(config: Document) -> Document:
             INVALID, "Unsupported DestinationConfig parameter for given event source mapping type."
         )
     on_failure = config.get("OnFailure") or {}
+    if not isinstance(on_failure, dict):
+        found = f"DestinationConfig.OnFailure is {shown_value(on_failure)}"
+        raise Refused(INVALID, f"{found}: an object with a Destination is needed")
     arn = on_failure.get("Destination")
     if arn and not DESTINATION.fullmatch(str(arn)):
         raise Refused(
@@ -447,6 +450,9 @@ def checked_destination(config: Document) -> Document:
 def check_filters(criteria: Document) -> None:
     """Refuse too many filters, and what isn't a pattern."""
     filters = criteria.get("Filters") or []
+    if not isinstance(filters, list) or not all(isinstance(each, dict) for each in filters):
+        found = f"FilterCriteria.Filters is {shown_value(filters)}"
+        raise Refused(INVALID, f"{found}: a list of objects with a Pattern is needed")
     if len(filters) > FILTERS_MAX:
         found = f"FilterCriteria.Filters has {len(filters)} filters"
         raise Refused(INVALID, f"{found}: at most {FILTERS_MAX} are possible")

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,7 @@ class Monitor:
         self._snapshots = [Snapshot(time.monotonic())]
         self._alerts: list[dict[str, Any]] = []
         self._mapping_reader = MappingReader(instance)
+        self._mappings: list[MappingState] = []
         self.stack = state.stack
         self._threads = [
             threading.Thread(target=self._watch, args=(look,), daemon=True)
@@ -90,8 +92,10 @@ class Monitor:
 
     @property
     def mappings(self) -> list[MappingState]:
-        """How far the event source mappings are now."""
-        return self._mapping_reader.read()
+        """How far the event source mappings are now; as seen last where nobody answers."""
+        with suppress(BotoCoreError, ClientError):
+            self._mappings = self._mapping_reader.read()
+        return self._mappings
 
     @property
     def latest(self) -> Snapshot:

@@ -5,6 +5,7 @@ same stream here, with a role of its own: it dies on one reading that is otherwi
 mapping has two retries, bisects, and gives up to the pipeline's bucket of failures.
 """
 
+import contextlib
 import io
 import json
 import math
@@ -29,6 +30,7 @@ WINDOW_SECONDS = 5
 INJECT_AFTER_SECONDS = 6.0
 PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 0.5
+POSTS_MAX = 10
 CONSUMER = Path(__file__).with_name("mortal.py")
 DELIVERIES = "deliveries.jsonl"
 
@@ -42,6 +44,8 @@ class Isolation:
     splits: int
     tries: int
     delivered: int
+    expected: int | None
+    """How many other records there were; None where that isn't known."""
     repeated: int
     """Records but the poison that were delivered more than once without an error."""
     object_key: str | None
@@ -55,6 +59,9 @@ class Isolation:
             "the poison record never reached the consumer": self.batch == 0,
             f"it was isolated in {self.splits} splits, not {most} at most": self.splits > most,
             f"it was tried alone {self.tries} times, not {RETRIES + 1}": self.tries != RETRIES + 1,
+            f"{self.delivered} other records were delivered, not {self.expected}": (
+                self.expected is not None and self.delivered != self.expected
+            ),
             f"{self.repeated} other records were delivered more than once": self.repeated > 0,
             "the bucket has no document of it": self.object_key is None,
             "its document hasn't the record": not self.is_payload_whole,
@@ -143,27 +150,31 @@ class Poisoning:
             "temperature": 21.5,
         }
         token = self._state.tokens["gateway"]
-        with httpx.Client(trust_env=False, timeout=30) as http:
-            http.post(
-                f"{self._state.api_url}/readings",
-                json=[reading],
-                headers={"Authorization": f"Bearer {token}"},
-            ).raise_for_status()
+        headers = {"Authorization": f"Bearer {token}"}
+        with httpx.Client(trust_env=False, timeout=30, headers=headers) as http:
+            for _ in range(POSTS_MAX):
+                with contextlib.suppress(httpx.TransportError):
+                    if http.post(f"{self._state.api_url}/readings", json=[reading]).is_success:
+                        return
+                time.sleep(LOOK_SECONDS)
 
-    def end(self) -> Isolation:
-        """Wait until the poison is isolated and the rest delivered; say what became of them."""
+    def end(self, expected: int | None = None) -> Isolation:
+        """Wait until the poison is isolated and the rest delivered; say what became of them.
+
+        `expected` is how many other records were put on the stream.
+        """
         deadline = time.monotonic() + PATIENCE_SECONDS
-        found = self._look()
+        found = self._look(expected)
         while time.monotonic() < deadline and found.problems():
             time.sleep(LOOK_SECONDS)
-            found = self._look()
+            found = self._look(expected)
         return found
 
     def remove(self) -> None:
         """Delete the consumer's mapping."""
         client(self._state, "lambda").delete_event_source_mapping(UUID=self._mapping_id)
 
-    def _look(self) -> Isolation:
+    def _look(self, expected: int | None) -> Isolation:
         lines = self._log.read_text("utf-8").splitlines() if self._log.exists() else []
         deliveries = [json.loads(line) for line in lines]
         died = [each for each in deliveries if each["died"]]
@@ -176,6 +187,7 @@ class Poisoning:
             splits=sum(1 for each in died if len(each["records"]) > 1),
             tries=sum(1 for each in died if len(each["records"]) == 1),
             delivered=len(delivered),
+            expected=expected,
             repeated=sum(1 for times in delivered.values() if times > 1),
             object_key=key,
             is_payload_whole=[each["kinesis"]["partitionKey"] for each in payload] == [DEVICE],

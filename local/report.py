@@ -139,7 +139,8 @@ def summary(report: Report) -> Iterator[str]:
         )
     if report.is_checked:
         yield (
-            f"{report.windows_checked:,} windows and {report.alerts_expected:,} alerts "
+            f"{report.windows_checked:,} windows and {report.alerts_expected:,} alert"
+            f"{'s' * (report.alerts_expected != 1)} "
             "compared with what the devices sent"
         )
     if report.isolation:

@@ -2,10 +2,12 @@
 
 import json
 import sqlite3
+import time
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rich.box import SIMPLE
 from rich.table import Table
@@ -17,7 +19,9 @@ from local.values import duration_text
 FILE = "mappings.sqlite3"
 SEQUENCE_SHOWN = 8
 SHARD_SHOWN = 4
-STARTING = "Creating"
+STALE_MS = 3000
+"""The engine saves what it sees each second; where it doesn't, the mapping isn't running."""
+RESULT_SHOWN = 40
 COUNTS = ("batches", "records", "retries", "throttles", "filtered", "discarded")
 COUNTS_SHOWN = ("batches", "records", "retries", "filtered", "discarded")
 
@@ -28,12 +32,12 @@ class ShardState:
 
     shard_id: str
     position: str | None
-    """The sequence number behind which nothing is delivered for good; None at the start."""
+    """Everything up to this sequence number is delivered; None: nothing yet."""
     is_finished: bool
     lag_records: int | None
     """Records on the shard that aren't delivered; None where the stream can't tell."""
-    lag_ms: int
-    """Age of the oldest of them."""
+    lag_ms: int | None
+    """Age of the oldest of them; None where the engine hasn't looked of late."""
     last_result: str
     counts: dict[str, int]
 
@@ -50,9 +54,10 @@ class MappingState:
     shards: list[ShardState] = field(default_factory=list)
 
     @property
-    def lag_ms(self) -> int:
-        """The largest lag of its shards."""
-        return max((shard.lag_ms for shard in self.shards), default=0)
+    def lag_ms(self) -> int | None:
+        """The largest lag of its shards; None where one isn't known."""
+        lags = [shard.lag_ms for shard in self.shards]
+        return None if None in lags else max((lag for lag in lags if lag is not None), default=0)
 
     @property
     def lag_records(self) -> int | None:
@@ -69,53 +74,54 @@ class MappingReader:
     """Looks at an instance's mappings again and again."""
 
     def __init__(self, instance: Instance) -> None:
-        """Ask the embedded AWS which mappings there are, once."""
+        """Read the engine's file, and the embedded AWS's list of mappings."""
         self._file = instance.folder / FILE
-        lambdas = client(instance.load(), "lambda")
-        pages = lambdas.get_paginator("list_event_source_mappings").paginate()
-        self._listed = [found for page in pages for found in page["EventSourceMappings"]]
+        self._lambdas = client(instance.load(), "lambda")
 
     def read(self) -> list[MappingState]:
         """Return the mappings of streams, as the engine has them now."""
-        states, shards = saved(self._file)
+        pages = self._lambdas.get_paginator("list_event_source_mappings").paginate()
+        listed = [found for page in pages for found in page["EventSourceMappings"]]
+        shards = saved_shards(self._file, now_ms=time.time_ns() // 1_000_000)
         return [
             MappingState(
                 uuid=found["UUID"],
                 function=found["FunctionArn"].rpartition(":")[2],
                 source=source_name(found["EventSourceArn"]),
-                state=states.get(found["UUID"], (STARTING, ""))[0],
-                last_result=states.get(found["UUID"], ("", "No records processed"))[1],
+                state=found["State"],
+                last_result=found["LastProcessingResult"],
                 shards=shards.get(found["UUID"], []),
             )
-            for found in sorted(self._listed, key=lambda each: str(each["FunctionArn"]))
+            for found in sorted(listed, key=lambda each: str(each["FunctionArn"]))
             if ":sqs:" not in found["EventSourceArn"]
         ]
 
 
-def saved(file: Path) -> tuple[dict[str, tuple[str, str]], dict[str, list[ShardState]]]:
-    """Return what the engine has saved: each mapping's state and result, and its shards."""
+def saved_shards(file: Path, now_ms: int) -> dict[str, list[ShardState]]:
+    """Return what the engine has saved of each mapping's shards."""
     shards: dict[str, list[ShardState]] = {}
+    query = "SELECT uuid, shard_id, position FROM shard ORDER BY uuid, shard_id"
     try:
-        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
-            rows = database.execute("SELECT uuid, state, last_result FROM mapping").fetchall()
-            query = "SELECT uuid, shard_id, position FROM shard ORDER BY uuid, shard_id"
+        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True)) as database:
             for uuid, shard_id, text in database.execute(query):
-                shards.setdefault(uuid, []).append(shard_state(shard_id, json.loads(text)))
+                state = shard_state(shard_id, json.loads(text), now_ms)
+                shards.setdefault(uuid, []).append(state)
     except sqlite3.OperationalError:  # the engine hasn't made it yet
-        return {}, {}
-    return {uuid: (state, last_result) for uuid, state, last_result in rows}, shards
+        return {}
+    return shards
 
 
-def shard_state(shard_id: str, found: dict[str, Any]) -> ShardState:
-    """Read what the engine has saved of a shard."""
+def shard_state(shard_id: str, found: dict[str, Any], now_ms: int) -> ShardState:
+    """Read what the engine has saved of a shard; a lag that is long ago is none."""
     lanes = found["lanes"]
     view = found["view"]
+    is_known = found["is_finished"] or now_ms - view.get("at_ms", 0) <= STALE_MS
     return ShardState(
         shard_id=shard_id,
         position=min(lanes, key=int) if lanes and None not in lanes else None,
         is_finished=found["is_finished"],
-        lag_records=view.get("lag_records"),
-        lag_ms=view.get("lag_ms", 0),
+        lag_records=view.get("lag_records") if is_known else None,
+        lag_ms=view.get("lag_ms") if is_known else None,
         last_result=view.get("last_result", ""),
         counts={name: found["counts"][name] for name in COUNTS},
     )
@@ -143,10 +149,10 @@ def shards_table(mapping: MappingState) -> Table:
         table.add_row(
             shard.shard_id[-SHARD_SHOWN:],
             "start" if shard.position is None else f"…{shard.position[-SEQUENCE_SHOWN:]}",
-            "finished" if shard.is_finished else duration_text(shard.lag_ms / 1000),
+            "finished" if shard.is_finished else lag_text(shard.lag_ms),
             records_text(shard.lag_records),
             *[f"{shard.counts[name]:,}" for name in COUNTS_SHOWN],
-            shard.last_result or "-",
+            shortened(shard.last_result) or "-",
         )
     return table
 
@@ -161,12 +167,22 @@ def mappings_table(mappings: list[MappingState], stack: str) -> Table:
         is_failing = each.last_result.startswith("PROBLEM")
         table.add_row(
             each.function.removeprefix(f"{stack}-"),
-            duration_text(each.lag_ms / 1000),
+            lag_text(each.lag_ms),
             records_text(each.lag_records),
             *[f"{each.count(name):,}" for name in ("records", "filtered", "retries", "discarded")],
             style="red" if is_failing else "",
         )
     return table
+
+
+def shortened(result: str) -> str:
+    """Return a last result so that it fits in a table; the whole is in the mapping's title."""
+    return result if len(result) <= RESULT_SHOWN else f"{result[:RESULT_SHOWN]}…"
+
+
+def lag_text(lag_ms: int | None) -> str:
+    """Return a lag for a person."""
+    return "?" if lag_ms is None else duration_text(lag_ms / 1000)
 
 
 def records_text(lag_records: int | None) -> str:

@@ -35,6 +35,7 @@ class Position:
     """Whether the shard is closed, and all of it delivered."""
     window: Window | None = None
     counts: Counts = field(default_factory=Counts)
+    last_result: str = ""
 
     def to_text(self, view: dict[str, Any]) -> str:
         """Return it as JSON, together with what `mappings` shows."""
@@ -44,6 +45,7 @@ class Position:
             "is_finished": self.is_finished,
             "window": self.window and asdict(self.window),
             "counts": vars(self.counts),
+            "last_result": self.last_result,
             "view": view,
         }
         return json.dumps(document)
@@ -58,6 +60,7 @@ class Position:
             is_finished=found["is_finished"],
             window=Window(**found["window"]) if found["window"] else None,
             counts=Counts(**found["counts"]),
+            last_result=found["last_result"],
         )
 
     def resume_at(self) -> Start:
@@ -114,7 +117,7 @@ class ShardReader:
         self._page = Page([], None)
         self._is_at_end = False
         self.is_finished = position.is_finished
-        self._result = ""
+        self._result = position.last_result
         self.problem = ""
         """What keeps it from being read; empty once it is read again."""
         self._is_reopened = False
@@ -186,6 +189,7 @@ class ShardReader:
             self.is_finished,
             self.lanes[0].window,
             self.work.counts,
+            self._result,
         )
         self._save(position.to_text(self._view()))
 
@@ -202,7 +206,7 @@ class ShardReader:
         now_ms = self.work.ports.now_ms()
         oldest = [lane.oldest_ms for lane in self.lanes]
         ages = [now_ms - each for each in oldest if each is not None]
-        behind = self._page.behind_records
+        behind = 0 if self.is_finished else self._page.behind_records
         return {
             "at_ms": now_ms,
             "last_result": self.last_result,

@@ -23,7 +23,8 @@ from local.mappings.ports import CursorExpired, OutsideProblem
 from tests.mapping_rig import QUEUE_ARN, UUID, Rig, mapping, sequence
 
 EVENTS = 40
-QUIET_SECONDS = 300
+QUIET_SECONDS = 100
+QUIET_LOOKS = 100  # a slow function and batches of one take long for what has gathered
 Json = dict[str, Any]
 
 
@@ -197,7 +198,10 @@ class Course:
             await self.happen(rig, owners)
         self.is_faulty = stream.is_faulty = False
         rig.change(is_enabled=True)
-        await asyncio.sleep(QUIET_SECONDS)
+        for _ in range(QUIET_LOOKS):
+            await asyncio.sleep(QUIET_SECONDS)
+            if self.put.keys() == self.settled:
+                break
         await rig.stop()
         return rig
 
