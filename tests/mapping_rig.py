@@ -90,7 +90,7 @@ class Rig:
         self.stream = MemoryStream(loop.now_ms, shards)
         self.sink = FunctionSink(loop.now_ms, function)
         self.destination = MemoryDestination()
-        self.checkpoints = SqliteCheckpoints()
+        self.checkpoints: SqliteCheckpoints = ClosingCheckpoints()
         self.ports = Ports(
             lambda _mapping: self.stream,
             self.sink,
@@ -161,7 +161,14 @@ class Rig:
         return saved
 
 
-class Copy(SqliteCheckpoints):
+class ClosingCheckpoints(SqliteCheckpoints):
+    """Checkpoints that a test may look at for as long as it likes."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Copy(ClosingCheckpoints):
     """Checkpoints as they were at a moment: what a killed engine still writes doesn't count."""
 
     def __init__(self, of: SqliteCheckpoints) -> None:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from local.mappings.checkpoints import SqliteCheckpoints
 from local.mappings.lane import Counts
 from local.poison import Isolation
 from local.streams import COUNTS, MappingState, saved_shards, shards_table
-from tests.mapping_rig import UUID, Rig, failing_on, run
+from tests.mapping_rig import UUID, ClosingCheckpoints, Rig, failing_on, run
 
 
 def test_a_file_that_is_not_there_yet_says_nothing(tmp_path: Path) -> None:
@@ -28,7 +27,7 @@ def test_position_lag_and_counts_are_read_while_the_engine_is_at_work(tmp_path: 
 
     async def story(rig: Rig) -> None:
         await rig.kill()
-        rig.ports.checkpoints = SqliteCheckpoints(file)
+        rig.ports.checkpoints = ClosingCheckpoints(file)
         rig.put(0, 1, 2, 3)
         rig.start()
         await asyncio.sleep(10.5)
@@ -51,7 +50,7 @@ def test_a_lag_is_not_known_where_the_engine_no_longer_looks(tmp_path: Path) -> 
 
     async def story(rig: Rig) -> None:
         await rig.kill()
-        rig.ports.checkpoints = SqliteCheckpoints(file)
+        rig.ports.checkpoints = ClosingCheckpoints(file)
         rig.start()
         await asyncio.sleep(3)
         rig.change(is_enabled=False)
@@ -71,7 +70,7 @@ def test_a_finished_shard_has_no_lag_and_keeps_its_last_result_over_a_restart(
 
     async def story(rig: Rig) -> None:
         await rig.kill()
-        rig.ports.checkpoints = SqliteCheckpoints(file)
+        rig.ports.checkpoints = ClosingCheckpoints(file)
         rig.put(1)
         rig.start()
         await asyncio.sleep(2)
