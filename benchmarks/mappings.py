@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import base64
 import cProfile
-import io
 import json
 import pstats
 import random
@@ -23,7 +22,6 @@ import sys
 import tempfile
 import threading
 import time
-import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +31,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from local import deployment, embedded
+from local.consumer import create_consumer, stream_arn_of
 from local.instance import REGION, Instance, State, unused
 from local.mappings import aws
 from local.mappings.checkpoints import SqliteCheckpoints
@@ -202,40 +201,15 @@ def emulator() -> Iterator[tuple[Instance, State]]:
 
 
 def create(state: State) -> None:
-    kinesis, lambdas = deployment.client(state, "kinesis"), deployment.client(state, "lambda")
-    kinesis.create_stream(StreamName=STREAM, ShardCount=SHARDS)
-    arn = kinesis.describe_stream_summary(StreamName=STREAM)["StreamDescriptionSummary"]
-    iam = deployment.client(state, "iam")
-    trust = {
-        "Effect": "Allow",
-        "Action": "sts:AssumeRole",
-        "Principal": {"Service": "lambda.amazonaws.com"},
-    }
-    role = iam.create_role(RoleName=STREAM, AssumeRolePolicyDocument=policy(trust))["Role"]["Arn"]
-    allowed = {"Effect": "Allow", "Action": "kinesis:*", "Resource": arn["StreamARN"]}
-    iam.put_role_policy(RoleName=STREAM, PolicyName=STREAM, PolicyDocument=policy(allowed))
-    package = io.BytesIO()
-    with zipfile.ZipFile(package, "w") as archive:
-        archive.writestr("handler.py", FUNCTION)
+    deployment.client(state, "kinesis").create_stream(StreamName=STREAM, ShardCount=SHARDS)
     criteria = {"Filters": [{"Pattern": PATTERN}]}
-    filtered: dict[str, Any] = {"FilterCriteria": criteria, "BatchSize": 100}
-    unfiltered: dict[str, Any] = {"BatchSize": 1000, "MaximumBatchingWindowInSeconds": 1}
-    for name, settings in {"aggregate": unfiltered, "alert": filtered}.items():
-        lambdas.create_function(
-            FunctionName=name,
-            Runtime=f"python{deployment.host_python()}",
-            Role=role,
-            Handler="handler.handler",
-            Code={"ZipFile": package.getvalue()},
-        )
-        lambdas.create_event_source_mapping(
-            FunctionName=name, EventSourceArn=arn["StreamARN"], StartingPosition="TRIM_HORIZON",
-            **settings,
-        )  # fmt: skip
-
-
-def policy(statement: dict[str, Any]) -> str:
-    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    mappings: dict[str, dict[str, Any]] = {
+        "aggregate": {"BatchSize": 1000, "MaximumBatchingWindowInSeconds": 1},
+        "alert": {"BatchSize": 100, "FilterCriteria": criteria},
+    }
+    for name, mapping in mappings.items():
+        files = {"handler.py": FUNCTION}
+        create_consumer(state, name, stream_arn_of(state, STREAM), files, mapping)
 
 
 def put(state: State, numbers: range) -> None:

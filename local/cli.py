@@ -27,6 +27,7 @@ from local.view import show_error
 
 INTERRUPTED = 130
 LOG_WIDTH = 160
+ONE_OBJECT = "print one JSON object at the end, nothing else, on stdout"
 
 Value = TypeVar("Value")
 
@@ -105,11 +106,7 @@ def add_run(added: Subparsers) -> None:
     )
     run.add_argument("--name", help="the instance's name (default: one of its own)")
     run.add_argument("--keep", action="store_true", help="leave the instance running at the end")
-    run.add_argument(
-        "--json",
-        action="store_true",
-        help="print one JSON object at the end, nothing else, on stdout",
-    )
+    add_json(run, ONE_OBJECT)
     run.add_argument(
         "--poison",
         action="store_true",
@@ -142,11 +139,7 @@ def add_devices(added: Subparsers) -> None:
         action="store_true",
         help="check at the end, as `run` does; devices of these names must not have posted before",
     )
-    devices.add_argument(
-        "--json",
-        action="store_true",
-        help="print one JSON object at the end, nothing else, on stdout",
-    )
+    add_json(devices, ONE_OBJECT)
     add_sources(devices)
 
 
@@ -182,7 +175,7 @@ def add_query(added: Subparsers) -> None:
     alerts.add_argument("--status", default="open", help="default: open")
     for each in (windows, device, alerts):
         add_name(each)
-        each.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        add_json(each, "print JSON instead of a table")
 
 
 def add_mappings(added: Subparsers) -> None:
@@ -194,7 +187,7 @@ def add_mappings(added: Subparsers) -> None:
         "Show how far each event source mapping is: position, lag and counts of each shard.",
     )
     add_name(mappings)
-    mappings.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_json(mappings, "print JSON instead of tables")
 
 
 def add_trace(added: Subparsers) -> None:
@@ -245,6 +238,11 @@ def add_name(of: argparse.ArgumentParser) -> None:
     of.add_argument(
         "--name", default=DEFAULT_NAME, help=f"the instance's name (default: {DEFAULT_NAME})"
     )
+
+
+def add_json(of: argparse.ArgumentParser, text: str) -> None:
+    """Add the option that prints for a program."""
+    of.add_argument("--json", action="store_true", help=text)
 
 
 def add_retention(of: argparse.ArgumentParser) -> None:

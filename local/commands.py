@@ -22,6 +22,8 @@ from local.deployment import aws_environment
 from local.errors import LocalError
 from local.fleet import Fleet, FleetOptions
 from local.instance import DEFAULT_NAME, Instance, existing, named, unused
+from local.mapping_state import MappingReader, shards_table
+from local.mapping_state import as_json as mappings_as_json
 from local.monitor import Monitor
 from local.poison import Poisoning
 from local.posting import BATCH_MAX, PostingOptions
@@ -30,8 +32,6 @@ from local.recorded import CsvOptions, Recording
 from local.report import Report, as_json, verdict
 from local.run import REFRESH_SECONDS, Plan, elapsed_text, exercise, now_ms
 from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens
-from local.streams import MappingReader, shards_table
-from local.streams import as_json as mappings_as_json
 from local.tracing import show_trace
 from local.values import duration_text
 from local.view import PLAIN_LINE_SECONDS, Steps, live_table, plain_line

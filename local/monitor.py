@@ -13,8 +13,8 @@ from local.api import Api
 from local.deployment import client
 from local.errors import LocalError
 from local.instance import Instance
+from local.mapping_state import MappingReader, MappingState
 from local.metrics import LogReader, Tally
-from local.streams import MappingReader, MappingState
 
 LOOK_SECONDS = 1.0
 LOOK_SECONDS_BEFORE_FIRST_ALERT = 0.3

@@ -6,12 +6,10 @@ mapping has two retries, bisects, and gives up to the pipeline's bucket of failu
 """
 
 import contextlib
-import io
 import json
 import math
 import threading
 import time
-import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,8 @@ from typing import Any
 
 import httpx
 
-from local.deployment import client, host_architecture, host_python
+from local.consumer import create_consumer, stream_arn_of
+from local.deployment import client
 from local.instance import Instance
 
 DEVICE = "poison"
@@ -92,55 +91,31 @@ class Poisoning:
 
         `seconds` is how long devices post, if that is known: the poison comes between readings.
         """
-        outputs = self._state.outputs
-        stream = client(self._state, "kinesis").describe_stream_summary(
-            StreamName=outputs["StreamName"]
-        )["StreamDescriptionSummary"]["StreamARN"]
+        outputs, name = self._state.outputs, f"{self._state.stack}-{NAME}"
         bucket = f"arn:aws:s3:::{outputs['FailuresBucket']}"
-        lambdas = client(self._state, "lambda")
-        lambdas.create_function(
-            FunctionName=f"{self._state.stack}-{NAME}",
-            Runtime=f"python{host_python()}",
-            Architectures=[host_architecture()],
-            Role=self._create_role(stream, bucket),
-            Handler="mortal.handler",
-            Code={"ZipFile": zipped(CONSUMER)},
-            Timeout=30,
-            Environment={"Variables": {"DELIVERIES": str(self._log), "POISON": DEVICE}},
-        )
-        mapping = lambdas.create_event_source_mapping(
-            FunctionName=f"{self._state.stack}-{NAME}",
-            EventSourceArn=stream,
-            StartingPosition="TRIM_HORIZON",
-            BatchSize=BATCH_SIZE,
-            MaximumBatchingWindowInSeconds=WINDOW_SECONDS,
-            BisectBatchOnFunctionError=True,
-            MaximumRetryAttempts=RETRIES,
-            DestinationConfig={"OnFailure": {"Destination": bucket}},
+        mapping = create_consumer(
+            self._state,
+            name,
+            stream_arn_of(self._state, outputs["StreamName"]),
+            files={CONSUMER.name: CONSUMER.read_text("utf-8")},
+            mapping={
+                "BatchSize": BATCH_SIZE,
+                "MaximumBatchingWindowInSeconds": WINDOW_SECONDS,
+                "BisectBatchOnFunctionError": True,
+                "MaximumRetryAttempts": RETRIES,
+                "DestinationConfig": {"OnFailure": {"Destination": bucket}},
+            },
+            may_also=[
+                {"Action": "s3:PutObject", "Resource": f"{bucket}/*"},
+                {"Action": "s3:ListBucket", "Resource": bucket},
+            ],
+            variables={"DELIVERIES": str(self._log), "POISON": DEVICE},
         )
         self._mapping_id = mapping["UUID"]
         pause = min(INJECT_AFTER_SECONDS, seconds / 2 if seconds else INJECT_AFTER_SECONDS)
         later = threading.Timer(pause, self._inject)
         later.daemon = True
         later.start()
-
-    def _create_role(self, stream: str, bucket: str) -> str:
-        """Create a role that may read the stream and write failures, and nothing else."""
-        iam = client(self._state, "iam")
-        assume = {"Effect": "Allow", "Action": "sts:AssumeRole"}
-        trust = assume | {"Principal": {"Service": "lambda.amazonaws.com"}}
-        read = ["GetRecords", "GetShardIterator", "ListShards", "DescribeStream"]
-        allowed: list[dict[str, Any]] = [
-            {"Action": [f"kinesis:{action}" for action in read], "Resource": stream},
-            {"Action": "s3:PutObject", "Resource": f"{bucket}/*"},
-            {"Action": "s3:ListBucket", "Resource": bucket},
-        ]
-        name = f"{self._state.stack}-{NAME}"
-        role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=policy([trust]))["Role"]
-        document = policy([{"Effect": "Allow"} | each for each in allowed])
-        iam.put_role_policy(RoleName=name, PolicyName=NAME, PolicyDocument=document)
-        arn: str = role["Arn"]
-        return arn
 
     def _inject(self) -> None:
         """Post a good reading of the device that the consumer dies of."""
@@ -211,16 +186,3 @@ class Poisoning:
         sqs, url = client(self._state, "sqs"), self._state.outputs["FailuresQueueUrl"]
         answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=0)
         return any(key in message["Body"] for message in answer.get("Messages", []))
-
-
-def policy(statements: list[dict[str, Any]]) -> str:
-    """Return a policy document."""
-    return json.dumps({"Version": "2012-10-17", "Statement": statements})
-
-
-def zipped(file: Path) -> bytes:
-    """Return a package with one file."""
-    package = io.BytesIO()
-    with zipfile.ZipFile(package, "w") as archive:
-        archive.write(file, file.name)
-    return package.getvalue()

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from local.errors import LocalError, StepFailed
+from local.mapping_state import mappings_table
 from local.monitor import Monitor
-from local.streams import mappings_table
 from local.values import duration_text
 
 ALERTS_SHOWN = 7

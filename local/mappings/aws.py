@@ -25,6 +25,8 @@ from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
 from botocore.httpsession import URLLib3Session
 
 from local.mappings.model import (
+    AFTER,
+    AT_TIMESTAMP,
     DYNAMODB,
     KINESIS,
     TRIM_HORIZON,
@@ -254,14 +256,14 @@ class KinesisSource(StreamSource):
 
     async def latest(self, shard_id: str) -> Start:  # noqa: ARG002 - of any shard: now
         """Return the place behind the shard's last record."""
-        return Start("AT_TIMESTAMP", time.time_ns() // 1_000_000)
+        return Start(AT_TIMESTAMP, time.time_ns() // 1_000_000)
 
     async def open(self, shard_id: str, start: Start) -> str:
         """Return a shard iterator."""
         place: dict[str, Any] = {}
-        if start.kind == "AT_TIMESTAMP":
+        if start.kind == AT_TIMESTAMP:
             place["Timestamp"] = int(start.value or 0) / 1000
-        elif start.kind == "AFTER_SEQUENCE_NUMBER":
+        elif start.kind == AFTER:
             place["StartingSequenceNumber"] = start.value
         stream = {"StreamARN": self._mapping.source_arn}
         return await self._iterator(shard_id, start.kind, stream | place)
@@ -340,7 +342,7 @@ class DynamoDbSource(StreamSource):
         while True:
             page = await self.fetch(shard_id, cursor, FETCH_MAX_DYNAMODB)
             if page.records:
-                place = Start("AFTER_SEQUENCE_NUMBER", page.records[-1].sequence)
+                place = Start(AFTER, page.records[-1].sequence)
             if not page.records or page.cursor is None:
                 return place
             cursor = page.cursor
@@ -348,7 +350,7 @@ class DynamoDbSource(StreamSource):
     async def open(self, shard_id: str, start: Start) -> str:
         """Return a shard iterator."""
         place: dict[str, Any] = {}
-        if start.kind == "AFTER_SEQUENCE_NUMBER":
+        if start.kind == AFTER:
             place["SequenceNumber"] = start.value
         stream = {"StreamArn": self._mapping.source_arn}
         return await self._iterator(shard_id, start.kind, stream | place)

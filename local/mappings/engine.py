@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from local.event_pattern import InvalidPattern
 from local.mappings import policy
-from local.mappings.model import TRIM_HORIZON, Mapping, Shard, Start
+from local.mappings.model import AT_TIMESTAMP, TRIM_HORIZON, Mapping, Shard, Start
 from local.mappings.ports import OutsideProblem, Ports
 from local.mappings.shard import Position, ShardReader
 
@@ -165,8 +165,8 @@ class Runner:
     async def _start(self, shard: Shard) -> Start:
         if self.mapping.starting_position == "LATEST":
             return await self._source.latest(shard.shard_id)
-        if self.mapping.starting_position == "AT_TIMESTAMP":
-            return Start("AT_TIMESTAMP", self.mapping.starting_at_ms or 0)
+        if self.mapping.starting_position == AT_TIMESTAMP:
+            return Start(AT_TIMESTAMP, self.mapping.starting_at_ms or 0)
         return TRIM_HORIZON
 
     def _save_positions(self, shards: list[Shard]) -> None:

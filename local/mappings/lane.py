@@ -251,8 +251,7 @@ class Lane:
         work.report(OK if failed_at is None else FAILED)
         if step.discarded:
             await self._give_up(step.discarded, RETRIES_EXHAUSTED, answer)
-        elif step.done:
-            self._finish(step.done)
+        self._finish(step.done)
         return step.rest
 
     async def _wait_for_turn(self, batch: Batch) -> None:

@@ -9,14 +9,16 @@ import base64
 import json
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, TypeVar
 
-from local.mappings.model import Answer, Mapping, Page, Record, Shard, Start
+from local.mappings.model import AFTER, AT_TIMESTAMP, Answer, Mapping, Page, Record, Shard, Start
 from local.mappings.ports import CursorExpired, NotInvoked, NowMs, OutsideProblem, Trimmed
 
 T = TypeVar("T")
 EPOCH_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 FIRST_SEQUENCE = 49_590_338_271_490_256_608_559_692_538_361_571_095_921_575_989_136_588_898
+PAGE_BYTES_MAX = 10 * 1024 * 1024
 REGION = "eu-central-1"
 ACCOUNT = "123456789012"
 STREAM_ARN = f"arn:aws:kinesis:{REGION}:{ACCOUNT}:stream/readings"
@@ -157,18 +159,18 @@ class MemoryStream:
         """Return the place behind the last record."""
         records = self.by_id[shard_id].records
         if records:
-            return Start("AFTER_SEQUENCE_NUMBER", records[-1].sequence)
-        return Start("AT_TIMESTAMP", self._now_ms())
+            return Start(AFTER, records[-1].sequence)
+        return Start(AT_TIMESTAMP, self._now_ms())
 
     async def open(self, shard_id: str, start: Start) -> str:
         """Return a cursor: the number of the first record to fetch."""
         self._fail_if_told()
         shard = self.by_id[shard_id]
         index = 0
-        if start.kind == "AFTER_SEQUENCE_NUMBER":
+        if start.kind == AFTER:
             behind = int(str(start.value))
             index = sum(1 for record in shard.records if int(record.sequence) <= behind)
-        elif start.kind == "AT_TIMESTAMP":
+        elif start.kind == AT_TIMESTAMP:
             index = sum(1 for record in shard.records if record.arrived_ms < int(start.value or 0))
         return f"{self._cursors_valid_from}/{shard.trimmed + index}"
 
@@ -184,6 +186,9 @@ class MemoryStream:
         if index < 0:
             raise Trimmed
         records = shard.records[index : index + limit]
+        sizes = accumulate(record.size_bytes for record in records)
+        fitting = sum(1 for size in sizes if size <= PAGE_BYTES_MAX)
+        records = records[: max(1, fitting)]
         end = index + len(records)
         left = len(shard.records) - end
         behind_ms = max(1, self._now_ms() - shard.records[end].arrived_ms) if left else 0
@@ -212,11 +217,6 @@ class Invocation:
     at_ms: int
     event: dict[str, Any]
 
-    @property
-    def sequences(self) -> list[str]:
-        """The sequence numbers of its records."""
-        return [each["kinesis"]["sequenceNumber"] for each in self.event["Records"]]
-
 
 class FunctionSink:
     """Functions in this process; an exception is the function's failure."""
@@ -230,16 +230,15 @@ class FunctionSink:
     async def invoke(self, function_arn: str, event: dict[str, Any]) -> Answer:  # noqa: ARG002
         """Run the function."""
         invocation = Invocation(self._now_ms(), event)
+        self.invocations.append(invocation)
         try:
             payload = self.function(event)
-            self.invocations.append(invocation)
             if isinstance(payload, Awaitable):
                 payload = await payload
         except Throttled as refusal:
+            self.invocations = [each for each in self.invocations if each is not invocation]
             raise NotInvoked(str(refusal) or "Rate exceeded") from None
         except Exception as error:  # noqa: BLE001 - whatever a function raises is its failure
-            if invocation not in self.invocations[-1:]:
-                self.invocations.append(invocation)
             payload = {"errorMessage": str(error), "errorType": type(error).__name__}
             return Answer(payload, "Unhandled", "request")
         return Answer(payload, None, "request")

@@ -127,6 +127,8 @@ class Start(NamedTuple):
     """Milliseconds since 1970, or a sequence number."""
 
 
+AT_TIMESTAMP = "AT_TIMESTAMP"
+AFTER = "AFTER_SEQUENCE_NUMBER"
 TRIM_HORIZON = Start("TRIM_HORIZON")
 
 

@@ -9,11 +9,12 @@ import zlib
 from binascii import a2b_base64
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
-from local.event_pattern import Pattern, compile_pattern
+from local.event_pattern import compile_pattern
 from local.mappings.model import DYNAMODB, NO_LIMIT, Answer, Batch, Mapping, Record
 
 PAYLOAD_BYTES_MAX = 6 * 1024 * 1024
@@ -48,10 +49,7 @@ def filter_of(mapping: Mapping) -> Matches | None:
         event = seen(record)
         return any(pattern.matches(event) for pattern in patterns)
 
-    def passes_only(record: Record, pattern: Pattern = patterns[0]) -> bool:
-        return pattern.matches(seen(record))
-
-    return passes_only if len(patterns) == 1 else passes
+    return passes
 
 
 def changed_item(record: Record) -> dict[str, Any]:
@@ -71,20 +69,12 @@ def decoded_record(record: Record) -> dict[str, Any]:
 def decoded(data: str) -> Any:
     """Return base64 data as JSON, else as a text; None if it is neither."""
     raw = a2b_base64(data)
-    try:
+    with suppress(ValueError):
         if raw.lstrip()[:1] in JSON_BEGINNINGS:
             return from_json(raw, allow_inf_nan=False)
+    with suppress(ValueError):
         return raw.decode()
-    except ValueError:
-        return text_or_none(raw)
-
-
-def text_or_none(raw: bytes) -> str | None:
-    """Return bytes as a text; None if they aren't one."""
-    try:
-        return raw.decode()
-    except ValueError:
-        return None
+    return None
 
 
 # Batch
@@ -92,7 +82,7 @@ def text_or_none(raw: bytes) -> str | None:
 
 def lane_of(key: str, lanes: int) -> int:
     """Return the lane of a key: always the same, so that a key's records stay in order."""
-    return zlib.crc32(key.encode()) % lanes
+    return zlib.crc32(key.encode(errors="surrogatepass")) % lanes
 
 
 def is_full(count: int, size_bytes: int, batch_size: int, state_bytes: int = 0) -> bool:
@@ -164,8 +154,10 @@ def first_failed(answer: Answer, batch: Batch, mapping: Mapping) -> int | None:
         return 0
     if not mapping.reports_item_failures or payload in SUCCESS:
         return None
-    failures = payload.get("batchItemFailures", []) if isinstance(payload, dict) else 0
-    if failures in SUCCESS:
+    if not isinstance(payload, dict):
+        return 0
+    failures = payload.get("batchItemFailures")
+    if failures in (None, []):
         return None
     if not isinstance(failures, list):
         return 0
@@ -195,7 +187,7 @@ def after(batch: Batch, failed_at: int | None, mapping: Mapping) -> Step:
         return Step(rest=(Batch(records[:middle]), Batch(records[middle:])))
     tried = batch._replace(invocations=batch.invocations + 1, refusals=0)
     if records and mapping.retries_max != NO_LIMIT and tried.invocations > mapping.retries_max:
-        return Step(done=len(records), discarded=tried)
+        return Step(discarded=tried)
     return Step(rest=(tried,))
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from local.mappings import policy
 from local.mappings.lane import Counts, Lane, Window, Work
-from local.mappings.model import DYNAMODB, TRIM_HORIZON, Mapping, Page, Record, Start
+from local.mappings.model import AFTER, DYNAMODB, TRIM_HORIZON, Mapping, Page, Record, Start
 from local.mappings.ports import CursorExpired, OutsideProblem, Ports, Source, Trimmed
 
 FETCH_MAX = 10_000
@@ -20,7 +20,6 @@ POLL_SECONDS = 1.0
 POLL_SECONDS_DYNAMODB = 0.25
 """Four times a second (documented)."""
 PROBLEM_SECONDS = 1.0
-AFTER = "AFTER_SEQUENCE_NUMBER"
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,10 @@ class Position:
             last_result=found["last_result"],
         )
 
-    def resume_at(self) -> Start:
-        """Return where to read on: behind the record of the lane that is furthest behind."""
+    def behind(self) -> str | None:
+        """Return the record of the lane that is furthest behind; None if one is at the start."""
         known = [lane for lane in self.lanes if lane is not None]
-        if not known or len(known) < len(self.lanes):
-            return self.start
-        return Start(AFTER, min(known, key=int))
+        return min(known, key=int) if known and len(known) == len(self.lanes) else None
 
     def lanes_for(self, mapping: Mapping) -> tuple[str | None, ...]:
         """Return what each lane of the mapping has delivered.
@@ -77,11 +74,7 @@ class Position:
         furthest behind did: what others had delivered beyond it is delivered again.
         """
         count = lanes_of(mapping)
-        if len(self.lanes) == count:
-            return self.lanes
-        start = self.resume_at()
-        behind = start.value if start.kind == AFTER else None
-        return (str(behind) if behind is not None else None,) * count
+        return self.lanes if len(self.lanes) == count else (self.behind(),) * count
 
 
 def lanes_of(mapping: Mapping) -> int:
@@ -108,12 +101,11 @@ class ShardReader:
 
         Raises `InvalidPattern`.
         """
-        self._position = position
+        self._start = position.start
         self._source = source
         self._save = save
         self._passes = policy.filter_of(mapping)
-        start = position.resume_at()
-        self._read = str(start.value) if start.kind == AFTER else None
+        self._read = position.behind()
         self._page = Page([], None)
         self._is_at_end = False
         self.is_finished = position.is_finished
@@ -184,7 +176,7 @@ class ShardReader:
         """Save how far reading and delivery have come."""
         self._room.set()
         position = Position(
-            self._position.start,
+            self._start,
             tuple([lane.position(self._read) for lane in self.lanes]),
             self.is_finished,
             self.lanes[0].window,
@@ -271,12 +263,12 @@ class ShardReader:
 
     async def _open(self) -> str:
         """Return a cursor behind what was read; at first behind what was delivered before."""
-        start = self._position.start if self._read is None else Start(AFTER, self._read)
+        start = self._start if self._read is None else Start(AFTER, self._read)
         return await self._source.open(self.work.shard_id, start)
 
     def _go_on_at_horizon(self) -> None:
         """What was to be read next has expired on the stream: read what is left."""
-        self._position = replace(self._position, start=TRIM_HORIZON)
+        self._start = TRIM_HORIZON
         self._read = None
 
     def _sort(self, page: Page, started_ms: int) -> None:

@@ -1,18 +1,16 @@
 """Functions of a test's own, each with a stream, a role and an event source mapping."""
 
-import io
 import json
-import zipfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from local import deployment
+from local.consumer import create_consumer, stream_arn_of
 from local.instance import Instance
-from local.poison import policy
 
-CONSUMER = Path(__file__).with_name("noting.py")
+NOTING = Path(__file__).with_name("noting.py")
 
 
 class Consumer:
@@ -34,44 +32,16 @@ class Consumer:
         self.kinesis = deployment.client(self._state, "kinesis")
         self.lambdas = deployment.client(self._state, "lambda")
         self.kinesis.create_stream(StreamName=name, ShardCount=shards)
-        summary = self.kinesis.describe_stream_summary(StreamName=name)
-        self.stream_arn = summary["StreamDescriptionSummary"]["StreamARN"]
         told = {"fails_on": list(fails_on), "seconds": seconds, "log": str(self._log)}
-        self.lambdas.create_function(
-            FunctionName=name,
-            Runtime=f"python{deployment.host_python()}",
-            Role=self._create_role(mapping.get("DestinationConfig", {})),
-            Handler="noting.handler",
-            Code={"ZipFile": package({"told.json": json.dumps(told)})},
-            Timeout=30,
+        self.created = create_consumer(
+            self._state,
+            name,
+            stream_arn_of(self._state, name),
+            files={NOTING.name: NOTING.read_text("utf-8"), "told.json": json.dumps(told)},
+            mapping=mapping,
+            may_also=writing_to(mapping.get("DestinationConfig", {})),
         )
-        created = self.lambdas.create_event_source_mapping(
-            FunctionName=name,
-            EventSourceArn=self.stream_arn,
-            **({"StartingPosition": "TRIM_HORIZON"} | mapping),
-        )
-        self.created = created
-        self.mapping_id: str = created["UUID"]
-
-    def _create_role(self, destination: dict[str, Any]) -> str:
-        """Create a role that may read the stream and write to the destination alone."""
-        iam = deployment.client(self._state, "iam")
-        principal = {"Service": "lambda.amazonaws.com"}
-        trust = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": principal}
-        found = iam.create_role(RoleName=self.name, AssumeRolePolicyDocument=policy([trust]))
-        read = ["GetRecords", "GetShardIterator", "ListShards", "DescribeStream"]
-        actions = [f"kinesis:{action}" for action in read]
-        allowed = [{"Effect": "Allow", "Action": actions, "Resource": self.stream_arn}]
-        if target := destination.get("OnFailure", {}).get("Destination"):
-            write = ["sqs:SendMessage", "sns:Publish", "s3:PutObject"]
-            allowed.append(
-                {"Effect": "Allow", "Action": write, "Resource": [target, f"{target}/*"]}
-            )
-        iam.put_role_policy(
-            RoleName=self.name, PolicyName=self.name, PolicyDocument=policy(allowed)
-        )
-        arn: str = found["Role"]["Arn"]
-        return arn
+        self.mapping_id: str = self.created["UUID"]
 
     def put(self, numbers: Iterable[int], keys: int = 40) -> None:
         """Put numbers on the stream, spread over partition keys."""
@@ -111,11 +81,8 @@ class Consumer:
             self.lambdas.delete_event_source_mapping(UUID=self.mapping_id)
 
 
-def package(files: dict[str, str]) -> bytes:
-    """The function's package, with these files beside it."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        archive.write(CONSUMER, CONSUMER.name)
-        for name, text in files.items():
-            archive.writestr(name, text)
-    return content.getvalue()
+def writing_to(destination: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a role needs for a mapping's failure destination, if there is one."""
+    target = destination.get("OnFailure", {}).get("Destination")
+    write = ["sqs:SendMessage", "sns:Publish", "s3:PutObject"]
+    return [{"Action": write, "Resource": [target, f"{target}/*"]}] if target else []

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from local.errors import StepFailed
+from local.mapping_state import COUNTS, MappingState, ShardState
 from local.monitor import Monitor, Snapshot
-from local.streams import COUNTS, MappingState, ShardState
 from local.view import Steps, live_table, plain_line, show_error, sparkline
 
 SHARD = ShardState(

@@ -282,6 +282,20 @@ def test_a_shard_too_far_behind_to_fill_a_batch_of_each_lane_does_not_wait_for_w
     run(story, batch_size=10_000, parallelization_factor=10, batching_window_seconds=300)
 
 
+@pytest.mark.parametrize(
+    ("put", "size", "most"), [(40_000, 10, 20_000), (100, 900_000, 55)], ids=["records", "bytes"]
+)
+def test_what_is_read_ahead_of_a_slow_function_is_bounded(put: int, size: int, most: int) -> None:
+    async def story(rig: Rig) -> None:
+        rig.put(*["x" * size] * put)
+        await asyncio.sleep(30)
+        view = rig.view()["view"]
+        assert view["lag_records"] == put  # the rest is known of
+        assert 0 < view["waiting"] <= most
+
+    run(story, lambda _: asyncio.sleep(900), batch_size=1)
+
+
 # Giving up
 
 
@@ -373,6 +387,14 @@ def test_a_window_is_not_over_before_what_arrived_in_it_was_read() -> None:
 
 
 # Small things
+
+
+def test_a_partition_key_with_half_a_surrogate_pair_has_its_lane_too() -> None:
+    async def story(rig: Rig) -> None:
+        rig.put(1, 2, key="\ud83d")
+        await asyncio.sleep(5)
+
+    assert run(story, parallelization_factor=3).delivered == [1, 2]
 
 
 def test_nan_and_infinity_are_not_json() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from local.mapping_state import COUNTS, MappingState, saved_shards, shards_table
 from local.mappings.lane import Counts
 from local.poison import Isolation
-from local.streams import COUNTS, MappingState, saved_shards, shards_table
 from tests.mapping_rig import UUID, ClosingCheckpoints, Rig, failing_on, run
 
 
