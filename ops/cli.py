@@ -1,0 +1,57 @@
+"""The command line of the operators: `python -m ops COMMAND --env ENVIRONMENT`.
+
+Each command is added by a function that `python -m local` uses too, for the stack of an instance.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from rich.console import Console
+
+from ops.errors import OpsError
+from ops.target import Target, on_aws
+
+INTERRUPTED = 130
+DEFAULT_ENVIRONMENT = "default"
+
+# argparse has no public name for it
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
+Command = Callable[[argparse.Namespace, Target, Console], int]
+"""What a command does: its options, the stack, where to tell; gives the exit code."""
+Add = Callable[[Subparsers], list[argparse.ArgumentParser]]
+"""Adds a command; gives its parsers, each with `does` set to a Command."""
+
+COMMANDS: tuple[Add, ...] = ()
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    whole = argparse.ArgumentParser(
+        prog="python -m ops", description="What operators do to a stack on AWS."
+    )
+    added = whole.add_subparsers(metavar="COMMAND", required=True)
+    for add in COMMANDS:
+        for each in add(added):
+            each.add_argument(
+                "--env",
+                default=DEFAULT_ENVIRONMENT,
+                metavar="ENVIRONMENT",
+                help=f"the environment of samconfig.toml (default: {DEFAULT_ENVIRONMENT})",
+            )
+    return whole
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        done: int = options.does(options, on_aws(options.env), Console())
+    except OpsError as error:
+        Console(stderr=True).print(f"[red]✗[/] {error}", highlight=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
+    return done
