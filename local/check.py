@@ -37,7 +37,8 @@ def check(
 ) -> list[Difference]:
     """Return every difference between the pipeline's windows and alerts and the ledger's.
 
-    `is_alone` says that no other devices have posted, so that no other may have an alert.
+    `is_alone` says that no other devices have posted, so that no other may have an alert. One that
+    is cleared or opened again between two looks may show twice or not at all: look again.
     """
     with ThreadPoolExecutor(READERS) as pool:
         found = list(
@@ -45,11 +46,11 @@ def check(
         )
     differences = [difference for of_device in found for difference in of_device]
     with connect() as api:
-        alerts = list(api.alerts("open"))
+        alerts = [alert for status in ("cleared", "open") for alert in api.alerts(status)]
     if not is_alone:
         own = set(ledger.devices)
         alerts = [alert for alert in alerts if alert["device_id"] in own]
-    return differences + list(alert_differences(ledger.alerts(rules), alerts))
+    return differences + list(alert_differences(ledger, rules, alerts))
 
 
 def check_device(connect: Callable[[], Api], ledger: Ledger, device_id: str) -> list[Difference]:
@@ -112,32 +113,54 @@ def is_close(expected: float, found: float) -> bool:
 
 
 def alert_differences(
-    expected: dict[tuple[str, str], Alert], shown: Iterable[dict[str, Any]]
+    ledger: Ledger, rules: Iterable[Rule], shown: Iterable[dict[str, Any]]
 ) -> Iterator[Difference]:
-    """Compare the open alerts with the expected: each once, with its breaches' times and peak."""
+    """Compare the alerts, open and cleared, with the readings: one for each device that broke one.
+
+    Where a device broke a rule several times, the last one is shown: with the breaches since the
+    one before was cleared.
+    """
+    by_name = {rule.name: rule for rule in rules}
+    expected = ledger.alerts(by_name.values())
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for alert in shown:
         key = alert["device_id"], alert["rule"]
         if key in found:
-            yield Difference(
-                alert["device_id"], f"alert {alert['rule']}", "open once", "open more than once"
-            )
+            yield Difference(alert["device_id"], f"alert {alert['rule']}", "once", "twice")
         found[key] = alert
-    for device_id, rule in sorted(expected.keys() | found.keys()):
-        wanted, open_one = expected.get((device_id, rule)), found.get((device_id, rule))
-        if wanted is None or open_one is None:
-            yield Difference(device_id, f"alert {rule}", state(wanted), state(open_one))
+    for device_id, name in sorted(expected.keys() | found.keys()):
+        alert = found.get((device_id, name), {})
+        if not alert or (device_id, name) not in expected:
+            wanted = "one" if alert == {} else "none"
+            yield Difference(device_id, f"alert {name}", wanted, alert.get("status", "none"))
         else:
-            first_ms, last_ms = (from_iso(open_one[f"{at}_breach_at"]) for at in ("first", "last"))
-            got = Alert(first_ms, last_ms, open_one["peak"])
-            for name, want, have in zip(Alert._fields, wanted, got, strict=True):
-                if want != have:
-                    yield Difference(device_id, f"alert {rule} {name}", want, have)
+            yield from one_alert(ledger, by_name[name], alert)
 
 
-def state(alert: object) -> str:
-    """Say whether there is an alert."""
-    return "none" if alert is None else "open"
+def one_alert(ledger: Ledger, rule: Rule, alert: dict[str, Any]) -> Iterator[Difference]:
+    """Compare an alert's breaches with the device's in its span, and its end with its recovery."""
+    device_id, where = alert["device_id"], f"alert {rule.name}"
+    since_ms = instant(alert["previous_cleared_at"])
+    cleared_ms = instant(alert["cleared_at"])
+    span = (
+        -math.inf if since_ms is None else since_ms,
+        math.inf if cleared_ms is None else cleared_ms,
+    )
+    wanted = ledger.alert(device_id, rule, *span)
+    first_ms, last_ms = (from_iso(alert[f"{at}_breach_at"]) for at in ("first", "last"))
+    got = Alert(first_ms, last_ms, alert["peak"])
+    for name, want, have in zip(Alert._fields, wanted or (None,) * len(got), got, strict=True):
+        if want != have:
+            yield Difference(device_id, f"{where} {name}", want, have)
+    if cleared_ms is not None:
+        recovery_ms = ledger.first_recovery_ms(device_id, rule, cleared_ms - 1)
+        if recovery_ms != cleared_ms:
+            yield Difference(device_id, f"{where} cleared_at", "a recovery", iso(cleared_ms))
+
+
+def instant(text: str | None) -> int | None:
+    """Return the ms of a time that may be missing."""
+    return None if text is None else from_iso(text)
 
 
 def iso(time_ms: int) -> str:

@@ -172,7 +172,7 @@ def add_query(added: Subparsers) -> None:
     device = command(asked, "device", commands.query_device, "A device's latest reading.")
     device.add_argument("device")
     alerts = command(asked, "alerts", commands.query_alerts, "The alerts.")
-    alerts.add_argument("--status", default="open", help="default: open")
+    alerts.add_argument("--status", default="open", help="open (default) or cleared")
     for each in (windows, device, alerts):
         add_name(each)
         add_json(each, "print JSON instead of a table")

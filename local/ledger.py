@@ -118,23 +118,40 @@ class Ledger:
         return {minute: window(readings) for minute, readings in minutes.items()}
 
     def alerts(self, rules: Iterable[Rule]) -> dict[tuple[str, str], Alert]:
-        """Return the alerts that must be open, by device and rule."""
-        expected = {}
-        for rule in rules:
-            for device_id in self.devices:
-                breaches = list(self._breaches(device_id, rule))
-                if breaches:
-                    times = [time for time, _ in breaches]
-                    peak = rule.worst(value for _, value in breaches)
-                    expected[device_id, rule.name] = Alert(min(times), max(times), peak)
-        return expected
+        """Return the alerts that there must be, by device and rule, as if none were cleared."""
+        found = {
+            (device_id, rule.name): self.alert(device_id, rule)
+            for rule in rules
+            for device_id in self.devices
+        }
+        return {key: alert for key, alert in found.items() if alert is not None}
 
-    def _breaches(self, device_id: str, rule: Rule) -> Iterator[tuple[int, float]]:
-        position = METRICS.index(rule.metric)
-        values = self._values[device_id][position :: len(METRICS)]
-        for time, value in zip(self._times[device_id], values, strict=True):
-            if rule.is_broken_by(value):
-                yield time, value
+    def alert(
+        self, device_id: str, rule: Rule, after_ms: float = -math.inf, until_ms: float = math.inf
+    ) -> Alert | None:
+        """Return the alert of a device's breaches in a span of time; None if it has none there."""
+        breaches = [
+            (time, value)
+            for time, value in self._values_of(device_id, rule.metric)
+            if after_ms < time <= until_ms and rule.is_broken_by(value)
+        ]
+        if not breaches:
+            return None
+        times = [time for time, _ in breaches]
+        return Alert(min(times), max(times), rule.worst(value for _, value in breaches))
+
+    def first_recovery_ms(self, device_id: str, rule: Rule, after_ms: int) -> int | None:
+        """Return when a device was first below what clears a rule, after a breach."""
+        times = (
+            time
+            for time, value in self._values_of(device_id, rule.metric)
+            if time > after_ms and rule.is_cleared_by(value)
+        )
+        return min(times, default=None)
+
+    def _values_of(self, device_id: str, metric: str) -> Iterator[tuple[int, float]]:
+        values = self._values[device_id][METRICS.index(metric) :: len(METRICS)]
+        return zip(self._times[device_id], values, strict=True)
 
 
 def window(readings: list[tuple[int, dict[str, float]]]) -> Window:

@@ -9,6 +9,8 @@ import yaml
 from local.errors import LocalError
 from local.instance import ROOT
 
+LIMITS = ("above", "below", "clears_below")
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -18,12 +20,17 @@ class Rule:
     metric: str
     above: float | None = None
     below: float | None = None
+    clears_below: float | None = None
 
     def is_broken_by(self, value: float) -> bool:
         """Tell whether a value is a breach; a missing value (NaN) never is."""
         return (self.above is not None and value > self.above) or (
             self.below is not None and value < self.below
         )
+
+    def is_cleared_by(self, value: float) -> bool:
+        """Tell whether a value ends an episode; a missing value (NaN) never does."""
+        return self.clears_below is not None and value < self.clears_below
 
     def worst(self, values: Iterable[float]) -> float:
         """Return the value furthest beyond the limit."""
@@ -35,7 +42,7 @@ def load(path: Path = ROOT / "rules.yaml") -> list[Rule]:
     try:
         document = yaml.safe_load(path.read_text("utf-8"))
         return [
-            Rule(rule["name"], rule["metric"], rule.get("above"), rule.get("below"))
+            Rule(rule["name"], rule["metric"], *(rule.get(limit) for limit in LIMITS))
             for rule in document["rules"]
         ]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:

@@ -235,18 +235,18 @@ class MemoryAlertReader(AlertReader):
         self.items = items
 
     def _query(
-        self, bucket: int, limit: int, start: Attributes | None
+        self, status_bucket: str, limit: int, start: Attributes | None
     ) -> tuple[list[Attributes], Attributes | None]:
         found = [
             item
             for item in self.items.stored.values()
-            if item.get("open_bucket") == {"N": str(bucket)}
+            if item.get("status_bucket") == {"S": status_bucket}
         ]
         found.sort(key=_open_order)
         if start is not None:
             found = [item for item in found if _open_order(item) > _open_order(start)]
         page = found[:limit]
-        names = ("open_bucket", "first_breach_ms", *self.items.key)
+        names = ("status_bucket", "first_breach_ms", *self.items.key)
         last = {name: page[-1][name] for name in names} if len(page) == limit else None
         return page, last
 

@@ -37,9 +37,9 @@ def run(event: dict[str, Any], rules: tuple[Rule, ...], alerts: Alerts) -> dict[
             breaches.setdefault(key, []).append(breach)
             sources.setdefault(key, []).append(record.sequence_number)
     joined = alerts.join(breaches)
-    count(EpisodesOpened=sum(result.opened for result in joined.values()))
+    count(EpisodesOpened=sum(result.change == "opened" for result in joined.values()))
     for key, result in joined.items():
-        if result.opened and result.state:
+        if result.change == "opened" and result.state:
             log.info("episode opened", extra={"device_id": key.device_id, "rule": key.rule})
             link("episode", [result.state.trace_id], device_id=key.device_id, rule=key.rule)
     failed = [number for key in breaches.keys() - joined.keys() for number in sources[key]]

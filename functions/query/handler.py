@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from telemetry.aws import http
-from telemetry.aws.alerts import AlertReader
+from telemetry.aws.alerts import OPEN, STATUSES, AlertReader
 from telemetry.aws.clients import client
 from telemetry.aws.observe import observed
 from telemetry.aws.windows import WindowReader
@@ -87,11 +87,12 @@ def get_device(
 def get_alerts(
     event: dict[str, Any], _now_ms: int, _windows: WindowReader, alerts: AlertReader
 ) -> dict[str, Any]:
-    """Open episodes, page by page."""
-    status = _parameter(event, "status") or "open"
-    if status != "open":
-        raise Rejected("is not a status that can be listed: open is", field="status", value=status)
-    page = alerts.open(_limit(event), _parameter(event, "cursor"))
+    """Episodes of one status, page by page: of each device and rule the latest."""
+    status = _parameter(event, "status") or OPEN
+    if status not in STATUSES:
+        reason = f"is not a status: {' and '.join(STATUSES)} are"
+        raise Rejected(reason, field="status", value=status)
+    page = alerts.listed(status, _limit(event), _parameter(event, "cursor"))
     return http.respond(200, page._asdict())
 
 
@@ -100,7 +101,7 @@ def get_health(
 ) -> dict[str, Any]:
     """Whether this region can read its tables; an error is API Gateway's 502."""
     next(windows.between("health", minute_of(now_ms), minute_of(now_ms), 1), None)
-    alerts.open(1, None)
+    alerts.listed(OPEN, 1, None)
     return http.respond(200, {"status": "ok"})
 
 

@@ -69,12 +69,15 @@ def embedded_dynamodb(embedded_endpoint: str, aws_environment: None) -> "DynamoD
 
 
 def create_table(dynamodb: Any, name: str, *key: str, index: dict[str, Any] | None = None) -> None:
-    """A table whose key is made of strings, with an index whose key is made of numbers."""
+    """A table whose key is made of strings, with an index by a string and a number."""
     definitions = [{"AttributeName": each, "AttributeType": "S"} for each in key]
     indexes = {}
     if index:
         keys = (each["AttributeName"] for each in index["KeySchema"])
-        definitions += [{"AttributeName": each, "AttributeType": "N"} for each in keys]
+        definitions += [
+            {"AttributeName": name, "AttributeType": kind}
+            for name, kind in zip(keys, "SN", strict=True)
+        ]
         indexes = {"GlobalSecondaryIndexes": [index]}
     dynamodb.create_table(
         TableName=name,
@@ -96,8 +99,8 @@ def key_schema(*names: str) -> list[dict[str, str]]:
     ]
 
 
-OPEN_INDEX = {
-    "IndexName": "open",
-    "KeySchema": key_schema("open_bucket", "first_breach_ms"),
+STATUS_INDEX = {
+    "IndexName": "status",
+    "KeySchema": key_schema("status_bucket", "first_breach_ms"),
     "Projection": {"ProjectionType": "ALL"},
 }

@@ -68,7 +68,7 @@ def test_a_claim_expires_long_after_queues_deliver_nothing_more(dynamodb: "Dynam
     (item,) = dynamodb.scan(TableName="alerts")["Items"]
     assert int(item["expires_at"]["N"]) == NOW + 30 * 86_400
     # no episode: neither the table's stream filter nor the index of open ones takes it for one
-    assert item.keys().isdisjoint({"change", "region", "open_bucket"})
+    assert item.keys().isdisjoint({"change", "region", "status_bucket"})
 
 
 def take(claims: Claims) -> None:

@@ -7,14 +7,14 @@ import boto3
 import pytest
 from telemetry.aws import alerts as alerts_of
 from telemetry.aws import windows as windows_of
-from telemetry.aws.alerts import OPEN_BUCKETS, AlertReader, Alerts
+from telemetry.aws.alerts import BUCKETS, AlertReader, Alerts
 from telemetry.aws.windows import WindowReader, Windows
 from telemetry.domain.episode import Breach, EpisodeKey
 from telemetry.domain.reading import Reading
 from telemetry.domain.times import from_iso
 from telemetry.errors import Rejected
 
-from tests.contract.conftest import OPEN_INDEX, create_table
+from tests.contract.conftest import STATUS_INDEX, create_table
 from tests.fakes import MemoryAlertReader, MemoryItems, MemoryWindowReader
 
 NOW_MS = from_iso("2026-11-21T01:30:00Z")
@@ -129,7 +129,7 @@ def alerts(request: pytest.FixtureRequest) -> AlertStore:
         return AlertStore(breach, MemoryAlertReader(items))
     request.getfixturevalue("in_moto")
     dynamodb = boto3.client("dynamodb")
-    create_table(dynamodb, "alerts", *alerts_of.KEY, index=OPEN_INDEX)
+    create_table(dynamodb, "alerts", *alerts_of.KEY, index=STATUS_INDEX)
 
     def breach_in_dynamodb(device_id: str, at_ms: int) -> None:
         breach(device_id, at_ms)
@@ -147,8 +147,8 @@ class TestAlertReader:
             alerts.breach(device, index // 3)  # several at the same instant
         seen: list[str] = []
         cursor = None
-        for _ in range(10 + OPEN_BUCKETS):
-            page = alerts.reader.open(limit, cursor)
+        for _ in range(10 + BUCKETS):
+            page = alerts.reader.listed("open", limit, cursor)
             assert len(page.alerts) <= limit
             seen += [alert["device_id"] for alert in page.alerts]
             cursor = page.next
@@ -157,17 +157,17 @@ class TestAlertReader:
         assert sorted(seen) == devices
 
     def test_no_alerts_are_one_empty_page(self, alerts: AlertStore) -> None:
-        assert alerts.reader.open(10, None) == ([], None)
+        assert alerts.reader.listed("open", 10, None) == ([], None)
 
     def test_the_longest_open_of_a_bucket_come_first(self, alerts: AlertStore) -> None:
         # 3 and 14 are in one bucket: crc32 modulo 16 is 10 for both
         alerts.breach("pump-3", 5_000)
         alerts.breach("pump-14", 1_000)
-        listed = [alert["device_id"] for alert in alerts.reader.open(10, None).alerts]
+        listed = [alert["device_id"] for alert in alerts.reader.listed("open", 10, None).alerts]
         assert listed == ["pump-14", "pump-3"]
 
     def test_a_cursor_of_nobodys_is_rejected(self, alerts: AlertStore) -> None:
         for cursor in ("x", "W10=", "WzAsICJ4Il0=", "Wzk5XQ=="):
             with pytest.raises(Rejected) as caught:
-                alerts.reader.open(10, cursor)
+                alerts.reader.listed("open", 10, cursor)
             assert caught.value.field == "cursor"

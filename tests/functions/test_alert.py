@@ -78,11 +78,12 @@ def test_an_open_episodes_item_has_what_its_readers_look_for(stage: Stage) -> No
         "region": {"S": "eu-west-1"},
         "severity": {"S": "critical"},
         "change": {"S": "opened"},
-        "open_bucket": {"N": "6"},  # crc32 of pump-1 is 1738268294, which is 6 modulo 16
+        "status_bucket": {"S": "open#06"},  # crc32 of pump-1 is 1738268294, which is 6 modulo 16
         "episode": {"N": "1"},
         "first_breach_ms": {"N": str(NOW_MS)},
         "last_breach_ms": {"N": str(NOW_MS)},
         "peak": {"N": "41.5"},
+        "since_ms": {"NULL": True},
         "cleared_ms": {"NULL": True},
         "trace_id": {"S": TRACE},
         "version": {"N": "1"},
@@ -188,14 +189,16 @@ def test_a_lost_answer_opens_an_episode_once(stage: Stage) -> None:
     assert stage.written == ["opened"]
 
 
-def test_a_breach_after_the_clear_opens_the_next_episode(stage: Stage, counted: Counted) -> None:
+def test_a_late_breach_joins_the_cleared_episode_and_a_new_one_opens_the_next(
+    stage: Stage, counted: Counted
+) -> None:
     stage.run(hot(1_000))
     (item,) = stage.items.stored.values()
     # as `sweep` will write it, while this environment still knows the open episode
     item |= {"cleared_ms": {"N": str(NOW_MS + 5_000)}, "version": {"N": "2"}}
     stage.run(hot(3_000, 49.0), hot(5_000))
     (episode,) = stage.episodes().values()
-    assert (episode.number, episode.is_open, episode.peak) == (1, False, 40.0)
+    assert (episode.number, episode.is_open, episode.peak) == (1, False, 49.0)
     stage.run(hot(5_001))
     (episode,) = stage.episodes().values()
     assert (episode.number, episode.is_open) == (2, True)

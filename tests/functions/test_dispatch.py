@@ -44,6 +44,7 @@ def test_an_opened_episode_is_announced_as_the_schema_has_it(counted: Counted) -
             "last_breach_at": "2026-11-21T01:30:00.250Z",
             "peak": 41.5,
             "trace_id": TRACE,
+            "cleared_at": None,
         }
     ]
     assert counted("NoticesQueued") == 1

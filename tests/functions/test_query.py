@@ -242,6 +242,8 @@ def test_an_open_alert_is_listed_with_its_episode(stage: Stage) -> None:
                 "status": "open",
                 "first_breach_at": "2026-11-21T01:30:00.000Z",
                 "last_breach_at": "2026-11-21T01:30:00.000Z",
+                "cleared_at": None,
+                "previous_cleared_at": None,
                 "peak": 41.5,
                 "trace_id": TRACE,
             }

@@ -137,9 +137,10 @@ class Pipeline:
         """How many readings each of a device's windows holds."""
         return {minute: window["count"] for minute, window in self.windows(device_id).items()}
 
-    def alerts(self, *device_ids: str) -> list[Json]:
-        """The open alerts of these devices."""
-        return [alert for alert in self.operator.alerts() if alert["device_id"] in device_ids]
+    def alerts(self, *device_ids: str, status: str = "open") -> list[Json]:
+        """The alerts of these devices."""
+        found = self.operator.alerts(status)
+        return [alert for alert in found if alert["device_id"] in device_ids]
 
     def passed(self, device_id: str, minute_ms: int) -> None:
         """Wait until all that the device has posted so far is in its windows.

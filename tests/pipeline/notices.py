@@ -35,10 +35,12 @@ class Notices:
         )
         bus = {"EventBusName": pipeline.outputs["EventBusName"]}
         events = pipeline.aws("events")
-        pattern = json.dumps({"source": ["telemetry.alerts"], "detail-type": ["Alert opened"]})
-        events.put_rule(Name="opened", EventPattern=pattern, **bus)
+        pattern = json.dumps(
+            {"source": ["telemetry.alerts"], "detail-type": ["Alert opened", "Alert cleared"]}
+        )
+        events.put_rule(Name="alerts", EventPattern=pattern, **bus)
         target = {"Id": "subscriber", "Arn": bus_queue_arn}
-        assert events.put_targets(Rule="opened", Targets=[target], **bus)["FailedEntryCount"] == 0
+        assert events.put_targets(Rule="alerts", Targets=[target], **bus)["FailedEntryCount"] == 0
 
     def of(self, device_id: str) -> tuple[list[Any], list[Any]]:
         """The notices about a device that came from the topic, and from the bus."""

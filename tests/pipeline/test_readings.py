@@ -52,6 +52,8 @@ def test_an_overheating_device_has_one_open_alert_and_its_notice_goes_out_once(
         "episode": 1,
         "first_breach_at": shown(minute + 2_000),
         "last_breach_at": shown(minute + 30_000),
+        "cleared_at": None,
+        "previous_cleared_at": None,
         "peak": 45.5,
         "status": "open",
         "trace_id": first_trace_id,
@@ -63,6 +65,27 @@ def test_an_overheating_device_has_one_open_alert_and_its_notice_goes_out_once(
         assert (notice["change"], notice["severity"]) == ("opened", "critical")
         assert notice["first_breach_at"] == shown(minute + 10_000)
         assert notice["trace_id"] == trace_id
+
+
+def test_a_recovered_device_is_cleared_once_and_overheats_again_under_another_number(
+    pipeline: Pipeline, notices: Notices
+) -> None:
+    minute = minutes_ago(9)
+    pipeline.send("cured", at(minute, 1, temperature=40.0), at(minute, 5, temperature=36.5))
+    becomes(lambda: notices.counts("cured"), {"cured": (1, 1)}, "the notice that it opened")
+    becomes(lambda: pipeline.counts("cured"), {minute: 2}, "the window")
+    for _ in range(2):
+        answer = pipeline.aws("lambda").invoke(FunctionName=f"{pipeline.state.stack}-sweep")
+        assert "FunctionError" not in answer
+    becomes(lambda: pipeline.alerts("cured"), [], "no open alert")
+    (cleared,) = pipeline.alerts("cured", status="cleared")
+    assert (cleared["cleared_at"], cleared["episode"]) == (shown(minute + 5_000), 1)
+    becomes(lambda: notices.counts("cured"), {"cured": (2, 2)}, "the notice that it cleared")
+    pipeline.send("cured", at(minute, 2, temperature=44.0), at(minute, 30, temperature=39.0))
+    becomes(lambda: [found["episode"] for found in pipeline.alerts("cured")], [2], "the next one")
+    becomes(lambda: notices.counts("cured"), {"cured": (3, 3)}, "its notice")
+    changes = [notice["notice_id"].split("/")[-2:] for notice in notices.of("cured")[0]]
+    assert sorted(changes) == [["1", "cleared"], ["1", "opened"], ["2", "opened"]]
 
 
 def test_duplicates_and_late_readings_by_device_and_gateway_count_once(pipeline: Pipeline) -> None:

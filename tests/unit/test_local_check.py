@@ -3,8 +3,9 @@ from typing import Any
 import pytest
 
 from local.check import alert_differences, from_iso, iso, window_differences
-from local.ledger import Alert, Ledger
+from local.ledger import Ledger
 from local.reading import Reading
+from local.rules import Rule
 
 MINUTE_MS = 29_000_000 * 60_000
 
@@ -61,31 +62,58 @@ def test_a_window_that_nobody_sent_or_that_is_shown_twice_is_found(ledger: Ledge
     assert differences(ledger, shown(), shown()) == [f"window {iso(MINUTE_MS)}"]
 
 
-EXPECTED = {("a", "overheating"): Alert(MINUTE_MS, MINUTE_MS + 5, 40.5)}
+OVERHEATING = Rule("overheating", "temperature", above=38.0, clears_below=37.0)
 
 
-def alert(**changed: Any) -> dict[str, Any]:
-    usual = {"device_id": "a", "rule": "overheating", "peak": 40.5}
-    times = {"first_breach_at": iso(MINUTE_MS), "last_breach_at": iso(MINUTE_MS + 5)}
+@pytest.fixture
+def heated() -> Ledger:
+    """Two incidents: breaches at 0, 5; recovered at 10; breaches at 20, 25; recovered at 30."""
+    filled = Ledger()
+    course = {0: 39.0, 5: 40.5, 10: 36.5, 20: 42.0, 25: 38.5, 28: 37.5, 30: 36.0, 35: 35.0}
+    filled.accept(
+        Reading("a", MINUTE_MS + at_ms, {"temperature": value}) for at_ms, value in course.items()
+    )
+    filled.accept([Reading("b", MINUTE_MS, {"temperature": 20.0})])
+    return filled
+
+
+def alert(first: int, last: int, peak: float, **changed: Any) -> dict[str, Any]:
+    usual = {"device_id": "a", "rule": "overheating", "peak": peak, "status": "open"}
+    times = {
+        "first_breach_at": iso(MINUTE_MS + first),
+        "last_breach_at": iso(MINUTE_MS + last),
+        "cleared_at": None,
+        "previous_cleared_at": None,
+    }
     return {**usual, **times, **changed}
+
+
+def at(ms: int) -> str:
+    return iso(MINUTE_MS + ms)
 
 
 @pytest.mark.parametrize(
     ("alerts", "expected"),
     [
-        ([alert()], []),
-        ([], ["alert overheating"]),
-        ([alert(), alert()], ["alert overheating"]),
-        ([alert(), alert(device_id="b")], ["alert overheating"]),
-        ([alert(peak=40.4)], ["alert overheating peak"]),
-        ([alert(first_breach_at=iso(MINUTE_MS + 1))], ["alert overheating first_breach_at_ms"]),
-        ([alert(last_breach_at=iso(MINUTE_MS + 1))], ["alert overheating last_breach_at_ms"]),
+        ([alert(0, 25, 42.0)], []),
+        ([alert(0, 5, 40.5, cleared_at=at(10))], []),
+        ([alert(20, 25, 42.0, previous_cleared_at=at(10))], []),
+        ([alert(20, 25, 42.0, previous_cleared_at=at(10), cleared_at=at(30))], []),
+        ([], [""]),
+        ([alert(0, 25, 42.0), alert(0, 25, 42.0)], [""]),
+        ([alert(0, 25, 42.0), alert(0, 25, 42.0, device_id="b")], [""]),
+        ([alert(0, 25, 41.9)], [" peak"]),
+        ([alert(1, 25, 42.0)], [" first_breach_at_ms"]),
+        ([alert(0, 26, 42.0)], [" last_breach_at_ms"]),
+        ([alert(0, 25, 42.0, cleared_at=at(10))], [" last_breach_at_ms", " peak"]),
+        ([alert(0, 25, 42.0, cleared_at=at(28))], [" cleared_at"]),
     ],
 )
-def test_an_alert_is_open_once_with_its_times_and_peak_and_no_other_is(
-    alerts: list[dict[str, Any]], expected: list[str]
+def test_a_device_that_broke_a_rule_has_one_alert_with_the_breaches_of_its_span(
+    heated: Ledger, alerts: list[dict[str, Any]], expected: list[str]
 ) -> None:
-    assert [each.what for each in alert_differences(EXPECTED, alerts)] == expected
+    found = [each.what for each in alert_differences(heated, [OVERHEATING], alerts)]
+    assert found == [f"alert overheating{what}" for what in expected]
 
 
 def test_times_come_back_to_the_millisecond() -> None:

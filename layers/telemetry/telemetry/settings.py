@@ -82,6 +82,13 @@ class AlertSettings(Settings):
 
 
 @dataclass(frozen=True)
+class SweepSettings(Settings):
+    aws_region: str
+    alerts_table: str
+    windows_table: str
+
+
+@dataclass(frozen=True)
 class DispatchSettings(Settings):
     notices_url: str
 

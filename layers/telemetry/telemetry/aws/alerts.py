@@ -1,67 +1,97 @@
 """The alerts table: key (device_id, rule_region), the present or latest episode of each.
 
 An item says in `change` what its last write did, so the table's stream can be filtered for what
-is worth a notice: `opened` (and later `cleared`), not `extended`.
+is worth a notice: `opened` and `cleared`, not `extended`.
 """
 
 import base64
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from telemetry.aws.items import Attributes, CompareAndSet, Items
-from telemetry.domain.episode import Breach, Episode, EpisodeKey, Joined, join
+from telemetry.domain.episode import Breach, Changed, Episode, EpisodeKey, clear, join
 from telemetry.domain.notice import Notice, notice_id
 from telemetry.domain.times import to_iso
 from telemetry.errors import Rejected
 
 KEY = ("device_id", "rule_region")
-OPEN_INDEX = "open"
+STATUS_INDEX = "status"
 POSITION = {"first_breach_ms": "N", "device_id": "S", "rule_region": "S"}  # in a bucket of it
-# Open episodes are spread over this many partitions of the index, by device, so that a whole
-# fleet that breaches at once isn't bound by one partition's 1,000 writes a second.
-OPEN_BUCKETS = 16
+# Episodes of one status are spread over this many partitions of the index, by device, so that a
+# whole fleet that breaches at once isn't bound by one partition's 1,000 writes a second.
+BUCKETS = 16
+OPEN, CLEARED = STATUSES = ("open", "cleared")
+SWEEP_PAGE = 100  # episodes a call
 
 
 class Alerts:
-    """Joins breaches into this region's episodes; `severities` are the rules', by name."""
+    """Joins breaches into this region's episodes, and clears them; severities are by rule."""
 
     def __init__(self, items: Items, region: str, severities: Mapping[str, str]) -> None:
         self._region = region
         self._severities = severities
-        self._states: CompareAndSet[EpisodeKey, Episode, Joined] = CompareAndSet(
+        self._states: CompareAndSet[EpisodeKey, Episode, Changed] = CompareAndSet(
             items, self._to_item, to_episode
         )
 
-    def join(self, breaches: Mapping[EpisodeKey, list[Breach]]) -> dict[EpisodeKey, Joined]:
+    def join(self, breaches: Mapping[EpisodeKey, list[Breach]]) -> dict[EpisodeKey, Changed]:
         """Join each key's breaches; a key that is missing from the answer could not be written."""
         return self._states.apply({key: _joining(group) for key, group in breaches.items()})
 
-    def _to_item(self, key: EpisodeKey, joined: Joined) -> Attributes:
-        episode = joined.state
+    def clear(self, recoveries: Mapping["Listed", int]) -> dict[EpisodeKey, Changed]:
+        """Clear each episode at an instant (epoch ms), where no later breach has joined it.
+
+        A key that is missing from the answer could not be written.
+        """
+        for listed in recoveries:
+            self._states.learn(*listed)
+        changes = {listed.key: _clearing(at_ms) for listed, at_ms in recoveries.items()}
+        return self._states.apply(changes)
+
+    def _to_item(self, key: EpisodeKey, changed: Changed) -> Attributes:
+        episode = changed.state
         if episode is None:
-            raise ValueError("a join of no breaches is never written")
+            raise ValueError("a change of nothing is never written")
         return {
             "device_id": {"S": key.device_id},
             "rule_region": {"S": f"{key.rule}#{self._region}"},
             "rule": {"S": key.rule},
             "region": {"S": self._region},
             "severity": {"S": self._severities[key.rule]},
-            "change": {"S": "opened" if joined.opened else "extended"},
-            "open_bucket": {"N": str(zlib.crc32(key.device_id.encode()) % OPEN_BUCKETS)},
+            "change": {"S": changed.change},
+            "status_bucket": {"S": _status_bucket(_status(episode), _bucket(key.device_id))},
             "episode": {"N": str(episode.number)},
             "first_breach_ms": {"N": str(episode.first_breach_ms)},
             "last_breach_ms": {"N": str(episode.last_breach_ms)},
             "peak": {"N": repr(episode.peak)},
+            "since_ms": _optional("N", episode.since_ms),
             "cleared_ms": _optional("N", episode.cleared_ms),
             "trace_id": _optional("S", episode.trace_id),
         }
 
 
-def _joining(group: list[Breach]) -> Callable[[Episode | None], Joined]:
+def _joining(group: list[Breach]) -> Callable[[Episode | None], Changed]:
     return lambda episode: join(episode, group)
+
+
+def _clearing(at_ms: int) -> Callable[[Episode | None], Changed]:
+    return lambda episode: clear(episode, at_ms)
+
+
+def _status(episode: Episode) -> str:
+    return OPEN if episode.is_open else CLEARED
+
+
+def _bucket(device_id: str) -> int:
+    return zlib.crc32(device_id.encode()) % BUCKETS
+
+
+def _status_bucket(status: str, bucket: int) -> str:
+    """A partition of the index: `open#06`."""
+    return f"{status}#{bucket:02}"
 
 
 def _optional(kind: str, value: Any) -> dict[str, Any]:
@@ -70,15 +100,23 @@ def _optional(kind: str, value: Any) -> dict[str, Any]:
 
 def to_episode(item: Attributes) -> Episode:
     """The episode in an item of the table or of its stream."""
-    cleared_ms = item["cleared_ms"].get("N")
     return Episode(
         int(item["episode"]["N"]),
         int(item["first_breach_ms"]["N"]),
         int(item["last_breach_ms"]["N"]),
         float(item["peak"]["N"]),
         item["trace_id"].get("S"),
-        None if cleared_ms is None else int(cleared_ms),
+        _instant(item["since_ms"]),
+        _instant(item["cleared_ms"]),
     )
+
+
+def _instant(value: dict[str, Any]) -> int | None:
+    return int(value["N"]) if "N" in value else None
+
+
+def _shown(at_ms: int | None) -> str | None:
+    return None if at_ms is None else to_iso(at_ms)
 
 
 def to_notice(item: Attributes) -> Notice:
@@ -98,6 +136,7 @@ def to_notice(item: Attributes) -> Notice:
         to_iso(episode.last_breach_ms),
         episode.peak,
         episode.trace_id,
+        _shown(episode.cleared_ms),
     )
 
 
@@ -108,33 +147,56 @@ class Page(NamedTuple):
     next: str | None
 
 
+class Listed(NamedTuple):
+    """An episode as the index had it, which may be a little old."""
+
+    key: EpisodeKey
+    episode: Episode
+    version: int
+
+
 class AlertReader:
-    """Reads episodes for the query API."""
+    """Reads episodes by status: for the query API, and for `sweep`."""
 
     def __init__(self, dynamodb: Any, table: str) -> None:
         self._dynamodb = dynamodb
         self._table = table
 
-    def open(self, limit: int, cursor: str | None) -> Page:
-        """Up to `limit` open episodes; raises Rejected for a cursor that isn't one of ours."""
-        bucket, start = _from_cursor(cursor) if cursor else (0, None)
+    def listed(self, status: str, limit: int, cursor: str | None) -> Page:
+        """Up to `limit` episodes of a status; raises Rejected for a cursor that isn't ours."""
+        bucket, start = _from_cursor(cursor, status) if cursor else (0, None)
         alerts: list[dict[str, Any]] = []
-        while bucket < OPEN_BUCKETS and len(alerts) < limit:
-            items, start = self._query(bucket, limit - len(alerts), start)
+        while bucket < BUCKETS and len(alerts) < limit:
+            name = _status_bucket(status, bucket)
+            items, start = self._query(name, limit - len(alerts), start)
             alerts += [_document(item) for item in items]
             if start is None:
                 bucket += 1
-        return Page(alerts, _to_cursor(bucket, start) if bucket < OPEN_BUCKETS else None)
+        return Page(alerts, _to_cursor(bucket, start) if bucket < BUCKETS else None)
+
+    def open_in(self, region: str, first_bucket: int) -> Iterator[Listed]:
+        """The open episodes whose items this region writes, bucket by bucket from a given one."""
+        for offset in range(BUCKETS):
+            name = _status_bucket(OPEN, (first_bucket + offset) % BUCKETS)
+            start = None
+            while True:
+                items, start = self._query(name, SWEEP_PAGE, start)
+                for item in items:
+                    if item["region"]["S"] == region:
+                        key = EpisodeKey(item["device_id"]["S"], item["rule"]["S"])
+                        yield Listed(key, to_episode(item), int(item["version"]["N"]))
+                if start is None:
+                    break
 
     def _query(
-        self, bucket: int, limit: int, start: Attributes | None
+        self, status_bucket: str, limit: int, start: Attributes | None
     ) -> tuple[list[Attributes], Attributes | None]:
         more = {"ExclusiveStartKey": start} if start else {}
         answer = self._dynamodb.query(
             TableName=self._table,
-            IndexName=OPEN_INDEX,
-            KeyConditionExpression="open_bucket = :bucket",
-            ExpressionAttributeValues={":bucket": {"N": str(bucket)}},
+            IndexName=STATUS_INDEX,
+            KeyConditionExpression="status_bucket = :bucket",
+            ExpressionAttributeValues={":bucket": {"S": status_bucket}},
             Limit=limit,
             **more,
         )
@@ -142,7 +204,7 @@ class AlertReader:
 
 
 def _document(item: Attributes) -> dict[str, Any]:
-    """An open episode as the API shows it."""
+    """An episode as the API shows it."""
     episode = to_episode(item)
     return {
         "device_id": item["device_id"]["S"],
@@ -150,9 +212,11 @@ def _document(item: Attributes) -> dict[str, Any]:
         "severity": item["severity"]["S"],
         "region": item["region"]["S"],
         "episode": episode.number,
-        "status": "open",
+        "status": _status(episode),
         "first_breach_at": to_iso(episode.first_breach_ms),
         "last_breach_at": to_iso(episode.last_breach_ms),
+        "cleared_at": _shown(episode.cleared_ms),
+        "previous_cleared_at": _shown(episode.since_ms),
         "peak": episode.peak,
         "trace_id": episode.trace_id,
     }
@@ -164,10 +228,10 @@ def _to_cursor(bucket: int, start: Attributes | None) -> str:
     return base64.urlsafe_b64encode(json.dumps([bucket, *position]).encode()).decode()
 
 
-def _from_cursor(cursor: str) -> tuple[int, Attributes | None]:
+def _from_cursor(cursor: str, status: str) -> tuple[int, Attributes | None]:
     try:
         bucket, *position = json.loads(base64.urlsafe_b64decode(cursor))
-        if bucket not in range(OPEN_BUCKETS) or not _is_position(position):
+        if bucket not in range(BUCKETS) or not _is_position(position):
             raise ValueError(cursor)
     except (ValueError, TypeError, RecursionError):
         reason = "is not a cursor that this API gave"
@@ -176,7 +240,7 @@ def _from_cursor(cursor: str) -> tuple[int, Attributes | None]:
         return bucket, None
     named = zip(POSITION.items(), position, strict=True)
     start = {name: {kind: value} for (name, kind), value in named}
-    return bucket, {"open_bucket": {"N": str(bucket)}, **start}
+    return bucket, {"status_bucket": {"S": _status_bucket(status, bucket)}, **start}
 
 
 def _is_position(position: list[Any]) -> bool:

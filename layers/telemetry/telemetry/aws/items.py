@@ -191,6 +191,12 @@ class CompareAndSet(Generic[K, S, R]):
         self._forget_oldest()
         return applied
 
+    def learn(self, key: K, state: S, version: int) -> None:
+        """Take a state that a reader has seen to change it from, unless a newer one is known."""
+        known = self._known.get(key)
+        if known is None or known[1] < version:
+            self._remember(key, state, version)
+
     def _round(self, pending: dict[K, Callable[[S | None], R]], applied: dict[K, R]) -> None:
         """Try all that is pending once; what succeeds moves to `applied`."""
         writes: list[tuple[K, R, S, Write]] = []

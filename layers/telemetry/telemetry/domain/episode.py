@@ -1,11 +1,15 @@
-"""Alert episodes: a join of the breaches since the last clear.
+"""Alert episodes: a join of the breaches between two clears.
 
 The join takes the earliest breach, the latest and the peak, so an episode is the same however
-often and in whatever order its breaches arrive, and it opens once.
+often and in whatever order its breaches arrive, and it opens once. It is cleared at the first
+reading after its last breach that is below the rule's clear threshold; what arrives later of the
+time before that still joins it, and never opens another.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Change = Literal["", "opened", "extended", "cleared"]
 
 
 class Breach(NamedTuple):
@@ -26,8 +30,8 @@ class EpisodeKey(NamedTuple):
 class Episode(NamedTuple):
     """The present, or latest, episode of a device and rule in one region.
 
-    `number` counts from 1. It is open unless it was cleared at or after its first breach;
-    `cleared_ms` of an earlier episode stays, and breaches up to it are history.
+    `number` counts from 1. `since_ms` is when the one before was cleared: breaches up to then are
+    its history. `cleared_ms` is None as long as this one is open.
     """
 
     number: int
@@ -35,40 +39,60 @@ class Episode(NamedTuple):
     last_breach_ms: int
     peak: float
     trace_id: str | None  # of the first breach
+    since_ms: int | None = None
     cleared_ms: int | None = None
 
     @property
     def is_open(self) -> bool:
-        return self.cleared_ms is None or self.cleared_ms < self.first_breach_ms
+        return self.cleared_ms is None
 
 
-class Joined(NamedTuple):
-    """`state is` the episode joined to where nothing changed; `opened`: a new one started."""
+class Changed(NamedTuple):
+    """What a change made of an episode; `state is` the one before where `change` is empty."""
 
     state: Episode | None
-    opened: bool
+    change: Change
 
 
-def join(episode: Episode | None, breaches: Iterable[Breach]) -> Joined:
-    """The episode with these breaches in it; those not newer than the last clear are left out."""
+def join(episode: Episode | None, breaches: Iterable[Breach]) -> Changed:
+    """The episode with these breaches in it; those of the time before it are left out."""
     before = episode
     for breach in breaches:
         if episode is None:
             episode = _start(1, breach, None)
-        elif episode.cleared_ms is not None and breach.at_ms <= episode.cleared_ms:
+        elif episode.since_ms is not None and breach.at_ms <= episode.since_ms:
             continue
-        elif not episode.is_open:
+        elif episode.cleared_ms is not None and breach.at_ms > episode.cleared_ms:
             episode = _start(episode.number + 1, breach, episode.cleared_ms)
         else:
             episode = _extend(episode, breach)
-    if episode == before:
-        return Joined(before, opened=False)
-    opened = episode is not None and (before is None or episode.number > before.number)
-    return Joined(episode, opened)
+    if episode is None or episode == before:
+        return Changed(before, "")
+    is_new = before is None or episode.number > before.number
+    return Changed(episode, "opened" if is_new else "extended")
 
 
-def _start(number: int, breach: Breach, cleared_ms: int | None) -> Episode:
-    return Episode(number, breach.at_ms, breach.at_ms, breach.value, breach.trace_id, cleared_ms)
+def recovery(
+    values: Iterable[tuple[int, float]], clears_below: float, last_breach_ms: int
+) -> int | None:
+    """When a metric was first below `clears_below` after a breach; None: it wasn't yet.
+
+    `values` are (event time in ms, value) in any order. A breach among them that is later than
+    the recovery, and hasn't joined yet, is going to open the next episode.
+    """
+    later = (at_ms for at_ms, value in values if at_ms > last_breach_ms and value < clears_below)
+    return min(later, default=None)
+
+
+def clear(episode: Episode | None, at_ms: int) -> Changed:
+    """The episode cleared at `at_ms`, unless it is cleared already, or has a later breach."""
+    if episode is None or not episode.is_open or at_ms <= episode.last_breach_ms:
+        return Changed(episode, "")
+    return Changed(episode._replace(cleared_ms=at_ms), "cleared")
+
+
+def _start(number: int, breach: Breach, since_ms: int | None) -> Episode:
+    return Episode(number, breach.at_ms, breach.at_ms, breach.value, breach.trace_id, since_ms)
 
 
 def _extend(episode: Episode, breach: Breach) -> Episode:

@@ -17,6 +17,7 @@ class Notice(NamedTuple):
     last_breach_at: str
     peak: float
     trace_id: str | None
+    cleared_at: str | None = None
 
 
 def notice_id(device_id: str, rule: str, region: str, episode: int, change: str) -> str:

@@ -1,0 +1,162 @@
+"""Sweep: an episode is cleared once its device has recovered, by what the windows say."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from telemetry.aws import alerts as alerts_of
+from telemetry.aws import windows as windows_of
+from telemetry.aws.alerts import BUCKETS, Alerts, to_episode
+from telemetry.aws.windows import Windows
+from telemetry.domain.episode import Breach, Episode, EpisodeKey
+from telemetry.domain.rule import Rule
+from telemetry.errors import Unavailable
+
+from functions.sweep.handler import SETTLE_MS, run
+from tests.fakes import MemoryAlertReader, MemoryItems, MemoryWindowReader
+from tests.functions.incoming import NOW_MS, reading
+
+HOT = Rule(name="overheating", metric="temperature", above=38, clears_below=37, severity="critical")
+REGION = "eu-west-1"
+HOUR_MS = 3_600_000
+Counted = Callable[[str], float]
+
+
+class Stage:
+    """The function with its tables in memory; times are in ms after NOW_MS."""
+
+    def __init__(self) -> None:
+        self.windows = MemoryItems(windows_of.KEY)
+        self.items = MemoryItems(alerts_of.KEY)
+        self.remaining_ms = 60_000
+
+    def alerts(self, region: str = REGION) -> Alerts:
+        made = Alerts(self.items, region, {"overheating": "critical"})
+        made._states._sleep = lambda _seconds: None
+        return made
+
+    def course(self, device_id: str = "pump-1", region: str = REGION, **values: float) -> None:
+        """Readings at `_<ms>` go to windows; breaches among them join the episode too."""
+        for name, value in values.items():
+            at_ms = NOW_MS + int(name.strip("_"))
+            sample = reading(device_id, at_ms, temperature=value)
+            Windows(self.windows, region, 30 * 24 * HOUR_MS).add([sample])
+            if value > HOT.above:
+                key = EpisodeKey(device_id, "overheating")
+                self.alerts(region).join({key: [Breach(at_ms, value)]})
+
+    def sweep(self, at_ms: int, rules: tuple[Rule, ...] = (HOT,)) -> dict[str, int]:
+        return run(
+            NOW_MS + at_ms,
+            rules,
+            partial(MemoryAlertReader(self.items).open_in, REGION),
+            MemoryWindowReader(self.windows),
+            self.alerts(),
+            lambda: self.remaining_ms,
+        )
+
+    def episode(self, device_id: str = "pump-1", region: str = REGION) -> Episode:
+        return to_episode(self.items.stored[device_id, f"overheating#{region}"])
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+def test_an_episode_is_cleared_at_the_first_reading_below_the_clear_threshold(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.course(_0=40.0, _1000=39.0, _2000=37.5, _3000=36.9, _4000=30.0)
+    assert stage.sweep(HOUR_MS) == {"seen": 1, "cleared": 1}
+    assert stage.episode() == Episode(1, NOW_MS, NOW_MS + 1000, 40.0, None, None, NOW_MS + 3000)
+    assert counted("EpisodesCleared") == 1
+    item = stage.items.stored["pump-1", "overheating#eu-west-1"]
+    assert (item["change"], item["status_bucket"]) == ({"S": "cleared"}, {"S": "cleared#06"})
+
+
+def test_a_cleared_episode_is_not_looked_at_again(stage: Stage) -> None:
+    stage.course(_0=40.0, _1000=30.0)
+    stage.sweep(HOUR_MS)
+    assert stage.sweep(HOUR_MS) == {"seen": 0, "cleared": 0}
+
+
+def test_a_recovery_counts_once_what_is_out_of_order_had_time_to_come(stage: Stage) -> None:
+    stage.course(_0=40.0, _1000=30.0)
+    assert stage.sweep(1000 + SETTLE_MS - 1) == {"seen": 1, "cleared": 0}
+    assert stage.sweep(1000 + SETTLE_MS) == {"seen": 1, "cleared": 1}
+
+
+def test_a_device_that_is_silent_or_hovers_or_heats_on_has_not_recovered(stage: Stage) -> None:
+    stage.course("silent", _0=40.0)
+    stage.course("hovering", _0=40.0, _1000=37.0, _2000=38.0)
+    stage.course("heating", _0=36.0, _1000=40.0, _200000=45.0)
+    assert stage.sweep(HOUR_MS) == {"seen": 3, "cleared": 0}
+
+
+def test_a_recovery_minutes_later_is_found(stage: Stage) -> None:
+    stage.course(_59999=40.0, _60000=38.0, _180000=37.0, _300001=36.0)
+    stage.sweep(HOUR_MS)
+    assert stage.episode().cleared_ms == NOW_MS + 300_001
+
+
+def test_a_recovery_that_another_region_has_taken_counts(stage: Stage) -> None:
+    stage.course(_0=40.0)
+    stage.course(region="us-east-1", _1000=30.0)
+    stage.sweep(HOUR_MS)
+    assert stage.episode().cleared_ms == NOW_MS + 1000
+
+
+def test_another_regions_episodes_are_left_to_it(stage: Stage) -> None:
+    stage.course(region="us-east-1", _0=40.0, _1000=30.0)
+    assert stage.sweep(HOUR_MS) == {"seen": 0, "cleared": 0}
+    assert stage.episode(region="us-east-1").is_open
+
+
+def test_a_breach_that_joins_meanwhile_keeps_the_episode_open(stage: Stage) -> None:
+    stage.course(_0=40.0, _1000=30.0)
+    late = Breach(NOW_MS + 2000, 39.0)
+    read = MemoryWindowReader.between
+
+    class Racing(MemoryWindowReader):
+        def between(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+            stage.alerts().join({EpisodeKey("pump-1", "overheating"): [late]})
+            return read(self, *args, **kwargs)
+
+    found = partial(MemoryAlertReader(stage.items).open_in, REGION)
+    windows = Racing(stage.windows)
+    done = run(NOW_MS + HOUR_MS, (HOT,), found, windows, stage.alerts(), lambda: 60_000)
+    assert done == {"seen": 1, "cleared": 0}
+    assert stage.episode().is_open
+
+
+def test_an_episode_of_a_rule_that_newer_code_has_is_left_alone(stage: Stage) -> None:
+    stage.course(_0=40.0, _1000=30.0)
+    assert stage.sweep(HOUR_MS, rules=()) == {"seen": 1, "cleared": 0}
+
+
+def test_more_than_one_call_takes_are_all_cleared(stage: Stage) -> None:
+    for index in range(60):
+        stage.course(f"pump-{index}", _0=40.0, _1000=30.0)
+    assert stage.sweep(HOUR_MS) == {"seen": 60, "cleared": 60}
+
+
+def test_what_cannot_be_written_is_an_error_and_is_cleared_by_the_next(stage: Stage) -> None:
+    stage.course(_0=40.0, _1000=30.0)
+    stage.items.fault = lambda _write: "before"
+    with pytest.raises(Unavailable, match="1 episodes"):
+        stage.sweep(HOUR_MS)
+    stage.items.fault = lambda _write: ""
+    assert stage.sweep(HOUR_MS) == {"seen": 1, "cleared": 1}
+
+
+def test_where_a_minute_is_too_short_each_begins_with_other_episodes(stage: Stage) -> None:
+    for index in range(64):
+        stage.course(f"pump-{index}", _0=40.0)
+    stage.remaining_ms = 0
+    assert stage.sweep(HOUR_MS) == {"seen": 0, "cleared": 0}
+    first = set()
+    for minute in range(BUCKETS):
+        reader = MemoryAlertReader(stage.items)
+        first.add(next(iter(reader.open_in(REGION, minute))).key)
+    assert len(first) > BUCKETS // 2
