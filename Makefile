@@ -64,6 +64,10 @@ year: $(venv) $(sam) $(aws) ## Send a year of recorded temperatures through the 
 kills: $(venv) $(sam) $(aws) ## Kill the mappings' engine 50 times while records flow: ARGS="--kills 50"
 	@$(with_tools) .venv/bin/python -m tests.pipeline.killing $(ARGS)
 
+SEEDS ?= 1000
+simulate: $(venv) ## Run the pipeline under simulated faults: SEEDS=1000; one of them: ARGS="--seed 17"
+	@.venv/bin/python -m tests.simulation $(if $(findstring --seed,$(ARGS)),,--seeds $(SEEDS)) $(ARGS)
+
 conformance: $(venv) $(sam) $(aws) ## Run the tests of what AWS's mappings do; write the table in docs/.
 	@$(with_tools) .venv/bin/python -m tests.conformance
 
@@ -92,4 +96,4 @@ $(sam): requirements/sam.txt | $(uv)
 $(aws): requirements/aws.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test check build deploy invoke bench year kills conformance lock clean help
+.PHONY: run up down test check build deploy invoke bench year kills simulate conformance lock clean help

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from telemetry.domain.rule import filter_pattern, load_rules
+
+from tests.template import resources
 
 ROOT = Path(__file__).parent.parent
 LAYER = "layers/telemetry/telemetry"
@@ -139,31 +139,6 @@ def test_no_function_is_over_60_lines() -> None:
 
 
 # The template.
-
-
-class TemplateLoader(yaml.SafeLoader):
-    """YAML without CloudFormation's tags: `!Ref X` is "X"."""
-
-
-def untagged(loader: yaml.SafeLoader, _tag: str, node: yaml.Node) -> Any:
-    if isinstance(node, yaml.MappingNode):
-        return loader.construct_mapping(node, deep=True)
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    return node.value
-
-
-TemplateLoader.add_multi_constructor("!", untagged)
-
-
-def resources(template: str, kind: str) -> dict[str, dict[str, Any]]:
-    """The properties of the template's resources of one type, by logical id."""
-    document = yaml.load(template, TemplateLoader)  # noqa: S506 - it is a SafeLoader
-    return {
-        name: resource["Properties"]
-        for name, resource in document["Resources"].items()
-        if resource["Type"] == kind
-    }
 
 
 def unpaired_folders(template: str, folders: set[str]) -> list[str]:

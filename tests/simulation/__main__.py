@@ -1,0 +1,113 @@
+"""`python -m tests.simulation`: many seeds, or one with its history.
+
+python -m tests.simulation --seeds 1000          run seeds 0 to 999, on every processor
+python -m tests.simulation --seed 17             replay one, and print what happened
+python -m tests.simulation --seeds 200 --bug blind_write
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from multiprocessing import get_context
+
+from tests.simulation.bugs import BUGS
+from tests.simulation.checking import Outcome, course, reduced
+from tests.simulation.options import Options, drawn
+
+TELL_SECONDS = 5.0
+FAILURES_SHOWN = 3
+INTERRUPTED = 130
+
+
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(
+        prog="python -m tests.simulation",
+        description="The pipeline under simulated faults, decided by a seed.",
+    )
+    which = whole.add_mutually_exclusive_group(required=True)
+    which.add_argument("--seeds", type=int, metavar="N", help="run this many seeds")
+    which.add_argument("--seed", type=int, metavar="N", help="replay one, and print its history")
+    whole.add_argument("--first", type=int, default=0, metavar="N", help="the first seed (0)")
+    whole.add_argument("--bug", choices=BUGS, help="plant a bug, which must be found")
+    whole.add_argument("--options", type=json.loads, metavar="JSON", help="instead of the seed's")
+    processors = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )
+    whole.add_argument("--jobs", type=int, default=processors, help="processes (all processors)")
+    return whole
+
+
+def replay(seed: int, options: Options, bug: str | None) -> int:
+    """Run one seed and print all that happened, and what doesn't hold."""
+    outcome = course(seed, options, bug)
+    print("\n".join(outcome.lines))
+    print(f"seed {seed}: {len(outcome.lines)} events, {outcome.readings} records, {outcome.digest}")
+    print(f"faults: {json.dumps(options.faults)}")
+    tell_violations(outcome)
+    return 1 if outcome.violations else 0
+
+
+def tell_violations(outcome: Outcome) -> None:
+    for name, wrong in outcome.violations:
+        print(f"✗ {name}: {wrong}")
+    if not outcome.violations:
+        print("✓ every invariant holds")
+
+
+def sweep(seeds: Sequence[int], bug: str | None, jobs: int) -> int:
+    """Run seeds on several processes; tell of each that fails, and reduce the first ones."""
+    started = told = time.monotonic()
+    failed: list[Outcome] = []
+    records = done = 0
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        try:
+            for outcome in pool.map(partial(course, bug=bug), seeds, chunksize=4):
+                done += 1
+                records += outcome.readings
+                if outcome.violations:
+                    failed.append(outcome)
+                    name, wrong = outcome.violations[0]
+                    print(f"✗ seed {outcome.seed}: {name}: {wrong}", flush=True)
+                if time.monotonic() - told > TELL_SECONDS:
+                    told = time.monotonic()
+                    rate = done / (told - started)
+                    print(f"{done:,} of {len(seeds):,} seeds, {rate:.1f} a second", flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            print(f"interrupted after {done:,} seeds, {len(failed)} failed")
+            return INTERRUPTED
+    for outcome in failed[:FAILURES_SHOWN]:
+        show(reduced(outcome, bug), bug)
+    seconds = time.monotonic() - started
+    mark = "✗" if failed else "✓"
+    print(f"{mark} {done:,} seeds, {records:,} records, {len(failed)} failed, in {seconds:.0f} s")
+    return 1 if failed else 0
+
+
+def show(outcome: Outcome, bug: str | None) -> None:
+    """Print the shortest history of a failure, and how to see it again."""
+    print("\n".join(outcome.lines))
+    settings = json.dumps(asdict(outcome.options))
+    planted = f" --bug {bug}" if bug else ""
+    print(
+        f"replay: python -m tests.simulation --seed {outcome.seed}{planted} --options '{settings}'"
+    )
+    tell_violations(outcome)
+
+
+def main() -> int:
+    asked = parser().parse_args()
+    if asked.seed is not None:
+        options = Options(**asked.options) if asked.options else drawn(asked.seed)
+        return replay(asked.seed, options, asked.bug)
+    return sweep(range(asked.first, asked.first + asked.seeds), asked.bug, max(1, asked.jobs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

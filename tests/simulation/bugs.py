@@ -1,0 +1,348 @@
+"""Bugs to plant: what people write when they don't think of one of the faults.
+
+Each takes what was done right out of the real code. A test shows that the simulation finds every
+one within 200 seeds; one that it doesn't find would mean that the simulation is too weak.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest.mock import patch
+
+from telemetry.aws import alerts as alerts_module
+from telemetry.aws import stream as stream_module
+from telemetry.aws import windows as windows_module
+from telemetry.aws.alerts import to_notice
+from telemetry.aws.claims import Claims
+from telemetry.aws.items import CompareAndSet, DynamoItems, Failed, Write, Written
+from telemetry.aws.overflow import Overflow
+from telemetry.aws.quarantine import Quarantine
+from telemetry.aws.queue import Queue
+from telemetry.aws.stream import Stream
+from telemetry.domain import admission, validation
+from telemetry.domain import window as windows_of
+from telemetry.domain.episode import Changed, Episode, join
+from telemetry.domain.window import Addition
+
+from functions.alert import handler as alert
+from functions.ingest import handler as ingest
+from functions.notify import handler as notify
+from local.mappings import lane, policy
+from local.mappings.lane import Lane
+from local.mappings.model import Batch, Mapping
+from tests.simulation import region as region_module
+from tests.simulation.functions import Environment, Handler
+
+Bug = Callable[[contextlib.ExitStack], None]
+
+
+def blind_write(planted: contextlib.ExitStack) -> None:
+    """An item is overwritten whatever its version is: no compare in compare-and-set."""
+    real = DynamoItems._statement
+
+    def blind(self: DynamoItems, write: Write) -> dict[str, Any]:
+        statement = real(self, write)
+        if write.expected:
+            statement["Statement"] = statement["Statement"].replace(' AND "version" = ?', "")
+            statement["Parameters"].pop()
+        return statement
+
+    planted.enter_context(patch.object(DynamoItems, "_statement", blind))
+
+
+def running_sums(planted: contextlib.ExitStack) -> None:
+    """A window counts what it is given: the same reading again is one more."""
+    real = windows_of.add
+
+    def counting(window: Any, readings: Any) -> Addition:
+        window = dict(window or {})
+        once = []
+        for reading in readings:
+            while reading.recorded_at_ms % 60_000 in window:
+                reading = reading._replace(recorded_at_ms=reading.recorded_at_ms + 1)  # noqa: PLW2901
+            window[reading.recorded_at_ms % 60_000] = reading.metrics
+            once.append(reading)
+        added = real(None, ())
+        return added._replace(state=window, stored=len(once))
+
+    planted.enter_context(patch.object(windows_of, "add", counting))
+
+
+def acknowledged_before_written(planted: contextlib.ExitStack) -> None:
+    """Devices are told that readings are taken before the stream has them."""
+    real = Stream.put
+
+    def hopeful(self: Stream, readings: Any) -> list[Any]:
+        real(self, readings)
+        return []
+
+    planted.enter_context(patch.object(Stream, "put", hopeful))
+
+
+def overflow_ignored(planted: contextlib.ExitStack) -> None:
+    """What the overflow queue doesn't take is acknowledged all the same."""
+    real = Overflow.put
+
+    def careless(self: Overflow, readings: Any) -> list[Any]:
+        real(self, readings)
+        return []
+
+    planted.enter_context(patch.object(Overflow, "put", careless))
+
+
+def advance_before_delivery(planted: contextlib.ExitStack) -> None:
+    """A shard's checkpoint is what was read, not what was delivered."""
+
+    def ahead(self: Lane, read: str | None) -> str | None:
+        return lane.later(self._done, read)
+
+    planted.enter_context(patch.object(Lane, "position", ahead))
+
+
+def no_outbox(planted: contextlib.ExitStack) -> None:
+    """`alert` queues the notice itself once it has written: two writes, and a gap between them."""
+
+    def alerting(of: Environment) -> Handler:
+        alerts, queue = region_module.alerts_for(of), Queue(of.sqs, "notices")
+        real = alerts.join
+
+        def and_tell(breaches: Any) -> dict[Any, Changed]:
+            joined = real(breaches)
+            opened = [key for key, result in joined.items() if result.change == "opened"]
+            items = [alerts._to_item(key, joined[key]) for key in opened]
+            queue.send([json.dumps(to_notice(item)._asdict()) for item in items])
+            return joined
+
+        alerts.join = and_tell  # type: ignore[method-assign]
+        return lambda event: alert.run(event, region_module.shipped(), alerts)
+
+    def dispatching(of: Environment) -> Handler:
+        real = region_module.dispatching(of)
+
+        def only_clears(event: Any) -> Any:
+            records = [
+                record
+                for record in event["Records"]
+                if record["dynamodb"]["NewImage"]["change"]["S"] == "cleared"
+            ]
+            return real({"Records": records}) if records else {"batchItemFailures": []}
+
+        return only_clears
+
+    builds = {"alert": alerting, "dispatch": dispatching}
+    planted.enter_context(patch.dict(region_module.BUILDS, builds))
+
+
+def every_regions_items(planted: contextlib.ExitStack) -> None:
+    """A region acts on the items that other regions wrote: each sends the notice."""
+    real = region_module.patterns
+
+    def anybodys(function: str, event: str) -> list[str]:
+        return [
+            each.replace('"region":{"S":["${AWS::Region}"]},', "") for each in real(function, event)
+        ]
+
+    planted.enter_context(patch.object(region_module, "patterns", anybodys))
+
+
+def one_item_for_all_regions(planted: contextlib.ExitStack) -> None:
+    """Regions write the same items: the last writer wins, the other's readings are gone."""
+    real = windows_module.Windows._to_item
+
+    def to_item(self: windows_module.Windows, key: Any, addition: Any) -> Any:
+        self._region = "eu-west-1"
+        return real(self, key, addition)
+
+    planted.enter_context(patch.object(windows_module.Windows, "_to_item", to_item))
+
+
+def quarantine_failure_swallowed(planted: contextlib.ExitStack) -> None:
+    """What the quarantine doesn't take is counted as done."""
+    real = Quarantine.put
+
+    def careless(self: Quarantine, rejected: Any) -> list[Any]:
+        real(self, rejected)
+        return []
+
+    planted.enter_context(patch.object(Quarantine, "put", careless))
+
+
+def reopened_by_a_late_breach(planted: contextlib.ExitStack) -> None:
+    """A breach opens a new episode whenever the last one is cleared, however old it is."""
+
+    def forgetful(episode: Episode | None, breaches: Any) -> Changed:
+        breaches = list(breaches)
+        if episode is not None and not episode.is_open and breaches:
+            started = join(None, breaches).state
+            assert started is not None
+            since_ms = min(started.first_breach_ms - 1, episode.cleared_ms or 0)
+            opened = started._replace(number=episode.number + 1, since_ms=since_ms)
+            return Changed(opened, "opened")
+        return join(episode, breaches)
+
+    planted.enter_context(patch.object(alerts_module, "join", forgetful))
+
+
+def failures_not_reported(planted: contextlib.ExitStack) -> None:
+    """What of a batch couldn't be written isn't in the answer to the mapping."""
+    everything: dict[str, Any] = {"batchItemFailures": []}
+    planted.enter_context(
+        patch.object(stream_module, "resume_from", lambda _records, _failed: everything)
+    )
+
+
+def resumed_from_the_last_failure(planted: contextlib.ExitStack) -> None:
+    """Of several failed records the last one is named, and those before it are lost."""
+    real = stream_module.resume_from
+
+    def from_last(records: Any, failed: Any) -> dict[str, Any]:
+        places = {record.sequence_number: place for place, record in enumerate(records)}
+        last = sorted(failed, key=lambda number: places[number])[-1:]
+        return real(records, last)
+
+    planted.enter_context(patch.object(stream_module, "resume_from", from_last))
+
+
+def unsure_is_written(planted: contextlib.ExitStack) -> None:
+    """A write without an answer counts as done."""
+    real = DynamoItems.write
+
+    def sure(self: DynamoItems, writes: Any) -> list[Any]:
+        return [Written() if isinstance(each, Failed) else each for each in real(self, writes)]
+
+    planted.enter_context(patch.object(DynamoItems, "write", sure))
+
+
+def half_a_batch_dropped(planted: contextlib.ExitStack) -> None:
+    """A batch is bisected, and only one half is tried again."""
+    real = policy.after
+
+    def halved(batch: Batch, failed_at: int | None, mapping: Mapping) -> policy.Step:
+        step = real(batch, failed_at, mapping)
+        if len(step.rest) == 2:
+            return policy.Step(done=len(step.rest[0].records), rest=step.rest[1:])
+        return step
+
+    planted.enter_context(patch.object(policy, "after", halved))
+
+
+def no_claim(planted: contextlib.ExitStack) -> None:
+    """A notice is sent as often as the queue delivers it."""
+    planted.enter_context(patch.object(Claims, "take", lambda *_arguments: "taken"))
+
+
+def noted_before_sent(planted: contextlib.ExitStack) -> None:
+    """A notice is marked as sent before it is."""
+
+    def hasty(notice: Any, publisher: Any, claims: Claims, now_seconds: int) -> int:
+        name = f"{notice.notice_id}/{publisher.name}"
+        if claims.take(notice.device_id, name, now_seconds, notify.LEASE_SECONDS) != "taken":
+            return 0
+        claims.done(notice.device_id, name)
+        publisher.publish(notice)
+        return 1
+
+    planted.enter_context(patch.object(notify, "_publish_once", hasty))
+
+
+def identity_by_arrival(planted: contextlib.ExitStack) -> None:
+    """A reading's instant is when it arrived, so one that is sent again is another one."""
+    real = admission.admit
+
+    def stamped(documents: Any, poster: Any, now_ms: int, *more: Any) -> Any:
+        admitted = real(documents, poster, now_ms, *more)
+        readings = [
+            reading._replace(recorded_at_ms=now_ms + place)
+            for place, reading in enumerate(admitted.readings)
+        ]
+        return admitted._replace(readings=readings)
+
+    planted.enter_context(patch.object(ingest, "admit", stamped))
+
+
+def last_value_wins(planted: contextlib.ExitStack) -> None:
+    """Of two values for one instant the later one is kept: the order decides."""
+    planted.enter_context(patch.object(windows_of, "_merge_metrics", lambda a, b: ({**a, **b}, 0)))
+
+
+def cleared_whatever_came(planted: contextlib.ExitStack) -> None:
+    """An episode is cleared though a later breach has joined it meanwhile."""
+
+    def anyhow(episode: Episode | None, at_ms: int) -> Changed:
+        if episode is None or not episode.is_open:
+            return Changed(episode, "")
+        return Changed(episode._replace(cleared_ms=at_ms), "cleared")
+
+    planted.enter_context(patch.object(alerts_module, "clear", anyhow))
+
+
+def forgotten_cache(planted: contextlib.ExitStack) -> None:
+    """A conflict is answered by writing the old state again, at the new version."""
+    real = CompareAndSet._remember
+
+    def stubborn(self: Any, key: Any, state: Any, version: int) -> None:
+        known = self._known.get(key)
+        real(self, key, known[0] if known else state, version)
+
+    planted.enter_context(patch.object(CompareAndSet, "_remember", stubborn))
+
+
+def a_clear_goes_unnoticed(planted: contextlib.ExitStack) -> None:
+    """The filter of the outbox lets only openings through."""
+    real = region_module.patterns
+
+    def openings(function: str, event: str) -> list[str]:
+        return [each.replace('"opened","cleared"', '"opened"') for each in real(function, event)]
+
+    planted.enter_context(patch.object(region_module, "patterns", openings))
+
+
+def anothers_readings_taken(planted: contextlib.ExitStack) -> None:
+    """A document may name another device than the one that posts."""
+    real = validation.parse
+
+    def trusting(raw: Any, device_id: str | None = None) -> Any:
+        if isinstance(raw, dict) and "device_id" in raw:
+            device_id = None
+        return real(raw, device_id)
+
+    planted.enter_context(patch.object(admission, "parse", trusting))
+
+
+BUGS: dict[str, Bug] = {
+    each.__name__: each
+    for each in (
+        blind_write,
+        running_sums,
+        acknowledged_before_written,
+        overflow_ignored,
+        advance_before_delivery,
+        no_outbox,
+        every_regions_items,
+        one_item_for_all_regions,
+        quarantine_failure_swallowed,
+        reopened_by_a_late_breach,
+        failures_not_reported,
+        resumed_from_the_last_failure,
+        unsure_is_written,
+        half_a_batch_dropped,
+        no_claim,
+        noted_before_sent,
+        identity_by_arrival,
+        last_value_wins,
+        cleared_whatever_came,
+        forgotten_cache,
+        a_clear_goes_unnoticed,
+        anothers_readings_taken,
+    )
+}
+
+
+@contextlib.contextmanager
+def planted(name: str | None) -> Iterator[None]:
+    """Plant a bug while the block runs; none where there is no name."""
+    with contextlib.ExitStack() as stack:
+        if name:
+            BUGS[name](stack)
+        yield

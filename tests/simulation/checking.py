@@ -1,0 +1,82 @@
+"""Runs seeds, and reduces one that fails to the shortest history that still does."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from tests.simulation.bugs import planted
+from tests.simulation.options import Options, drawn
+from tests.simulation.oracle import violations
+from tests.simulation.world import World, run
+
+BROKEN = "it_runs"
+"""The invariant that every course comes to its end without an error of its own."""
+MINUTES_MIN = 0.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one course."""
+
+    seed: int
+    options: Options
+    violations: list[tuple[str, str]]
+    lines: list[str]
+    digest: str
+    readings: int
+
+    @property
+    def invariants(self) -> set[str]:
+        """The names of those that don't hold."""
+        return {name for name, _ in self.violations}
+
+
+def course(seed: int, options: Options | None = None, bug: str | None = None) -> Outcome:
+    """Run a seed, with its own mix of faults or another, and check every invariant."""
+    options = options or drawn(seed)
+    with planted(bug):
+        try:
+            world = run(seed, options)
+            found = violations(world)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the seed shows it
+            return Outcome(seed, options, [(BROKEN, repr(error))], [], "", 0)
+    history = world.history
+    return Outcome(seed, options, found, history.lines(), history.digest(), stored(world))
+
+
+def first_that_finds(bug: str, seeds: int) -> int | None:
+    """The first of so many seeds that finds a planted bug."""
+    return next((seed for seed in range(seeds) if course(seed, bug=bug).violations), None)
+
+
+def stored(world: World) -> int:
+    """How many records got onto streams."""
+    return sum(len(region.stream.log) for region in world.regions.values())
+
+
+def reduced(
+    outcome: Outcome, bug: str | None = None, tell: Callable[[str], None] = print
+) -> Outcome:
+    """The same failure with fewer faults, devices and minutes: as few as it could be found with."""
+    tell(f"seed {outcome.seed}: reducing {len(outcome.lines)} events")
+    best, is_smaller = outcome, True
+    while is_smaller:
+        is_smaller = False
+        for options in smaller(best.options):
+            tried = course(outcome.seed, options, bug)
+            if tried.invariants & best.invariants and len(tried.lines) < len(best.lines):
+                best, is_smaller = tried, True
+                tell(f"seed {outcome.seed}: {len(best.lines)} events")
+                break
+    return best
+
+
+def smaller(options: Options) -> Iterator[Options]:
+    """Options with a little less of something, the most promising first."""
+    if options.minutes / 2 >= MINUTES_MIN:
+        yield replace(options, minutes=options.minutes / 2)
+    if options.devices > 1:
+        yield replace(options, devices=1)
+        yield replace(options, devices=options.devices - 1)
+    for name in options.faults:
+        yield options.without(name)
+    yield replace(options, minutes=options.minutes * 0.8)

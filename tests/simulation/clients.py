@@ -1,0 +1,203 @@
+"""What functions use of boto3: the calls that the adapters make, against the simulated services."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from botocore.exceptions import ClientError
+
+from tests.simulation.tables import Item, Refused, Table
+
+if TYPE_CHECKING:
+    from tests.simulation.region import Region
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+
+def refusal(code: str, operation: str, item: Item | None = None) -> ClientError:
+    response: Any = {"Error": {"Code": code, "Message": "simulated"}}
+    if item is not None:
+        response["Item"] = item
+    return ClientError(response, operation)
+
+
+class Clients:
+    """The clients of one environment; `call` is what makes each call go wrong or not."""
+
+    def __init__(self, region: "Region") -> None:
+        self.region = region
+        self.dynamodb = DynamoDb(self)
+        self.kinesis = Kinesis(self)
+        self.sqs = Sqs(self)
+        self.s3 = S3(self)
+        self.sns = Publishing(self, "sns")
+        self.events = Publishing(self, "events")
+
+    def call(self, service: str, operation: str, does: Callable[[], T]) -> T:
+        raise NotImplementedError
+
+
+class Client:
+    """A client of one service."""
+
+    service = ""
+
+    def __init__(self, of: Clients) -> None:
+        self._of = of
+        self._region = of.region
+        self._world = of.region.world
+
+    def _call(self, operation: str, does: Callable[[], T]) -> T:
+        return self._of.call(self.service, operation, does)
+
+
+class Kinesis(Client):
+    service = "kinesis"
+
+    def put_records(self, *, StreamName: str, Records: list[Json]) -> Json:  # noqa: ARG002, N803
+        def does() -> Json:
+            results: list[Json] = []
+            for record in Records:
+                if self._world.happens(self._world.options.put_throttle):
+                    code = "ProvisionedThroughputExceededException"
+                    results.append({"ErrorCode": code, "ErrorMessage": "simulated"})
+                    continue
+                shard_id, number = self._region.stream.take(record["Data"], record["PartitionKey"])
+                results.append({"ShardId": shard_id, "SequenceNumber": number})
+            failed = sum("ErrorCode" in result for result in results)
+            return {"FailedRecordCount": failed, "Records": results}
+
+        return self._call("PutRecords", does)
+
+
+class DynamoDb(Client):
+    service = "dynamodb"
+
+    def batch_execute_statement(self, *, Statements: list[Json]) -> Json:  # noqa: N803
+        return self._call(
+            "BatchExecuteStatement",
+            lambda: {"Responses": [self._execute(each) for each in Statements]},
+        )
+
+    def _execute(self, statement: Json) -> Json:
+        world, text = self._world, statement["Statement"]
+        if world.happens(world.options.item_throttle):
+            return {"Error": {"Code": "ThrottlingError", "Message": "simulated"}}
+        table = self._table(text.split('"')[1])
+        try:
+            table.execute(self._region.name, text, statement["Parameters"])
+        except Refused as refused:
+            is_insert = text.startswith("INSERT")
+            code = "DuplicateItem" if is_insert else "ConditionalCheckFailed"
+            error: Json = {"Code": code, "Message": "simulated"}
+            if refused.item is not None and not world.happens(world.options.mute_conflict):
+                error["Item"] = refused.item
+            return {"Error": error}
+        return {}
+
+    def get_item(self, *, TableName: str, Key: Item, ConsistentRead: bool = False) -> Json:  # noqa: ARG002, N803
+        def does() -> Json:
+            table = self._table(TableName)
+            item = table.replicas[self._region.name].items.get(table.key_of(Key))
+            return {} if item is None else {"Item": item}
+
+        return self._call("GetItem", does)
+
+    def put_item(self, **request: Any) -> None:
+        def does() -> None:
+            table = self._table(request["TableName"])
+            values = request["ExpressionAttributeValues"]
+            condition = request["ConditionExpression"]
+            try:
+                table.claim(self._region.name, request["Item"], condition, values)
+            except Refused as refused:
+                code = "ConditionalCheckFailedException"
+                raise refusal(code, "PutItem", refused.item) from None
+
+        self._call("PutItem", does)
+
+    def update_item(self, **request: Any) -> None:
+        def does() -> None:
+            self._table(request["TableName"]).set_state(
+                self._region.name,
+                request["Key"],
+                request["UpdateExpression"],
+                request["ExpressionAttributeValues"],
+            )
+
+        self._call("UpdateItem", does)
+
+    def query(self, **request: Any) -> Json:
+        def does() -> Json:
+            (value,) = request["ExpressionAttributeValues"].values()
+            found = self._table(request["TableName"]).having(
+                self._region.name, "status_bucket", value
+            )
+            return {"Items": found}
+
+        return self._call("Query", does)
+
+    def get_paginator(self, operation: str) -> "Windows":
+        assert operation == "query"
+        return Windows(self)
+
+    def _table(self, name: str) -> Table:
+        return self._world.tables[name]
+
+
+class Windows:
+    """The pages of a query of a device's windows."""
+
+    def __init__(self, dynamodb: DynamoDb) -> None:
+        self._dynamodb = dynamodb
+
+    def paginate(self, **request: Any) -> Iterator[Json]:
+        values = request["ExpressionAttributeValues"]
+        bounds = [values[name]["S"] for name in (":device", ":from", ":to")]
+        table = self._dynamodb._table(request["TableName"])
+        region = self._dynamodb._region.name
+        yield self._dynamodb._call("Query", lambda: {"Items": table.between(region, *bounds)})
+
+
+class Sqs(Client):
+    service = "sqs"
+
+    def send_message_batch(self, *, QueueUrl: str, Entries: list[Json]) -> Json:  # noqa: N803
+        def does() -> Json:
+            answer: Json = {"Successful": [], "Failed": []}
+            for entry in Entries:
+                if self._world.happens(self._world.options.send_fails):
+                    failure = {"Id": entry["Id"], "Code": "InternalError", "SenderFault": False}
+                    answer["Failed"].append(failure)
+                    continue
+                sent = self._region.queues[QueueUrl].send(entry["MessageBody"])
+                answer["Successful"].append({"Id": entry["Id"], "MessageId": sent})
+            return answer
+
+        return self._call("SendMessageBatch", does)
+
+
+class S3(Client):
+    service = "s3"
+
+    def put_object(self, *, Bucket: str, Key: str, Body: bytes) -> None:  # noqa: N803
+        self._call("PutObject", lambda: self._region.buckets[Bucket].put(Key, Body))
+
+
+class Publishing(Client):
+    """SNS and EventBridge: what was published, by way."""
+
+    def __init__(self, of: Clients, service: str) -> None:
+        super().__init__(of)
+        self.service = service
+
+    def publish(self, *, TopicArn: str, Message: str, **_more: Any) -> None:  # noqa: ARG002, N803
+        self._call("Publish", lambda: self._region.published["sns"].append(Message))
+
+    def put_events(self, *, Entries: list[Json]) -> Json:  # noqa: N803
+        def does() -> Json:
+            for entry in Entries:
+                self._region.published["bus"].append(entry["Detail"])
+            return {"FailedEntryCount": 0, "Entries": [{}]}
+
+        return self._call("PutEvents", does)

@@ -1,0 +1,225 @@
+"""Lambda: functions as processes in environments that stay warm, die, hang, and are run twice."""
+
+import asyncio
+import contextlib
+import contextvars
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from botocore.exceptions import ClientError, ReadTimeoutError
+from greenlet import getcurrent, greenlet
+
+from local.mappings.model import Answer
+from local.mappings.ports import NotInvoked
+from tests.simulation.clients import Clients
+from tests.simulation.processes import Crash, running, wait
+
+if TYPE_CHECKING:
+    from tests.simulation.region import Region
+
+T = TypeVar("T")
+Json = dict[str, Any]
+Handler = Callable[[Json], Any]
+Build = Callable[["Environment"], Handler]
+
+TIMEOUT_SECONDS = {"ingest": 25.0, "aggregate": 60.0, "sweep": 60.0, "redrive": 120.0}
+TIMEOUT_SECONDS_USUAL = 30.0
+CALL_SECONDS = (0.001, 0.004, 0.03)
+START_SECONDS = (0.5, 4.0)
+# Which functions a poison record kills.
+MORTAL = {"aggregate", "alert"}
+
+owner: contextvars.ContextVar[str] = contextvars.ContextVar("owner", default="world")
+"""Whose a task is: what kills the mapping engine leaves running functions alone."""
+
+
+_environments: "WeakKeyDictionary[greenlet, Environment]" = WeakKeyDictionary()
+
+
+class Environment(Clients):
+    """One execution environment: its code's clients, each call of which may go wrong."""
+
+    def __init__(self, region: "Region", function: str, serial: int) -> None:
+        super().__init__(region)
+        self.name = f"{region.name}/{function}/{serial}"
+        self.function = function
+        self.is_warm = False
+        self.is_dead = False
+        self.counts: Counter[str] = Counter()
+        self.clock_ms = region.world.now_ms
+
+    @staticmethod
+    def running() -> "Environment | None":
+        """The environment whose code is running now."""
+        return _environments.get(getcurrent())
+
+    def sleep(self, seconds: float) -> None:
+        wait(asyncio.sleep(seconds))
+
+    def seconds(self) -> float:
+        return self.clock_ms() / 1000
+
+    def die(self, why: str) -> Crash:
+        self.is_dead = True
+        self.region.world.history.note(self.name, "dies", why)
+        return Crash(why)
+
+    def call(self, service: str, operation: str, does: Callable[[], T]) -> T:
+        """One call of a service, and what may come between it and the function."""
+        world, options = self.region.world, self.region.world.options
+        wait(asyncio.sleep(world.chance.choice(CALL_SECONDS)))
+        self._check_region()
+        if world.happens(options.stall):
+            hangs = TIMEOUT_SECONDS.get(self.function, TIMEOUT_SECONDS_USUAL)
+            hangs *= world.chance.uniform(1.0, 3.0)
+            world.history.note(self.name, f"{operation} hangs for {hangs:.0f} s")
+            wait(asyncio.sleep(hangs))
+            self._check_region()
+        if world.happens(options.crash_before):
+            raise self.die(f"before {operation}")
+        if world.is_out(service, self.region.name) or world.happens(options.call_fails):
+            world.history.note(self.name, operation, "is refused")
+            self.region.lambda_.unsure[self.function, operation] += 1
+            error = {"Error": {"Code": "ServiceUnavailable", "Message": "simulated"}}
+            raise ClientError(error, operation)  # type: ignore[arg-type]
+        answer = does()
+        if world.happens(options.crash_after):
+            raise self.die(f"after {operation}")
+        if world.happens(options.answer_lost):
+            world.history.note(self.name, operation, "takes place, its answer is lost")
+            self.region.lambda_.unsure[self.function, "lost answer"] += 1
+            raise ReadTimeoutError(endpoint_url=service)
+        return answer
+
+    def _check_region(self) -> None:
+        if self.region.is_lost:
+            self.is_dead = True
+            raise Crash("the region is lost")
+
+
+@dataclass
+class Invocation:
+    """One run of a function, whoever hears of its end."""
+
+    serial: int
+    function: str
+    counts: Counter[str]
+    is_answered: bool = False
+    """Whether who invoked it got what it returned."""
+
+
+@dataclass
+class Lambda:
+    """The functions of one region."""
+
+    region: "Region"
+    builds: dict[str, Build]
+    invocations: list[Invocation] = field(default_factory=list)
+    deaths: Counter[str] = field(default_factory=Counter)
+    unsure: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Calls that were refused, or whose answer was lost, by function and operation."""
+    running: set[int] = field(default_factory=set)
+    _idle: dict[str, list[tuple[Environment, Handler]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    _serial: int = 0
+
+    async def invoke(self, function: str, event: Json, is_twin: bool = False) -> Answer:
+        """Run a function and wait for its answer, not longer than its timeout."""
+        world, options = self.region.world, self.region.world.options
+        if self.region.is_lost:
+            raise NotInvoked("the region is lost")
+        if world.happens(options.throttle):
+            raise NotInvoked("Rate exceeded")
+        if not is_twin and "Records" in event and world.happens(options.twin):
+            self._in_background(self._twin(function, event))
+        self._serial += 1
+        serial = self._serial
+        invocation = Invocation(serial, function, Counter())
+        self.invocations.append(invocation)
+        world.history.note(self._name(serial, function), told(event))
+        task = self._in_background(self._run(function, event, invocation))
+        seconds = TIMEOUT_SECONDS.get(function, TIMEOUT_SECONDS_USUAL)
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done():
+            self.deaths[function] += 1
+            world.history.note(self._name(serial, function), "has timed out, and goes on")
+            payload = {"errorType": "Sandbox.Timedout", "errorMessage": "Task timed out"}
+            return Answer(payload, "Unhandled", f"request-{serial}")
+        answer: Answer = task.result()
+        if answer.function_error is None:
+            invocation.is_answered = True
+        return answer
+
+    async def _twin(self, function: str, event: Json) -> None:
+        with contextlib.suppress(NotInvoked):
+            await self.invoke(function, event, is_twin=True)
+
+    async def _run(self, function: str, event: Json, invocation: Invocation) -> Answer:
+        world = self.region.world
+        name = self._name(invocation.serial, function)
+        if self._idle[function]:
+            environment, handler = self._idle[function].pop()
+        else:
+            if world.happens(world.options.slow_start):
+                await asyncio.sleep(world.chance.uniform(*START_SECONDS))
+            environment = Environment(self.region, function, invocation.serial)
+            handler = self.builds[function](environment)
+        environment.counts = invocation.counts
+        self.running.add(invocation.serial)
+        try:
+            payload = await running(lambda: self._mortal(environment, handler, event))
+        except Crash as crash:
+            self.deaths[function] += 1
+            payload = {"errorType": "Runtime.ExitError", "errorMessage": str(crash)}
+            answer = Answer(payload, "Unhandled", f"request-{invocation.serial}")
+        except Exception as error:  # noqa: BLE001 - whatever a function raises is its failure
+            payload = {"errorType": type(error).__name__, "errorMessage": str(error)}
+            world.history.note(name, "raises", type(error).__name__, error)
+            answer = Answer(payload, "Unhandled", f"request-{invocation.serial}")
+        else:
+            world.history.note(name, "answers", shortened(payload))
+            answer = Answer(payload, None, f"request-{invocation.serial}")
+        finally:
+            self.running.discard(invocation.serial)
+        if not environment.is_dead:
+            self._idle[function].append((environment, handler))
+        return answer
+
+    def _mortal(self, environment: Environment, handler: Handler, event: Json) -> Any:
+        """Run the handler, unless a record of the event is one that kills it."""
+        world = self.region.world
+        if environment.function in MORTAL and not world.is_mended:
+            for record in event["Records"]:
+                if record["kinesis"]["data"] in world.poison:
+                    raise environment.die("of poison")
+        _environments[getcurrent()] = environment
+        return handler(event)
+
+    def _in_background(self, work: Any) -> "asyncio.Task[Any]":
+        token = owner.set("lambda")
+        try:
+            return asyncio.create_task(work)
+        finally:
+            owner.reset(token)
+
+    def _name(self, serial: int, function: str) -> str:
+        return f"{self.region.name}/{function}#{serial}"
+
+
+def told(event: Json) -> str:
+    """What an event brings, in a few words."""
+    records = event.get("Records")
+    if not isinstance(records, list):
+        return str(event.get("resource", ""))
+    ids = [record.get("eventID") or record.get("messageId") for record in records]
+    numbers = [str(each)[-6:] for each in ids]
+    return f"gets {len(ids)}: {', '.join(numbers[:8])}{'…' * (len(numbers) > 8)}"
+
+
+def shortened(payload: Any) -> str:
+    text = str(payload)
+    return text if len(text) <= 200 else text[:200] + "…"

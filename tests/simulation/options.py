@@ -1,0 +1,137 @@
+"""What a course of events is made of: every size and every fault rate, in one object."""
+
+import random
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+
+def rate(*rates: float) -> Any:
+    """A fault that is off unless a seed picks one of these rates for it."""
+    return field(default=0.0, metadata={"picks": rates})
+
+
+def switch(*values: Any, usual: Any) -> Any:
+    """A setting that a seed picks from these values."""
+    return field(default=usual, metadata={"picks": values})
+
+
+@dataclass(frozen=True)
+class Options:
+    """All that decides a course besides its seed. Rates are probabilities, an occasion each."""
+
+    devices: int = 3
+    minutes: float = 6
+    """How long devices measure, in virtual time."""
+    period_seconds: float = switch(6, 9, 13, usual=9)
+
+    # devices
+    lost_ack: float = rate(0.05, 0.3)
+    """The answer to a request gets lost: the device sends it again."""
+    other_region: float = rate(0.3, 1.0)
+    """What is sent again goes to the other region."""
+    late: float = rate(0.05, 0.3)
+    """A reading is held back, for seconds to minutes, and sent after newer ones."""
+    flutter: float = rate(0.5, 1.0)
+    """What heats up cools and heats again from one reading to the next."""
+    hours_late: float = rate(0.02, 0.1)
+    """A reading of hours ago is sent."""
+    apart: float = rate(0.1, 0.5)
+    """A reading's metrics are sent apart, under one instant."""
+    disagreeing: float = rate(0.02, 0.1)
+    """A reading is sent again with another value."""
+    burst: float = rate(0.2, 0.7)
+    """Readings are kept and sent several in a request."""
+    bad_body: float = rate(0.05, 0.2)
+    """A request has a document that isn't a reading, or somebody else's."""
+    restart: float = rate(0.02, 0.1)
+    """The device starts again, and sends what it had in its memory."""
+    wrong_clock: float = rate(0.3, 1.0)
+    """The device's clock is wrong, by minutes, hours or years."""
+
+    # functions
+    crash_before: float = rate(0.005, 0.04)
+    """The function dies before a call of a service."""
+    crash_after: float = rate(0.005, 0.04)
+    """The function dies after a call took place."""
+    stall: float = rate(0.002, 0.01)
+    """A call hangs until the function has timed out; the zombie goes on, and writes."""
+    throttle: float = rate(0.05, 0.3)
+    slow_start: float = rate(0.2, 1.0)
+    twin: float = rate(0.05, 0.3)
+    """A batch is delivered twice at the same time."""
+
+    # the stream and its mappings
+    put_throttle: float = rate(0.05, 0.5)
+    """The stream doesn't take a record of a request."""
+    not_readings: float = rate(0.02, 0.1)
+    """Another producer puts bytes on the stream that aren't a reading."""
+    poison: float = rate(0.01, 0.04)
+    """A reading kills the functions that get it, until they are mended."""
+    reshard: float = rate(0.1, 0.4)
+    """Shards are split or merged; a chance each ten seconds."""
+    kill_engine: float = rate(0.1, 0.3)
+    """The event source mappings lose all but their checkpoints; a chance each ten seconds."""
+    bisects: bool = switch(True, True, False, usual=True)
+    retries_max: int = switch(1000, 1000, 3, 0, usual=1000)
+    age_seconds_max: int = switch(21600, 21600, 60, usual=21600)
+    lanes: int = switch(1, 1, 3, usual=1)
+    batch_size: int = switch(100, 10, 3, usual=100)
+    batching_window_seconds: int = switch(0, 1, 5, usual=1)
+
+    # tables and buckets
+    call_fails: float = rate(0.02, 0.15)
+    """A service refuses a call."""
+    answer_lost: float = rate(0.01, 0.05)
+    """A call takes place, and its answer gets lost."""
+    item_throttle: float = rate(0.03, 0.2)
+    """One item of a batch isn't written."""
+    mute_conflict: float = rate(0.3, 1.0)
+    """A failed condition doesn't return the item."""
+    stale_read: float = rate(0.1, 0.5)
+    """A query gives an item as it was before its last writes."""
+    outage: float = rate(0.02, 0.08)
+    """A service is away for up to two minutes; a chance each ten seconds."""
+    replication_seconds: float = switch(0.5, 5, 40, usual=0.5)
+    replication_cut: float = rate(0.03, 0.1)
+    """Regions are cut from each other for up to three minutes; a chance each ten seconds."""
+    region_loss: float = rate(1.0)
+    """One region is lost for good, somewhere in the second half; its devices move."""
+    window_limit: int = switch(6000, 6000, 6000, 5, usual=6000)
+    """Readings that a window takes."""
+
+    # queues
+    duplicate: float = rate(0.05, 0.3)
+    """A message is delivered once more."""
+    send_fails: float = rate(0.05, 0.3)
+    """A queue doesn't take a message of a batch."""
+    impatience: float = rate(0.1, 0.5)
+    """A message becomes visible again while it is being worked on."""
+
+    @property
+    def faults(self) -> dict[str, Any]:
+        """What is otherwise than usual."""
+        usual = Options()
+        names = [each.name for each in fields(self) if each.metadata]
+        return {
+            name: getattr(self, name)
+            for name in names
+            if getattr(self, name) != getattr(usual, name)
+        }
+
+    def without(self, name: str) -> "Options":
+        """The same with one setting as usual."""
+        return replace(self, **{name: getattr(Options(), name)})
+
+
+def drawn(seed: int) -> Options:
+    """The mix of faults of a seed: none in one of sixteen, else some of them."""
+    chance = random.Random(f"{seed}/options")
+    options = Options(devices=chance.choice([1, 2, 2, 3, 4]))
+    if chance.random() < 1 / 16:
+        return options
+    share = chance.choice([0.1, 0.25, 0.4])
+    picked: dict[str, Any] = {}
+    for each in fields(Options):
+        if each.metadata and chance.random() < share:
+            picked[each.name] = chance.choice(each.metadata["picks"])
+    return replace(options, **picked)

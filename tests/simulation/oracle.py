@@ -1,0 +1,416 @@
+"""What must be true at the end, worked out from what devices sent and what got onto the streams.
+
+It shares no code with the pipeline but the encoding of windows, whose bytes it compares. Each
+invariant is a function that gives what is wrong, in words; nothing where nothing is.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from telemetry.domain import window as windows_of
+
+from tests.simulation.region import ALERTS, WINDOWS, Region
+from tests.simulation.world import World
+
+MINUTE_MS = 60_000
+METRICS = {"temperature", "humidity", "pressure", "battery"}
+LIMIT, CLEARS_BELOW = 38.0, 37.0
+WAYS = {"sns", "bus"}
+# A minute for what is out of order, one until the next sweep, and some for what they wait for.
+NOTICED_GAP_MS = 150_000
+
+Metrics = dict[str, float]
+Found = Iterator[str]
+
+
+class Reading(NamedTuple):
+    """A reading that got onto a stream."""
+
+    place: tuple[str, str]
+    device_id: str
+    at_ms: int
+    metrics: Metrics
+
+
+def readings(world: World, region: Region) -> list[Reading]:
+    """All readings that were ever put on a region's stream, in the order in which they were."""
+    found = []
+    for shard_id, number, data in region.stream.log:
+        if data in world.garbage:
+            continue
+        document = json.loads(data)
+        metrics = {name: document[name] for name in METRICS & document.keys()}
+        place = (shard_id, number)
+        found.append(Reading(place, document["device_id"], document["recorded_at"], metrics))
+    return found
+
+
+def union(found: list[Reading]) -> dict[tuple[str, int], dict[int, Metrics]]:
+    """Windows of readings: by device and minute, the metrics of each instant; the larger wins."""
+    windows: dict[tuple[str, int], dict[int, Metrics]] = defaultdict(dict)
+    for reading in found:
+        offset = reading.at_ms % MINUTE_MS
+        window = windows[reading.device_id, reading.at_ms - offset]
+        merged = window.setdefault(offset, {})
+        for name, value in reading.metrics.items():
+            merged[name] = max(value, merged.get(name, value))
+    return dict(windows)
+
+
+def kept(world: World) -> list[Region]:
+    """The regions that are still there."""
+    return [region for region in world.regions.values() if not region.is_lost]
+
+
+def minute_ms_of(item: Any) -> tuple[str, int, str]:
+    """Device, minute and region of a window's item."""
+    minute, region = item["minute_region"]["S"].split("#")
+    at_ms = round(datetime.fromisoformat(minute).timestamp() * 1000)
+    return item["device_id"]["S"], at_ms, region
+
+
+# The invariants
+
+
+def it_comes_to_rest(world: World) -> Found:
+    """Everything that was begun comes to an end, without anybody's help."""
+    if world.unsettled:
+        yield f"after hours {world.unsettled}"
+
+
+def queues_are_empty(world: World) -> Found:
+    """Nothing waits: neither for a function, nor for an operator, who has redriven it all."""
+    for region in kept(world):
+        for name in ("overflow", "notices", "dead-letters", "failures"):
+            waiting = len(region.queues[name].messages)
+            if waiting:
+                yield f"{region.name}: {name} has {waiting} messages"
+        for key in region.buckets["failures"].objects:
+            if key.startswith("aws/lambda/"):
+                yield f"{region.name}: {key} was not redriven"
+
+
+def what_is_acknowledged_is_there(world: World) -> Found:
+    """Each reading that an answer said was accepted is in a window of some region."""
+    region = kept(world)[0]
+    stored: dict[tuple[str, int], Metrics] = defaultdict(dict)
+    for item in world.tables[WINDOWS].replicas[region.name].items.values():
+        device_id, minute_ms, _ = minute_ms_of(item)
+        for offset, metrics in windows_of.decode(item["readings"]["B"]).items():
+            for name, value in metrics.items():
+                merged = stored[device_id, minute_ms + offset]
+                merged[name] = max(value, merged.get(name, value))
+    full = {reading.place for each in kept(world) for reading in overflowed(world, each)}
+    excused = {
+        (reading.device_id, reading.at_ms)
+        for each in kept(world)
+        for reading in readings(world, each)
+        if reading.place in full
+    }
+    for device in world.devices:
+        for at_ms, documents in device.acknowledged.items():
+            for document in documents:
+                wanted = {name: document[name] for name in METRICS & document.keys()}
+                there = stored.get((device.device_id, at_ms), {})
+                is_there = all(there.get(name, -1e9) >= wanted[name] for name in wanted)
+                if not is_there and (device.device_id, at_ms) not in excused:
+                    yield f"{device.device_id} {at_ms}: {wanted} is acknowledged, {there} is stored"
+
+
+def own_windows(world: World, region: Region) -> dict[tuple[str, int], bytes]:
+    """The windows that a region has written, by device and minute: their bytes."""
+    found = {}
+    for item in world.tables[WINDOWS].replicas[region.name].items.values():
+        device_id, minute_ms, written_by = minute_ms_of(item)
+        if written_by == region.name:
+            found[device_id, minute_ms] = item["readings"]["B"]
+    return found
+
+
+def windows_are_the_sets_of_readings(world: World) -> Found:
+    """Each region's windows have exactly the readings of its stream, byte for byte."""
+    for region in kept(world):
+        expected, found = union(readings(world, region)), own_windows(world, region)
+        for key in sorted(expected.keys() | found.keys()):
+            where = f"{region.name} {key}"
+            if key not in found:
+                yield f"{where}: no window, {len(expected[key])} readings"
+            elif key not in expected:
+                yield f"{where}: a window of no readings"
+            elif len(expected[key]) > world.options.window_limit:
+                yield from badly_filled(world, where, expected[key], found[key])
+            elif found[key] != windows_of.encode(expected[key]):
+                yield f"{where}: {different(expected[key], windows_of.decode(found[key]))}"
+
+
+def badly_filled(world: World, where: str, expected: dict[int, Metrics], found: bytes) -> Found:
+    """A full window has as many readings as it takes, each of them whole."""
+    stored = windows_of.decode(found)
+    if len(stored) != world.options.window_limit:
+        yield f"{where}: {len(stored)} readings in a full window"
+    for offset, metrics in stored.items():
+        if expected.get(offset) != metrics:
+            yield f"{where}+{offset}: {metrics}, not {expected.get(offset)}"
+
+
+def different(expected: dict[int, Metrics], stored: Any) -> str:
+    """Where two windows differ."""
+    places = sorted(expected.keys() | stored.keys())
+    differing = [each for each in places if expected.get(each) != stored.get(each)]
+    return "; ".join(f"+{each}: {stored.get(each)}, not {expected.get(each)}" for each in differing)
+
+
+def regions_agree(world: World) -> Found:
+    """Every region has the same items; a lost one's have reached the other whole."""
+    if len(kept(world)) < len(world.regions):
+        return
+    for table in world.tables.values():
+        first, *others = [replica.items for replica in table.replicas.values()]
+        for other in others:
+            for key in sorted(first.keys() | other.keys()):
+                if first.get(key) != other.get(key):
+                    yield f"{table.name} {key}: {first.get(key)} here, {other.get(key)} there"
+
+
+def nobody_writes_anothers_data(world: World) -> Found:
+    """A window's readings are its device's, in its minute; what a lost region left is so too."""
+    region = kept(world)[0]
+    sent: dict[str, set[int]] = defaultdict(set)
+    for each in world.regions.values():
+        for reading in readings(world, each):
+            sent[reading.device_id].add(reading.at_ms)
+    for item in world.tables[WINDOWS].replicas[region.name].items.values():
+        device_id, minute_ms, _ = minute_ms_of(item)
+        for offset in windows_of.decode(item["readings"]["B"]):
+            if minute_ms + offset not in sent[device_id]:
+                yield f"{device_id} {minute_ms}+{offset} was sent by nobody"
+
+
+def the_bad_are_refused(world: World) -> Found:
+    """An answer refuses exactly the documents that are no readings of the device."""
+    for device in world.devices:
+        yield from device.misjudged
+
+
+# Quarantine and counts
+
+
+def overflowed(world: World, region: Region) -> list[Reading]:
+    """The readings that full windows of a region didn't take."""
+    if world.options.window_limit > len(region.stream.log):
+        return []
+    stored = {
+        (device_id, minute_ms + offset)
+        for (device_id, minute_ms), window in own_windows(world, region).items()
+        for offset in windows_of.decode(window)
+    }
+    return [
+        reading
+        for reading in readings(world, region)
+        if (reading.device_id, reading.at_ms) not in stored
+    ]
+
+
+def quarantine_has_what_cannot_be_stored(world: World) -> Found:
+    """Each record that isn't stored is in quarantine with its bytes, and no other is."""
+    for region in kept(world):
+        data = {(shard, number): data for shard, number, data in region.stream.log}
+        expected = {place for place, each in data.items() if each in world.garbage}
+        expected |= {reading.place for reading in overflowed(world, region)}
+        found = dict(region.quarantined())
+        for place in sorted(expected | found.keys()):
+            if place not in found:
+                yield f"{region.name} {place}: neither stored nor in quarantine: {data[place]!r}"
+            elif place not in expected:
+                yield f"{region.name} {place}: in quarantine, and stored"
+            elif found[place] != data[place]:
+                yield f"{region.name} {place}: {found[place]!r} in quarantine, not {data[place]!r}"
+
+
+# Episodes
+
+
+def true_spells(world: World, region: Region, device_id: str, gap_ms: int = 0) -> int:
+    """How often a device really heated up, by all its readings in the order of event time.
+
+    Breaches as the region took them; recoveries as any region did. A spell that follows the last
+    recovery by less than a gap belongs to the one before.
+    """
+    breaches = {
+        reading.at_ms
+        for reading in readings(world, region)
+        if reading.device_id == device_id and reading.metrics.get("temperature", 0) > LIMIT
+    }
+    events = [(at_ms, True) for at_ms in breaches]
+    events += [(at_ms, False) for at_ms in recoveries(world, device_id)]
+    spells = 0
+    recovered_ms: int | None = -(10**15)
+    for at_ms, is_breach in sorted(events):
+        if is_breach:
+            spells += recovered_ms is not None and at_ms - recovered_ms > gap_ms
+            recovered_ms = None
+        elif recovered_ms is None:
+            recovered_ms = at_ms
+    return spells
+
+
+def recoveries(world: World, device_id: str) -> set[int]:
+    """When a device said that it was below the clear threshold: at some instant, some value."""
+    return {
+        reading.at_ms
+        for region in world.regions.values()
+        for reading in readings(world, region)
+        if reading.device_id == device_id
+        and reading.metrics.get("temperature", 99.0) < CLEARS_BELOW
+    }
+
+
+def own_episodes(world: World, region: Region) -> dict[str, Any]:
+    """The items of a region's own episodes, by device."""
+    items = world.tables[ALERTS].replicas[region.name].items.values()
+    return {
+        item["device_id"]["S"]: item
+        for item in items
+        if "change" in item and item["region"]["S"] == region.name
+    }
+
+
+def changes(region: Region) -> dict[str, list[tuple[int, str]]]:
+    """What the table's stream said of a region's own episodes: (number, change), by device."""
+    found: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for _, after in region.alerts_stream.log:
+        if "change" in after and after["region"]["S"] == region.name:
+            change = (int(after["episode"]["N"]), after["change"]["S"])
+            found[after["device_id"]["S"]].append(change)
+    return dict(found)
+
+
+def episodes_open_and_clear_once(world: World) -> Found:
+    """Of each episode the table tells one opening, then at most one clear; numbers count up."""
+    for region in kept(world):
+        for device_id, told in changes(region).items():
+            ends = [each for each in told if each[1] != "extended"]
+            expected = [
+                (number, change)
+                for number in range(1, ends[-1][0] + 1 if ends else 1)
+                for change in ("opened", "cleared")
+            ][: len(ends)]
+            if ends != expected:
+                yield f"{region.name} {device_id}: {ends}"
+            spells = true_spells(world, region, device_id)
+            if ends and ends[-1][0] > spells:
+                yield f"{region.name} {device_id}: {ends[-1][0]} episodes of {spells} spells"
+            apart = true_spells(world, region, device_id, NOTICED_GAP_MS)
+            if not world.options.faults and ends[-1][0] < apart:
+                yield f"{region.name} {device_id}: {ends[-1][0]} episodes, not {apart}"
+
+
+def episodes_join_their_breaches(world: World) -> Found:
+    """The last episode has first, last and peak of the breaches since the clear before it."""
+    for region in kept(world):
+        episodes = own_episodes(world, region)
+        breaches: dict[str, dict[int, float]] = defaultdict(dict)
+        for reading in readings(world, region):
+            value = reading.metrics.get("temperature", 0.0)
+            if value > LIMIT:
+                of_device = breaches[reading.device_id]
+                of_device[reading.at_ms] = max(value, of_device.get(reading.at_ms, value))
+        for device_id in sorted(breaches.keys() | episodes.keys()):
+            item = episodes.get(device_id)
+            if item is None:
+                yield f"{region.name} {device_id}: breaches, and no episode"
+                continue
+            since_ms = int(item["since_ms"].get("N", -(10**15)))
+            cleared_ms = int(item["cleared_ms"].get("N", 10**15))
+            joined = {
+                at_ms: value
+                for at_ms, value in breaches[device_id].items()
+                if since_ms < at_ms <= cleared_ms
+            }
+            found = tuple(item[name]["N"] for name in ("first_breach_ms", "last_breach_ms", "peak"))
+            wanted: tuple[str, ...] = ()
+            if joined:
+                wanted = (str(min(joined)), str(max(joined)), repr(max(joined.values())))
+            if found != wanted:
+                yield f"{region.name} {device_id}: first, last, peak {found}, not {wanted}"
+            if max(breaches[device_id], default=0) > cleared_ms:
+                yield f"{region.name} {device_id}: breaches after the clear, and no episode of them"
+            yield from badly_cleared(world, region, item)
+
+
+def badly_cleared(world: World, region: Region, item: Any) -> Found:
+    """An episode whose device recovered is cleared, at a recovery."""
+    device_id = item["device_id"]["S"]
+    recovered = recoveries(world, device_id)
+    cleared_ms, last_ms = item["cleared_ms"].get("N"), int(item["last_breach_ms"]["N"])
+    if cleared_ms is not None and int(cleared_ms) not in recovered:
+        yield f"{region.name} {device_id}: cleared at {cleared_ms}, which is no recovery"
+    settled_ms = world.now_ms() - 180_000
+    due = [at_ms for at_ms in union_recoveries(world, device_id) if last_ms < at_ms < settled_ms]
+    if cleared_ms is None and due:
+        yield f"{region.name} {device_id}: recovered at {min(due)}, and not cleared"
+
+
+def union_recoveries(world: World, device_id: str) -> set[int]:
+    """When a device was below the clear threshold by its windows, merged over regions."""
+    region = kept(world)[0]
+    seen: dict[int, float] = {}
+    for item in world.tables[WINDOWS].replicas[region.name].items.values():
+        of_device, minute_ms, _ = minute_ms_of(item)
+        if of_device == device_id:
+            for offset, metrics in windows_of.decode(item["readings"]["B"]).items():
+                if "temperature" in metrics:
+                    at_ms = minute_ms + offset
+                    seen[at_ms] = max(metrics["temperature"], seen.get(at_ms, -1e9))
+    return {at_ms for at_ms, value in seen.items() if value < CLEARS_BELOW}
+
+
+def notices_go_out_once(world: World) -> Found:
+    """Each opening and each clear goes out once each way, and nothing else does.
+
+    Once more, under the same notice_id, where notify died or hung between sending it and noting
+    that, or couldn't note it.
+    """
+    for region in kept(world):
+        due = {
+            f"{device_id}/overheating/{region.name}/{number}/{change}"
+            for device_id, told in changes(region).items()
+            for number, change in told
+            if change != "extended"
+        }
+        lambda_ = region.lambda_
+        unsure = lambda_.unsure
+        excused = unsure["notify", "lost answer"] + unsure["notify", "UpdateItem"]
+        excused += lambda_.deaths["notify"]
+        for way in sorted(WAYS):
+            sent = Counter(json.loads(body)["notice_id"] for body in region.published[way])
+            for name in sorted(due - sent.keys()):
+                yield f"{region.name} {way}: {name} never went out"
+            for name in sorted(sent.keys() - due):
+                yield f"{region.name} {way}: {name} is of no change"
+            repeated = sum(times - 1 for times in sent.values())
+            if repeated > excused:
+                yield f"{region.name} {way}: {repeated} went out again, {excused} may have"
+
+
+INVARIANTS: tuple[Callable[[World], Found], ...] = (
+    it_comes_to_rest,
+    queues_are_empty,
+    what_is_acknowledged_is_there,
+    windows_are_the_sets_of_readings,
+    regions_agree,
+    nobody_writes_anothers_data,
+    the_bad_are_refused,
+    quarantine_has_what_cannot_be_stored,
+    episodes_open_and_clear_once,
+    episodes_join_their_breaches,
+    notices_go_out_once,
+)
+
+
+def violations(world: World) -> list[tuple[str, str]]:
+    """Each invariant that doesn't hold, and where: (name, what is wrong)."""
+    return [(each.__name__, wrong) for each in INVARIANTS for wrong in each(world)]

@@ -1,0 +1,87 @@
+"""Queues with visibility timeouts, and buckets."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Message:
+    """A message and when it can be received."""
+
+    message_id: str
+    body: str
+    visible_at_ms: int = 0
+    receives: int = 0
+    receipt: str = ""
+
+
+@dataclass
+class Queue:
+    """A standard queue: what is received is hidden for a while, and comes back unless deleted."""
+
+    name: str
+    now_ms: Callable[[], int]
+    visibility_seconds: int = 180
+    receives_max: int | None = None
+    dead_letters: "Queue | None" = None
+    messages: dict[str, Message] = field(default_factory=dict)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    _serial: int = 0
+
+    def send(self, body: str) -> str:
+        """Put a message; its id."""
+        self.arrived.set()
+        self._serial += 1
+        message_id = f"{self.name}-{self._serial}"
+        self.messages[message_id] = Message(message_id, body)
+        return message_id
+
+    def receive(self, most: int, visibility_seconds: int | None = None) -> list[Message]:
+        """Take what is visible, up to `most`; what was received too often goes to dead letters."""
+        now_ms = self.now_ms()
+        taken: list[Message] = []
+        for message in list(self.messages.values()):
+            if len(taken) == most:
+                break
+            if message.visible_at_ms > now_ms:
+                continue
+            if self.dead_letters is not None and message.receives >= (self.receives_max or 0):
+                del self.messages[message.message_id]
+                self.dead_letters.send(message.body)
+                continue
+            seconds = self.visibility_seconds if visibility_seconds is None else visibility_seconds
+            message.receives += 1
+            message.visible_at_ms = now_ms + seconds * 1000
+            message.receipt = f"{message.message_id}/{message.receives}"
+            taken.append(message)
+        return taken
+
+    def delete(self, receipt: str) -> None:
+        """Delete by receipt handle: an old one may do nothing, and here still deletes."""
+        self.messages.pop(receipt.partition("/")[0], None)
+
+
+@dataclass
+class Bucket:
+    """Objects by key; `announce` is told of each that is put."""
+
+    name: str
+    objects: dict[str, bytes] = field(default_factory=dict)
+    announce: Callable[[str], None] = lambda _key: None
+
+    def put(self, key: str, body: bytes) -> None:
+        self.objects[key] = body
+        self.announce(key)
+
+
+def object_created(bucket: str, key: str) -> str:
+    """The message about a new object."""
+    entry: dict[str, Any] = {
+        "eventSource": "aws:s3",
+        "eventName": "ObjectCreated:Put",
+        "s3": {"bucket": {"name": bucket}, "object": {"key": key}},
+    }
+    return json.dumps({"Records": [entry]})

@@ -1,0 +1,343 @@
+"""One region of the pipeline: its functions wired to simulated services, mappings and queues."""
+
+import asyncio
+import contextlib
+import functools
+import json
+from base64 import b64decode
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from telemetry.aws import alerts as alerts_of
+from telemetry.aws import windows as windows_of
+from telemetry.aws.alerts import AlertReader, Alerts
+from telemetry.aws.claims import Claims
+from telemetry.aws.items import DynamoItems
+from telemetry.aws.overflow import Overflow
+from telemetry.aws.publishers import Bus, Topic
+from telemetry.aws.quarantine import Quarantine
+from telemetry.aws.queue import Queue as QueueAdapter
+from telemetry.aws.stream import Stream as StreamAdapter
+from telemetry.aws.windows import WindowReader, Windows
+from telemetry.domain.rule import shipped_rules
+from telemetry.settings import DAY_MS
+
+from functions.aggregate import handler as aggregate
+from functions.alert import handler as alert
+from functions.dispatch import handler as dispatch
+from functions.drain import handler as drain
+from functions.ingest import handler as ingest
+from functions.notify import handler as notify
+from functions.sweep import handler as sweep
+from local.mappings.engine import Engine
+from local.mappings.model import Answer, Mapping, Record
+from local.mappings.ports import NotInvoked, OutsideProblem, Ports
+from tests.simulation.functions import Environment, Handler, Lambda, owner
+from tests.simulation.queues import Bucket, Message, Queue, object_created
+from tests.simulation.streams import Stream, TableStream
+from tests.template import filter_patterns
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+Json = dict[str, Any]
+WINDOWS, ALERTS = "windows", "alerts"
+FAILURES = "failures"
+RETENTION_MS = 30 * DAY_MS
+QUEUE_POLL_SECONDS = 1.0
+SWEEP_SECONDS = 60.0
+IMPATIENT_SECONDS = 3
+
+
+# The functions, wired as their `wired()` does, to an environment's clients and clock.
+
+
+def ingesting(of: Environment) -> Handler:
+    stream = StreamAdapter(of.kinesis, "readings", of.sleep, of.seconds)
+    overflow = Overflow(QueueAdapter(of.sqs, "overflow"))
+    return lambda event: ingest.run(event, of.clock_ms(), RETENTION_MS, stream, overflow)
+
+
+def draining(of: Environment) -> Handler:
+    stream = StreamAdapter(of.kinesis, "readings", of.sleep, of.seconds)
+    return lambda event: drain.run(event, stream)
+
+
+def aggregating(of: Environment) -> Handler:
+    windows = Windows(
+        DynamoItems(of.dynamodb, WINDOWS, windows_of.KEY), of.region.name, RETENTION_MS
+    )
+    windows._states._sleep = of.sleep
+    quarantine = Quarantine(QueueAdapter(of.sqs, "quarantine"), of.s3, FAILURES)
+    return lambda event: aggregate.run(event, of.clock_ms(), windows, quarantine)
+
+
+def alerts_for(of: Environment) -> Alerts:
+    items = DynamoItems(of.dynamodb, ALERTS, alerts_of.KEY)
+    severities = {rule.name: rule.severity for rule in shipped()}
+    alerts = Alerts(items, of.region.name, severities)
+    alerts._states._sleep = of.sleep
+    return alerts
+
+
+def alerting(of: Environment) -> Handler:
+    alerts = alerts_for(of)
+    return lambda event: alert.run(event, shipped(), alerts)
+
+
+def sweeping(of: Environment) -> Handler:
+    open_episodes = functools.partial(AlertReader(of.dynamodb, ALERTS).open_in, of.region.name)
+    windows, alerts = WindowReader(of.dynamodb, WINDOWS), alerts_for(of)
+    return lambda _event: sweep.run(
+        of.clock_ms(), shipped(), open_episodes, windows, alerts, lambda: 60_000
+    )
+
+
+def dispatching(of: Environment) -> Handler:
+    queue = QueueAdapter(of.sqs, "notices")
+    return lambda event: dispatch.run(event, queue)
+
+
+def notifying(of: Environment) -> Handler:
+    claims = Claims(of.dynamodb, ALERTS)
+    ways = (Topic(of.sns, "topic"), Bus(of.events, "bus"))
+    return lambda event: notify.run(event, of.clock_ms() // 1000, claims, ways)
+
+
+shipped = functools.cache(shipped_rules)
+patterns = functools.cache(filter_patterns)
+BUILDS = {
+    "ingest": ingesting,
+    "drain": draining,
+    "aggregate": aggregating,
+    "alert": alerting,
+    "sweep": sweeping,
+    "dispatch": dispatching,
+    "notify": notifying,
+}
+
+
+@dataclass
+class MemoryCheckpoints:
+    """The engine's checkpoints; a copy is what a killed engine leaves."""
+
+    shards: dict[str, dict[str, str]] = field(default_factory=dict)
+    notes: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def copy(self) -> "MemoryCheckpoints":
+        shards = {uuid: dict(texts) for uuid, texts in self.shards.items()}
+        return MemoryCheckpoints(shards, dict(self.notes))
+
+    def load(self, uuid: str) -> dict[str, str]:
+        return dict(self.shards.get(uuid, {}))
+
+    def save(self, uuid: str, shards: Iterable[tuple[str, str]]) -> None:
+        self.shards.setdefault(uuid, {}).update(shards)
+
+    def forget_shard(self, uuid: str, shard_id: str) -> None:
+        self.shards.get(uuid, {}).pop(shard_id, None)
+
+    def note(self, uuid: str, state: str, last_result: str) -> None:
+        self.notes[uuid] = (state, last_result)
+
+    def known(self) -> dict[str, tuple[str, str]]:
+        return dict(self.notes)
+
+    def forget(self, uuid: str) -> None:
+        self.shards.pop(uuid, None)
+        self.notes.pop(uuid, None)
+
+
+def is_through(saved: str | None, last: Record) -> bool:
+    """Whether a shard's checkpoints have reached its last record."""
+    if saved is None:
+        return False
+    position = json.loads(saved)
+    done = position["lanes"]
+    return bool(done) and all(lane is not None and int(lane) >= int(last.sequence) for lane in done)
+
+
+class Region:
+    """A region: all that is in it, and what goes on there by itself."""
+
+    def __init__(self, world: "World", name: str) -> None:
+        self.world = world
+        self.name = name
+        self.is_lost = False
+        self.stream = Stream(world.now_ms)
+        self.alerts_stream = TableStream(world.now_ms, name)
+        self.windows_stream = TableStream(world.now_ms, name)
+        dead = Queue("dead-letters", world.now_ms)
+        notices = Queue("notices", world.now_ms, 180, 10, dead)
+        plain = [Queue(each, world.now_ms) for each in ("overflow", "quarantine", FAILURES)]
+        self.queues = {queue.name: queue for queue in (*plain, notices, dead)}
+        self.buckets = {FAILURES: Bucket(FAILURES, announce=self._announce)}
+        self.published: dict[str, list[str]] = {"sns": [], "bus": []}
+        self.lambda_ = Lambda(self, dict(BUILDS))
+        self.checkpoints = MemoryCheckpoints()
+
+    def _announce(self, key: str) -> None:
+        if key.startswith("aws/lambda/"):
+            self.queues[FAILURES].send(object_created(FAILURES, key))
+
+    # What goes on by itself
+
+    def start(self) -> None:
+        """Start the mappings, the queues' pollers and the schedule."""
+        self.start_engine()
+        self._pollers = [
+            asyncio.create_task(self._poll("overflow", "drain", 2)),
+            asyncio.create_task(self._poll("notices", "notify", 10)),
+            asyncio.create_task(self._sweep()),
+        ]
+
+    def start_engine(self) -> None:
+        """Start the mappings' engine on the checkpoints that there are."""
+        ports = Ports(
+            lambda mapping: self.alerts_stream if mapping.service == "dynamodb" else self.stream,
+            self,
+            self,
+            self.checkpoints,
+            self.world.now_ms,
+            self.world.engine_chance,
+        )
+        token = owner.set(self._engine_owner)
+        try:
+            asyncio.create_task(Engine(ports, self._list_mappings).run())  # noqa: RUF006
+        finally:
+            owner.reset(token)
+
+    def kill_engine(self) -> None:
+        """End the engine as SIGKILL does; what it invoked runs on."""
+        self.checkpoints = self.checkpoints.copy()
+        for task in list(self.world.tasks.get(self._engine_owner, {})):
+            task.cancel()
+
+    def lose(self) -> None:
+        """The region is gone, and all that it hadn't replicated."""
+        self.is_lost = True
+        self.kill_engine()
+        for task in self._pollers:
+            task.cancel()
+
+    @property
+    def _engine_owner(self) -> str:
+        return f"engine/{self.name}"
+
+    async def _list_mappings(self) -> list[Mapping]:
+        return self.mappings
+
+    @functools.cached_property
+    def mappings(self) -> list[Mapping]:
+        """The template's, with what the options set."""
+        options = self.world.options
+        stream = f"arn:aws:kinesis:{self.name}:123456789012:stream/readings"
+        changes = f"arn:aws:dynamodb:{self.name}:123456789012:table/alerts/stream/1"
+        shared: Json = {
+            "retries_max": options.retries_max,
+            "age_seconds_max": options.age_seconds_max,
+            "bisects": options.bisects,
+            "reports_item_failures": True,
+            "destination_arn": f"arn:aws:s3:::{FAILURES}",
+            "batch_size": options.batch_size,
+        }
+        of_stream: Json = {"parallelization_factor": options.lanes, "source_arn": stream}
+        window = {"batching_window_seconds": options.batching_window_seconds}
+        breaches = tuple(patterns("AlertFunction", "Breaches"))
+        changed = patterns("DispatchFunction", "Changes")
+        own = tuple(each.replace("${AWS::Region}", self.name) for each in changed)
+        return [
+            Mapping("m1", function_arn="aggregate", **(shared | of_stream | window)),
+            Mapping("m2", function_arn="alert", patterns=breaches, **(shared | of_stream)),
+            Mapping("m3", changes, function_arn="dispatch", patterns=own, **shared),
+        ]
+
+    def behind(self) -> str:
+        """What the mappings have still to read or to deliver, in words."""
+        for mapping in self.mappings:
+            source = self.alerts_stream if mapping.service == "dynamodb" else self.stream
+            saved = self.checkpoints.load(mapping.uuid)
+            for shard in source.by_id.values():
+                if shard.records and not is_through(saved.get(shard.shard_id), shard.records[-1]):
+                    return f"{self.name}: {mapping.function_arn} is behind in {shard.shard_id}"
+        return ""
+
+    def quarantined(self) -> Iterator[tuple[tuple[str, str], bytes]]:
+        """What is in quarantine: where each record was on the stream, and its bytes."""
+        for message in self.queues["quarantine"].messages.values():
+            body = json.loads(message.body)
+            place = body["shard_id"], body["sequence_number"]
+            yield place, b64decode(body["data"])
+
+    async def operate(self) -> None:
+        """Redrive what was given up, mend what kills functions, redrive again."""
+        self.world.is_mended = True
+        for key, body in list(self.buckets[FAILURES].objects.items()):
+            if not key.startswith("aws/lambda/"):
+                continue
+            document = json.loads(body)
+            function = document["requestContext"]["functionArn"]
+            self.world.history.note(self.name, "redrives", key)
+            answer = await self.lambda_.invoke(function, json.loads(document["payload"]))
+            if answer.function_error is None and not answer.payload["batchItemFailures"]:
+                del self.buckets[FAILURES].objects[key]
+        self.queues[FAILURES].messages.clear()
+
+    # The engine's sink and destination
+
+    async def invoke(self, function_arn: str, event: Json) -> Answer:
+        return await self.lambda_.invoke(function_arn, event)
+
+    async def send(self, mapping: Mapping, key: str, document: Json) -> None:
+        """Keep what a mapping has given up."""
+        options = self.world.options
+        if self.world.is_out("s3", self.name) or self.world.happens(options.call_fails):
+            raise OutsideProblem("the bucket is away")
+        self.world.history.note(f"{self.name}/{mapping.function_arn}", "is given up", key)
+        self.buckets[FAILURES].put(key, self.world.to_json(document))
+
+    # Queues
+
+    async def _poll(self, name: str, function: str, concurrency: int) -> None:
+        """Deliver a queue's messages, as Lambda's poller does."""
+        queue, working = self.queues[name], set[asyncio.Task[None]]()
+        while True:
+            if not queue.messages:
+                queue.arrived.clear()
+                await queue.arrived.wait()
+            while len(working) < concurrency:
+                impatient = self.world.happens(self.world.options.impatience)
+                messages = queue.receive(10, IMPATIENT_SECONDS if impatient else None)
+                if not messages:
+                    break
+                for message in messages:
+                    if self.world.happens(self.world.options.duplicate):
+                        message.visible_at_ms = self.world.now_ms()
+                task = asyncio.create_task(self._work(queue, function, messages))
+                working.add(task)
+                task.add_done_callback(working.discard)
+            await asyncio.sleep(QUEUE_POLL_SECONDS)
+
+    async def _work(self, queue: Queue, function: str, messages: list[Message]) -> None:
+        receipts = {message.message_id: message.receipt for message in messages}
+        records = [
+            {"messageId": each.message_id, "receiptHandle": each.receipt, "body": each.body}
+            for each in messages
+        ]
+        try:
+            answer = await self.lambda_.invoke(function, {"Records": records})
+        except NotInvoked:
+            return
+        if answer.function_error is not None:
+            return
+        failed = {each["itemIdentifier"] for each in answer.payload["batchItemFailures"]}
+        for message_id, receipt in receipts.items():
+            if message_id not in failed:
+                queue.delete(receipt)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            with contextlib.suppress(NotInvoked):
+                await self.lambda_.invoke("sweep", {})

@@ -1,0 +1,116 @@
+"""The stream of readings and the tables' write streams, as the engine reads them."""
+
+import asyncio
+import json
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from local.mappings.memory import MemoryShard, MemoryStream
+from local.mappings.model import Page, Record
+from local.mappings.ports import NowMs
+
+LINGER_SECONDS = 20.0
+"""How long a fetch waits for a record, so that an idle stream costs nothing."""
+HASHES = 2**32
+SHARDS_MAX = 6
+
+
+class WaitingStream(MemoryStream):
+    """A stream whose reader waits for what comes next instead of asking each second."""
+
+    def __init__(self, now_ms: NowMs, shards: int = 1) -> None:
+        self._changed = asyncio.Event()
+        super().__init__(now_ms, shards)
+
+    async def fetch(self, shard_id: str, cursor: str, limit: int) -> Page:
+        page = await super().fetch(shard_id, cursor, limit)
+        if page.records or page.cursor is None:
+            return page
+        changed = self._changed
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                await changed.wait()
+        except TimeoutError:
+            pass
+        return await super().fetch(shard_id, cursor, limit)
+
+    def _wake(self) -> None:
+        """Let readers look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+class Stream(WaitingStream):
+    """The stream of readings: a shard has a range of the keys' hashes, and can be split or merged.
+
+    `log` has all that was ever put on it, with its shard and sequence number: the oracle reads it.
+    """
+
+    def __init__(self, now_ms: NowMs) -> None:
+        self.log: list[tuple[str, str, bytes]] = []
+        self.seen: Callable[[bytes], None] = lambda _data: None
+        self._ranges = {"shardId-000000000000": (0, HASHES)}
+        super().__init__(now_ms)
+
+    def take(self, data: bytes, key: str) -> tuple[str, str]:
+        """Put a record; its shard and sequence number."""
+        self.seen(data)
+        place = zlib.crc32(key.encode())
+        shard_id = next(name for name, (low, high) in self._ranges.items() if low <= place < high)
+        number = self.put(data, key, shard_id)
+        self.log.append((shard_id, number, data))
+        self._wake()
+        return shard_id, number
+
+    def split(self, index: int) -> str:
+        """Split an open shard in the middle."""
+        shard_id = list(self._ranges)[index % len(self._ranges)]
+        low, high = self._ranges.pop(shard_id)
+        middle = (low + high) // 2
+        for bounds in ((low, middle), (middle, high)):
+            self._ranges[self.add_shard(shard_id)] = bounds
+        self._wake()
+        return f"{shard_id} is split"
+
+    def merge(self) -> str:
+        """Merge the two lowest shards."""
+        first, second = sorted(self._ranges, key=lambda name: self._ranges[name])[:2]
+        low, high = self._ranges.pop(first)[0], self._ranges.pop(second)[1]
+        self._ranges[self.add_shard(first, second)] = (low, high)
+        self._wake()
+        return f"{first} and {second} are merged"
+
+    @property
+    def open_shards(self) -> int:
+        return len(self._ranges)
+
+
+class TableStream(WaitingStream):
+    """A table's changes in one region, those that replication brought too."""
+
+    def __init__(self, now_ms: NowMs, region: str) -> None:
+        super().__init__(now_ms)
+        self._region = region
+        self.log: list[tuple[dict[str, Any] | None, dict[str, Any]]] = []
+
+    def announce(
+        self, key: dict[str, Any], before: dict[str, Any] | None, after: dict[str, Any]
+    ) -> None:
+        """Append a change of an item."""
+        shard: MemoryShard = next(iter(self.by_id.values()))
+        number, at_ms = str(self._next_sequence), self._now_ms()
+        self._next_sequence += 1
+        self.log.append((before, after))
+        change = {"Keys": key, "NewImage": after, "SequenceNumber": number}
+        if before is not None:
+            change["OldImage"] = before
+        event = {
+            "eventID": number,
+            "eventName": "INSERT" if before is None else "MODIFY",
+            "eventSource": "aws:dynamodb",
+            "awsRegion": self._region,
+            "dynamodb": change | {"ApproximateCreationDateTime": at_ms // 1000},
+        }
+        shard.records.append(Record(number, json.dumps(key), at_ms, 1000, event))
+        self._wake()

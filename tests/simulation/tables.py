@@ -1,0 +1,150 @@
+"""Global tables: conditional writes in each region, replication later, the last writer wins."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from tests.simulation.streams import TableStream
+
+Item = dict[str, dict[str, Any]]
+Key = tuple[str, str]
+INSERT = re.compile(r'INSERT INTO "(?P<table>[^"]+)" VALUE \{(?P<fields>.*)\}')
+UPDATE = re.compile(r'UPDATE "(?P<table>[^"]+)" (?P<changes>.*) WHERE (?P<condition>.*)')
+NAME_IN_VALUE = re.compile(r"'([^']+)': \?")
+NAME = re.compile(r'"([^"]+)" = \?')
+# The conditions that the adapters use besides PartiQL's; another one is refused, not guessed.
+FREE_OR_OVER = "attribute_not_exists(device_id) OR (#state = :leased AND leased_until < :now)"
+PAST_MAX = 4
+SET_STATE = "SET #state = :done"
+
+
+class Refused(Exception):
+    """The condition failed; `item` is what is there."""
+
+    def __init__(self, item: Item | None) -> None:
+        super().__init__("ConditionalCheckFailed")
+        self.item = item
+
+
+class Stamp(NamedTuple):
+    """When and where an item was written: the later one wins."""
+
+    at_ms: int
+    serial: int
+    region: str
+
+
+@dataclass
+class Replica:
+    """One region's copy of a table."""
+
+    stream: TableStream
+    items: dict[Key, Item] = field(default_factory=dict)
+    stamps: dict[Key, Stamp] = field(default_factory=dict)
+    past: dict[Key, list[Item]] = field(default_factory=dict)
+    """Each item as it was before its last writes, oldest first."""
+
+
+class Table:
+    """A global table; `spread` is given what is to reach the other regions.
+
+    `stale` picks what a read sees of an item's past instead of its last write, if it does.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        key: tuple[str, str],
+        streams: dict[str, TableStream],
+        now_ms: Callable[[], int],
+        spread: Callable[[str, Callable[[str], None]], None],
+        stale: Callable[[list[Item]], Item | None],
+    ) -> None:
+        self.name = name
+        self.key = key
+        self.replicas = {region: Replica(stream) for region, stream in streams.items()}
+        self._now_ms = now_ms
+        self._spread = spread
+        self._stale = stale
+        self._serial = 0
+
+    def key_of(self, item: Item) -> Key:
+        return item[self.key[0]]["S"], item[self.key[1]]["S"]
+
+    def put(self, region: str, item: Item) -> None:
+        """Write an item in a region; it reaches the others later."""
+        self._serial += 1
+        stamp = Stamp(self._now_ms(), self._serial, region)
+        self._apply(region, item, stamp)
+        self._spread(region, lambda other: self._apply(other, item, stamp))
+
+    def _apply(self, region: str, item: Item, stamp: Stamp) -> None:
+        replica, key = self.replicas[region], self.key_of(item)
+        if replica.stamps.get(key, stamp) > stamp:
+            return
+        before = replica.items.get(key)
+        if before is not None:
+            replica.past[key] = [*replica.past.get(key, [])[1 - PAST_MAX :], before]
+        replica.items[key], replica.stamps[key] = item, stamp
+        named = {name: item[name] for name in self.key}
+        replica.stream.announce(named, before, item)
+
+    def execute(self, region: str, statement: str, parameters: list[dict[str, Any]]) -> None:
+        """One PartiQL statement of the two forms that the adapters write; raises Refused."""
+        if match := INSERT.fullmatch(statement):
+            names = NAME_IN_VALUE.findall(match["fields"])
+            item = dict(zip(names, parameters, strict=True))
+            current = self.replicas[region].items.get(self.key_of(item))
+            if current is not None:
+                raise Refused(current)
+            self.put(region, item)
+            return
+        match = UPDATE.fullmatch(statement)
+        if match is None:
+            raise AssertionError(f"a statement that isn't simulated: {statement}")
+        names = NAME.findall(match["changes"])
+        changes = dict(zip(names, parameters, strict=False))
+        conditions = NAME.findall(match["condition"])
+        wanted = dict(zip(conditions, parameters[len(names) :], strict=True))
+        current = self.replicas[region].items.get(self.key_of(wanted))
+        if current is None or any(current.get(name) != value for name, value in wanted.items()):
+            raise Refused(current)
+        self.put(region, current | changes)
+
+    def claim(self, region: str, item: Item, condition: str, values: Item) -> None:
+        """A conditional put as claims make it; raises Refused."""
+        if condition != FREE_OR_OVER:
+            raise AssertionError(f"a condition that isn't simulated: {condition}")
+        current = self.replicas[region].items.get(self.key_of(item))
+        if current is not None:
+            is_over = current["state"] == values[":leased"] and int(
+                current["leased_until"]["N"]
+            ) < int(values[":now"]["N"])
+            if not is_over:
+                raise Refused(current)
+        self.put(region, item)
+
+    def set_state(self, region: str, key: Item, expression: str, values: Item) -> None:
+        """An update as claims make it."""
+        if expression != SET_STATE:
+            raise AssertionError(f"an update that isn't simulated: {expression}")
+        current = self.replicas[region].items.get(self.key_of(key), key)
+        self.put(region, current | {"state": values[":done"]})
+
+    def between(self, region: str, partition: str, low: str, high: str) -> list[Item]:
+        """A partition's items in a range of sort keys, as a query finds them."""
+        items = self.replicas[region].items
+        found = [key for key in items if key[0] == partition and low <= key[1] <= high]
+        return [self._as_read(region, key) for key in sorted(found)]
+
+    def having(self, region: str, name: str, value: dict[str, Any]) -> list[Item]:
+        """The items of an index's partition, as a query finds them."""
+        found = [self._as_read(region, key) for key in sorted(self.replicas[region].items)]
+        return [item for item in found if item.get(name) == value]
+
+    def _as_read(self, region: str, key: Key) -> Item:
+        """An item as a read that isn't consistent sees it."""
+        replica = self.replicas[region]
+        past = replica.past.get(key)
+        return self._stale(past) or replica.items[key] if past else replica.items[key]

@@ -1,0 +1,268 @@
+"""A course of events: two regions, their devices, the weather, the drain and the operator."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+from base64 import b64encode
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+from unittest.mock import patch
+
+from telemetry.aws import observe
+from telemetry.domain import window as windows_of
+
+from local.mappings import engine as engine_of
+from local.mappings.memory import VirtualTimeLoop, run_virtually
+from tests.simulation.devices import Device
+from tests.simulation.functions import Environment, owner
+from tests.simulation.history import History
+from tests.simulation.options import Options
+from tests.simulation.region import ALERTS, WINDOWS, Region
+from tests.simulation.streams import SHARDS_MAX
+from tests.simulation.tables import Item, Table
+
+REGIONS = ("eu-west-1", "us-east-1")
+WEATHER_SECONDS = 10.0
+OUTAGE_SECONDS = (5.0, 120.0)
+CUT_SECONDS = (10.0, 180.0)
+SERVICES = ("kinesis", "dynamodb", "sqs", "s3", "sns", "events")
+SETTLE_SECONDS = 5.0
+SETTLE_SECONDS_MAX = 4 * 3600.0
+SWEEPS_SECONDS = 200.0
+FOLLOW_SECONDS = 10.0
+GARBAGE = (b"", b"garbage", b"\xff\xfe\x00", b'{"temperature": 99}', b'{"device_id": "x", ', b"[]")
+
+
+class World:
+    """All there is in one course, by seed and options."""
+
+    def __init__(self, loop: VirtualTimeLoop, seed: int, options: Options) -> None:
+        self.loop = loop
+        self.now_ms = loop.now_ms
+        self.seed = seed
+        self.options = options
+        self.is_faulty = True
+        self.is_mended = False
+        self.chance = random.Random(f"{seed}/faults")
+        self.engine_chance = random.Random(f"{seed}/engine")
+        self._weather_chance = random.Random(f"{seed}/weather")
+        self.history = History(self.now_ms)
+        self.tasks: dict[str, dict[asyncio.Task[Any], None]] = {}
+        self._outages: dict[tuple[str, str], int] = {}
+        self._cut_until_ms = 0
+        self.replicating = 0
+        self.poison_instants: set[int] = set()
+        self.poison: set[str] = set()
+        self.garbage: set[bytes] = set()
+        self.regions = {name: Region(self, name) for name in REGIONS}
+        self.tables = {
+            name: Table(
+                name,
+                key,
+                {region: getattr(self.regions[region], f"{name}_stream") for region in REGIONS},
+                self.now_ms,
+                self.replicate,
+                self._past,
+            )
+            for name, key in (
+                (WINDOWS, ("device_id", "minute_region")),
+                (ALERTS, ("device_id", "rule_region")),
+            )
+        }
+        for region in self.regions.values():
+            region.stream.seen = self._mark_poison
+        self.devices = [Device(self, index) for index in range(options.devices)]
+        self.unsettled = ""
+
+    # Chance
+
+    def happens(self, rate: float) -> bool:
+        """Whether a fault of this rate happens now."""
+        return self.is_faulty and rate > 0 and self.chance.random() < rate
+
+    def is_out(self, service: str, region: str) -> bool:
+        """Whether a service of a region is away."""
+        return self._outages.get((service, region), 0) > self.now_ms()
+
+    def _past(self, past: list[Item]) -> Item | None:
+        return self.chance.choice(past) if self.happens(self.options.stale_read) else None
+
+    def _mark_poison(self, data: bytes) -> None:
+        if any(b'"recorded_at":%d,' % at_ms in data for at_ms in self.poison_instants):
+            self.poison.add(b64encode(data).decode())
+
+    @staticmethod
+    def to_json(document: Any) -> bytes:
+        return json.dumps(document).encode()
+
+    # Replication
+
+    def replicate(self, region: str, apply: Callable[[str], None]) -> None:
+        """Bring a write to the other regions, later."""
+        for other in REGIONS:
+            if other != region:
+                self.replicating += 1
+                asyncio.create_task(self._replicate(region, other, apply))  # noqa: RUF006
+
+    async def _replicate(self, region: str, other: str, apply: Callable[[str], None]) -> None:
+        delay = self.chance.uniform(0.2, 2.0) * self.options.replication_seconds
+        await asyncio.sleep(delay)
+        while self._cut_until_ms > self.now_ms():
+            await asyncio.sleep((self._cut_until_ms - self.now_ms()) / 1000)
+        if not self.regions[region].is_lost and not self.regions[other].is_lost:
+            apply(other)
+        self.replicating -= 1
+
+    # The course
+
+    async def run(self) -> None:
+        """Devices at work under faults; then all that was begun is brought to its end."""
+        for region in self.regions.values():
+            region.start()
+        weather = asyncio.create_task(self._weather())
+        await asyncio.gather(*[device.run() for device in self.devices])
+        self._weather_ends()
+        weather.cancel()
+        for device in self.devices:
+            await device.finished()
+        self.history.note("world", "devices are done; the pipeline drains")
+        if self.options.retries_max >= 1000 and self.options.age_seconds_max > 60:
+            self.is_mended = True
+        await self._settle()
+        await self._operate()
+        await asyncio.sleep(SWEEPS_SECONDS)
+        await self._settle()
+
+    async def _weather(self) -> None:
+        """What happens to whole services, streams, engines and regions."""
+        chance, options = self._weather_chance, self.options
+        loss_at = chance.uniform(0.5, 0.9) * options.minutes * 60
+        is_to_lose = chance.random() < options.region_loss
+        started = self.loop.time()
+        while True:
+            await asyncio.sleep(WEATHER_SECONDS)
+            for region in [each for each in self.regions.values() if not each.is_lost]:
+                self._trouble(region, chance)
+            if chance.random() < options.replication_cut:
+                self._cut_until_ms = self.now_ms() + int(chance.uniform(*CUT_SECONDS) * 1000)
+                self.history.note("world", "the regions are cut from each other")
+            if is_to_lose and self.loop.time() - started > loss_at:
+                is_to_lose = False
+                self._lose(self.regions[chance.choice(REGIONS)])
+
+    def _trouble(self, region: Region, chance: random.Random) -> None:
+        options = self.options
+        if chance.random() < options.reshard and len(region.stream.by_id) < SHARDS_MAX:
+            if region.stream.open_shards > 1 and chance.random() < 0.5:
+                self.history.note(region.name, region.stream.merge())
+            else:
+                self.history.note(region.name, region.stream.split(chance.randrange(9)))
+        if chance.random() < options.kill_engine:
+            self.history.note(region.name, "the mappings' engine is killed")
+            region.kill_engine()
+            region.start_engine()
+        if chance.random() < options.outage:
+            service = chance.choice(SERVICES)
+            seconds = chance.uniform(*OUTAGE_SECONDS)
+            self._outages[service, region.name] = self.now_ms() + int(seconds * 1000)
+            self.history.note(region.name, service, f"is away for {seconds:.0f} s")
+        if chance.random() < options.not_readings:
+            data = chance.choice(GARBAGE) + b"%d" % chance.randrange(10**9)
+            self.garbage.add(data)
+            self.history.note(region.name, "not a reading", region.stream.take(data, "other"))
+
+    def _lose(self, region: Region) -> None:
+        self.history.note(region.name, "is lost for good")
+        region.lose()
+        (other,) = [name for name in REGIONS if name != region.name]
+        for device in self.devices:
+            device.move(other)
+
+    def _weather_ends(self) -> None:
+        self.is_faulty = False
+        self._outages.clear()
+        self._cut_until_ms = 0
+
+    async def _settle(self) -> None:
+        """Wait until nothing is on its way any more; not for ever."""
+        give_up_at = self.loop.time() + SETTLE_SECONDS_MAX
+        while self.loop.time() < give_up_at:
+            await asyncio.sleep(SETTLE_SECONDS)
+            self.unsettled = self._on_its_way()
+            if not self.unsettled:
+                self.history.note("world", "settled")
+                return
+
+    def _on_its_way(self) -> str:
+        """What is still to come, in words; nothing when all has settled."""
+        if self.replicating:
+            return f"{self.replicating} writes are to be replicated"
+        for region in self.regions.values():
+            if region.is_lost:
+                continue
+            if region.lambda_.running:
+                return f"{region.name}: {len(region.lambda_.running)} functions run"
+            for name in ("overflow", "notices"):
+                if region.queues[name].messages:
+                    return f"{region.name}: {name} has {len(region.queues[name].messages)}"
+            behind = region.behind()
+            if behind:
+                return behind
+        return ""
+
+    async def _operate(self) -> None:
+        """What operators do once the storm is over: redrive, mend, release."""
+        for region in self.regions.values():
+            if not region.is_lost:
+                await region.operate()
+        await self._settle()
+
+
+@contextlib.contextmanager
+def simulated(options: Options) -> Iterator[None]:
+    """What of the real code is set otherwise while a world goes on."""
+    observe.log.setLevel(logging.CRITICAL)
+    logging.getLogger("local.mappings.engine").setLevel(logging.CRITICAL)
+    with (
+        patch.object(windows_of, "MAX_READINGS", options.window_limit),
+        patch.object(engine_of, "FOLLOW_SECONDS", FOLLOW_SECONDS),
+        patch.object(observe, "_metrics", Recorder()),
+    ):
+        yield
+
+
+class Recorder:
+    """Takes what functions count: Powertools' metrics, of many processes in one."""
+
+    metric_set: dict[str, Any] = {}  # noqa: RUF012
+
+    def add_metric(self, name: str, unit: Any, value: float) -> None:  # noqa: ARG002
+        running = Environment.running()
+        if running is not None:
+            running.counts[name] += int(value)
+
+
+def run(seed: int, options: Options) -> World:
+    """Run a course to its end."""
+
+    async def main(loop: VirtualTimeLoop) -> World:
+        def owned(of: Any, work: Coroutine[Any, Any, Any], **more: Any) -> "asyncio.Task[Any]":
+            task = asyncio.Task(work, loop=of, **more)
+            of_owner = world.tasks.setdefault(owner.get(), {})
+            of_owner[task] = None
+            task.add_done_callback(lambda done: of_owner.pop(done, None))
+            return task
+
+        random.seed(f"{seed}/jitter")
+        world = World(loop, seed, options)
+        loop.set_task_factory(owned)  # type: ignore[arg-type]
+        with simulated(options):
+            await world.run()
+        for task in asyncio.all_tasks(loop):
+            if task is not asyncio.current_task():
+                task.cancel()
+        return world
+
+    return run_virtually(main)
