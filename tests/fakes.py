@@ -5,9 +5,13 @@ subclass of it, so that mypy compares their signatures. A fake of a boto3 client
 that the adapters call; it refuses part of a batch, and is `down`, where it is told to.
 """
 
+import hashlib
+import io
+import json
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NoReturn
 
 from botocore.exceptions import ClientError
 from telemetry.aws.alerts import AlertReader
@@ -77,6 +81,11 @@ class MemoryItems:
         return Written()
 
 
+def refuse(code: str, operation: str) -> NoReturn:
+    error = {"Error": {"Code": code, "Message": "refused"}}
+    raise ClientError(error, operation)  # type: ignore[arg-type]
+
+
 class Client:
     """What the fake boto3 clients share: being down."""
 
@@ -84,8 +93,7 @@ class Client:
 
     def check(self, operation: str) -> None:
         if self.down:
-            error = {"Error": {"Code": "ServiceUnavailable", "Message": "down"}}
-            raise ClientError(error, operation)  # type: ignore[arg-type]
+            refuse("ServiceUnavailable", operation)
 
 
 class MemoryKinesis(Client):
@@ -132,14 +140,53 @@ class MemorySqs(Client):
 
 
 class MemoryS3(Client):
-    """A bucket's objects by key."""
+    """A bucket's objects by key. A page of a listing has `page_keys` of them."""
+
+    page_keys = 1_000
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
 
-    def put_object(self, *, Bucket: str, Key: str, Body: bytes) -> None:  # noqa: ARG002, N803
+    def put_object(self, *, Bucket: str, Key: str, Body: bytes, IfMatch: str = "") -> None:  # noqa: ARG002, N803
         self.check("PutObject")
+        self._expect(IfMatch, Key, "PutObject")
         self.objects[Key] = Body
+
+    def get_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: ARG002, N803
+        self.check("GetObject")
+        if Key not in self.objects:
+            refuse("NoSuchKey", "GetObject")
+        return {"Body": io.BytesIO(self.objects[Key]), "ETag": self._etag(Key)}
+
+    def delete_object(self, *, Bucket: str, Key: str, IfMatch: str = "") -> None:  # noqa: ARG002, N803
+        self.check("DeleteObject")
+        self._expect(IfMatch, Key, "DeleteObject")
+        self.objects.pop(Key, None)
+
+    def list_objects_v2(self, *, Bucket: str, Prefix: str, **after: str) -> dict[str, Any]:  # noqa: ARG002, N803
+        self.check("ListObjectsV2")
+        last = after.get("ContinuationToken", "")
+        keys = sorted(key for key in self.objects if key.startswith(Prefix) and key > last)
+        page = keys[: self.page_keys]
+        modified = datetime(2026, 11, 21, 1, 30, tzinfo=UTC)
+        answer: dict[str, Any] = {
+            "Contents": [{"Key": key, "LastModified": modified} for key in page]
+        }
+        return answer | ({"NextContinuationToken": page[-1]} if len(page) < len(keys) else {})
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The JSON lines in all objects of the quarantine."""
+        held = [body for key, body in sorted(self.objects.items()) if key.startswith("quarantine/")]
+        return [json.loads(line) for body in held for line in body.splitlines()]
+
+    def _etag(self, key: str) -> str:
+        return f'"{hashlib.md5(self.objects[key], usedforsecurity=False).hexdigest()}"'
+
+    def _expect(self, etag: str, key: str, operation: str) -> None:
+        if etag and key not in self.objects:
+            refuse("NoSuchKey", operation)
+        if etag and etag != self._etag(key):
+            refuse("PreconditionFailed", operation)
 
 
 class MemoryClaims(Claims):

@@ -47,6 +47,13 @@ class Resources(NamedTuple):
         found: list[dict[str, Any]] = self.dynamodb.scan(TableName=self.tables[table])["Items"]
         return found
 
+    def held(self) -> list[Any]:
+        """What is in quarantine."""
+        s3 = boto3.client("s3")
+        listed = s3.list_objects_v2(Bucket="failures", Prefix="quarantine/").get("Contents", [])
+        bodies = [s3.get_object(Bucket="failures", Key=each["Key"])["Body"] for each in listed]
+        return [json.loads(line) for body in bodies for line in body.read().splitlines()]
+
     def messages(self, queue: str) -> list[Any]:
         answer = self.sqs.receive_message(QueueUrl=self.queues[queue], MaxNumberOfMessages=10)
         return [json.loads(message["Body"]) for message in answer.get("Messages", [])]
@@ -71,10 +78,7 @@ def resources(
     boto3.client("s3").create_bucket(Bucket="failures")
     boto3.client("events").create_event_bus(Name="notices")
     sqs = boto3.client("sqs")
-    urls = {
-        name: sqs.create_queue(QueueName=name)["QueueUrl"]
-        for name in ("overflow", "quarantine", "notices")
-    }
+    urls = {name: sqs.create_queue(QueueName=name)["QueueUrl"] for name in ("overflow", "notices")}
     topic = boto3.client("sns").create_topic(Name="notices")["TopicArn"]
     secret = boto3.client("secretsmanager").create_secret(Name="admin", SecretString=SECRET)
     environment = {
@@ -146,7 +150,7 @@ def stored(answer: Any, resources: Resources) -> bool:
 
 def quarantined(answer: Any, resources: Resources) -> bool:
     # the poison is put aside, what came with it is stored
-    return stored(answer, resources) and resources.messages("quarantine") != []
+    return stored(answer, resources) and resources.held() != []
 
 
 def opened(answer: Any, resources: Resources) -> bool:

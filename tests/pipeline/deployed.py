@@ -1,5 +1,6 @@
 """A deployed pipeline as its callers have it, and what AWS tells of it."""
 
+import json
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -174,6 +175,15 @@ class Pipeline:
             QueueUrl=self.outputs[output], AttributeNames=names
         )
         return sum(int(answer["Attributes"][name]) for name in names)
+
+    def quarantined(self, partition_key: str | None = None) -> list[Json]:
+        """What is in quarantine, of one partition key if that is given; each record once."""
+        s3, bucket = self.aws("s3"), self.outputs["FailuresBucket"]
+        listed = s3.list_objects_v2(Bucket=bucket, Prefix="quarantine/").get("Contents", [])
+        bodies = [s3.get_object(Bucket=bucket, Key=each["Key"])["Body"].read() for each in listed]
+        lines = [json.loads(line) for body in bodies for line in body.splitlines()]
+        held = {line["name"]: line for line in lines}
+        return [line for line in held.values() if partition_key in (None, line["partition_key"])]
 
     def logged(self, function: str, text: str, since_ms: int) -> list[str]:
         """A function's log lines since then that have this text."""

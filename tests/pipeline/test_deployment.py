@@ -68,7 +68,6 @@ def test_each_output_names_something_that_is_there(pipeline: Pipeline) -> None:
         "EventBusName": lambda name: aws("events").describe_event_bus(Name=name),
         "NoticesQueueUrl": queue,
         "NoticesDeadLettersUrl": queue,
-        "QuarantineUrl": queue,
         "OverflowUrl": queue,
         "FailuresQueueUrl": queue,
         "FailuresBucket": lambda name: aws("s3").head_bucket(Bucket=name),

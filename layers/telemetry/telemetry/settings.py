@@ -66,7 +66,6 @@ class DrainSettings(Settings):
 class AggregateSettings(Settings):
     aws_region: str
     windows_table: str
-    quarantine_url: str
     failures_bucket: str
     window_retention_days: int
 
