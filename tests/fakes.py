@@ -90,10 +90,11 @@ class Client:
     """What the fake boto3 clients share: being down."""
 
     down = False
+    down_with = "ServiceUnavailable"
 
     def check(self, operation: str) -> None:
         if self.down:
-            refuse("ServiceUnavailable", operation)
+            refuse(self.down_with, operation)
 
 
 class MemoryKinesis(Client):
@@ -120,11 +121,53 @@ class MemoryKinesis(Client):
 
 
 class MemorySqs(Client):
-    """A queue. `refuses` is asked of each body."""
+    """A queue: `bodies` are to be had, `taken` are with somebody, by receipt.
+
+    `refuses` is asked of each body.
+    """
 
     def __init__(self, refuses: Refuses = nothing) -> None:
         self.refuses = refuses
         self.bodies: list[str] = []
+        self.taken: dict[str, str] = {}
+        self._receipts = 0
+
+    def receive_message(
+        self,
+        *,
+        QueueUrl: str,  # noqa: ARG002, N803
+        MaxNumberOfMessages: int,  # noqa: N803
+        WaitTimeSeconds: int,  # noqa: ARG002, N803
+    ) -> dict[str, Any]:
+        self.check("ReceiveMessage")
+        messages: list[dict[str, str]] = []
+        while self.bodies and len(messages) < MaxNumberOfMessages:
+            self._receipts += 1
+            receipt = f"receipt {self._receipts}"
+            self.taken[receipt] = self.bodies.pop(0)
+            messages.append({"Body": self.taken[receipt], "ReceiptHandle": receipt})
+        return {"Messages": messages} if messages else {}
+
+    def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> None:  # noqa: ARG002, N803
+        self.check("DeleteMessage")
+        self.taken.pop(ReceiptHandle, None)
+
+    def change_message_visibility(
+        self,
+        *,
+        QueueUrl: str,  # noqa: ARG002, N803
+        ReceiptHandle: str,  # noqa: N803
+        VisibilityTimeout: int,  # noqa: N803
+    ) -> None:
+        self.check("ChangeMessageVisibility")
+        assert VisibilityTimeout == 0
+        if ReceiptHandle in self.taken:
+            self.bodies.append(self.taken.pop(ReceiptHandle))
+
+    def time_passes(self) -> None:
+        """What was taken and not deleted is to be had again."""
+        self.bodies += self.taken.values()
+        self.taken.clear()
 
     def send_message_batch(self, *, QueueUrl: str, Entries: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: ARG002, N803
         self.check("SendMessageBatch")
@@ -187,6 +230,37 @@ class MemoryS3(Client):
             refuse("NoSuchKey", operation)
         if etag and etag != self._etag(key):
             refuse("PreconditionFailed", operation)
+
+
+class MemoryLambda(Client):
+    """Functions by name, each told its event; what one raises is answered as Lambda does.
+
+    `deadly` records end the process: the answer to them and what came with them is Lambda's own.
+    """
+
+    def __init__(self) -> None:
+        self.functions: dict[str, Callable[[dict[str, Any]], Any]] = {}
+        self.deadly: set[str] = set()
+        self.batches: list[tuple[str, list[str]]] = []
+
+    def invoke(self, *, FunctionName: str, Payload: bytes) -> dict[str, Any]:  # noqa: N803
+        self.check("Invoke")
+        if FunctionName not in self.functions:
+            refuse("ResourceNotFoundException", "Invoke")
+        event = json.loads(Payload)
+        names = [record["eventID"] for record in event["Records"]]
+        self.batches.append((FunctionName, names))
+        if self.deadly & set(names):
+            died = {"errorType": "Runtime.ExitError", "errorMessage": "exit status 137"}
+            return self._answer(died, FunctionError="Unhandled")
+        try:
+            return self._answer(self.functions[FunctionName](event))
+        except Exception as error:  # noqa: BLE001 - a function may raise anything
+            raised = {"errorType": type(error).__name__, "errorMessage": str(error)}
+            return self._answer(raised, FunctionError="Unhandled")
+
+    def _answer(self, payload: Any, **more: str) -> dict[str, Any]:
+        return {"StatusCode": 200, "Payload": io.BytesIO(json.dumps(payload).encode()), **more}
 
 
 class MemoryClaims(Claims):

@@ -17,7 +17,7 @@ from telemetry.aws import clients, observe
 from telemetry.aws.registry import Registry
 from telemetry.domain.times import from_iso
 from telemetry.domain.token import Grant
-from telemetry.errors import TelemetryError
+from telemetry.errors import Rejected, TelemetryError
 
 from tests.contract.conftest import OPEN_INDEX, create_table
 
@@ -78,7 +78,10 @@ def resources(
     boto3.client("s3").create_bucket(Bucket="failures")
     boto3.client("events").create_event_bus(Name="notices")
     sqs = boto3.client("sqs")
-    urls = {name: sqs.create_queue(QueueName=name)["QueueUrl"] for name in ("overflow", "notices")}
+    urls = {
+        name: sqs.create_queue(QueueName=name)["QueueUrl"]
+        for name in ("overflow", "notices", "notices_dead_letters", "failures")
+    }
     topic = boto3.client("sns").create_topic(Name="notices")["TopicArn"]
     secret = boto3.client("secretsmanager").create_secret(Name="admin", SecretString=SECRET)
     environment = {
@@ -87,6 +90,7 @@ def resources(
         "EVENT_BUS_NAME": "notices",
         "FAILURES_BUCKET": "failures",
         "NOTICES_TOPIC_ARN": topic,
+        "STACK_NAME": "telemetry",
         "STREAM_NAME": "readings",
         "WINDOW_RETENTION_DAYS": "30",
         **{f"{name.upper()}_TABLE": table for name, table in tables.items()},
@@ -153,6 +157,16 @@ def quarantined(answer: Any, resources: Resources) -> bool:
     return stored(answer, resources) and resources.held() != []
 
 
+def put_aside(answer: Any, resources: Resources) -> bool:
+    return all_done(answer, resources) and [held["function"] for held in resources.held()] == [
+        "drain"
+    ]
+
+
+def nothing_left(answer: Any, _resources: Resources) -> bool:
+    return bool(answer["left"] == 0 and not answer["more"])
+
+
 def opened(answer: Any, resources: Resources) -> bool:
     changes = [item["change"]["S"] for item in resources.items("alerts")]
     return all_done(answer, resources) and changes != [] and set(changes) == {"opened"}
@@ -179,17 +193,18 @@ SHOWS: dict[str, Callable[[Any, Resources], bool]] = {
     "authorize-unknown-token": effect("Deny"),
     "dispatch": announced,
     "drain": all_done,
-    "drain-poison": comes_back("drain-poison", 0),
+    "drain-poison": put_aside,
     "ingest": responds(202, '"accepted"'),
     "ingest-rejected": responds(202, '"rejected": [{'),
     "notify": published,
     "notify-poison": comes_back("notify-poison", 0),
     "query": responds(200, '"windows"'),
     "query-rejected": responds(400, '"from"'),
+    "redrive": nothing_left,
     "register": responds(201, '"token"'),
     "register-rejected": responds(400),
 }
-RAISES: dict[str, type[Exception]] = {"dispatch-poison": KeyError}
+RAISES: dict[str, type[Exception]] = {"dispatch-poison": KeyError, "redrive-poison": Rejected}
 
 
 @pytest.mark.parametrize("name", EVENTS)

@@ -199,7 +199,7 @@ class TestQueue:
         assert Overflow(box.queue).put(batch) == []
         bodies = box.bodies()
         assert 1 < len(bodies) < 10  # many a message, and none too long for one
-        found = [reading for body in bodies for reading in overflowed(body)]
+        found = [reading for body in bodies for reading in overflowed(body)[0]]
         assert sorted(found) == batch
 
 

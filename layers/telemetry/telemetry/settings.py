@@ -60,6 +60,7 @@ class IngestSettings(Settings):
 @dataclass(frozen=True)
 class DrainSettings(Settings):
     stream_name: str
+    failures_bucket: str
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,15 @@ class NotifySettings(Settings):
     alerts_table: str
     notices_topic_arn: str
     event_bus_name: str
+
+
+@dataclass(frozen=True)
+class RedriveSettings(Settings):
+    stack_name: str
+    failures_bucket: str
+    failures_url: str
+    notices_url: str
+    notices_dead_letters_url: str
 
 
 @dataclass(frozen=True)
