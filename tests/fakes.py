@@ -105,6 +105,12 @@ class MemoryKinesis(Client):
         self.records: list[dict[str, Any]] = []
         self.calls: list[int] = []  # how many entries each had
 
+    def put_record(self, *, StreamName: str, PartitionKey: str, Data: bytes) -> None:  # noqa: N803
+        entry = {"PartitionKey": PartitionKey, "Data": Data}
+        answer = self.put_records(StreamName=StreamName, Records=[entry])
+        if answer["FailedRecordCount"]:
+            refuse(answer["Records"][0]["ErrorCode"], "PutRecord")
+
     def put_records(self, *, StreamName: str, Records: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: ARG002, N803
         self.calls.append(len(Records))
         self.check("PutRecords")

@@ -15,7 +15,7 @@ from telemetry.errors import Rejected, Unavailable
 
 from functions.redrive.handler import run
 from tests.fakes import Client, Crash, MemoryLambda, MemoryS3, MemorySqs
-from tests.functions.incoming import SHARD, changes, kinesis, number, reading
+from tests.functions.incoming import SHARD, changes, given_up, kinesis, number, reading
 
 PREFIX = "aws/lambda/0af6e1b1/shardId-000000000003/2026/11/21/"
 STAGES = ("aggregate", "alert", "dispatch")
@@ -24,13 +24,6 @@ Counted = Callable[[str], float]
 
 def name_of(index: int) -> str:
     return f"{SHARD}:{number(index)}"
-
-
-def document(stage: str, event: dict[str, Any]) -> bytes:
-    """What Lambda keeps of a batch that a stage's mapping gave up on."""
-    arn = f"arn:aws:lambda:eu-west-1:123456789012:function:telemetry-{stage}"
-    context = {"functionArn": arn, "condition": "RetryAttemptsExhausted"}
-    return json.dumps({"requestContext": context, "payload": json.dumps(event)}).encode()
 
 
 class Stage:
@@ -66,7 +59,7 @@ class Stage:
 
     def give_up(self, stage: str, event: dict[str, Any], key: str = "batch") -> str:
         """Keep a batch in the bucket and announce it, as Lambda and S3 do."""
-        self.bucket.objects[PREFIX + key] = document(stage, event)
+        self.bucket.objects[PREFIX + key] = given_up(stage, event)
         self.announce(key)
         return PREFIX + key
 
@@ -251,7 +244,7 @@ def test_a_message_for_an_object_that_is_gone_is_deleted(stage: Stage) -> None:
 
 
 def other(**changed: Any) -> bytes:
-    return json.dumps({**json.loads(document("aggregate", batch(1))), **changed}).encode()
+    return json.dumps({**json.loads(given_up("aggregate", batch(1))), **changed}).encode()
 
 
 @pytest.mark.parametrize(
@@ -264,8 +257,8 @@ def other(**changed: Any) -> bytes:
         (other(payload='{"Records":[]}'), "Records"),
         (other(payload='{"Records":[{}]}'), "neither Kinesis nor DynamoDB"),
         (other(payload='{"Records":[{"kinesis":{"data":"eA=="}}]}'), "neither Kinesis nor"),
-        (document("notify", batch(1)), "telemetry-aggregate, telemetry-alert, telemetry-dispatch"),
-        (document("aggregate", batch(1)).replace(b"telemetry-", b"other-"), "not a function"),
+        (given_up("notify", batch(1)), "telemetry-aggregate, telemetry-alert, telemetry-dispatch"),
+        (given_up("aggregate", batch(1)).replace(b"telemetry-", b"other-"), "not a function"),
     ],
 )
 def test_an_object_that_is_no_batch_of_these_functions_goes_to_quarantine_whole(
@@ -410,7 +403,7 @@ def troubled() -> Stage:
     stage = Stage()
     stage.give_up("aggregate", batch(4), "mixed")
     stage.give_up("dispatch", change_events(2), "changes")
-    stage.bucket.objects[PREFIX + "unannounced"] = document("alert", change_events(1))
+    stage.bucket.objects[PREFIX + "unannounced"] = given_up("alert", change_events(1))
     stage.bucket.objects[PREFIX + "broken"] = b"broken"
     stage.announce("broken")
     stage.announce("gone")
