@@ -65,19 +65,23 @@ def update_code(aws: Any, name: str, package: bytes) -> None:
 
 @contextmanager
 def impatient(pipeline: Pipeline, function: str) -> Iterator[None]:
-    """Let a function's mapping give up a batch that it can't split after one try."""
+    """Let a function's mapping give up on a whole batch after one try."""
     aws = pipeline.aws("lambda")
     name = f"{pipeline.state.stack}-{function}"
     (found,) = aws.list_event_source_mappings(FunctionName=name)["EventSourceMappings"]
-    enabled = lambda: aws.get_event_source_mapping(UUID=found["UUID"])["State"]  # noqa: E731
+    hasty = {"MaximumRetryAttempts": 0, "BisectBatchOnFunctionError": False}
     try:
-        aws.update_event_source_mapping(UUID=found["UUID"], MaximumRetryAttempts=0)
-        becomes(enabled, "Enabled", f"the update of {function}'s mapping")
+        update_mapping(aws, found["UUID"], hasty)
         yield
     finally:
-        before = found["MaximumRetryAttempts"]
-        aws.update_event_source_mapping(UUID=found["UUID"], MaximumRetryAttempts=before)
-        becomes(enabled, "Enabled", f"the update of {function}'s mapping")
+        update_mapping(aws, found["UUID"], {name: found[name] for name in hasty})
+
+
+def update_mapping(aws: Any, uuid: str, settings: dict[str, Any]) -> None:
+    """Give a mapping other settings, and wait until it has them."""
+    aws.update_event_source_mapping(UUID=uuid, **settings)
+    state = lambda: aws.get_event_source_mapping(UUID=uuid)["State"]  # noqa: E731
+    becomes(state, "Enabled", "the update of a mapping")
 
 
 @contextmanager
