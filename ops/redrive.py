@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections import Counter
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -35,16 +36,13 @@ def redrive(_options: argparse.Namespace, target: Target, console: Console) -> i
     function, aws_lambda = target.output("RedriveFunctionName"), target.connect("lambda")
     total: Counter[str] = Counter()
     while True:
-        with console.status("redriving"):
-            report = invoke(aws_lambda, function)
-        total.update({name: report[name] for name in MOVED})
-        console.print(told(total, report["left"]), highlight=False, soft_wrap=True)
-        is_done = not report["left"] and not report["more"]
-        if is_done or not any(report[name] for name in MOVED):
+        before = total.copy()
+        left, why = one_pass(aws_lambda, function, total, console)
+        if not left or total == before:
             break
-    for why, count in report["why"].items():
-        console.print(f"  {count}× {why}", highlight=False, markup=False, soft_wrap=True)
-    if is_done:
+    for reason, count in why.most_common():
+        console.print(f"  {count}× {reason}", highlight=False, markup=False, soft_wrap=True)
+    if not left:
         console.print("[green]✓[/] nothing is left", highlight=False)
         return 0
     console.print(
@@ -55,9 +53,28 @@ def redrive(_options: argparse.Namespace, target: Target, console: Console) -> i
     return 1
 
 
-def invoke(aws_lambda: Any, function: str) -> dict[str, Any]:
-    """Return the report of one invocation; raise OpsError."""
-    event = json.dumps({"seconds": STEP_SECONDS})
+def one_pass(
+    aws_lambda: Any, function: str, total: Counter[str], console: Console
+) -> tuple[int, Counter[str]]:
+    """Let each object have its turn, adding to the total; return how many are left, and why."""
+    left, kept, why = 0, set[str](), Counter[str]()
+    while True:
+        with console.status("redriving"):
+            report = invoke(aws_lambda, function, kept)
+        total.update({name: report[name] for name in MOVED})
+        left += report["left"]
+        why.update(report["why"])
+        console.print(told(total, left), highlight=False, soft_wrap=True)
+        if not report["more"]:
+            return left, why
+        if not report["kept"] and not any(report[name] for name in MOVED):
+            return left + 1, why  # time was up before anything had its turn
+        kept.update(report["kept"])
+
+
+def invoke(aws_lambda: Any, function: str, kept: Collection[str]) -> dict[str, Any]:
+    """Return the report of one invocation, which skips what had its turn; raise OpsError."""
+    event = json.dumps({"seconds": STEP_SECONDS, "skip": sorted(kept)})
     try:
         answer = aws_lambda.invoke(FunctionName=function, Payload=event.encode())
         payload = json.loads(answer["Payload"].read())

@@ -8,15 +8,14 @@ sets, episodes joins, and notices claimed, so again changes nothing.
 """
 
 import functools
-import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from telemetry.aws.clients import client
-from telemetry.aws.failures import Failure, Failures, Given, announced, unreadable
+from telemetry.aws.failures import Failure, Failures, Given, announced, event_of, unreadable
 from telemetry.aws.functions import Functions
 from telemetry.aws.observe import count, log, observed
 from telemetry.aws.quarantine import Held, Quarantine
@@ -66,13 +65,15 @@ class Batches:
         quarantine: Quarantine,
         report: Report,
         is_time_up: IsTimeUp,
+        skip: Iterable[str],
     ) -> None:
         self._failures = failures
         self._functions = functions
         self._quarantine = quarantine
         self._report = report
         self._is_time_up = is_time_up
-        self._settled: dict[str, bool] = {}
+        self._skip = frozenset(skip)
+        self._settled = dict.fromkeys(self._skip, False)
 
     def settle_announced(self, queue: Queue) -> None:
         """What the queue names; a message stays as long as anything of its objects is left."""
@@ -92,6 +93,11 @@ class Batches:
         """What is in the bucket though its announcement is lost, or was too long ago."""
         for key in self._failures.keys():  # noqa: SIM118 - it is no dict
             self._settle(key)
+
+    def kept(self) -> list[str]:
+        """The objects that had their turn now, and of which something is left."""
+        left = {key for key, is_settled in self._settled.items() if not is_settled}
+        return sorted(left - self._skip)
 
     def _settle(self, key: str) -> bool:
         """Whether nothing of this object is left."""
@@ -129,16 +135,18 @@ class Batches:
     def _retry(self, failure: Failure) -> list[Given]:
         """Those of a batch's records that are left; at least the first has its turn."""
         stage, records = failure.stage, failure.records
-        if len(records) > 1 and self._functions.invoke(stage, failure.payload).outcome == "done":
-            self._report.succeeded += len(records)
-            return []
+        if len(records) > 1:
+            whole = self._functions.invoke(stage, event_of(records))
+            if whole.outcome == "done":
+                self._report.succeeded += len(records)
+                return []
         refused, left = [], []
         for index, record in enumerate(records):
             if index and self._is_time_up():
                 self._leave(len(records) - index)
                 left += records[index:]
                 break
-            verdict = self._functions.invoke(stage, json.dumps({"Records": [record.event]}))
+            verdict = self._functions.invoke(stage, event_of([record]))
             if verdict.outcome == "done":
                 self._report.succeeded += 1
             elif verdict.outcome == "later":
@@ -176,16 +184,18 @@ def run(
 ) -> dict[str, Any]:
     """Redrive for `event["seconds"]` at most; answer with how many records went where.
 
-    Raises Rejected for other seconds than 1 to 40, and Unavailable where a queue or the bucket's
-    list is out of reach: nothing is lost by that, and what was done stays done.
+    `event["skip"]` are objects that had their turn: what an invocation answers as `kept`, the next
+    one skips, so that all have a turn though the first ones take all the time. Raises Rejected for
+    other values, and Unavailable where a queue or the bucket's list is out of reach: nothing is
+    lost by that, and what was done stays done.
     """
-    end = clock() + _seconds(event)
+    end, skip = clock() + _seconds(event), _skip(event)
 
     def is_time_up() -> bool:
         return clock() >= end
 
     report = Report()
-    batches = Batches(failures, functions, quarantine, report, is_time_up)
+    batches = Batches(failures, functions, quarantine, report, is_time_up, skip)
     try:
         batches.settle_announced(announcements)
         batches.settle_listed()
@@ -199,7 +209,7 @@ def run(
         )
     answer = report.answer(is_time_up())
     log.info("redriven", extra=answer)
-    return answer
+    return {**answer, "kept": batches.kept()}
 
 
 def _seconds(event: dict[str, Any]) -> float:
@@ -209,6 +219,13 @@ def _seconds(event: dict[str, Any]) -> float:
         reason = f"is {shown(seconds)}: a number from 1 to {WORK_SECONDS} was expected"
         raise Rejected(reason, field="seconds", value=seconds)
     return float(seconds)
+
+
+def _skip(event: dict[str, Any]) -> list[str]:
+    skip = event.get("skip", [])
+    if not isinstance(skip, list) or not all(isinstance(key, str) for key in skip):
+        raise Rejected(f"is {shown(skip)}: a list of keys was expected", field="skip", value=skip)
+    return skip
 
 
 def _send_back(dead: Queue, notices: Queue, report: Report, is_time_up: IsTimeUp) -> None:
@@ -246,5 +263,5 @@ def wired() -> tuple[Failures, Functions, Quarantine, Queue, Queue, Queue]:
 
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
-    """`{"seconds": 40}` or less in, the report out."""
+    """`{"seconds": 10, "skip": []}` in, or less; the report out."""
     return run(event, *wired())

@@ -360,6 +360,29 @@ def test_other_seconds_than_it_may_work_are_refused_by_name_and_value(
         stage.run(seconds=seconds)
 
 
+def test_other_skips_than_a_list_of_keys_are_refused_by_name_and_value(stage: Stage) -> None:
+    for skip in ("key", [1], None):
+        with pytest.raises(Rejected, match=r"skip: is .*: a list of keys was expected"):
+            stage.run(skip=skip)
+
+
+def test_a_batch_that_takes_all_the_time_and_stays_keeps_no_other_from_its_turn(
+    stage: Stage,
+) -> None:
+    first = stage.give_up("aggregate", batch(1), "first")
+    second = stage.give_up("dispatch", change_events(2), "second")
+    stage.unavailable = {name_of(0)}
+    stage.ticks = 100.0
+    report = stage.run()
+    assert (counts(report), report["more"], report["kept"]) == ((1, 1, 0, 0, 1), True, [first])
+    assert stage.kept() == [first, second]
+    stage.announcements.time_passes()
+    report = stage.run(skip=[first])
+    assert (counts(report), report["kept"]) == ((1, 2, 2, 0, 0), [])
+    assert stage.kept() == [first]
+    assert stage.waiting() == 1  # of the two messages, the first's
+
+
 class Cut:
     """Ends the process before, or after, the n-th call of any client; no call is made then."""
 

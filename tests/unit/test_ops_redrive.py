@@ -33,7 +33,7 @@ class Reporting(Client):
 
 def report(**counts: Any) -> dict[str, Any]:
     names = ("objects", "records", "succeeded", "quarantined", "left", "dead_letters")
-    return {**dict.fromkeys(names, 0), "more": False, "why": {}, **counts}
+    return {**dict.fromkeys(names, 0), "more": False, "why": {}, "kept": [], **counts}
 
 
 def run(function: Reporting) -> tuple[int, str]:
@@ -46,7 +46,7 @@ def run(function: Reporting) -> tuple[int, str]:
 
 def test_it_goes_on_until_nothing_is_left_and_tells_the_sum() -> None:
     function = Reporting(
-        report(records=6, succeeded=2, left=4, more=True),
+        report(records=6, succeeded=2, left=4),
         report(records=4, succeeded=3, quarantined=1, dead_letters=5, why={"KeyError": 1}),
     )
     code, told = run(function)
@@ -66,6 +66,20 @@ def test_it_stops_where_nothing_moves_and_says_why() -> None:
     code, told = run(function)
     assert (code, len(function.events)) == (1, 2)
     assert "  2× Unavailable: none of 1 records\n✗ the rest doesn't move" in told
+
+
+def test_all_have_their_turn_before_a_pass_is_one_in_which_nothing_moved() -> None:
+    function = Reporting(
+        report(records=2, left=2, more=True, kept=["a"], why={"Unavailable": 2}),
+        report(records=3, left=3, more=True, kept=["b"], why={"Unavailable": 3}),
+        report(records=1, succeeded=1),
+        report(records=5, left=5, kept=["a", "b"], why={"Unavailable": 5}),
+    )
+    code, told = run(function)
+    assert code == 1
+    assert [event["skip"] for event in function.events] == [[], ["a"], ["a", "b"], []]
+    assert "1 records succeeded, 0 went to quarantine, 5 are left" in told.splitlines()[2]
+    assert "  5× Unavailable" in told
 
 
 def test_time_that_is_up_with_nothing_done_is_no_endless_loop() -> None:

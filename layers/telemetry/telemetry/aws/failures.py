@@ -37,12 +37,6 @@ class Failure(NamedTuple):
     stage: str
     records: list[Given]
 
-    @property
-    def payload(self) -> str:
-        """The event that the function would have got, as JSON."""
-        text: str = self.document["payload"]
-        return text
-
 
 class Failures:
     """What the bucket keeps under `aws/lambda/`."""
@@ -99,8 +93,7 @@ class Failures:
 
         The bucket announces it anew. Raises Unavailable.
         """
-        payload = json.dumps({"Records": [each.event for each in rest]})
-        body = json.dumps({**failure.document, "payload": payload}).encode()
+        body = json.dumps({**failure.document, "payload": event_of(rest)}).encode()
         try:
             self._s3.put_object(
                 Bucket=self._bucket, Key=failure.key, Body=body, IfMatch=failure.etag
@@ -119,6 +112,11 @@ class Failures:
             self._s3.delete_object(Bucket=self._bucket, Key=key)
         except (ClientError, BotoCoreError) as error:
             raise Unavailable(f"{key} can't be deleted: {error}") from error
+
+
+def event_of(records: Sequence[Given]) -> str:
+    """The event, as JSON, with which a function gets these records."""
+    return json.dumps({"Records": [each.event for each in records]})
 
 
 def announced(message: str) -> list[str]:
