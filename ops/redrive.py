@@ -90,6 +90,6 @@ def invoke(aws_lambda: Any, function: str, kept: Collection[str]) -> dict[str, A
 def told(total: Counter[str], left: int) -> str:
     """Say how far it is."""
     return (
-        f"{total['succeeded']:,} records succeeded, {total['quarantined']:,} went to quarantine, "
-        f"{left:,} are left; {total['dead_letters']:,} notices are back in their queue"
+        f"records: {total['succeeded']:,} succeeded, {total['quarantined']:,} quarantined, "
+        f"{left:,} left; notices sent again: {total['dead_letters']:,}"
     )

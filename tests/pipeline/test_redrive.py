@@ -2,8 +2,10 @@
 
 import json
 
-from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago
+from local.reading import Reading
+from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago, shown
 from tests.pipeline.faults import impatient, killed_by, without
+from tests.pipeline.notices import Notices
 
 DEADLY = "13.125"
 
@@ -42,7 +44,7 @@ def test_a_record_that_kills_aggregate_is_quarantined_released_after_the_fix_and
             assert pipeline.counts("killer") == {}
         redriven = pipeline.command("redrive")
         assert redriven.returncode == 0, redriven.stdout + redriven.stderr
-        assert "5 records succeeded, 1 went to quarantine, 0 are left" in redriven.stdout
+        assert "records: 5 succeeded, 1 quarantined, 0 left" in redriven.stdout
         assert pipeline.counts("killer") == {minute: 5}
 
     listed = json.loads(pipeline.command("quarantine", "list", "--json").stdout)
@@ -63,3 +65,44 @@ def test_a_record_that_kills_aggregate_is_quarantined_released_after_the_fix_and
     pipeline.send("killer", *readings)  # the device sends all of them again
     pipeline.passed("killer", last)
     assert pipeline.counts("killer") == {minute: 6, last: 1}
+
+
+def test_a_notice_that_could_not_be_sent_goes_out_once_by_redrive(
+    pipeline: Pipeline, notices: Notices
+) -> None:
+    region, at_ms = pipeline.state.region, minutes_ago(3)
+    notice = {
+        "notice_id": f"unsent/overheating/{region}/1/opened",
+        "change": "opened",
+        "device_id": "unsent",
+        "rule": "overheating",
+        "severity": "critical",
+        "region": region,
+        "episode": 1,
+        "first_breach_at": shown(at_ms),
+        "last_breach_at": shown(at_ms),
+        "peak": 41.5,
+        "trace_id": None,
+    }
+    dead_letters = pipeline.outputs["NoticesDeadLettersUrl"]
+    for _ in range(2):  # again, as after a redrive that was cut off between sending and deleting
+        pipeline.aws("sqs").send_message(QueueUrl=dead_letters, MessageBody=json.dumps(notice))
+        redriven = pipeline.command("redrive")
+        assert redriven.returncode == 0, redriven.stdout + redriven.stderr
+        assert "notices sent again: 1" in redriven.stdout
+        assert pipeline.waiting("NoticesDeadLettersUrl") == 0
+        notices.arrived_once("unsent")
+
+
+def test_a_line_of_the_overflow_queue_that_is_no_reading_is_quarantined_and_the_others_drained(
+    pipeline: Pipeline,
+) -> None:
+    minute = minutes_ago(3)
+    reading = json.dumps(Reading("drained", minute, {"temperature": 20.0}).body())
+    sent = pipeline.aws("sqs").send_message(
+        QueueUrl=pipeline.outputs["OverflowUrl"], MessageBody=f"not a reading\n{reading}"
+    )
+    becomes(lambda: pipeline.counts("drained"), {minute: 1}, "the reading beside it")
+    becomes(lambda: pipeline.waiting("OverflowUrl"), 0, "an empty overflow queue")
+    (held,) = pipeline.quarantined(sent["MessageId"])
+    assert (held["name"], held["function"]) == (f"overflow:{sent['MessageId']}:0", "drain")

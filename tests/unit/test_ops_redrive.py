@@ -53,8 +53,8 @@ def test_it_goes_on_until_nothing_is_left_and_tells_the_sum() -> None:
     assert code == 0
     assert len(function.events) == 2
     first, second, *rest = told.splitlines()
-    assert first.startswith("2 records succeeded, 0 went to quarantine, 4 are left; 0 notices")
-    assert second.startswith("5 records succeeded, 1 went to quarantine, 0 are left; 5 notices")
+    assert first.startswith("records: 2 succeeded, 0 quarantined, 4 left; notices sent again: 0")
+    assert second.startswith("records: 5 succeeded, 1 quarantined, 0 left; notices sent again: 5")
     assert rest == ["  1× KeyError", "✓ nothing is left"]
 
 
@@ -78,7 +78,7 @@ def test_all_have_their_turn_before_a_pass_is_one_in_which_nothing_moved() -> No
     code, told = run(function)
     assert code == 1
     assert [event["skip"] for event in function.events] == [[], ["a"], ["a", "b"], []]
-    assert "1 records succeeded, 0 went to quarantine, 5 are left" in told.splitlines()[2]
+    assert "records: 1 succeeded, 0 quarantined, 5 left" in told.splitlines()[2]
     assert "  5× Unavailable" in told
 
 
