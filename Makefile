@@ -5,6 +5,7 @@ PYTHON ?= python3
 ARGS   ?=
 FN     ?= AlertFunction
 EVENT  ?= events/alert.json
+ENV    ?= default
 
 .DEFAULT_GOAL := help
 
@@ -48,6 +49,12 @@ build: $(uv) $(sam) ## Build the functions and the layer for AWS.
 
 deploy: build ## Build, and deploy to the AWS account and region of your credentials.
 	@$(with_tools) sam deploy $(ARGS)
+
+redrive: $(venv) ## Try again what was given up, on AWS: ENV=prod
+	@.venv/bin/python -m ops redrive --env $(ENV) $(ARGS)
+
+quarantine: $(venv) ## See, release or drop what no retry mends, on AWS: ENV=prod ARGS=list
+	@.venv/bin/python -m ops quarantine $(ARGS) --env $(ENV)
 
 invoke: $(venv) $(sam) ## Run one function in Docker, on the embedded AWS: FN=AlertFunction EVENT=events/alert.json
 	@$(with_tools) .venv/bin/python -m local invoke $(FN) $(EVENT) $(ARGS)
@@ -96,4 +103,4 @@ $(sam): requirements/sam.txt | $(uv)
 $(aws): requirements/aws.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test check build deploy invoke bench year kills simulate conformance lock clean help
+.PHONY: run up down test check build deploy redrive quarantine invoke bench year kills simulate conformance lock clean help

@@ -24,6 +24,7 @@ from local.values import (
     speed,
 )
 from local.view import show_error
+from ops.cli import COMMANDS
 
 INTERRUPTED = 130
 LOG_WIDTH = 160
@@ -79,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     add_trace(added)
     add_env(added)
     add_invoke(added)
+    add_operators(added)
     add_down(added)
     return whole
 
@@ -224,6 +226,14 @@ def add_invoke(added: Subparsers) -> None:
     invoke.add_argument(
         "sam_arguments", nargs="*", metavar="-- OPTION", help="options of sam local invoke"
     )
+
+
+def add_operators(added: Subparsers) -> None:
+    """Add what operators do to a deployed stack, for the stack of an instance."""
+    for add in COMMANDS:
+        for each in add(added):
+            add_name(each)
+            each.set_defaults(does=commands.on_instance(each.get_default("does")))
 
 
 def add_down(added: Subparsers) -> None:

@@ -118,14 +118,15 @@ def aws_environment(endpoint: str, region: str = State.region) -> dict[str, str]
     }
 
 
-def client(state: State, service: str) -> Any:
+def client(state: State, service: str, answer_seconds_max: float = 30) -> Any:
     """Return a boto3 client of the embedded AWS, whatever the environment says."""
     session = boto3.Session(
         aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
         region_name=state.region,
     )
-    config = Config(proxies={}, retries={"mode": "standard", "max_attempts": 3}, read_timeout=30)
+    retries: Any = {"mode": "standard", "max_attempts": 3}
+    config = Config(proxies={}, retries=retries, read_timeout=answer_seconds_max)
     return session.client(service, endpoint_url=f"http://127.0.0.1:{state.port}", config=config)  # type: ignore[call-overload]
 
 

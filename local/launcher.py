@@ -105,6 +105,7 @@ def mend(folder: Path) -> None:
         mapping_api.engine_status(folder / "mappings.sqlite3"),
     )
     mapping_api.own_pollers_off(lambda_svc)
+    importlib.import_module("local.error_types").name_errors(lambda_svc)
 
 
 def expire_when_due(kinesis: Any) -> None:

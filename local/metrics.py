@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 NAMESPACE = "Telemetry"
-SERVICES = ("ingest", "drain", "aggregate", "alert", "dispatch", "notify")
+SERVICES = ("ingest", "drain", "aggregate", "alert", "dispatch", "notify", "redrive")
 LAG_SECONDS = 10.0
 OVERLAP_MS = 2000
 """How far a look goes back before the last line seen: another of that time may come later."""

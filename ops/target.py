@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ops.errors import OpsError
 
 SAMCONFIG = Path(__file__).parent.parent / "samconfig.toml"
 Connect = Callable[[str], Any]
+ANSWER_SECONDS_MAX = 300
+"""How long to wait for an answer: longer than any function that operators invoke may run."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,10 @@ def on_aws(environment: str, samconfig: Path = SAMCONFIG) -> Target:
     listed = found["Stacks"][0].get("Outputs", [])
     outputs = {each["OutputKey"]: each["OutputValue"] for each in listed}
 
+    config = Config(read_timeout=ANSWER_SECONDS_MAX, retries={"mode": "standard"})
+
     def connect(service: str) -> Any:
-        return session.client(service)  # type: ignore[call-overload]
+        return session.client(service, config=config)  # type: ignore[call-overload]
 
     return Target(settings["stack_name"], outputs, connect)
 

@@ -5,9 +5,13 @@ subclass of it, so that mypy compares their signatures. A fake of a boto3 client
 that the adapters call; it refuses part of a batch, and is `down`, where it is told to.
 """
 
+import hashlib
+import io
+import json
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NoReturn
 
 from botocore.exceptions import ClientError
 from telemetry.aws.alerts import AlertReader
@@ -77,15 +81,20 @@ class MemoryItems:
         return Written()
 
 
+def refuse(code: str, operation: str) -> NoReturn:
+    error = {"Error": {"Code": code, "Message": "refused"}}
+    raise ClientError(error, operation)  # type: ignore[arg-type]
+
+
 class Client:
     """What the fake boto3 clients share: being down."""
 
     down = False
+    down_with = "ServiceUnavailable"
 
     def check(self, operation: str) -> None:
         if self.down:
-            error = {"Error": {"Code": "ServiceUnavailable", "Message": "down"}}
-            raise ClientError(error, operation)  # type: ignore[arg-type]
+            refuse(self.down_with, operation)
 
 
 class MemoryKinesis(Client):
@@ -95,6 +104,12 @@ class MemoryKinesis(Client):
         self.refuses = refuses
         self.records: list[dict[str, Any]] = []
         self.calls: list[int] = []  # how many entries each had
+
+    def put_record(self, *, StreamName: str, PartitionKey: str, Data: bytes) -> None:  # noqa: N803
+        entry = {"PartitionKey": PartitionKey, "Data": Data}
+        answer = self.put_records(StreamName=StreamName, Records=[entry])
+        if answer["FailedRecordCount"]:
+            refuse(answer["Records"][0]["ErrorCode"], "PutRecord")
 
     def put_records(self, *, StreamName: str, Records: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: ARG002, N803
         self.calls.append(len(Records))
@@ -112,11 +127,53 @@ class MemoryKinesis(Client):
 
 
 class MemorySqs(Client):
-    """A queue. `refuses` is asked of each body."""
+    """A queue: `bodies` are to be had, `taken` are with somebody, by receipt.
+
+    `refuses` is asked of each body.
+    """
 
     def __init__(self, refuses: Refuses = nothing) -> None:
         self.refuses = refuses
         self.bodies: list[str] = []
+        self.taken: dict[str, str] = {}
+        self._receipts = 0
+
+    def receive_message(
+        self,
+        *,
+        QueueUrl: str,  # noqa: ARG002, N803
+        MaxNumberOfMessages: int,  # noqa: N803
+        WaitTimeSeconds: int,  # noqa: ARG002, N803
+    ) -> dict[str, Any]:
+        self.check("ReceiveMessage")
+        messages: list[dict[str, str]] = []
+        while self.bodies and len(messages) < MaxNumberOfMessages:
+            self._receipts += 1
+            receipt = f"receipt {self._receipts}"
+            self.taken[receipt] = self.bodies.pop(0)
+            messages.append({"Body": self.taken[receipt], "ReceiptHandle": receipt})
+        return {"Messages": messages} if messages else {}
+
+    def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> None:  # noqa: ARG002, N803
+        self.check("DeleteMessage")
+        self.taken.pop(ReceiptHandle, None)
+
+    def change_message_visibility(
+        self,
+        *,
+        QueueUrl: str,  # noqa: ARG002, N803
+        ReceiptHandle: str,  # noqa: N803
+        VisibilityTimeout: int,  # noqa: N803
+    ) -> None:
+        self.check("ChangeMessageVisibility")
+        assert VisibilityTimeout == 0
+        if ReceiptHandle in self.taken:
+            self.bodies.append(self.taken.pop(ReceiptHandle))
+
+    def time_passes(self) -> None:
+        """What was taken and not deleted is to be had again."""
+        self.bodies += self.taken.values()
+        self.taken.clear()
 
     def send_message_batch(self, *, QueueUrl: str, Entries: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: ARG002, N803
         self.check("SendMessageBatch")
@@ -132,14 +189,84 @@ class MemorySqs(Client):
 
 
 class MemoryS3(Client):
-    """A bucket's objects by key."""
+    """A bucket's objects by key. A page of a listing has `page_keys` of them."""
+
+    page_keys = 1_000
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
 
-    def put_object(self, *, Bucket: str, Key: str, Body: bytes) -> None:  # noqa: ARG002, N803
+    def put_object(self, *, Bucket: str, Key: str, Body: bytes, IfMatch: str = "") -> None:  # noqa: ARG002, N803
         self.check("PutObject")
+        self._expect(IfMatch, Key, "PutObject")
         self.objects[Key] = Body
+
+    def get_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: ARG002, N803
+        self.check("GetObject")
+        if Key not in self.objects:
+            refuse("NoSuchKey", "GetObject")
+        return {"Body": io.BytesIO(self.objects[Key]), "ETag": self._etag(Key)}
+
+    def delete_object(self, *, Bucket: str, Key: str, IfMatch: str = "") -> None:  # noqa: ARG002, N803
+        self.check("DeleteObject")
+        self._expect(IfMatch, Key, "DeleteObject")
+        self.objects.pop(Key, None)
+
+    def list_objects_v2(self, *, Bucket: str, Prefix: str, **after: str) -> dict[str, Any]:  # noqa: ARG002, N803
+        self.check("ListObjectsV2")
+        last = after.get("ContinuationToken", "")
+        keys = sorted(key for key in self.objects if key.startswith(Prefix) and key > last)
+        page = keys[: self.page_keys]
+        modified = datetime(2026, 11, 21, 1, 30, tzinfo=UTC)
+        answer: dict[str, Any] = {
+            "Contents": [{"Key": key, "LastModified": modified} for key in page]
+        }
+        return answer | ({"NextContinuationToken": page[-1]} if len(page) < len(keys) else {})
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The JSON lines in all objects of the quarantine."""
+        held = [body for key, body in sorted(self.objects.items()) if key.startswith("quarantine/")]
+        return [json.loads(line) for body in held for line in body.splitlines()]
+
+    def _etag(self, key: str) -> str:
+        return f'"{hashlib.md5(self.objects[key], usedforsecurity=False).hexdigest()}"'
+
+    def _expect(self, etag: str, key: str, operation: str) -> None:
+        if etag and key not in self.objects:
+            refuse("NoSuchKey", operation)
+        if etag and etag != self._etag(key):
+            refuse("PreconditionFailed", operation)
+
+
+class MemoryLambda(Client):
+    """Functions by name, each told its event; what one raises is answered as Lambda does.
+
+    `deadly` records end the process: the answer to them and what came with them is Lambda's own.
+    """
+
+    def __init__(self) -> None:
+        self.functions: dict[str, Callable[[dict[str, Any]], Any]] = {}
+        self.deadly: set[str] = set()
+        self.batches: list[tuple[str, list[str]]] = []
+
+    def invoke(self, *, FunctionName: str, Payload: bytes) -> dict[str, Any]:  # noqa: N803
+        self.check("Invoke")
+        if FunctionName not in self.functions:
+            refuse("ResourceNotFoundException", "Invoke")
+        event = json.loads(Payload)
+        names = [record["eventID"] for record in event["Records"]]
+        self.batches.append((FunctionName, names))
+        if self.deadly & set(names):
+            died = {"errorType": "Runtime.ExitError", "errorMessage": "exit status 137"}
+            return self._answer(died, FunctionError="Unhandled")
+        try:
+            return self._answer(self.functions[FunctionName](event))
+        except Exception as error:  # noqa: BLE001 - a function may raise anything
+            raised = {"errorType": type(error).__name__, "errorMessage": str(error)}
+            return self._answer(raised, FunctionError="Unhandled")
+
+    def _answer(self, payload: Any, **more: str) -> dict[str, Any]:
+        return {"StatusCode": 200, "Payload": io.BytesIO(json.dumps(payload).encode()), **more}
 
 
 class MemoryClaims(Claims):

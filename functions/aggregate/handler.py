@@ -10,7 +10,6 @@ from telemetry.aws.clients import client
 from telemetry.aws.items import DynamoItems
 from telemetry.aws.observe import count, link, log, milliseconds, observed
 from telemetry.aws.quarantine import Quarantine
-from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Record
 from telemetry.aws.windows import KEY, Windows
 from telemetry.domain.reading import Reading
@@ -75,10 +74,9 @@ def _until_first(records: list[Record], failed: list[Record]) -> set[str]:
 def wired() -> tuple[Windows, Quarantine]:
     settings = AggregateSettings.read(os.environ)
     items = DynamoItems(client("dynamodb"), settings.windows_table, KEY)
-    queue = Queue(client("sqs"), settings.quarantine_url)
     return (
         Windows(items, settings.aws_region, settings.retention_ms),
-        Quarantine(queue, client("s3"), settings.failures_bucket),
+        Quarantine(client("s3"), settings.failures_bucket),
     )
 
 

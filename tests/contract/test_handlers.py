@@ -17,7 +17,7 @@ from telemetry.aws import clients, observe
 from telemetry.aws.registry import Registry
 from telemetry.domain.times import from_iso
 from telemetry.domain.token import Grant
-from telemetry.errors import TelemetryError
+from telemetry.errors import Rejected, TelemetryError
 
 from tests.contract.conftest import STATUS_INDEX, create_table
 
@@ -48,6 +48,13 @@ class Resources(NamedTuple):
         found: list[dict[str, Any]] = self.dynamodb.scan(TableName=self.tables[table])["Items"]
         return found
 
+    def held(self) -> list[Any]:
+        """What is in quarantine."""
+        s3 = boto3.client("s3")
+        listed = s3.list_objects_v2(Bucket="failures", Prefix="quarantine/").get("Contents", [])
+        bodies = [s3.get_object(Bucket="failures", Key=each["Key"])["Body"] for each in listed]
+        return [json.loads(line) for body in bodies for line in body.read().splitlines()]
+
     def messages(self, queue: str) -> list[Any]:
         answer = self.sqs.receive_message(QueueUrl=self.queues[queue], MaxNumberOfMessages=10)
         return [json.loads(message["Body"]) for message in answer.get("Messages", [])]
@@ -76,7 +83,7 @@ def resources(
     sqs = boto3.client("sqs")
     urls = {
         name: sqs.create_queue(QueueName=name)["QueueUrl"]
-        for name in ("overflow", "quarantine", "notices")
+        for name in ("overflow", "notices", "notices_dead_letters", "failures")
     }
     topic = boto3.client("sns").create_topic(Name="notices")["TopicArn"]
     secret = boto3.client("secretsmanager").create_secret(Name="admin", SecretString=SECRET)
@@ -86,6 +93,7 @@ def resources(
         "EVENT_BUS_NAME": "notices",
         "FAILURES_BUCKET": "failures",
         "NOTICES_TOPIC_ARN": topic,
+        "STACK_NAME": "telemetry",
         "STREAM_NAME": "readings",
         "WINDOW_RETENTION_DAYS": "30",
         **{f"{name.upper()}_TABLE": table for name, table in tables.items()},
@@ -149,7 +157,17 @@ def stored(answer: Any, resources: Resources) -> bool:
 
 def quarantined(answer: Any, resources: Resources) -> bool:
     # the poison is put aside, what came with it is stored
-    return stored(answer, resources) and resources.messages("quarantine") != []
+    return stored(answer, resources) and resources.held() != []
+
+
+def put_aside(answer: Any, resources: Resources) -> bool:
+    return all_done(answer, resources) and [held["function"] for held in resources.held()] == [
+        "drain"
+    ]
+
+
+def nothing_left(answer: Any, _resources: Resources) -> bool:
+    return bool(answer["left"] == 0 and not answer["more"])
 
 
 def opened(answer: Any, resources: Resources) -> bool:
@@ -178,20 +196,21 @@ SHOWS: dict[str, Callable[[Any, Resources], bool]] = {
     "authorize-unknown-token": effect("Deny"),
     "dispatch": announced,
     "drain": all_done,
-    "drain-poison": comes_back("drain-poison", 0),
+    "drain-poison": put_aside,
     "ingest": responds(202, '"accepted"'),
     "ingest-rejected": responds(202, '"rejected": [{'),
     "notify": published,
     "notify-poison": comes_back("notify-poison", 0),
     "query": responds(200, '"windows"'),
     "query-rejected": responds(400, '"from"'),
+    "redrive": nothing_left,
     "register": responds(201, '"token"'),
     "register-rejected": responds(400),
     "sweep": lambda answer, _resources: answer == {"seen": 0, "cleared": 0},
 }
 # Their events say only what time it is.
 SCHEDULED = {"sweep"}
-RAISES: dict[str, type[Exception]] = {"dispatch-poison": KeyError}
+RAISES: dict[str, type[Exception]] = {"dispatch-poison": KeyError, "redrive-poison": Rejected}
 
 
 @pytest.mark.parametrize("name", EVENTS)

@@ -199,7 +199,7 @@ class TestQueue:
         assert Overflow(box.queue).put(batch) == []
         bodies = box.bodies()
         assert 1 < len(bodies) < 10  # many a message, and none too long for one
-        found = [reading for body in bodies for reading in overflowed(body)]
+        found = [reading for body in bodies for reading in overflowed(body)[0]]
         assert sorted(found) == batch
 
 
@@ -214,12 +214,21 @@ class TestQuarantine:
     def record(data: bytes, number: str = "49") -> Record:
         return Record(number, "pump-1", "shardId-3", NOW_MS, data, None, None)
 
-    def test_a_record_waits_with_reason_origin_and_bytes(self, box: Mailbox, s3: Any) -> None:
+    @staticmethod
+    def objects(s3: Any) -> dict[str, bytes]:
+        listed = s3.list_objects_v2(Bucket="failures").get("Contents", [])
+        bodies = {each["Key"]: s3.get_object(Bucket="failures", Key=each["Key"]) for each in listed}
+        return {key: found["Body"].read() for key, found in bodies.items()}
+
+    def test_a_record_waits_with_name_reason_origin_and_bytes(self, s3: Any) -> None:
         reason = Rejected("412.0 is above 150.0 °C", field="temperature", value=412.0)
         rejected = [(self.record(b"\x00\xff{"), reason)]
-        assert Quarantine(box.queue, s3, "failures").put(rejected) == []
-        (body,) = box.bodies()
+        assert Quarantine(s3, "failures").put(rejected) == []
+        (body,) = self.objects(s3).values()
         assert json.loads(body) == {
+            "name": "shardId-3:49",
+            "function": "aggregate",
+            "source": "kinesis",
             "reason": "412.0 is above 150.0 °C",
             "field": "temperature",
             "value": 412.0,
@@ -230,27 +239,34 @@ class TestQuarantine:
             "data": base64.b64encode(b"\x00\xff{").decode(),
         }
 
-    def test_bytes_too_long_for_a_message_wait_in_the_bucket(self, box: Mailbox, s3: Any) -> None:
-        data = bytes(range(256)) * 1_000
-        rejected = [(self.record(data), Rejected("is not JSON"))]
-        assert Quarantine(box.queue, s3, "failures").put(rejected) == []
-        (body,) = box.bodies()
-        message = json.loads(body)
-        assert message["reason"] == "is not JSON"
+    def test_records_of_one_call_are_the_lines_of_one_object(self, s3: Any) -> None:
+        large = bytes(range(256)) * 4_000
+        rejected = [
+            (self.record(data, number), Rejected("is not JSON"))
+            for data, number in ((b"x", "49"), (large, "50"))
+        ]
+        assert Quarantine(s3, "failures").put(rejected) == []
+        ((key, body),) = self.objects(s3).items()
         # not under aws/lambda/, where the mappings' failures are announced from
-        assert message["data_key"].startswith("quarantine/shardId-3/49-")
-        found = s3.get_object(Bucket=message["data_bucket"], Key=message["data_key"])
-        assert found["Body"].read() == data
+        assert key.startswith("quarantine/shardId-3/49-")
+        found = [json.loads(line) for line in body.splitlines()]
+        assert [base64.b64decode(each["data"]) for each in found] == [b"x", large]
 
-    def test_records_are_returned_that_could_not_be_quarantined(
-        self, box: Mailbox, s3: Any
-    ) -> None:
-        large, small = self.record(bytes(300_000), "1"), self.record(b"x", "2")
-        rejected = [(large, Rejected("is not JSON")), (small, Rejected("is not JSON"))]
-        assert Quarantine(box.queue, s3, "no-such-bucket").put(rejected) == [large]
-        assert json.loads(box.bodies()[0])["sequence_number"] == "2"
-        gone = Queue(box.sqs, f"{box.url}-gone")
-        assert Quarantine(gone, s3, "failures").put(rejected) == [large, small]
+    def test_the_same_records_again_are_the_same_object(self, s3: Any) -> None:
+        def put(data: bytes) -> None:
+            Quarantine(s3, "failures").put([(self.record(data), Rejected("is not JSON"))])
+
+        put(b"a")
+        before = self.objects(s3)
+        put(b"a")
+        assert self.objects(s3) == before
+        put(b"b")  # the same place on another stream of that name
+        assert len(self.objects(s3)) == 2
+
+    def test_records_are_returned_that_could_not_be_quarantined(self, s3: Any) -> None:
+        first, second = self.record(b"x", "1"), self.record(b"y", "2")
+        rejected = [(first, Rejected("is not JSON")), (second, Rejected("is not JSON"))]
+        assert Quarantine(s3, "no-such-bucket").put(rejected) == [first, second]
 
 
 class TestTopic:

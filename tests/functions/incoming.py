@@ -71,6 +71,13 @@ def changes(images: Iterable[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def given_up(stage: str, event: dict[str, Any]) -> bytes:
+    """What Lambda keeps of a batch that a stage's mapping gave up on."""
+    arn = f"arn:aws:lambda:eu-west-1:123456789012:function:telemetry-{stage}"
+    context = {"functionArn": arn, "condition": "RetryAttemptsExhausted"}
+    return json.dumps({"requestContext": context, "payload": json.dumps(event)}).encode()
+
+
 def request(
     method: str,
     resource: str,

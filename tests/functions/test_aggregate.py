@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from telemetry.aws.quarantine import Quarantine
-from telemetry.aws.queue import Queue
 from telemetry.aws.windows import KEY, Windows
 from telemetry.domain import window as windows_of
 from telemetry.domain.reading import Reading
@@ -15,7 +14,7 @@ from telemetry.domain.window import Window
 from telemetry.errors import Unavailable
 
 from functions.aggregate.handler import run
-from tests.fakes import Crash, MemoryItems, MemoryS3, MemorySqs
+from tests.fakes import Crash, MemoryItems, MemoryS3
 from tests.functions.incoming import NOW_MS, SHARD, failed, kinesis, number, reading
 
 DAY_MS = 86_400_000
@@ -29,7 +28,6 @@ class Stage:
 
     def __init__(self) -> None:
         self.items = MemoryItems(KEY)
-        self.queue = MemorySqs()
         self.bucket = MemoryS3()
         self.restart()
 
@@ -38,7 +36,7 @@ class Stage:
         self.windows._states._sleep = lambda _seconds: None
 
     def run(self, *records: Reading | bytes, now_ms: int = NOW_MS) -> dict[str, Any]:
-        quarantine = Quarantine(Queue(self.queue, "quarantine"), self.bucket, "failures")
+        quarantine = Quarantine(self.bucket, "failures")
         return run(kinesis(records), now_ms, self.windows, quarantine)
 
     def stored(self) -> dict[tuple[str, str], Window]:
@@ -47,7 +45,7 @@ class Stage:
         }
 
     def quarantined(self) -> list[dict[str, Any]]:
-        return [json.loads(body) for body in self.queue.bodies]
+        return self.bucket.lines()
 
     def fail_writes_of(self, *devices: str) -> None:
         self.items.fault = lambda write: "before" if write.item["device_id"]["S"] in devices else ""
@@ -137,30 +135,30 @@ def test_a_poison_record_is_quarantined_with_its_bytes_and_stops_nothing(
     answer = stage.run(reading("a"), poison, reading("b"))
     assert answer == NOTHING_FAILED
     assert {device for device, _ in stage.stored()} == {"a", "b"}
-    (message,) = stage.quarantined()
-    assert base64.b64decode(message["data"]) == poison
-    assert message["reason"]
-    assert message["sequence_number"] == number(1)
-    assert message["shard_id"] == SHARD
-    assert message["partition_key"] == "pump-1"
-    assert message["arrived_at_ms"] == 1_795_224_600_250
+    (held,) = stage.quarantined()
+    assert base64.b64decode(held["data"]) == poison
+    assert held["reason"]
+    assert held["name"] == f"{SHARD}:{number(1)}"
+    assert (held["function"], held["source"]) == ("aggregate", "kinesis")
+    assert held["sequence_number"] == number(1)
+    assert held["shard_id"] == SHARD
+    assert held["partition_key"] == "pump-1"
+    assert held["arrived_at_ms"] == 1_795_224_600_250
 
 
 def test_the_quarantined_reason_says_which_field_and_what_would_be_right(stage: Stage) -> None:
     stage.run(b'{"device_id":"a","recorded_at":1,"temperature":412.0}')
-    (message,) = stage.quarantined()
-    assert (message["field"], message["value"]) == ("temperature", 412.0)
-    assert message["reason"] == "412.0 is above 150.0 °C"
+    (held,) = stage.quarantined()
+    assert (held["field"], held["value"]) == ("temperature", 412.0)
+    assert held["reason"] == "412.0 is above 150.0 °C"
 
 
 @pytest.mark.parametrize("letter", ["x", "é", '"'])
 def test_a_poison_record_of_a_megabyte_is_quarantined_too(stage: Stage, letter: str) -> None:
     poison = json.dumps({letter * 330_000: 1}, ensure_ascii=False).encode()
     assert stage.run(poison, reading("b")) == NOTHING_FAILED
-    (message,) = stage.quarantined()
-    assert len(stage.queue.bodies[0]) < 250_000  # it must fit into a message
-    assert message["data_bucket"] == "failures"
-    assert stage.bucket.objects == {message["data_key"]: poison}
+    (held,) = stage.quarantined()
+    assert base64.b64decode(held["data"]) == poison
 
 
 def test_what_no_table_could_hold_is_poison_not_an_endless_retry(stage: Stage) -> None:
@@ -177,9 +175,9 @@ def test_what_a_full_window_does_not_take_is_quarantined_as_window_full(
     assert stage.run(*batch) == NOTHING_FAILED
     (window,) = stage.stored().values()
     assert len(window) == 6_000
-    (message,) = stage.quarantined()
-    assert message["reason"].startswith("window_full")
-    assert json.loads(base64.b64decode(message["data"]))["recorded_at"] == NOW_MS + 6_000
+    (held,) = stage.quarantined()
+    assert held["reason"].startswith("window_full")
+    assert json.loads(base64.b64decode(held["data"]))["recorded_at"] == NOW_MS + 6_000
     assert (counted("ReadingsStored"), counted("ReadingsQuarantined")) == (6_000, 1)
 
 
@@ -207,27 +205,28 @@ def test_only_poison_before_the_checkpoint_is_quarantined(stage: Stage, counted:
         b"poison 4",
     ]
     assert stage.run(*batch) == failed(3)
-    assert [message["sequence_number"] for message in stage.quarantined()] == [number(0), number(2)]
+    assert [held["sequence_number"] for held in stage.quarantined()] == [number(0), number(2)]
     assert counted("ReadingsQuarantined") == 2
     # what is delivered again starts at the checkpoint
     stage.fail_writes_of()
     assert stage.run(*batch[3:]) == NOTHING_FAILED
-    datas = [base64.b64decode(message["data"]) for message in stage.quarantined()]
+    datas = [base64.b64decode(held["data"]) for held in stage.quarantined()]
     assert datas == [b"poison 0", b"poison 2", b"poison 4"]
 
 
 def test_what_cannot_be_quarantined_is_delivered_again(stage: Stage, counted: Counted) -> None:
-    stage.queue.refuses = lambda _body: True
+    stage.bucket.down = True
     assert stage.run(reading("a"), b"poison", reading("b")) == failed(1)
     assert counted("ReadingsQuarantined") == 0
-    stage.queue.down = True
-    assert stage.run(reading("a"), b"poison", reading("b")) == failed(1)
-
-
-def test_poison_too_big_for_a_message_waits_while_the_bucket_is_away(stage: Stage) -> None:
-    stage.bucket.down = True
-    assert stage.run(reading("a"), b"x" * 300_000) == failed(1)
     assert stage.quarantined() == []
+
+
+def test_a_batch_delivered_again_leaves_one_object_in_quarantine(stage: Stage) -> None:
+    for _ in range(2):
+        stage.run(b"poison 0", reading("a"), b"poison 2")
+    assert [held["name"] for held in stage.quarantined()] == [
+        f"{SHARD}:{number(index)}" for index in (0, 2)
+    ]
 
 
 BATCH = [

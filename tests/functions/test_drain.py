@@ -1,18 +1,21 @@
 """Drain: what overflowed gets onto the stream, or stays in the queue."""
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from telemetry.aws.overflow import Overflow
+from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Stream
 
 from functions.drain.handler import run
-from tests.fakes import MemoryKinesis, MemorySqs
+from tests.fakes import MemoryKinesis, MemoryS3, MemorySqs
 from tests.functions.incoming import NOW_MS, reading, sqs
 
+NOTHING_FAILED: dict[str, Any] = {"batchItemFailures": []}
 Counted = Callable[[str], float]
 
 
@@ -25,8 +28,9 @@ def messages(*sizes: int) -> list[str]:
     return queue.bodies
 
 
-def drain(kinesis: MemoryKinesis, bodies: list[str]) -> dict[str, Any]:
-    return run(sqs(bodies), Stream(kinesis, "readings", lambda _seconds: None))
+def drain(kinesis: MemoryKinesis, bodies: list[str], bucket: MemoryS3 | None = None) -> Any:
+    stream = Stream(kinesis, "readings", lambda _seconds: None)
+    return run(sqs(bodies), stream, Quarantine(bucket or MemoryS3(), "failures"))
 
 
 def devices(kinesis: MemoryKinesis) -> list[str]:
@@ -35,7 +39,7 @@ def devices(kinesis: MemoryKinesis) -> list[str]:
 
 def test_every_overflowed_reading_gets_onto_the_stream(counted: Counted) -> None:
     kinesis = MemoryKinesis()
-    assert drain(kinesis, messages(2, 3)) == {"batchItemFailures": []}
+    assert drain(kinesis, messages(2, 3)) == NOTHING_FAILED
     assert devices(kinesis) == ["pump-0"] * 2 + ["pump-1"] * 3
     assert counted("ReadingsDrained") == 5
 
@@ -66,10 +70,41 @@ def test_all_messages_come_back_while_the_stream_is_away() -> None:
     assert failures == [{"itemIdentifier": "m0"}, {"itemIdentifier": "m1"}]
 
 
-@pytest.mark.parametrize("body", ["", "poison", '{"device_id":"a"}'])
-def test_a_message_that_holds_no_readings_keeps_no_other_waiting(body: str) -> None:
-    kinesis = MemoryKinesis()
-    first, second = messages(1, 1)
-    answer = drain(kinesis, [first, body, second])
+@pytest.mark.parametrize("body", ["", "poison", '{"device_id":"a"}', "\ud800"])
+def test_a_line_that_is_no_reading_goes_to_quarantine_with_its_bytes(
+    body: str, counted: Counted
+) -> None:
+    kinesis, bucket = MemoryKinesis(), MemoryS3()
+    first, second = messages(1, 2)
+    line, *others = second.split("\n")
+    assert drain(kinesis, [first, "\n".join([line, body, *others])], bucket) == NOTHING_FAILED
+    assert devices(kinesis) == ["pump-0", "pump-1", "pump-1"]
+    (held,) = bucket.lines()
+    assert (held["name"], held["function"], held["source"]) == (
+        "overflow:m1:1",
+        "drain",
+        "overflow",
+    )
+    assert base64.b64decode(held["data"]) == body.encode(errors="surrogatepass")
+    assert held["reason"]
+    assert (counted("ReadingsDrained"), counted("ReadingsQuarantined")) == (3, 1)
+
+
+def test_a_message_whose_line_finds_no_place_in_quarantine_comes_back(counted: Counted) -> None:
+    bucket = MemoryS3()
+    bucket.down = True
+    answer = drain(MemoryKinesis(), [*messages(1), "poison"], bucket)
     assert answer == {"batchItemFailures": [{"itemIdentifier": "m1"}]}
-    assert devices(kinesis) == ["pump-0", "pump-1"]
+    assert (counted("ReadingsDrained"), counted("ReadingsQuarantined")) == (1, 0)
+
+
+def test_a_line_waits_for_the_readings_beside_it_and_is_quarantined_once() -> None:
+    kinesis, bucket = MemoryKinesis(), MemoryS3()
+    body = messages(1)[0] + "\npoison"
+    kinesis.down = True
+    assert drain(kinesis, [body], bucket)["batchItemFailures"]
+    assert bucket.lines() == []
+    kinesis.down = False
+    for _ in range(2):  # SQS delivers at least once
+        assert drain(kinesis, [body], bucket) == NOTHING_FAILED
+    assert [held["name"] for held in bucket.lines()] == ["overflow:m0:1"]

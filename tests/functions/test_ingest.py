@@ -51,7 +51,7 @@ class Stage:
         return [
             reading.recorded_at_ms - NOW_MS
             for body in self.sqs.bodies
-            for reading in overflowed(body)
+            for reading in overflowed(body)[0]
         ]
 
     def is_untouched(self) -> bool:

@@ -1,5 +1,8 @@
 """A deployed pipeline as its callers have it, and what AWS tells of it."""
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -12,7 +15,7 @@ import httpx
 from local import deployment
 from local.api import Api, Json
 from local.check import Difference, check, from_iso, iso
-from local.instance import Instance, State
+from local.instance import ROOT, Instance, State
 from local.ledger import Ledger
 from local.reading import MINUTE_MS, Reading
 from local.rules import load as load_rules
@@ -156,6 +159,13 @@ class Pipeline:
         """What the pipeline shows of the ledger's devices otherwise than they know they sent."""
         return check(self.connect, ledger, load_rules(), is_alone=False)
 
+    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """`python -m local`, as an operator at a terminal has it, for this instance."""
+        line = [sys.executable, "-m", "local", *arguments, "--name", self.instance.name]
+        return subprocess.run(
+            line, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        )
+
     # AWS's side
 
     def stored(self, prefix: str) -> list[str]:
@@ -175,6 +185,21 @@ class Pipeline:
             QueueUrl=self.outputs[output], AttributeNames=names
         )
         return sum(int(answer["Attributes"][name]) for name in names)
+
+    def given_up(self) -> list[str]:
+        """The keys of the batches that mappings gave up on."""
+        s3, bucket = self.aws("s3"), self.outputs["FailuresBucket"]
+        listed = s3.list_objects_v2(Bucket=bucket, Prefix="aws/lambda/").get("Contents", [])
+        return [each["Key"] for each in listed]
+
+    def quarantined(self, partition_key: str | None = None) -> list[Json]:
+        """What is in quarantine, of one partition key if that is given; each record once."""
+        s3, bucket = self.aws("s3"), self.outputs["FailuresBucket"]
+        listed = s3.list_objects_v2(Bucket=bucket, Prefix="quarantine/").get("Contents", [])
+        bodies = [s3.get_object(Bucket=bucket, Key=each["Key"])["Body"].read() for each in listed]
+        lines = [json.loads(line) for body in bodies for line in body.splitlines()]
+        held = {line["name"]: line for line in lines}
+        return [line for line in held.values() if partition_key in (None, line["partition_key"])]
 
     def logged(self, function: str, text: str, since_ms: int) -> list[str]:
         """A function's log lines since then that have this text."""

@@ -15,6 +15,7 @@ from local.instance import ROOT
 from tests.pipeline.deployed import Pipeline, becomes
 
 DYING = Path(__file__).with_name("dying.py")
+DEADLY = Path(__file__).with_name("deadly.py")
 
 
 @contextmanager
@@ -23,12 +24,27 @@ def dying(pipeline: Pipeline, function: str, marks: Path, deaths: list[str]) -> 
 
     Each death leaves a file in `marks`.
     """
+    with instead(pipeline, function, DYING, {"marks": str(marks), "deaths": deaths}):
+        yield
+
+
+@contextmanager
+def killed_by(pipeline: Pipeline, function: str, text: str) -> Iterator[None]:
+    """Let any record whose bytes have this text kill a function; then restore it."""
+    with instead(pipeline, function, DEADLY, {"text": text}):
+        yield
+
+
+@contextmanager
+def instead(
+    pipeline: Pipeline, function: str, faulty: Path, fault: dict[str, Any]
+) -> Iterator[None]:
+    """Deploy a faulty handler before a function's own; then restore it."""
     name = f"{pipeline.state.stack}-{function}"
     aws = pipeline.aws("lambda")
     before = httpx.get(aws.get_function(FunctionName=name)["Code"]["Location"]).content
-    fault = {"marks": str(marks), "deaths": deaths}
     handler = ROOT / "functions" / function / "handler.py"
-    files = {"handler.py": DYING.read_text(), "stage.py": handler.read_text()}
+    files = {"handler.py": faulty.read_text(), "stage.py": handler.read_text()}
     package = io.BytesIO()
     with zipfile.ZipFile(package, "w") as archive:
         for file, text in (files | {"fault.json": json.dumps(fault)}).items():
@@ -45,6 +61,27 @@ def update_code(aws: Any, name: str, package: bytes) -> None:
     aws.update_function_code(FunctionName=name, ZipFile=package)
     status = lambda: aws.get_function_configuration(FunctionName=name)["LastUpdateStatus"]  # noqa: E731
     becomes(status, "Successful", f"the update of {name}")
+
+
+@contextmanager
+def impatient(pipeline: Pipeline, function: str) -> Iterator[None]:
+    """Let a function's mapping give up on a whole batch after one try."""
+    aws = pipeline.aws("lambda")
+    name = f"{pipeline.state.stack}-{function}"
+    (found,) = aws.list_event_source_mappings(FunctionName=name)["EventSourceMappings"]
+    hasty = {"MaximumRetryAttempts": 0, "BisectBatchOnFunctionError": False}
+    try:
+        update_mapping(aws, found["UUID"], hasty)
+        yield
+    finally:
+        update_mapping(aws, found["UUID"], {name: found[name] for name in hasty})
+
+
+def update_mapping(aws: Any, uuid: str, settings: dict[str, Any]) -> None:
+    """Give a mapping other settings, and wait until it has them."""
+    aws.update_event_source_mapping(UUID=uuid, **settings)
+    state = lambda: aws.get_event_source_mapping(UUID=uuid)["State"]  # noqa: E731
+    becomes(state, "Enabled", "the update of a mapping")
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -106,7 +105,7 @@ def distinct_bodies() -> list[bytes]:
 def test_none_of_1000_malformed_bodies_gets_a_5xx_or_is_stored(pipeline: Pipeline) -> None:
     bodies = distinct_bodies()
     assert len(bodies) == BODIES
-    quarantined = pipeline.waiting("QuarantineUrl")
+    quarantined = pipeline.quarantined()
     headers = bearer(pipeline.token("malformed")) | {"Content-Type": "application/json"}
 
     def post(body: bytes) -> tuple[int, bytes, str]:
@@ -122,7 +121,7 @@ def test_none_of_1000_malformed_bodies_gets_a_5xx_or_is_stored(pipeline: Pipelin
     stored = pipeline.stored("malformed")
     assert (len(stored), pipeline.counts("malformed")) == (1, {last: 1})
     assert pipeline.waiting("OverflowUrl") == 0
-    assert pipeline.waiting("QuarantineUrl") == quarantined
+    assert pipeline.quarantined() == quarantined
 
 
 POISON = {
@@ -136,7 +135,7 @@ POISON = {
 
 
 def test_poison_on_the_stream_is_quarantined_with_its_bytes_and_stops_no_reading(
-    pipeline: Pipeline, messages_in_quarantine: list[dict[str, Any]]
+    pipeline: Pipeline,
 ) -> None:
     minute = minutes_ago(2)
     put = pipeline.aws("kinesis").put_record
@@ -146,40 +145,12 @@ def test_poison_on_the_stream_is_quarantined_with_its_bytes_and_stops_no_reading
     becomes(lambda: pipeline.counts("poisoned"), {minute: len(POISON)}, "the readings behind it")
     peaks = lambda: [alert["peak"] for alert in pipeline.alerts("poisoned")]  # noqa: E731
     becomes(peaks, [40.0 + len(POISON) - 1], "the alert of the breaches behind it")
-    becomes(lambda: pipeline.waiting("QuarantineUrl") >= len(POISON), True, "quarantine")
-    messages_in_quarantine += received(pipeline)
-    found = [bytes_of(pipeline, message) for message in messages_in_quarantine]
+    in_quarantine = lambda: pipeline.quarantined("poisoned")  # noqa: E731
+    held = becomes(in_quarantine, lambda held: len(held) >= len(POISON), "quarantine")
+    found = [base64.b64decode(each["data"], validate=True) for each in held]
     assert sorted(found) == sorted(POISON.values())
-    assert all(message["reason"] for message in messages_in_quarantine)
-    assert [message["partition_key"] for message in messages_in_quarantine] == ["poisoned"] * 6
-
-
-@pytest.fixture
-def messages_in_quarantine(pipeline: Pipeline) -> list[dict[str, Any]]:
-    """None at first, so that what the test finds is its own."""
-    assert pipeline.waiting("QuarantineUrl") == 0
-    return []
-
-
-def received(pipeline: Pipeline) -> list[dict[str, Any]]:
-    """Take all that is in quarantine."""
-    sqs, url = pipeline.aws("sqs"), pipeline.outputs["QuarantineUrl"]
-    taken = []
-    while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
-        for message in messages:
-            taken.append(json.loads(message["Body"]))
-            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-    return taken
-
-
-def bytes_of(pipeline: Pipeline, message: dict[str, Any]) -> bytes:
-    """The bytes in a message; or, where they are too long for one, in the bucket that it names."""
-    if "data" in message:
-        return base64.b64decode(message["data"], validate=True)
-    assert message["data_bucket"] == pipeline.outputs["FailuresBucket"]
-    found = pipeline.aws("s3").get_object(Bucket=message["data_bucket"], Key=message["data_key"])
-    data: bytes = found["Body"].read()
-    return data
+    assert all(each["reason"] for each in held)
+    assert {each["function"] for each in held} == {"aggregate"}
 
 
 def test_a_bad_reading_in_a_batch_is_refused_and_the_others_are_taken(pipeline: Pipeline) -> None:

@@ -1,10 +1,15 @@
 """What functions use of boto3: the calls that the adapters make, against the simulated services."""
 
+import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError
 
+from local.mappings.ports import NotInvoked
+from tests.simulation.processes import wait
 from tests.simulation.tables import Item, Refused, Table
 
 if TYPE_CHECKING:
@@ -30,6 +35,7 @@ class Clients:
         self.kinesis = Kinesis(self)
         self.sqs = Sqs(self)
         self.s3 = S3(self)
+        self.aws_lambda = Lambda(self)
         self.sns = Publishing(self, "sns")
         self.events = Publishing(self, "events")
 
@@ -53,6 +59,9 @@ class Client:
 
 class Kinesis(Client):
     service = "kinesis"
+
+    def put_record(self, *, StreamName: str, PartitionKey: str, Data: bytes) -> None:  # noqa: ARG002, N803
+        self._call("PutRecord", lambda: self._region.stream.take(Data, PartitionKey))
 
     def put_records(self, *, StreamName: str, Records: list[Json]) -> Json:  # noqa: ARG002, N803
         def does() -> Json:
@@ -176,12 +185,98 @@ class Sqs(Client):
 
         return self._call("SendMessageBatch", does)
 
+    def receive_message(
+        self,
+        *,
+        QueueUrl: str,  # noqa: N803
+        MaxNumberOfMessages: int,  # noqa: N803
+        WaitTimeSeconds: int,  # noqa: ARG002, N803
+    ) -> Json:
+        def does() -> Json:
+            found = self._region.queues[QueueUrl].receive(MaxNumberOfMessages)
+            return {"Messages": [{"Body": m.body, "ReceiptHandle": m.receipt} for m in found]}
+
+        return self._call("ReceiveMessage", does)
+
+    def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> None:  # noqa: N803
+        queue = self._region.queues[QueueUrl]
+        self._call("DeleteMessage", lambda: queue.delete(ReceiptHandle))
+
+    def change_message_visibility(
+        self,
+        *,
+        QueueUrl: str,  # noqa: N803
+        ReceiptHandle: str,  # noqa: N803
+        VisibilityTimeout: int,  # noqa: N803
+    ) -> None:
+        queue = self._region.queues[QueueUrl]
+        self._call("ChangeMessageVisibility", lambda: queue.hide(ReceiptHandle, VisibilityTimeout))
+
 
 class S3(Client):
     service = "s3"
 
-    def put_object(self, *, Bucket: str, Key: str, Body: bytes) -> None:  # noqa: N803
-        self._call("PutObject", lambda: self._region.buckets[Bucket].put(Key, Body))
+    def put_object(
+        self,
+        *,
+        Bucket: str,  # noqa: N803
+        Key: str,  # noqa: N803
+        Body: bytes | str,  # noqa: N803
+        IfMatch: str | None = None,  # noqa: N803
+    ) -> None:
+        body = Body.encode() if isinstance(Body, str) else Body
+
+        def does() -> None:
+            bucket = self._region.buckets[Bucket]
+            if IfMatch not in (None, bucket.etag(Key)):
+                raise refusal("PreconditionFailed", "PutObject")
+            bucket.put(Key, body)
+
+        self._call("PutObject", does)
+
+    def get_object(self, *, Bucket: str, Key: str) -> Json:  # noqa: N803
+        def does() -> Json:
+            bucket = self._region.buckets[Bucket]
+            if Key not in bucket.objects:
+                raise refusal("NoSuchKey", "GetObject")
+            return {"Body": BytesIO(bucket.objects[Key]), "ETag": bucket.etag(Key)}
+
+        return self._call("GetObject", does)
+
+    def delete_object(self, *, Bucket: str, Key: str, IfMatch: str | None = None) -> None:  # noqa: N803
+        def does() -> None:
+            bucket = self._region.buckets[Bucket]
+            if IfMatch not in (None, bucket.etag(Key)):
+                raise refusal("PreconditionFailed", "DeleteObject")
+            bucket.objects.pop(Key, None)
+
+        self._call("DeleteObject", does)
+
+    def list_objects_v2(self, *, Bucket: str, Prefix: str) -> Json:  # noqa: N803
+        def does() -> Json:
+            keys = sorted(self._region.buckets[Bucket].objects)
+            at = datetime.fromtimestamp(self._world.now_ms() / 1000, UTC)
+            found = [{"Key": key, "LastModified": at} for key in keys if key.startswith(Prefix)]
+            return {"Contents": found}
+
+        return self._call("ListObjectsV2", does)
+
+
+class Lambda(Client):
+    service = "lambda"
+
+    def invoke(self, *, FunctionName: str, Payload: bytes) -> Json:  # noqa: N803
+        """Invoke a function; the wait for its answer is part of the call."""
+        self._call("Invoke", lambda: None)
+        stage = FunctionName.removeprefix("telemetry-")
+        try:
+            answer = wait(self._region.lambda_.invoke(stage, json.loads(Payload)))
+        except NotInvoked:
+            raise refusal("TooManyRequestsException", "Invoke") from None
+        found: Json = {"Payload": BytesIO(json.dumps(answer.payload).encode())}
+        if answer.function_error is not None:
+            found["FunctionError"] = answer.function_error
+        return found
 
 
 class Publishing(Client):

@@ -99,6 +99,10 @@ class Options:
     window_limit: int = switch(6000, 6000, 6000, 5, usual=6000)
     """Readings that a window takes."""
 
+    # operators
+    redrive: float = rate(0.1, 0.3)
+    """Somebody redrives in the middle of it; a chance each ten seconds."""
+
     # queues
     duplicate: float = rate(0.05, 0.3)
     """A message is delivered once more."""

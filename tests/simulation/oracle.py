@@ -220,7 +220,10 @@ def quarantine_has_what_cannot_be_stored(world: World) -> Found:
         data = {(shard, number): data for shard, number, data in region.stream.log}
         expected = {place for place, each in data.items() if each in world.garbage}
         expected |= {reading.place for reading in overflowed(world, region)}
-        found = dict(region.quarantined())
+        found = {
+            (line["shard_id"], line["sequence_number"]): line["data"]
+            for line in region.quarantined()
+        }
         for place in sorted(expected | found.keys()):
             if place not in found:
                 yield f"{region.name} {place}: neither stored nor in quarantine: {data[place]!r}"

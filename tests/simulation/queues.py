@@ -1,6 +1,7 @@
 """Queues with visibility timeouts, and buckets."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -59,6 +60,13 @@ class Queue:
             taken.append(message)
         return taken
 
+    def hide(self, receipt: str, seconds: int) -> None:
+        """Let a message be visible again after some seconds, not when its time is over."""
+        message = self.messages.get(receipt.partition("/")[0])
+        if message is not None:
+            message.visible_at_ms = self.now_ms() + seconds * 1000
+            self.arrived.set()
+
     def delete(self, receipt: str) -> None:
         """Delete by receipt handle: an old one may do nothing, and here still deletes."""
         self.messages.pop(receipt.partition("/")[0], None)
@@ -75,6 +83,10 @@ class Bucket:
     def put(self, key: str, body: bytes) -> None:
         self.objects[key] = body
         self.announce(key)
+
+    def etag(self, key: str) -> str | None:
+        """What tells an object's content from another; None where there is no object."""
+        return hashlib.md5(self.objects[key]).hexdigest() if key in self.objects else None  # noqa: S324
 
 
 def object_created(bucket: str, key: str) -> str:

@@ -3,16 +3,21 @@
 import asyncio
 import contextlib
 import functools
+import io
 import json
+from argparse import Namespace
 from base64 import b64decode
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from rich.console import Console
 from telemetry.aws import alerts as alerts_of
 from telemetry.aws import windows as windows_of
 from telemetry.aws.alerts import AlertReader, Alerts
 from telemetry.aws.claims import Claims
+from telemetry.aws.failures import Failures
+from telemetry.aws.functions import Functions
 from telemetry.aws.items import DynamoItems
 from telemetry.aws.overflow import Overflow
 from telemetry.aws.publishers import Bus, Topic
@@ -29,11 +34,17 @@ from functions.dispatch import handler as dispatch
 from functions.drain import handler as drain
 from functions.ingest import handler as ingest
 from functions.notify import handler as notify
+from functions.redrive import handler as redrive
 from functions.sweep import handler as sweep
 from local.mappings.engine import Engine
 from local.mappings.model import Answer, Mapping, Record
 from local.mappings.ports import NotInvoked, OutsideProblem, Ports
+from ops import quarantine as operators_quarantine
+from ops import redrive as operators_redrive
+from ops.target import Target
+from tests.simulation.clients import Clients
 from tests.simulation.functions import Environment, Handler, Lambda, owner
+from tests.simulation.processes import running
 from tests.simulation.queues import Bucket, Message, Queue, object_created
 from tests.simulation.streams import Stream, TableStream
 from tests.template import filter_patterns
@@ -41,9 +52,11 @@ from tests.template import filter_patterns
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+T = TypeVar("T")
 Json = dict[str, Any]
 WINDOWS, ALERTS = "windows", "alerts"
 FAILURES = "failures"
+STACK = "telemetry"
 RETENTION_MS = 30 * DAY_MS
 QUEUE_POLL_SECONDS = 1.0
 SWEEP_SECONDS = 60.0
@@ -61,7 +74,8 @@ def ingesting(of: Environment) -> Handler:
 
 def draining(of: Environment) -> Handler:
     stream = StreamAdapter(of.kinesis, "readings", of.sleep, of.seconds)
-    return lambda event: drain.run(event, stream)
+    quarantine = Quarantine(of.s3, FAILURES)
+    return lambda event: drain.run(event, stream, quarantine)
 
 
 def aggregating(of: Environment) -> Handler:
@@ -69,7 +83,7 @@ def aggregating(of: Environment) -> Handler:
         DynamoItems(of.dynamodb, WINDOWS, windows_of.KEY), of.region.name, RETENTION_MS
     )
     windows._states._sleep = of.sleep
-    quarantine = Quarantine(QueueAdapter(of.sqs, "quarantine"), of.s3, FAILURES)
+    quarantine = Quarantine(of.s3, FAILURES)
     return lambda event: aggregate.run(event, of.clock_ms(), windows, quarantine)
 
 
@@ -105,6 +119,16 @@ def notifying(of: Environment) -> Handler:
     return lambda event: notify.run(event, of.clock_ms() // 1000, claims, ways)
 
 
+def redriving(of: Environment) -> Handler:
+    failures, quarantine = Failures(of.s3, FAILURES, STACK), Quarantine(of.s3, FAILURES)
+    functions = Functions(of.aws_lambda, STACK)
+    announcements = QueueAdapter(of.sqs, FAILURES)
+    dead_letters, notices = QueueAdapter(of.sqs, "dead-letters"), QueueAdapter(of.sqs, "notices")
+    return lambda event: redrive.run(
+        event, failures, functions, quarantine, announcements, dead_letters, notices, of.seconds
+    )
+
+
 shipped = functools.cache(shipped_rules)
 patterns = functools.cache(filter_patterns)
 BUILDS = {
@@ -115,6 +139,7 @@ BUILDS = {
     "sweep": sweeping,
     "dispatch": dispatching,
     "notify": notifying,
+    "redrive": redriving,
 }
 
 
@@ -158,6 +183,16 @@ def is_through(saved: str | None, last: Record) -> bool:
     return bool(done) and all(lane is not None and int(lane) >= int(last.sequence) for lane in done)
 
 
+class Operator(Clients):
+    """A person's clients: nothing goes wrong with their calls, and they take no time."""
+
+    def call(self, service: str, operation: str, does: Callable[[], T]) -> T:  # noqa: ARG002
+        return does()
+
+    def connect(self, service: str) -> Any:
+        return self.aws_lambda if service == "lambda" else getattr(self, service)
+
+
 class Region:
     """A region: all that is in it, and what goes on there by itself."""
 
@@ -170,7 +205,7 @@ class Region:
         self.windows_stream = TableStream(world.now_ms, name)
         dead = Queue("dead-letters", world.now_ms)
         notices = Queue("notices", world.now_ms, 180, 10, dead)
-        plain = [Queue(each, world.now_ms) for each in ("overflow", "quarantine", FAILURES)]
+        plain = [Queue(each, world.now_ms) for each in ("overflow", FAILURES)]
         self.queues = {queue.name: queue for queue in (*plain, notices, dead)}
         self.buckets = {FAILURES: Bucket(FAILURES, announce=self._announce)}
         self.published: dict[str, list[str]] = {"sns": [], "bus": []}
@@ -234,6 +269,7 @@ class Region:
         options = self.world.options
         stream = f"arn:aws:kinesis:{self.name}:123456789012:stream/readings"
         changes = f"arn:aws:dynamodb:{self.name}:123456789012:table/alerts/stream/1"
+        arn = f"arn:aws:lambda:{self.name}:123456789012:function:{STACK}-{{}}".format
         shared: Json = {
             "retries_max": options.retries_max,
             "age_seconds_max": options.age_seconds_max,
@@ -248,9 +284,9 @@ class Region:
         changed = patterns("DispatchFunction", "Changes")
         own = tuple(each.replace("${AWS::Region}", self.name) for each in changed)
         return [
-            Mapping("m1", function_arn="aggregate", **(shared | of_stream | window)),
-            Mapping("m2", function_arn="alert", patterns=breaches, **(shared | of_stream)),
-            Mapping("m3", changes, function_arn="dispatch", patterns=own, **shared),
+            Mapping("m1", function_arn=arn("aggregate"), **(shared | of_stream | window)),
+            Mapping("m2", function_arn=arn("alert"), patterns=breaches, **(shared | of_stream)),
+            Mapping("m3", changes, function_arn=arn("dispatch"), patterns=own, **shared),
         ]
 
     def behind(self) -> str:
@@ -263,38 +299,52 @@ class Region:
                     return f"{self.name}: {mapping.function_arn} is behind in {shard.shard_id}"
         return ""
 
-    def quarantined(self) -> Iterator[tuple[tuple[str, str], bytes]]:
-        """What is in quarantine: where each record was on the stream, and its bytes."""
-        for message in self.queues["quarantine"].messages.values():
-            body = json.loads(message.body)
-            place = body["shard_id"], body["sequence_number"]
-            yield place, b64decode(body["data"])
+    def quarantined(self) -> Iterator[Json]:
+        """The lines in quarantine, each with its bytes as `data`."""
+        for key, body in sorted(self.buckets[FAILURES].objects.items()):
+            if key.startswith("quarantine/"):
+                for line in map(json.loads, body.splitlines()):
+                    yield line | {"data": b64decode(line["data"])}
 
     async def operate(self) -> None:
-        """Redrive what was given up, mend what kills functions, redrive again."""
+        """Redrive until nothing is left, then release what is right by now, as operators do."""
         self.world.is_mended = True
-        for key, body in list(self.buckets[FAILURES].objects.items()):
-            if not key.startswith("aws/lambda/"):
-                continue
-            document = json.loads(body)
-            function = document["requestContext"]["functionArn"]
-            self.world.history.note(self.name, "redrives", key)
-            answer = await self.lambda_.invoke(function, json.loads(document["payload"]))
-            if answer.function_error is None and not answer.payload["batchItemFailures"]:
-                del self.buckets[FAILURES].objects[key]
-        self.queues[FAILURES].messages.clear()
+        target = Target(
+            STACK,
+            {
+                "RedriveFunctionName": "redrive",
+                "FailuresBucket": FAILURES,
+                "StreamName": "readings",
+            },
+            Operator(self).connect,
+        )
+        silent = Console(file=io.StringIO())
+        code = await running(lambda: operators_redrive.redrive(Namespace(), target, silent))
+        self.world.history.note(f"{self.name}/operator", "redrives, and is told", code)
+        names = sorted({line["name"] for line in self.quarantined() if self.is_right(line)})
+        if names:
+            asked = Namespace(names=names, all=False)
+            code = await running(lambda: operators_quarantine.release(asked, target, silent))
+            self.world.history.note(f"{self.name}/operator", f"releases {len(names)}:", code)
+
+    def is_right(self, line: Json) -> bool:
+        """Whether a person would say of a line in quarantine that it can be stored now."""
+        is_full = line["reason"].startswith("window_full")
+        return not is_full and line["data"] not in self.world.garbage
 
     # The engine's sink and destination
 
     async def invoke(self, function_arn: str, event: Json) -> Answer:
-        return await self.lambda_.invoke(function_arn, event)
+        return await self.lambda_.invoke(
+            function_arn.split(":")[6].removeprefix(f"{STACK}-"), event
+        )
 
-    async def send(self, mapping: Mapping, key: str, document: Json) -> None:
+    async def send(self, mapping: Mapping, key: str, document: Json) -> None:  # noqa: ARG002
         """Keep what a mapping has given up."""
         options = self.world.options
         if self.world.is_out("s3", self.name) or self.world.happens(options.call_fails):
             raise OutsideProblem("the bucket is away")
-        self.world.history.note(f"{self.name}/{mapping.function_arn}", "is given up", key)
+        self.world.history.note(self.name, "given up", key)
         self.buckets[FAILURES].put(key, self.world.to_json(document))
 
     # Queues

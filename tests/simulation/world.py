@@ -15,6 +15,7 @@ from telemetry.domain import window as windows_of
 
 from local.mappings import engine as engine_of
 from local.mappings.memory import VirtualTimeLoop, run_virtually
+from local.mappings.ports import NotInvoked
 from tests.simulation.devices import Device
 from tests.simulation.functions import Environment, owner
 from tests.simulation.history import History
@@ -133,7 +134,7 @@ class World:
         await self._settle()
         await self._operate()
         await asyncio.sleep(SWEEPS_SECONDS)
-        await self._settle()
+        await self._operate()
 
     async def _weather(self) -> None:
         """What happens to whole services, streams, engines and regions."""
@@ -168,10 +169,16 @@ class World:
             seconds = chance.uniform(*OUTAGE_SECONDS)
             self._outages[service, region.name] = self.now_ms() + int(seconds * 1000)
             self.history.note(region.name, service, f"is away for {seconds:.0f} s")
+        if chance.random() < options.redrive:
+            asyncio.create_task(self._redrive_amid(region))  # noqa: RUF006
         if chance.random() < options.not_readings:
             data = chance.choice(GARBAGE) + b"%d" % chance.randrange(10**9)
             self.garbage.add(data)
             self.history.note(region.name, "not a reading", region.stream.take(data, "other"))
+
+    async def _redrive_amid(self, region: Region) -> None:
+        with contextlib.suppress(NotInvoked):
+            await region.lambda_.invoke("redrive", {"seconds": 10})
 
     def _lose(self, region: Region) -> None:
         self.history.note(region.name, "is lost for good")
@@ -213,7 +220,10 @@ class World:
         return ""
 
     async def _operate(self) -> None:
-        """What operators do once the storm is over: redrive, mend, release."""
+        """What operators do once the storm is over: mend, redrive, release.
+
+        Again later, when what a redrive that was cut off had received is visible again.
+        """
         for region in self.regions.values():
             if not region.is_lost:
                 await region.operate()

@@ -27,6 +27,15 @@ def test_a_wrong_option_is_named_with_its_value_and_what_would_be_right(
     assert message in capsys.readouterr().err
 
 
+def test_operators_commands_act_on_an_instance_by_its_name_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command in (["redrive"], ["quarantine", "list"], ["quarantine", "show", "name-of-it"]):
+        assert main([*command, "--name", "never-started"]) == 1
+        assert "no instance 'never-started' is up" in capsys.readouterr().err
+    assert parser().parse_args(["quarantine", "show", "name-of-it"]).record == "name-of-it"
+
+
 def test_an_error_of_a_person_is_one_message_and_no_stack_trace(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

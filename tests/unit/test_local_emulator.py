@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from local import authorization, mapping_api
+from local import authorization, error_types, mapping_api
 
 ALERTS, DEVICES = (
     f"arn:aws:dynamodb:eu-central-1:123456789012:table/{name}/stream/2026"
@@ -55,3 +55,53 @@ def test_filters_that_are_no_list_of_objects_are_refused_by_name_and_value(filte
 def test_a_destination_that_is_no_object_is_refused_by_name_and_value() -> None:
     with pytest.raises(mapping_api.Refused, match=r"OnFailure is a queue: an object"):
         mapping_api.checked_destination({"OnFailure": "a queue"})
+
+
+RAISED = """{"message": "logged before"}
+Traceback (most recent call last):
+  File "items.py", line 7, in write
+    raise KeyError("version")
+KeyError: 'version'
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "handler.py", line 3, in handler
+    return run(event)
+           ^^^^^^^^^^
+telemetry.errors.Unavailable: none of 3 records
+could be processed
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        (RAISED, "Unavailable"),
+        (RAISED.partition("\n\n")[0], "KeyError"),
+        ("", "Runtime.ExitError"),
+        ("logged, then killed", "Runtime.ExitError"),
+    ],
+)
+def test_a_functions_error_is_named_by_its_class_and_a_death_as_one(
+    log: str, expected: str
+) -> None:
+    body = {"errorMessage": "m", "errorType": "Runtime.HandlerError"}
+    answer = {"body": body, "error": True, "log": log}
+    lambda_svc = SimpleNamespace(_execute_function_warm=lambda *_: answer)
+    error_types.name_errors(lambda_svc)
+    named = lambda_svc._execute_function_warm({}, {}, "")["body"]
+    assert named == {"errorMessage": "m", "errorType": expected}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"body": {"batchItemFailures": []}, "log": "Traceback (most recent call last):\nE: e"},
+        {"body": {"errorType": "Sandbox.Timedout"}, "error": True, "log": ""},
+    ],
+)
+def test_other_answers_of_functions_are_left_alone(answer: dict[str, Any]) -> None:
+    lambda_svc = SimpleNamespace(_execute_function_warm=lambda *_: dict(answer))
+    error_types.name_errors(lambda_svc)
+    assert lambda_svc._execute_function_warm({}, {}, "") == answer

@@ -9,14 +9,13 @@ from telemetry.settings import AggregateSettings, AuthorizeSettings, SettingMiss
 AGGREGATE = {
     "AWS_REGION": "eu-west-1",
     "WINDOWS_TABLE": "windows",
-    "QUARANTINE_URL": "https://queue",
     "FAILURES_BUCKET": "failures",
     "WINDOW_RETENTION_DAYS": "30",
 }
 
 
 def test_settings_are_read_from_a_mapping() -> None:
-    expected = AggregateSettings("eu-west-1", "windows", "https://queue", "failures", 30)
+    expected = AggregateSettings("eu-west-1", "windows", "failures", 30)
     assert AggregateSettings.read({**AGGREGATE, "PATH": "/bin"}) == expected
 
 

@@ -60,13 +60,13 @@ class IngestSettings(Settings):
 @dataclass(frozen=True)
 class DrainSettings(Settings):
     stream_name: str
+    failures_bucket: str
 
 
 @dataclass(frozen=True)
 class AggregateSettings(Settings):
     aws_region: str
     windows_table: str
-    quarantine_url: str
     failures_bucket: str
     window_retention_days: int
 
@@ -98,6 +98,15 @@ class NotifySettings(Settings):
     alerts_table: str
     notices_topic_arn: str
     event_bus_name: str
+
+
+@dataclass(frozen=True)
+class RedriveSettings(Settings):
+    stack_name: str
+    failures_bucket: str
+    failures_url: str
+    notices_url: str
+    notices_dead_letters_url: str
 
 
 @dataclass(frozen=True)

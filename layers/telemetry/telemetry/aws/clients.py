@@ -12,14 +12,16 @@ _READ_TIMEOUT_SECONDS = 3
 
 
 @cache
-def client(service: str, attempts: int = 4) -> Any:
+def client(
+    service: str, attempts: int = 4, read_timeout_seconds: int = _READ_TIMEOUT_SECONDS
+) -> Any:
     """A client for `service` that tries a call up to `attempts` times.
 
     Parameters aren't validated on this side: the adapters' tests do that once, the service always.
     """
     config = Config(
         connect_timeout=_CONNECT_TIMEOUT_SECONDS,
-        read_timeout=_READ_TIMEOUT_SECONDS,
+        read_timeout=read_timeout_seconds,
         retries={"mode": "standard", "total_max_attempts": attempts},
         parameter_validation=False,
     )

@@ -1,11 +1,14 @@
 """The overflow queue: where accepted readings wait while the stream doesn't take them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from telemetry.aws.chunks import chunks
+from telemetry.aws.quarantine import Held
 from telemetry.aws.queue import BYTES_A_CALL, Queue
-from telemetry.domain.reading import Reading, encode
+from telemetry.domain.reading import Reading, encode, shown
 from telemetry.domain.validation import decode
+from telemetry.errors import Rejected
 
 
 class Overflow:
@@ -27,6 +30,30 @@ def _size(pair: tuple[Reading, str]) -> int:
     return len(pair[1]) + 1
 
 
-def overflowed(body: str) -> list[Reading]:
-    """The readings in an overflow message."""
-    return [decode(line.encode()) for line in body.split("\n")]
+def overflowed(body: str) -> tuple[list[Reading], list[tuple[int, bytes, Rejected]]]:
+    """The readings in an overflow message; the lines that are none: number, bytes, reason."""
+    readings, rejected = [], []
+    for number, line in enumerate(body.encode(errors="surrogatepass").split(b"\n")):
+        try:
+            readings.append(decode(line))
+        except Rejected as error:
+            rejected.append((number, line, error))
+    return readings, rejected
+
+
+def unreadable(message: dict[str, Any], number: int, line: bytes, rejected: Rejected) -> Held:
+    """How the quarantine holds a line of an SQS message that is no reading."""
+    sent_at = message.get("attributes", {}).get("SentTimestamp")
+    return Held(
+        f"overflow:{message['messageId']}:{number}",
+        "drain",
+        "overflow",
+        rejected.reason,
+        rejected.field,
+        shown(rejected.value),
+        None,
+        None,
+        message["messageId"],  # no device's name is known, and any partition will do
+        int(sent_at) if sent_at else None,
+        line,
+    )

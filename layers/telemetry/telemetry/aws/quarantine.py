@@ -1,54 +1,90 @@
-"""The quarantine: where records that no retry makes valid wait for a person."""
+"""The quarantine: where records that no retry makes valid wait for a person.
+
+An object under `quarantine/` in the failures bucket has JSON lines, a record each. Its key is made
+from its content, so putting the same again changes nothing. Operators list, show, release and drop
+what is there (`ops/quarantine.py`).
+"""
 
 import base64
+import hashlib
 import json
-import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from telemetry.aws.observe import log
-from telemetry.aws.queue import BYTES_A_CALL, Queue
 from telemetry.aws.stream import Record
 from telemetry.domain.reading import shown
 from telemetry.errors import Rejected
 
+PREFIX = "quarantine/"
+
+
+class Held(NamedTuple):
+    """One record in quarantine; what its source doesn't know is None."""
+
+    name: str  # the record's eventID, by which operators call it
+    function: str  # the stage that couldn't take it
+    source: str  # where it came from, and goes again when it is released
+    reason: str
+    field: str | None
+    value: Any
+    shard_id: str | None
+    sequence_number: str | None
+    partition_key: str | None
+    arrived_at_ms: int | None
+    data: bytes  # as they came
+
 
 class Quarantine:
-    """Messages with a record's reason, where it came from, and its original bytes."""
+    """Puts records in quarantine."""
 
-    def __init__(self, queue: Queue, s3: Any, bucket: str) -> None:
-        self._queue = queue
+    def __init__(self, s3: Any, bucket: str) -> None:
         self._s3 = s3
         self._bucket = bucket
 
     def put(self, rejected: Sequence[tuple[Record, Rejected]]) -> list[Record]:
-        """Quarantine all; returns those that couldn't be."""
-        bodies, waiting, failed = [], [], []
-        for record, reason in rejected:
-            try:
-                bodies.append(self._message(record, reason))
-                waiting.append(record)
-            except (ClientError, BotoCoreError) as error:
-                log.warning("bucket unavailable", extra={"why": str(error)})
-                failed.append(record)
-        return failed + [waiting[index] for index in sorted(self._queue.send(bodies))]
+        """Quarantine stream records that `aggregate` can't take; returns those that couldn't be."""
+        held = [of_stream(record, "aggregate", reason) for record, reason in rejected]
+        return [] if self.keep(held) else [record for record, _ in rejected]
 
-    def _message(self, record: Record, rejected: Rejected) -> str:
-        """What happened and the bytes; bytes too long for a message go to the failures bucket."""
-        message = {
-            "reason": rejected.reason,
-            "field": rejected.field,
-            "value": shown(rejected.value),
-            "shard_id": record.shard_id,
-            "sequence_number": record.sequence_number,
-            "partition_key": record.partition_key,
-            "arrived_at_ms": record.arrived_at_ms,
-        }
-        body = json.dumps({**message, "data": base64.b64encode(record.data).decode()})
-        if len(body) <= BYTES_A_CALL:
-            return body
-        key = f"quarantine/{record.shard_id}/{record.sequence_number}-{uuid.uuid4()}"
-        self._s3.put_object(Bucket=self._bucket, Key=key, Body=record.data)
-        return json.dumps({**message, "data_bucket": self._bucket, "data_key": key})
+    def keep(self, held: Sequence[Held]) -> bool:
+        """Whether all are in quarantine now, in one object; else none is."""
+        if not held:
+            return True
+        body = b"".join(_line(each) for each in held)
+        try:
+            self._s3.put_object(Bucket=self._bucket, Key=_key(held[0], body), Body=body)
+        except (ClientError, BotoCoreError) as error:
+            log.warning("quarantine unavailable", extra={"why": str(error)})
+            return False
+        return True
+
+
+def of_stream(record: Record, function: str, rejected: Rejected) -> Held:
+    """What is held of a stream's record."""
+    return Held(
+        f"{record.shard_id}:{record.sequence_number}",
+        function,
+        "kinesis",
+        rejected.reason,
+        rejected.field,
+        shown(rejected.value),
+        record.shard_id,
+        record.sequence_number,
+        record.partition_key,
+        record.arrived_at_ms,
+        record.data,
+    )
+
+
+def _line(held: Held) -> bytes:
+    document = {**held._asdict(), "data": base64.b64encode(held.data).decode()}
+    return json.dumps(document).encode() + b"\n"
+
+
+def _key(first: Held, body: bytes) -> str:
+    """`quarantine/<shard>/<first sequence number>-<hash>.jsonl`."""
+    digest = hashlib.sha256(body).hexdigest()[:16]
+    return f"{PREFIX}{first.name.replace(':', '/')}-{digest}.jsonl"

@@ -1,22 +1,31 @@
 """SQS queues."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from telemetry.aws.chunks import chunks
 from telemetry.aws.observe import log
+from telemetry.errors import Unavailable
 
 # SendMessageBatch's limits: 10 messages, and 1 MiB in all since August 2025; a quarter of that
 # also fits accounts and emulators that have the limit of before.
 MESSAGES_A_CALL = 10
 BYTES_A_CALL = 250_000
 ATTEMPTS = 3
+WAIT_SECONDS = 1  # a receive that waits asks all of SQS's servers; one that doesn't, only some
+
+
+class Message(NamedTuple):
+    """A message that was received; `receipt` is what it is deleted by."""
+
+    body: str
+    receipt: str
 
 
 class Queue:
-    """Sends messages in batches."""
+    """Sends messages in batches; receives, deletes and gives them back."""
 
     def __init__(self, sqs: Any, url: str) -> None:
         self._sqs = sqs
@@ -46,3 +55,31 @@ class Queue:
         for entry in answer.get("Failed", []):
             log.warning("message not taken", extra={"queue": self._url, "why": entry["Code"]})
         return {int(entry["Id"]) for entry in answer.get("Successful", [])}
+
+    def receive(self) -> list[Message]:
+        """Up to 10 messages, none where there are none; raises Unavailable."""
+        try:
+            answer = self._sqs.receive_message(
+                QueueUrl=self._url,
+                MaxNumberOfMessages=MESSAGES_A_CALL,
+                WaitTimeSeconds=WAIT_SECONDS,
+            )
+        except (ClientError, BotoCoreError) as error:
+            raise Unavailable(f"nothing can be received: {error}") from error
+        return [Message(each["Body"], each["ReceiptHandle"]) for each in answer.get("Messages", [])]
+
+    def delete(self, message: Message) -> None:
+        """It is done; where it can't be deleted, it comes back."""
+        try:
+            self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=message.receipt)
+        except (ClientError, BotoCoreError) as error:
+            log.warning("message not deleted", extra={"queue": self._url, "why": str(error)})
+
+    def give_back(self, message: Message) -> None:
+        """It is not done: let the next one have it now, not when its time is over."""
+        try:
+            self._sqs.change_message_visibility(
+                QueueUrl=self._url, ReceiptHandle=message.receipt, VisibilityTimeout=0
+            )
+        except (ClientError, BotoCoreError) as error:
+            log.warning("message not given back", extra={"queue": self._url, "why": str(error)})

@@ -1,0 +1,163 @@
+"""The failures bucket: batches that a mapping gave up on, as Lambda keeps them, and announces them.
+
+https://docs.aws.amazon.com/lambda/latest/dg/kinesis-on-failure-destination.html
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import unquote_plus
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from telemetry.aws import quarantine, stream
+from telemetry.aws.observe import log
+from telemetry.aws.quarantine import Held
+from telemetry.domain.reading import shown
+from telemetry.errors import Rejected, Unavailable
+
+PREFIX = "aws/lambda/"  # where Lambda writes, and what the bucket announces
+STAGES = ("aggregate", "alert", "dispatch")  # those whose mappings give up to the bucket
+TO_DO = Rejected("waits for its redrive")
+
+
+class Given(NamedTuple):
+    """A record that was given up: as its function gets it, and as the quarantine would hold it."""
+
+    event: dict[str, Any]
+    held: Held
+
+
+class Failure(NamedTuple):
+    """A batch that was given up."""
+
+    key: str
+    etag: str
+    document: dict[str, Any]
+    stage: str
+    records: list[Given]
+
+
+class Failures:
+    """What the bucket keeps under `aws/lambda/`."""
+
+    def __init__(self, s3: Any, bucket: str, stack: str) -> None:
+        self._s3 = s3
+        self._bucket = bucket
+        self._names = {f"{stack}-{stage}": stage for stage in STAGES}
+
+    def keys(self) -> Iterator[str]:
+        """All keys, page by page; raises Unavailable."""
+        more: dict[str, str] = {}
+        while True:
+            try:
+                page = self._s3.list_objects_v2(Bucket=self._bucket, Prefix=PREFIX, **more)
+            except (ClientError, BotoCoreError) as error:
+                raise Unavailable(f"the failures can't be listed: {error}") from error
+            yield from (each["Key"] for each in page.get("Contents", []))
+            if not page.get("NextContinuationToken"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def read(self, key: str) -> tuple[bytes, str] | None:
+        """An object's bytes and ETag; None where it is gone. Raises Unavailable."""
+        try:
+            found = self._s3.get_object(Bucket=self._bucket, Key=key)
+            return found["Body"].read(), found["ETag"]
+        except ClientError as error:
+            if error.response["Error"]["Code"] in {"NoSuchKey", "404"}:
+                return None
+            raise Unavailable(f"{key} can't be read: {error}") from error
+        except BotoCoreError as error:
+            raise Unavailable(f"{key} can't be read: {error}") from error
+
+    def parse(self, key: str, body: bytes, etag: str) -> Failure:
+        """The batch in an object; raises Rejected where it isn't one of this stack's."""
+        try:
+            document = json.loads(body)
+            name = document["requestContext"]["functionArn"].split(":")[6]
+            records = json.loads(document["payload"])["Records"]
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise Rejected(f"is not the document of a batch given up: {error!r}") from None
+        if name not in self._names:
+            known = ", ".join(sorted(self._names))
+            reason = f"is not a function that is redriven: {known}"
+            raise Rejected(reason, field="requestContext.functionArn", value=name)
+        stage = self._names[name]
+        if not isinstance(records, list) or not records:
+            raise Rejected("has no list of Records", field="payload", value=records)
+        return Failure(key, etag, document, stage, [_given(each, stage) for each in records])
+
+    def keep_only(self, failure: Failure, rest: Sequence[Given]) -> None:
+        """Leave only these records of a batch, unless another redrive has had it meanwhile.
+
+        The bucket announces it anew. Raises Unavailable.
+        """
+        body = json.dumps({**failure.document, "payload": event_of(rest)}).encode()
+        try:
+            self._s3.put_object(
+                Bucket=self._bucket, Key=failure.key, Body=body, IfMatch=failure.etag
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] in {"PreconditionFailed", "NoSuchKey", "412", "404"}:
+                log.info("another redrive is at it", extra={"key": failure.key})
+                return
+            raise Unavailable(f"{failure.key} can't be written: {error}") from error
+        except BotoCoreError as error:
+            raise Unavailable(f"{failure.key} can't be written: {error}") from error
+
+    def remove(self, key: str) -> None:
+        """Delete an object; the bucket's versions keep it. Raises Unavailable."""
+        try:
+            self._s3.delete_object(Bucket=self._bucket, Key=key)
+        except (ClientError, BotoCoreError) as error:
+            raise Unavailable(f"{key} can't be deleted: {error}") from error
+
+
+def event_of(records: Sequence[Given]) -> str:
+    """The event, as JSON, with which a function gets these records."""
+    return json.dumps({"Records": [each.event for each in records]})
+
+
+def announced(message: str) -> list[str]:
+    """The keys that a message of the bucket names; none of its test event, or of another's."""
+    try:
+        records = json.loads(message).get("Records", [])
+        keys = [unquote_plus(record["s3"]["object"]["key"]) for record in records]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        log.warning("not an announcement", extra={"body": shown(message)})
+        return []
+    return [key for key in keys if key.startswith(PREFIX)]
+
+
+def unreadable(key: str, body: bytes, rejected: Rejected) -> Held:
+    """How the quarantine holds an object that isn't a batch: released, it is put back."""
+    reason, field, value = rejected.reason, rejected.field, shown(rejected.value)
+    name = f"object:{key}"
+    return Held(name, "redrive", "object", reason, field, value, None, None, None, None, body)
+
+
+def _given(event: Any, stage: str) -> Given:
+    """A record of a payload; raises Rejected where it is neither Kinesis's nor DynamoDB's."""
+    try:
+        if "kinesis" in event:
+            (record,) = stream.decode({"Records": [event]})
+            return Given(event, quarantine.of_stream(record, stage, TO_DO))
+        change = event["dynamodb"]
+        held = Held(
+            event["eventID"],
+            stage,
+            "dynamodb",
+            TO_DO.reason,
+            None,
+            None,
+            None,
+            change["SequenceNumber"],
+            None,
+            int(change.get("ApproximateCreationDateTime", 0) * 1000) or None,
+            json.dumps(event).encode(),
+        )
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        reason = f"has a record of neither Kinesis nor DynamoDB: {error!r}"
+        raise Rejected(reason, field="payload", value=event) from None
+    return Given(event, held)

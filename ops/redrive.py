@@ -1,0 +1,95 @@
+"""`redrive`: try again what was given up, until nothing is left or nothing moves any more."""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+from rich.console import Console
+
+from ops.errors import OpsError
+from ops.target import Target
+
+if TYPE_CHECKING:
+    from ops.cli import Subparsers
+
+STEP_SECONDS = 10
+"""How long an invocation may begin new work: so often one sees how far it is."""
+MOVED = ("succeeded", "quarantined", "dead_letters")
+TEXT = "Try again the batches that a mapping gave up on, and the notices that could not be sent."
+
+
+def add(added: "Subparsers") -> list[argparse.ArgumentParser]:
+    """Add `redrive`."""
+    parser = added.add_parser("redrive", help=TEXT, description=TEXT)
+    parser.set_defaults(does=redrive)
+    return [parser]
+
+
+def redrive(_options: argparse.Namespace, target: Target, console: Console) -> int:
+    """Invoke the function again and again; return 1 when something is left.
+
+    It can be stopped at any moment: what is done stays done, and the next run goes on.
+    """
+    function, aws_lambda = target.output("RedriveFunctionName"), target.connect("lambda")
+    total: Counter[str] = Counter()
+    while True:
+        before = total.copy()
+        left, why = one_pass(aws_lambda, function, total, console)
+        if not left or total == before:
+            break
+    for reason, count in why.most_common():
+        console.print(f"  {count}× {reason}", highlight=False, markup=False, soft_wrap=True)
+    if not left:
+        console.print("[green]✓[/] nothing is left", highlight=False)
+        return 0
+    console.print(
+        "[red]✗[/] the rest doesn't move: mend what it waits for, and redrive again",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 1
+
+
+def one_pass(
+    aws_lambda: Any, function: str, total: Counter[str], console: Console
+) -> tuple[int, Counter[str]]:
+    """Let each object have its turn, adding to the total; return how many are left, and why."""
+    left, kept, why = 0, set[str](), Counter[str]()
+    while True:
+        with console.status("redriving"):
+            report = invoke(aws_lambda, function, kept)
+        total.update({name: report[name] for name in MOVED})
+        left += report["left"]
+        why.update(report["why"])
+        console.print(told(total, left), highlight=False, soft_wrap=True)
+        if not report["more"]:
+            return left, why
+        if not report["kept"] and not any(report[name] for name in MOVED):
+            return left + 1, why  # time was up before anything had its turn
+        kept.update(report["kept"])
+
+
+def invoke(aws_lambda: Any, function: str, kept: Collection[str]) -> dict[str, Any]:
+    """Return the report of one invocation, which skips what had its turn; raise OpsError."""
+    event = json.dumps({"seconds": STEP_SECONDS, "skip": sorted(kept)})
+    try:
+        answer = aws_lambda.invoke(FunctionName=function, Payload=event.encode())
+        payload = json.loads(answer["Payload"].read())
+    except (ClientError, BotoCoreError, ValueError) as error:
+        raise OpsError(f"{function}: {error}") from None
+    if answer.get("FunctionError"):
+        why = f"{payload.get('errorType')}: {payload.get('errorMessage')}"
+        raise OpsError(f"{function} failed: {why}. What was done stays done: redrive again.")
+    report: dict[str, Any] = payload
+    return report
+
+
+def told(total: Counter[str], left: int) -> str:
+    """Say how far it is."""
+    return (
+        f"records: {total['succeeded']:,} succeeded, {total['quarantined']:,} quarantined, "
+        f"{left:,} left; notices sent again: {total['dead_letters']:,}"
+    )

@@ -1,0 +1,466 @@
+"""Redrive: what was given up is tried again, and each record ends in one place."""
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from telemetry.aws.failures import Failures
+from telemetry.aws.functions import Functions
+from telemetry.aws.quarantine import Quarantine
+from telemetry.aws.queue import Queue
+from telemetry.errors import Rejected, Unavailable
+
+from functions.redrive.handler import run
+from tests.fakes import Client, Crash, MemoryLambda, MemoryS3, MemorySqs
+from tests.functions.incoming import SHARD, changes, given_up, kinesis, number, reading
+
+PREFIX = "aws/lambda/0af6e1b1/shardId-000000000003/2026/11/21/"
+STAGES = ("aggregate", "alert", "dispatch")
+Counted = Callable[[str], float]
+
+
+def name_of(index: int) -> str:
+    return f"{SHARD}:{number(index)}"
+
+
+class Stage:
+    """The function with what it uses in memory; its clock stands still but for `ticks`."""
+
+    def __init__(self) -> None:
+        self.bucket = MemoryS3()
+        self.announcements, self.dead, self.notices = MemorySqs(), MemorySqs(), MemorySqs()
+        self.functions = MemoryLambda()
+        self.processed: Counter[str] = Counter()
+        self.unavailable: set[str] = set()
+        self.bugs: set[str] = set()
+        for stage in STAGES:
+            self.functions.functions[f"telemetry-{stage}"] = self.process
+        self.now = 0.0
+        self.ticks = 0.0
+
+    @property
+    def clients(self) -> list[Client]:
+        return [self.bucket, self.announcements, self.dead, self.notices, self.functions]
+
+    def process(self, event: dict[str, Any]) -> dict[str, Any]:
+        """As the pipeline's own functions do: all that can be done, then the first that can't."""
+        self.now += self.ticks
+        names = [record["eventID"] for record in event["Records"]]
+        if self.bugs & set(names):
+            raise KeyError("version")
+        self.processed.update(name for name in names if name not in self.unavailable)
+        left = [name for name in names if name in self.unavailable]
+        if left and left[0] == names[0]:
+            raise Unavailable(f"none of {len(names)} records could be processed")
+        return {"batchItemFailures": [{"itemIdentifier": name} for name in left[:1]]}
+
+    def give_up(self, stage: str, event: dict[str, Any], key: str = "batch") -> str:
+        """Keep a batch in the bucket and announce it, as Lambda and S3 do."""
+        self.bucket.objects[PREFIX + key] = given_up(stage, event)
+        self.announce(key)
+        return PREFIX + key
+
+    def announce(self, key: str) -> None:
+        encoded = (PREFIX + key).replace("/", "%2F").replace(" ", "+")
+        record = {"s3": {"bucket": {"name": "failures"}, "object": {"key": encoded}}}
+        self.announcements.bodies.append(json.dumps({"Records": [record]}))
+
+    def run(self, **event: Any) -> dict[str, Any]:
+        return run(
+            event,
+            Failures(self.bucket, "failures", "telemetry"),
+            Functions(self.functions, "telemetry"),
+            Quarantine(self.bucket, "failures"),
+            Queue(self.announcements, "announcements"),
+            Queue(self.dead, "dead letters"),
+            Queue(self.notices, "notices"),
+            lambda: self.now,
+        )
+
+    def kept(self) -> list[str]:
+        return [key for key in self.bucket.objects if key.startswith("aws/lambda/")]
+
+    def held(self) -> dict[str, dict[str, Any]]:
+        return {held["name"]: held for held in self.bucket.lines()}
+
+    def waiting(self) -> int:
+        return len(self.announcements.bodies) + len(self.announcements.taken)
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+def batch(size: int) -> dict[str, Any]:
+    return kinesis(reading(f"pump-{index}") for index in range(size))
+
+
+def change_events(size: int) -> dict[str, Any]:
+    event = changes({"device_id": {"S": f"pump-{index}"}} for index in range(size))
+    for index, record in enumerate(event["Records"]):
+        record["eventID"] = f"change-{index}"
+    return event
+
+
+def counts(report: dict[str, Any]) -> tuple[int, ...]:
+    names = ("objects", "records", "succeeded", "quarantined", "left")
+    return tuple(report[name] for name in names)
+
+
+def test_a_batch_goes_whole_to_the_function_that_gave_up_and_is_gone(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.give_up("alert", batch(3))
+    report = stage.run()
+    assert stage.functions.batches == [("telemetry-alert", [name_of(each) for each in range(3)])]
+    assert counts(report) == (1, 3, 3, 0, 0)
+    assert (stage.kept(), stage.waiting()) == ([], 0)
+    assert counted("RecordsRedriven") == 3
+    assert not report["more"]
+
+
+def test_a_key_with_spaces_and_signs_is_found_by_its_announcement(stage: Stage) -> None:
+    stage.give_up("aggregate", batch(1), "a batch+more")
+    stage.announcements.bodies[0] = stage.announcements.bodies[0].replace(
+        "batch+more", "batch%2Bmore"
+    )
+    stage.bucket.page_keys = 0  # the list shows nothing
+    assert counts(stage.run()) == (1, 1, 1, 0, 0)
+
+
+def test_a_record_that_kills_the_function_kills_only_its_own_invocation(
+    stage: Stage, counted: Counted
+) -> None:
+    event = batch(4)
+    stage.give_up("aggregate", event)
+    stage.functions.deadly = {name_of(2)}
+    report = stage.run()
+    assert [len(names) for _, names in stage.functions.batches] == [4, 1, 1, 1, 1]
+    assert counts(report) == (1, 4, 3, 1, 0)
+    assert report["why"] == {"Runtime.ExitError: exit status 137": 1}
+    assert sorted(stage.processed) == [name_of(0), name_of(1), name_of(3)]
+    assert (stage.kept(), stage.waiting()) == ([], 0)
+    (held,) = stage.held().values()
+    assert held["name"] == name_of(2)
+    assert (held["function"], held["source"]) == ("aggregate", "kinesis")
+    assert held["reason"] == "Runtime.ExitError: exit status 137"
+    assert held["data"] == event["Records"][2]["kinesis"]["data"]
+    assert held["partition_key"] == "pump-1"
+    assert counted("RecordsQuarantined") == counted("ReadingsQuarantined") == 1
+
+
+def test_a_record_alone_is_invoked_once_not_as_a_batch_and_again(stage: Stage) -> None:
+    stage.give_up("aggregate", batch(1))
+    stage.functions.deadly = {name_of(0)}
+    stage.run()
+    assert len(stage.functions.batches) == 1
+
+
+def test_a_change_that_is_no_episode_is_held_with_its_whole_event(
+    stage: Stage, counted: Counted
+) -> None:
+    event = change_events(2)
+    stage.give_up("dispatch", event)
+    stage.bugs = {"change-1"}
+    assert counts(stage.run()) == (1, 2, 1, 1, 0)
+    held = stage.held()["change-1"]
+    assert (held["function"], held["source"]) == ("dispatch", "dynamodb")
+    assert json.loads(base64.b64decode(held["data"])) == event["Records"][1]
+    assert held["reason"] == "KeyError: 'version'"
+    assert (counted("RecordsQuarantined"), counted("ReadingsQuarantined")) == (1, 0)
+
+
+def test_what_a_retry_can_mend_is_left_and_the_next_redrive_mends_it(stage: Stage) -> None:
+    stage.give_up("aggregate", batch(4))
+    stage.unavailable = {name_of(0), name_of(2)}
+    report = stage.run()
+    assert counts(report) == (1, 4, 2, 0, 2)
+    assert stage.held() == {}
+    assert len(stage.announcements.bodies) == 1  # given back: it is to be had at once
+    stage.unavailable = set()
+    stage.functions.batches.clear()
+    assert counts(stage.run()) == (1, 2, 2, 0, 0)
+    # what was settled before isn't sent again
+    assert stage.functions.batches == [("telemetry-aggregate", [name_of(0), name_of(2)])]
+    assert (stage.kept(), stage.waiting()) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    "code", ["ServiceUnavailable", "TooManyRequestsException", "ResourceNotFoundException"]
+)
+def test_a_function_that_is_away_throttled_or_gone_loses_nothing(stage: Stage, code: str) -> None:
+    key = stage.give_up("aggregate", batch(2))
+    before = stage.bucket.objects[key]
+    process = stage.functions.functions["telemetry-aggregate"]
+    if code == "ResourceNotFoundException":
+        del stage.functions.functions["telemetry-aggregate"]
+    else:
+        stage.functions.down, stage.functions.down_with = True, code
+    report = stage.run()
+    assert counts(report) == (1, 2, 0, 0, 2)
+    assert [code in why for why in report["why"]] == [True]
+    assert stage.bucket.objects == {key: before}
+    stage.functions.down = False
+    stage.functions.functions["telemetry-aggregate"] = process
+    assert counts(stage.run()) == (1, 2, 2, 0, 0)
+
+
+def test_a_batch_whose_announcement_is_lost_is_found_in_the_bucket(stage: Stage) -> None:
+    for index in range(5):
+        stage.give_up("aggregate", batch(1), f"batch-{index}")
+    stage.announcements.bodies.clear()
+    stage.bucket.page_keys = 2
+    assert counts(stage.run()) == (5, 5, 5, 0, 0)
+    assert stage.kept() == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"Service":"Amazon S3","Event":"s3:TestEvent","Bucket":"failures"}',
+        '{"Records":[{"s3":{"object":{"key":"elsewhere/object"}}}]}',
+        '{"Records":[{}]}',
+        '{"Records":7}',
+        "[]",
+        "not JSON",
+    ],
+)
+def test_a_message_that_announces_no_batch_is_deleted(stage: Stage, body: str) -> None:
+    stage.announcements.bodies.append(body)
+    assert counts(stage.run()) == (0, 0, 0, 0, 0)
+    assert stage.waiting() == 0
+
+
+def test_a_message_for_an_object_that_is_gone_is_deleted(stage: Stage) -> None:
+    stage.announce("gone")
+    stage.give_up("aggregate", batch(1))
+    stage.announce("batch")  # S3 announces at least once
+    assert counts(stage.run()) == (1, 1, 1, 0, 0)
+    assert stage.waiting() == 0
+
+
+def other(**changed: Any) -> bytes:
+    return json.dumps({**json.loads(given_up("aggregate", batch(1))), **changed}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (b"\x00\xff", "document"),
+        (b"[]", "document"),
+        (other(requestContext={}), "document"),
+        (other(payload="not JSON"), "document"),
+        (other(payload='{"Records":[]}'), "Records"),
+        (other(payload='{"Records":[{}]}'), "neither Kinesis nor DynamoDB"),
+        (other(payload='{"Records":[{"kinesis":{"data":"eA=="}}]}'), "neither Kinesis nor"),
+        (given_up("notify", batch(1)), "telemetry-aggregate, telemetry-alert, telemetry-dispatch"),
+        (given_up("aggregate", batch(1)).replace(b"telemetry-", b"other-"), "not a function"),
+    ],
+)
+def test_an_object_that_is_no_batch_of_these_functions_goes_to_quarantine_whole(
+    stage: Stage, body: bytes, word: str
+) -> None:
+    key = stage.give_up("aggregate", batch(1))
+    stage.bucket.objects[key] = body
+    assert counts(stage.run()) == (1, 1, 0, 1, 0)
+    assert stage.functions.batches == []
+    (held,) = stage.held().values()
+    assert (held["name"], held["source"]) == (f"object:{key}", "object")
+    assert base64.b64decode(held["data"]) == body
+    assert word in held["reason"]
+    assert (stage.kept(), stage.waiting()) == ([], 0)
+
+
+def test_nothing_is_deleted_before_it_is_in_quarantine(stage: Stage) -> None:
+    keys = [stage.give_up("aggregate", batch(2)), stage.give_up("alert", batch(1), "broken")]
+    stage.bucket.objects[keys[1]] = b"broken"
+    stage.functions.deadly = {name_of(1)}
+    put_object = stage.bucket.put_object
+
+    def refusing(**call: Any) -> None:
+        stage.bucket.down = call["Key"].startswith("quarantine/")
+        try:
+            put_object(**call)
+        finally:
+            stage.bucket.down = False
+
+    stage.bucket.put_object = refusing  # type: ignore[method-assign]
+    report = stage.run()
+    assert counts(report) == (2, 3, 1, 0, 2)
+    assert report["why"]["the quarantine can't be written"] == 2
+    assert sorted(stage.kept()) == sorted(keys)
+    stage.bucket.put_object = put_object  # type: ignore[method-assign]
+    assert counts(stage.run()) == (2, 2, 0, 2, 0)
+    assert stage.kept() == []
+
+
+def test_when_time_is_up_the_rest_waits_and_each_redrive_gets_further(stage: Stage) -> None:
+    stage.give_up("aggregate", batch(6))
+    stage.functions.deadly = {name_of(5)}
+    stage.ticks = 10.0  # seconds that each invocation takes
+    first = stage.run(seconds=15)
+    assert (counts(first), first["more"]) == ((1, 6, 2, 0, 4), True)
+    second = stage.run(seconds=15)
+    assert (counts(second), second["more"]) == ((1, 4, 2, 0, 2), True)
+    assert counts(stage.run(seconds=15)) == (1, 2, 1, 1, 0)
+    assert all(times == 1 for times in stage.processed.values())
+    assert (stage.kept(), list(stage.held())) == ([], [name_of(5)])
+
+
+def test_a_batch_that_takes_all_the_time_still_gets_further(stage: Stage) -> None:
+    stage.give_up("aggregate", batch(3))
+    stage.bugs = {name_of(0)}
+    stage.ticks = 100.0
+    assert counts(stage.run()) == (1, 3, 0, 1, 2)
+    assert counts(stage.run()) == (1, 2, 2, 0, 0)
+
+
+def test_two_redrives_at_once_bring_nothing_back(stage: Stage) -> None:
+    key = stage.give_up("aggregate", batch(3))
+    stage.unavailable = {name_of(2)}
+    process = stage.functions.functions["telemetry-aggregate"]
+
+    def overtaken(event: dict[str, Any]) -> Any:
+        answer = process(event)
+        stage.bucket.objects.pop(key, None)  # another redrive has settled it all
+        return answer
+
+    stage.functions.functions["telemetry-aggregate"] = overtaken
+    stage.run()
+    assert stage.kept() == []
+
+
+def test_notices_that_could_not_be_sent_go_back_to_their_queue(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.dead.bodies = [f"notice {index}" for index in range(25)]
+    assert stage.run()["dead_letters"] == 25
+    assert sorted(stage.notices.bodies) == sorted(f"notice {index}" for index in range(25))
+    assert (stage.dead.bodies, stage.dead.taken) == ([], {})
+    assert counted("NoticesRedriven") == 25
+
+
+def test_a_notice_that_the_queue_does_not_take_stays_a_dead_letter(stage: Stage) -> None:
+    stage.dead.bodies = ["notice 0", "notice 1"]
+    stage.notices.refuses = lambda body: body == "notice 1"
+    with pytest.raises(Unavailable):
+        stage.run()
+    assert (stage.notices.bodies, stage.dead.bodies) == (["notice 0"], ["notice 1"])
+
+
+@pytest.mark.parametrize("seconds", [0, 41, -1, "40", True, None])
+def test_other_seconds_than_it_may_work_are_refused_by_name_and_value(
+    stage: Stage, seconds: Any
+) -> None:
+    with pytest.raises(Rejected, match=r"seconds: is .*: a number from 1 to 40 was expected"):
+        stage.run(seconds=seconds)
+
+
+def test_other_skips_than_a_list_of_keys_are_refused_by_name_and_value(stage: Stage) -> None:
+    for skip in ("key", [1], None):
+        with pytest.raises(Rejected, match=r"skip: is .*: a list of keys was expected"):
+            stage.run(skip=skip)
+
+
+def test_a_batch_that_takes_all_the_time_and_stays_keeps_no_other_from_its_turn(
+    stage: Stage,
+) -> None:
+    first = stage.give_up("aggregate", batch(1), "first")
+    second = stage.give_up("dispatch", change_events(2), "second")
+    stage.unavailable = {name_of(0)}
+    stage.ticks = 100.0
+    report = stage.run()
+    assert (counts(report), report["more"], report["kept"]) == ((1, 1, 0, 0, 1), True, [first])
+    assert stage.kept() == [first, second]
+    stage.announcements.time_passes()
+    report = stage.run(skip=[first])
+    assert (counts(report), report["kept"]) == ((1, 2, 2, 0, 0), [])
+    assert stage.kept() == [first]
+    assert stage.waiting() == 1  # of the two messages, the first's
+
+
+class Cut:
+    """Ends the process before, or after, the n-th call of any client; no call is made then."""
+
+    def __init__(self, stage: Stage, call: int, is_after: bool) -> None:
+        self.left = call
+        self.is_over = False
+        for client in stage.clients:
+            for name in CALLS:
+                if hasattr(client, name):
+                    setattr(client, name, self._cutting(getattr(client, name), is_after))
+
+    def _cutting(self, call: Callable[..., Any], is_after: bool) -> Callable[..., Any]:
+        def cut(**arguments: Any) -> Any:
+            self.left -= 1
+            if not self.is_over and (self.left < 0 or (self.left == 0 and not is_after)):
+                raise Crash
+            try:
+                return call(**arguments)
+            finally:
+                if self.left == 0:
+                    raise Crash
+
+        return cut
+
+
+CALLS = (
+    "receive_message",
+    "delete_message",
+    "change_message_visibility",
+    "send_message_batch",
+    "list_objects_v2",
+    "get_object",
+    "put_object",
+    "delete_object",
+    "invoke",
+)
+
+
+def troubled() -> Stage:
+    """A bit of everything: 10 records in four batches, a broken object, stray messages, notices."""
+    stage = Stage()
+    stage.give_up("aggregate", batch(4), "mixed")
+    stage.give_up("dispatch", change_events(2), "changes")
+    stage.bucket.objects[PREFIX + "unannounced"] = given_up("alert", change_events(1))
+    stage.bucket.objects[PREFIX + "broken"] = b"broken"
+    stage.announce("broken")
+    stage.announce("gone")
+    stage.functions.deadly = {name_of(1)}
+    stage.bugs = {"change-1"}
+    stage.dead.bodies = ["notice 0", "notice 1"]
+    return stage
+
+
+def calls_of_a_whole_redrive() -> int:
+    stage = troubled()
+    many = 1_000
+    cut = Cut(stage, many, is_after=False)
+    stage.run()
+    return many - cut.left
+
+
+@pytest.mark.parametrize("is_after", [False, True], ids=["before a call", "after a call"])
+def test_cut_off_at_any_step_and_run_again_each_record_ends_in_one_place(is_after: bool) -> None:
+    calls = calls_of_a_whole_redrive()
+    assert calls > 25
+    for call in range(1, calls + 1):
+        stage = troubled()
+        cut = Cut(stage, call, is_after)
+        with pytest.raises(Crash):
+            stage.run()
+        cut.is_over = True
+        for queue in (stage.announcements, stage.dead):
+            queue.time_passes()
+        last = stage.run()
+        assert (last["left"], last["more"]) == (0, False), call
+        assert (stage.kept(), stage.waiting()) == ([], 0), call
+        succeeded = {name_of(index) for index in (0, 2, 3)} | {"change-0"}
+        assert set(stage.processed) == succeeded, call
+        assert set(stage.held()) == {name_of(1), "change-1", f"object:{PREFIX}broken"}, call
+        assert set(stage.notices.bodies) == {"notice 0", "notice 1"}, call
+        assert (stage.dead.bodies, stage.dead.taken) == ([], {}), call
