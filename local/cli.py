@@ -107,7 +107,13 @@ def add_run(added: Subparsers) -> None:
     run.add_argument("--name", help="the instance's name (default: one of its own)")
     run.add_argument("--keep", action="store_true", help="leave the instance running at the end")
     add_json(run, ONE_OBJECT)
-    run.add_argument(
+    disturbed = run.add_mutually_exclusive_group()
+    disturbed.add_argument(
+        "--chaos",
+        action="store_true",
+        help="SIGKILL a function's worker or the mappings' engine every few seconds",
+    )
+    disturbed.add_argument(
         "--poison",
         action="store_true",
         help="send a record that kills a consumer, and check that it alone is given up",

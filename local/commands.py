@@ -17,6 +17,7 @@ from rich.table import Table
 from local import embedded
 from local import invoke as sam_invoke
 from local.api import Api
+from local.chaos import Chaos
 from local.check import from_iso, iso
 from local.deployment import aws_environment
 from local.errors import LocalError
@@ -52,12 +53,16 @@ def run(options: Options, console: Console) -> int:
         with brought_up(instance, steps, parameters_of(options)) as aws:
             source = make_source()
             prepare_tokens(instance, source, posting_options)
-            plan = Plan(options.seconds)
+            chaos = Chaos(instance, options.seed) if options.chaos else None
+            plan = Plan(options.seconds, chaos=chaos)
             poisoning = poison_of(options, instance, steps)
             report = exercise(instance, steps, source, posting_options, plan, aws.stop)
             if poisoning:
                 report.isolation = poisoning.end(report.ledger.counts.accepted)
                 report.problems += report.isolation.problems()
+            if chaos:
+                report.casualties = chaos.casualties()
+                report.problems += report.casualties.problems()
             tell(report, steps, instance, options, console)
             is_clean = report.is_ok
             if options.keep:

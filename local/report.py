@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from local.chaos import Casualties
 from local.check import Difference
 from local.ledger import Ledger
 from local.monitor import Monitor
@@ -35,6 +36,8 @@ class Report:
     is_checked: bool = False
     isolation: Isolation | None = None
     """What became of a poison record, where one was sent."""
+    casualties: Casualties | None = None
+    """What was killed, where something was."""
 
     @property
     def is_ok(self) -> bool:
@@ -107,6 +110,7 @@ def as_json(report: Report, steps: Steps, name: str) -> dict[str, Any]:
         "alerts_expected": report.alerts_expected,
         "alerts_open": len(report.monitor.alerts),
         "poison": report.isolation and asdict(report.isolation),
+        "chaos": report.casualties and asdict(report.casualties),
         "problems": report.problems,
         "differences": [difference._asdict() for difference in report.differences],
     }
@@ -145,6 +149,8 @@ def summary(report: Report) -> Iterator[str]:
         )
     if report.isolation:
         yield report.isolation.summary()
+    if report.casualties:
+        yield report.casualties.summary()
     for reason, count in report.ledger.reasons.most_common(REASONS_SHOWN):
         yield f"{count:,} readings rejected: {reason}"
     if counts.resent:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 
 from local.api import Api
+from local.chaos import SETTLE_SECONDS, Chaos
 from local.check import check
 from local.instance import Instance
 from local.ledger import Ledger
@@ -38,6 +39,8 @@ class Plan:
     is_checked: bool = True
     is_alone: bool = True
     """Whether no other devices have posted to the instance."""
+    chaos: Chaos | None = None
+    """What kills processes meanwhile."""
 
 
 class Exercise:
@@ -65,9 +68,9 @@ class Exercise:
         show = asyncio.create_task(self._show())
         try:
             self._status = lambda: elapsed_text(time.monotonic() - started, plan.seconds)
-            await self._post(source, plan.seconds)
+            await self._post(source, plan)
             if plan.is_checked:
-                await self._settle(report, plan.is_alone)
+                await self._settle(report, plan)
         except asyncio.CancelledError:
             self._monitor.abandon()
             raise
@@ -92,14 +95,15 @@ class Exercise:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, interrupt)
 
-    async def _post(self, source: Source, seconds: float | None) -> None:
+    async def _post(self, source: Source, plan: Plan) -> None:
         """Let the devices post; raise what the API answered if it won't take their readings."""
         posting = asyncio.create_task(self._posting.run(source, self._stop, now_ms))
-        if seconds is not None:
-            asyncio.get_running_loop().call_later(seconds, self._stop.set)
+        if plan.seconds is not None:
+            asyncio.get_running_loop().call_later(plan.seconds, self._stop.set)
         stopped = asyncio.create_task(self._stop.wait())
         try:
-            await asyncio.wait([posting, stopped], return_when=asyncio.FIRST_COMPLETED)
+            with plan.chaos or contextlib.nullcontext():
+                await asyncio.wait([posting, stopped], return_when=asyncio.FIRST_COMPLETED)
             if not posting.done():
                 self._status = lambda: "devices finish what they have begun"
                 await asyncio.wait([posting], timeout=GRACE_SECONDS)
@@ -112,7 +116,7 @@ class Exercise:
         if self._posting.failure is not None:
             raise self._posting.failure
 
-    async def _settle(self, report: Report, is_alone: bool) -> None:
+    async def _settle(self, report: Report, plan: Plan) -> None:
         """Wait until every accepted reading has met its end, and compare until nothing differs.
 
         The pipeline's metrics tell when; but the emulator loses the last log line of a function
@@ -120,12 +124,13 @@ class Exercise:
         """
         rules = load_rules()
         target = self.ledger.counts.accepted
+        patience = SETTLE_SECONDS if plan.chaos else STALL_SECONDS
         last, since = (-1, -1), time.monotonic()
-        while time.monotonic() - since < STALL_SECONDS:
+        while time.monotonic() - since < patience:
             await self._drain(target)
             self._status = lambda: "checking every window and alert"
             report.differences = await asyncio.to_thread(
-                check, self._connect, self.ledger, rules, is_alone
+                check, self._connect, self.ledger, rules, plan.is_alone
             )
             if not report.differences:
                 report.settled_at = self._settled_at or time.monotonic()
