@@ -27,6 +27,8 @@ REFRESH_SECONDS = 0.5
 STALL_SECONDS = 20.0
 QUIET_SECONDS = 4.0
 GRACE_SECONDS = 15.0
+GRACE_SECONDS_IN_CHAOS = 90.0
+"""What was under way when something was killed is sent again until it is taken."""
 RECHECK_SECONDS = 1.0
 
 
@@ -106,7 +108,8 @@ class Exercise:
                 await asyncio.wait([posting, stopped], return_when=asyncio.FIRST_COMPLETED)
             if not posting.done():
                 self._status = lambda: "devices finish what they have begun"
-                await asyncio.wait([posting], timeout=GRACE_SECONDS)
+                grace = GRACE_SECONDS_IN_CHAOS if plan.chaos else GRACE_SECONDS
+                await asyncio.wait([posting], timeout=grace)
                 self._posting.give_up()
             await posting
         finally:
