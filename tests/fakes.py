@@ -12,12 +12,15 @@ from typing import Any
 from botocore.exceptions import ClientError
 from telemetry.aws.alerts import AlertReader
 from telemetry.aws.claims import Claims
+from telemetry.aws.counters import Counters
 from telemetry.aws.items import Attributes, Conflict, Failed, Outcome, Write, Written
 from telemetry.aws.registry import AdminSecret, Registry
 from telemetry.aws.windows import WindowReader
+from telemetry.domain.accounting import Counts, Metric
 from telemetry.domain.notice import Notice
 from telemetry.domain.times import to_iso_minute
 from telemetry.domain.token import Grant
+from telemetry.errors import Unavailable
 
 Refuses = Callable[[Any], bool]
 
@@ -140,6 +143,26 @@ class MemoryS3(Client):
     def put_object(self, *, Bucket: str, Key: str, Body: bytes) -> None:  # noqa: ARG002, N803
         self.check("PutObject")
         self.objects[Key] = Body
+
+
+class MemoryCounters(Counters):
+    """Counts by metric and minute."""
+
+    def __init__(self, counts: dict[Metric, dict[int, int]] | None = None) -> None:
+        self.counts = counts or {}
+        self.down = False
+
+    def by_minute(self, metrics: Sequence[Metric], from_ms: int, to_ms: int) -> Counts:
+        if self.down:
+            raise Unavailable("CloudWatch is away")
+        return {
+            metric: {
+                minute_ms: amount
+                for minute_ms, amount in self.counts.get(metric, {}).items()
+                if from_ms <= minute_ms < to_ms
+            }
+            for metric in metrics
+        }
 
 
 class MemoryClaims(Claims):

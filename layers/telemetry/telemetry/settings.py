@@ -97,3 +97,8 @@ class NotifySettings(Settings):
 class QuerySettings(Settings):
     windows_table: str
     alerts_table: str
+
+
+@dataclass(frozen=True)
+class AccountSettings(Settings):
+    powertools_metrics_namespace: str
