@@ -105,6 +105,18 @@ def mend(folder: Path) -> None:
         mapping_api.engine_status(folder / "mappings.sqlite3"),
     )
     mapping_api.own_pollers_off(lambda_svc)
+    mend_cloudwatch(lambda_svc)
+
+
+def mend_cloudwatch(lambda_svc: Any) -> None:
+    """Have functions' logs whole, their metrics made of them, and both bounded."""
+    mending = importlib.import_module("local.cloudwatch")
+    cloudwatch = importlib.import_module("ministack.services.cloudwatch")
+    logs = importlib.import_module("ministack.services.cloudwatch_logs")
+    mending.keep_metrics_by_minute(cloudwatch)
+    mending.metrics_from_logs(logs, cloudwatch)
+    mending.one_log_stream_a_day(lambda_svc, logs)
+    mending.whole_logs(importlib.import_module("ministack.core.lambda_runtime"))
 
 
 def expire_when_due(kinesis: Any) -> None:
