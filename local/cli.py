@@ -179,7 +179,14 @@ def add_query(added: Subparsers) -> None:
     device.add_argument("device")
     alerts = command(asked, "alerts", commands.query_alerts, "The alerts.")
     alerts.add_argument("--status", default="open", help="default: open")
-    for each in (windows, device, alerts):
+    accounting = command(
+        asked, "accounting", commands.query_accounting, "What became of the readings, by stage."
+    )
+    accounting.add_argument(
+        "--from", dest="start", metavar="TIME", help="ISO 8601 (default: an hour before --to)"
+    )
+    accounting.add_argument("--to", dest="end", metavar="TIME", help="ISO 8601 (default: now)")
+    for each in (windows, device, alerts, accounting):
         add_name(each)
         add_json(each, "print JSON instead of a table")
 

@@ -31,8 +31,10 @@ LOG_POLL_SECONDS = 0.02
 END_OF_LOG = "\x1eend of an invocation's log"
 ANSWERS = (
     '_real_stdout.write(json.dumps({"status": "ok", "result": result}) + "\\n")',
-    '_real_stdout.write(json.dumps({"status": "error", "error": str(e), '
-    '"trace": traceback.format_exc()}) + "\\n")',
+    (
+        '_real_stdout.write(json.dumps({"status": "error", "error": str(e), '
+        '"trace": traceback.format_exc()}) + "\\n")'
+    ),
 )
 """What a worker does at the end of an invocation, word for word."""
 

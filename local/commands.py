@@ -228,6 +228,22 @@ def query_alerts(options: Options, console: Console) -> int:
     return print_table(console, table, f"{len(alerts)} alerts, {options.status}")
 
 
+def query_accounting(options: Options, console: Console) -> int:
+    """Print what each stage counted, and how many readings met no end."""
+    end_ms = time_of("--to", options.end) if options.end else now_ms()
+    start_ms = time_of("--from", options.start) if options.start else end_ms - HOUR_MS
+    with operator(options) as api:
+        answer = api.accounting(iso(start_ms), iso(end_ms))
+    if options.json:
+        return print_json(answer)
+    table = table_of("stage", "count", "readings, episodes or notices")
+    for stage, counts in answer["stages"].items():
+        for name, amount in counts.items():
+            table.add_row(stage, name, f"{amount:,}")
+    title = f"{answer['from']} to {answer['to']}: {answer['unaccounted']:,} readings unaccounted"
+    return print_table(console, table, title)
+
+
 def mappings(options: Options, console: Console) -> int:
     """Print how far each event source mapping of a stream is."""
     instance = named(options.name)

@@ -6,13 +6,14 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 
 from local.api import Api
 from local.chaos import SETTLE_SECONDS, Chaos
-from local.check import check
+from local.check import check, iso
 from local.instance import Instance
 from local.ledger import Ledger
 from local.monitor import Monitor
@@ -30,6 +31,7 @@ GRACE_SECONDS = 15.0
 GRACE_SECONDS_IN_CHAOS = 90.0
 """What was under way when something was killed is sent again until it is taken."""
 RECHECK_SECONDS = 1.0
+DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Exercise:
         self._console: Console = steps.console
         self.ledger = Ledger()
         self._posting = Posting(state.api_url, state.tokens, self.ledger, posting_options)
-        self._monitor = Monitor(instance, now_ms() - 1000, lambda: self.ledger.counts.posted)
+        self._since_ms = now_ms() - 1000
+        self._monitor = Monitor(instance, self._since_ms, lambda: self.ledger.counts.posted)
         self._stop = asyncio.Event()
         self._status: Callable[[], str] = lambda: "starting"
         self._is_first_alert_told = False
@@ -128,17 +131,19 @@ class Exercise:
         rules = load_rules()
         target = self.ledger.counts.accepted
         patience = SETTLE_SECONDS if plan.chaos else STALL_SECONDS
-        last, since = (-1, -1), time.monotonic()
+        last, since = (-1, -1, -1), time.monotonic()
         while time.monotonic() - since < patience:
             await self._drain(target)
             self._status = lambda: "checking every window and alert"
             report.differences = await asyncio.to_thread(
                 check, self._connect, self.ledger, rules, plan.is_alone
             )
-            if not report.differences:
+            if plan.is_alone:
+                report.accounting = await asyncio.to_thread(self._account)
+            if not report.differences and not report.unaccounted:
                 report.settled_at = self._settled_at or time.monotonic()
                 break
-            seen = self._monitor.latest.settled, len(report.differences)
+            seen = self._monitor.latest.settled, len(report.differences), report.unaccounted
             if seen != last:
                 last, since = seen, time.monotonic()
             await asyncio.sleep(RECHECK_SECONDS)
@@ -161,6 +166,13 @@ class Exercise:
                 settled, since = self._monitor.latest.settled, time.monotonic()
         if settled >= target and self._settled_at is None:
             self._settled_at = self._monitor.latest.at
+
+    def _account(self) -> dict[str, Any]:
+        """Return the pipeline's own accounting since the run began, a day at most."""
+        end_ms = now_ms()
+        start_ms = max(self._since_ms, end_ms - DAY_MS)
+        with self._connect() as api:
+            return api.accounting(iso(start_ms), iso(end_ms))
 
     def _connect(self) -> Api:
         return Api(self._state.api_url, self._state.tokens["operator"])

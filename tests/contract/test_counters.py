@@ -59,7 +59,7 @@ def test_what_a_function_logs_in_the_embedded_metric_format_is_counted(aws: Conn
     earlier = NOW_MS - 3 * MINUTE_MS
     metrics = [{"Name": "ReadingsAccepted", "Unit": "Count"}]
     directive = {"Namespace": namespace, "Dimensions": [["service"]], "Metrics": metrics}
-    document = {"_aws": {"Timestamp": earlier, "CloudWatchMetrics": [directive]}}
+    document: dict[str, Any] = {"_aws": {"Timestamp": earlier, "CloudWatchMetrics": [directive]}}
     document |= {"service": "ingest", "ReadingsAccepted": [2.0, 3.0]}
     damaged = {"_aws": {"CloudWatchMetrics": [{"Namespace": namespace}]}}
     messages = [json.dumps(document), "ordinary", json.dumps(damaged), json.dumps(document)]

@@ -41,6 +41,15 @@ def test_a_run_brings_all_up_checks_it_and_leaves_nothing_behind() -> None:
     assert readings["accepted"] == readings["posted"] > 0
     assert readings["accepted"] == readings["stored"] + readings["duplicate"]
     assert readings["stored"] == readings["distinct"]
+    counted = result["accounting"]["stages"]
+    assert counted["ingest"]["accepted"] == readings["accepted"]
+    assert counted["aggregate"] == {
+        "foreign": 0,
+        "stored": readings["distinct"],
+        "duplicate": readings["accepted"] - readings["distinct"],
+        "quarantined": 0,
+    }
+    assert result["accounting"]["unaccounted"] == 0
     assert result["windows_checked"] >= 20
     assert result["alerts_expected"] == result["alerts_open"]
     assert not named(name).is_running()
