@@ -24,7 +24,9 @@ AT_WORK_SECONDS_MAX = 1.0
 LOOK_SECONDS = 0.005
 ENDED_AT_WORK = '"Worker process died"'
 """What the emulator logs for an invocation whose worker is gone."""
-SETTLE_SECONDS = 200.0
+GRACE_SECONDS = 90.0
+"""What was under way when something was killed is sent again until it is taken."""
+PATIENCE_SECONDS = 200.0
 """A message whose consumer died comes back after its queue's visibility timeout, 180 s."""
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from local import embedded
 from local import invoke as sam_invoke
 from local.api import Api
-from local.chaos import Chaos
+from local.chaos import GRACE_SECONDS, PATIENCE_SECONDS, Chaos
 from local.check import from_iso, iso
 from local.deployment import aws_environment
 from local.errors import LocalError
@@ -54,7 +54,7 @@ def run(options: Options, console: Console) -> int:
             source = make_source()
             prepare_tokens(instance, source, posting_options)
             chaos = Chaos(instance, options.seed) if options.chaos else None
-            plan = Plan(options.seconds, chaos=chaos)
+            plan = plan_of(options.seconds, chaos)
             poisoning = poison_of(options, instance, steps)
             report = exercise(instance, steps, source, posting_options, plan, aws.stop)
             if poisoning:
@@ -76,6 +76,18 @@ def run(options: Options, console: Console) -> int:
     finally:
         clean_up(instance, is_clean, console)
     return 0 if report.is_ok else 1
+
+
+def plan_of(seconds: float | None, chaos: Chaos | None) -> Plan:
+    """Return the plan of a run, more patient where something is killed."""
+    if chaos is None:
+        return Plan(seconds)
+    return Plan(
+        seconds,
+        beside=chaos,
+        grace_seconds=GRACE_SECONDS,
+        patience_seconds=PATIENCE_SECONDS,
+    )
 
 
 def poison_of(options: Options, instance: Instance, steps: Steps) -> Poisoning | None:

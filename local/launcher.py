@@ -85,11 +85,15 @@ def collect_segments(receiver: socket.socket, path: Path) -> None:
 def mend(folder: Path) -> None:
     """Make the emulator do as AWS does where the pipeline depends on it."""
     sys.path.append(str(ROOT))
+    dynamodb = importlib.import_module("ministack.services.dynamodb")
     partiql = importlib.import_module("local.partiql")
-    partiql.announce_changes(importlib.import_module("ministack.services.dynamodb"))
+    partiql.announce_changes(dynamodb)
     resharding = importlib.import_module("local.resharding")
     kinesis = importlib.import_module("ministack.services.kinesis")
+    keeping = importlib.import_module("local.keeping")
     expire_when_due(kinesis)
+    keeping.pack_records(kinesis)
+    keeping.forget_unread_changes(dynamodb)
     resharding.keep_closed_shards(kinesis)
     resharding.expire_iterators_rarely(kinesis)
     resharding.count_what_is_behind(importlib.import_module("ministack.services.dynamodb_streams"))

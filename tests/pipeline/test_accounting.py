@@ -1,11 +1,13 @@
 """Every accepted reading is accounted for, and one that is on its way, or lost, is missed."""
 
+from typing import Any
+
 from local.check import iso
-from tests.pipeline.deployed import Json, Pipeline, at, becomes, minutes_ago, now_ms
+from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago, now_ms
 from tests.pipeline.faults import without
 
 
-def account(pipeline: Pipeline, since_ms: int) -> Json:
+def account(pipeline: Pipeline, since_ms: int) -> dict[str, Any]:
     return pipeline.operator.accounting(iso(since_ms), iso(now_ms()))
 
 

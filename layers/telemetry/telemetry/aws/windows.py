@@ -13,6 +13,8 @@ from telemetry.errors import Rejected, Unavailable
 KEY = ("device_id", "minute_region")
 # Readings that a warm environment keeps at hand, about 400 bytes each: 40 MB
 REMEMBERED_READINGS = 100_000
+# and how long: a window grows for its minute, and by what is a little late
+REMEMBERED_SECONDS = 120.0
 
 
 class Added(NamedTuple):
@@ -29,7 +31,12 @@ class Windows:
         self._region = region
         self._retention_ms = retention_ms
         self._states: CompareAndSet[WindowKey, Window, Addition] = CompareAndSet(
-            items, self._to_item, _to_state, weigh=len, remembered=REMEMBERED_READINGS
+            items,
+            self._to_item,
+            _to_state,
+            weigh=len,
+            remembered=REMEMBERED_READINGS,
+            remembered_seconds=REMEMBERED_SECONDS,
         )
 
     def add(self, readings: Sequence[Reading]) -> Added:
