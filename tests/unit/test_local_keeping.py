@@ -87,7 +87,7 @@ def test_a_shard_is_packed_when_the_emulator_looks_for_what_has_expired() -> Non
     looked: list[Any] = []
     kinesis = SimpleNamespace(_expire_records=looked.append)
     pack_records(kinesis)
-    stream = {"shards": {"0": {"records": [record(1)]}, "1": {"records": []}}}
+    stream: dict[str, Any] = {"shards": {"0": {"records": [record(1)]}, "1": {"records": []}}}
     kinesis._expire_records(stream)
     kinesis._expire_records(stream)
     assert looked == [stream, stream]
