@@ -108,8 +108,9 @@ class Sampler:
                 resident[role] += process.memory_info().rss
                 times = process.cpu_times()
                 used = times.user + times.system
-                # what it used before it was seen first was used since the look before
-                self._cpu[role] += used - self._seen.get(process, 0.0 if self._seen else used)
+                # a process that came since the last look used all of it since then
+                before = 0.0 if self.samples else used
+                self._cpu[role] += used - self._seen.get(process, before)
                 self._seen[process] = used
         usage = {role: Usage(resident[role], cpu) for role, cpu in self._cpu.items()}
         return Sample(time.monotonic() - self._started, self._settled(), usage)

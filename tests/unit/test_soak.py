@@ -1,8 +1,16 @@
 """What a soak calls flat, by samples made up."""
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
 import pytest
 
-from benchmarks.soak import Sample, Usage, cost, growths
+from benchmarks import soak
+from benchmarks.soak import POSTING, Sample, Sampler, Usage, cost, growths
+from local.instance import Instance
+from local.processes import Running
 
 MB = 1_000_000
 
@@ -16,6 +24,44 @@ def samples(seconds: int, memory_mb: float, growing_mb: float = 0.0, **cost: flo
         usage = Usage(round((memory_mb + growing_mb * at / 60) * MB), cpu)
         found.append(Sample(float(at), at * 100, {"ingest": usage}))
     return found
+
+
+class Process:
+    """A process that has used some CPU and memory; gone where that is None."""
+
+    def __init__(self, cpu: float | None) -> None:
+        self.cpu = cpu
+
+    def memory_info(self) -> Any:
+        if self.cpu is None:
+            raise psutil.NoSuchProcess(1)
+        return SimpleNamespace(rss=10)
+
+    def cpu_times(self) -> Any:
+        return SimpleNamespace(user=self.cpu, system=0.0)
+
+
+def test_cpu_is_that_of_all_processes_since_the_first_look_also_of_those_that_came_and_went(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old, new, own = Process(100.0), Process(1.5), Process(50.0)
+    running: list[Any] = [Running("ingest", old)]  # type: ignore[arg-type]
+    monkeypatch.setattr(soak, "processes_of", lambda _instance: running)
+    monkeypatch.setattr(psutil, "Process", lambda: own)
+    sampler = Sampler(Instance("soak", Path()), lambda: 7)
+    sampler.samples.append(sampler._look())
+    old.cpu, own.cpu = 103.0, 51.0
+    running.append(Running("ingest", new))  # type: ignore[arg-type]
+    sampler.samples.append(sampler._look())
+    old.cpu, new.cpu = None, 2.0
+    sampler.samples.append(sampler._look())
+    used = [(each.usage["ingest"].cpu_seconds, each.usage[POSTING]) for each in sampler.samples]
+    assert used == [
+        (0.0, Usage(10, 0.0)),
+        (3.0 + 1.5, Usage(10, 1.0)),
+        (3.0 + 2.0, Usage(10, 1.0)),
+    ]
+    assert [each.usage["ingest"].resident_bytes for each in sampler.samples] == [10, 20, 10]
 
 
 def test_memory_that_stays_what_it_was_is_flat() -> None:
