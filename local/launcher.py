@@ -110,6 +110,9 @@ def mend(folder: Path) -> None:
     )
     mapping_api.own_pollers_off(lambda_svc)
     mend_cloudwatch(lambda_svc)
+    importlib.import_module("local.layers").share_layers(
+        importlib.import_module("ministack.core.lambda_runtime"), folder / "layers"
+    )
 
 
 def mend_cloudwatch(lambda_svc: Any) -> None:

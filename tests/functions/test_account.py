@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from telemetry.domain.accounting import ACCEPTED, DUPLICATE, QUARANTINED, STORED
+from telemetry.errors import Unavailable
 
 from functions.account.handler import run
 from tests.fakes import MemoryCounters
@@ -126,7 +127,7 @@ def test_while_cloudwatch_is_away_the_measurement_fails_instead_of_being_zero(
 ) -> None:
     counters = MemoryCounters()
     counters.down = True
-    with pytest.raises(Exception, match="CloudWatch is away"):
+    with pytest.raises(Unavailable):
         run(SCHEDULED, NOW_MS, counters)
     with pytest.raises(KeyError):
         counted("ReadingsUnaccounted")
