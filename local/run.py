@@ -138,7 +138,7 @@ class Exercise:
             report.differences = await asyncio.to_thread(
                 check, self._connect, self.ledger, rules, plan.is_alone
             )
-            if plan.is_alone:
+            if plan.is_alone and now_ms() - self._since_ms < DAY_MS:
                 report.accounting = await asyncio.to_thread(self._account)
             if not report.differences and not report.unaccounted:
                 report.settled_at = self._settled_at or time.monotonic()
@@ -168,11 +168,9 @@ class Exercise:
             self._settled_at = self.monitor.latest.at
 
     def _account(self) -> dict[str, Any]:
-        """Return the pipeline's own accounting since the run began, a day at most."""
-        end_ms = now_ms()
-        start_ms = max(self._since_ms, end_ms - DAY_MS)
+        """Return the pipeline's own accounting since the run began; it tells a day at most."""
         with self._connect() as api:
-            return api.accounting(iso(start_ms), iso(end_ms))
+            return api.accounting(iso(self._since_ms), iso(now_ms()))
 
     def _connect(self) -> Api:
         return Api(self._state.api_url, self._state.tokens["operator"])

@@ -19,10 +19,8 @@ from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import DAY_MS, AccountSettings
 
 HOUR_MS = 3_600_000
-SPAN_MS = DAY_MS
-# A minute is judged once a batch has had time for some retries, and until CloudWatch no longer
-# shows at once what is counted late in it.
-SETTLED_AFTER_MS = 15 * MINUTE_MS
+SPAN_MS = DAY_MS  # what is counted later than that, CloudWatch may show two days later
+SETTLED_AFTER_MS = 15 * MINUTE_MS  # time for a batch to be tried a few times
 
 
 def run(event: dict[str, Any], now_ms: int, counters: Counters) -> dict[str, Any]:
