@@ -65,6 +65,9 @@ bench: $(venv) $(sam) $(aws) ## Measure imports, filters, mappings, then what a 
 	@$(with_tools) .venv/bin/python -m benchmarks.mappings
 	@$(with_tools) .venv/bin/python -m local run --for 60s $(ARGS)
 
+soak: $(venv) $(sam) $(aws) ## Ten minutes of a steady load: is memory flat, and cost? ARGS="--for 3m"
+	@$(with_tools) .venv/bin/python -m benchmarks.soak $(ARGS)
+
 year: $(venv) $(sam) $(aws) ## Send a year of recorded temperatures through the pipeline; compare its months.
 	@$(with_tools) .venv/bin/python -m benchmarks.year
 
@@ -103,4 +106,4 @@ $(sam): requirements/sam.txt | $(uv)
 $(aws): requirements/aws.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test check build deploy redrive quarantine invoke bench year kills simulate conformance lock clean help
+.PHONY: run up down test check build deploy redrive quarantine invoke bench soak year kills simulate conformance lock clean help

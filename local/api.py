@@ -79,6 +79,10 @@ class Api:
                 return
             query["cursor"] = page["next"]
 
+    def accounting(self, start: str, end: str) -> Json:
+        """Return what each stage counted in that time, and how many readings met no end yet."""
+        return self._request("GET", "/accounting", query={"from": start, "to": end})
+
     def _request(
         self, method: str, path: str, body: Json | None = None, query: dict[str, Any] | None = None
     ) -> Json:

@@ -109,7 +109,13 @@ def add_run(added: Subparsers) -> None:
     run.add_argument("--name", help="the instance's name (default: one of its own)")
     run.add_argument("--keep", action="store_true", help="leave the instance running at the end")
     add_json(run, ONE_OBJECT)
-    run.add_argument(
+    disturbed = run.add_mutually_exclusive_group()
+    disturbed.add_argument(
+        "--chaos",
+        action="store_true",
+        help="SIGKILL a function's worker or the mappings' engine every few seconds",
+    )
+    disturbed.add_argument(
         "--poison",
         action="store_true",
         help="send a record that kills a consumer, and check that it alone is given up",
@@ -175,7 +181,14 @@ def add_query(added: Subparsers) -> None:
     device.add_argument("device")
     alerts = command(asked, "alerts", commands.query_alerts, "The alerts.")
     alerts.add_argument("--status", default="open", help="open (default) or cleared")
-    for each in (windows, device, alerts):
+    accounting = command(
+        asked, "accounting", commands.query_accounting, "What became of the readings, by stage."
+    )
+    accounting.add_argument(
+        "--from", dest="start", metavar="TIME", help="ISO 8601 (default: an hour before --to)"
+    )
+    accounting.add_argument("--to", dest="end", metavar="TIME", help="ISO 8601 (default: now)")
+    for each in (windows, device, alerts, accounting):
         add_name(each)
         add_json(each, "print JSON instead of a table")
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from local import embedded
 from local import invoke as sam_invoke
 from local.api import Api
+from local.chaos import GRACE_SECONDS, PATIENCE_SECONDS, Chaos
 from local.check import from_iso, iso
 from local.deployment import aws_environment, client
 from local.errors import LocalError
@@ -55,12 +56,16 @@ def run(options: Options, console: Console) -> int:
         with brought_up(instance, steps, parameters_of(options)) as aws:
             source = make_source()
             prepare_tokens(instance, source, posting_options)
-            plan = Plan(options.seconds)
+            chaos = Chaos(instance, options.seed) if options.chaos else None
+            plan = plan_of(options.seconds, chaos)
             poisoning = poison_of(options, instance, steps)
             report = exercise(instance, steps, source, posting_options, plan, aws.stop)
             if poisoning:
                 report.isolation = poisoning.end(report.ledger.counts.accepted)
                 report.problems += report.isolation.problems()
+            if chaos:
+                report.casualties = chaos.casualties()
+                report.problems += report.casualties.problems()
             tell(report, steps, instance, options, console)
             is_clean = report.is_ok
             if options.keep:
@@ -74,6 +79,18 @@ def run(options: Options, console: Console) -> int:
     finally:
         clean_up(instance, is_clean, console)
     return 0 if report.is_ok else 1
+
+
+def plan_of(seconds: float | None, chaos: Chaos | None) -> Plan:
+    """Return the plan of a run, more patient where something is killed."""
+    if chaos is None:
+        return Plan(seconds)
+    return Plan(
+        seconds,
+        beside=chaos,
+        grace_seconds=GRACE_SECONDS,
+        patience_seconds=PATIENCE_SECONDS,
+    )
 
 
 def poison_of(options: Options, instance: Instance, steps: Steps) -> Poisoning | None:
@@ -224,6 +241,22 @@ def query_alerts(options: Options, console: Console) -> int:
         row = alert["device_id"], alert["rule"], first, lasted, f"{alert['peak']:.1f}"
         table.add_row(*row, *[str(alert.get("trace_id"))] * is_wide)
     return print_table(console, table, f"{len(alerts)} alerts, {options.status}")
+
+
+def query_accounting(options: Options, console: Console) -> int:
+    """Print what each stage counted, and how many readings met no end."""
+    end_ms = time_of("--to", options.end) if options.end else now_ms()
+    start_ms = time_of("--from", options.start) if options.start else end_ms - HOUR_MS
+    with operator(options) as api:
+        answer = api.accounting(iso(start_ms), iso(end_ms))
+    if options.json:
+        return print_json(answer)
+    table = table_of("stage", "count", "readings, episodes or notices")
+    for stage, counts in answer["stages"].items():
+        for name, amount in counts.items():
+            table.add_row(stage, name, f"{amount:,}")
+    title = f"{answer['from']} to {answer['to']}: {answer['unaccounted']:,} readings unaccounted"
+    return print_table(console, table, title)
 
 
 def mappings(options: Options, console: Console) -> int:

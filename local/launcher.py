@@ -85,11 +85,15 @@ def collect_segments(receiver: socket.socket, path: Path) -> None:
 def mend(folder: Path) -> None:
     """Make the emulator do as AWS does where the pipeline depends on it."""
     sys.path.append(str(ROOT))
+    dynamodb = importlib.import_module("ministack.services.dynamodb")
     partiql = importlib.import_module("local.partiql")
-    partiql.announce_changes(importlib.import_module("ministack.services.dynamodb"))
+    partiql.announce_changes(dynamodb)
     resharding = importlib.import_module("local.resharding")
     kinesis = importlib.import_module("ministack.services.kinesis")
+    keeping = importlib.import_module("local.keeping")
     expire_when_due(kinesis)
+    keeping.pack_records(kinesis)
+    keeping.forget_unread_changes(dynamodb)
     resharding.keep_closed_shards(kinesis)
     resharding.expire_iterators_rarely(kinesis)
     resharding.count_what_is_behind(importlib.import_module("ministack.services.dynamodb_streams"))
@@ -106,6 +110,21 @@ def mend(folder: Path) -> None:
     )
     mapping_api.own_pollers_off(lambda_svc)
     importlib.import_module("local.error_types").name_errors(lambda_svc)
+    mend_cloudwatch(lambda_svc)
+    importlib.import_module("local.layers").share_layers(
+        importlib.import_module("ministack.core.lambda_runtime"), folder / "layers"
+    )
+
+
+def mend_cloudwatch(lambda_svc: Any) -> None:
+    """Have functions' logs whole, their metrics made of them, and both bounded."""
+    mending = importlib.import_module("local.cloudwatch")
+    cloudwatch = importlib.import_module("ministack.services.cloudwatch")
+    logs = importlib.import_module("ministack.services.cloudwatch_logs")
+    mending.keep_metrics_by_minute(cloudwatch)
+    mending.metrics_from_logs(logs, cloudwatch)
+    mending.one_log_stream_a_day(lambda_svc, logs)
+    mending.whole_logs(importlib.import_module("ministack.core.lambda_runtime"))
 
 
 def expire_when_due(kinesis: Any) -> None:

@@ -26,7 +26,7 @@ def embedded_metrics(message: str) -> dict[str, float]:
         declared = [
             metric["Name"]
             for directive in directives
-            if directive["Namespace"] == NAMESPACE
+            if directive["Namespace"].partition("/")[0] == NAMESPACE
             for metric in directive["Metrics"]
         ]
         return {name: total(document[name]) for name in declared}

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from local.chaos import Casualties
 from local.check import Difference
 from local.ledger import Ledger
 from local.monitor import Monitor
@@ -33,8 +34,17 @@ class Report:
     windows_checked: int = 0
     alerts_expected: int = 0
     is_checked: bool = False
+    accounting: dict[str, Any] | None = None
+    """The pipeline's own, of the time of the run; None where others post too."""
     isolation: Isolation | None = None
     """What became of a poison record, where one was sent."""
+    casualties: Casualties | None = None
+    """What was killed, where something was."""
+
+    @property
+    def unaccounted(self) -> int:
+        """How many readings the pipeline itself misses."""
+        return int(self.accounting["unaccounted"]) if self.accounting else 0
 
     @property
     def is_ok(self) -> bool:
@@ -72,9 +82,22 @@ def problems(report: Report) -> list[str]:
         )
     if seen.quarantined:
         found.append(f"{seen.quarantined:,} readings are in quarantine")
+    if report.unaccounted:
+        found.append(f"GET /accounting misses {report.unaccounted:,} readings")
+    if report.accounting and accepted_in(report.accounting) < counts.accepted:
+        found.append(
+            f"GET /accounting has {accepted_in(report.accounting):,} accepted readings, "
+            f"the devices know of {counts.accepted:,}"
+        )
     if not counts.accepted:
         found.append("no reading was accepted")
     return found
+
+
+def accepted_in(accounting: dict[str, Any]) -> int:
+    """Return how many readings `ingest` counted as accepted: a device may not have heard of all."""
+    accepted: int = accounting["stages"]["ingest"]["accepted"]
+    return accepted
 
 
 def as_json(report: Report, steps: Steps, name: str) -> dict[str, Any]:
@@ -106,7 +129,9 @@ def as_json(report: Report, steps: Steps, name: str) -> dict[str, Any]:
         "windows_checked": report.windows_checked,
         "alerts_expected": report.alerts_expected,
         "alerts_open": len(report.monitor.alerts),
+        "accounting": report.accounting,
         "poison": report.isolation and asdict(report.isolation),
+        "chaos": report.casualties and asdict(report.casualties),
         "problems": report.problems,
         "differences": [difference._asdict() for difference in report.differences],
     }
@@ -143,8 +168,17 @@ def summary(report: Report) -> Iterator[str]:
             f"{'s' * (report.alerts_expected != 1)} "
             "compared with what the devices sent"
         )
+    if report.accounting:
+        counted = report.accounting["stages"]["aggregate"]
+        yield (
+            f"{accepted_in(report.accounting):,} accepted, by the pipeline's accounting: "
+            f"{counted['stored']:,} stored, {counted['duplicate']:,} duplicate, "
+            f"{counted['quarantined']:,} quarantined, {report.unaccounted:,} unaccounted"
+        )
     if report.isolation:
         yield report.isolation.summary()
+    if report.casualties:
+        yield report.casualties.summary()
     for reason, count in report.ledger.reasons.most_common(REASONS_SHOWN):
         yield f"{count:,} readings rejected: {reason}"
     if counts.resent:

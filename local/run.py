@@ -5,13 +5,15 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 
 from local.api import Api
-from local.check import check
+from local.check import check, iso
 from local.instance import Instance
 from local.ledger import Ledger
 from local.monitor import Monitor
@@ -27,6 +29,7 @@ STALL_SECONDS = 20.0
 QUIET_SECONDS = 4.0
 GRACE_SECONDS = 15.0
 RECHECK_SECONDS = 1.0
+DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,12 @@ class Plan:
     is_checked: bool = True
     is_alone: bool = True
     """Whether no other devices have posted to the instance."""
+    beside: AbstractContextManager[object] | None = None
+    """What goes on as long as devices post."""
+    grace_seconds: float = GRACE_SECONDS
+    """How long they may then finish what they have begun."""
+    patience_seconds: float = STALL_SECONDS
+    """How long the pipeline may stand still before what differs is a loss."""
 
 
 class Exercise:
@@ -50,7 +59,8 @@ class Exercise:
         self._console: Console = steps.console
         self.ledger = Ledger()
         self._posting = Posting(state.api_url, state.tokens, self.ledger, posting_options)
-        self._monitor = Monitor(instance, now_ms() - 1000, lambda: self.ledger.counts.posted)
+        self._since_ms = now_ms() - 1000
+        self.monitor = Monitor(instance, self._since_ms, lambda: self.ledger.counts.posted)
         self._stop = asyncio.Event()
         self._status: Callable[[], str] = lambda: "starting"
         self._is_first_alert_told = False
@@ -59,22 +69,22 @@ class Exercise:
     async def run(self, source: Source, plan: Plan, on_abort: Callable[[], None]) -> Report:
         """Do it all; a second Ctrl-C calls `on_abort` and ends it by CancelledError."""
         self._listen(on_abort)
-        report = Report(self.ledger, self._monitor, self._posting, len(source.devices))
+        report = Report(self.ledger, self.monitor, self._posting, len(source.devices))
         started = time.monotonic()
-        self._monitor.start()
+        self.monitor.start()
         show = asyncio.create_task(self._show())
         try:
             self._status = lambda: elapsed_text(time.monotonic() - started, plan.seconds)
-            await self._post(source, plan.seconds)
+            await self._post(source, plan)
             if plan.is_checked:
-                await self._settle(report, plan.is_alone)
+                await self._settle(report, plan)
         except asyncio.CancelledError:
-            self._monitor.abandon()
+            self.monitor.abandon()
             raise
         finally:
             show.cancel()
             await asyncio.wait([show])
-            self._monitor.stop()
+            self.monitor.stop()
         self._tell_first_alert()
         if not show.cancelled():
             show.result()  # the table's own error is no secret
@@ -92,17 +102,18 @@ class Exercise:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, interrupt)
 
-    async def _post(self, source: Source, seconds: float | None) -> None:
+    async def _post(self, source: Source, plan: Plan) -> None:
         """Let the devices post; raise what the API answered if it won't take their readings."""
         posting = asyncio.create_task(self._posting.run(source, self._stop, now_ms))
-        if seconds is not None:
-            asyncio.get_running_loop().call_later(seconds, self._stop.set)
+        if plan.seconds is not None:
+            asyncio.get_running_loop().call_later(plan.seconds, self._stop.set)
         stopped = asyncio.create_task(self._stop.wait())
         try:
-            await asyncio.wait([posting, stopped], return_when=asyncio.FIRST_COMPLETED)
+            with plan.beside or contextlib.nullcontext():
+                await asyncio.wait([posting, stopped], return_when=asyncio.FIRST_COMPLETED)
             if not posting.done():
                 self._status = lambda: "devices finish what they have begun"
-                await asyncio.wait([posting], timeout=GRACE_SECONDS)
+                await asyncio.wait([posting], timeout=plan.grace_seconds)
                 self._posting.give_up()
             await posting
         finally:
@@ -112,7 +123,7 @@ class Exercise:
         if self._posting.failure is not None:
             raise self._posting.failure
 
-    async def _settle(self, report: Report, is_alone: bool) -> None:
+    async def _settle(self, report: Report, plan: Plan) -> None:
         """Wait until every accepted reading has met its end, and compare until nothing differs.
 
         The pipeline's metrics tell when; but the emulator loses the last log line of a function
@@ -120,17 +131,19 @@ class Exercise:
         """
         rules = load_rules()
         target = self.ledger.counts.accepted
-        last, since = (-1, -1), time.monotonic()
-        while time.monotonic() - since < STALL_SECONDS:
+        last, since = (-1, -1, -1), time.monotonic()
+        while time.monotonic() - since < plan.patience_seconds:
             await self._drain(target)
             self._status = lambda: "checking every window and alert"
             report.differences = await asyncio.to_thread(
-                check, self._connect, self.ledger, rules, is_alone
+                check, self._connect, self.ledger, rules, plan.is_alone
             )
-            if not report.differences:
+            if plan.is_alone and now_ms() - self._since_ms < DAY_MS:
+                report.accounting = await asyncio.to_thread(self._account)
+            if not report.differences and not report.unaccounted:
                 report.settled_at = self._settled_at or time.monotonic()
                 break
-            seen = self._monitor.latest.settled, len(report.differences)
+            seen = self.monitor.latest.settled, len(report.differences), report.unaccounted
             if seen != last:
                 last, since = seen, time.monotonic()
             await asyncio.sleep(RECHECK_SECONDS)
@@ -144,15 +157,20 @@ class Exercise:
     async def _drain(self, target: int) -> None:
         """Wait for the metrics of all accepted readings, as long as more of them come."""
         self._status = lambda: (
-            f"draining: {max(0, target - self._monitor.latest.settled):,} readings to go"
+            f"draining: {max(0, target - self.monitor.latest.settled):,} readings to go"
         )
         settled, since = -1, time.monotonic()
         while settled < target and time.monotonic() - since < QUIET_SECONDS:
             await asyncio.sleep(0.1)
-            if self._monitor.latest.settled > settled:
-                settled, since = self._monitor.latest.settled, time.monotonic()
+            if self.monitor.latest.settled > settled:
+                settled, since = self.monitor.latest.settled, time.monotonic()
         if settled >= target and self._settled_at is None:
-            self._settled_at = self._monitor.latest.at
+            self._settled_at = self.monitor.latest.at
+
+    def _account(self) -> dict[str, Any]:
+        """Return the pipeline's own accounting since the run began; it tells a day at most."""
+        with self._connect() as api:
+            return api.accounting(iso(self._since_ms), iso(now_ms()))
 
     def _connect(self) -> Api:
         return Api(self._state.api_url, self._state.tokens["operator"])
@@ -164,18 +182,18 @@ class Exercise:
                 await asyncio.sleep(PLAIN_LINE_SECONDS)
                 self._tell_first_alert()
                 self._console.print(
-                    plain_line(self._monitor, self._status()), highlight=False, soft_wrap=True
+                    plain_line(self.monitor, self._status()), highlight=False, soft_wrap=True
                 )
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
             while True:
                 self._tell_first_alert()
                 live.update(
-                    live_table(self._monitor, self._state.stack, self._status()), refresh=True
+                    live_table(self.monitor, self._state.stack, self._status()), refresh=True
                 )
                 await asyncio.sleep(REFRESH_SECONDS)
 
     def _tell_first_alert(self) -> None:
-        seen = self._monitor.first_alert_at
+        seen = self.monitor.first_alert_at
         if seen is not None and not self._is_first_alert_told:
             self._is_first_alert_told = True
             self._steps.done(

@@ -16,12 +16,15 @@ from typing import Any, NoReturn
 from botocore.exceptions import ClientError
 from telemetry.aws.alerts import AlertReader
 from telemetry.aws.claims import Claims
+from telemetry.aws.counters import Counters
 from telemetry.aws.items import Attributes, Conflict, Failed, Outcome, Write, Written
 from telemetry.aws.registry import AdminSecret, Registry
 from telemetry.aws.windows import WindowReader
+from telemetry.domain.accounting import Counts, Metric
 from telemetry.domain.notice import Notice
 from telemetry.domain.times import to_iso_minute
 from telemetry.domain.token import Grant
+from telemetry.errors import Unavailable
 
 Refuses = Callable[[Any], bool]
 
@@ -267,6 +270,26 @@ class MemoryLambda(Client):
 
     def _answer(self, payload: Any, **more: str) -> dict[str, Any]:
         return {"StatusCode": 200, "Payload": io.BytesIO(json.dumps(payload).encode()), **more}
+
+
+class MemoryCounters(Counters):
+    """Counts by metric and minute."""
+
+    def __init__(self, counts: dict[Metric, dict[int, int]] | None = None) -> None:
+        self.counts = counts or {}
+        self.down = False
+
+    def by_minute(self, metrics: Sequence[Metric], from_ms: int, to_ms: int) -> Counts:
+        if self.down:
+            raise Unavailable("CloudWatch is away")
+        return {
+            metric: {
+                minute_ms: amount
+                for minute_ms, amount in self.counts.get(metric, {}).items()
+                if from_ms <= minute_ms < to_ms
+            }
+            for metric in metrics
+        }
 
 
 class MemoryClaims(Claims):

@@ -1,23 +1,34 @@
 """Aggregate stage: add each reading on the stream to its window."""
 
 import functools
+import itertools
 import os
 import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from telemetry.aws import stream
 from telemetry.aws.clients import client
 from telemetry.aws.items import DynamoItems
-from telemetry.aws.observe import count, link, log, milliseconds, observed
+from telemetry.aws.observe import count, count_at, link, log, milliseconds, observed
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.stream import Record
 from telemetry.aws.windows import KEY, Windows
-from telemetry.domain.reading import Reading
-from telemetry.domain.window import MAX_READINGS
+from telemetry.domain.accounting import DUPLICATE, FOREIGN, QUARANTINED, SETTLED, STORED, Metric
+from telemetry.domain.times import minute_of
+from telemetry.domain.window import MAX_READINGS, Fate
 from telemetry.errors import Rejected
 from telemetry.settings import AggregateSettings
 
 WINDOW_FULL = Rejected(f"window_full: the window has {MAX_READINGS} readings already")
+Ended = tuple[Record, Metric | None]
+ENDS: dict[Fate | None, Metric | None] = {
+    Fate.STORED: STORED,
+    Fate.DUPLICATE: DUPLICATE,
+    Fate.OVERFLOW: QUARANTINED,
+    None: None,  # it is delivered again
+}
 
 
 def run(
@@ -26,48 +37,48 @@ def run(
     """Store every reading of the batch; answer with the record to resume from, if any.
 
     What can't be a reading is quarantined last, and only up to that record: what comes after it
-    is delivered again, and would be quarantined twice.
+    is delivered again, and would be quarantined twice. It would be counted twice, too.
     """
     records = stream.decode(event)
     readings = [record.reading for record in records if record.reading]
     added = windows.add(readings)
-    failed = _records_of(records, added.unstored)
-    rejected = [(record, record.rejected) for record in records if record.rejected]
-    rejected += [(record, WINDOW_FULL) for record in _records_of(records, added.overflow)]
-    checkpoint = _until_first(records, failed)
-    due = [(record, reason) for record, reason in rejected if record.sequence_number in checkpoint]
-    unquarantined = quarantine.put(due)
-    failed += unquarantined
-    count(
-        ReadingsStored=added.stored,
-        ReadingsDuplicate=added.duplicates,
-        ReadingsConflicting=added.conflicts,
-        ReadingsQuarantined=len(due) - len(unquarantined),
-    )
+    ended = list(zip(records, _ends(records, added.fates), strict=True))
+    failed = [record for record, end in ended if end is None]
+    due = [record for record, end in _until_first(failed, ended) if end is QUARANTINED]
+    failed += quarantine.put([(record, record.rejected or WINDOW_FULL) for record in due])
     received = [reading.received_at_ms for reading in readings if reading.received_at_ms]
     if received:
         milliseconds(ReadingLag=max(0, now_ms - min(received)))
     link("windows", (reading.trace_id for reading in readings), readings=len(readings))
     if failed:
         log.warning("some readings can't be stored now", extra={"failed": len(failed)})
-    return stream.resume_from(records, [record.sequence_number for record in failed])
+    answer = stream.resume_from(records, [record.sequence_number for record in failed])
+    count(ReadingsConflicting=added.conflicts)
+    _count_by_minute(_until_first(failed, ended))
+    return answer
 
 
-def _records_of(records: list[Record], readings: list[Reading]) -> list[Record]:
-    """The records that brought these very readings."""
-    wanted = {id(reading) for reading in readings}
-    return [record for record in records if id(record.reading) in wanted]
+def _ends(records: Sequence[Record], fates: Iterable[Fate | None]) -> list[Metric | None]:
+    """What each record counts as, from the fates of those that are readings."""
+    of_readings = iter(fates)
+    return [ENDS[next(of_readings)] if record.reading else QUARANTINED for record in records]
 
 
-def _until_first(records: list[Record], failed: list[Record]) -> set[str]:
-    """Sequence numbers of the records before the first failed one."""
+def _until_first(failed: Iterable[Record], ended: Iterable[Ended]) -> list[Ended]:
+    """What comes before the first failed record: the rest is delivered again."""
     stop = {record.sequence_number for record in failed}
-    until = set()
-    for record in records:
-        if record.sequence_number in stop:
-            break
-        until.add(record.sequence_number)
-    return until
+    return list(itertools.takewhile(lambda each: each[0].sequence_number not in stop, ended))
+
+
+def _count_by_minute(ended: Iterable[Ended]) -> None:
+    """Count each record in the minute in which it was received, as `ingest` counted it."""
+    minutes: dict[int, Counter[Metric | None]] = {}
+    for record, end in ended:
+        counted = minutes.setdefault(minute_of(record.received_at_ms), Counter())
+        counted[end] += 1
+        counted[FOREIGN] += record.is_foreign
+    for minute_ms, counted in minutes.items():
+        count_at(minute_ms, **{metric.name: counted[metric] for metric in (FOREIGN, *SETTLED)})
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from telemetry.aws import http
 from telemetry.aws.clients import client
-from telemetry.aws.observe import count, current_trace_id, log, observed
+from telemetry.aws.observe import count_at, current_trace_id, log, observed
 from telemetry.aws.overflow import Overflow
 from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Stream
@@ -43,7 +43,8 @@ def run(
     admission = admit(documents, poster, now_ms, retention_ms, trace_id)
     left = stream.put(admission.readings)
     lost = overflow.put(left) if left else []
-    count(
+    count_at(
+        now_ms,  # the readings carry the same, so their minute balances
         ReadingsAccepted=len(admission.readings) - len(lost),
         ReadingsRejected=len(admission.refusals),
         ReadingsOverflowed=len(left) - len(lost),

@@ -14,13 +14,12 @@ from telemetry.aws.clients import client
 from telemetry.aws.observe import observed
 from telemetry.aws.windows import WindowReader
 from telemetry.domain import window as windows_of
-from telemetry.domain.times import MINUTE_MS, from_iso, minute_of, to_iso, to_iso_minute
+from telemetry.domain.times import LATEST_MS, MINUTE_MS, minute_of, to_iso, to_iso_minute
 from telemetry.domain.window import Window
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import QuerySettings
 
 HOUR_MS = 3_600_000
-LATEST_MS = 253_402_300_740_000  # the last minute that ISO 8601 writes with four digits of year
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1_000
 LATEST_PAGE = 4  # items: the newest minute of as many regions as anybody has, and one more
 
@@ -42,8 +41,8 @@ def get_windows(
 ) -> dict[str, Any]:
     """One device's statistics by minute; `next` is the `from` of the next page."""
     device_id = http.path_parameter(event, "device_id") or ""
-    to_ms = _instant(event, "to", now_ms)
-    from_ms = _instant(event, "from", to_ms - HOUR_MS)
+    to_ms = http.instant(event, "to", now_ms)
+    from_ms = http.instant(event, "from", to_ms - HOUR_MS)
     if from_ms > to_ms:
         raise Rejected(f"is after to, {to_iso(to_ms)}", field="from", value=to_iso(from_ms))
     limit = _limit(event)
@@ -88,11 +87,11 @@ def get_alerts(
     event: dict[str, Any], _now_ms: int, _windows: WindowReader, alerts: AlertReader
 ) -> dict[str, Any]:
     """Episodes of one status, page by page: of each device and rule the latest."""
-    status = _parameter(event, "status") or OPEN
+    status = http.query_parameter(event, "status") or OPEN
     if status not in STATUSES:
         reason = f"is not a status: {' and '.join(STATUSES)} are"
         raise Rejected(reason, field="status", value=status)
-    page = alerts.listed(status, _limit(event), _parameter(event, "cursor"))
+    page = alerts.listed(status, _limit(event), http.query_parameter(event, "cursor"))
     return http.respond(200, page._asdict())
 
 
@@ -113,27 +112,8 @@ ROUTES: dict[str, Route] = {
 }
 
 
-def _parameter(event: dict[str, Any], name: str) -> str | None:
-    value: str | None = (event.get("queryStringParameters") or {}).get(name)
-    return value
-
-
-def _instant(event: dict[str, Any], name: str, default_ms: int) -> int:
-    text = _parameter(event, name)
-    if text is None:
-        return default_ms
-    try:
-        at_ms = int(text) if text.isdecimal() else from_iso(text)
-    except (ValueError, OverflowError):
-        at_ms = -1
-    if not 0 <= at_ms <= LATEST_MS:
-        reason = "is neither an ISO 8601 time with an offset (2026-11-21T01:30:00Z) nor epoch ms"
-        raise Rejected(reason, field=name, value=text)
-    return at_ms
-
-
 def _limit(event: dict[str, Any]) -> int:
-    text = _parameter(event, "limit")
+    text = http.query_parameter(event, "limit")
     if text is None:
         return DEFAULT_LIMIT
     if not (text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MAX_LIMIT):

@@ -17,7 +17,7 @@ from typing import Any
 from telemetry.aws.clients import client
 from telemetry.aws.failures import Failure, Failures, Given, announced, event_of, unreadable
 from telemetry.aws.functions import Functions
-from telemetry.aws.observe import count, log, observed
+from telemetry.aws.observe import count, count_at, log, observed, write_counts
 from telemetry.aws.quarantine import Held, Quarantine
 from telemetry.aws.queue import Queue
 from telemetry.domain.reading import shown
@@ -38,7 +38,6 @@ class Report:
 
     def __init__(self) -> None:
         self.objects = self.succeeded = self.quarantined = self.left = self.dead_letters = 0
-        self.readings_quarantined = 0  # those that the balance of readings misses otherwise
         self.why: Counter[str] = Counter()  # reasons of what is left or in quarantine
 
     def answer(self, is_cut_short: bool) -> dict[str, Any]:
@@ -154,7 +153,11 @@ class Batches:
                 left.append(record)
             else:
                 refused.append(record._replace(held=record.held._replace(reason=verdict.why)))
-        return left if self._put_aside([each.held for each in refused]) else left + refused
+        if not self._put_aside([each.held for each in refused]):
+            return left + refused
+        if stage == "aggregate":
+            _count_settled(refused)
+        return left
 
     def _put_aside(self, held: list[Held]) -> bool:
         """Whether these are in quarantine; else they are left."""
@@ -162,7 +165,6 @@ class Batches:
             self._leave(len(held), "the quarantine can't be written")
             return False
         self._report.quarantined += len(held)
-        self._report.readings_quarantined += sum(each.function == "aggregate" for each in held)
         self._report.why.update(each.reason for each in held)
         return True
 
@@ -170,6 +172,14 @@ class Batches:
         self._report.left += records
         if why:
             self._report.why[why] += records
+
+
+def _count_settled(quarantined: Iterable[Given]) -> None:
+    """Count readings where `aggregate` would have: in the minute in which they were received."""
+    for record in quarantined:
+        if record.received_at_ms is not None:
+            count_at(record.received_at_ms, ReadingsQuarantined=1)
+    write_counts()  # once the batch is deleted, nobody comes back to it
 
 
 def run(
@@ -204,7 +214,6 @@ def run(
         count(
             RecordsRedriven=report.succeeded,
             RecordsQuarantined=report.quarantined,
-            ReadingsQuarantined=report.readings_quarantined,
             NoticesRedriven=report.dead_letters,
         )
     answer = report.answer(is_time_up())

@@ -94,6 +94,7 @@ def resources(
         "FAILURES_BUCKET": "failures",
         "NOTICES_TOPIC_ARN": topic,
         "STACK_NAME": "telemetry",
+        "POWERTOOLS_METRICS_NAMESPACE": "Telemetry",
         "STREAM_NAME": "readings",
         "WINDOW_RETENTION_DAYS": "30",
         **{f"{name.upper()}_TABLE": table for name, table in tables.items()},
@@ -186,8 +187,15 @@ def published(answer: Any, resources: Resources) -> bool:
     return all_done(answer, resources) and claims == ["done"] * 2 * len(event("notify")["Records"])
 
 
+def measured(answer: Any, _resources: Resources) -> bool:
+    return bool(answer == {"unaccounted": 0})
+
+
 # What each event in `events/` shows; a new one needs its line here.
 SHOWS: dict[str, Callable[[Any, Resources], bool]] = {
+    "account": measured,
+    "account-ask": responds(200, '"unaccounted": 0'),
+    "account-rejected": responds(400, '"from"'),
     "aggregate": stored,
     "aggregate-poison": quarantined,
     "alert": opened,
@@ -242,9 +250,10 @@ def test_no_event_is_of_no_function() -> None:
 def test_a_function_without_its_settings_says_which_it_lacks(
     function: str, start: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("ADMIN_SECRET_ARN", "EVENT_BUS_NAME", "STREAM_NAME", "NOTICES_URL"):
+    lacking = ("ADMIN_SECRET_ARN", "EVENT_BUS_NAME", "STREAM_NAME", "NOTICES_URL")
+    for name in (*lacking, "POWERTOOLS_METRICS_NAMESPACE"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(TelemetryError, match=r"(TABLE|NAME|URL) is not set"):
+    with pytest.raises(TelemetryError, match=r"(TABLE|NAME|URL|NAMESPACE) is not set"):
         start(function).wired()
 
 
@@ -254,22 +263,27 @@ def test_what_was_counted_is_written_where_cloudwatch_finds_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     observe._metrics.clear_metrics()
+    observe._metrics_of_minute.clear()
     start("aggregate").handler(event("aggregate-poison"), CONTEXT)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    (metrics,) = [line for line in lines if "_aws" in line]
-    (directive,) = metrics["_aws"]["CloudWatchMetrics"]
-    assert directive["Namespace"] == "Telemetry"
-    units = {each["Name"]: each["Unit"] for each in directive["Metrics"]}
-    assert units == {
-        "ReadingsStored": "Count",
-        "ReadingsDuplicate": "Count",
+    present, received = (line for line in lines if "_aws" in line)
+    assert names_and_units(present) == {
         "ReadingsConflicting": "Count",
-        "ReadingsQuarantined": "Count",
         "ReadingLag": "Milliseconds",
     }
+    assert names_and_units(received) == dict.fromkeys(
+        ["ReadingsForeign", "ReadingsStored", "ReadingsDuplicate", "ReadingsQuarantined"], "Count"
+    )
+    assert received["_aws"]["Timestamp"] == from_iso("2026-11-21T01:30:00Z")
     total = len(event("aggregate-poison")["Records"])
-    amounts = [metrics[f"Readings{name}"] for name in ("Stored", "Duplicate", "Quarantined")]
+    amounts = [received[f"Readings{name}"] for name in ("Stored", "Duplicate", "Quarantined")]
     assert sum(sum(amount) for amount in amounts) == total
+
+
+def names_and_units(line: Any) -> dict[str, str]:
+    (directive,) = line["_aws"]["CloudWatchMetrics"]
+    assert directive["Namespace"] == observe.NAMESPACE
+    return {each["Name"]: each["Unit"] for each in directive["Metrics"]}
 
 
 def test_metrics_are_written_though_the_function_fails(
@@ -283,4 +297,6 @@ def test_metrics_are_written_though_the_function_fails(
     monkeypatch.setattr("telemetry.aws.items.ROUNDS", 1)
     with pytest.raises(TelemetryError):
         start("aggregate").handler(event("aggregate"), CONTEXT)
-    assert '"ReadingsStored":[0' in capsys.readouterr().out.replace(" ", "")
+    written = capsys.readouterr().out
+    assert '"ReadingLag":[' in written
+    assert "ReadingsStored" not in written  # nothing of it is done, all of it comes again

@@ -7,11 +7,23 @@ from telemetry.aws import observe
 
 
 @pytest.fixture(autouse=True)
-def counted() -> Callable[[str], float]:
-    """What was counted under a metric's name."""
-    observe._metrics.clear_metrics()
+def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., float]:
+    """What was counted under a metric's name, in a minute (its start) or in all of them.
 
-    def read(name: str) -> float:
-        return float(sum(observe._metrics.metric_set[name]["Value"]))
+    What a function writes at once is kept here too.
+    """
+    monkeypatch.setattr(observe, "_flush", lambda: None)
+    observe._metrics.clear_metrics()
+    observe._metrics_of_minute.clear()
+
+    def read(name: str, minute_ms: int | None = None) -> float:
+        minutes = observe._metrics_of_minute
+        wanted = list(minutes.values()) if minute_ms is None else [minutes[minute_ms]]
+        sets = [metrics.metric_set for metrics in wanted]
+        sets += [observe._metrics.metric_set] if minute_ms is None else []
+        values = [found[name]["Value"] for found in sets if name in found]
+        if not values:
+            raise KeyError(name)
+        return float(sum(map(sum, values)))
 
     return read

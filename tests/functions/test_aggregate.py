@@ -20,7 +20,7 @@ from tests.functions.incoming import NOW_MS, SHARD, failed, kinesis, number, rea
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
 NOTHING_FAILED: dict[str, Any] = {"batchItemFailures": []}
-Counted = Callable[[str], float]
+Counted = Callable[..., float]
 
 
 class Stage:
@@ -111,6 +111,57 @@ def test_lag_is_that_of_the_reading_that_waited_longest(stage: Stage, counted: C
         now_ms=NOW_MS,
     )
     assert counted("ReadingLag") == 1_500
+
+
+def test_readings_count_in_the_minute_in_which_they_were_received(
+    stage: Stage, counted: Counted
+) -> None:
+    earlier = NOW_MS - 10 * MINUTE_MS
+    stage.run(
+        reading(at_ms=NOW_MS + 1)._replace(received_at_ms=earlier + 59_999),
+        reading(at_ms=NOW_MS + 1)._replace(received_at_ms=earlier),
+        reading(at_ms=NOW_MS + 2),
+        now_ms=NOW_MS + MINUTE_MS,
+    )
+    assert counted("ReadingsStored", earlier) == counted("ReadingsDuplicate", earlier) == 1
+    assert counted("ReadingsStored", NOW_MS) == 1
+    assert counted("ReadingsDuplicate", NOW_MS) == 0
+
+
+def test_what_did_not_come_through_ingest_is_foreign_and_counts_when_it_arrived(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.run(
+        reading(at_ms=NOW_MS + 1),
+        reading(at_ms=NOW_MS + 2)._replace(received_at_ms=None),
+        b"poison",
+    )
+    arrived = NOW_MS  # 250 ms into this minute, says the event
+    assert counted("ReadingsForeign", arrived) == 2
+    assert counted("ReadingsStored", arrived) == 2
+    assert counted("ReadingsQuarantined", arrived) == 1
+
+
+def test_a_batch_that_is_resumed_counts_each_reading_once_in_all(
+    stage: Stage, counted: Counted
+) -> None:
+    batch: list[Reading | bytes] = [reading("a"), b"poison", reading("b"), reading("c"), b"bad"]
+    stage.fail_writes_of("b")
+    assert stage.run(*batch) == failed(2)
+    assert counted("ReadingsStored") == counted("ReadingsQuarantined") == 1
+    stage.fail_writes_of()
+    assert stage.run(*batch[2:]) == NOTHING_FAILED
+    # c was stored the first time, behind the checkpoint, where it didn't count
+    assert (counted("ReadingsStored"), counted("ReadingsDuplicate")) == (2, 1)
+    assert counted("ReadingsQuarantined") == 2
+
+
+def test_a_batch_that_fails_whole_counts_nothing(stage: Stage, counted: Counted) -> None:
+    stage.fail_writes_of("a")
+    with pytest.raises(Unavailable):
+        stage.run(reading("a"), reading("b"))
+    with pytest.raises(KeyError):
+        counted("ReadingsStored")
 
 
 @pytest.mark.parametrize(
@@ -218,6 +269,7 @@ def test_what_cannot_be_quarantined_is_delivered_again(stage: Stage, counted: Co
     stage.bucket.down = True
     assert stage.run(reading("a"), b"poison", reading("b")) == failed(1)
     assert counted("ReadingsQuarantined") == 0
+    assert counted("ReadingsStored") == 1  # the turn of b to count comes with the poison
     assert stage.quarantined() == []
 
 

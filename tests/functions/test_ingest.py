@@ -82,6 +82,15 @@ def test_a_reading_is_put_on_the_stream_in_canonical_form(stage: Stage, counted:
     assert counted("ReadingsAccepted") == 1
 
 
+def test_a_reading_is_counted_in_the_minute_that_it_is_stamped_with(
+    stage: Stage, counted: Callable[..., float]
+) -> None:
+    stage.post(valid(0))
+    (record,) = stage.kinesis.records
+    assert json.loads(record["Data"])["received_at"] == NOW_MS
+    assert counted("ReadingsAccepted", NOW_MS) == 1
+
+
 def test_a_list_is_taken_reading_by_reading(stage: Stage, counted: Counted) -> None:
     bad = valid(1, temperature=412.0)
     response = stage.post([valid(0), bad, valid(2), {"recorded_at": NOW_MS}])

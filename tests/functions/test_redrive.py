@@ -7,19 +7,21 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from telemetry.aws import observe
 from telemetry.aws.failures import Failures
 from telemetry.aws.functions import Functions
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.queue import Queue
+from telemetry.domain.times import minute_of
 from telemetry.errors import Rejected, Unavailable
 
 from functions.redrive.handler import run
 from tests.fakes import Client, Crash, MemoryLambda, MemoryS3, MemorySqs
-from tests.functions.incoming import SHARD, changes, given_up, kinesis, number, reading
+from tests.functions.incoming import NOW_MS, SHARD, changes, given_up, kinesis, number, reading
 
 PREFIX = "aws/lambda/0af6e1b1/shardId-000000000003/2026/11/21/"
 STAGES = ("aggregate", "alert", "dispatch")
-Counted = Callable[[str], float]
+Counted = Callable[..., float]
 
 
 def name_of(index: int) -> str:
@@ -171,7 +173,21 @@ def test_a_change_that_is_no_episode_is_held_with_its_whole_event(
     assert (held["function"], held["source"]) == ("dispatch", "dynamodb")
     assert json.loads(base64.b64decode(held["data"])) == event["Records"][1]
     assert held["reason"] == "KeyError: 'version'"
-    assert (counted("RecordsQuarantined"), counted("ReadingsQuarantined")) == (1, 0)
+    assert counted("RecordsQuarantined") == 1
+    with pytest.raises(KeyError):  # no reading, so it isn't in the readings' balance
+        counted("ReadingsQuarantined")
+
+
+def test_a_reading_in_quarantine_is_counted_in_the_minute_in_which_it_was_received(
+    stage: Stage, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(observe, "_flush", lambda: written.append(len(stage.bucket.objects)))
+    stage.give_up("aggregate", batch(1))
+    stage.functions.deadly = {name_of(0)}
+    stage.run()
+    assert counted("ReadingsQuarantined", minute_of(NOW_MS)) == 1
+    assert written[0] == 2  # while the batch is still there, beside the record in quarantine
 
 
 def test_what_a_retry_can_mend_is_left_and_the_next_redrive_mends_it(stage: Stage) -> None:

@@ -27,7 +27,7 @@ LOGS_POLICY = "AmazonAPIGatewayPushToCloudWatchLogs"  # AWS's own, for API Gatew
 def test_no_role_has_an_action_or_a_resource_that_it_need_not_have(pipeline: Pipeline) -> None:
     iam = pipeline.aws("iam")
     roles = stack_roles(pipeline.state)
-    assert len(roles) == 12  # eleven functions', and API Gateway's for its logs
+    assert len(roles) == 13  # twelve functions', and API Gateway's for its logs
     for role in roles:
         attached = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
         assert {policy["PolicyName"] for policy in attached} <= {LOGS_POLICY}, role

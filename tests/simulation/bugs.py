@@ -23,11 +23,13 @@ from telemetry.aws.stream import Stream
 from telemetry.domain import admission, validation
 from telemetry.domain import window as windows_of
 from telemetry.domain.episode import Changed, Episode, join
-from telemetry.domain.window import Addition
+from telemetry.domain.window import Addition, Fate
 
+from functions.aggregate import handler as aggregate
 from functions.alert import handler as alert
 from functions.ingest import handler as ingest
 from functions.notify import handler as notify
+from functions.redrive import handler as redrive
 from local.mappings import lane, policy
 from local.mappings.lane import Lane
 from local.mappings.model import Batch, Mapping
@@ -53,18 +55,16 @@ def blind_write(planted: contextlib.ExitStack) -> None:
 
 def running_sums(planted: contextlib.ExitStack) -> None:
     """A window counts what it is given: the same reading again is one more."""
-    real = windows_of.add
 
     def counting(window: Any, readings: Any) -> Addition:
         window = dict(window or {})
-        once = []
+        fates = []
         for reading in readings:
             while reading.recorded_at_ms % 60_000 in window:
                 reading = reading._replace(recorded_at_ms=reading.recorded_at_ms + 1)  # noqa: PLW2901
             window[reading.recorded_at_ms % 60_000] = reading.metrics
-            once.append(reading)
-        added = real(None, ())
-        return added._replace(state=window, stored=len(once))
+            fates.append(Fate.STORED)
+        return Addition(window, fates, 0)
 
     planted.enter_context(patch.object(windows_of, "add", counting))
 
@@ -310,6 +310,27 @@ def anothers_readings_taken(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(admission, "parse", trusting))
 
 
+def counted_beyond_the_checkpoint(planted: contextlib.ExitStack) -> None:
+    """What is delivered again is counted each time."""
+    planted.enter_context(patch.object(aggregate, "_until_first", lambda _failed, ended: ended))
+
+
+def counted_by_nobody(planted: contextlib.ExitStack) -> None:
+    """What a redrive puts into quarantine is missing in the balance."""
+    planted.enter_context(patch.object(redrive, "_count_settled", lambda _records: None))
+
+
+def redriven_is_deleted(planted: contextlib.ExitStack) -> None:
+    """A redrive deletes what it has tried, though a retry could mend what failed."""
+    real = redrive.Batches._retry
+
+    def hopeful(self: redrive.Batches, failure: Any) -> list[Any]:
+        real(self, failure)
+        return []
+
+    planted.enter_context(patch.object(redrive.Batches, "_retry", hopeful))
+
+
 BUGS: dict[str, Bug] = {
     each.__name__: each
     for each in (
@@ -335,6 +356,9 @@ BUGS: dict[str, Bug] = {
         forgotten_cache,
         a_clear_goes_unnoticed,
         anothers_readings_taken,
+        counted_beyond_the_checkpoint,
+        counted_by_nobody,
+        redriven_is_deleted,
     )
 }
 

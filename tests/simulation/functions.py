@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from botocore.exceptions import ClientError, ReadTimeoutError
 from greenlet import getcurrent, greenlet
+from telemetry.domain.accounting import Metric
 
 from local.mappings.model import Answer
 from local.mappings.ports import NotInvoked
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Json = dict[str, Any]
 Handler = Callable[[Json], Any]
+Counts = Counter[tuple[Metric, int | None]]
 Build = Callable[["Environment"], Handler]
 
 TIMEOUT_SECONDS = {"ingest": 25.0, "aggregate": 60.0, "sweep": 60.0, "redrive": 120.0}
@@ -48,13 +50,18 @@ class Environment(Clients):
         self.function = function
         self.is_warm = False
         self.is_dead = False
-        self.counts: Counter[str] = Counter()
+        self.counts: Counts = Counter()
+        self.written: Counts = Counter()
         self.clock_ms = region.world.now_ms
 
     @staticmethod
     def running() -> "Environment | None":
         """The environment whose code is running now."""
         return _environments.get(getcurrent())
+
+    def write_counts(self) -> None:
+        self.written.update(self.counts)
+        self.counts.clear()
 
     def sleep(self, seconds: float) -> None:
         wait(asyncio.sleep(seconds))
@@ -106,9 +113,10 @@ class Invocation:
 
     serial: int
     function: str
-    counts: Counter[str]
-    is_answered: bool = False
-    """Whether who invoked it got what it returned."""
+    counts: "Counts"
+    """What it counted and wrote, by metric and minute: all of it if it came to its end."""
+    is_heard: bool = False
+    """Whether the mapping that invoked it went on by its answer."""
 
 
 @dataclass
@@ -129,6 +137,12 @@ class Lambda:
 
     async def invoke(self, function: str, event: Json, is_twin: bool = False) -> Answer:
         """Run a function and wait for its answer, not longer than its timeout."""
+        return (await self.invoked(function, event, is_twin))[0]
+
+    async def invoked(
+        self, function: str, event: Json, is_twin: bool = False
+    ) -> "tuple[Answer, Invocation]":
+        """The same, and what there is to know of it."""
         world, options = self.region.world, self.region.world.options
         if self.region.is_lost:
             raise NotInvoked("the region is lost")
@@ -148,11 +162,9 @@ class Lambda:
             self.deaths[function] += 1
             world.history.note(self._name(serial, function), "has timed out, and goes on")
             payload = {"errorType": "Sandbox.Timedout", "errorMessage": "Task timed out"}
-            return Answer(payload, "Unhandled", f"request-{serial}")
+            return Answer(payload, "Unhandled", f"request-{serial}"), invocation
         answer: Answer = task.result()
-        if answer.function_error is None:
-            invocation.is_answered = True
-        return answer
+        return answer, invocation
 
     async def _twin(self, function: str, event: Json) -> None:
         with contextlib.suppress(NotInvoked):
@@ -168,7 +180,7 @@ class Lambda:
                 await asyncio.sleep(world.chance.uniform(*START_SECONDS))
             environment = Environment(self.region, function, invocation.serial)
             handler = self.builds[function](environment)
-        environment.counts = invocation.counts
+        environment.counts, environment.written = Counter(), invocation.counts
         self.running.add(invocation.serial)
         try:
             payload = await running(lambda: self._mortal(environment, handler, event))
@@ -180,7 +192,9 @@ class Lambda:
             payload = {"errorType": type(error).__name__, "errorMessage": str(error)}
             world.history.note(name, "raises", type(error).__name__, error)
             answer = Answer(payload, "Unhandled", f"request-{invocation.serial}")
+            environment.write_counts()
         else:
+            environment.write_counts()
             world.history.note(name, "answers", shortened(payload))
             answer = Answer(payload, None, f"request-{invocation.serial}")
         finally:

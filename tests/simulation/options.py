@@ -22,7 +22,7 @@ class Options:
     devices: int = 3
     minutes: float = 6
     """How long devices measure, in virtual time."""
-    period_seconds: float = switch(6, 9, 13, usual=9)
+    period_seconds: float = switch(6, 13, usual=9)
 
     # devices
     lost_ack: float = rate(0.05, 0.3)
@@ -71,19 +71,19 @@ class Options:
     """Shards are split or merged; a chance each ten seconds."""
     kill_engine: float = rate(0.1, 0.3)
     """The event source mappings lose all but their checkpoints; a chance each ten seconds."""
-    bisects: bool = switch(True, True, False, usual=True)
-    retries_max: int = switch(1000, 1000, 3, 0, usual=1000)
-    age_seconds_max: int = switch(21600, 21600, 60, usual=21600)
-    lanes: int = switch(1, 1, 3, usual=1)
-    batch_size: int = switch(100, 10, 3, usual=100)
-    batching_window_seconds: int = switch(0, 1, 5, usual=1)
+    bisects: bool = switch(False, usual=True)
+    retries_max: int = switch(3, 0, 0, usual=1000)
+    age_seconds_max: int = switch(60, usual=21600)
+    lanes: int = switch(3, usual=1)
+    batch_size: int = switch(10, 3, usual=100)
+    batching_window_seconds: int = switch(0, 5, usual=1)
 
     # tables and buckets
     call_fails: float = rate(0.02, 0.15)
     """A service refuses a call."""
     answer_lost: float = rate(0.01, 0.05)
     """A call takes place, and its answer gets lost."""
-    item_throttle: float = rate(0.03, 0.2)
+    item_throttle: float = rate(0.1, 0.8)
     """One item of a batch isn't written."""
     mute_conflict: float = rate(0.3, 1.0)
     """A failed condition doesn't return the item."""
@@ -91,16 +91,16 @@ class Options:
     """A query gives an item as it was before its last writes."""
     outage: float = rate(0.02, 0.08)
     """A service is away for up to two minutes; a chance each ten seconds."""
-    replication_seconds: float = switch(0.5, 5, 40, usual=0.5)
+    replication_seconds: float = switch(5, 40, usual=0.5)
     replication_cut: float = rate(0.03, 0.1)
     """Regions are cut from each other for up to three minutes; a chance each ten seconds."""
     region_loss: float = rate(1.0)
     """One region is lost for good, somewhere in the second half; its devices move."""
-    window_limit: int = switch(6000, 6000, 6000, 5, usual=6000)
+    window_limit: int = switch(5, usual=6000)
     """Readings that a window takes."""
 
     # operators
-    redrive: float = rate(0.1, 0.3)
+    redrive: float = rate(0.3, 1.0)
     """Somebody redrives in the middle of it; a chance each ten seconds."""
 
     # queues
@@ -133,7 +133,7 @@ def drawn(seed: int) -> Options:
     options = Options(devices=chance.choice([1, 2, 2, 3, 4]))
     if chance.random() < 1 / 16:
         return options
-    share = chance.choice([0.1, 0.25, 0.4])
+    share = chance.choice([0.15, 0.3, 0.5])
     picked: dict[str, Any] = {}
     for each in fields(Options):
         if each.metadata and chance.random() < share:

@@ -7,6 +7,7 @@ import io
 import json
 from argparse import Namespace
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -61,6 +62,7 @@ RETENTION_MS = 30 * DAY_MS
 QUEUE_POLL_SECONDS = 1.0
 SWEEP_SECONDS = 60.0
 IMPATIENT_SECONDS = 3
+BATCH_INFO = {"KinesisBatchInfo", "DDBStreamBatchInfo"}
 
 
 # The functions, wired as their `wired()` does, to an environment's clients and clock.
@@ -211,6 +213,10 @@ class Region:
         self.published: dict[str, list[str]] = {"sns": [], "bus": []}
         self.lambda_ = Lambda(self, dict(BUILDS))
         self.checkpoints = MemoryCheckpoints()
+        self.redriven_at = 0
+        """How many invocations there had been when all was redriven, and nothing released."""
+        self.given_up: Counter[str] = Counter()
+        """Records that mappings gave up, by function."""
 
     def _announce(self, key: str) -> None:
         if key.startswith("aws/lambda/"):
@@ -321,6 +327,7 @@ class Region:
         silent = Console(file=io.StringIO())
         code = await running(lambda: operators_redrive.redrive(Namespace(), target, silent))
         self.world.history.note(f"{self.name}/operator", "redrives, and is told", code)
+        self.redriven_at = self.redriven_at or len(self.lambda_.invocations)
         names = sorted({line["name"] for line in self.quarantined() if self.is_right(line)})
         if names:
             asked = Namespace(names=names, all=False)
@@ -335,9 +342,10 @@ class Region:
     # The engine's sink and destination
 
     async def invoke(self, function_arn: str, event: Json) -> Answer:
-        return await self.lambda_.invoke(
-            function_arn.split(":")[6].removeprefix(f"{STACK}-"), event
-        )
+        stage = function_arn.split(":")[6].removeprefix(f"{STACK}-")
+        answer, invocation = await self.lambda_.invoked(stage, event)
+        invocation.is_heard = answer.function_error is None
+        return answer
 
     async def send(self, mapping: Mapping, key: str, document: Json) -> None:  # noqa: ARG002
         """Keep what a mapping has given up."""
@@ -345,6 +353,8 @@ class Region:
         if self.world.is_out("s3", self.name) or self.world.happens(options.call_fails):
             raise OutsideProblem("the bucket is away")
         self.world.history.note(self.name, "given up", key)
+        stage = document["requestContext"]["functionArn"].split("-")[-1]
+        self.given_up[stage] += document[next(iter(document.keys() & BATCH_INFO))]["batchSize"]
         self.buckets[FAILURES].put(key, self.world.to_json(document))
 
     # Queues

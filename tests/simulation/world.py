@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 from telemetry.aws import observe
 from telemetry.domain import window as windows_of
+from telemetry.domain.accounting import Metric
 
 from local.mappings import engine as engine_of
 from local.mappings.memory import VirtualTimeLoop, run_virtually
@@ -238,20 +239,38 @@ def simulated(options: Options) -> Iterator[None]:
     with (
         patch.object(windows_of, "MAX_READINGS", options.window_limit),
         patch.object(engine_of, "FOLLOW_SECONDS", FOLLOW_SECONDS),
-        patch.object(observe, "_metrics", Recorder()),
+        patch.object(observe, "_metrics", Counting()),
+        patch.object(observe, "_metrics_of_minute", Minutes()),
+        patch.object(observe, "_flush", write_counts),
     ):
         yield
 
 
-class Recorder:
-    """Takes what functions count: Powertools' metrics, of many processes in one."""
+class Counting:
+    """Stands in for Powertools' metrics: what functions count goes to the one that is running."""
 
-    metric_set: dict[str, Any] = {}  # noqa: RUF012
+    def __init__(self, minute_ms: int | None = None) -> None:
+        self.metric_set: dict[str, Any] = {}
+        self._minute_ms = minute_ms
 
     def add_metric(self, name: str, unit: Any, value: float) -> None:  # noqa: ARG002
         running = Environment.running()
         if running is not None:
-            running.counts[name] += int(value)
+            running.counts[Metric(running.function, name), self._minute_ms] += int(value)
+
+
+def write_counts() -> None:
+    """Write what the function that is running has counted."""
+    running = Environment.running()
+    if running is not None:
+        running.write_counts()
+
+
+class Minutes(dict[int, Counting]):
+    """The metrics of each minute."""
+
+    def get(self, minute_ms: int, _default: Any = None) -> Any:
+        return Counting(minute_ms)
 
 
 def run(seed: int, options: Options) -> World:

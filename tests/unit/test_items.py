@@ -244,6 +244,24 @@ def test_memory_is_bounded_by_what_states_weigh() -> None:
     assert items.statements == 3
 
 
+def test_a_state_that_nobody_changes_any_more_is_forgotten() -> None:
+    items, now = GrowingItems(), [0.0]
+    forgetful: Writer = CompareAndSet(
+        items, to_item, to_state, remembered_seconds=120, clock=lambda: now[0]
+    )
+    apply_all(forgetful, {"a": frozenset({1})})
+    now[0] = 100
+    apply_all(forgetful, {"b": frozenset({1})})
+    now[0] = 150
+    apply_all(forgetful, {"b": frozenset({2})})
+    items.statements = 0
+    apply_all(forgetful, {"b": frozenset({3})})
+    assert items.statements == 1
+    apply_all(forgetful, {"a": frozenset({2})})
+    assert items.statements == 3  # refused once, since it had been forgotten
+    assert items.numbers("a") == {1, 2}
+
+
 class Stubborn:
     """A table whose writes always fail, and that somebody else can't mend."""
 

@@ -15,6 +15,7 @@ from telemetry.domain.reading import Reading
 from telemetry.domain.window import (
     EMPTY,
     MAX_READINGS,
+    Fate,
     Window,
     WindowKey,
     add,
@@ -107,9 +108,11 @@ def test_every_reading_is_stored_duplicate_or_overflow(
 ) -> None:
     before = of(first)
     addition = add(before, second)
-    assert addition.stored + addition.duplicates + len(addition.overflow) == len(second)
+    assert len(addition.fates) == len(second)
+    grown = len(addition.state) - len(before)
+    assert grown <= addition.fates.count(Fate.STORED)  # some bring only a metric
     again = add(addition.state, second)
-    assert (again.stored, again.duplicates) == (0, len(second))
+    assert list(again.fates) == [Fate.DUPLICATE] * len(second)
     assert again.state is addition.state  # so that nothing is written
 
 
@@ -125,7 +128,7 @@ def test_what_is_given_is_left_as_it_was(first: list[Reading], second: list[Read
 def test_metrics_of_one_instant_that_come_apart_are_put_together() -> None:
     addition = add(None, [reading(7, temperature=20.0), reading(7, humidity=40.0), reading(8)])
     assert addition.state == {7: {"temperature": 20.0, "humidity": 40.0}, 8: {"temperature": 20.0}}
-    assert (addition.stored, addition.duplicates, addition.conflicts) == (3, 0, 0)
+    assert (addition.fates, addition.conflicts) == ([Fate.STORED] * 3, 0)
 
 
 def test_of_values_that_disagree_one_wins_whatever_the_order_and_they_are_counted() -> None:
@@ -133,13 +136,13 @@ def test_of_values_that_disagree_one_wins_whatever_the_order_and_they_are_counte
     back = add(None, [reading(7, temperature=21.0), reading(7, temperature=20.0)])
     assert forth.state == back.state == {7: {"temperature": 21.0}}
     for addition in (forth, back):
-        assert (addition.stored, addition.duplicates, addition.conflicts) == (1, 1, 1)
+        assert (addition.fates, addition.conflicts) == ([Fate.STORED, Fate.DUPLICATE], 1)
 
 
 def test_a_conflict_beside_a_new_metric_is_stored_and_counted() -> None:
     addition = add(of([reading(7, temperature=20.0)]), [reading(7, temperature=19.0, battery=3.0)])
     assert addition.state == {7: {"temperature": 20.0, "battery": 3.0}}
-    assert (addition.stored, addition.duplicates, addition.conflicts) == (1, 0, 1)
+    assert (addition.fates, addition.conflicts) == ([Fate.STORED], 1)
 
 
 def test_a_window_takes_6000_readings_and_no_more() -> None:
@@ -147,8 +150,7 @@ def test_a_window_takes_6000_readings_and_no_more() -> None:
     assert len(full) == MAX_READINGS == 6_000
     late = [reading(6_000), reading(0), reading(1, humidity=50.0), reading(6_001)]
     addition = add(full, late)
-    assert addition.overflow == (late[0], late[3])
-    assert (addition.stored, addition.duplicates) == (1, 1)
+    assert addition.fates == [Fate.OVERFLOW, Fate.DUPLICATE, Fate.STORED, Fate.OVERFLOW]
     assert len(addition.state) == 6_000
     assert len(encode(addition.state)) < 400_000  # what a DynamoDB item may have
 

@@ -113,3 +113,8 @@ class RedriveSettings(Settings):
 class QuerySettings(Settings):
     windows_table: str
     alerts_table: str
+
+
+@dataclass(frozen=True)
+class AccountSettings(Settings):
+    powertools_metrics_namespace: str

@@ -26,6 +26,7 @@ class Given(NamedTuple):
 
     event: dict[str, Any]
     held: Held
+    received_at_ms: int | None = None  # when the pipeline received it, of a stream's record
 
 
 class Failure(NamedTuple):
@@ -142,7 +143,8 @@ def _given(event: Any, stage: str) -> Given:
     try:
         if "kinesis" in event:
             (record,) = stream.decode({"Records": [event]})
-            return Given(event, quarantine.of_stream(record, stage, TO_DO))
+            held = quarantine.of_stream(record, stage, TO_DO)
+            return Given(event, held, record.received_at_ms)
         change = event["dynamodb"]
         held = Held(
             event["eventID"],

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from telemetry.domain.reading import shown
+from telemetry.domain.times import LATEST_MS, from_iso
 from telemetry.errors import Rejected, Unavailable
 
 MAX_BODY_BYTES = 1_048_576
@@ -47,6 +48,27 @@ def path_parameter(event: dict[str, Any], name: str) -> str | None:
     """A parameter of the path, where the route has it."""
     value: str | None = (event.get("pathParameters") or {}).get(name)
     return value
+
+
+def query_parameter(event: dict[str, Any], name: str) -> str | None:
+    """A parameter of the query, where the request has it."""
+    value: str | None = (event.get("queryStringParameters") or {}).get(name)
+    return value
+
+
+def instant(event: dict[str, Any], name: str, default_ms: int) -> int:
+    """The epoch ms of a query parameter, the default where it isn't there; raises Rejected."""
+    text = query_parameter(event, name)
+    if text is None:
+        return default_ms
+    try:
+        at_ms = int(text) if text.isdecimal() else from_iso(text)
+    except (ValueError, OverflowError):
+        at_ms = -1
+    if not 0 <= at_ms <= LATEST_MS:
+        reason = "is neither an ISO 8601 time with an offset (2026-11-21T01:30:00Z) nor epoch ms"
+        raise Rejected(reason, field=name, value=text)
+    return at_ms
 
 
 def granted(event: dict[str, Any]) -> dict[str, str]:

@@ -5,6 +5,7 @@ that the change was computed from, so a retry, a zombie invocation or a second l
 can't overwrite what another wrote. It merges into what is there and tries again.
 """
 
+import math
 import random
 import time
 from collections import OrderedDict
@@ -151,8 +152,8 @@ class CompareAndSet(Generic[K, S, R]):
 
     The last known states stay in memory, so a warm environment writes without reading; a cold one
     inserts, and learns from the refusal what is there. `to_item` makes the item of a change's
-    result, all but the version; `weigh` tells what a state costs in memory, and `remembered` how
-    much may stay there in all.
+    result, all but the version; `weigh` tells what a state costs in memory, `remembered` how much
+    may stay there in all, and `remembered_seconds` how long after its last change.
     """
 
     def __init__(
@@ -163,16 +164,20 @@ class CompareAndSet(Generic[K, S, R]):
         *,
         weigh: Callable[[S], int] = lambda _state: 1,
         remembered: int = 20_000,
+        remembered_seconds: float = math.inf,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._items = items
         self._to_item = to_item
         self._to_state = to_state
         self._weigh = weigh
-        self._known: OrderedDict[K, tuple[S, int]] = OrderedDict()
+        self._known: OrderedDict[K, tuple[S, int, float]] = OrderedDict()  # version, since when
         self._weight = 0
         self._remembered = remembered
+        self._remembered_seconds = remembered_seconds
         self._sleep = sleep
+        self._clock = clock
 
     def apply(self, changes: Mapping[K, Callable[[S | None], R]]) -> dict[K, R]:
         """Apply each change once; the results of those that are stored now.
@@ -202,7 +207,7 @@ class CompareAndSet(Generic[K, S, R]):
         writes: list[tuple[K, R, S, Write]] = []
         for key, change in list(pending.items()):
             known = self._known.get(key)
-            state, version = known or (None, 0)
+            state, version = known[:2] if known else (None, 0)
             result = change(state)
             if result.state is None or result.state is state:
                 applied[key] = result
@@ -234,7 +239,7 @@ class CompareAndSet(Generic[K, S, R]):
 
     def _remember(self, key: K, state: S, version: int) -> None:
         self._forget(key)
-        self._known[key] = (state, version)
+        self._known[key] = (state, version, self._clock())
         self._weight += self._weigh(state)
 
     def _forget(self, key: K) -> None:
@@ -243,5 +248,10 @@ class CompareAndSet(Generic[K, S, R]):
             self._weight -= self._weigh(known[0])
 
     def _forget_oldest(self) -> None:
-        while self._weight > self._remembered:
-            self._forget(next(iter(self._known)))
+        """Forget what is too much, and what nobody has changed for long."""
+        stale = self._clock() - self._remembered_seconds
+        while self._known:
+            oldest = next(iter(self._known))
+            if self._weight <= self._remembered and self._known[oldest][2] >= stale:
+                break
+            self._forget(oldest)

@@ -1,7 +1,8 @@
 """What a running function tells: JSON logs, metrics, traces.
 
-The names of metrics are the domain's words; `accepted = stored + duplicate + quarantined` can be
-checked on them. Their dimension is the function (POWERTOOLS_SERVICE_NAME in the template).
+The names of metrics are the domain's words, their namespace is the stack's
+(POWERTOOLS_METRICS_NAMESPACE in the template), their dimension the function
+(POWERTOOLS_SERVICE_NAME). `telemetry.domain.accounting` says which of them must balance.
 """
 
 import functools
@@ -11,12 +12,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics, Tracer
-from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
+
+from telemetry.domain.times import minute_of
 
 Handler = Callable[[dict[str, Any], Any], Any]
 
 log = Logger()
-_metrics = Metrics(namespace="Telemetry")
+NAMESPACE = os.environ.get("POWERTOOLS_METRICS_NAMESPACE", "Telemetry")
+_metrics = Metrics(namespace=NAMESPACE)
+_metrics_of_minute: dict[int, EphemeralMetrics] = {}
 _tracer = Tracer(auto_patch=False)
 
 # https://docs.aws.amazon.com/xray/latest/devguide/xray-api-sendingdata.html#xray-api-traceids
@@ -33,16 +38,43 @@ def observed(handler: Handler) -> Handler:
         try:
             return handler(event, context)
         finally:
-            if _metrics.metric_set:
-                _metrics.flush_metrics()
+            _flush()
 
     return log.inject_lambda_context(wrapper)
+
+
+def _flush() -> None:
+    """Write what was counted: of the present minute, then of each other one."""
+    if _metrics.metric_set:
+        _metrics.flush_metrics()
+    for metrics in _metrics_of_minute.values():
+        metrics.flush_metrics()
+    _metrics_of_minute.clear()
 
 
 def count(**amounts: int) -> None:
     """Add to metrics, by name; zeros too, so that a graph has no gaps."""
     for name, amount in amounts.items():
         _metrics.add_metric(name=name, unit=MetricUnit.Count, value=amount)
+
+
+def count_at(at_ms: int, **amounts: int) -> None:
+    """Add to metrics of the minute that an instant falls in, however long ago that was.
+
+    CloudWatch takes them up to 14 days late.
+    """
+    minute_ms = minute_of(at_ms)
+    metrics = _metrics_of_minute.get(minute_ms)
+    if metrics is None:
+        metrics = _metrics_of_minute[minute_ms] = EphemeralMetrics(namespace=NAMESPACE)
+        metrics.timestamp = minute_ms
+    for name, amount in amounts.items():
+        metrics.add_metric(name=name, unit=MetricUnit.Count, value=amount)
+
+
+def write_counts() -> None:
+    """Write what was counted so far: before a step after which nobody would count it again."""
+    _flush()
 
 
 def milliseconds(**durations: int) -> None:

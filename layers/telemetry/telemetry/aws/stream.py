@@ -37,6 +37,17 @@ class Record(NamedTuple):
     reading: Reading | None
     rejected: Rejected | None
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether another producer than `ingest`, which stamps its readings, put it there."""
+        return self.reading is None or self.reading.received_at_ms is None
+
+    @property
+    def received_at_ms(self) -> int:
+        """When the pipeline received it: a foreign record, when it arrived on the stream."""
+        stamped = self.reading.received_at_ms if self.reading else None
+        return self.arrived_at_ms if stamped is None else stamped
+
 
 def decode(event: dict[str, Any]) -> list[Record]:
     """The records of an event source mapping's event, in order, each with its reading."""

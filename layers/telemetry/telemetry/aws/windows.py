@@ -1,28 +1,27 @@
 """The windows table: key (device_id, minute_region), one item a device, minute and region."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from telemetry.aws.items import Attributes, CompareAndSet, Items
 from telemetry.domain import window as windows_of
 from telemetry.domain.reading import Reading
 from telemetry.domain.times import from_iso, to_iso_minute
-from telemetry.domain.window import Addition, Window, WindowKey
+from telemetry.domain.window import Addition, Fate, Window, WindowKey
 from telemetry.errors import Rejected, Unavailable
 
 KEY = ("device_id", "minute_region")
 # Readings that a warm environment keeps at hand, about 400 bytes each: 40 MB
 REMEMBERED_READINGS = 100_000
+# and how long: a window grows for its minute, and by what is a little late
+REMEMBERED_SECONDS = 120.0
 
 
 class Added(NamedTuple):
     """What became of the readings of a batch."""
 
-    stored: int
-    duplicates: int
+    fates: list[Fate | None]  # of each reading, in their order; None: it can't be written now
     conflicts: int
-    overflow: list[Reading]  # a full window didn't take them
-    unstored: list[Reading]  # they could not be written now
 
 
 class Windows:
@@ -32,22 +31,28 @@ class Windows:
         self._region = region
         self._retention_ms = retention_ms
         self._states: CompareAndSet[WindowKey, Window, Addition] = CompareAndSet(
-            items, self._to_item, _to_state, weigh=len, remembered=REMEMBERED_READINGS
+            items,
+            self._to_item,
+            _to_state,
+            weigh=len,
+            remembered=REMEMBERED_READINGS,
+            remembered_seconds=REMEMBERED_SECONDS,
         )
 
-    def add(self, readings: Iterable[Reading]) -> Added:
+    def add(self, readings: Sequence[Reading]) -> Added:
         """Add each reading to the window it belongs to; one write a window that changed."""
         groups: dict[WindowKey, list[Reading]] = {}
-        for reading in readings:
-            groups.setdefault(windows_of.key_of(reading), []).append(reading)
+        places: dict[WindowKey, list[int]] = {}
+        for place, reading in enumerate(readings):
+            key = windows_of.key_of(reading)
+            groups.setdefault(key, []).append(reading)
+            places.setdefault(key, []).append(place)
         applied = self._states.apply({key: _adding(group) for key, group in groups.items()})
-        return Added(
-            sum(result.stored for result in applied.values()),
-            sum(result.duplicates for result in applied.values()),
-            sum(result.conflicts for result in applied.values()),
-            [reading for result in applied.values() for reading in result.overflow],
-            [reading for key, group in groups.items() if key not in applied for reading in group],
-        )
+        fates: list[Fate | None] = [None] * len(readings)
+        for key, result in applied.items():
+            for place, fate in zip(places[key], result.fates, strict=True):
+                fates[place] = fate
+        return Added(fates, sum(result.conflicts for result in applied.values()))
 
     def _to_item(self, key: WindowKey, addition: Addition) -> Attributes:
         expires_at = (key.minute_ms + self._retention_ms) // 1000

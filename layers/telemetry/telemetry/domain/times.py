@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 MINUTE_MS = 60_000
+LATEST_MS = 253_402_300_740_000  # the last minute that ISO 8601 writes with four digits of year
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -7,8 +7,9 @@ function of the set. Treat a window as immutable: functions here return new ones
 
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import NamedTuple
 
 from telemetry.domain.reading import Reading
@@ -30,14 +31,20 @@ class WindowKey(NamedTuple):
     minute_ms: int
 
 
+class Fate(Enum):
+    """What became of a reading that was added to its window."""
+
+    STORED = "stored"  # it brought an instant or a metric that wasn't there
+    DUPLICATE = "duplicate"  # it brought nothing new
+    OVERFLOW = "overflow"  # the window is full and didn't take it
+
+
 class Addition(NamedTuple):
     """What adding readings did; `state is` the window added to where nothing was new."""
 
     state: Window
-    stored: int  # readings that brought an instant or a metric that wasn't there
-    duplicates: int  # readings that brought nothing new
+    fates: Sequence[Fate]  # of each reading, in their order
     conflicts: int  # values that disagreed with the one stored for the same instant and metric
-    overflow: tuple[Reading, ...]  # readings that a full window did not take
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +68,25 @@ def add(window: Window | None, readings: Iterable[Reading]) -> Addition:
     """Union of a window and readings of its device and minute."""
     before: Window = EMPTY if window is None else window
     after = dict(before)
-    stored = duplicates = conflicts = 0
-    overflow = []
+    conflicts = 0
+    fates = []
     for reading in readings:
         offset = reading.recorded_at_ms % MINUTE_MS
         present = after.get(offset)
         if present is None:
             if len(after) >= MAX_READINGS:
-                overflow.append(reading)
+                fates.append(Fate.OVERFLOW)
                 continue
             after[offset] = reading.metrics
-            stored += 1
+            fates.append(Fate.STORED)
             continue
         merged, disagreeing = _merge_metrics(present, reading.metrics)
         conflicts += disagreeing
-        if len(merged) > len(present):
-            stored += 1
-        else:
-            duplicates += 1
+        fates.append(Fate.STORED if len(merged) > len(present) else Fate.DUPLICATE)
         if merged != present:
             after[offset] = merged
     changed = after != before
-    return Addition(after if changed else before, stored, duplicates, conflicts, tuple(overflow))
+    return Addition(after if changed else before, fates, conflicts)
 
 
 def merge(a: Window, b: Window) -> Window:

@@ -1,0 +1,241 @@
+"""A bounded soak: whether memory and cost stay what they are under a steady load.
+
+    make soak                                (ten minutes; ARGS="--for 3m" for less)
+
+Simulated devices post at a rate that the machine sustains with ease, and every process of the run
+is looked at every other second: the embedded AWS, the mappings' engine, the functions' workers (all
+of one function together) and this one, which posts. At the end, and exits with 1 where one fails:
+
+- the check of `make run`: nothing lost, nothing counted twice;
+- memory is flat: of each, the median of the last minute is at most 5 % or 4 MB above the median of
+  the third minute (in a run of less than five minutes, of the second);
+- cost is flat: CPU seconds of all of them for each settled reading, in the last minute, are at most
+  10 % above those of the first full minute, which begins when everything has started.
+"""
+
+import argparse
+import asyncio
+import statistics
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import psutil
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from local.cli import INTERRUPTED, option
+from local.fleet import Fleet, FleetOptions
+from local.instance import Instance, unused
+from local.posting import PostingOptions
+from local.processes import processes_of
+from local.report import verdict
+from local.run import Exercise, Plan, now_ms
+from local.session import brought_up, raise_on_terminate
+from local.values import duration_seconds, positive, rate
+from local.view import Steps
+
+MINUTE_SECONDS = 60.0
+SAMPLE_SECONDS = 2.0
+START_SECONDS = 20.0
+"""Until every function has been called, and its workers are there."""
+SHORT_SECONDS = 5 * MINUTE_SECONDS
+GROWTH_SHARE, GROWTH_BYTES = 0.05, 4_000_000
+COST_SHARE = 0.10
+POSTING = "posting (this)"
+MB = 1_000_000
+
+
+class Usage(NamedTuple):
+    """What the processes of one kind have used."""
+
+    resident_bytes: int
+    cpu_seconds: float
+    """Since the soak began, those of processes that have ended included."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How things were at one moment."""
+
+    at: float
+    """Seconds since the soak began."""
+    settled: int
+    usage: dict[str, Usage]
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of all processes."""
+        return sum(each.cpu_seconds for each in self.usage.values())
+
+
+class Sampler:
+    """Looks at all processes again and again, in a thread of its own, while it is entered."""
+
+    def __init__(self, instance: Instance, settled: Callable[[], int]) -> None:
+        self._instance = instance
+        self._settled = settled
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look_until_stopped, daemon=True)
+        self._started = time.monotonic()
+        self._seen: dict[psutil.Process, float] = {}
+        self._cpu: dict[str, float] = defaultdict(float)
+        self.samples: list[Sample] = []
+
+    def __enter__(self) -> Self:
+        self._started = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _look_until_stopped(self) -> None:
+        while not self._stop.wait(SAMPLE_SECONDS):
+            self.samples.append(self._look())
+
+    def _look(self) -> Sample:
+        resident: dict[str, int] = defaultdict(int)
+        for role, process in [*processes_of(self._instance), (POSTING, psutil.Process())]:
+            with suppress(psutil.NoSuchProcess):
+                resident[role] += process.memory_info().rss
+                times = process.cpu_times()
+                used = times.user + times.system
+                # a process that came since the last look used all of it since then
+                before = 0.0 if self.samples else used
+                self._cpu[role] += used - self._seen.get(process, before)
+                self._seen[process] = used
+        usage = {role: Usage(resident[role], cpu) for role, cpu in self._cpu.items()}
+        return Sample(time.monotonic() - self._started, self._settled(), usage)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How much memory the processes of one kind had, early and late."""
+
+    role: str
+    early_bytes: float
+    late_bytes: float
+    slope_bytes: float
+    """A minute, over all of the time in between (least squares)."""
+
+    @property
+    def is_flat(self) -> bool:
+        grown = self.late_bytes - self.early_bytes
+        return grown <= max(GROWTH_SHARE * self.early_bytes, GROWTH_BYTES)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """CPU seconds a settled reading, in the first full minute and in the last."""
+
+    first: float
+    last: float
+
+    @property
+    def is_flat(self) -> bool:
+        return self.last <= self.first * (1 + COST_SHARE)
+
+
+def growths(samples: Sequence[Sample]) -> list[Growth]:
+    """Of each kind of process, by the minutes that are compared."""
+    end = samples[-1].at
+    early = MINUTE_SECONDS if end < SHORT_SECONDS else 2 * MINUTE_SECONDS
+    found = []
+    for role in sorted(samples[-1].usage):
+        points = [(each.at, memory_of(each, role)) for each in samples if each.at >= early]
+        first = [memory for at, memory in points if at < early + MINUTE_SECONDS]
+        last = [memory for at, memory in points if at >= end - MINUTE_SECONDS]
+        slope = statistics.linear_regression(*zip(*points, strict=True)).slope
+        medians = statistics.median(first), statistics.median(last)
+        found.append(Growth(role, *medians, slope * MINUTE_SECONDS))
+    return found
+
+
+def memory_of(sample: Sample, role: str) -> int:
+    return sample.usage[role].resident_bytes if role in sample.usage else 0
+
+
+def cost(samples: Sequence[Sample]) -> Cost:
+    """Over the minute after the start, and over the last one."""
+    end = samples[-1].at
+    return Cost(
+        cpu_a_reading(samples, START_SECONDS, START_SECONDS + MINUTE_SECONDS),
+        cpu_a_reading(samples, end - MINUTE_SECONDS, end),
+    )
+
+
+def cpu_a_reading(samples: Sequence[Sample], begin: float, end: float) -> float:
+    """CPU seconds of all processes for each reading that was settled in that time."""
+    within = [each for each in samples if begin <= each.at <= end]
+    settled = within[-1].settled - within[0].settled
+    return (within[-1].cpu_seconds - within[0].cpu_seconds) / settled if settled else float("inf")
+
+
+def show(found: Sequence[Growth], costs: Cost, console: Console) -> bool:
+    """Show both; tell whether both are flat."""
+    table = Table(box=SIMPLE, pad_edge=False)
+    for name in ("resident, MB", "early", "last minute", "a minute", "flat"):
+        table.add_column(name, justify="left" if name == "resident, MB" else "right")
+    for each in found:
+        sizes = each.early_bytes, each.late_bytes
+        row = [f"{size / MB:,.1f}" for size in sizes] + [f"{each.slope_bytes / MB:+,.2f}"]
+        table.add_row(each.role, *row, "✓" if each.is_flat else "✗ grows")
+    console.print(table)
+    console.print(
+        f"CPU a settled reading: {costs.first * 1e6:,.0f} µs in the first full minute, "
+        f"{costs.last * 1e6:,.0f} µs in the last ({costs.last / costs.first - 1:+.1%}) "
+        f"{'✓' if costs.is_flat else '✗ grows'}",
+        highlight=False,
+    )
+    return costs.is_flat and all(each.is_flat for each in found)
+
+
+def soak(instance: Instance, fleet: FleetOptions, seconds: float, console: Console) -> bool:
+    """Do it on an embedded AWS of its own; tell whether everything was as it must be."""
+    steps = Steps(console)
+    try:
+        with brought_up(instance, steps, {}) as aws:
+            exercise = Exercise(instance, steps, PostingOptions())
+            sampler = Sampler(instance, lambda: exercise.monitor.latest.settled)
+            plan = Plan(seconds, beside=sampler)
+            report = asyncio.run(exercise.run(Fleet(fleet, now_ms()), plan, aws.stop))
+            aws.stop()
+    finally:
+        instance.remove()
+    verdict(report, console)
+    if not sampler.samples or sampler.samples[-1].at < seconds - 2 * SAMPLE_SECONDS:
+        raise KeyboardInterrupt
+    return show(growths(sampler.samples), cost(sampler.samples), console) and report.is_ok
+
+
+def main() -> int:
+    """Read the options and soak."""
+    parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
+    parser.add_argument("--for", dest="seconds", type=option(duration_seconds), default=600.0)
+    parser.add_argument("--devices", type=option(positive), default=100)
+    parser.add_argument("--rate", type=option(rate), default=1.0)
+    options = parser.parse_args()
+    if options.seconds < START_SECONDS + 2 * MINUTE_SECONDS:
+        parser.error(
+            f"--for: {options.seconds:.0f} s is too short to compare minutes: 2m20s or more"
+        )
+    fleet = FleetOptions(devices=options.devices, rate=options.rate)
+    raise_on_terminate()
+    try:
+        is_flat = soak(unused("soak"), fleet, options.seconds, Console(width=160))
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: too short to compare\n")
+        return INTERRUPTED
+    return 0 if is_flat else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Account stage: whether every accepted reading has met its end, for operators and for an alarm.
+
+A reading that waits in quarantine is accounted for. What a mapping gave up on, and put into the
+failures bucket, is not until it is redriven.
+"""
+
+import functools
+import os
+import time
+from typing import Any
+
+from telemetry.aws import http
+from telemetry.aws.clients import client
+from telemetry.aws.counters import Counters
+from telemetry.aws.observe import count, log, observed
+from telemetry.domain.accounting import BALANCE, METRICS, by_stage, unaccounted
+from telemetry.domain.times import MINUTE_MS, minute_of, to_iso, to_iso_minute
+from telemetry.errors import Rejected, Unavailable
+from telemetry.settings import DAY_MS, AccountSettings
+
+HOUR_MS = 3_600_000
+SPAN_MS = DAY_MS  # what is counted later than that, CloudWatch may show two days later
+SETTLED_AFTER_MS = 15 * MINUTE_MS  # time for a batch to be tried a few times
+
+
+def run(event: dict[str, Any], now_ms: int, counters: Counters) -> dict[str, Any]:
+    """The answer to an operator's request, or, on the schedule, the gauge of the alarm."""
+    return ask(event, now_ms, counters) if "httpMethod" in event else measure(now_ms, counters)
+
+
+def ask(event: dict[str, Any], now_ms: int, counters: Counters) -> dict[str, Any]:
+    """What each stage counted in whole minutes, and how many readings have no end yet."""
+    try:
+        from_ms, to_ms = _span(event, now_ms)
+        counts = counters.by_minute(METRICS, from_ms, to_ms)
+    except (Rejected, Unavailable) as error:
+        return http.refuse(error)
+    body = {
+        "from": to_iso_minute(from_ms),
+        "to": to_iso_minute(to_ms),
+        "stages": by_stage(counts),
+        "unaccounted": unaccounted(counts),
+    }
+    return http.respond(200, body)
+
+
+def _span(event: dict[str, Any], now_ms: int) -> tuple[int, int]:
+    """Whole minutes: from the one that `from` is in, to the end of the one before `to`."""
+    to_ms = http.instant(event, "to", now_ms)
+    from_ms = http.instant(event, "from", to_ms - HOUR_MS)
+    if from_ms > to_ms:
+        raise Rejected(f"is after to, {to_iso(to_ms)}", field="from", value=to_iso(from_ms))
+    if to_ms - from_ms > SPAN_MS:
+        reason = f"is more than a day before to, {to_iso(to_ms)}"
+        raise Rejected(reason, field="from", value=to_iso(from_ms))
+    return minute_of(from_ms), minute_of(to_ms + MINUTE_MS - 1)
+
+
+def measure(now_ms: int, counters: Counters) -> dict[str, Any]:
+    """Publish how many readings of the last day have met no end although they should have."""
+    to_ms = minute_of(now_ms - SETTLED_AFTER_MS)
+    missing = unaccounted(counters.by_minute(BALANCE, minute_of(now_ms - SPAN_MS), to_ms))
+    count(ReadingsUnaccounted=missing)
+    if missing:
+        log.error("accepted readings have met no end", extra={"unaccounted": missing})
+    return {"unaccounted": missing}
+
+
+@functools.cache
+def wired() -> tuple[Counters]:
+    settings = AccountSettings.read(os.environ)
+    return (Counters(client("cloudwatch"), settings.powertools_metrics_namespace),)
+
+
+@observed
+def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
+    """API Gateway's proxy event, or the schedule's, in; the response, or what was measured, out."""
+    return run(event, int(time.time() * 1000), *wired())

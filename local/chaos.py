@@ -1,0 +1,122 @@
+"""Processes killed at random while devices post: `run --chaos`.
+
+Every few seconds SIGKILL ends either a function's worker, as when Lambda loses an execution
+environment, or the engine of the event source mappings. Neither gets to clean up or to say so. The
+seed decides when, and what is next; a worker is killed while it is at work, if it soon is.
+"""
+
+import random
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Self
+
+import psutil
+
+from local.deployment import client
+from local.instance import Instance
+from local.processes import ENGINE, Running, processes_of
+
+PAUSE_SECONDS = (1.0, 4.0)
+AT_WORK_SECONDS_MAX = 1.0
+LOOK_SECONDS = 0.005
+ENDED_AT_WORK = '"Worker process died"'
+"""What the emulator logs for an invocation whose worker is gone."""
+GRACE_SECONDS = 90.0
+"""What was under way when something was killed is sent again until it is taken."""
+PATIENCE_SECONDS = 200.0
+"""A message whose consumer died comes back after its queue's visibility timeout, 180 s."""
+
+
+@dataclass(frozen=True)
+class Casualties:
+    """What was killed, and how much of it was at work."""
+
+    kills: dict[str, int]
+    """By what it was: the engine, or a worker, by its function's name."""
+    ended_at_work: int
+    """Invocations that ended with their worker."""
+
+    def problems(self) -> list[str]:
+        """Return what isn't as it must be."""
+        return [] if self.kills else ["chaos: nothing was killed, so nothing is shown"]
+
+    def summary(self) -> str:
+        """Say it in a line."""
+        each = ", ".join(f"{role} {count}" for role, count in sorted(self.kills.items()))
+        return (
+            f"killed {sum(self.kills.values())} times ({each}); {self.ended_at_work} invocations "
+            "ended with their worker"
+        )
+
+
+class Chaos:
+    """Kills processes of an instance for as long as it is entered."""
+
+    def __init__(self, instance: Instance, seed: int) -> None:
+        """Kill what a deployed instance runs."""
+        self._instance = instance
+        self._chance = random.Random(f"{seed}/chaos")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._kill_until_stopped, daemon=True)
+        self._since_ms = 0
+        self._kills: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self._since_ms = time.time_ns() // 1_000_000
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Kill nothing from now on."""
+        self._stop.set()
+        self._thread.join()
+
+    def _kill_until_stopped(self) -> None:
+        while not self._stop.wait(self._chance.uniform(*PAUSE_SECONDS)):
+            victim = choose(processes_of(self._instance), self._chance)
+            if victim and self._strike(victim):
+                self._kills[victim.role] += 1
+
+    def _strike(self, victim: Running) -> bool:
+        """Kill a process; tell whether it was still there."""
+        with suppress(psutil.NoSuchProcess):
+            if victim.is_worker:
+                self._await_work(victim.process)
+            if not self._stop.is_set():
+                victim.process.kill()
+                return True
+        return False
+
+    def _await_work(self, process: psutil.Process) -> None:
+        """Wait until a process uses the processor, but not for long."""
+        before, deadline = process.cpu_times(), time.monotonic() + AT_WORK_SECONDS_MAX
+        while process.cpu_times() == before and time.monotonic() < deadline:
+            if self._stop.wait(LOOK_SECONDS):
+                return
+
+    def casualties(self) -> Casualties:
+        """Return what was killed; what was at work then, the functions' logs tell."""
+        state = self._instance.load()
+        pages = client(state, "logs").get_paginator("filter_log_events")
+        ended = sum(
+            len(page["events"])
+            for role in self._kills.keys() - {ENGINE}
+            for page in pages.paginate(
+                logGroupName=f"/aws/lambda/{state.stack}-{role}",
+                startTime=self._since_ms,
+                filterPattern=ENDED_AT_WORK,
+            )
+        )
+        return Casualties(dict(self._kills), ended)
+
+
+def choose(running: list[Running], chance: random.Random) -> Running | None:
+    """Choose the engine or a function's worker, each as often; None where there is neither."""
+    engines = [each for each in running if each.role == ENGINE]
+    workers = sorted((each for each in running if each.is_worker), key=lambda each: each.role)
+    kinds = [kind for kind in (engines, workers) if kind]
+    return chance.choice(chance.choice(kinds)) if kinds else None

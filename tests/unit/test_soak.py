@@ -1,0 +1,114 @@
+"""What a soak calls flat, by samples made up."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from benchmarks import soak
+from benchmarks.soak import POSTING, Sample, Sampler, Usage, cost, growths
+from local.instance import Instance
+from local.processes import Running
+
+MB = 1_000_000
+
+
+def samples(seconds: int, memory_mb: float, growing_mb: float = 0.0, **cost: float) -> list[Sample]:
+    """One process, 100 readings a second: its memory, what a minute adds, and µs a reading."""
+    found, cpu = [], 0.0
+    first, last = cost.get("first_us", 500.0), cost.get("last_us", 500.0)
+    for at in range(2, seconds + 1, 2):
+        cpu += 200 * (last if at > seconds - 60 else first) / 1e6
+        usage = Usage(round((memory_mb + growing_mb * at / 60) * MB), cpu)
+        found.append(Sample(float(at), at * 100, {"ingest": usage}))
+    return found
+
+
+class Process:
+    """A process that has used some CPU and memory; gone where that is None."""
+
+    def __init__(self, cpu: float | None) -> None:
+        self.cpu = cpu
+
+    def memory_info(self) -> Any:
+        if self.cpu is None:
+            raise psutil.NoSuchProcess(1)
+        return SimpleNamespace(rss=10)
+
+    def cpu_times(self) -> Any:
+        return SimpleNamespace(user=self.cpu, system=0.0)
+
+
+def test_cpu_is_that_of_all_processes_since_the_first_look_also_of_those_that_came_and_went(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old, new, own = Process(100.0), Process(1.5), Process(50.0)
+    running: list[Any] = [Running("ingest", old)]  # type: ignore[arg-type]
+    monkeypatch.setattr(soak, "processes_of", lambda _instance: running)
+    monkeypatch.setattr(psutil, "Process", lambda: own)
+    sampler = Sampler(Instance("soak", Path()), lambda: 7)
+    sampler.samples.append(sampler._look())
+    old.cpu, own.cpu = 103.0, 51.0
+    running.append(Running("ingest", new))  # type: ignore[arg-type]
+    sampler.samples.append(sampler._look())
+    old.cpu, new.cpu = None, 2.0
+    sampler.samples.append(sampler._look())
+    used = [(each.usage["ingest"].cpu_seconds, each.usage[POSTING]) for each in sampler.samples]
+    assert used == [
+        (0.0, Usage(10, 0.0)),
+        (3.0 + 1.5, Usage(10, 1.0)),
+        (3.0 + 2.0, Usage(10, 1.0)),
+    ]
+    assert [each.usage["ingest"].resident_bytes for each in sampler.samples] == [10, 20, 10]
+
+
+def test_memory_that_stays_what_it_was_is_flat() -> None:
+    (growth,) = growths(samples(600, 100.0))
+    assert growth.is_flat
+    assert (growth.early_bytes, growth.late_bytes, growth.slope_bytes) == (100 * MB, 100 * MB, 0)
+
+
+@pytest.mark.parametrize(
+    ("memory_mb", "growing_mb", "is_flat"),
+    [
+        (100.0, 0.5, True),  # 7 minutes: 3.5 MB
+        (100.0, 0.8, False),  # 5.6 MB, over 5 %
+        (300.0, 2.0, True),  # 14 MB, under 5 % of 304
+        (300.0, 2.5, False),
+    ],
+)
+def test_memory_may_grow_by_five_percent_or_four_megabytes(
+    memory_mb: float, growing_mb: float, is_flat: bool
+) -> None:
+    (growth,) = growths(samples(600, memory_mb, growing_mb))
+    assert growth.is_flat is is_flat
+    assert growth.slope_bytes == pytest.approx(growing_mb * MB, rel=0.01)
+
+
+def test_a_short_soak_compares_with_the_second_minute_a_long_one_with_the_third() -> None:
+    assert growths(samples(180, 100.0, 10.0))[0].early_bytes == pytest.approx(115 * MB, rel=0.01)
+    assert growths(samples(600, 100.0, 10.0))[0].early_bytes == pytest.approx(125 * MB, rel=0.01)
+
+
+def test_a_process_that_came_late_has_grown_from_nothing() -> None:
+    late = [
+        sample if sample.at > 400 else Sample(sample.at, sample.settled, {})
+        for sample in samples(600, 100.0)
+    ]
+    (growth,) = growths(late)
+    assert (growth.early_bytes, growth.is_flat) == (0, False)
+
+
+@pytest.mark.parametrize(("last_us", "is_flat"), [(500.0, True), (545.0, True), (560.0, False)])
+def test_cost_may_grow_by_ten_percent(last_us: float, is_flat: bool) -> None:
+    found = cost(samples(600, 100.0, last_us=last_us))
+    assert found.first == pytest.approx(500e-6)
+    assert found.last == pytest.approx(last_us / 1e6, rel=0.01)
+    assert found.is_flat is is_flat
+
+
+def test_a_minute_in_which_nothing_settled_has_no_bounded_cost() -> None:
+    stalled = [Sample(sample.at, 0, sample.usage) for sample in samples(300, 100.0)]
+    assert cost(stalled).last == float("inf")
