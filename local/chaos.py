@@ -83,7 +83,8 @@ class Chaos:
 
     def _at_work(self, candidates: list[Running]) -> Running | None:
         """Return the first of some processes that uses the processor; None if none does soon."""
-        before = {each: cpu_seconds(each.process) for each in candidates}
+        shuffled = self._chance.sample(candidates, len(candidates))
+        before = {each: cpu_seconds(each.process) for each in shuffled}
         deadline = time.monotonic() + AT_WORK_SECONDS_MAX
         while time.monotonic() < deadline and not self._stop.wait(LOOK_SECONDS):
             for each, used in before.items():
