@@ -8,7 +8,8 @@ of one function together) and this one, which posts. At the end, and exits with 
 
 - the check of `make run`: nothing lost, nothing counted twice;
 - memory is flat: of each, the median of the last minute is at most 5 % or 4 MB above the median of
-  the third minute (in a run of less than five minutes, of the second);
+  the third minute, or of the second in a run of less than five; what starts later, such as the
+  function of a schedule, is compared with its own first minute;
 - cost is flat: CPU seconds of all of them for each settled reading, in the last minute, are at most
   10 % above those of the first full minute, which begins when everything has started.
 """
@@ -151,11 +152,13 @@ def growths(samples: Sequence[Sample]) -> list[Growth]:
     found = []
     for role in sorted(samples[-1].usage):
         points = [(each.at, memory_of(each, role)) for each in samples if each.at >= early]
-        first = [memory for at, memory in points if at < early + MINUTE_SECONDS]
-        last = [memory for at, memory in points if at >= end - MINUTE_SECONDS]
-        slope = statistics.linear_regression(*zip(*points, strict=True)).slope
-        medians = statistics.median(first), statistics.median(last)
-        found.append(Growth(role, *medians, slope * MINUTE_SECONDS))
+        points = [(at, memory) for at, memory in points if memory]  # some come later
+        if len(points) > 1:
+            first = [memory for at, memory in points if at < points[0][0] + MINUTE_SECONDS]
+            last = [memory for at, memory in points if at >= end - MINUTE_SECONDS]
+            slope = statistics.linear_regression(*zip(*points, strict=True)).slope
+            medians = statistics.median(first), statistics.median(last or first)
+            found.append(Growth(role, *medians, slope * MINUTE_SECONDS))
     return found
 
 

@@ -2,7 +2,7 @@
 
 Every few seconds SIGKILL ends either a function's worker, as when Lambda loses an execution
 environment, or the engine of the event source mappings. Neither gets to clean up or to say so. The
-seed decides when, and what is next; a worker is killed while it is at work, if it soon is.
+seed decides when, and which of the two; of the workers it is the first that is at work then.
 """
 
 import random
@@ -77,26 +77,27 @@ class Chaos:
 
     def _kill_until_stopped(self) -> None:
         while not self._stop.wait(self._chance.uniform(*PAUSE_SECONDS)):
-            victim = choose(processes_of(self._instance), self._chance)
-            if victim and self._strike(victim):
-                self._kills[victim.role] += 1
+            candidates = choose(processes_of(self._instance), self._chance)
+            if candidates:
+                self._strike(self._at_work(candidates) or self._chance.choice(candidates))
 
-    def _strike(self, victim: Running) -> bool:
-        """Kill a process; tell whether it was still there."""
-        with suppress(psutil.NoSuchProcess):
-            if victim.is_worker:
-                self._await_work(victim.process)
-            if not self._stop.is_set():
+    def _at_work(self, candidates: list[Running]) -> Running | None:
+        """Return the first of some processes that uses the processor; None if none does soon."""
+        shuffled = self._chance.sample(candidates, len(candidates))
+        before = {each: cpu_seconds(each.process) for each in shuffled}
+        deadline = time.monotonic() + AT_WORK_SECONDS_MAX
+        while time.monotonic() < deadline and not self._stop.wait(LOOK_SECONDS):
+            for each, used in before.items():
+                if cpu_seconds(each.process) > used:
+                    return each
+        return None
+
+    def _strike(self, victim: Running) -> None:
+        """Kill a process, if it is still there."""
+        if not self._stop.is_set():
+            with suppress(psutil.NoSuchProcess):
                 victim.process.kill()
-                return True
-        return False
-
-    def _await_work(self, process: psutil.Process) -> None:
-        """Wait until a process uses the processor, but not for long."""
-        before, deadline = process.cpu_times(), time.monotonic() + AT_WORK_SECONDS_MAX
-        while process.cpu_times() == before and time.monotonic() < deadline:
-            if self._stop.wait(LOOK_SECONDS):
-                return
+                self._kills[victim.role] += 1
 
     def casualties(self) -> Casualties:
         """Return what was killed; what was at work then, the functions' logs tell."""
@@ -114,9 +115,17 @@ class Chaos:
         return Casualties(dict(self._kills), ended)
 
 
-def choose(running: list[Running], chance: random.Random) -> Running | None:
-    """Choose the engine or a function's worker, each as often; None where there is neither."""
+def choose(running: list[Running], chance: random.Random) -> list[Running]:
+    """Choose between the engine and the functions' workers; return all of that kind."""
     engines = [each for each in running if each.role == ENGINE]
-    workers = sorted((each for each in running if each.is_worker), key=lambda each: each.role)
+    workers = [each for each in running if each.is_worker]
     kinds = [kind for kind in (engines, workers) if kind]
-    return chance.choice(chance.choice(kinds)) if kinds else None
+    return chance.choice(kinds) if kinds else []
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return what a process has used of the processor; 0 when it is gone."""
+    with suppress(psutil.NoSuchProcess):
+        times = process.cpu_times()
+        return float(times.user + times.system)
+    return 0.0

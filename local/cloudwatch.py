@@ -24,7 +24,7 @@ Event = dict[str, Any]
 
 MINUTE_SECONDS = 60
 METRICS_SECONDS = 14 * 24 * 3600
-EVENTS_KEPT = 3_000
+EVENTS_KEPT = 2_000
 """Lines of a function's log; when there are twice as many, the older half goes."""
 LOG_SECONDS_MAX = 2.0
 LOG_POLL_SECONDS = 0.02

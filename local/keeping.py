@@ -16,8 +16,8 @@ from typing import Any, overload
 Record = dict[str, Any]
 FIELDS = ("SequenceNumber", "ApproximateArrivalTimestamp", "Data", "PartitionKey")
 BLOCK_RECORDS = 256
-BLOCKS_AT_HAND = 12
-"""A search by sequence number comes by the same blocks again and again."""
+BLOCKS_AT_HAND = 8
+"""A reader that is far behind searches its place, and comes by the same blocks again."""
 UNREAD_CHANGES = 1_000
 
 

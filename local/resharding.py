@@ -22,6 +22,8 @@ from operator import itemgetter
 from typing import Any
 
 PAGE_RECORDS_MAX = 10_000
+RECENT_RECORDS = 256
+"""Where nearly every reader is; older ones may be packed (`local.keeping`)."""
 PAGE_BYTES_MAX = 10 * 1024 * 1024
 SWEEP_SECONDS = 30.0
 SAME_BOUNDARY_BITS = 20
@@ -347,7 +349,9 @@ def get_records(kinesis: Any, data: dict[str, Any]) -> dict[str, Any]:
     state, stream, shard = place_of(kinesis, data.get("ShardIterator"))
     kinesis._expire_records(stream)
     records = shard["records"]
-    begin = bisect_right(records, state["after"], key=sequence_of)
+    recent = max(0, len(records) - RECENT_RECORDS)
+    is_recent = bool(records) and sequence_of(records[recent]) <= state["after"]
+    begin = bisect_right(records, state["after"], lo=recent if is_recent else 0, key=sequence_of)
     end = page_end(
         records, begin, min(int(data.get("Limit") or PAGE_RECORDS_MAX), PAGE_RECORDS_MAX)
     )

@@ -1,12 +1,14 @@
 """What `run --chaos` kills, and how it tells what is what."""
 
 import random
+import subprocess
+import sys
 from collections import Counter
 
 import psutil
 import pytest
 
-from local.chaos import Casualties, choose
+from local.chaos import Casualties, choose, cpu_seconds
 from local.processes import EMBEDDED_AWS, ENGINE, Running, role_of
 
 SELF = psutil.Process()
@@ -31,28 +33,34 @@ def test_a_process_is_told_by_its_command_line(command: list[str], role: str | N
     assert role_of(command, "telemetry") == role
 
 
-def test_a_seed_decides_what_is_killed() -> None:
+def test_a_seed_decides_between_the_engine_and_the_workers() -> None:
     candidates = running(EMBEDDED_AWS, ENGINE, "ingest", "aggregate", "alert")
 
     def course(seed: int) -> list[str]:
         chance = random.Random(seed)
-        chosen = [choose(candidates, chance) for _ in range(20)]
-        return [each.role for each in chosen if each]
+        return [choose(candidates, chance)[0].role for _ in range(20)]
 
     assert course(1) == course(1) != course(2)
 
 
-def test_the_engine_and_the_workers_are_killed_and_the_embedded_aws_never() -> None:
+def test_the_engine_or_the_workers_are_killed_and_the_embedded_aws_never() -> None:
     candidates = running(EMBEDDED_AWS, ENGINE, "ingest", "aggregate", "aggregate")
     chance = random.Random(1)
-    chosen = [choose(candidates, chance) for _ in range(1000)]
-    times = Counter(each.role for each in chosen if each)
-    assert times.keys() == {ENGINE, "ingest", "aggregate"}
-    assert 400 < times[ENGINE] < 600
+    chosen = Counter(tuple(each.role for each in choose(candidates, chance)) for _ in range(1000))
+    assert chosen.keys() == {(ENGINE,), ("ingest", "aggregate", "aggregate")}
+    assert 400 < chosen[ENGINE,] < 600
 
 
 def test_nothing_is_chosen_where_only_the_embedded_aws_runs() -> None:
-    assert choose(running(EMBEDDED_AWS), random.Random(1)) is None
+    assert choose(running(EMBEDDED_AWS), random.Random(1)) == []
+
+
+def test_a_process_that_is_gone_uses_nothing() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    process = psutil.Process(gone.pid)
+    gone.wait()
+    assert cpu_seconds(process) == 0
+    assert cpu_seconds(SELF) > 0
 
 
 def test_a_run_in_which_nothing_was_killed_shows_nothing_and_says_so() -> None:

@@ -92,13 +92,14 @@ def test_a_short_soak_compares_with_the_second_minute_a_long_one_with_the_third(
     assert growths(samples(600, 100.0, 10.0))[0].early_bytes == pytest.approx(125 * MB, rel=0.01)
 
 
-def test_a_process_that_came_late_has_grown_from_nothing() -> None:
+def test_what_starts_later_is_compared_with_its_own_first_minute() -> None:
     late = [
         sample if sample.at > 400 else Sample(sample.at, sample.settled, {})
-        for sample in samples(600, 100.0)
+        for sample in samples(600, 100.0, 10.0)
     ]
     (growth,) = growths(late)
-    assert (growth.early_bytes, growth.is_flat) == (0, False)
+    assert growth.early_bytes == pytest.approx((100 + 10 * 431 / 60) * MB, rel=0.01)
+    assert not growth.is_flat
 
 
 @pytest.mark.parametrize(("last_us", "is_flat"), [(500.0, True), (545.0, True), (560.0, False)])
