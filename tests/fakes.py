@@ -7,17 +7,20 @@ that the adapters call; it refuses part of a batch, and is `down`, where it is t
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from itertools import count
 from typing import Any
 
 from botocore.exceptions import ClientError
 from telemetry.aws.alerts import AlertReader
 from telemetry.aws.claims import Claims
+from telemetry.aws.generations import PARTITION, Generations
 from telemetry.aws.items import Attributes, Conflict, Failed, Outcome, Write, Written
 from telemetry.aws.registry import AdminSecret, Registry
 from telemetry.aws.windows import WindowReader
 from telemetry.domain.notice import Notice
 from telemetry.domain.times import to_iso_minute
 from telemetry.domain.token import Grant
+from telemetry.errors import Unavailable
 
 Refuses = Callable[[Any], bool]
 
@@ -209,9 +212,14 @@ class MemoryWindowReader(WindowReader):
     """Reads the windows in a table's items; `items_read` tells how far it went."""
 
     def __init__(self, items: MemoryItems) -> None:
+        super().__init__(None, "windows", clock=count(step=60).__next__)  # each look is a new one
         self.items = items
         self.items_read = 0
         self.down = False
+
+    def _pointers(self) -> Iterator[Attributes]:
+        stored = self.items.stored.items()
+        return (item for (partition, _), item in stored if partition == PARTITION)
 
     def _items(
         self, device_id: str, from_ms: int, to_ms: int, page_size: int, newest_first: bool
@@ -226,6 +234,22 @@ class MemoryWindowReader(WindowReader):
             if device == device_id and first <= minute_region <= last:
                 self.items_read += 1
                 yield item
+
+
+class MemoryGenerations(Generations):
+    """The pointer of a region among a table's items. `clock` in seconds: each look a new one."""
+
+    def __init__(
+        self, items: MemoryItems, region: str, clock: Callable[[], float] | None = None
+    ) -> None:
+        super().__init__(None, "windows", region, items, clock or count(step=60).__next__)
+        self.items = items
+        self.down = False
+
+    def _get(self, key: Attributes) -> Attributes | None:
+        if self.down:
+            raise Unavailable("the table is away")
+        return deepcopy(self.items.stored.get((key["device_id"]["S"], key["minute_region"]["S"])))
 
 
 class MemoryAlertReader(AlertReader):

@@ -7,6 +7,7 @@ from typing import Any
 
 from telemetry.aws import stream
 from telemetry.aws.clients import client
+from telemetry.aws.generations import Generations
 from telemetry.aws.items import DynamoItems
 from telemetry.aws.observe import count, link, log, milliseconds, observed
 from telemetry.aws.quarantine import Quarantine
@@ -74,10 +75,12 @@ def _until_first(records: list[Record], failed: list[Record]) -> set[str]:
 @functools.cache
 def wired() -> tuple[Windows, Quarantine]:
     settings = AggregateSettings.read(os.environ)
-    items = DynamoItems(client("dynamodb"), settings.windows_table, KEY)
+    dynamodb, table, region = client("dynamodb"), settings.windows_table, settings.aws_region
+    items = DynamoItems(dynamodb, table, KEY)
+    generations = Generations(dynamodb, table, region, items)
     queue = Queue(client("sqs"), settings.quarantine_url)
     return (
-        Windows(items, settings.aws_region, settings.retention_ms),
+        Windows(items, region, settings.retention_ms, generations.written),
         Quarantine(queue, client("s3"), settings.failures_bucket),
     )
 
