@@ -105,6 +105,14 @@ def mend(folder: Path) -> None:
         mapping_api.engine_status(folder / "mappings.sqlite3"),
     )
     mapping_api.own_pollers_off(lambda_svc)
+    importlib.import_module("local.firehose").deliver_in_objects(
+        importlib.import_module("ministack.services.firehose"),
+        importlib.import_module("ministack.services.s3"),
+        importlib.import_module("ministack.core.iam_evaluator"),
+    )
+    importlib.import_module("local.states").stop_children(
+        importlib.import_module("ministack.services.stepfunctions")
+    )
 
 
 def expire_when_due(kinesis: Any) -> None:

@@ -31,7 +31,7 @@ class WindowStore(NamedTuple):
 
 def add_to(items: MemoryItems) -> Callable[..., None]:
     def add(*readings: Reading, region: str = "eu-west-1") -> None:
-        assert Windows(items, region, RETENTION_MS).add(readings).unstored == []
+        assert Windows(items, region, RETENTION_MS, lambda: (0,)).add(readings).unstored == []
 
     return add
 

@@ -67,7 +67,7 @@ class Windows:
         items: Items,
         region: str,
         retention_ms: int,
-        written: Callable[[], tuple[int, ...]] = lambda: FIRST.written,
+        written: Callable[[], tuple[int, ...]],
     ) -> None:
         self._region = region
         self._retention_ms = retention_ms

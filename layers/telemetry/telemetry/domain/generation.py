@@ -42,13 +42,18 @@ def begin(pointer: Pointer, anew: bool = False) -> Pointer:
     return pointer._replace(building=number, newest=number)
 
 
-def switch(pointer: Pointer, number: int) -> Pointer:
-    """Make the generation that was built the current one; raises Rejected for any other."""
-    if pointer.current == number:
-        return pointer
-    if pointer.building != number:
+def check_built(pointer: Pointer, number: int) -> None:
+    """Raise Rejected for a generation that neither is being built nor was, and is current."""
+    if number not in (pointer.building, pointer.current):
         reason = f"is not being built: the region's pointer is {pointer._asdict()}"
         raise Rejected(reason, field="generation", value=number)
+
+
+def switch(pointer: Pointer, number: int) -> Pointer:
+    """Make the generation that was built the current one; raises Rejected for any other."""
+    check_built(pointer, number)
+    if pointer.current == number:
+        return pointer
     return pointer._replace(current=number, building=None, retiring=pointer.current)
 
 
