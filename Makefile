@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 ARGS   ?=
+ENV    ?= default
 FN     ?= AlertFunction
 EVENT  ?= events/alert.json
 
@@ -49,6 +50,9 @@ build: $(uv) $(sam) ## Build the functions and the layer for AWS.
 deploy: build ## Build, and deploy to the AWS account and region of your credentials.
 	@$(with_tools) sam deploy $(ARGS)
 
+replay: $(venv) ## Send a span of the archive back into the stream: ENV=default ARGS="--from … --to …"
+	@.venv/bin/python -m ops replay --env $(ENV) $(ARGS)
+
 invoke: $(venv) $(sam) ## Run one function in Docker, on the embedded AWS: FN=AlertFunction EVENT=events/alert.json
 	@$(with_tools) .venv/bin/python -m local invoke $(FN) $(EVENT) $(ARGS)
 
@@ -92,4 +96,4 @@ $(sam): requirements/sam.txt | $(uv)
 $(aws): requirements/aws.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test check build deploy invoke bench year kills conformance lock clean help
+.PHONY: run up down test check build deploy replay invoke bench year kills conformance lock clean help

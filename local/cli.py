@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -24,6 +25,7 @@ from local.values import (
     speed,
 )
 from local.view import show_error
+from ops.cli import COMMANDS as OPERATORS
 
 INTERRUPTED = 130
 LOG_WIDTH = 160
@@ -79,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     add_trace(added)
     add_env(added)
     add_invoke(added)
+    add_operators(added)
     add_down(added)
     return whole
 
@@ -224,6 +227,14 @@ def add_invoke(added: Subparsers) -> None:
     invoke.add_argument(
         "sam_arguments", nargs="*", metavar="-- OPTION", help="options of sam local invoke"
     )
+
+
+def add_operators(added: Subparsers) -> None:
+    """Add what operators do to a deployed stack (`python -m ops`), here to that of an instance."""
+    for add in OPERATORS:
+        for each in add(added):
+            add_name(each)
+            each.set_defaults(does=partial(commands.operate, each.get_default("does")))
 
 
 def add_down(added: Subparsers) -> None:

@@ -18,10 +18,10 @@ from local import embedded
 from local import invoke as sam_invoke
 from local.api import Api
 from local.check import from_iso, iso
-from local.deployment import aws_environment
+from local.deployment import aws_environment, client
 from local.errors import LocalError
 from local.fleet import Fleet, FleetOptions
-from local.instance import DEFAULT_NAME, Instance, existing, named, unused
+from local.instance import DEFAULT_NAME, Instance, State, existing, named, unused
 from local.mapping_state import MappingReader, shards_table
 from local.mapping_state import as_json as mappings_as_json
 from local.monitor import Monitor
@@ -35,6 +35,9 @@ from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens
 from local.tracing import show_trace
 from local.values import duration_text
 from local.view import PLAIN_LINE_SECONDS, Steps, live_table, plain_line
+from ops.cli import Command
+from ops.errors import OpsError
+from ops.target import Target
 
 Options = argparse.Namespace
 HOUR_MS = 3_600_000
@@ -263,6 +266,20 @@ def invoke(options: Options, _console: Console) -> int:
     return sam_invoke.invoke(
         named(options.name), options.function, options.event, options.sam_arguments
     )
+
+
+def operate(command: Command, options: Options, console: Console) -> int:
+    """Let an operator's command act on an instance's stack."""
+    state = named(options.name).deployed()
+    try:
+        return command(options, target_of(state), console)
+    except OpsError as error:
+        raise LocalError(str(error)) from None
+
+
+def target_of(state: State) -> Target:
+    """Return an instance's stack as operators' commands take it."""
+    return Target(state.stack, state.outputs, lambda service: client(state, service))
 
 
 def down(options: Options, console: Console) -> int:
