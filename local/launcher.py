@@ -110,6 +110,9 @@ def mend(folder: Path) -> None:
         importlib.import_module("ministack.services.s3"),
         importlib.import_module("ministack.core.iam_evaluator"),
     )
+    importlib.import_module("local.failing").name_errors(
+        importlib.import_module("ministack.core.lambda_runtime"), lambda_svc
+    )
     importlib.import_module("local.states").stop_children(
         importlib.import_module("ministack.services.stepfunctions")
     )
