@@ -216,8 +216,9 @@ class MemorySecret(AdminSecret):
 class MemoryWindowReader(WindowReader):
     """Reads the windows in a table's items; `items_read` tells how far it went."""
 
-    def __init__(self, items: MemoryItems) -> None:
-        super().__init__(None, "windows", clock=count(step=60).__next__)  # each look is a new one
+    def __init__(self, items: MemoryItems, clock: Callable[[], float] | None = None) -> None:
+        # without a clock, each look is a new one
+        super().__init__(None, "windows", clock or count(step=60).__next__)
         self.items = items
         self.items_read = 0
         self.down = False

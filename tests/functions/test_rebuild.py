@@ -2,6 +2,7 @@
 
 import json
 import random
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
@@ -13,6 +14,7 @@ from telemetry.aws.generations import CACHE_SECONDS
 from telemetry.aws.items import Write
 from telemetry.aws.pace import Pace
 from telemetry.aws.windows import KEY, Windows
+from telemetry.domain import generation as generation_of
 from telemetry.domain import reading as readings_of
 from telemetry.domain import window as windows_of
 from telemetry.domain.generation import Pointer
@@ -275,6 +277,52 @@ def test_cleaning_spares_a_generation_that_was_begun_meanwhile(stage: Stage) -> 
         stage.task("clean", segment=segment)
     keys = {key[1].rpartition("#")[2] for key in stage.stored()}
     assert keys == {"1", "2"}
+
+
+def test_cleaning_spares_a_generation_that_is_begun_while_it_cleans(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.writer().add([reading(0)])
+    stage.archived(reading(0))
+    stage.rebuild()
+    scan = stage.table.scan
+
+    def begin_and_scan(*where: Any) -> Any:
+        stage.region.generations.change(generation_of.begin)
+        stage.writer().add([reading(1)])
+        return scan(*where)
+
+    monkeypatch.setattr(stage.table, "scan", begin_and_scan)
+    stage.task("clean", segment=zlib.crc32(b"pump-1") % SEGMENTS)
+    assert {key[1].rpartition("#")[2] for key in stage.stored()} == {"1", "2"}
+
+
+def test_no_reading_is_lost_of_a_writer_that_goes_by_what_it_has_read_before(
+    stage: Stage,
+) -> None:
+    writer = stage.writer()
+    added = []
+    for offset, step in enumerate(stage.steps()):
+        assert (
+            writer.add([reading(offset)]).unstored == []
+        )  # no more time passes than the steps take
+        stage.archived(reading(offset))
+        added.append(offset)
+        step()
+    assert stage.pointer().current == 1
+    assert sorted(stage.shown()[NOW_MS - HOUR_MS]) == added
+
+
+def test_a_reader_that_goes_by_what_it_has_read_before_sees_every_reading_at_once(
+    stage: Stage,
+) -> None:
+    reader = MemoryWindowReader(stage.items, stage.clock)
+    for offset, step in enumerate(stage.steps()):
+        stage.writer().add([reading(offset)])
+        stage.archived(reading(offset))
+        (window,) = dict(reader.between("pump-1", NOW_MS - HOUR_MS, NOW_MS)).values()
+        assert sorted(window) == list(range(offset + 1))
+        step()
 
 
 def test_a_zombie_that_writes_the_old_generation_changes_nothing_that_readers_see(
