@@ -287,7 +287,7 @@ def wired() -> tuple[Region]:
         Archive(client("s3"), settings.archive_bucket),
         Generations(dynamodb, table, settings.aws_region, items),
         items,
-        WindowTable(dynamodb, table, time.sleep),
+        WindowTable(dynamodb, table),
         Pace(),
     )
     return (region,)

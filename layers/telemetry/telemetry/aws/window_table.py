@@ -1,5 +1,6 @@
 """The windows table as a whole: read by segments, looked into, cleaned. For rebuilds only."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +25,9 @@ class ScanPage(NamedTuple):
 class WindowTable:
     """Items of the windows table, all read consistently. Raises Unavailable."""
 
-    def __init__(self, dynamodb: Any, table: str, sleep: Callable[[float], None]) -> None:
+    def __init__(
+        self, dynamodb: Any, table: str, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self._dynamodb = dynamodb
         self._table = table
         self._sleep = sleep

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from telemetry.aws.generations import CACHE_SECONDS, PARTITION, to_pointer
 from telemetry.aws.items import Attributes, CompareAndSet, Items
+from telemetry.aws.observe import log
 from telemetry.domain import window as windows_of
 from telemetry.domain.generation import FIRST
 from telemetry.domain.reading import Reading
@@ -80,11 +81,26 @@ class Windows:
         """Add each reading to the window it belongs to; one write a window that changed.
 
         Counts are those of the current generation. A reading is stored once it is in all that are
-        written. Raises Unavailable where nobody can tell which those are.
+        written; where nobody can tell which those are, none is.
         """
         groups: dict[WindowKey, list[Reading]] = {}
         for reading in readings:
             groups.setdefault(windows_of.key_of(reading), []).append(reading)
+        try:
+            written = self._write(groups)
+        except Unavailable as error:
+            log.warning("no reading stored", extra={"why": str(error)})
+            written = {}
+        return Added(
+            sum(result.stored for result in written.values()),
+            sum(result.duplicates for result in written.values()),
+            sum(result.conflicts for result in written.values()),
+            [reading for result in written.values() for reading in result.overflow],
+            [reading for key, group in groups.items() if key not in written for reading in group],
+        )
+
+    def _write(self, groups: Mapping[WindowKey, list[Reading]]) -> dict[WindowKey, Addition]:
+        """What became of windows in the current generation, of those written in all of them."""
         applied: dict[GenerationKey, Addition] = {}
         tried: set[int] = set()
         generations = self._written()
@@ -97,19 +113,12 @@ class Windows:
                 }
             )
             tried |= missing
-            generations = self._written()
-        written = {
+            generations = self._written()  # the look that the answer rests on
+        return {
             key: applied[GenerationKey(key, generations[0])]
             for key in groups
             if all(GenerationKey(key, generation) in applied for generation in tried)
         }
-        return Added(
-            sum(result.stored for result in written.values()),
-            sum(result.duplicates for result in written.values()),
-            sum(result.conflicts for result in written.values()),
-            [reading for result in written.values() for reading in result.overflow],
-            [reading for key, group in groups.items() if key not in written for reading in group],
-        )
 
     def _to_item(self, key: GenerationKey, addition: Addition) -> Attributes:
         device_id, minute_ms = key.window
