@@ -15,7 +15,7 @@ import gzip
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,8 @@ OK_STATUS = 200
 
 log = logging.getLogger("firehose")
 Stream = dict[str, Any]
+Put = Callable[[str, bytes], None]
+"""Puts an object at /bucket/key; raises Undelivered."""
 
 
 class Undelivered(Exception):
@@ -61,11 +63,11 @@ class Buffer:
 class Delivery:
     """The buffers of all delivery streams, and the thread that writes what is due."""
 
-    def __init__(self, firehose: Any, s3: Any, iam: Any) -> None:
-        """Take the emulator's modules of these names."""
+    def __init__(self, firehose: Any, iam: Any, put: Put) -> None:
+        """Take the emulator's modules of these names, and what puts an object."""
         self._firehose = firehose
-        self._s3 = s3
         self._iam = iam
+        self._put = put
         self._buffers: dict[str, Buffer] = {}
         self._lock = threading.Lock()
 
@@ -90,25 +92,35 @@ class Delivery:
         return source.get("KinesisStreamARN") == stream_arn and kinds == ["ExtendedS3"]
 
     def run(self) -> None:
-        """Write what is due, for ever."""
+        """Write what is due, for ever: AWS tries, too, as long as the stream keeps the records."""
         while True:
             time.sleep(LOOK_SECONDS)
-            for buffer in self._due():
-                try:
-                    buffer.context.run(self._write, buffer)
-                # AWS, too, tries as long as the stream keeps the records
-                except Exception as error:  # noqa: BLE001 - whatever it is
-                    log.warning("%s: not delivered: %s", buffer.stream["name"], error)
-                    self._put_back(buffer)
-                    time.sleep(AGAIN_SECONDS)
+            try:
+                self.deliver_due()
+            except Exception:
+                log.exception("not delivered")
+                time.sleep(AGAIN_SECONDS)
 
-    def _due(self) -> list[Buffer]:
+    def deliver_due(self) -> None:
+        """Write what is due; what can't be written waits on, and raises why."""
+        for buffer in self._due():
+            try:
+                buffer.context.run(self._write, buffer)
+            except BaseException:
+                self._put_back(buffer)
+                raise
+
+    def _due(self) -> Iterator[Buffer]:
+        """Take each buffer that is due, when it is its turn."""
         now = time.time()
-        with self._lock:
-            due = [buffer for buffer in self._buffers.values() if buffer.is_due(now)]
-            for buffer in due:
-                del self._buffers[buffer.stream["arn"]]
-        return due
+        for arn in list(self._buffers):
+            with self._lock:
+                buffer = self._buffers[arn]
+                if buffer.is_due(now):
+                    del self._buffers[arn]
+                else:
+                    continue
+            yield buffer
 
     def _put_back(self, buffer: Buffer) -> None:
         """Before what has come since."""
@@ -134,7 +146,7 @@ class Delivery:
         body = b"".join(record + delimiter for record in buffer.records)
         if is_compressed:
             body = gzip.compress(body, COMPRESSION, mtime=0)
-        self._put(bucket, key, body)
+        self._put(f"/{bucket}/{key}", body)
 
     def _check(self, grants: dict[str, Any], action: str, resource: str | None) -> None:
         """Raise Undelivered where the role lacks a permission."""
@@ -146,15 +158,6 @@ class Delivery:
         policies = self._iam._gather_role_policies(role.rpartition("/")[2], account)
         if self._iam.evaluate(asked, policies).decision != "Allow":
             raise Undelivered(f"{role} isn't allowed {action} on {asked.resource_arn}")
-
-    def _put(self, bucket: str, key: str, body: bytes) -> None:
-        headers = {"content-type": "application/octet-stream", "content-length": str(len(body))}
-        headers["host"] = "s3.localhost"
-        path = f"/{bucket}/{key}"
-        request = self._s3.handle_request("PUT", path, headers, body, {}, internal=True)
-        status, _, answer = asyncio.run(request)
-        if status != OK_STATUS:
-            raise Undelivered(f"{path}: {status} {answer!r}")
 
 
 def delimiter_of(config: dict[str, Any]) -> bytes:
@@ -168,8 +171,22 @@ def delimiter_of(config: dict[str, Any]) -> bytes:
     return b""
 
 
+def putter(s3: Any) -> Put:
+    """Return what puts objects into the emulator's buckets."""
+
+    def put(path: str, body: bytes) -> None:
+        headers = {"content-type": "application/octet-stream", "content-length": str(len(body))}
+        headers["host"] = "s3.localhost"
+        request = s3.handle_request("PUT", path, headers, body, {}, internal=True)
+        status, _, answer = asyncio.run(request)
+        if status != OK_STATUS:
+            raise Undelivered(f"{path}: {status} {answer!r}")
+
+    return put
+
+
 def deliver_in_objects(firehose: Any, s3: Any, iam: Any) -> None:
     """Make the emulator's Firehose deliver what comes over a stream as AWS's does."""
-    delivery = Delivery(firehose, s3, iam)
+    delivery = Delivery(firehose, iam, putter(s3))
     firehose.ingest_from_kinesis_source = delivery.note
     threading.Thread(target=delivery.run, daemon=True).start()

@@ -1,12 +1,13 @@
 """What mends the embedded AWS, in itself; through its APIs it is held in the contract tier."""
 
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from local import authorization, mapping_api
+from local import authorization, failing, mapping_api, states
 
 ALERTS, DEVICES = (
     f"arn:aws:dynamodb:eu-central-1:123456789012:table/{name}/stream/2026"
@@ -44,6 +45,49 @@ def test_a_permission_on_a_tables_stream_is_checked_on_the_stream_that_is_read(
 
 def test_other_services_requests_are_left_alone() -> None:
     assert resource_of("dynamodb", {"StreamArn": ALERTS}) == "*"
+
+
+@pytest.mark.parametrize(("status", "runs"), [("RUNNING", True), ("ABORTED", False)])
+def test_who_stops_an_execution_stops_what_its_maps_do(status: str, runs: bool) -> None:
+    done: list[str] = []
+    step_functions = SimpleNamespace(
+        _execute_task=lambda state, *_: done.append(state),
+        _executions={"parent": {"status": status}},
+        _map_runs={"run": {"executionArn": "parent"}},
+        _ExecutionError=type("_ExecutionError", (Exception,), {}),
+    )
+    states.stop_children(step_functions)
+    step_functions._execute_task("of the parent", {}, {}, {})  # which notices it by itself
+    with nullcontext() if runs else pytest.raises(step_functions._ExecutionError):
+        step_functions._execute_task("of a child", {}, {"mapRunArn": "run"}, {})
+    assert done == ["of the parent", *["of a child"] * runs]
+
+
+@pytest.mark.parametrize(
+    ("result", "name"),
+    [
+        ({"status": "error", "error": "gone", "type": "Unavailable"}, "Unavailable"),
+        ({"status": "error", "error": "Worker process died"}, "Runtime.ExitError"),
+        ({"status": "error", "error": "Task timed out after 3.00 seconds"}, "Sandbox.Timedout"),
+    ],
+)
+def test_a_functions_error_has_the_name_that_aws_gives_it(result: Any, name: str) -> None:
+    worker = type("Worker", (), {"invoke": lambda *_, **__: result})
+    runtime = SimpleNamespace(_PYTHON_WORKER_SCRIPT=failing.REPORTS, Worker=worker)
+
+    def execute(*_event: Any) -> dict[str, Any]:
+        worker().invoke("event", trace_id="1")
+        return {"error": True, "body": {"errorType": "Sandbox.Timedout", "errorMessage": ""}}
+
+    service = SimpleNamespace(_execute_function_warm=execute)
+    failing.name_errors(runtime, service)
+    assert service._execute_function_warm("function")["body"]["errorType"] == name
+    assert '"type": type(e).__name__' in runtime._PYTHON_WORKER_SCRIPT
+
+
+def test_another_version_of_the_emulator_is_not_mended_unseen() -> None:
+    with pytest.raises(RuntimeError, match=r"otherwise than 1\.5\.33's"):
+        failing.name_errors(SimpleNamespace(_PYTHON_WORKER_SCRIPT="run()"), None)
 
 
 @pytest.mark.parametrize("filters", ["x", ["x"], {"Pattern": "{}"}, [1]])
