@@ -192,7 +192,7 @@ def test_ctrl_c_stops_the_execution_and_says_how_far_it_is(
     def interrupt(_seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(replay.time, "sleep", interrupt)
+    monkeypatch.setattr("ops.replay.time.sleep", interrupt)
     states = States({"Hours": [3, 4]})
     with pytest.raises(KeyboardInterrupt):
         operate(states, *SPAN)
