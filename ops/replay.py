@@ -32,7 +32,8 @@ when they were recorded, whenever they came. A reading that waited longer than a
 overflow queue is found by --event-time only.
 
 With --rebuild, make all windows again from the archive, beside those that are there, compare them,
-and switch to the new ones.
+and switch to the new ones. A rebuild that was cut off goes on when it is run again; until then, or
+until it is given up, every reading is written twice.
 """
 SAID = {
     "Hours": ("hours", "readings sent"),
@@ -66,6 +67,8 @@ def add(added: "Subparsers") -> list[argparse.ArgumentParser]:
     windows.add_argument("--missing", choices=choices, default=REFUSE, help=f"{text} (refuse)")
     text = "begin again, instead of going on with a rebuild that was cut off"
     windows.add_argument("--anew", action="store_true", help=text)
+    text = "end a rebuild that was cut off, and go on with the windows that there are"
+    windows.add_argument("--give-up", action="store_true", help=text)
     replay.set_defaults(does=run)
     return [replay]
 
@@ -117,9 +120,9 @@ def replay_request(options: argparse.Namespace, now: datetime) -> dict[str, Any]
         raise OpsError(f"--from: {shown(options.from_at)} is in the future: it is {shown(now)}")
     if options.rate < 1:
         raise OpsError(f"--rate: {options.rate} isn't a number of readings a second above 0")
-    for name in ("missing", "anew"):
+    for name in ("missing", "anew", "give_up"):
         if getattr(options, name) not in (REFUSE, False):
-            raise OpsError(f"--{name} is for --rebuild")
+            raise OpsError(f"--{name.replace('_', '-')} is for --rebuild")
     return {
         "from": shown(options.from_at),
         "to": shown(options.to_at),
@@ -140,7 +143,7 @@ def rebuild_request(options: argparse.Namespace) -> dict[str, Any]:
     for name, value in given.items():
         if value:
             raise OpsError(f"{name}: --rebuild makes all windows again, so it takes no span")
-    return {"missing": options.missing, "anew": options.anew}
+    return {"missing": options.missing, "anew": options.anew, "give_up": options.give_up}
 
 
 def shown(at: datetime) -> str:

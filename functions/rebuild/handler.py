@@ -10,6 +10,8 @@ The state machine goes through these tasks; each may be cut off, done twice or d
     settle   after `retire_seconds` nobody reads the old one any more: nobody need write it
     clean    delete what no pointer names
 
+    give_up  instead of all that: go on with what there is, and clean
+
 Nothing is lost by the switch, because `check` has seen so: what came before the settling is in the
 current generation, which it reads whole; what comes after is written to both (`Windows`). That
 doesn't ask whether the archive has everything. Where it hasn't, `check` says so and stops it, or
@@ -228,6 +230,13 @@ def settle(_event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, An
     return region.generations.change(generation_of.settle)._asdict()
 
 
+def give_up(_event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
+    """Let the generation that was begun go, if one was."""
+    pointer = region.generations.change(generation_of.give_up)
+    log.info("rebuild given up", extra=pointer._asdict())
+    return {"segments": list(range(SEGMENTS))}
+
+
 def clean(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
     """Delete what a segment has of generations that the pointer doesn't name, from the token on."""
     pointer = region.generations.read()
@@ -271,7 +280,7 @@ def _being_built(event: dict[str, Any], region: Region) -> int:
 
 Task = Callable[[dict[str, Any], int, Region], dict[str, Any]]
 TASKS: dict[str, Task] = {
-    task.__name__: task for task in (begin, plan, fill, check, switch, settle, clean)
+    task.__name__: task for task in (begin, plan, fill, check, switch, settle, give_up, clean)
 }
 
 

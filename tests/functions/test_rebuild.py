@@ -266,6 +266,21 @@ def test_a_rebuild_begun_anew_leaves_what_was_wrong_with_the_first(stage: Stage)
         stage.task("switch", generation=1)  # by the machine that was given up
 
 
+def test_a_rebuild_that_is_given_up_leaves_no_trace(stage: Stage) -> None:
+    stage.writer().add([reading(0)])
+    before = stage.stored()
+    stage.task("begin")
+    stage.clock.sleep(CACHE_SECONDS + 1)
+    stage.writer().add([reading(1, "pump-2")])
+    for segment in stage.task("give_up")["segments"]:
+        stage.task("clean", segment=segment)
+    assert [key for key in stage.stored() if key[0] == "pump-2"] == [
+        ("pump-2", "2026-11-21T11:00:00Z#eu-west-1")
+    ]
+    assert {key: item for key, item in stage.stored().items() if key[0] == "pump-1"} == before
+    assert stage.pointer().written == (0,)
+
+
 def test_cleaning_spares_a_generation_that_was_begun_meanwhile(stage: Stage) -> None:
     stage.writer().add([reading(0)])
     stage.archived(reading(0))

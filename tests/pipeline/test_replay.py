@@ -156,7 +156,7 @@ def test_readings_that_come_while_windows_are_rebuilt_are_all_there_after_it(
     minute = minutes_ago(5)
     pipeline.send("meanwhile", at(minute, 0, temperature=20.0))
     states, machine = pipeline.aws("stepfunctions"), pipeline.outputs["RebuildMachineArn"]
-    request = json.dumps({"missing": "refuse", "anew": False})
+    request = json.dumps({"missing": "refuse", "anew": False, "give_up": False})
     execution = states.start_execution(stateMachineArn=machine, input=request)["executionArn"]
 
     def status() -> str:

@@ -34,6 +34,18 @@ def test_a_generation_that_was_given_up_is_never_switched_to_and_its_number_neve
     assert generation_of.begin(generation_of.switch(anew, 2)).building == 3
 
 
+def test_a_rebuild_that_is_given_up_leaves_what_there_was() -> None:
+    begun = generation_of.begin(FIRST)
+    given_up = generation_of.give_up(begun)
+    assert (given_up.current, given_up.written) == (0, (0,))
+    assert generation_of.give_up(given_up) == given_up
+    assert generation_of.begin(given_up).building == 2
+    with pytest.raises(Rejected):
+        generation_of.switch(given_up, 1)
+    switched = generation_of.switch(begun, 1)
+    assert generation_of.give_up(switched) == switched  # too late: it is the current one
+
+
 def test_a_rebuild_may_begin_before_the_last_one_has_settled() -> None:
     switched = generation_of.switch(generation_of.begin(FIRST), 1)
     begun = generation_of.begin(switched)

@@ -127,7 +127,7 @@ def test_a_span_becomes_a_request_in_utc() -> None:
 def test_a_rebuild_tells_what_each_of_its_maps_did() -> None:
     states = States({"Fill": [10, 20], "Check": [0, 0], "Clean": [5]})
     code, told = operate(states, "--rebuild", "--missing", "keep", "--anew")
-    assert states.started == [("rebuilds", {"missing": "keep", "anew": True})]
+    assert states.started == [("rebuilds", {"missing": "keep", "anew": True, "give_up": False})]
     assert code == 0
     expected = "30 readings in the new generation, 0 differences, 5 old windows deleted"
     assert expected in told
@@ -146,6 +146,7 @@ def test_a_rebuild_tells_what_each_of_its_maps_did() -> None:
         ([*SPAN, "--rate", "0"], "--rate: 0 isn't"),
         ([*SPAN, "--missing", "keep"], "--missing is for --rebuild"),
         ([*SPAN, "--anew"], "--anew is for --rebuild"),
+        ([*SPAN, "--give-up"], "--give-up is for --rebuild"),
         (["--rebuild", "--device", "pump-1"], "--device: --rebuild makes all windows"),
         (["--rebuild", "--event-time"], "--event-time: --rebuild makes all windows"),
         (["--rebuild", *SPAN], "--from: --rebuild makes all windows"),

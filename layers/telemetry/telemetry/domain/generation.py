@@ -57,6 +57,11 @@ def switch(pointer: Pointer, number: int) -> Pointer:
     return pointer._replace(current=number, building=None, retiring=pointer.current)
 
 
+def give_up(pointer: Pointer) -> Pointer:
+    """Build no other generation, and write none that was begun."""
+    return pointer if pointer.building is None else pointer._replace(building=None)
+
+
 def settle(pointer: Pointer) -> Pointer:
     """Write the generation before the current one no more."""
     return pointer if pointer.retiring is None else pointer._replace(retiring=None)
