@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 1.0
 LINE_SECONDS = 5.0  # between lines where there is no terminal
 RATE = 1_000
+HISTORY_EVENTS = 10  # of an item: those of its last invocation are among them
 ARCHIVED_HOURS = 48  # how far back the newest archived records are looked for
 REFUSE, KEEP, DROP = "refuse", "keep", "drop"
 DESCRIPTION = """\
@@ -186,7 +187,7 @@ class Progress:
     total: int = 0
     started: float = field(default_factory=time.monotonic)
     counts: dict[str, int] = field(default_factory=dict)
-    seen: set[str] = field(default_factory=set)
+    seen: dict[str, int] = field(default_factory=dict)
     over: set[str] = field(default_factory=set)
 
     def look(self) -> str:
@@ -202,15 +203,27 @@ class Progress:
         self.phase = run.rsplit("/", maxsplit=1)[-1].partition(":")[0]
         items = self.states.describe_map_run(mapRunArn=run)["itemCounts"]
         self.done, self.total = items["succeeded"], items["total"]
-        counted = self.counts.setdefault(self.phase, 0)
+        going_on = {child: self._so_far(child) for child in self._children(run, "RUNNING")}
         ended = set(self._children(run, "SUCCEEDED"))
-        for child in ended - self.seen:
+        for child in ended - self.seen.keys():
             output = self.states.describe_execution(executionArn=child)["output"]
-            counted += json.loads(output)
-        self.counts[self.phase] = counted
-        self.seen |= ended
+            self.seen[child] = json.loads(output)
+        counts = going_on | {child: self.seen[child] for child in ended}
+        self.counts[self.phase] = sum(counts.values())
         if len(ended) == self.total:
             self.over.add(run)
+
+    def _so_far(self, child: str) -> int:
+        """Return what an item has done that goes on: what its last invocation answered."""
+        history = self.states.get_execution_history(
+            executionArn=child, reverseOrder=True, maxResults=HISTORY_EVENTS
+        )
+        for event in history["events"]:
+            for details in event.values():
+                if isinstance(details, dict) and "output" in details:
+                    output = json.loads(details["output"])
+                    return int(output["done"]) if isinstance(output, dict) else int(output)
+        return 0
 
     def _runs(self) -> list[str]:
         """Return the map runs in order of their start."""
