@@ -3,9 +3,9 @@
 
 PYTHON ?= python3
 ARGS   ?=
+ENV    ?= default
 FN     ?= AlertFunction
 EVENT  ?= events/alert.json
-ENV    ?= default
 
 .DEFAULT_GOAL := help
 
@@ -55,6 +55,9 @@ redrive: $(venv) ## Try again what was given up, on AWS: ENV=prod
 
 quarantine: $(venv) ## See, release or drop what no retry mends, on AWS: ENV=prod ARGS=list
 	@.venv/bin/python -m ops quarantine $(ARGS) --env $(ENV)
+
+replay: $(venv) ## Send a span of the archive back into the stream: ENV=default ARGS="--from … --to …"
+	@.venv/bin/python -m ops replay --env $(ENV) $(ARGS)
 
 invoke: $(venv) $(sam) ## Run one function in Docker, on the embedded AWS: FN=AlertFunction EVENT=events/alert.json
 	@$(with_tools) .venv/bin/python -m local invoke $(FN) $(EVENT) $(ARGS)
@@ -106,4 +109,4 @@ $(sam): requirements/sam.txt | $(uv)
 $(aws): requirements/aws.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test check build deploy redrive quarantine invoke bench soak year kills simulate conformance lock clean help
+.PHONY: run up down test check build deploy redrive quarantine replay invoke bench soak year kills simulate conformance lock clean help

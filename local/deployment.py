@@ -1,8 +1,9 @@
 """Deploys the real template to an instance, with the real SAM CLI.
 
 The functions run in this machine's interpreter, so the layer is built for it and the template's
-`Runtime` and `Architecture` are overridden; nothing else differs from a deployment to AWS, except
-the permissions that the emulator names otherwise than AWS (`translate_permissions`).
+`Runtime` and `Architecture` are overridden, and the archive's buffer is short; nothing else differs
+from a deployment to AWS, except the permissions that the emulator names otherwise than AWS
+(`translate_permissions`).
 """
 
 import json
@@ -32,6 +33,7 @@ SAM_SECONDS_MAX = 300.0
 CLOUDFORMATION_POLL_SECONDS = 0.2
 CONTAINER_PYTHON = "3.13"  # the template's own
 STREAM_FUNCTIONS = ("aggregate", "alert")
+ARCHIVE_BUFFER_SECONDS = 2
 NO_ENDPOINT = "http://127.0.0.1:9"
 # What AWS asks for, and what the emulator (1.5.33) asks for instead: it names by API operation.
 EMULATOR_ACTIONS = {
@@ -48,8 +50,15 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
 
 def host_parameters() -> dict[str, str]:
-    """Return the template parameters for functions that run in this machine's interpreter."""
-    return {"Runtime": f"python{host_python()}", "Architecture": host_architecture()}
+    """Return the template parameters for functions that run in this machine's interpreter.
+
+    The archive buffers for seconds, not for minutes: here a person waits for it.
+    """
+    return {
+        "Runtime": f"python{host_python()}",
+        "Architecture": host_architecture(),
+        "ArchiveBufferSeconds": str(ARCHIVE_BUFFER_SECONDS),
+    }
 
 
 def host_python() -> str:

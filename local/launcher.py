@@ -109,10 +109,17 @@ def mend(folder: Path) -> None:
         mapping_api.engine_status(folder / "mappings.sqlite3"),
     )
     mapping_api.own_pollers_off(lambda_svc)
-    importlib.import_module("local.error_types").name_errors(lambda_svc)
     mend_cloudwatch(lambda_svc)
-    importlib.import_module("local.layers").share_layers(
-        importlib.import_module("ministack.core.lambda_runtime"), folder / "layers"
+    lambda_runtime = importlib.import_module("ministack.core.lambda_runtime")
+    importlib.import_module("local.layers").share_layers(lambda_runtime, folder / "layers")
+    importlib.import_module("local.failing").name_errors(lambda_runtime, lambda_svc)
+    importlib.import_module("local.firehose").deliver_in_objects(
+        importlib.import_module("ministack.services.firehose"),
+        importlib.import_module("ministack.services.s3"),
+        importlib.import_module("ministack.core.iam_evaluator"),
+    )
+    importlib.import_module("local.states").stop_children(
+        importlib.import_module("ministack.services.stepfunctions")
     )
 
 

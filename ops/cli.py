@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from rich.console import Console
 
-from ops import quarantine, redrive
+from ops import quarantine, redrive, replay
 from ops.errors import OpsError
 from ops.target import Target, on_aws
 
@@ -24,7 +24,7 @@ Command = Callable[[argparse.Namespace, Target, Console], int]
 Add = Callable[[Subparsers], list[argparse.ArgumentParser]]
 """Adds a command; gives its parsers, each with `does` set to a Command."""
 
-COMMANDS: tuple[Add, ...] = (redrive.add, quarantine.add)
+COMMANDS: tuple[Add, ...] = (redrive.add, quarantine.add, replay.add)
 
 
 def parser() -> argparse.ArgumentParser:

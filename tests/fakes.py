@@ -8,19 +8,25 @@ that the adapters call; it refuses part of a batch, and is `down`, where it is t
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any, NoReturn
 
 from botocore.exceptions import ClientError
 from telemetry.aws.alerts import AlertReader
+from telemetry.aws.archive import Archive
 from telemetry.aws.claims import Claims
 from telemetry.aws.counters import Counters
+from telemetry.aws.generations import PARTITION, Generations
 from telemetry.aws.items import Attributes, Conflict, Failed, Outcome, Write, Written
 from telemetry.aws.registry import AdminSecret, Registry
+from telemetry.aws.window_table import ScanPage, WindowTable, key_of, to_key
 from telemetry.aws.windows import WindowReader
 from telemetry.domain.accounting import Counts, Metric
+from telemetry.domain.archive import prefix_at
 from telemetry.domain.notice import Notice
 from telemetry.domain.times import to_iso_minute
 from telemetry.domain.token import Grant
@@ -358,10 +364,16 @@ class MemorySecret(AdminSecret):
 class MemoryWindowReader(WindowReader):
     """Reads the windows in a table's items; `items_read` tells how far it went."""
 
-    def __init__(self, items: MemoryItems) -> None:
+    def __init__(self, items: MemoryItems, clock: Callable[[], float] | None = None) -> None:
+        # without a clock, each look is a new one
+        super().__init__(None, "windows", clock or count(step=60).__next__)
         self.items = items
         self.items_read = 0
         self.down = False
+
+    def _pointers(self) -> Iterator[Attributes]:
+        stored = self.items.stored.items()
+        return (item for (partition, _), item in stored if partition == PARTITION)
 
     def _items(
         self, device_id: str, from_ms: int, to_ms: int, page_size: int, newest_first: bool
@@ -376,6 +388,80 @@ class MemoryWindowReader(WindowReader):
             if device == device_id and first <= minute_region <= last:
                 self.items_read += 1
                 yield item
+
+
+class MemoryGenerations(Generations):
+    """The pointer of a region among a table's items. `clock` in seconds: each look a new one."""
+
+    def __init__(
+        self, items: MemoryItems, region: str, clock: Callable[[], float] | None = None
+    ) -> None:
+        super().__init__(None, "windows", region, items, clock or count(step=60).__next__)
+        self.items = items
+        self.down = False
+
+    def _get(self, key: Attributes) -> Attributes | None:
+        if self.down:
+            raise Unavailable("the table is away")
+        return deepcopy(self.items.stored.get((key["device_id"]["S"], key["minute_region"]["S"])))
+
+
+class MemoryWindowTable(WindowTable):
+    """A table's items as a whole, in pages of two."""
+
+    def __init__(self, items: MemoryItems) -> None:
+        super().__init__(None, "windows", lambda _seconds: None)
+        self.items = items
+        self.gets = 0
+        self.between_gets: Callable[[], None] = lambda: None
+
+    def scan(self, segment: int, segments: int, after: Attributes | None) -> ScanPage:
+        found = [
+            key
+            for key in sorted(self.items.stored)
+            if zlib.crc32(key[0].encode()) % segments == segment
+            and (after is None or key > key_of(after))
+        ]
+        page = [deepcopy(self.items.stored[key]) for key in found[:2]]
+        return ScanPage(page, to_key(*found[1]) if len(found) > 2 else None)
+
+    def get(self, keys: Sequence[Attributes]) -> dict[tuple[str, str], Attributes]:
+        if self.gets:
+            self.between_gets()
+        self.gets += 1
+        there = [key for key in map(key_of, keys) if key in self.items.stored]
+        return {key: deepcopy(self.items.stored[key]) for key in there}
+
+    def delete(self, keys: Sequence[Attributes]) -> None:
+        for key in map(key_of, keys):
+            self.items.stored.pop(key, None)
+
+
+class MemoryArchive(Archive):
+    """The archive's objects by key: when each was written, epoch ms, and its lines."""
+
+    def __init__(self) -> None:
+        super().__init__(None, "archive")
+        self.objects: dict[str, tuple[int, list[bytes]]] = {}
+
+    def keep(self, arrived_ms: int, *lines: bytes, written_ms: int | None = None) -> str:
+        """Archive records of one arrival in an object, and give its key."""
+        key = f"{prefix_at(arrived_ms)}archive-{len(self.objects):04}.gz"
+        self.objects[key] = (written_ms or arrived_ms, list(lines))
+        return key
+
+    def _pages(self, **query: str) -> Iterator[dict[str, Any]]:
+        prefix, after = query["Prefix"], query.get("StartAfter", "")
+        keys = [key for key in sorted(self.objects) if key.startswith(prefix) and key > after]
+        if "Delimiter" in query:
+            folders = {prefix + key[len(prefix) :].partition("/")[0] + "/" for key in keys}
+            yield {"CommonPrefixes": [{"Prefix": folder} for folder in sorted(folders)]}
+        for key in keys:  # a page each
+            written = datetime.fromtimestamp(self.objects[key][0] / 1000, UTC)
+            yield {"Contents": [{"Key": key, "LastModified": written}]}
+
+    def _read(self, key: str) -> Iterable[bytes]:
+        return [line + b"\n" for line in self.objects[key][1]]
 
 
 class MemoryAlertReader(AlertReader):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 from telemetry.domain.rule import filter_pattern, load_rules
@@ -159,6 +160,35 @@ def unlike_the_rules(template: str, rules: str) -> list[str]:
     return [] if patterns == expected else [f"{patterns}, and the rules say {expected}"]
 
 
+GLUE_TYPES = {"string": "string", "long": "bigint", "double": "double"}
+
+
+def unlike_the_schema(template: str, schema: str) -> list[str]:
+    """The columns of the archive's table, where they aren't those of a reading's fields."""
+    table = resources(template, "AWS::Glue::Table")["ArchiveTable"]["TableInput"]
+    columns = {each["Name"]: each["Type"] for each in table["StorageDescriptor"]["Columns"]}
+    expected = {
+        field["name"]: GLUE_TYPES[avro_type(field["type"])]
+        for field in json.loads(schema)["fields"]
+    }
+    return [] if columns == expected else [f"{columns}, and the schema says {expected}"]
+
+
+def avro_type(kind: Any) -> str:
+    """A field's type, whether or not it may be null and whatever it means."""
+    if isinstance(kind, list):
+        (kind,) = [each for each in kind if each != "null"]
+    return str(kind["type"] if isinstance(kind, dict) else kind)
+
+
+def unlike_the_plan(template: str, handler: str) -> list[str]:
+    """How many parts a replay does at once, where the plan shares the rate among more or fewer."""
+    states = resources(template, "AWS::StepFunctions::StateMachine")["ReplayMachine"]["Definition"]
+    planned = re.findall(r"^PARTS_AT_ONCE = (\d+)", handler, re.MULTILINE)
+    at_once = str(states["States"]["Hours"]["MaxConcurrency"])
+    return [] if planned == [at_once] else [f"{at_once}, and the plan says {planned}"]
+
+
 def test_each_function_has_its_folder_and_each_folder_its_function() -> None:
     folders = {str(Path(name).parent) for name in files() if name.startswith("functions/")}
     assert unpaired_folders(text("template.yaml"), folders) == []
@@ -166,6 +196,14 @@ def test_each_function_has_its_folder_and_each_folder_its_function() -> None:
 
 def test_the_event_filters_are_those_of_the_rules() -> None:
     assert unlike_the_rules(text("template.yaml"), text("rules.yaml")) == []
+
+
+def test_the_columns_of_the_archive_are_a_readings_fields() -> None:
+    assert unlike_the_schema(text("template.yaml"), text("schemas/reading.avsc")) == []
+
+
+def test_a_replay_does_as_many_parts_at_once_as_it_shares_its_rate_among() -> None:
+    assert unlike_the_plan(text("template.yaml"), text("functions/replay/handler.py")) == []
 
 
 # The documents: what they tell people to type or to open is there.
@@ -248,6 +286,11 @@ def test_no_file_is_unfinished_or_tells_where_it_was_written() -> None:
 FUNCTION = "Resources: {AlertFunction: {Type: 'AWS::Serverless::Function', Properties: {%s}}}"
 FILTERED = FUNCTION % "Events: {S: {Properties: {FilterCriteria: {Filters: [{Pattern: '%s'}]}}}}"
 RULES = "rules: [{name: hot, metric: temperature, above: %s, clears_below: 1, severity: info}]"
+TABLE = "Resources: {ArchiveTable: {Type: 'AWS::Glue::Table', Properties: {TableInput: %s}}}"
+COLUMNS = TABLE % "{StorageDescriptor: {Columns: [{Name: a, Type: string}]}}"
+FIELDS = '{"fields": [{"name": "a", "type": ["null", {"type": "long"}]}]}'
+MACHINE = "Resources: {ReplayMachine: {Type: 'AWS::StepFunctions::StateMachine', Properties: %s}}"
+MAP = MACHINE % "{Definition: {States: {Hours: {MaxConcurrency: 4}}}}"
 COLDER = '{"data": {"temperature": [{"numeric": [">", 37]}]}}'
 
 
@@ -272,6 +315,8 @@ def parsed(rule: CodeRule) -> Callable[[str], list[str]]:
         (lambda template: unpaired_folders(template, set()), FUNCTION % "CodeUri: functions/gone"),
         (lambda template: unpaired_folders(template, {"functions/new"}), "Resources: {}"),
         (lambda pattern: unlike_the_rules(FILTERED % pattern, RULES % 38), COLDER),
+        (lambda schema: unlike_the_schema(COLUMNS, schema), FIELDS),
+        (lambda handler: unlike_the_plan(MAP, handler), "PARTS_AT_ONCE = 5"),
         (lambda words: untrue(words, lambda _: "--for"), "`make tea`"),
         (lambda words: untrue(words, lambda _: "--for"), '```sh\nmake run ARGS="--four 30s"\n```'),
         (lambda words: untrue(words, lambda _: ""), "`python -m local fly`"),

@@ -10,6 +10,7 @@ from typing import Any
 
 from telemetry.aws import stream
 from telemetry.aws.clients import client
+from telemetry.aws.generations import Generations
 from telemetry.aws.items import DynamoItems
 from telemetry.aws.observe import count, count_at, link, log, milliseconds, observed
 from telemetry.aws.quarantine import Quarantine
@@ -84,9 +85,11 @@ def _count_by_minute(ended: Iterable[Ended]) -> None:
 @functools.cache
 def wired() -> tuple[Windows, Quarantine]:
     settings = AggregateSettings.read(os.environ)
-    items = DynamoItems(client("dynamodb"), settings.windows_table, KEY)
+    dynamodb, table, region = client("dynamodb"), settings.windows_table, settings.aws_region
+    items = DynamoItems(dynamodb, table, KEY)
+    generations = Generations(dynamodb, table, region, items)
     return (
-        Windows(items, settings.aws_region, settings.retention_ms),
+        Windows(items, region, settings.retention_ms, generations.written),
         Quarantine(client("s3"), settings.failures_bucket),
     )
 

@@ -3,6 +3,7 @@
 The tables are in the embedded AWS, everything else is in moto.
 """
 
+import gzip
 import importlib
 import itertools
 import json
@@ -26,6 +27,11 @@ FUNCTIONS = sorted(path.parent.name for path in ROOT.glob("functions/*/handler.p
 EVENTS = sorted(path.stem for path in ROOT.glob("events/*.json"))
 NOW_MS = from_iso("2026-11-21T01:31:00Z")  # soon after the events' readings
 SECRET = "sample-sample-sample-sample-sample-sample-x"  # the events' tokens have it
+ARCHIVED = "readings/year=2026/month=11/day=21/hour=01/archive-1.gz"
+READING = (
+    b'{"device_id":"pump-17","recorded_at":1795224600000,"temperature":21.5,'
+    b'"received_at":1795224601000}'
+)
 CONTEXT = SimpleNamespace(
     function_name="telemetry-function",
     memory_limit_in_mb=256,
@@ -78,7 +84,10 @@ def resources(
         [(Grant("device-0001", "device"), SECRET)], "2026-11-21T01:30:00.000Z"
     )
     boto3.client("kinesis").create_stream(StreamName="readings", ShardCount=1)
-    boto3.client("s3").create_bucket(Bucket="failures")
+    s3 = boto3.client("s3")
+    for bucket in ("archive", "failures"):
+        s3.create_bucket(Bucket=bucket)
+    s3.put_object(Bucket="archive", Key=ARCHIVED, Body=gzip.compress(READING + b"\n"))
     boto3.client("events").create_event_bus(Name="notices")
     sqs = boto3.client("sqs")
     urls = {
@@ -90,6 +99,8 @@ def resources(
     environment = {
         "AWS_ENDPOINT_URL_DYNAMODB": embedded_endpoint,
         "ADMIN_SECRET_ARN": secret["ARN"],
+        "ARCHIVE_BUCKET": "archive",
+        "ARCHIVE_BUFFER_SECONDS": "300",
         "EVENT_BUS_NAME": "notices",
         "FAILURES_BUCKET": "failures",
         "NOTICES_TOPIC_ARN": topic,
@@ -191,6 +202,21 @@ def measured(answer: Any, _resources: Resources) -> bool:
     return bool(answer == {"unaccounted": 0})
 
 
+def sent_back(answer: Any, _resources: Resources) -> bool:
+    kinesis = boto3.client("kinesis")
+    iterator = kinesis.get_shard_iterator(
+        StreamName="readings", ShardId="shardId-000000000000", ShardIteratorType="TRIM_HORIZON"
+    )
+    records = kinesis.get_records(ShardIterator=iterator["ShardIterator"])["Records"]
+    is_done = (answer["token"], answer["done"]) == (None, 1)
+    return is_done and [record["Data"] for record in records] == [READING]
+
+
+def begun(answer: Any, resources: Resources) -> bool:
+    (pointer,) = resources.items("windows")
+    return (answer["generation"], pointer["building"]) == (1, {"N": "1"})
+
+
 # What each event in `events/` shows; a new one needs its line here.
 SHOWS: dict[str, Callable[[Any, Resources], bool]] = {
     "account": measured,
@@ -211,14 +237,21 @@ SHOWS: dict[str, Callable[[Any, Resources], bool]] = {
     "notify-poison": comes_back("notify-poison", 0),
     "query": responds(200, '"windows"'),
     "query-rejected": responds(400, '"from"'),
+    "rebuild": begun,
     "redrive": nothing_left,
     "register": responds(201, '"token"'),
     "register-rejected": responds(400),
+    "replay": sent_back,
     "sweep": lambda answer, _resources: answer == {"seen": 0, "cleared": 0},
 }
 # Their events say only what time it is.
 SCHEDULED = {"sweep"}
-RAISES: dict[str, type[Exception]] = {"dispatch-poison": KeyError, "redrive-poison": Rejected}
+RAISES: dict[str, type[Exception]] = {
+    "dispatch-poison": KeyError,
+    "rebuild-rejected": Rejected,
+    "redrive-poison": Rejected,
+    "replay-rejected": Rejected,
+}
 
 
 @pytest.mark.parametrize("name", EVENTS)

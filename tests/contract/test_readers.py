@@ -31,7 +31,8 @@ class WindowStore(NamedTuple):
 
 def add_to(items: MemoryItems) -> Callable[..., None]:
     def add(*readings: Reading, region: str = "eu-west-1") -> None:
-        assert None not in Windows(items, region, RETENTION_MS).add(readings).fates
+        windows = Windows(items, region, RETENTION_MS, lambda: (0,))
+        assert None not in windows.add(readings).fates
 
     return add
 

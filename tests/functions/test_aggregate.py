@@ -32,7 +32,7 @@ class Stage:
         self.restart()
 
     def restart(self) -> None:
-        self.windows = Windows(self.items, "eu-west-1", 30 * DAY_MS)
+        self.windows = Windows(self.items, "eu-west-1", 30 * DAY_MS, lambda: (0,))
         self.windows._states._sleep = lambda _seconds: None
 
     def run(self, *records: Reading | bytes, now_ms: int = NOW_MS) -> dict[str, Any]:

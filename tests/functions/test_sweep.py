@@ -40,7 +40,7 @@ class Stage:
         for name, value in values.items():
             at_ms = NOW_MS + int(name.strip("_"))
             sample = reading(device_id, at_ms, temperature=value)
-            Windows(self.windows, region, 30 * 24 * HOUR_MS).add([sample])
+            Windows(self.windows, region, 30 * 24 * HOUR_MS, lambda: (0,)).add([sample])
             if value > HOT.above:
                 key = EpisodeKey(device_id, "overheating")
                 self.alerts(region).join({key: [Breach(at_ms, value)]})

@@ -27,7 +27,8 @@ LOGS_POLICY = "AmazonAPIGatewayPushToCloudWatchLogs"  # AWS's own, for API Gatew
 def test_no_role_has_an_action_or_a_resource_that_it_need_not_have(pipeline: Pipeline) -> None:
     iam = pipeline.aws("iam")
     roles = stack_roles(pipeline.state)
-    assert len(roles) == 13  # twelve functions', and API Gateway's for its logs
+    # fourteen functions', two state machines', Firehose's, and API Gateway's for its logs
+    assert len(roles) == 18
     for role in roles:
         attached = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
         assert {policy["PolicyName"] for policy in attached} <= {LOGS_POLICY}, role
@@ -56,6 +57,7 @@ def test_each_output_names_something_that_is_there(pipeline: Pipeline) -> None:
     table = lambda name: aws("dynamodb").describe_table(TableName=name)  # noqa: E731
     queue = lambda url: aws("sqs").get_queue_attributes(QueueUrl=url)  # noqa: E731
     topic = lambda arn: aws("sns").get_topic_attributes(TopicArn=arn)  # noqa: E731
+    machine = lambda arn: aws("stepfunctions").describe_state_machine(stateMachineArn=arn)  # noqa: E731
     looks: dict[str, Callable[[str], Any]] = {
         "ApiUrl": lambda _: pipeline.http.get("/health").raise_for_status(),
         "AdminSecretArn": lambda arn: aws("secretsmanager").get_secret_value(SecretId=arn),
@@ -72,6 +74,10 @@ def test_each_output_names_something_that_is_there(pipeline: Pipeline) -> None:
         "FailuresQueueUrl": queue,
         "RedriveFunctionName": lambda name: aws("lambda").get_function(FunctionName=name),
         "FailuresBucket": lambda name: aws("s3").head_bucket(Bucket=name),
+        "ArchiveBucket": lambda name: aws("s3").head_bucket(Bucket=name),
+        "ArchiveDatabase": lambda name: aws("glue").get_table(DatabaseName=name, Name="readings"),
+        "ReplayMachineArn": machine,
+        "RebuildMachineArn": machine,
         "KeyId": lambda key: aws("kms").describe_key(KeyId=key),
     }
     assert outputs.keys() == looks.keys()

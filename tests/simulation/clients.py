@@ -162,9 +162,15 @@ class Windows:
 
     def paginate(self, **request: Any) -> Iterator[Json]:
         values = request["ExpressionAttributeValues"]
-        bounds = [values[name]["S"] for name in (":device", ":from", ":to")]
         table = self._dynamodb._table(request["TableName"])
         region = self._dynamodb._region.name
+        if ":partition" in values:  # the regions' generations
+            (name,) = values.values()
+            yield self._dynamodb._call(
+                "Query", lambda: {"Items": table.having(region, "device_id", name)}
+            )
+            return
+        bounds = [values[name]["S"] for name in (":device", ":from", ":to")]
         yield self._dynamodb._call("Query", lambda: {"Items": table.between(region, *bounds)})
 
 

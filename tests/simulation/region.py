@@ -19,6 +19,7 @@ from telemetry.aws.alerts import AlertReader, Alerts
 from telemetry.aws.claims import Claims
 from telemetry.aws.failures import Failures
 from telemetry.aws.functions import Functions
+from telemetry.aws.generations import Generations
 from telemetry.aws.items import DynamoItems
 from telemetry.aws.overflow import Overflow
 from telemetry.aws.publishers import Bus, Topic
@@ -81,9 +82,9 @@ def draining(of: Environment) -> Handler:
 
 
 def aggregating(of: Environment) -> Handler:
-    windows = Windows(
-        DynamoItems(of.dynamodb, WINDOWS, windows_of.KEY), of.region.name, RETENTION_MS
-    )
+    items, region = DynamoItems(of.dynamodb, WINDOWS, windows_of.KEY), of.region.name
+    generations = Generations(of.dynamodb, WINDOWS, region, items, of.seconds)
+    windows = Windows(items, region, RETENTION_MS, generations.written)
     windows._states._sleep = of.sleep
     quarantine = Quarantine(of.s3, FAILURES)
     return lambda event: aggregate.run(event, of.clock_ms(), windows, quarantine)
@@ -104,7 +105,7 @@ def alerting(of: Environment) -> Handler:
 
 def sweeping(of: Environment) -> Handler:
     open_episodes = functools.partial(AlertReader(of.dynamodb, ALERTS).open_in, of.region.name)
-    windows, alerts = WindowReader(of.dynamodb, WINDOWS), alerts_for(of)
+    windows, alerts = WindowReader(of.dynamodb, WINDOWS, of.seconds), alerts_for(of)
     return lambda _event: sweep.run(
         of.clock_ms(), shipped(), open_episodes, windows, alerts, lambda: 60_000
     )

@@ -1,12 +1,13 @@
 """What mends the embedded AWS, in itself; through its APIs it is held in the contract tier."""
 
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from local import authorization, error_types, mapping_api
+from local import authorization, failing, mapping_api, states
 
 ALERTS, DEVICES = (
     f"arn:aws:dynamodb:eu-central-1:123456789012:table/{name}/stream/2026"
@@ -46,6 +47,49 @@ def test_other_services_requests_are_left_alone() -> None:
     assert resource_of("dynamodb", {"StreamArn": ALERTS}) == "*"
 
 
+@pytest.mark.parametrize(("status", "runs"), [("RUNNING", True), ("ABORTED", False)])
+def test_who_stops_an_execution_stops_what_its_maps_do(status: str, runs: bool) -> None:
+    done: list[str] = []
+    step_functions = SimpleNamespace(
+        _execute_task=lambda state, *_: done.append(state),
+        _executions={"parent": {"status": status}},
+        _map_runs={"run": {"executionArn": "parent"}},
+        _ExecutionError=type("_ExecutionError", (Exception,), {}),
+    )
+    states.stop_children(step_functions)
+    step_functions._execute_task("of the parent", {}, {}, {})  # which notices it by itself
+    with nullcontext() if runs else pytest.raises(step_functions._ExecutionError):
+        step_functions._execute_task("of a child", {}, {"mapRunArn": "run"}, {})
+    assert done == ["of the parent", *["of a child"] * runs]
+
+
+@pytest.mark.parametrize(
+    ("result", "name"),
+    [
+        ({"status": "error", "error": "gone", "type": "Unavailable"}, "Unavailable"),
+        ({"status": "error", "error": "Worker process died"}, "Runtime.ExitError"),
+        ({"status": "error", "error": "Task timed out after 3.00 seconds"}, "Sandbox.Timedout"),
+    ],
+)
+def test_a_functions_error_has_the_name_that_aws_gives_it(result: Any, name: str) -> None:
+    worker = type("Worker", (), {"invoke": lambda *_, **__: result})
+    runtime = SimpleNamespace(_PYTHON_WORKER_SCRIPT=failing.REPORTS, Worker=worker)
+
+    def execute(*_event: Any) -> dict[str, Any]:
+        worker().invoke("event", trace_id="1")
+        return {"error": True, "body": {"errorType": "Sandbox.Timedout", "errorMessage": ""}}
+
+    service = SimpleNamespace(_execute_function_warm=execute)
+    failing.name_errors(runtime, service)
+    assert service._execute_function_warm("function")["body"]["errorType"] == name
+    assert '"type": type(e).__name__' in runtime._PYTHON_WORKER_SCRIPT
+
+
+def test_another_version_of_the_emulator_is_not_mended_unseen() -> None:
+    with pytest.raises(RuntimeError, match=r"otherwise than 1\.5\.33's"):
+        failing.name_errors(SimpleNamespace(_PYTHON_WORKER_SCRIPT="run()"), None)
+
+
 @pytest.mark.parametrize("filters", ["x", ["x"], {"Pattern": "{}"}, [1]])
 def test_filters_that_are_no_list_of_objects_are_refused_by_name_and_value(filters: Any) -> None:
     with pytest.raises(mapping_api.Refused, match=r"FilterCriteria\.Filters is"):
@@ -55,53 +99,3 @@ def test_filters_that_are_no_list_of_objects_are_refused_by_name_and_value(filte
 def test_a_destination_that_is_no_object_is_refused_by_name_and_value() -> None:
     with pytest.raises(mapping_api.Refused, match=r"OnFailure is a queue: an object"):
         mapping_api.checked_destination({"OnFailure": "a queue"})
-
-
-RAISED = """{"message": "logged before"}
-Traceback (most recent call last):
-  File "items.py", line 7, in write
-    raise KeyError("version")
-KeyError: 'version'
-
-The above exception was the direct cause of the following exception:
-
-Traceback (most recent call last):
-  File "handler.py", line 3, in handler
-    return run(event)
-           ^^^^^^^^^^
-telemetry.errors.Unavailable: none of 3 records
-could be processed
-"""
-
-
-@pytest.mark.parametrize(
-    ("log", "expected"),
-    [
-        (RAISED, "Unavailable"),
-        (RAISED.partition("\n\n")[0], "KeyError"),
-        ("", "Runtime.ExitError"),
-        ("logged, then killed", "Runtime.ExitError"),
-    ],
-)
-def test_a_functions_error_is_named_by_its_class_and_a_death_as_one(
-    log: str, expected: str
-) -> None:
-    body = {"errorMessage": "m", "errorType": "Runtime.HandlerError"}
-    answer = {"body": body, "error": True, "log": log}
-    lambda_svc = SimpleNamespace(_execute_function_warm=lambda *_: answer)
-    error_types.name_errors(lambda_svc)
-    named = lambda_svc._execute_function_warm({}, {}, "")["body"]
-    assert named == {"errorMessage": "m", "errorType": expected}
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        {"body": {"batchItemFailures": []}, "log": "Traceback (most recent call last):\nE: e"},
-        {"body": {"errorType": "Sandbox.Timedout"}, "error": True, "log": ""},
-    ],
-)
-def test_other_answers_of_functions_are_left_alone(answer: dict[str, Any]) -> None:
-    lambda_svc = SimpleNamespace(_execute_function_warm=lambda *_: dict(answer))
-    error_types.name_errors(lambda_svc)
-    assert lambda_svc._execute_function_warm({}, {}, "") == answer

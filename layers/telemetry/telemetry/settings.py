@@ -118,3 +118,22 @@ class QuerySettings(Settings):
 @dataclass(frozen=True)
 class AccountSettings(Settings):
     powertools_metrics_namespace: str
+
+
+@dataclass(frozen=True)
+class ReplaySettings(Settings):
+    archive_bucket: str
+    stream_name: str
+
+
+@dataclass(frozen=True)
+class RebuildSettings(Settings):
+    aws_region: str
+    archive_bucket: str
+    archive_buffer_seconds: int
+    windows_table: str
+    window_retention_days: int
+
+    @property
+    def retention_ms(self) -> int:
+        return self.window_retention_days * DAY_MS

@@ -5,7 +5,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -15,6 +15,8 @@ from telemetry.domain import validation
 from telemetry.domain.reading import Reading, encode
 from telemetry.errors import Rejected, Unavailable
 
+T = TypeVar("T")
+Pair = tuple[T, dict[str, Any]]  # what is put, and its entry in the call
 # PutRecords' limits: https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html
 MAX_RECORDS = 500
 MAX_BYTES = 5_000_000
@@ -114,7 +116,15 @@ class Stream:
         PutRecords fails in part, so each attempt sends only what is left. An attempt that is
         lost on its way back may have arrived: it is sent again, and counted once downstream.
         """
-        left = list(zip(readings, _entries(readings), strict=True))
+        entries = _entries((reading.device_id, encode(reading)) for reading in readings)
+        return [reading for reading, _ in self._put(zip(readings, entries, strict=True))]
+
+    def put_lines(self, lines: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+        """The same for records' bytes as they are, each with what its partition key is made of."""
+        return [line for line, _ in self._put(zip(lines, _entries(lines), strict=True))]
+
+    def _put(self, pairs: Iterable[Pair[T]]) -> list[Pair[T]]:
+        left = list(pairs)
         give_up_at = self._clock() + PUT_SECONDS_MAX
         for wait_seconds in (0.0, *BACKOFF_SECONDS):
             if not left or self._clock() > give_up_at:
@@ -123,9 +133,9 @@ class Stream:
                 self._sleep(random.uniform(wait_seconds / 2, wait_seconds))
             calls = chunks(left, _size, MAX_RECORDS, MAX_BYTES)
             left = [pair for call in calls for pair in self._attempt(call)]
-        return [reading for reading, _ in left]
+        return left
 
-    def _attempt(self, pairs: list[tuple[Reading, dict[str, Any]]]) -> list[Any]:
+    def _attempt(self, pairs: list[Pair[T]]) -> list[Pair[T]]:
         """Those of `pairs` that one call didn't put."""
         entries = [entry for _, entry in pairs]
         try:
@@ -142,18 +152,18 @@ class Stream:
         ]
 
 
-def _entries(readings: Sequence[Reading]) -> list[dict[str, Any]]:
-    """One stream record a reading, keyed by device so that a shard has it in order."""
+def _entries(records: Iterable[tuple[str, bytes]]) -> list[dict[str, Any]]:
+    """One stream record each, keyed by device so that a shard has a device's in order."""
     seen: Counter[str] = Counter()
     entries = []
-    for reading in readings:
-        salt = seen[reading.device_id] // RECORDS_A_KEY
-        seen[reading.device_id] += 1
-        key = f"{reading.device_id}/{salt}" if salt else reading.device_id
-        entries.append({"Data": encode(reading), "PartitionKey": key})
+    for device_id, data in records:
+        salt = seen[device_id] // RECORDS_A_KEY
+        seen[device_id] += 1
+        key = f"{device_id}/{salt}" if salt else device_id
+        entries.append({"Data": data, "PartitionKey": key})
     return entries
 
 
-def _size(pair: tuple[Reading, dict[str, Any]]) -> int:
+def _size(pair: Pair[Any]) -> int:
     """Bytes that count towards PutRecords' limit."""
     return len(pair[1]["Data"]) + len(pair[1]["PartitionKey"])

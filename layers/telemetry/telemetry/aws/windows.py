@@ -1,10 +1,18 @@
-"""The windows table: key (device_id, minute_region), one item a device, minute and region."""
+"""The windows table: key (device_id, minute_region), one item a device, minute and region.
 
-from collections.abc import Callable, Iterator, Sequence
+A rebuild makes a region's windows once more, in a generation of their own: its number is at the end
+of minute_region, where it isn't the first, 0. Readers show each region's current generation.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from telemetry.aws.generations import CACHE_SECONDS, PARTITION, to_pointer
 from telemetry.aws.items import Attributes, CompareAndSet, Items
+from telemetry.aws.observe import log
 from telemetry.domain import window as windows_of
+from telemetry.domain.generation import FIRST
 from telemetry.domain.reading import Reading
 from telemetry.domain.times import from_iso, to_iso_minute
 from telemetry.domain.window import Addition, Fate, Window, WindowKey
@@ -24,61 +32,133 @@ class Added(NamedTuple):
     conflicts: int
 
 
-class Windows:
-    """Adds readings to this region's windows."""
+class GenerationKey(NamedTuple):
+    """A window in one of its generations."""
 
-    def __init__(self, items: Items, region: str, retention_ms: int) -> None:
+    window: WindowKey
+    generation: int
+
+
+def minute_region(minute_ms: int, region: str, generation: int) -> str:
+    """The sort key: 2026-11-21T01:30:00Z#us-east-1, and #1 where it is not the first generation."""
+    first = f"{to_iso_minute(minute_ms)}#{region}"
+    return f"{first}#{generation}" if generation else first
+
+
+def parse_minute_region(text: str) -> tuple[int, str, int]:
+    """The minute, epoch ms, the region and the generation of a sort key."""
+    minute, region, *generation = text.split("#")
+    return from_iso(minute), region, int(generation[0]) if generation else 0
+
+
+class Windows:
+    """Adds readings to this region's windows, in the generations that `written` tells.
+
+    A rebuild rests on this: soon after a generation is begun, every reading that anybody is told is
+    stored is stored there too. It is so without a lock, because `add` looks at the generations
+    again when it has written, and only then answers; what it sees is CACHE_SECONDS old at most.
+    So an answer that leaves the new generation out was given within CACHE_SECONDS of its beginning,
+    and its readings were in the old one by then. Who dies, or stands still, before the last look
+    has told nobody anything: his readings are delivered again, to someone who looks.
+    """
+
+    def __init__(
+        self,
+        items: Items,
+        region: str,
+        retention_ms: int,
+        written: Callable[[], tuple[int, ...]],
+    ) -> None:
         self._region = region
         self._retention_ms = retention_ms
-        self._states: CompareAndSet[WindowKey, Window, Addition] = CompareAndSet(
+        self._written = written
+        self._states: CompareAndSet[GenerationKey, Window, Addition] = CompareAndSet(
             items,
             self._to_item,
-            _to_state,
+            to_window,
             weigh=len,
             remembered=REMEMBERED_READINGS,
             remembered_seconds=REMEMBERED_SECONDS,
         )
 
     def add(self, readings: Sequence[Reading]) -> Added:
-        """Add each reading to the window it belongs to; one write a window that changed."""
+        """Add each reading to the window it belongs to; one write a window that changed.
+
+        Fates are those in the current generation. A reading is stored once it is in all that are
+        written; where nobody can tell which those are, none is.
+        """
         groups: dict[WindowKey, list[Reading]] = {}
         places: dict[WindowKey, list[int]] = {}
         for place, reading in enumerate(readings):
             key = windows_of.key_of(reading)
             groups.setdefault(key, []).append(reading)
             places.setdefault(key, []).append(place)
-        applied = self._states.apply({key: _adding(group) for key, group in groups.items()})
+        try:
+            applied = self._write(groups)
+        except Unavailable as error:
+            log.warning("no reading stored", extra={"why": str(error)})
+            applied = {}
         fates: list[Fate | None] = [None] * len(readings)
         for key, result in applied.items():
             for place, fate in zip(places[key], result.fates, strict=True):
                 fates[place] = fate
         return Added(fates, sum(result.conflicts for result in applied.values()))
 
-    def _to_item(self, key: WindowKey, addition: Addition) -> Attributes:
-        expires_at = (key.minute_ms + self._retention_ms) // 1000
+    def _write(self, groups: Mapping[WindowKey, list[Reading]]) -> dict[WindowKey, Addition]:
+        """What became of windows in the current generation, of those written in all of them."""
+        applied: dict[GenerationKey, Addition] = {}
+        tried: set[int] = set()
+        generations = self._written()
+        while missing := set(generations) - tried:
+            applied |= self._states.apply(
+                {
+                    GenerationKey(key, generation): _adding(group)
+                    for generation in sorted(missing)
+                    for key, group in groups.items()
+                }
+            )
+            tried |= missing
+            generations = self._written()  # the look that the answer rests on
         return {
-            "device_id": {"S": key.device_id},
-            "minute_region": {"S": f"{to_iso_minute(key.minute_ms)}#{self._region}"},
-            "readings": {"B": windows_of.encode(addition.state)},
-            "expires_at": {"N": str(expires_at)},
+            key: applied[GenerationKey(key, generations[0])]
+            for key in groups
+            if all(GenerationKey(key, generation) in applied for generation in tried)
         }
+
+    def _to_item(self, key: GenerationKey, addition: Addition) -> Attributes:
+        device_id, minute_ms = key.window
+        return {
+            "device_id": {"S": device_id},
+            "minute_region": {"S": minute_region(minute_ms, self._region, key.generation)},
+            "readings": {"B": windows_of.encode(addition.state)},
+            "expires_at": {"N": str(expires_at(minute_ms, self._retention_ms))},
+        }
+
+
+def expires_at(minute_ms: int, retention_ms: int) -> int:
+    """When a window may go, in epoch seconds."""
+    return (minute_ms + retention_ms) // 1000
 
 
 def _adding(group: list[Reading]) -> Callable[[Window | None], Addition]:
     return lambda window: windows_of.add(window, group)
 
 
-def _to_state(item: Attributes) -> Window:
+def to_window(item: Attributes) -> Window:
+    """The window in an item; raises Rejected where this code can't read it."""
     data = item["readings"]["B"]
     return windows_of.decode(bytes(data))
 
 
 class WindowReader:
-    """Reads windows for the query API, merged over regions."""
+    """Reads windows for the query API: each region's current generation, merged over regions."""
 
-    def __init__(self, dynamodb: Any, table: str) -> None:
+    def __init__(self, dynamodb: Any, table: str, clock: Callable[[], float] = time.time) -> None:
         self._dynamodb = dynamodb
         self._table = table
+        self._clock = clock
+        self._read_at = float("-inf")
+        self._generations: Mapping[str, int] = {}
 
     def between(
         self,
@@ -94,19 +174,41 @@ class WindowReader:
         few of many is cheap. Raises Unavailable for an item that this code can't read.
         """
         minute_ms, window = None, windows_of.EMPTY
+        current = self._current()
         for item in self._items(device_id, from_ms, to_ms, page_size, newest_first):
-            at_ms = from_iso(item["minute_region"]["S"].partition("#")[0])
+            at_ms, region, generation = parse_minute_region(item["minute_region"]["S"])
+            if generation != current.get(region, FIRST.current):
+                continue
             if at_ms != minute_ms:
                 if minute_ms is not None:
                     yield minute_ms, window
                 minute_ms, window = at_ms, windows_of.EMPTY
             try:
-                part = _to_state(item)
+                part = to_window(item)
             except Rejected as error:  # newer code wrote it; the caller did nothing wrong
                 raise Unavailable(f"a window of {device_id} is not readable: {error}") from error
             window = windows_of.merge(window, part)
         if minute_ms is not None:
             yield minute_ms, window
+
+    def _current(self) -> Mapping[str, int]:
+        """Each region's current generation; a region without a pointer has its first."""
+        now = self._clock()
+        if not 0 <= now - self._read_at < CACHE_SECONDS:
+            self._generations = {
+                item["minute_region"]["S"]: to_pointer(item).current for item in self._pointers()
+            }
+            self._read_at = now
+        return self._generations
+
+    def _pointers(self) -> Iterator[Attributes]:
+        pages = self._dynamodb.get_paginator("query").paginate(
+            TableName=self._table,
+            KeyConditionExpression="device_id = :partition",
+            ExpressionAttributeValues={":partition": {"S": PARTITION}},
+        )
+        for page in pages:
+            yield from page["Items"]
 
     def _items(
         self, device_id: str, from_ms: int, to_ms: int, page_size: int, newest_first: bool

@@ -1,0 +1,309 @@
+"""Rebuild stage: make this region's windows again from the archive, and switch to them.
+
+The state machine goes through these tasks; each may be cut off, done twice or done late.
+
+    begin    a new generation; after `settle_seconds` every writer writes it as well as the old
+    plan     the parts of the archive that windows may come from
+    fill     each part's readings into the new generation, by the code that aggregate has
+    check    each window of the current generation: is all that it has in the new one too?
+    switch   readers see the new generation from now on
+    settle   after `retire_seconds` nobody reads the old one any more: nobody need write it
+    clean    delete what no pointer names
+
+    give_up  instead of all that: go on with what there is, and clean
+
+Nothing is lost by the switch, because `check` has seen so: what came before the settling is in the
+current generation, which it reads whole; what comes after is written to both (`Windows`). That
+doesn't ask whether the archive has everything. Where it hasn't, `check` says so and stops it, or
+keeps what it finds, or drops it, as the operator wants.
+"""
+
+import functools
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from telemetry.aws.archive import Archive, Line, Position
+from telemetry.aws.chunks import chunks
+from telemetry.aws.clients import client
+from telemetry.aws.generations import CACHE_SECONDS, PARTITION, Generations
+from telemetry.aws.items import Attributes, DynamoItems, Items
+from telemetry.aws.observe import count, log, observed
+from telemetry.aws.pace import Pace
+from telemetry.aws.window_table import WindowTable, key_of, to_key
+from telemetry.aws.windows import (
+    KEY,
+    Windows,
+    expires_at,
+    minute_region,
+    parse_minute_region,
+    to_window,
+)
+from telemetry.domain import archive as archive_of
+from telemetry.domain import generation as generation_of
+from telemetry.domain import window as windows_of
+from telemetry.domain.archive import MARGIN_MS
+from telemetry.domain.reading import FUTURE_LIMIT_MS, Reading
+from telemetry.domain.times import minute_of
+from telemetry.domain.validation import decode
+from telemetry.domain.window import Fate
+from telemetry.errors import Rejected, Unavailable
+from telemetry.settings import RebuildSettings
+
+SEGMENTS = 8
+PAGE_LINES = 1000
+PAGE_BYTES = 5_000_000
+SLACK_SECONDS = 5  # between clocks
+QUERY_SECONDS = 25  # how long a reader may go on with the pointer that it began with
+REFUSE, KEEP, DROP = "refuse", "keep", "drop"  # what is to become of readings the archive lacks
+# A reading on its way into both generations may be in one of them already.
+LOOKS, LOOK_SECONDS = 10, 1.0
+
+
+class Region(NamedTuple):
+    """What the tasks work on."""
+
+    name: str
+    retention_ms: int
+    buffer_seconds: int  # how long Firehose keeps records before it writes them
+    archive: Archive
+    generations: Generations
+    items: Items
+    table: WindowTable
+    pace: Pace
+
+    def windows(self, generation: int) -> Windows:
+        """The windows of one generation."""
+        return Windows(self.items, self.name, self.retention_ms, lambda: (generation,))
+
+
+def run(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
+    """A task's answer: for the long ones the event with a token to go on from, until it is None."""
+    region.pace.begin()
+    return TASKS[event["task"]](event, now_ms, region)
+
+
+def begin(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
+    """Begin a generation, or go on with the one that was begun."""
+    missing, anew = event.get("missing", REFUSE), event.get("anew", False)
+    if missing not in (REFUSE, KEEP, DROP):
+        raise Rejected(f"is none of {REFUSE}, {KEEP}, {DROP}", field="missing", value=missing)
+    pointer = region.generations.change(lambda pointer: generation_of.begin(pointer, anew))
+    log.info("generation begun", extra=pointer._asdict())
+    cache_seconds = math.ceil(CACHE_SECONDS) + SLACK_SECONDS
+    return {
+        "generation": pointer.building,
+        "missing": missing,
+        "segments": list(range(SEGMENTS)),
+        # and until Firehose has written what came before that, so that the archive has it
+        "settle_seconds": cache_seconds + 2 * region.buffer_seconds,
+        "retire_seconds": cache_seconds + QUERY_SECONDS,
+    }
+
+
+def plan(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
+    """The parts of the archive that have readings of windows that are still kept."""
+    oldest_ms = now_ms - region.retention_ms - FUTURE_LIMIT_MS - MARGIN_MS
+    parts = archive_of.parts(region.archive.partitions(max(0, oldest_ms), now_ms + 1))
+    return {**event["rebuild"], "parts": parts, "as_of_ms": now_ms}
+
+
+def fill(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
+    """Add a part's readings, from the token on, to the new generation."""
+    windows = region.windows(_being_built(event, region))
+    position = Position(*(event["token"] or Position()))
+    lines = region.archive.lines(event["part"], position, event["as_of_ms"])
+    filled, is_done = 0, True
+    for page in chunks(lines, _size, PAGE_LINES, PAGE_BYTES):
+        readings = [reading for line in page if (reading := _kept(line, now_ms, region))]
+        if None in windows.add(readings).fates:
+            raise Unavailable("the windows table doesn't take the readings")
+        filled, position = filled + len(readings), page[-1].position
+        if region.pace.is_over:
+            is_done = False
+            break
+    count(ReadingsRebuilt=filled)
+    return {**event, "token": None if is_done else position, "done": event["done"] + filled}
+
+
+def _size(line: Line) -> int:
+    return len(line.data)
+
+
+def _kept(line: Line, now_ms: int, region: Region) -> Reading | None:
+    """The reading in a line, unless it is none, or its window has expired."""
+    try:
+        reading = decode(line.data)
+    except Rejected:
+        return None
+    expiry = expires_at(minute_of(reading.recorded_at_ms), region.retention_ms)
+    return reading if expiry * 1000 > now_ms else None
+
+
+def check(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
+    """Compare a segment's windows with the new generation's, from the token on.
+
+    Raises Rejected where readings lack and nobody said what is to become of them.
+    """
+    built = _being_built(event, region)
+    current = region.generations.read().current
+
+    def page(items: list[Attributes]) -> int:
+        old = [item for item in items if _is_of(item, region, {current}, now_ms)]
+        if event["missing"] == KEEP:
+            return _keep(old, region.windows(built))
+        lacking = _lacking(old, region, built)
+        if lacking and event["missing"] == REFUSE:
+            device_id, minute = key_of(lacking[0])
+            reason = (
+                f"generation {built} lacks readings of {len(lacking)} windows that generation "
+                f"{current} has, the first of {device_id}, {minute}: the archive doesn't have them "
+                f"(yet). Run it again later, or say what is to become of them: {KEEP} or {DROP}"
+            )
+            raise Rejected(reason, field="missing", value=REFUSE)
+        return len(lacking)
+
+    return _through(event, region, page)
+
+
+def _keep(old: list[Attributes], windows: Windows) -> int:
+    """Add old windows to the new ones; how many readings those hadn't."""
+    readings = [reading for item in old for reading in _readings(item)]
+    added = windows.add(readings)
+    if None in added.fates:
+        raise Unavailable("the windows table doesn't take the readings")
+    if Fate.OVERFLOW in added.fates:
+        full = readings[added.fates.index(Fate.OVERFLOW)]
+        reason = f"the window of {full.device_id} at {full.recorded_at_ms} is full in the new one"
+        raise Rejected(reason, field="missing", value=KEEP)
+    return added.fates.count(Fate.STORED)
+
+
+def _readings(item: Attributes) -> list[Reading]:
+    """The readings in a window's item."""
+    minute_ms, *_ = parse_minute_region(item["minute_region"]["S"])
+    window = to_window(item)
+    return [
+        Reading(item["device_id"]["S"], minute_ms + offset, metrics)
+        for offset, metrics in window.items()
+    ]
+
+
+def _lacking(old: list[Attributes], region: Region, built: int) -> list[Attributes]:
+    """Those of the old windows that have what the new ones haven't, however often one looks."""
+    for look in range(LOOKS):
+        if look:
+            region.pace.sleep(LOOK_SECONDS)
+        keys = {key_of(item): _key_in(item, built) for item in old}
+        found = region.table.get([to_key(*key) for key in keys.values()])
+        old = [item for item in old if not _is_within(item, found.get(keys[key_of(item)]))]
+        if not old:
+            break
+    return old
+
+
+def _key_in(item: Attributes, generation: int) -> tuple[str, str]:
+    """The key of the same window in a generation."""
+    minute_ms, region, _ = parse_minute_region(item["minute_region"]["S"])
+    return item["device_id"]["S"], minute_region(minute_ms, region, generation)
+
+
+def _is_within(old: Attributes, new: Attributes | None) -> bool:
+    """Whether the union of two windows is the new one."""
+    if new is None:
+        return False
+    window = to_window(new)
+    return windows_of.merge(window, to_window(old)) == window
+
+
+def switch(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
+    """Make the new generation the current one."""
+    number = event["generation"]
+    pointer = region.generations.change(lambda pointer: generation_of.switch(pointer, number))
+    log.info("generation switched", extra=pointer._asdict())
+    return {"generation": number}
+
+
+def settle(_event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
+    """Let the generation before go."""
+    return region.generations.change(generation_of.settle)._asdict()
+
+
+def give_up(_event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
+    """Let the generation that was begun go, if one was."""
+    pointer = region.generations.change(generation_of.give_up)
+    log.info("rebuild given up", extra=pointer._asdict())
+    return {"segments": list(range(SEGMENTS))}
+
+
+def clean(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
+    """Delete what a segment has of generations that the pointer doesn't name, from the token on."""
+    pointer = region.generations.read()
+    gone = set(range(pointer.newest + 1)) - set(pointer.written)  # not those begun since
+
+    def page(items: list[Attributes]) -> int:
+        old = [item for item in items if _is_of(item, region, gone)]
+        region.table.delete([to_key(*key_of(item)) for item in old])
+        return len(old)
+
+    return _through(event, region, page)
+
+
+def _through(
+    event: dict[str, Any], region: Region, work: Callable[[list[Attributes]], int]
+) -> dict[str, Any]:
+    """Work on a segment's items page by page, from the token on, until its end or time is up."""
+    done, after = event["done"], event["token"]
+    while True:
+        items, after = region.table.scan(event["segment"], SEGMENTS, after)
+        done += work(items)
+        if after is None or region.pace.is_over:
+            return {**event, "token": after, "done": done}
+
+
+def _is_of(item: Attributes, region: Region, generations: set[int], now_ms: int = 0) -> bool:
+    """Whether it is a window of this region, in one of the generations, and not expired."""
+    if item["device_id"]["S"] == PARTITION:
+        return False
+    _, name, generation = parse_minute_region(item["minute_region"]["S"])
+    is_kept = int(item["expires_at"]["N"]) * 1000 > now_ms
+    return name == region.name and generation in generations and is_kept
+
+
+def _being_built(event: dict[str, Any], region: Region) -> int:
+    """The generation that a task is about; raises Rejected where another was begun since."""
+    number: int = event["generation"]
+    generation_of.check_built(region.generations.read(), number)
+    return number
+
+
+Task = Callable[[dict[str, Any], int, Region], dict[str, Any]]
+TASKS: dict[str, Task] = {
+    task.__name__: task for task in (begin, plan, fill, check, switch, settle, give_up, clean)
+}
+
+
+@functools.cache
+def wired() -> tuple[Region]:
+    settings = RebuildSettings.read(os.environ)
+    dynamodb, table = client("dynamodb"), settings.windows_table
+    items = DynamoItems(dynamodb, table, KEY)
+    region = Region(
+        settings.aws_region,
+        settings.retention_ms,
+        settings.archive_buffer_seconds,
+        Archive(client("s3"), settings.archive_bucket),
+        Generations(dynamodb, table, settings.aws_region, items),
+        items,
+        WindowTable(dynamodb, table),
+        Pace(),
+    )
+    return (region,)
+
+
+@observed
+def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
+    """A state's input in, its output out."""
+    return run(event, int(time.time() * 1000), *wired())

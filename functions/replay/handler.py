@@ -1,0 +1,123 @@
+"""Replay stage: send a span of the archive back into the stream, as it was.
+
+Windows are sets and episodes joins, so what is there already changes nothing. The state machine
+asks for a plan once; then for each part of it, several at a time, to send page after page, until
+the answer has no token. An invocation that is lost is asked for again: its pages are sent twice.
+"""
+
+import functools
+import os
+import time
+import zlib
+from typing import Any
+
+from telemetry.aws.archive import Archive, Line, Position
+from telemetry.aws.chunks import chunks
+from telemetry.aws.clients import client
+from telemetry.aws.observe import count, log, observed
+from telemetry.aws.pace import Pace
+from telemetry.aws.stream import MAX_BYTES, Stream
+from telemetry.domain import archive as archive_of
+from telemetry.domain.archive import Selection
+from telemetry.domain.reading import Reading
+from telemetry.domain.validation import decode
+from telemetry.errors import Rejected, Unavailable
+from telemetry.settings import ReplaySettings
+
+PARTS_AT_ONCE = 4  # the state machine's MaxConcurrency
+PAGE_LINES = 250
+RATE_MAX = 100_000
+
+
+def run(
+    event: dict[str, Any], now_ms: int, archive: Archive, stream: Stream, pace: Pace
+) -> dict[str, Any]:
+    """The plan, or the event again with how many were sent and the token to go on from.
+
+    Raises Rejected for a request that can't be, Unavailable where not even a page could be sent.
+    """
+    if event["task"] == "plan":
+        return plan(event["request"], now_ms, archive)
+    return send(event, archive, stream, pace)
+
+
+def plan(request: dict[str, Any], now_ms: int, archive: Archive) -> dict[str, Any]:
+    """The parts of the archive in which a request's readings may be, and each one's pace."""
+    searched = archive_of.searched(archive_of.parse(request), now_ms)
+    parts = archive_of.parts(archive.partitions(*searched))
+    at_once = min(PARTS_AT_ONCE, len(parts)) or 1
+    return {
+        "request": request,
+        "parts": parts,
+        "as_of_ms": now_ms,
+        "readings_per_second": _rate(request) / at_once,
+    }
+
+
+def _rate(request: dict[str, Any]) -> int:
+    rate = request.get("readings_per_second")
+    if not isinstance(rate, int) or not 1 <= rate <= RATE_MAX:
+        reason = f"is not a whole number from 1 to {RATE_MAX}"
+        raise Rejected(reason, field="readings_per_second", value=rate)
+    return rate
+
+
+def send(event: dict[str, Any], archive: Archive, stream: Stream, pace: Pace) -> dict[str, Any]:
+    """Send lines of a part, from the token on, until its end or until time is up."""
+    selection = archive_of.parse(event["request"])
+    part, sent = event["part"], 0
+    position = Position(*(event["token"] or Position()))
+    lines = archive.lines(part, position, event["as_of_ms"])
+    pace.begin()
+    is_done = True
+    for page in chunks(lines, _size, PAGE_LINES, MAX_BYTES):
+        chosen = [keyed for line in page if (keyed := _selected(line, part, selection))]
+        left = stream.put_lines(chosen)
+        if left and sent == 0:
+            raise Unavailable(f"the stream didn't take {len(left)} of {len(chosen)} records")
+        is_done = not left
+        if left:  # the next invocation sends this page again
+            break
+        sent, position = sent + len(chosen), page[-1].position
+        pace.spend(len(chosen), event["readings_per_second"])
+        if pace.is_over:
+            is_done = False
+            break
+    count(ReadingsReplayed=sent)
+    log.info("replayed", extra={"part": part, "sent": sent})
+    return {**event, "token": None if is_done else position, "done": event["done"] + sent}
+
+
+def _size(line: Line) -> int:
+    return len(line.data)
+
+
+def _selected(line: Line, part: str, selection: Selection) -> tuple[str, bytes] | None:
+    """A line with what its partition key is made of; None where it isn't selected.
+
+    What isn't a reading goes back too: `aggregate` quarantines it.
+    """
+    reading: Reading | None = None
+    try:
+        reading = decode(line.data)
+    except Rejected:
+        key = f"{zlib.crc32(line.data):08x}"
+    else:
+        key = reading.device_id
+    return (key, line.data) if archive_of.selects(selection, part, reading) else None
+
+
+@functools.cache
+def wired() -> tuple[Archive, Stream, Pace]:
+    settings = ReplaySettings.read(os.environ)
+    return (
+        Archive(client("s3"), settings.archive_bucket),
+        Stream(client("kinesis", attempts=1), settings.stream_name),
+        Pace(),
+    )
+
+
+@observed
+def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
+    """A state's input in, its output out."""
+    return run(event, int(time.time() * 1000), *wired())

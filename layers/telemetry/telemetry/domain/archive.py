@@ -1,0 +1,121 @@
+"""The archive: every record of the stream, a line each, in partitions of an hour of arrival.
+
+A partition is `readings/year=2026/month=11/day=21/hour=10/`, in UTC. Firehose names it by the
+arrival of the oldest record in an object, which may have 15 minutes of records; and a reading that
+waited in the overflow queue reached the stream later than it was received. So what was received in
+an hour is looked for in the hours beside it too, by the time that ingest stamped on it.
+"""
+
+import re
+from typing import Any, NamedTuple
+
+from telemetry.domain.reading import FUTURE_LIMIT_MS, Reading
+from telemetry.domain.times import from_iso, to_iso
+from telemetry.domain.token import SUBJECT
+from telemetry.errors import Rejected
+
+FOLDER = "readings/"
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+MARGIN_MS = HOUR_MS
+RECEIVED, RECORDED = "received", "recorded"
+PARTS_MAX = 5_000  # of an hour each, over half a year; what is more goes by days
+PART = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:T(\d\d))?")  # 2026-11-21T10, or 2026-11-21
+PREFIX = re.compile(rf"{FOLDER}year=(\d{{4}})/month=(\d\d)/day=(\d\d)/hour=(\d\d)/")
+
+
+class Selection(NamedTuple):
+    """Which readings of the archive: those of a span, from inclusive, to exclusive, of a device."""
+
+    from_ms: int
+    to_ms: int
+    device_id: str | None = None  # None: every device's
+    by: str = RECEIVED  # whether the span is of when the pipeline received them, or of event time
+
+
+def parse(raw: dict[str, Any]) -> Selection:
+    """The selection that a request to replay asks for; raises Rejected."""
+    from_ms, to_ms = (_instant(raw, name) for name in ("from", "to"))
+    if from_ms >= to_ms:
+        raise Rejected(f"is not before to, {to_iso(to_ms)}", field="from", value=raw["from"])
+    device_id = raw.get("device")
+    if device_id is not None and not (isinstance(device_id, str) and SUBJECT.fullmatch(device_id)):
+        raise Rejected(f"does not match {SUBJECT.pattern}", field="device", value=device_id)
+    by = raw.get("by", RECEIVED)
+    if by not in (RECEIVED, RECORDED):
+        raise Rejected(f"is neither {RECEIVED} nor {RECORDED}", field="by", value=by)
+    return Selection(from_ms, to_ms, device_id, by)
+
+
+def _instant(raw: dict[str, Any], name: str) -> int:
+    try:
+        return from_iso(raw[name])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        reason = "is not an ISO 8601 time with an offset, such as 2026-11-21T10:00:00Z"
+        raise Rejected(reason, field=name, value=raw.get(name)) from None
+
+
+def searched(selection: Selection, now_ms: int) -> tuple[int, int]:
+    """The span of arrival in which selected readings are looked for, in whole hours.
+
+    By event time, a reading may have arrived any time later, and as much earlier as a device's
+    clock may be ahead.
+    """
+    by_event_time = selection.by == RECORDED
+    first_ms = selection.from_ms - MARGIN_MS - (FUTURE_LIMIT_MS if by_event_time else 0)
+    end_ms = now_ms + 1 if by_event_time else selection.to_ms + MARGIN_MS
+    return first_ms - first_ms % HOUR_MS, end_ms + -end_ms % HOUR_MS
+
+
+def selects(selection: Selection, part: str, reading: Reading | None) -> bool:
+    """Whether a line of a part is selected; None is a line that isn't a reading.
+
+    What has no time of its own, because it isn't a reading or another producer's, goes by the part
+    that it is in: too much rather than too little, since a reading sent again changes nothing.
+    """
+    if selection.device_id is not None and (
+        reading is None or reading.device_id != selection.device_id
+    ):
+        return False
+    at_ms = None
+    if reading is not None:
+        by_event_time = selection.by == RECORDED
+        at_ms = reading.recorded_at_ms if by_event_time else reading.received_at_ms
+    if at_ms is None:
+        first_ms, end_ms = span_of(part)
+        return first_ms < selection.to_ms and selection.from_ms < end_ms
+    return selection.from_ms <= at_ms < selection.to_ms
+
+
+def parts(prefixes: list[str]) -> list[str]:
+    """The parts of work that partitions make: each an hour, or a day where they are too many."""
+    hours = [
+        "{}-{}-{}T{}".format(*match.groups()) for match in map(PREFIX.fullmatch, prefixes) if match
+    ]
+    if len(hours) <= PARTS_MAX:
+        return hours
+    return sorted({hour.partition("T")[0] for hour in hours})
+
+
+def prefix_of(part: str) -> str:
+    """Where a part's objects are; raises Rejected for what is no part."""
+    match = PART.fullmatch(part)
+    if match is None:
+        raise Rejected("is neither an hour, 2026-11-21T10, nor a day", field="part", value=part)
+    names = ("year", "month", "day", "hour")
+    levels = (
+        f"{name}={value}/" for name, value in zip(names, match.groups(), strict=True) if value
+    )
+    return FOLDER + "".join(levels)
+
+
+def span_of(part: str) -> tuple[int, int]:
+    """A part's first and end, epoch ms."""
+    is_hour = "T" in part
+    first_ms = from_iso(f"{part}:00Z" if is_hour else f"{part}T00:00Z")
+    return first_ms, first_ms + (HOUR_MS if is_hour else DAY_MS)
+
+
+def prefix_at(at_ms: int) -> str:
+    """The partition of an instant."""
+    return prefix_of(to_iso(at_ms)[:13])

@@ -1,0 +1,200 @@
+"""Replay: a span of the archive goes back into the stream as it was, page by page."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from telemetry.aws.pace import Pace
+from telemetry.aws.stream import Stream
+from telemetry.domain import reading as readings_of
+from telemetry.domain.reading import Reading
+from telemetry.domain.times import from_iso
+from telemetry.errors import Rejected, Unavailable
+
+from functions.replay.handler import PAGE_LINES, run
+from tests.fakes import MemoryArchive, MemoryKinesis
+
+TEN = from_iso("2026-11-21T10:00:00Z")
+HOUR_MS = 3_600_000
+NOW_MS = TEN + 3 * HOUR_MS
+REQUEST = {
+    "from": "2026-11-21T10:00:00Z",
+    "to": "2026-11-21T11:00:00Z",
+    "device": None,
+    "by": "received",
+    "readings_per_second": 1_000,
+}
+Counted = Callable[[str], float]
+
+
+class Clock:
+    """Stands still but for sleeps, and for `step` seconds at each look."""
+
+    def __init__(self, step: float = 0.0) -> None:
+        self.now = 0.0
+        self.step = step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Stage:
+    """The function with its archive and stream in memory, and the loop of its state machine."""
+
+    def __init__(self) -> None:
+        self.archive = MemoryArchive()
+        self.kinesis = MemoryKinesis()
+        self.clock = Clock()
+        self.invocations = 0
+
+    def run(self, event: dict[str, Any]) -> dict[str, Any]:
+        self.invocations += 1
+        stream = Stream(self.kinesis, "readings", lambda _seconds: None)
+        pace = Pace(self.clock, self.clock.sleep)
+        answer = run(json.loads(json.dumps(event)), NOW_MS, self.archive, stream, pace)
+        found: dict[str, Any] = json.loads(json.dumps(answer))  # as Lambda passes it on
+        return found
+
+    def plan(self, **change: Any) -> dict[str, Any]:
+        return self.run({"task": "plan", "request": {**REQUEST, **change}})
+
+    def items(self, plan: dict[str, Any]) -> list[dict[str, Any]]:
+        """What the map's ItemSelector makes of a plan."""
+        shared = {name: plan[name] for name in ("request", "as_of_ms", "readings_per_second")}
+        start = {"task": "send", "token": None, "done": 0}
+        return [{**start, **shared, "part": part} for part in plan["parts"]]
+
+    def replay(self, **change: Any) -> int:
+        """How many readings a whole replay sent."""
+        done = 0
+        for event in self.items(self.plan(**change)):
+            answer = self.run(event)
+            while answer["token"] is not None:
+                answer = self.run(answer)
+            done += answer["done"]
+        return done
+
+    def sent(self) -> list[bytes]:
+        return [record["Data"] for record in self.kinesis.records]
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+def line(received_ms: int, device_id: str = "pump-1", recorded_ms: int | None = None) -> bytes:
+    reading = Reading(device_id, recorded_ms or received_ms, {"temperature": 20.0}, received_ms)
+    return readings_of.encode(reading)
+
+
+def test_what_was_received_in_the_span_goes_back_byte_for_byte(
+    stage: Stage, counted: Counted
+) -> None:
+    wanted = [line(TEN), line(TEN + HOUR_MS - 1, "pump-2"), b"not a reading \xff"]
+    stage.archive.keep(TEN + 1, *wanted, line(TEN + HOUR_MS))
+    assert stage.replay() == 3
+    assert stage.sent() == wanted
+    assert counted("ReadingsReplayed") == 3
+
+
+def test_readings_beside_their_hour_in_the_archive_are_found_too(stage: Stage) -> None:
+    # Firehose names an object by its oldest record; the overflow queue may have held one back
+    in_nine, in_eleven = line(TEN + 5), line(TEN + 60_000, "pump-2")
+    stage.archive.keep(TEN - 1, line(TEN - 1), in_nine)
+    stage.archive.keep(TEN + HOUR_MS + 1, in_eleven, line(TEN + HOUR_MS + 1))
+    assert stage.replay() == 2
+    assert stage.sent() == [in_nine, in_eleven]
+
+
+def test_by_event_time_readings_are_found_however_late_they_came(stage: Stage) -> None:
+    late = line(TEN + 2 * HOUR_MS + 5, recorded_ms=TEN + 1)
+    stage.archive.keep(TEN + 2 * HOUR_MS, late, line(TEN + 2 * HOUR_MS))
+    assert stage.replay() == 0
+    assert stage.replay(by="recorded") == 1
+    assert stage.sent() == [late]
+
+
+def test_a_device_alone_can_be_replayed(stage: Stage) -> None:
+    stage.archive.keep(TEN, line(TEN), line(TEN, "pump-2"), b"not a reading")
+    assert stage.replay(device="pump-2") == 1
+    assert stage.sent() == [line(TEN, "pump-2")]
+
+
+def test_a_devices_records_have_its_partition_key_and_others_one_of_their_own(
+    stage: Stage,
+) -> None:
+    stage.archive.keep(TEN, line(TEN), b"poison", b"poison", b"other poison")
+    stage.replay()
+    keys = [record["PartitionKey"] for record in stage.kinesis.records]
+    assert keys[0] == "pump-1"
+    assert keys[1] == keys[2] != keys[3]
+
+
+def test_a_plan_has_only_the_parts_that_there_are(stage: Stage) -> None:
+    for hour in (-2, 0, 2):
+        stage.archive.keep(TEN + hour * HOUR_MS, line(TEN))
+    assert stage.plan()["parts"] == ["2026-11-21T10"]
+    wide = stage.plan(**{"from": "2026-11-21T09:00:00Z", "to": "2026-11-21T12:30:00Z"})
+    assert wide["parts"] == ["2026-11-21T08", "2026-11-21T10", "2026-11-21T12"]
+    assert (
+        stage.plan(**{"from": "2020-01-01T00:00:00Z", "to": "2020-01-02T00:00:00Z"})["parts"] == []
+    )
+
+
+def test_the_parts_that_run_at_once_share_the_rate(stage: Stage) -> None:
+    assert stage.plan()["readings_per_second"] == 1_000
+    stage.archive.keep(TEN, line(TEN))
+    assert stage.plan()["readings_per_second"] == 1_000
+    for hour in range(6):
+        stage.archive.keep(TEN + hour * HOUR_MS, line(TEN))
+    assert stage.plan(to="2026-11-21T20:00:00Z")["readings_per_second"] == 250
+
+
+def test_a_part_is_sent_no_faster_than_its_rate(stage: Stage) -> None:
+    stage.archive.keep(TEN, *(line(TEN + index) for index in range(2_000)))
+    assert stage.replay(readings_per_second=100) == 2_000
+    assert stage.clock.now == 20.0
+
+
+def test_an_invocation_does_its_share_and_the_next_goes_on_where_it_ended(stage: Stage) -> None:
+    lines = [line(TEN + index) for index in range(3 * PAGE_LINES)]
+    stage.archive.keep(TEN, *lines[:100])
+    stage.archive.keep(TEN, *lines[100:])
+    stage.clock.step = 20.0  # of 30 s that it has
+    assert stage.replay() == len(lines)
+    assert stage.sent() == lines
+    assert stage.invocations > 2
+
+
+def test_what_the_stream_does_not_take_is_sent_again_and_nothing_is_left_out(stage: Stage) -> None:
+    lines = [line(TEN + index) for index in range(3 * PAGE_LINES)]
+    stage.archive.keep(TEN, *lines)
+    (event,) = stage.items(stage.plan())
+    stage.kinesis.refuses = lambda record: record["Data"] == lines[PAGE_LINES + 3]
+    answer = stage.run(event)
+    assert (answer["done"], answer["token"][1]) == (PAGE_LINES, PAGE_LINES)
+    with pytest.raises(Unavailable, match="didn't take 1 of 250"):
+        stage.run(answer)
+    stage.kinesis.refuses = lambda _record: False
+    answer = stage.run(answer)
+    assert (answer["done"], answer["token"]) == (len(lines), None)
+    assert set(stage.sent()) == set(lines)
+
+
+def test_what_is_archived_after_the_plan_is_left_alone(stage: Stage) -> None:
+    # else a replay of the present hour would find what it sends itself, for ever
+    stage.archive.keep(TEN, line(TEN))
+    stage.archive.keep(TEN, line(TEN + 1), written_ms=NOW_MS + 1)
+    assert stage.replay() == 1
+
+
+@pytest.mark.parametrize("rate", [0, -1, 1.5, "fast", None, 100_001])
+def test_a_rate_that_can_not_be_is_named(stage: Stage, rate: Any) -> None:
+    with pytest.raises(Rejected, match="readings_per_second: is not a whole number from 1"):
+        stage.plan(readings_per_second=rate)

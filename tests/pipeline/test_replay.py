@@ -1,0 +1,172 @@
+"""The archive, and the ways back from it: what is there already is changed by neither."""
+
+import gzip
+import json
+import time
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+
+from local.api import Json
+from local.check import iso
+from local.cli import parser
+from local.reading import MINUTE_MS, Reading
+from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago, now_ms
+
+HOUR_MS = 3_600_000
+REBUILD_SECONDS = 120.0
+
+
+def archived(pipeline: Pipeline, prefix: str) -> list[Json]:
+    """The archived readings of devices whose names start so."""
+    s3, bucket = pipeline.aws("s3"), pipeline.outputs["ArchiveBucket"]
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="readings/")
+    keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
+    bodies = [s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys]
+    lines = [line for body in bodies for line in gzip.decompress(body).splitlines()]
+    documents = [json.loads(line) for line in lines if line.startswith(b"{")]
+    return [each for each in documents if each["device_id"].startswith(prefix)]
+
+
+def items(pipeline: Pipeline, prefix: str) -> dict[tuple[str, str], tuple[bytes, str, str]]:
+    """Bytes, expiry and version of the windows of devices whose names start so."""
+    pages = pipeline.aws("dynamodb").get_paginator("scan")
+    found = [
+        item
+        for page in pages.paginate(TableName=pipeline.outputs["WindowsTable"])
+        for item in page["Items"]
+        if item["device_id"]["S"].startswith(prefix)
+    ]
+    return {
+        (item["device_id"]["S"], item["minute_region"]["S"]): (
+            item["readings"]["B"],
+            item["expires_at"]["N"],
+            item["version"]["N"],
+        )
+        for item in found
+    }
+
+
+def operate(pipeline: Pipeline, *words: str) -> str:
+    """Let an operator's command run to its end; what it told."""
+    told = StringIO()
+    options = parser().parse_args(["replay", "--name", pipeline.instance.name, *words])
+    assert options.does(options, Console(file=told, width=200)) == 0
+    return told.getvalue()
+
+
+def post_some(pipeline: Pipeline, prefix: str) -> list[str]:
+    """Readings of several devices: in order, late, twice, and two that disagree."""
+    minute, long_ago = minutes_ago(6), minutes_ago(26 * 60)
+    names = [f"{prefix}-{index}" for index in range(4)]
+    readings = [
+        Reading(name, minute + second * 7_000, {"temperature": 20.0 + second, "humidity": 50.0})
+        for second in range(16)
+        for name in names
+    ]
+    late = [Reading(name, long_ago + 1_000, {"temperature": 5.0}) for name in names]
+    disagreeing = [Reading(names[0], minute, {"temperature": 30.0})]
+    for batch in (readings, late, readings[8:20], disagreeing, late):
+        pipeline.relay(batch)
+    for name in names:
+        pipeline.passed(name, minutes_ago(2))
+    sent = len(readings) + 2 * len(late) + 12 + len(disagreeing) + len(names)
+    becomes(lambda: len(archived(pipeline, prefix)), sent, "the archive of all that was sent")
+    return names
+
+
+def test_replaying_an_hour_over_existing_windows_changes_nothing(pipeline: Pipeline) -> None:
+    names = post_some(pipeline, "replayed")
+    before = items(pipeline, "replayed")
+    alerts = pipeline.alerts(*names)
+    assert len(before) >= 4 * 3
+    span = iso(now_ms() - HOUR_MS), iso(now_ms() + MINUTE_MS)
+    told = operate(pipeline, "--from", span[0], "--to", span[1], "--rate", "5000")
+    assert " readings sent" in told
+    assert "; 0 readings sent" not in told
+    for name in names:  # what was replayed is behind it on the shard
+        pipeline.passed(name, minutes_ago(1))
+    after = items(pipeline, "replayed")
+    assert {key: after[key] for key in before} == before  # versions, too: nothing was written
+    assert len(after) == len(before) + len(names)  # the last readings of all
+    assert pipeline.alerts(*names) == alerts
+
+
+def test_what_only_the_archive_has_comes_into_windows_and_alerts(pipeline: Pipeline) -> None:
+    minute, received_ms = minutes_ago(3), now_ms() - 10_000
+    readings = [
+        {"device_id": name, "recorded_at": minute + second, "temperature": 40.0}
+        for name in ("forgotten", "unasked")
+        for second in range(5)
+    ]
+    lines = [json.dumps({**each, "received_at": received_ms}) for each in readings]
+    hour = time.strftime("readings/year=%Y/month=%m/day=%d/hour=%H", time.gmtime())
+    pipeline.aws("s3").put_object(
+        Bucket=pipeline.outputs["ArchiveBucket"],
+        Key=f"{hour}/by-hand.gz",
+        Body=gzip.compress("".join(f"{line}\n" for line in lines).encode()),
+    )
+    time.sleep(1)  # S3 tells when an object was written in whole seconds
+    span = iso(received_ms), iso(received_ms + 1)
+    told = operate(pipeline, "--from", span[0], "--to", span[1], "--device", "forgotten")
+    assert " 5 readings sent" in told
+    becomes(lambda: pipeline.counts("forgotten"), {minute: 5}, "the windows")
+    becomes(lambda: len(pipeline.alerts("forgotten")), 1, "the alert")
+    assert pipeline.counts("unasked") == {}
+
+
+def test_a_rebuild_equals_the_original_and_is_what_operators_see(pipeline: Pipeline) -> None:
+    names = post_some(pipeline, "rebuilt")
+    before = items(pipeline, "rebuilt")
+    shown = {name: pipeline.windows(name) for name in names}
+    generation = pointer(pipeline)["newest"] + 1
+    told = operate(pipeline, "--rebuild")
+    assert "0 differences" in told
+    after = items(pipeline, "rebuilt")
+    assert {
+        (device_id, "#".join(minute_region.split("#")[:2])): (readings, expires_at)
+        for (device_id, minute_region), (readings, expires_at, _) in after.items()
+    } == {
+        (device_id, "#".join(minute_region.split("#")[:2])): (readings, expires_at)
+        for (device_id, minute_region), (readings, expires_at, _) in before.items()
+    }
+    assert {key[1].rpartition("#")[2] for key in after} == {
+        str(generation)
+    }  # the old ones are gone
+    assert pointer(pipeline) == {"current": generation, "newest": generation}
+    becomes(lambda: {name: pipeline.windows(name) for name in names}, shown, "what is shown")
+    for name in names:  # and what comes now comes into it
+        pipeline.passed(name, minutes_ago(1))
+
+
+def pointer(pipeline: Pipeline) -> dict[str, int]:
+    """Which generations there are in the region."""
+    key = {"device_id": {"S": "#generations"}, "minute_region": {"S": pipeline.state.region}}
+    table = pipeline.outputs["WindowsTable"]
+    found = pipeline.aws("dynamodb").get_item(TableName=table, Key=key, ConsistentRead=True)
+    item: dict[str, Any] = found.get("Item", {"current": {"N": "0"}, "newest": {"N": "0"}})
+    names = ("current", "building", "retiring", "newest")
+    return {name: int(item[name]["N"]) for name in names if "N" in item.get(name, {})}
+
+
+def test_readings_that_come_while_windows_are_rebuilt_are_all_there_after_it(
+    pipeline: Pipeline,
+) -> None:
+    minute = minutes_ago(5)
+    pipeline.send("meanwhile", at(minute, 0, temperature=20.0))
+    states, machine = pipeline.aws("stepfunctions"), pipeline.outputs["RebuildMachineArn"]
+    request = json.dumps({"missing": "refuse", "anew": False, "give_up": False})
+    execution = states.start_execution(stateMachineArn=machine, input=request)["executionArn"]
+
+    def status() -> str:
+        return str(states.describe_execution(executionArn=execution)["status"])
+
+    sent = 1
+    deadline = time.monotonic() + REBUILD_SECONDS
+    while status() == "RUNNING" and time.monotonic() < deadline:
+        pipeline.send("meanwhile", at(minute, sent * 0.1, temperature=20.0))
+        sent += 1
+        time.sleep(0.3)
+    assert status() == "SUCCEEDED", states.describe_execution(executionArn=execution)
+    becomes(lambda: pipeline.counts("meanwhile"), {minute: sent}, "every reading")
