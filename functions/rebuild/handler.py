@@ -1,6 +1,6 @@
 """Rebuild stage: make this region's windows again from the archive, and switch to them.
 
-The state machine goes through these tasks; each may be cut off, done twice or done late.
+The state machine goes through these tasks; each may be cut off, done twice or done late:
 
     begin    a new generation; after `settle_seconds` every writer writes it as well as the old
     plan     the parts of the archive that windows may come from
@@ -15,7 +15,7 @@ The state machine goes through these tasks; each may be cut off, done twice or d
 Nothing is lost by the switch, because `check` has seen so: what came before the settling is in the
 current generation, which it reads whole; what comes after is written to both (`Windows`). That
 doesn't ask whether the archive has everything. Where it hasn't, `check` says so and stops it, or
-keeps what it finds, or drops it, as the operator wants.
+keeps what it finds, or drops it, as the operator wants. Windows that have expired don't count.
 """
 
 import functools
@@ -158,9 +158,9 @@ def check(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
         if lacking and event["missing"] == REFUSE:
             device_id, minute = key_of(lacking[0])
             reason = (
-                f"generation {built} lacks readings of {len(lacking)} windows that generation "
-                f"{current} has, the first of {device_id}, {minute}: the archive doesn't have them "
-                f"(yet). Run it again later, or say what is to become of them: {KEEP} or {DROP}"
+                f"generation {built} lacks readings that generation {current} has, as of "
+                f"{device_id}, {minute}: the archive doesn't have them (yet). Run it again later, "
+                f"or say what is to become of them: {KEEP} or {DROP}"
             )
             raise Rejected(reason, field="missing", value=REFUSE)
         return len(lacking)
