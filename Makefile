@@ -50,10 +50,10 @@ build: $(uv) $(sam) ## Build the functions and the layer for AWS.
 deploy: build ## Build, and deploy to the AWS account and region of your credentials.
 	@$(with_tools) sam deploy $(ARGS)
 
-redrive: $(venv) ## Try again what was given up, on AWS: ENV=prod
+redrive: $(venv) ## Try again what was given up, on AWS: ENV=default
 	@.venv/bin/python -m ops redrive --env $(ENV) $(ARGS)
 
-quarantine: $(venv) ## See, release or drop what no retry mends, on AWS: ENV=prod ARGS=list
+quarantine: $(venv) ## See, release or drop what no retry mends, on AWS: ENV=default ARGS=list
 	@.venv/bin/python -m ops quarantine $(ARGS) --env $(ENV)
 
 replay: $(venv) ## Send a span of the archive back into the stream: ENV=default ARGS="--from … --to …"

@@ -186,10 +186,13 @@ class Pipeline:
         )
         return sum(int(answer["Attributes"][name]) for name in names)
 
-    def given_up(self) -> list[str]:
-        """The keys of the batches that mappings gave up on."""
+    def given_up(self, function: str) -> list[str]:
+        """The keys of the batches that a function's mapping gave up on."""
         s3, bucket = self.aws("s3"), self.outputs["FailuresBucket"]
-        listed = s3.list_objects_v2(Bucket=bucket, Prefix="aws/lambda/").get("Contents", [])
+        name = f"{self.state.stack}-{function}"
+        mappings = self.aws("lambda").list_event_source_mappings(FunctionName=name)
+        prefix = f"aws/lambda/{mappings['EventSourceMappings'][0]['UUID']}/"
+        listed = s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
         return [each["Key"] for each in listed]
 
     def quarantined(self, partition_key: str | None = None) -> list[Json]:

@@ -17,6 +17,7 @@ from local.tracing import segments, show_trace
 from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago
 
 WITHOUT_RESOURCE = {  # actions that AWS authorizes on no resource
+    "cloudwatch:GetMetricData",
     "dynamodb:ListStreams",
     "xray:PutTelemetryRecords",
     "xray:PutTraceSegments",

@@ -15,19 +15,23 @@ def test_a_batch_that_aggregate_gives_up_on_comes_back_by_redrive(pipeline: Pipe
     with impatient(pipeline, "aggregate"):
         with without(pipeline, "aggregate", "dynamodb:BatchExecuteStatement"):
             pipeline.send("given-up", *(at(minute, second, humidity=50.0) for second in range(3)))
-            becomes(pipeline.given_up, lambda keys: keys != [], "batches in the bucket")
+            becomes(
+                lambda: pipeline.given_up("aggregate"),
+                lambda keys: keys != [],
+                "batches in the bucket",
+            )
             becomes(lambda: pipeline.waiting("FailuresQueueUrl") > 0, True, "the announcement")
             early = pipeline.command("redrive")
             assert early.returncode == 1, early.stderr
             assert "Unavailable" in early.stdout
             assert "the rest doesn't move" in early.stdout
             assert pipeline.counts("given-up") == {}
-            assert pipeline.given_up() != []
+            assert pipeline.given_up("aggregate") != []
         redriven = pipeline.command("redrive")
     assert redriven.returncode == 0, redriven.stdout + redriven.stderr
     assert "nothing is left" in redriven.stdout
     assert pipeline.counts("given-up") == {minute: 3}
-    assert pipeline.given_up() == []
+    assert pipeline.given_up("aggregate") == []
     becomes(lambda: pipeline.waiting("FailuresQueueUrl"), 0, "no announcement is left")
 
 
@@ -40,7 +44,11 @@ def test_a_record_that_kills_aggregate_is_quarantined_released_after_the_fix_and
     with killed_by(pipeline, "aggregate", DEADLY):
         with impatient(pipeline, "aggregate"):
             pipeline.send("killer", *readings)
-            becomes(pipeline.given_up, lambda keys: keys != [], "the batch in the bucket")
+            becomes(
+                lambda: pipeline.given_up("aggregate"),
+                lambda keys: keys != [],
+                "the batch in the bucket",
+            )
             assert pipeline.counts("killer") == {}
         redriven = pipeline.command("redrive")
         assert redriven.returncode == 0, redriven.stdout + redriven.stderr

@@ -26,7 +26,7 @@ def archived(pipeline: Pipeline, prefix: str) -> list[Json]:
     bodies = [s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys]
     lines = [line for body in bodies for line in gzip.decompress(body).splitlines()]
     documents = [json.loads(line) for line in lines if line.startswith(b"{")]
-    return [each for each in documents if each["device_id"].startswith(prefix)]
+    return [each for each in documents if each.get("device_id", "").startswith(prefix)]
 
 
 def items(pipeline: Pipeline, prefix: str) -> dict[tuple[str, str], tuple[bytes, str, str]]:
