@@ -101,8 +101,16 @@ class DynamoDb(Client):
             error: Json = {"Code": code, "Message": "simulated"}
             if refused.item is not None and not world.happens(world.options.mute_conflict):
                 error["Item"] = refused.item
+            self._note(table, statement, code)
             return {"Error": error}
+        self._note(table, statement, "written")
         return {}
+
+    def _note(self, table: Table, statement: Json, outcome: str) -> None:
+        """Note which item a statement was about: keys are its only plain texts with a region."""
+        texts = [value["S"] for value in statement["Parameters"] if "S" in value]
+        version = statement["Parameters"][-1].get("N", "")
+        self._world.history.note(self._region.name, table.name, *texts[:2], version, outcome)
 
     def get_item(self, *, TableName: str, Key: Item, ConsistentRead: bool = False) -> Json:  # noqa: ARG002, N803
         def does() -> Json:

@@ -133,6 +133,8 @@ class Device:
         """Send once; what is to be sent again."""
         bad = self._bad_bodies()
         body = [*documents, *bad]
+        instants = [document["recorded_at"] for document in documents]
+        self._world.history.note(self.device_id, "posts to", region, instants, f"{len(bad)} bad")
         response = await self._request(region, body)
         if response is None or response["statusCode"] not in {ACCEPTED, REFUSED, UNAVAILABLE}:
             return documents
