@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 from telemetry.aws import alerts as alerts_module
+from telemetry.aws import functions as functions_module
 from telemetry.aws import stream as stream_module
 from telemetry.aws import windows as windows_module
 from telemetry.aws.alerts import to_notice
@@ -21,12 +22,14 @@ from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Stream
 from telemetry.domain import admission, validation
+from telemetry.domain import episode as episode_module
 from telemetry.domain import window as windows_of
 from telemetry.domain.episode import Changed, Episode, join
 from telemetry.domain.window import Addition, Fate
 
 from functions.aggregate import handler as aggregate
 from functions.alert import handler as alert
+from functions.dispatch import handler as dispatch
 from functions.ingest import handler as ingest
 from functions.notify import handler as notify
 from functions.redrive import handler as redrive
@@ -331,6 +334,72 @@ def redriven_is_deleted(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(redrive.Batches, "_retry", hopeful))
 
 
+def changed_on_the_way(planted: contextlib.ExitStack) -> None:
+    """Ingest puts another value on the stream than the device sent."""
+    real = admission.admit
+
+    def warmer(*arguments: Any) -> Any:
+        admitted = real(*arguments)
+        readings = [
+            reading._replace(metrics={n: v + 0.5 for n, v in reading.metrics.items()})
+            for reading in admitted.readings
+        ]
+        return admitted._replace(readings=readings)
+
+    planted.enter_context(patch.object(ingest, "admit", warmer))
+
+
+def impatience_quarantined(planted: contextlib.ExitStack) -> None:
+    """A redrive takes every error for the record's own fault."""
+    real = functions_module.judge
+
+    def harsh(error: str | None, payload: bytes) -> Any:
+        verdict = real(error, payload)
+        return verdict._replace(outcome="never") if verdict.outcome == "later" else verdict
+
+    planted.enter_context(patch.object(functions_module, "judge", harsh))
+
+
+def accepted_uncounted(planted: contextlib.ExitStack) -> None:
+    """Ingest doesn't count what it accepts, so no loss can ever be seen."""
+    planted.enter_context(patch.object(ingest, "count_at", lambda *_at, **_amounts: None))
+
+
+def dead_letters_dropped(planted: contextlib.ExitStack) -> None:
+    """A redrive deletes dead letters without sending them back."""
+
+    def dropping(dead: Queue, *_more: Any) -> None:
+        for message in dead.receive():
+            dead.delete(message)
+
+    planted.enter_context(patch.object(redrive, "_send_back", dropping))
+
+
+def windows_that_expire_at_once(planted: contextlib.ExitStack) -> None:
+    """The time at which a window may go is wrong."""
+    planted.enter_context(patch.object(windows_module, "expires_at", lambda *_arguments: 0))
+
+
+def a_notice_of_somebody_else(planted: contextlib.ExitStack) -> None:
+    """A notice has the right name and says the wrong thing."""
+    real = alerts_module.to_notice
+
+    def wrong(item: Any) -> Any:
+        return real(item)._replace(peak=0.0)
+
+    planted.enter_context(patch.object(dispatch, "to_notice", wrong))
+
+
+def since_its_own_breach(planted: contextlib.ExitStack) -> None:
+    """An episode begins with its first breach, and what is late of the time before is lost."""
+
+    def started(number: int, breach: Any, since_ms: int | None) -> Episode:
+        since_ms = None if since_ms is None else breach.at_ms - 1
+        return Episode(number, breach.at_ms, breach.at_ms, breach.value, breach.trace_id, since_ms)
+
+    planted.enter_context(patch.object(episode_module, "_start", started))
+
+
 BUGS: dict[str, Bug] = {
     each.__name__: each
     for each in (
@@ -359,6 +428,13 @@ BUGS: dict[str, Bug] = {
         counted_beyond_the_checkpoint,
         counted_by_nobody,
         redriven_is_deleted,
+        changed_on_the_way,
+        impatience_quarantined,
+        accepted_uncounted,
+        dead_letters_dropped,
+        windows_that_expire_at_once,
+        a_notice_of_somebody_else,
+        since_its_own_breach,
     )
 }
 

@@ -63,7 +63,7 @@ def reduced(
         is_smaller = False
         for options in smaller(best.options):
             tried = course(outcome.seed, options, bug)
-            if tried.invariants & best.invariants and len(tried.lines) < len(best.lines):
+            if tried.invariants & outcome.invariants and len(tried.lines) < len(best.lines):
                 best, is_smaller = tried, True
                 tell(f"seed {outcome.seed}: {len(best.lines)} events")
                 break

@@ -112,10 +112,10 @@ class DynamoDb(Client):
         version = statement["Parameters"][-1].get("N", "")
         self._world.history.note(self._region.name, table.name, *texts[:2], version, outcome)
 
-    def get_item(self, *, TableName: str, Key: Item, ConsistentRead: bool = False) -> Json:  # noqa: ARG002, N803
+    def get_item(self, *, TableName: str, Key: Item, ConsistentRead: bool = False) -> Json:  # noqa: N803
         def does() -> Json:
             table = self._table(TableName)
-            item = table.replicas[self._region.name].items.get(table.key_of(Key))
+            item = table.get(self._region.name, table.key_of(Key), ConsistentRead)
             return {} if item is None else {"Item": item}
 
         return self._call("GetItem", does)

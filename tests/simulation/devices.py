@@ -25,12 +25,15 @@ class Device:
     def __init__(self, world: "World", index: int) -> None:
         self._world = world
         self._chance = random.Random(f"{world.seed}/device/{index}")
+        self._neighbour = f"device-{(index + 1) % world.options.devices}"
         self.device_id = f"device-{index}"
         self.region = self._chance.choice(sorted(world.regions))
         is_wrong = self._chance.random() < world.options.wrong_clock
         self._skew_ms = self._chance.choice(SKEWS_MS) if is_wrong else 0
         self._is_refused = self._skew_ms in REFUSED_SKEWS_MS
-        self._sent: list[Json] = []
+        self.sent: list[Json] = []
+        """Every document that it meant, as often as it sent it; not the bad ones."""
+        self._sent_to: dict[str, list[Json]] = {}
         self._sending: list[asyncio.Task[None]] = []
         self._used: set[int] = set()
         self.acknowledged: dict[int, list[Json]] = {}
@@ -83,8 +86,8 @@ class Device:
                 chance.shuffle(waiting)
                 self._send(waiting, 0.0)
                 waiting = []
-            if self._happens(options.restart) and self._sent:
-                self._send(self._sent[-chance.randint(1, 20) :], 0.0)
+            if self._happens(options.restart) and self.sent:
+                self._send(self.sent[-chance.randint(1, 20) :], 0.0)
         self._send(waiting, 0.0)
 
     def _parts(self, measured: Json) -> list[Json]:
@@ -103,7 +106,7 @@ class Device:
         return rate > 0 and self._chance.random() < rate
 
     def _send(self, documents: list[Json], delay_seconds: float) -> None:
-        self._sent += documents
+        self.sent += documents
         if documents:
             task = asyncio.create_task(self._post_until_taken(list(documents), delay_seconds))
             self._sending.append(task)
@@ -113,10 +116,11 @@ class Device:
         while self._sending:
             await self._sending.pop(0)
 
-    def move(self, region: str) -> None:
-        """Go to another region for good, and send there again all that it has sent."""
-        self.region = region
-        self._send(list(self._sent), 0.0)
+    def leave(self, lost: str, other: str) -> None:
+        """Send again what went to a region that is lost; go to the other one for good."""
+        if self.region == lost:
+            self.region = other
+        self._send(self._sent_to.get(lost, []), 0.0)
 
     async def _post_until_taken(self, documents: list[Json], delay_seconds: float) -> None:
         await asyncio.sleep(delay_seconds)
@@ -127,10 +131,11 @@ class Device:
             if self._happens(self._world.options.other_region):
                 region = self._chance.choice(sorted(self._world.regions))
             if self._world.regions[region].is_lost:
-                region = self.region
+                (region,) = [each for each in self._world.regions if each != region]
 
     async def _post(self, region: str, documents: list[Json]) -> list[Json]:
         """Send once; what is to be sent again."""
+        self._sent_to.setdefault(region, []).extend(documents)
         bad = self._bad_bodies()
         body = [*documents, *bad]
         instants = [document["recorded_at"] for document in documents]
@@ -150,6 +155,10 @@ class Device:
         if refused != expected:
             self.misjudged.append(f"{self.device_id}: refused {refused} of {body}")
         not_taken = set(answer.get("not_taken", []))
+        accepted = len(body) - len(refused) - len(not_taken)
+        if answer["accepted"] != accepted:
+            told = f"{answer['accepted']} accepted, not {accepted}"
+            self.misjudged.append(f"{self.device_id}: was told {told}")
         for index, document in enumerate(documents):
             if index not in refused and index not in not_taken:
                 self.acknowledged.setdefault(document["recorded_at"], []).append(document)
@@ -164,13 +173,14 @@ class Device:
         if not self._happens(self._world.options.bad_body):
             return []
         now_ms = self._world.now_ms()
+        others = self._neighbour if self._neighbour != self.device_id else "device-0x"
         return [
             self._chance.choice(
                 [
                     {"recorded_at": now_ms, "temperature": 412.0},
                     {"recorded_at": now_ms},
                     {"recorded_at": "yesterday", "temperature": 20.0},
-                    {"recorded_at": now_ms, "temperature": 44.0, "device_id": "device-0x"},
+                    {"recorded_at": now_ms, "temperature": 44.0, "device_id": others},
                     "not a reading",
                     {"recorded_at": now_ms, "temperature": float("nan")},
                 ]

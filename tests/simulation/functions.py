@@ -115,6 +115,8 @@ class Invocation:
     function: str
     counts: "Counts"
     """What it counted and wrote, by metric and minute: all of it if it came to its end."""
+    answer: Any = None
+    """What it returned, if it came to that."""
     is_heard: bool = False
     """Whether the mapping that invoked it went on by its answer."""
 
@@ -195,6 +197,7 @@ class Lambda:
             environment.write_counts()
         else:
             environment.write_counts()
+            invocation.answer = payload
             world.history.note(name, "answers", shortened(payload))
             answer = Answer(payload, None, f"request-{invocation.serial}")
         finally:

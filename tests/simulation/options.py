@@ -108,6 +108,8 @@ class Options:
     """A message is delivered once more."""
     send_fails: float = rate(0.05, 0.3)
     """A queue doesn't take a message of a batch."""
+    receives_max: int = switch(1, 2, usual=10)
+    """How often a notice is delivered before it goes to the dead letters."""
     impatience: float = rate(0.1, 0.5)
     """A message becomes visible again while it is being worked on."""
 

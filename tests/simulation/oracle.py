@@ -8,14 +8,14 @@ invariant is a function that gives what is wrong, in words; nothing where nothin
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from telemetry.domain import window as windows_of
-from telemetry.domain.accounting import SETTLED, Metric, unaccounted
+from telemetry.domain.accounting import ACCEPTED, FOREIGN, SETTLED, STORED, Metric, unaccounted
 
 from tests.simulation.functions import Invocation
-from tests.simulation.region import ALERTS, WINDOWS, Region
+from tests.simulation.region import ALERTS, RETENTION_MS, WINDOWS, Region
 from tests.simulation.world import World
 
 MINUTE_MS = 60_000
@@ -45,10 +45,15 @@ def readings(world: World, region: Region) -> list[Reading]:
         if data in world.garbage:
             continue
         document = json.loads(data)
-        metrics = {name: document[name] for name in METRICS & document.keys()}
+        metrics = metrics_of(document)
         place = (shard_id, number)
         found.append(Reading(place, document["device_id"], document["recorded_at"], metrics))
     return found
+
+
+def metrics_of(document: dict[str, Any]) -> Metrics:
+    """A document's metrics, in one order."""
+    return {name: document[name] for name in sorted(METRICS & document.keys())}
 
 
 def union(found: list[Reading]) -> dict[tuple[str, int], dict[int, Metrics]]:
@@ -116,7 +121,7 @@ def what_is_acknowledged_is_there(world: World) -> Found:
     for device in world.devices:
         for at_ms, documents in device.acknowledged.items():
             for document in documents:
-                wanted = {name: document[name] for name in METRICS & document.keys()}
+                wanted = metrics_of(document)
                 there = stored.get((device.device_id, at_ms), {})
                 is_there = all(there.get(name, -1e9) >= wanted[name] for name in wanted)
                 if not is_there and (device.device_id, at_ms) not in excused:
@@ -178,18 +183,41 @@ def regions_agree(world: World) -> Found:
                     yield f"{table.name} {key}: {first.get(key)} here, {other.get(key)} there"
 
 
+def streams_have_what_devices_sent(world: World) -> Found:
+    """Each reading on a stream is a document that its device sent, value by value."""
+    sent = {
+        (device.device_id, document["recorded_at"], tuple(metrics_of(document).items()))
+        for device in world.devices
+        for document in device.sent
+    }
+    for region in world.regions.values():
+        for reading in readings(world, region):
+            if (reading.device_id, reading.at_ms, tuple(reading.metrics.items())) not in sent:
+                yield f"{region.name} {reading.place}: {reading} was sent by nobody"
+
+
 def nobody_writes_anothers_data(world: World) -> Found:
-    """A window's readings are its device's, in its minute; what a lost region left is so too."""
-    region = kept(world)[0]
-    sent: dict[str, set[int]] = defaultdict(set)
-    for each in world.regions.values():
-        for reading in readings(world, each):
-            sent[reading.device_id].add(reading.at_ms)
-    for item in world.tables[WINDOWS].replicas[region.name].items.values():
+    """A window has its own device's values, of its minute; what a lost region left has too."""
+    sent: dict[tuple[str, int, str], set[float]] = defaultdict(set)
+    for device in world.devices:
+        for document in device.sent:
+            for name, value in metrics_of(document).items():
+                sent[device.device_id, document["recorded_at"], name].add(value)
+    for item in world.tables[WINDOWS].replicas[kept(world)[0].name].items.values():
         device_id, minute_ms, _ = minute_ms_of(item)
-        for offset in windows_of.decode(item["readings"]["B"]):
-            if minute_ms + offset not in sent[device_id]:
-                yield f"{device_id} {minute_ms}+{offset} was sent by nobody"
+        for offset, metrics in windows_of.decode(item["readings"]["B"]).items():
+            for name, value in metrics.items():
+                if value not in sent[device_id, minute_ms + offset, name]:
+                    yield f"{device_id} {minute_ms}+{offset}: {name} {value} was sent by nobody"
+
+
+def windows_go_when_their_time_is_over(world: World) -> Found:
+    """Each window expires once it is older than readings are accepted."""
+    for item in world.tables[WINDOWS].replicas[kept(world)[0].name].items.values():
+        _, minute_ms, _ = minute_ms_of(item)
+        expected = (minute_ms + RETENTION_MS) // 1000
+        if item["expires_at"] != {"N": str(expected)}:
+            yield f"{item['minute_region']['S']}: expires at {item['expires_at']}, not {expected}"
 
 
 def the_bad_are_refused(world: World) -> Found:
@@ -240,6 +268,36 @@ def quarantine_has_what_cannot_be_stored(world: World) -> Found:
             is_held = place in found or (place in unstored and unstored[place][1:3] in held)
             if is_right and not is_held:
                 yield f"{region.name} {place}: neither stored nor in quarantine: {data[place]!r}"
+
+
+def only_what_is_bad_is_quarantined(world: World) -> Found:
+    """What a retry can mend is tried again: nothing healthy waits for an operator to release it."""
+    for region in kept(world):
+        for line in region.healthy_held:
+            yield f"{region.name} {line['name']}: in quarantine for {line['reason']}"
+
+
+def what_is_accepted_is_counted(world: World) -> Found:
+    """Ingest counts what it answers, and aggregate what others brought, and what was new."""
+    for region in kept(world):
+        for invocation in region.lambda_.invocations:
+            if invocation.function == "ingest" and invocation.answer is not None:
+                told = json.loads(invocation.answer["body"]).get("accepted", 0)
+                counted = counts_of([invocation])[ACCEPTED].total()
+                if counted != told:
+                    yield f"{region.name}: {counted} counted, {told} accepted"
+        heard = [each for each in region.lambda_.invocations if each.is_heard]
+        foreign = sum(data in world.garbage for *_, data in region.stream.log)
+        if not region.given_up["aggregate"] and counts_of(heard)[FOREIGN].total() != foreign:
+            yield f"{region.name}: {counts_of(heard)[FOREIGN].total()} foreign, not {foreign}"
+        if not world.options.faults:
+            stored, new = counts_of(heard)[STORED].total(), len(set(instants(world, region)))
+            if stored != new:
+                yield f"{region.name}: {stored} counted as stored, {new} are new"
+
+
+def instants(world: World, region: Region) -> list[tuple[str, int]]:
+    return [(reading.device_id, reading.at_ms) for reading in readings(world, region)]
 
 
 def each_record_is_counted_once(world: World) -> Found:
@@ -350,7 +408,7 @@ def episodes_open_and_clear_once(world: World) -> Found:
             if ends and ends[-1][0] > spells:
                 yield f"{region.name} {device_id}: {ends[-1][0]} episodes of {spells} spells"
             apart = true_spells(world, region, device_id, NOTICED_GAP_MS)
-            if not world.options.faults and ends[-1][0] < apart:
+            if ends and not world.options.faults and ends[-1][0] < apart:
                 yield f"{region.name} {device_id}: {ends[-1][0]} episodes, not {apart}"
 
 
@@ -414,6 +472,63 @@ def union_recoveries(world: World, device_id: str) -> set[int]:
     return {at_ms for at_ms, value in seen.items() if value < CLEARS_BELOW}
 
 
+def episodes_follow_each_other(world: World) -> Found:
+    """Each episode begins where the one before was cleared, and not before."""
+    for region in kept(world):
+        last: dict[str, Any] = {}
+        for _, after in region.alerts_stream.log:
+            if "change" not in after or after["region"]["S"] != region.name:
+                continue
+            before = last.get(after["device_id"]["S"])
+            last[after["device_id"]["S"]] = after
+            where = f"{region.name} {after['device_id']['S']} {after['episode']['N']}"
+            if after["change"]["S"] == "opened":
+                expected = before["cleared_ms"] if before else {"NULL": True}
+                if after["since_ms"] != expected:
+                    yield f"{where}: since {after['since_ms']}, cleared before at {expected}"
+            elif before is None or after["since_ms"] != before["since_ms"]:
+                yield f"{where}: its beginning has changed"
+
+
+def notices_say_what_changed(world: World) -> Found:
+    """A notice has its episode's device, rule, region, number, breaches, peak and clear."""
+    for region in kept(world):
+        due = {}
+        for _, after in region.alerts_stream.log:
+            if after.get("change", {}).get("S") in {"opened", "cleared"}:
+                told = notice_of(after)
+                due[told["notice_id"]] = told
+        for way in sorted(WAYS):
+            for body in region.published[way]:
+                found = json.loads(body)
+                wanted = due.get(found["notice_id"], {})
+                differing = sorted(name for name in wanted if found.get(name) != wanted[name])
+                if differing:
+                    yield f"{region.name} {way} {found['notice_id']}: {differing} differ"
+
+
+def notice_of(item: Any) -> dict[str, Any]:
+    """What a notice must say of a change of the alerts table."""
+    plain = {name: item[name]["S"] for name in ("device_id", "rule", "region", "severity")}
+    number, change = int(item["episode"]["N"]), item["change"]["S"]
+    cleared_ms = item["cleared_ms"].get("N")
+    return plain | {
+        "notice_id": "/".join([*list(plain.values())[:3], str(number), change]),
+        "change": change,
+        "episode": number,
+        "peak": float(item["peak"]["N"]),
+        "first_breach_at": iso(item["first_breach_ms"]["N"]),
+        "last_breach_at": iso(item["last_breach_ms"]["N"]),
+        "cleared_at": None if cleared_ms is None else iso(cleared_ms),
+    }
+
+
+def iso(text: str) -> str:
+    """Milliseconds as people read them."""
+    seconds, ms = divmod(int(text), 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ms:03}Z"
+
+
 def notices_go_out_once(world: World) -> Found:
     """Each opening and each clear goes out once each way, and nothing else does.
 
@@ -448,13 +563,19 @@ INVARIANTS: tuple[Callable[[World], Found], ...] = (
     what_is_acknowledged_is_there,
     windows_are_the_sets_of_readings,
     regions_agree,
+    streams_have_what_devices_sent,
+    windows_go_when_their_time_is_over,
     nobody_writes_anothers_data,
     the_bad_are_refused,
     quarantine_has_what_cannot_be_stored,
+    only_what_is_bad_is_quarantined,
+    what_is_accepted_is_counted,
     each_record_is_counted_once,
     nothing_is_unaccounted,
     episodes_open_and_clear_once,
     episodes_join_their_breaches,
+    episodes_follow_each_other,
+    notices_say_what_changed,
     notices_go_out_once,
 )
 

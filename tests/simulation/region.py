@@ -85,7 +85,7 @@ def aggregating(of: Environment) -> Handler:
     items, region = DynamoItems(of.dynamodb, WINDOWS, windows_of.KEY), of.region.name
     generations = Generations(of.dynamodb, WINDOWS, region, items, of.seconds)
     windows = Windows(items, region, RETENTION_MS, generations.written)
-    windows._states._sleep = of.sleep
+    windows._states._sleep, windows._states._clock = of.sleep, of.seconds
     quarantine = Quarantine(of.s3, FAILURES)
     return lambda event: aggregate.run(event, of.clock_ms(), windows, quarantine)
 
@@ -94,7 +94,7 @@ def alerts_for(of: Environment) -> Alerts:
     items = DynamoItems(of.dynamodb, ALERTS, alerts_of.KEY)
     severities = {rule.name: rule.severity for rule in shipped()}
     alerts = Alerts(items, of.region.name, severities)
-    alerts._states._sleep = of.sleep
+    alerts._states._sleep, alerts._states._clock = of.sleep, of.seconds
     return alerts
 
 
@@ -186,6 +186,12 @@ def is_through(saved: str | None, last: Record) -> bool:
     return bool(done) and all(lane is not None and int(lane) >= int(last.sequence) for lane in done)
 
 
+def is_killing(line: Json) -> bool:
+    """Whether a record is in quarantine because its function died of it, or hung."""
+    reason: str = line["reason"]
+    return reason.startswith(("Runtime.ExitError", "Sandbox.Timedout"))
+
+
 class Operator(Clients):
     """A person's clients: nothing goes wrong with their calls, and they take no time."""
 
@@ -207,7 +213,7 @@ class Region:
         self.alerts_stream = TableStream(world.now_ms, name)
         self.windows_stream = TableStream(world.now_ms, name)
         dead = Queue("dead-letters", world.now_ms)
-        notices = Queue("notices", world.now_ms, 180, 10, dead)
+        notices = Queue("notices", world.now_ms, 180, world.options.receives_max, dead)
         plain = [Queue(each, world.now_ms) for each in ("overflow", FAILURES)]
         self.queues = {queue.name: queue for queue in (*plain, notices, dead)}
         self.buckets = {FAILURES: Bucket(FAILURES, announce=self._announce)}
@@ -216,6 +222,8 @@ class Region:
         self.checkpoints = MemoryCheckpoints()
         self.redriven_at = 0
         """How many invocations there had been when all was redriven, and nothing released."""
+        self.healthy_held: list[Json] = []
+        """What operators found in quarantine that no fault of a process explains."""
         self.given_up: Counter[str] = Counter()
         """Records that mappings gave up, by function."""
 
@@ -316,6 +324,9 @@ class Region:
     async def operate(self) -> None:
         """Redrive until nothing is left, then release what is right by now, as operators do."""
         self.world.is_mended = True
+        self.healthy_held += [
+            line for line in self.quarantined() if self.is_right(line) and not is_killing(line)
+        ]
         target = Target(
             STACK,
             {

@@ -132,6 +132,11 @@ class Table:
         current = self.replicas[region].items.get(self.key_of(key), key)
         self.put(region, current | {"state": values[":done"]})
 
+    def get(self, region: str, key: Key, is_consistent: bool) -> Item | None:
+        """An item; a read that isn't consistent may see an older one."""
+        items = self.replicas[region].items
+        return items.get(key) if is_consistent or key not in items else self._as_read(region, key)
+
     def between(self, region: str, partition: str, low: str, high: str) -> list[Item]:
         """A partition's items in a range of sort keys, as a query finds them."""
         items = self.replicas[region].items

@@ -186,7 +186,7 @@ class World:
         region.lose()
         (other,) = [name for name in REGIONS if name != region.name]
         for device in self.devices:
-            device.move(other)
+            device.leave(region.name, other)
 
     def _weather_ends(self) -> None:
         self.is_faulty = False
@@ -198,10 +198,10 @@ class World:
         give_up_at = self.loop.time() + SETTLE_SECONDS_MAX
         while self.loop.time() < give_up_at:
             await asyncio.sleep(SETTLE_SECONDS)
-            self.unsettled = self._on_its_way()
-            if not self.unsettled:
+            if not self._on_its_way():
                 self.history.note("world", "settled")
                 return
+        self.unsettled = self.unsettled or self._on_its_way()
 
     def _on_its_way(self) -> str:
         """What is still to come, in words; nothing when all has settled."""
