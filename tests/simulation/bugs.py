@@ -16,7 +16,15 @@ from telemetry.aws import stream as stream_module
 from telemetry.aws import windows as windows_module
 from telemetry.aws.alerts import to_notice
 from telemetry.aws.claims import Claims
-from telemetry.aws.items import CompareAndSet, DynamoItems, Failed, Write, Written
+from telemetry.aws.items import (
+    CONFLICTS,
+    CompareAndSet,
+    Conflict,
+    DynamoItems,
+    Failed,
+    Write,
+    Written,
+)
 from telemetry.aws.overflow import Overflow
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.queue import Queue
@@ -400,6 +408,18 @@ def since_its_own_breach(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(episode_module, "_start", started))
 
 
+def conflicts_always_bring_the_item(planted: contextlib.ExitStack) -> None:
+    """The code dies of a refusal that doesn't bring the item; a retry hides it."""
+    real = DynamoItems._outcome
+
+    def trusting(self: DynamoItems, write: Write, response: dict[str, Any]) -> Any:
+        if response.get("Error", {}).get("Code") in CONFLICTS:
+            return Conflict(response["Error"]["Item"])
+        return real(self, write, response)
+
+    planted.enter_context(patch.object(DynamoItems, "_outcome", trusting))
+
+
 BUGS: dict[str, Bug] = {
     each.__name__: each
     for each in (
@@ -435,6 +455,7 @@ BUGS: dict[str, Bug] = {
         windows_that_expire_at_once,
         a_notice_of_somebody_else,
         since_its_own_breach,
+        conflicts_always_bring_the_item,
     )
 }
 

@@ -129,6 +129,8 @@ class Lambda:
     builds: dict[str, Build]
     invocations: list[Invocation] = field(default_factory=list)
     deaths: Counter[str] = field(default_factory=Counter)
+    raised: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """What functions raised, by function and type."""
     unsure: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Calls that were refused, or whose answer was lost, by function and operation."""
     running: set[int] = field(default_factory=set)
@@ -193,6 +195,7 @@ class Lambda:
         except Exception as error:  # noqa: BLE001 - whatever a function raises is its failure
             payload = {"errorType": type(error).__name__, "errorMessage": str(error)}
             world.history.note(name, "raises", type(error).__name__, error)
+            self.raised[function, type(error).__name__] += 1
             answer = Answer(payload, "Unhandled", f"request-{invocation.serial}")
             environment.write_counts()
         else:

@@ -22,6 +22,7 @@ MINUTE_MS = 60_000
 METRICS = {"temperature", "humidity", "pressure", "battery"}
 LIMIT, CLEARS_BELOW = 38.0, 37.0
 WAYS = {"sns", "bus"}
+EXPECTED_ERRORS = {"Unavailable", "ClientError", "ReadTimeoutError"}
 # A minute for what is out of order, one until the next sweep, and some for what they wait for.
 NOTICED_GAP_MS = 150_000
 
@@ -87,6 +88,14 @@ def it_comes_to_rest(world: World) -> Found:
     """Everything that was begun comes to an end, without anybody's help."""
     if world.unsettled:
         yield f"after hours {world.unsettled}"
+
+
+def functions_raise_what_they_mean_to(world: World) -> Found:
+    """A function that raises says Unavailable, or lets an error of AWS through; nothing else."""
+    for region in world.regions.values():
+        for (function, kind), times in sorted(region.lambda_.raised.items()):
+            if kind not in EXPECTED_ERRORS:
+                yield f"{region.name}/{function}: raised {kind} {times} times"
 
 
 def queues_are_empty(world: World) -> Found:
@@ -557,8 +566,11 @@ def notices_go_out_once(world: World) -> Found:
                 yield f"{region.name} {way}: {repeated} went out again, {excused} may have"
 
 
+BROKEN = "it_runs"
+"""The invariant that every course comes to its end without an error of its own."""
 INVARIANTS: tuple[Callable[[World], Found], ...] = (
     it_comes_to_rest,
+    functions_raise_what_they_mean_to,
     queues_are_empty,
     what_is_acknowledged_is_there,
     windows_are_the_sets_of_readings,
@@ -582,4 +594,6 @@ INVARIANTS: tuple[Callable[[World], Found], ...] = (
 
 def violations(world: World) -> list[tuple[str, str]]:
     """Each invariant that doesn't hold, and where: (name, what is wrong)."""
+    if world.failure:
+        return [(BROKEN, world.failure)]
     return [(each.__name__, wrong) for each in INVARIANTS for wrong in each(world)]

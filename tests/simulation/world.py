@@ -77,6 +77,8 @@ class World:
             region.stream.seen = self._mark_poison
         self.devices = [Device(self, index) for index in range(options.devices)]
         self.unsettled = ""
+        self.failure = ""
+        """What broke the course itself, if anything did."""
 
     # Chance
 
@@ -288,7 +290,10 @@ def run(seed: int, options: Options) -> World:
         world = World(loop, seed, options)
         loop.set_task_factory(owned)  # type: ignore[arg-type]
         with simulated(options):
-            await world.run()
+            try:
+                await world.run()
+            except Exception as error:  # noqa: BLE001 - the history tells how it came to that
+                world.failure = repr(error)
         for task in asyncio.all_tasks(loop):
             if task is not asyncio.current_task():
                 task.cancel()
