@@ -22,8 +22,6 @@ from telemetry.domain.times import MINUTE_MS
 from telemetry.errors import Unavailable
 from telemetry.settings import SweepSettings
 
-# What came out of order has this long to arrive before a recovery counts.
-SETTLE_MS = 60_000
 SPARE_MS = 10_000  # of the function's time, to finish in; the next minute goes on
 
 
@@ -50,7 +48,7 @@ def run(
         seen += 1
         rule = by_name.get(listed.key.rule)  # newer code may have more of them
         at_ms = _recovered(listed, rule, windows, now_ms) if rule else None
-        if at_ms is not None and at_ms <= now_ms - SETTLE_MS:
+        if at_ms is not None:
             recoveries[listed] = at_ms
         if len(recoveries) == STATEMENTS_A_CALL:
             cleared += _clear(recoveries, alerts)
@@ -70,7 +68,7 @@ def _recovered(listed: Listed, rule: Rule, windows: WindowReader, now_ms: int) -
             for offset, metrics in window.items()
             if rule.metric in metrics
         )
-        at_ms = recovery(values, rule.clears_below, last_ms)
+        at_ms = recovery(values, rule.clears_below, last_ms, now_ms)
         if at_ms is not None:
             return at_ms
     return None

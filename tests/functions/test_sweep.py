@@ -8,11 +8,11 @@ from telemetry.aws import alerts as alerts_of
 from telemetry.aws import windows as windows_of
 from telemetry.aws.alerts import BUCKETS, Alerts, to_episode
 from telemetry.aws.windows import Windows
-from telemetry.domain.episode import Breach, Episode, EpisodeKey
+from telemetry.domain.episode import SETTLE_MS, Breach, Episode, EpisodeKey
 from telemetry.domain.rule import Rule
 from telemetry.errors import Unavailable
 
-from functions.sweep.handler import SETTLE_MS, run
+from functions.sweep.handler import run
 from tests.fakes import MemoryAlertReader, MemoryItems, MemoryWindowReader
 from tests.functions.incoming import NOW_MS, reading
 

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from telemetry.domain.episode import Breach, Episode, clear, join, recovery
+from telemetry.domain.episode import SETTLE_MS, Breach, Episode, clear, join, recovery
 
 # few instants and values, so that breaches meet each other and the clear
 breaches = st.builds(
@@ -112,13 +112,14 @@ def test_an_episode_is_cleared_once() -> None:
 values = st.lists(st.tuples(st.integers(0, 9), st.sampled_from([36.0, 37.0, 37.5, 39.0])))
 
 
-@given(values, st.integers(0, 9))
+@given(values, st.integers(0, 9), st.integers(0, 9))
 def test_a_device_recovers_at_its_first_reading_below_the_clear_threshold_after_a_breach(
-    seen: list[tuple[int, float]], last_breach_ms: int
+    seen: list[tuple[int, float]], last_breach_ms: int, settled_ms: int
 ) -> None:
-    at_ms = recovery(seen, 37.0, last_breach_ms)
+    at_ms = recovery(seen, 37.0, last_breach_ms, settled_ms + SETTLE_MS)
     below = {at_ms for at_ms, value in seen if value == 36.0}
-    assert at_ms == next((each for each in range(last_breach_ms + 1, 10) if each in below), None)
+    due = range(last_breach_ms + 1, settled_ms + 1)
+    assert at_ms == next((each for each in due if each in below), None)
 
 
 @given(groups, groups, st.integers(0, 9), st.randoms(use_true_random=False))

@@ -15,7 +15,12 @@ AGGREGATE = {
 
 
 def test_settings_are_read_from_a_mapping() -> None:
-    expected = AggregateSettings("eu-west-1", "windows", "failures", 30)
+    expected = AggregateSettings(
+        aws_region="eu-west-1",
+        windows_table="windows",
+        failures_bucket="failures",
+        window_retention_days=30,
+    )
     assert AggregateSettings.read({**AGGREGATE, "PATH": "/bin"}) == expected
 
 

@@ -36,6 +36,17 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class RetentionSettings(Settings):
+    """Of those who must know how long windows are kept."""
+
+    window_retention_days: int
+
+    @property
+    def retention_ms(self) -> int:
+        return self.window_retention_days * DAY_MS
+
+
+@dataclass(frozen=True)
 class AuthorizeSettings(Settings):
     devices_table: str
     admin_secret_arn: str
@@ -47,14 +58,9 @@ class RegisterSettings(Settings):
 
 
 @dataclass(frozen=True)
-class IngestSettings(Settings):
+class IngestSettings(RetentionSettings):
     stream_name: str
     overflow_url: str
-    window_retention_days: int
-
-    @property
-    def retention_ms(self) -> int:
-        return self.window_retention_days * DAY_MS
 
 
 @dataclass(frozen=True)
@@ -64,15 +70,10 @@ class DrainSettings(Settings):
 
 
 @dataclass(frozen=True)
-class AggregateSettings(Settings):
+class AggregateSettings(RetentionSettings):
     aws_region: str
     windows_table: str
     failures_bucket: str
-    window_retention_days: int
-
-    @property
-    def retention_ms(self) -> int:
-        return self.window_retention_days * DAY_MS
 
 
 @dataclass(frozen=True)
@@ -127,13 +128,8 @@ class ReplaySettings(Settings):
 
 
 @dataclass(frozen=True)
-class RebuildSettings(Settings):
+class RebuildSettings(RetentionSettings):
     aws_region: str
     archive_bucket: str
     archive_buffer_seconds: int
     windows_table: str
-    window_retention_days: int
-
-    @property
-    def retention_ms(self) -> int:
-        return self.window_retention_days * DAY_MS

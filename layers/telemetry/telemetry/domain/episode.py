@@ -9,6 +9,7 @@ time before that still joins it, and never opens another.
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+SETTLE_MS = 60_000  # what came out of order has this long to arrive before a recovery counts
 Change = Literal["", "opened", "extended", "cleared"]
 
 
@@ -73,15 +74,16 @@ def join(episode: Episode | None, breaches: Iterable[Breach]) -> Changed:
 
 
 def recovery(
-    values: Iterable[tuple[int, float]], clears_below: float, last_breach_ms: int
+    values: Iterable[tuple[int, float]], clears_below: float, last_breach_ms: int, now_ms: int
 ) -> int | None:
-    """When a metric was first below `clears_below` after a breach; None: it wasn't yet.
+    """When a metric was first below `clears_below` after a breach; None: not long enough ago.
 
     `values` are (event time in ms, value) in any order. A breach among them that is later than
     the recovery, and hasn't joined yet, is going to open the next episode.
     """
-    later = (at_ms for at_ms, value in values if at_ms > last_breach_ms and value < clears_below)
-    return min(later, default=None)
+    until_ms = now_ms - SETTLE_MS
+    below = (at_ms for at_ms, value in values if value < clears_below)
+    return min((at_ms for at_ms in below if last_breach_ms < at_ms <= until_ms), default=None)
 
 
 def clear(episode: Episode | None, at_ms: int) -> Changed:
