@@ -36,10 +36,16 @@ down: $(venv) ## Stop the embedded AWS.
 test: $(venv) $(sam) $(aws) ## Run the tests; one tier alone: ARGS=tests/unit
 	@$(with_tools) .venv/bin/python -m pytest $(ARGS)
 
+# What a handler or an adapter would import: the layer's package.
+contract = PYTHONPATH=layers/telemetry .venv/bin/python -m contract
+schemas: $(venv) ## Check schemas/, and write what derives from it and from rules.yaml: ARGS=--check
+	@$(contract) $(ARGS)
+
 check: $(venv) $(sam) ## Lint, format, types, template, and the project's own rules (tests/test_tidy.py).
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	@$(contract) --check
 	.venv/bin/cfn-lint template.yaml
 	$(with_tools) sam validate --lint
 	.venv/bin/python -m pytest --quiet tests/test_tidy.py
@@ -109,4 +115,4 @@ $(sam): requirements/sam.txt | $(uv)
 $(aws): requirements/aws.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test check build deploy redrive quarantine replay invoke bench soak year kills simulate conformance lock clean help
+.PHONY: run up down test schemas check build deploy redrive quarantine replay invoke bench soak year kills simulate conformance lock clean help

@@ -61,6 +61,8 @@ class RegisterSettings(Settings):
 class IngestSettings(RetentionSettings):
     stream_name: str
     overflow_url: str
+    registry_name: str
+    reading_schema_ids: str
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""`make schemas`: check the contracts in schemas/ and write what derives from them."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from telemetry.errors import TelemetryError
+
+from contract.derived import derive
+from contract.evolution import check
+from contract.versions import ContractBroken, load
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def stale(root: Path, contents: dict[str, str]) -> list[str]:
+    """The generated files that aren't as they should be."""
+    return [name for name, text in contents.items() if current(root / name) != text]
+
+
+def current(path: Path) -> str | None:
+    """What a file holds now."""
+    return path.read_text("utf-8") if path.exists() else None
+
+
+def main(arguments: list[str], root: Path = ROOT) -> int:
+    """Return 0 if all is well, or could be written; else say what is wrong and return 1."""
+    parser = argparse.ArgumentParser(prog="make schemas", description=__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail if a file is stale"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        contracts = load(root)
+        check(contracts)
+        contents = derive(root, contracts)
+    except (ContractBroken, TelemetryError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    old = stale(root, contents)
+    for name in old:
+        if options.check:
+            sys.stderr.write(
+                f"{name}: is not what schemas/ and rules.yaml say; run `make schemas`\n"
+            )
+        else:
+            (root / name).write_text(contents[name], "utf-8")
+            sys.stdout.write(f"{name}: written\n")
+    versions = ", ".join(f"{name} {len(each)}" for name, each in contracts.items())
+    if not old:
+        sys.stdout.write(f"schemas/ is as it should be, and what derives from it: {versions}\n")
+    return 1 if old and options.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

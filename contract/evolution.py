@@ -1,0 +1,183 @@
+"""Whether a version may follow the ones before it: Avro's BACKWARD rule, and the house's."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeGuard
+
+import avro.errors
+import avro.schema
+from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
+
+from contract.versions import ContractBroken, Field, Version
+
+READING = "reading"
+IDENTITY = (
+    "device_id",
+    "recorded_at",
+)  # what names a reading; every other device field is a metric
+METRIC_TYPE = ["null", "double"]
+PARTITIONS = ("year", "month", "day", "hour")  # of the archive's table
+SNAKE_CASE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+# https://protobuf.dev/programming-guides/proto3/#assigning
+NUMBER_MAX = 2**29 - 1
+NUMBERS_RESERVED = range(19_000, 20_000)
+
+Rule = Callable[[Sequence[Version]], Iterator[str]]
+
+
+def check(contracts: dict[str, list[Version]]) -> None:
+    """Raise ContractBroken naming every place that breaks a rule."""
+    problems = []
+    for name, versions in contracts.items():
+        rules: tuple[Rule, ...] = (names, unreadable, *(READING_RULES if name == READING else ()))
+        problems += [problem for rule in rules for problem in rule(versions)]
+    if problems:
+        raise ContractBroken(problems)
+
+
+def at(version: Version, name: str, problem: str) -> str:
+    """A problem with a field, as people are told of it."""
+    return f"{version.file}: field {name}: {problem}"
+
+
+def names(versions: Sequence[Version]) -> Iterator[str]:
+    """Names are in snake case, each once."""
+    for version in versions:
+        seen: set[str] = set()
+        for name in (field["name"] for field in version.schema["fields"]):
+            if not SNAKE_CASE.fullmatch(name):
+                yield at(version, name, f"is not in snake case; {snake_case(name)} would be")
+            if name in seen:
+                yield at(version, name, "is there twice; a name stands for one field")
+            seen.add(name)
+
+
+def snake_case(name: str) -> str:
+    """The nearest name in snake case."""
+    words = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+", name)
+    return "_".join(words).lower().lstrip("0123456789_") or "a_name"
+
+
+def unreadable(versions: Sequence[Version]) -> Iterator[str]:
+    """Each version is a schema, and reads what every one before it wrote."""
+    parsed: list[tuple[Version, avro.schema.Schema]] = []
+    for version in versions:
+        try:
+            schema = avro.schema.parse(json.dumps(version.schema))
+        except avro.errors.AvroException as error:
+            yield f"{version.file}: is not an Avro schema: {error}"
+            continue
+        for older, written in parsed:
+            yield from incompatibilities(version, schema, older, written)
+        parsed.append((version, schema))
+
+
+def incompatibilities(
+    version: Version, schema: avro.schema.Schema, older: Version, written: avro.schema.Schema
+) -> Iterator[str]:
+    """Why a reader with `version` can't read what `older` wrote."""
+    found = ReaderWriterCompatibilityChecker().get_compatibility(schema, written)
+    if found.compatibility is not SchemaCompatibilityType.incompatible:
+        return
+    defaults = set(version.fields) - set(older.fields)
+    lacking = {name for name in defaults if "default" not in version.fields[name]}
+    for name in sorted(lacking):
+        need = "a default is needed, as null of the type null or double"
+        yield at(version, name, f"version {older.number} doesn't have it: {need}")
+    if not lacking:
+        reasons = "; ".join(sorted(found.messages))
+        places = ", ".join(sorted(place.lstrip("/") for place in found.locations))
+        yield (
+            f"{version.file}: can't read what version {older.number} wrote, at {places}: {reasons}"
+        )
+
+
+def numbers(versions: Sequence[Version]) -> Iterator[str]:
+    """Each device field has a number, for ever its own, even when the field is gone."""
+    owners: dict[int, str] = {}
+    numbered: dict[str, int] = {}
+    for version in versions:
+        for name, field in version.fields.items():
+            number = field.get("number")
+            if "stamped_by" in field:
+                if number is not None:
+                    yield at(version, name, f"number {number}: the pipeline's fields have none")
+            elif not is_tag(number):
+                free = max(owners, default=0) + 1
+                yield at(version, name, f"number is {number!r}; {free} is the next one free")
+            elif numbered.get(name, number) != number:
+                was = numbered[name]
+                yield at(version, name, f"number is {number}; it was {was} and stays {was}")
+            elif owners.get(number, name) != name:
+                free = max(owners) + 1
+                owner = owners[number]
+                yield at(version, name, f"number {number} is {owner}'s for ever; {free} is free")
+            else:
+                owners[number], numbered[name] = name, number
+
+
+def is_tag(number: Any) -> TypeGuard[int]:
+    """Whether Protobuf takes it as a field's number."""
+    is_whole = isinstance(number, int) and not isinstance(number, bool)
+    return is_whole and 1 <= number <= NUMBER_MAX and number not in NUMBERS_RESERVED
+
+
+def metrics(versions: Sequence[Version]) -> Iterator[str]:
+    """What devices send beside a reading's identity is a metric, and says all it must."""
+    for version in versions:
+        for name in IDENTITY:
+            if name not in version.device_fields:
+                yield at(version, name, "is missing; it is part of what names a reading")
+        for name, field in version.device_fields.items():
+            if name in IDENTITY:
+                continue
+            if name in PARTITIONS:
+                yield at(version, name, "is what the archive calls a partition; choose another")
+            yield from (at(version, name, problem) for problem in unlike_a_metric(field))
+
+
+def unlike_a_metric(field: Field) -> Iterator[str]:
+    """What a device field lacks of a metric."""
+    if field["type"] != METRIC_TYPE:
+        yield f"type is {json.dumps(field['type'])}; a metric's is {json.dumps(METRIC_TYPE)}"
+    if "default" not in field or field["default"] is not None:
+        found = json.dumps(field["default"]) if "default" in field else "missing"
+        yield f"default is {found}; a metric's is null"
+    for key, example in (("doc", "what it measures"), ("unit", "°C or the like")):
+        if not isinstance(field.get(key), str) or not field[key].strip():
+            yield f"{key} is {field.get(key)!r}; it says {example}"
+    limits = field.get("minimum"), field.get("maximum")
+    for key, limit in zip(("minimum", "maximum"), limits, strict=True):
+        if not is_number(limit):
+            yield f"{key} is {limit!r}; a metric has one, a finite number in its unit"
+    low, high = limits
+    if is_number(low) and is_number(high) and low >= high:
+        yield f"minimum {low} is not below maximum {high}"
+
+
+def is_number(limit: Any) -> TypeGuard[float]:
+    """Whether it is a finite number."""
+    is_real = isinstance(limit, int | float) and not isinstance(limit, bool)
+    return is_real and math.isfinite(limit)
+
+
+def ranges(versions: Sequence[Version]) -> Iterator[str]:
+    """A metric keeps its unit, and its range only widens: what was a reading stays one."""
+    widest: dict[str, Field] = {}
+    for version in versions:
+        for name, field in version.metrics.items():
+            before = widest.setdefault(name, field)
+            if field["unit"] != before["unit"]:
+                stays = f"a metric keeps its unit, {before['unit']!r}: give another name"
+                yield at(version, name, f"unit is {field['unit']!r}; {stays}")
+            for key, inside in (("minimum", 1), ("maximum", -1)):
+                now, was = field.get(key), before.get(key)
+                if is_number(now) and is_number(was) and (now - was) * inside > 0:
+                    side = "below" if key == "minimum" else "above"
+                    yield at(version, name, f"{key} is {now}; it was {was}, or {side} it")
+            widest[name] = field
+
+
+READING_RULES: tuple[Rule, ...] = (numbers, metrics, ranges)
