@@ -192,13 +192,19 @@ def registered(contracts: Contracts) -> list[str]:
             lines += [
                 f"{logical_id(version, name)}:",
                 "  Type: AWS::Glue::SchemaVersion",
-                f"  DependsOn: {logical_id(before, name)} # versions are numbered as they come",
+                *after(before, name),
                 "  Properties:",
                 f"    Schema: {{SchemaArn: !GetAtt {schema}.Arn}}",
                 f"    SchemaDefinition: {quoted(definition(version))}",
                 "",
             ]
     return lines[:-1]
+
+
+def after(before: Version, contract: str) -> list[str]:
+    """Versions are numbered as they come; the second refers to the first already."""
+    is_first = before.number == 1
+    return [] if is_first else [f"  DependsOn: {logical_id(before, contract)} # in order"]
 
 
 def logical_id(version: Version, contract: str) -> str:

@@ -78,7 +78,8 @@ def incompatibilities(
     version: Version, schema: avro.schema.Schema, older: Version, written: avro.schema.Schema
 ) -> Iterator[str]:
     """Why a reader with `version` can't read what `older` wrote."""
-    found = ReaderWriterCompatibilityChecker().get_compatibility(schema, written)
+    checker = ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]
+    found = checker.get_compatibility(schema, written)
     if found.compatibility is not SchemaCompatibilityType.incompatible:
         return
     defaults = set(version.fields) - set(older.fields)
@@ -87,11 +88,14 @@ def incompatibilities(
         need = "a default is needed, as null of the type null or double"
         yield at(version, name, f"version {older.number} doesn't have it: {need}")
     if not lacking:
+        indexes = {
+            int(each)
+            for each in re.findall(r"^/fields/(\d+)", "\n".join(found.locations), re.MULTILINE)
+        }
+        places = [f"field {version.schema['fields'][each]['name']}: " for each in sorted(indexes)]
         reasons = "; ".join(sorted(found.messages))
-        places = ", ".join(sorted(place.lstrip("/") for place in found.locations))
-        yield (
-            f"{version.file}: can't read what version {older.number} wrote, at {places}: {reasons}"
-        )
+        said = f"can't read what version {older.number} wrote: {reasons}"
+        yield f"{version.file}: {''.join(places)}{said}"
 
 
 def numbers(versions: Sequence[Version]) -> Iterator[str]:

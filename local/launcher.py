@@ -1,7 +1,7 @@
 """Runs the embedded AWS in a process of its own; started by `local.embedded`, not by hand.
 
 This file runs in the interpreter of `.tools/aws`, which has nothing of the project, so it
-imports only the standard library and the emulator. It adds four things to the emulator:
+imports only the standard library and the emulator. It adds five things to the emulator:
 
 - a lock on the instance's folder for as long as it lives, so that anyone can tell whether the
   instance runs (a process id alone may have been given to another process since);
@@ -9,7 +9,8 @@ imports only the standard library and the emulator. It adds four things to the e
   workers, so that nothing is left running; the byte "d" on standard input lets it live on;
 - a collector of X-Ray segments, in place of the X-Ray daemon;
 - the engine that runs the event source mappings of streams (`local.mappings`), in place of the
-  emulator's own pollers.
+  emulator's own pollers;
+- Glue Schema Registry, which the emulator has not (`local.schema_registry`).
 
 It also mends what the emulator does otherwise than AWS (`mend`).
 """
@@ -172,9 +173,26 @@ def keep_engine_running(folder: Path, python: str) -> None:
             time.sleep(ENGINE_PAUSE_SECONDS)
 
 
+def serve_schema_registry(python: str) -> None:
+    """Have Glue Schema Registry beside the emulator: a process in `python`, which has moto."""
+    registry = importlib.import_module("local.schema_registry")
+    command = [python, "-m", "local.registry_server"]
+    server = registry.Server(command, ROOT, importlib.import_module("ministack.core.responses"))
+    registry.serve_operations(importlib.import_module("ministack.services.glue"), server.send)
+    registry.know_resources(importlib.import_module("ministack.core.iam_actions"))
+    registry.serve_types(
+        importlib.import_module("ministack.services.cloudformation.provisioners"), server.send
+    )
+
+
 def serve(folder: Path, python: str | None) -> None:
-    """Run the emulator until it is told to stop; with the mappings' engine, in `python`."""
+    """Run the emulator until it is told to stop.
+
+    With the mappings' engine and the schema registry, if `python` is given: these run in it.
+    """
     mend(folder)
+    if python:
+        serve_schema_registry(python)
     receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     receiver.bind(("127.0.0.1", 0))
     os.environ["AWS_XRAY_DAEMON_ADDRESS"] = f"127.0.0.1:{receiver.getsockname()[1]}"

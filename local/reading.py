@@ -1,9 +1,23 @@
 """A reading as a device has it, before it is sent."""
 
+import json
+import re
 from typing import NamedTuple, Protocol
 
-METRICS = ("temperature", "humidity", "pressure", "battery")
+from local.instance import ROOT
+
 MINUTE_MS = 60_000
+
+
+def newest_metrics() -> tuple[str, ...]:
+    """Return the metrics of the newest version of a reading, which are what has a unit."""
+    files = (ROOT / "schemas/reading").glob("v*.avsc")
+    newest = max(files, key=lambda path: int(re.sub(r"\D", "", path.stem)))
+    fields = json.loads(newest.read_text("utf-8"))["fields"]
+    return tuple(field["name"] for field in fields if "unit" in field)
+
+
+METRICS = newest_metrics()
 
 
 class Reading(NamedTuple):

@@ -106,6 +106,8 @@ def resources(
         "NOTICES_TOPIC_ARN": topic,
         "STACK_NAME": "telemetry",
         "POWERTOOLS_METRICS_NAMESPACE": "Telemetry",
+        "READING_SCHEMA_IDS": "3fa85f64-5717-4562-b3fc-2c963f66afa6",
+        "REGISTRY_NAME": "telemetry",
         "STREAM_NAME": "readings",
         "WINDOW_RETENTION_DAYS": "30",
         **{f"{name.upper()}_TABLE": table for name, table in tables.items()},

@@ -1,0 +1,356 @@
+"""The contracts: which versions may follow which, and what derives from them."""
+
+import copy
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from telemetry.domain.validation import parse
+from telemetry.errors import Rejected
+
+from contract.__main__ import ROOT, main
+from contract.derived import columns, json_schema, metrics_table, proto, registered, schema_ids
+from contract.evolution import check, snake_case
+from contract.versions import ContractBroken, Version, load
+
+METRIC = {"number": 3, "type": ["null", "double"], "default": None, "doc": "Of the air"}
+RANGE = {"unit": "°C", "minimum": -90.0, "maximum": 150.0}
+FIELDS: list[dict[str, Any]] = [
+    {"name": "device_id", "number": 1, "type": "string", "doc": "Who", "example": "pump-17"},
+    {"name": "recorded_at", "number": 2, "type": "long", "doc": "When; in ms"},
+    {"name": "temperature", **METRIC, **RANGE},
+    {"name": "trace_id", "type": ["null", "string"], "default": None, "stamped_by": "ingest"},
+]
+HUMIDITY = {**METRIC, "name": "humidity", "number": 4, "unit": "%RH", "minimum": 0, "maximum": 100}
+
+
+def version(number: int, fields: list[dict[str, Any]]) -> Version:
+    schema = {"type": "record", "name": "Reading", "doc": "A fact. One", "version": number}
+    return Version(number, f"schemas/reading/v{number}.avsc", {**schema, "fields": fields})
+
+
+def having(*fields: dict[str, Any], without: str = "", **changes: Any) -> list[dict[str, Any]]:
+    """The fields with others besides, without one, or with the temperature changed."""
+    kept = [copy.deepcopy(each) for each in FIELDS if each["name"] != without]
+    for each in kept:
+        if each["name"] == "temperature":
+            each.update(changes)
+    return [*kept, *fields]
+
+
+def problems(*versions: list[dict[str, Any]]) -> list[str]:
+    """What is wrong with these as the versions of a reading."""
+    numbered = [version(number, fields) for number, fields in enumerate(versions, 1)]
+    try:
+        check({"reading": numbered})
+    except ContractBroken as broken:
+        return broken.problems
+    return []
+
+
+def test_a_metric_may_be_added_removed_and_its_range_widened() -> None:
+    wider = having({**HUMIDITY, "minimum": -1.5}, maximum=200.0)
+    assert problems(FIELDS, having(HUMIDITY), wider, having(without="temperature")) == []
+
+
+def test_a_version_reads_what_every_one_before_it_wrote() -> None:
+    needed = {**HUMIDITY, "type": "double"}
+    del needed["default"]
+    (first, second) = [
+        each for each in problems(FIELDS, FIELDS, having(needed)) if "have it" in each
+    ]
+    said = "v3.avsc: field humidity: version 1 doesn't have it: a default is needed"
+    assert said in first
+    assert "version 2 doesn't have it" in second
+
+
+def test_a_type_that_cannot_read_the_older_one_is_named_with_its_field() -> None:
+    wrong = problems(FIELDS, having(type=["null", "string"]))
+    said = "can't read what version 1 wrote: reader union lacking writer type: DOUBLE"
+    assert f"schemas/reading/v2.avsc: field temperature: {said}" in wrong
+
+
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        (
+            having({**HUMIDITY, "name": "airHumidity"}),
+            "airHumidity: is not in snake case; air_humidity",
+        ),
+        (having(HUMIDITY, HUMIDITY), "humidity: is there twice"),
+        (having(number=9), "temperature: number is 9; it was 3 and stays 3"),
+        (
+            having({**HUMIDITY, "number": 3}),
+            "humidity: number 3 is temperature's for ever; 4 is free",
+        ),
+        (having({**HUMIDITY, "number": None}), "humidity: number is None; 4 is the next one free"),
+        (having({**HUMIDITY, "number": 19_500}), "humidity: number is 19500; 4 is the next"),
+        (having({**HUMIDITY, "number": True}), "humidity: number is True; 4 is the next"),
+        (having({**HUMIDITY, "doc": " "}), "humidity: doc is ' '; it says what it measures"),
+        (having({**HUMIDITY, "unit": ""}), "humidity: unit is ''; it says °C or the like"),
+        (having({**HUMIDITY, "minimum": "0"}), "humidity: minimum is '0'; a metric has one"),
+        (
+            having({**HUMIDITY, "maximum": float("inf")}),
+            "humidity: maximum is inf; a metric has one",
+        ),
+        (having({**HUMIDITY, "minimum": 100}), "humidity: minimum 100 is not below maximum 100"),
+        (
+            having({**HUMIDITY, "type": "double", "default": 0.0}),
+            'type is "double"; a metric\'s is',
+        ),
+        (
+            having({**HUMIDITY, "default": 0.5, "type": ["double", "null"]}),
+            "default is 0.5; a metric",
+        ),
+        (having({**HUMIDITY, "name": "hour"}), "hour: is what the archive calls a partition"),
+        (having(minimum=-80.0), "temperature: minimum is -80.0; it was -90.0, or below it"),
+        (having(maximum=149.0), "temperature: maximum is 149.0; it was 150.0, or above it"),
+        (having(unit="K"), "temperature: unit is 'K'; a metric keeps its unit, '°C'"),
+        (having(without="device_id"), "device_id: is missing"),
+    ],
+)
+def test_what_may_not_follow_is_named_with_file_field_value_and_what_would_be_right(
+    later: list[dict[str, Any]], said: str
+) -> None:
+    wrong = problems(FIELDS, later)
+    assert any(each.startswith("schemas/reading/v2.avsc: field") and said in each for each in wrong)
+
+
+def test_the_number_of_a_removed_field_is_never_used_again() -> None:
+    again = {**HUMIDITY, "number": 3}
+    gone = having(without="temperature")
+    assert problems(FIELDS, gone, [*gone, again]) == [
+        "schemas/reading/v3.avsc: field humidity: number 3 is temperature's for ever; 4 is free"
+    ]
+
+
+def test_a_field_of_the_pipelines_has_no_number() -> None:
+    stamped = {"name": "at", "number": 7, "type": "long", "default": 0, "stamped_by": "ingest"}
+    assert "field at: number 7: the pipeline's fields have none" in problems(having(stamped))[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("AirTemp", "air_temp"), ("pH", "p_h"), ("2nd", "nd"), ("°", "a_name")]
+)
+def test_a_name_near_by_is_proposed(name: str, near: str) -> None:
+    assert snake_case(name) == near
+
+
+# Files.
+
+
+def committed(root: Path) -> Path:
+    """A copy of what `make schemas` reads and writes."""
+    for name in subprocess.check_output(
+        ["git", "ls-files", "schemas", "rules.yaml", "template.yaml", "docs/metrics.md"],
+        cwd=ROOT,
+        text=True,
+    ).split():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes((ROOT / name).read_bytes())
+    return root
+
+
+Edit = Callable[[Path], object]
+
+
+def renamed(folder: Path) -> None:
+    (folder / "schemas/window/v1.avsc").rename(folder / "schemas/window/one.avsc")
+
+
+def renumbered(folder: Path) -> None:
+    (folder / "schemas/reading/v3.avsc").rename(folder / "schemas/reading/v5.avsc")
+
+
+def copied(folder: Path) -> None:
+    (folder / "schemas/window/v2.avsc").write_bytes(
+        (folder / "schemas/window/v1.avsc").read_bytes()
+    )
+
+
+def changed(folder: Path) -> None:
+    path = folder / "schemas/reading/v2.avsc"
+    path.write_text(path.read_text("utf-8").replace("Who measured", "Which device"), "utf-8")
+
+
+def broken(folder: Path) -> None:
+    (folder / "schemas/alert/v2.avsc").write_text("{")
+
+
+def listed(folder: Path) -> None:
+    (folder / "schemas/alert/v2.avsc").write_text('["null"]')
+
+
+def unmarked(folder: Path) -> None:
+    path = folder / "template.yaml"
+    path.write_text(path.read_text("utf-8").replace("# end columns", "# columns end"), "utf-8")
+
+
+def unruly(folder: Path) -> None:
+    (folder / "rules.yaml").write_text("rules: []")
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (renamed, "schemas/window/one.avsc: is not named for its version, as v1.avsc is"),
+        (renumbered, "schemas/reading/v5.avsc: is number 3 of the files; v3.avsc is not there"),
+        (copied, "schemas/window/v2.avsc: version is 1; the file's name says 2"),
+        (broken, "schemas/alert/v2.avsc: is not JSON"),
+        (listed, "schemas/alert/v2.avsc: is not an Avro record with a list of named fields"),
+        (
+            changed,
+            "schemas/reading/v2.avsc: differs from what template.yaml registers as version 2",
+        ),
+        (unmarked, "template.yaml: the lines `# begin columns` and `# end columns` are not there"),
+        (unruly, "rules.yaml: `rules` is not a list of one rule or more"),
+    ],
+)
+def test_files_that_cannot_be_are_named_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], edit: Edit, said: str
+) -> None:
+    edit(committed(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    assert main([], tmp_path) == 1
+    assert said in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "mark"),
+    [
+        ("schemas/reading.proto", "battery"),
+        ("schemas/reading.schema.json", "battery"),
+        ("docs/metrics.md", "battery"),
+        ("template.yaml", "{Name: battery"),
+        ("template.yaml", "{Pattern: '"),
+        ("template.yaml", "- !GetAtt ReadingSchemaV2"),
+        ("template.yaml", "Compatibility: BACKWARD"),
+    ],
+)
+def test_a_stale_file_is_named_with_the_command_and_then_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, mark: str
+) -> None:
+    stale = committed(tmp_path) / name
+    right = stale.read_text("utf-8")
+    stale.write_text(right.replace(mark, "cell"), "utf-8")
+    assert main(["--check"], tmp_path) == 1
+    said = f"{name}: is not what schemas/ and rules.yaml say; run `make schemas`\n"
+    assert capsys.readouterr().err == said
+    assert stale.read_text("utf-8") != right
+    assert main([], tmp_path) == 0
+    assert stale.read_text("utf-8") == right
+    assert main(["--check"], tmp_path) == 0
+
+
+def test_what_is_committed_is_what_the_schemas_say() -> None:
+    assert main(["--check"]) == 0
+
+
+# What is generated, from two versions that have all there is: a field removed, one added.
+
+BOTH = [version(1, FIELDS), version(2, having(HUMIDITY, without="temperature"))]
+
+
+def test_the_protobuf_keeps_the_number_and_the_name_of_a_removed_field() -> None:
+    assert (
+        proto(BOTH)
+        == """\
+// generated by `make schemas` from schemas/reading/v2.avsc.
+
+syntax = "proto3";
+
+package telemetry;
+
+// What a request brings.
+message Readings {
+  repeated Reading readings = 1;
+}
+
+message Reading {
+  reserved 3;
+  reserved "temperature";
+  // Who
+  string device_id = 1;
+  // When
+  int64 recorded_at = 2;
+  // Of the air; %RH, 0 to 100
+  optional double humidity = 4;
+}
+"""
+    )
+
+
+def test_the_table_of_metrics_says_since_when() -> None:
+    assert metrics_table(BOTH).endswith(
+        "|---|---|---|---|---|\n| `humidity` | %RH | 0 to 100 | 2 | Of the air |\n"
+    )
+
+
+def test_the_template_registers_a_schema_and_its_further_versions_in_order() -> None:
+    lines = registered({"reading": [*BOTH, version(3, having(HUMIDITY))]})
+    assert lines[0:2] == ["ReadingSchema:", "  Type: AWS::Glue::Schema"]
+    assert "    Description: 'A fact'" in lines
+    assert lines[lines.index("ReadingSchemaV3:") + 2] == "  DependsOn: ReadingSchemaV2 # in order"
+    (definition,) = [each for each in lines if '"version":2' in each]
+    text = definition.removeprefix("    SchemaDefinition: '").removesuffix("'")
+    assert json.loads(text.replace("''", "'")) == BOTH[1].schema
+    assert text.isascii()
+
+
+def test_ingest_is_told_the_ids_in_the_order_of_the_versions() -> None:
+    assert schema_ids([*BOTH, version(3, FIELDS)])[3:] == [
+        "    - !GetAtt ReadingSchema.InitialSchemaVersionId",
+        "    - !GetAtt ReadingSchemaV2.VersionId",
+        "    - !GetAtt ReadingSchemaV3.VersionId",
+        "    - !If [HasOtherSchemaIds, !Ref OtherSchemaIds, !Ref AWS::NoValue]",
+    ]
+
+
+def test_the_archive_has_a_column_for_each_field() -> None:
+    assert columns(BOTH[1]) == [
+        "Columns:",
+        "  - {Name: device_id, Type: string}",
+        "  - {Name: recorded_at, Type: bigint}",
+        "  - {Name: trace_id, Type: string}",
+        "  - {Name: humidity, Type: double}",
+    ]
+
+
+DOCUMENT = {"device_id": "pump-17", "recorded_at": 1_795_224_600_000, "temperature": 21.5}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        DOCUMENT,
+        DOCUMENT | {"recorded_at": "2026-11-21T01:30:00Z", "humidity": 40, "battery": None},
+        DOCUMENT | {"temperature": 150.0},
+        DOCUMENT | {"temperature": 150.5},
+        DOCUMENT | {"temperature": "21.5"},
+        DOCUMENT | {"temperature": None},
+        DOCUMENT | {"device_id": "pump 17"},
+        DOCUMENT | {"wind": 3.0},
+        DOCUMENT | {"trace_id": "1-67891233-abcdef012345678912345678"},
+        DOCUMENT | {"recorded_at": 1.5},
+        {"recorded_at": 1_795_224_600_000, "device_id": "pump-17"},
+        {"device_id": "pump-17", "temperature": 21.5},
+        [DOCUMENT],
+        7,
+    ],
+)
+def test_the_json_schema_takes_what_the_validator_takes(document: Any) -> None:
+    newest = load(ROOT)["reading"][-1]
+    validator = jsonschema.Draft202012Validator(json.loads(json_schema(newest)))
+    documents = document if isinstance(document, list) else [document]
+    try:
+        for each in documents:
+            parse(each)
+        is_reading = True
+    except Rejected:
+        is_reading = False
+    assert validator.is_valid(document) == is_reading
