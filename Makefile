@@ -83,6 +83,9 @@ year: $(venv) $(sam) $(aws) ## Send a year of recorded temperatures through the 
 kills: $(venv) $(sam) $(aws) ## Kill the mappings' engine 50 times while records flow: ARGS="--kills 50"
 	@$(with_tools) .venv/bin/python -m tests.pipeline.killing $(ARGS)
 
+metric: $(venv) $(sam) $(aws) ## Add a metric and a rule to a copy, by schema alone; deploy it, post, see the alert.
+	@$(with_tools) .venv/bin/python -m tests.pipeline.adding
+
 SEEDS ?= 1000
 simulate: $(venv) ## Run the pipeline under simulated faults: SEEDS=1000; one of them: ARGS="--seed 17"
 	@.venv/bin/python -m tests.simulation $(if $(findstring --seed,$(ARGS)),,--seeds $(SEEDS)) $(ARGS)
@@ -115,4 +118,4 @@ $(sam): requirements/sam.txt | $(uv)
 $(aws): requirements/aws.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test schemas check build deploy redrive quarantine replay invoke bench soak year kills simulate conformance lock clean help
+.PHONY: run up down test schemas check build deploy redrive quarantine replay invoke bench soak year kills metric simulate conformance lock clean help

@@ -1,0 +1,68 @@
+"""A copy of the repository with one more metric and a rule on it: what adding a metric takes.
+
+The metric is made up. Nothing but a schema version and a rule is written by hand; the rest is
+`make schemas`'s.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+METRIC = {
+    "name": "vibration",
+    "number": 7,
+    "type": ["null", "double"],
+    "default": None,
+    "doc": "Velocity of a bearing, root mean square",
+    "unit": "mm/s",
+    "minimum": 0.0,
+    "maximum": 500.0,
+}
+RULE = """
+  - name: shaking
+    metric: vibration
+    above: 7.1         # mm/s
+    clears_below: 4.5
+    severity: warning
+"""
+
+
+def copied_to(folder: Path) -> Path:
+    """Copy what is, or would be, committed; returns `folder`."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.check_output(listed, cwd=ROOT, text=True).splitlines():
+        source, target = ROOT / name, folder / name
+        if source.is_symlink() or source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target, follow_symlinks=False)
+    return folder
+
+
+def add_metric(folder: Path) -> None:
+    """Write the schema's next version, and a rule on the new metric."""
+    number = len(list((folder / "schemas/reading").glob("v*.avsc"))) + 1
+    newest = folder / f"schemas/reading/v{number - 1}.avsc"
+    schema = json.loads(newest.read_text("utf-8"))
+    schema["version"] = number
+    schema["fields"].append(METRIC)
+    (folder / f"schemas/reading/v{number}.avsc").write_text(json.dumps(schema), "utf-8")
+    with (folder / "rules.yaml").open("a") as rules:
+        rules.write(RULE)
+
+
+def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the copy's code, as its Makefile does: none of this repository's is on the path."""
+    environment = os.environ | {"PYTHONPATH": "layers/telemetry"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

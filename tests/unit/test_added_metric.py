@@ -1,0 +1,80 @@
+"""Adding a metric is one new schema version and `make schemas`: no code."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.added_metric import add_metric, copied_to, run
+from tests.template import resources
+
+# A reading with the metric, on its way: validated, put on the stream, taken from it, kept in a
+# window; a breach of the rule; and one out of its range.
+COURSE = """
+import json
+from telemetry.domain import reading, validation, window
+from telemetry.domain.rule import breach, shipped_rules
+
+document = {"device_id": "pump-1", "recorded_at": 1795224600000, "vibration": 9.5}
+taken = validation.decode(reading.encode(validation.parse(document)))
+kept = window.decode(window.encode(window.add(None, [taken]).state))
+print(json.dumps({
+    "metrics": dict(taken.metrics),
+    "mean": window.statistics(kept)["vibration"].mean,
+    "breaches": {rule.name: breach(rule, taken) for rule in shipped_rules()},
+}))
+validation.parse(document | {"vibration": 500.5})
+"""
+
+
+@pytest.fixture(scope="module")
+def added(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = copied_to(tmp_path_factory.mktemp("copy"))
+    add_metric(folder)
+    stale = run(folder, "-m", "contract", "--check")
+    assert (stale.returncode, stale.stderr.count("run `make schemas`")) == (1, 4), stale
+    made = run(folder, "-m", "contract")
+    assert made.returncode == 0, made
+    again = run(folder, "-m", "contract", "--check")
+    assert again.returncode == 0, again
+    return folder
+
+
+def test_a_new_metric_is_validated_kept_in_windows_and_alerted_on(added: Path) -> None:
+    ran = run(added, "-c", COURSE)
+    assert json.loads(ran.stdout) == {
+        "metrics": {"vibration": 9.5},
+        "mean": 9.5,
+        "breaches": {"overheating": None, "shaking": 9.5},
+    }
+    said = "vibration: 500.5 is above 500.0 mm/s"
+    assert ran.stderr.strip().endswith(f"Rejected: {said}")
+
+
+def test_a_new_metric_is_registered_archived_and_lets_its_breaches_through(added: Path) -> None:
+    template = (added / "template.yaml").read_text("utf-8")
+    version = resources(template, "AWS::Glue::SchemaVersion")["ReadingSchemaV4"]
+    assert json.loads(version["SchemaDefinition"])["fields"][-1]["name"] == "vibration"
+    ingest = resources(template, "AWS::Serverless::Function")["IngestFunction"]
+    ids = ingest["Environment"]["Variables"]["READING_SCHEMA_IDS"][1]
+    assert ids[3] == "ReadingSchemaV4.VersionId"
+    table = resources(template, "AWS::Glue::Table")["ArchiveTable"]["TableInput"]
+    assert {"Name": "vibration", "Type": "double"} in table["StorageDescriptor"]["Columns"]
+    alert = resources(template, "AWS::Serverless::Function")["AlertFunction"]["Events"]
+    filters = alert["Breaches"]["Properties"]["FilterCriteria"]["Filters"]
+    assert [yaml.safe_load(each["Pattern"]) for each in filters] == [
+        {"data": {"temperature": [{"numeric": [">", 38]}]}},
+        {"data": {"vibration": [{"numeric": [">", 7.1]}]}},
+    ]
+
+
+def test_a_new_metric_is_in_what_devices_are_given_and_in_the_documents(added: Path) -> None:
+    proto = (added / "schemas/reading.proto").read_text("utf-8")
+    assert "  optional double vibration = 7;" in proto
+    body = json.loads((added / "schemas/reading.schema.json").read_text("utf-8"))
+    assert body["$defs"]["reading"]["properties"]["vibration"]["maximum"] == 500.0
+    row = "| `vibration` | mm/s | 0 to 500 | 4 | Velocity of a bearing, root mean square |"
+    assert row in (added / "docs/metrics.md").read_text("utf-8")
+    local = run(added, "-c", "from local.reading import METRICS; print(METRICS[-1])")
+    assert local.stdout == "vibration\n", local.stderr
