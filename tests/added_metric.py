@@ -10,11 +10,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 METRIC = {
-    "name": "vibration",
-    "number": 7,
+    "name": "wobble",
     "type": ["null", "double"],
     "default": None,
     "doc": "Velocity of a bearing, root mean square",
@@ -24,7 +24,7 @@ METRIC = {
 }
 RULE = """
   - name: shaking
-    metric: vibration
+    metric: wobble
     above: 7.1         # mm/s
     clears_below: 4.5
     severity: warning
@@ -42,16 +42,25 @@ def copied_to(folder: Path) -> Path:
     return folder
 
 
-def add_metric(folder: Path) -> None:
+class Added(NamedTuple):
+    """Which version the metric came with, and its number."""
+
+    version: int
+    number: int
+
+
+def add_metric(folder: Path) -> Added:
     """Write the schema's next version, and a rule on the new metric."""
-    number = len(list((folder / "schemas/reading").glob("v*.avsc"))) + 1
-    newest = folder / f"schemas/reading/v{number - 1}.avsc"
+    version = len(list((folder / "schemas/reading").glob("v*.avsc"))) + 1
+    newest = folder / f"schemas/reading/v{version - 1}.avsc"
     schema = json.loads(newest.read_text("utf-8"))
-    schema["version"] = number
-    schema["fields"].append(METRIC)
-    (folder / f"schemas/reading/v{number}.avsc").write_text(json.dumps(schema), "utf-8")
+    number = max(field.get("number", 0) for field in schema["fields"]) + 1
+    schema["version"] = version
+    schema["fields"].append(METRIC | {"number": number})
+    (folder / f"schemas/reading/v{version}.avsc").write_text(json.dumps(schema), "utf-8")
     with (folder / "rules.yaml").open("a") as rules:
         rules.write(RULE)
+    return Added(version, number)
 
 
 def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

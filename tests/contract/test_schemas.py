@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import boto3
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
+from telemetry.aws import clients
 from telemetry.aws.schemas import REMEMBERED, Schemas, known_ids, schemas
 from telemetry.domain.schema import versions
 from telemetry.errors import Rejected, Unavailable
@@ -54,7 +55,7 @@ def refused(code: str) -> Callable[[str], dict[str, Any]]:
 
 
 def of(glue: Any, clock: Clock | None = None) -> Schemas:
-    return Schemas(glue, "telemetry", {KNOWN: {"version": 3}}, clock or Clock())
+    return Schemas(lambda: glue, "telemetry", {KNOWN: {"version": 3}}, clock or Clock())
 
 
 def register(glue: Any, registry: str, name: str) -> UUID:
@@ -223,11 +224,13 @@ def test_a_setting_that_names_no_versions_says_what_is_wrong(setting: str) -> No
         known_ids(setting)
 
 
-def test_the_clients_own_settings_keep_a_call_short(glue: Any) -> None:
+def test_the_client_is_made_when_it_is_needed_and_keeps_a_call_short(glue: Any) -> None:
     settings = IngestSettings(30, "stream", "url", "telemetry", str(KNOWN))
     made = schemas(settings)
+    clients.client.cache_clear()
     assert made.writer(KNOWN) == versions("reading")[0]
+    assert clients.client.cache_info().currsize == 0  # none is made for what is known
     assert made.writer(register(glue, "telemetry", "reading")) == NEW
-    config = made._glue.meta.config
+    config = made._glue().meta.config
     assert (config.read_timeout, config.connect_timeout) == (1, 2)
     assert config.retries["total_max_attempts"] == 1

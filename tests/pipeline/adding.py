@@ -68,13 +68,13 @@ def inside() -> int:
 def follow(pipeline: Pipeline) -> None:
     """Post a breach of the new rule, and see its window and its alert."""
     minute = minutes_ago(3)
-    pipeline.send(DEVICE, at(minute, 1, vibration=2.0), at(minute, 2, vibration=LIMIT_MM_S + 1))
+    pipeline.send(DEVICE, at(minute, 1, wobble=2.0), at(minute, 2, wobble=LIMIT_MM_S + 1))
 
     def window() -> object:
-        return pipeline.windows(DEVICE).get(minute, {}).get("metrics", {}).get("vibration")
+        return pipeline.windows(DEVICE).get(minute, {}).get("metrics", {}).get("wobble")
 
     found = becomes(window, bool, "the window of the new metric")
-    sys.stdout.write(f"window: vibration {found}\n")
+    sys.stdout.write(f"window: wobble {found}\n")
     (alert,) = becomes(lambda: pipeline.alerts(DEVICE), bool, "the alert of the new rule")
     sys.stdout.write(f"alert: {alert['rule']}, peak {alert['peak']}\n")
     name = f"{pipeline.state.stack}-ingest"

@@ -79,7 +79,7 @@ def test_a_version_registered_by_hand_is_fetched_by_its_id_with_ingests_permissi
     assert registered["Status"] == "AVAILABLE"
     known = known_ids(ingest_environment(pipeline)["READING_SCHEMA_IDS"])
     role = as_ingest(pipeline)
-    schemas = Schemas(role, pipeline.state.stack, known, time.monotonic)
+    schemas = Schemas(lambda: role, pipeline.state.stack, known, time.monotonic)
     assert schemas.writer(UUID(registered["SchemaVersionId"])) == json.loads(text)
     assert schemas.writer(next(iter(known))) == versions("reading")[0]
     window = glue.get_schema_version(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.added_metric import add_metric, copied_to, run
+from tests.added_metric import Added, add_metric, copied_to, run
 from tests.template import resources
 
 # A reading with the metric, on its way: validated, put on the stream, taken from it, kept in a
@@ -16,65 +16,74 @@ import json
 from telemetry.domain import reading, validation, window
 from telemetry.domain.rule import breach, shipped_rules
 
-document = {"device_id": "pump-1", "recorded_at": 1795224600000, "vibration": 9.5}
+document = {"device_id": "pump-1", "recorded_at": 1795224600000, "wobble": 9.5}
 taken = validation.decode(reading.encode(validation.parse(document)))
 kept = window.decode(window.encode(window.add(None, [taken]).state))
 print(json.dumps({
     "metrics": dict(taken.metrics),
-    "mean": window.statistics(kept)["vibration"].mean,
+    "mean": window.statistics(kept)["wobble"].mean,
     "breaches": {rule.name: breach(rule, taken) for rule in shipped_rules()},
 }))
-validation.parse(document | {"vibration": 500.5})
+validation.parse(document | {"wobble": 500.5})
 """
+
+Copy = tuple[Path, Added]
 
 
 @pytest.fixture(scope="module")
-def added(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     folder = copied_to(tmp_path_factory.mktemp("copy"))
-    add_metric(folder)
+    added = add_metric(folder)
     stale = run(folder, "-m", "contract", "--check")
     assert (stale.returncode, stale.stderr.count("run `make schemas`")) == (1, 4), stale
     made = run(folder, "-m", "contract")
     assert made.returncode == 0, made
     again = run(folder, "-m", "contract", "--check")
     assert again.returncode == 0, again
-    return folder
+    return folder, added
 
 
-def test_a_new_metric_is_validated_kept_in_windows_and_alerted_on(added: Path) -> None:
-    ran = run(added, "-c", COURSE)
+def test_a_new_metric_is_validated_kept_in_windows_and_alerted_on(copy: Copy) -> None:
+    folder, _ = copy
+    ran = run(folder, "-c", COURSE)
     assert json.loads(ran.stdout) == {
-        "metrics": {"vibration": 9.5},
+        "metrics": {"wobble": 9.5},
         "mean": 9.5,
         "breaches": {"overheating": None, "shaking": 9.5},
     }
-    said = "vibration: 500.5 is above 500.0 mm/s"
+    said = "wobble: 500.5 is above 500.0 mm/s"
     assert ran.stderr.strip().endswith(f"Rejected: {said}")
 
 
-def test_a_new_metric_is_registered_archived_and_lets_its_breaches_through(added: Path) -> None:
-    template = (added / "template.yaml").read_text("utf-8")
-    version = resources(template, "AWS::Glue::SchemaVersion")["ReadingSchemaV4"]
-    assert json.loads(version["SchemaDefinition"])["fields"][-1]["name"] == "vibration"
+def test_a_new_metric_is_registered_archived_and_lets_its_breaches_through(
+    copy: tuple[Path, Added],
+) -> None:
+    folder, added = copy
+    template = (folder / "template.yaml").read_text("utf-8")
+    version = resources(template, "AWS::Glue::SchemaVersion")[f"ReadingSchemaV{added.version}"]
+    assert json.loads(version["SchemaDefinition"])["fields"][-1]["name"] == "wobble"
     ingest = resources(template, "AWS::Serverless::Function")["IngestFunction"]
     ids = ingest["Environment"]["Variables"]["READING_SCHEMA_IDS"][1]
-    assert ids[3] == "ReadingSchemaV4.VersionId"
+    assert ids[added.version - 1] == f"ReadingSchemaV{added.version}.VersionId"
     table = resources(template, "AWS::Glue::Table")["ArchiveTable"]["TableInput"]
-    assert {"Name": "vibration", "Type": "double"} in table["StorageDescriptor"]["Columns"]
+    assert {"Name": "wobble", "Type": "double"} in table["StorageDescriptor"]["Columns"]
     alert = resources(template, "AWS::Serverless::Function")["AlertFunction"]["Events"]
     filters = alert["Breaches"]["Properties"]["FilterCriteria"]["Filters"]
     assert [yaml.safe_load(each["Pattern"]) for each in filters] == [
         {"data": {"temperature": [{"numeric": [">", 38]}]}},
-        {"data": {"vibration": [{"numeric": [">", 7.1]}]}},
+        {"data": {"wobble": [{"numeric": [">", 7.1]}]}},
     ]
 
 
-def test_a_new_metric_is_in_what_devices_are_given_and_in_the_documents(added: Path) -> None:
-    proto = (added / "schemas/reading.proto").read_text("utf-8")
-    assert "  optional double vibration = 7;" in proto
-    body = json.loads((added / "schemas/reading.schema.json").read_text("utf-8"))
-    assert body["$defs"]["reading"]["properties"]["vibration"]["maximum"] == 500.0
-    row = "| `vibration` | mm/s | 0 to 500 | 4 | Velocity of a bearing, root mean square |"
-    assert row in (added / "docs/metrics.md").read_text("utf-8")
-    local = run(added, "-c", "from local.reading import METRICS; print(METRICS[-1])")
-    assert local.stdout == "vibration\n", local.stderr
+def test_a_new_metric_is_in_what_devices_are_given_and_in_the_documents(
+    copy: tuple[Path, Added],
+) -> None:
+    folder, added = copy
+    proto = (folder / "schemas/reading.proto").read_text("utf-8")
+    assert f"  optional double wobble = {added.number};" in proto
+    body = json.loads((folder / "schemas/reading.schema.json").read_text("utf-8"))
+    assert body["$defs"]["reading"]["properties"]["wobble"]["maximum"] == 500.0
+    row = f"| `wobble` | mm/s | 0 to 500 | {added.version} | Velocity of a bearing"
+    assert row in (folder / "docs/metrics.md").read_text("utf-8")
+    local = run(folder, "-c", "from local.reading import METRICS; print(METRICS[-1])")
+    assert local.stdout == "wobble\n", local.stderr
