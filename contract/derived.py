@@ -19,6 +19,9 @@ PROTO_TYPES = {"string": "string", "long": "int64", "double": "optional double"}
 REGION = (
     r"(?P<head>^(?P<indent> *)# begin {name}\b[^\n]*\n)(?P<body>.*?)(?P<foot>^ *# end {name}\n)"
 )
+REGISTERED = re.compile(
+    r"^  (\w+Schema(?:V\d+)?):\n(?:    .*\n)*?      SchemaDefinition: '(.*)'$", re.MULTILINE
+)
 
 Contracts = dict[str, list[Version]]
 
@@ -223,22 +226,29 @@ def quoted(text: str) -> str:
 
 
 def changed_since_registered(template: str, contracts: Contracts) -> list[str]:
-    """Versions that say something else than the template registers.
+    """Versions that say something else than the template registers, or are gone.
 
     Glue keeps a version as it is, and devices write with it.
     """
+    files = {
+        logical_id(version, name): version
+        for name, versions in contracts.items()
+        for version in versions
+    }
     problems = []
-    for name, versions in contracts.items():
-        for version in versions:
-            resource = logical_id(version, name)
-            pattern = rf"^  {resource}:\n(?:    .*\n)*?      SchemaDefinition: '(.*)'$"
-            found = re.search(pattern, template, re.MULTILINE)
-            if found and json.loads(found[1].replace("''", "'")) != version.schema:
-                problems.append(
-                    f"{version.file}: differs from what {TEMPLATE} registers as version "
-                    f"{version.number}, which stays as it is: write a new version (or, if this one "
-                    f"was never deployed, remove {resource} from {TEMPLATE} first)"
-                )
+    for resource, text in REGISTERED.findall(template):
+        schema = json.loads(text.replace("''", "'"))
+        version = files.get(resource)
+        unless = f"or, if it was never deployed, remove {resource} from {TEMPLATE}"
+        if version is None:
+            name = resource.partition("Schema")[0].lower()
+            file = f"schemas/{name}/v{schema.get('version')}.avsc"
+            problems.append(f"{file}: is gone, and {TEMPLATE} registers it: put it back, {unless}")
+        elif version.schema != schema:
+            problems.append(
+                f"{version.file}: differs from what {TEMPLATE} registers as version "
+                f"{version.number}, which stays as it is: write a new version ({unless} first)"
+            )
     return problems
 
 

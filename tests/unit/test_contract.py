@@ -177,6 +177,10 @@ def changed(folder: Path) -> None:
     path.write_text(path.read_text("utf-8").replace("Who measured", "Which device"), "utf-8")
 
 
+def removed(folder: Path) -> None:
+    (folder / "schemas/reading/v3.avsc").unlink()
+
+
 def broken(folder: Path) -> None:
     (folder / "schemas/alert/v2.avsc").write_text("{")
 
@@ -206,6 +210,7 @@ def unruly(folder: Path) -> None:
             changed,
             "schemas/reading/v2.avsc: differs from what template.yaml registers as version 2",
         ),
+        (removed, "schemas/reading/v3.avsc: is gone, and template.yaml registers it: put it back"),
         (unmarked, "template.yaml: the lines `# begin columns` and `# end columns` are not there"),
         (unruly, "rules.yaml: `rules` is not a list of one rule or more"),
     ],
