@@ -36,6 +36,7 @@ def derive(root: Path, contracts: Contracts) -> dict[str, str]:
     regions = {
         "schemas": registered(contracts),
         "schema ids": schema_ids(reading),
+        "id output": id_output(reading),
         "breaches": breaches(rules),
         "columns": columns(reading[-1]),
     }
@@ -254,11 +255,21 @@ def changed_since_registered(template: str, contracts: Contracts) -> list[str]:
 
 def schema_ids(versions: Sequence[Version]) -> list[str]:
     """What tells `ingest` the ids that the registry gave the versions."""
-    first, *others = [logical_id(version, "reading") for version in versions]
-    ids = [f"!GetAtt {first}.InitialSchemaVersionId"]
-    ids += [f"!GetAtt {other}.VersionId" for other in others]
+    ids = [f"!GetAtt {attribute}" for attribute in id_attributes(versions)]
     ids += ["!If [HasOtherSchemaIds, !Ref OtherSchemaIds, !Ref AWS::NoValue]"]
     return ["READING_SCHEMA_IDS: !Join", "  - ','", "  -", *(f"    - {each}" for each in ids)]
+
+
+def id_output(versions: Sequence[Version]) -> list[str]:
+    """The ids, each with its version: as OtherSchemaIds takes them."""
+    ids = [f"${{{each}}}={number}" for number, each in enumerate(id_attributes(versions), 1)]
+    return [f"Value: !Sub {quoted(','.join(ids))}"]
+
+
+def id_attributes(versions: Sequence[Version]) -> list[str]:
+    """Where CloudFormation has the versions' ids."""
+    first, *others = [logical_id(version, "reading") for version in versions]
+    return [f"{first}.InitialSchemaVersionId", *(f"{other}.VersionId" for other in others)]
 
 
 def columns(newest: Version) -> list[str]:

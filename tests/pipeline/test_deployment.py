@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from telemetry.aws.schemas import known_ids
 
 from local import embedded
 from local.deployment import EMULATOR_POLICY, as_list, client, role_statements, stack_roles
@@ -19,6 +20,7 @@ from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago
 WITHOUT_RESOURCE = {  # actions that AWS authorizes on no resource
     "cloudwatch:GetMetricData",
     "dynamodb:ListStreams",
+    "glue:GetSchemaVersion",  # by a version's id, which is how it is called
     "xray:PutTelemetryRecords",
     "xray:PutTraceSegments",
 }
@@ -79,6 +81,8 @@ def test_each_output_names_something_that_is_there(pipeline: Pipeline) -> None:
         "ArchiveDatabase": lambda name: aws("glue").get_table(DatabaseName=name, Name="readings"),
         "ReplayMachineArn": machine,
         "RebuildMachineArn": machine,
+        "SchemaRegistryArn": lambda arn: aws("glue").get_registry(RegistryId={"RegistryArn": arn}),
+        "ReadingSchemaIds": known_ids,
         "KeyId": lambda key: aws("kms").describe_key(KeyId=key),
     }
     assert outputs.keys() == looks.keys()

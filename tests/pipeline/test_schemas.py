@@ -69,6 +69,7 @@ def test_ingest_is_told_the_ids_of_the_versions_in_order(pipeline: Pipeline) -> 
     assert found == [1, 2, 3]
     known = known_ids(environment["READING_SCHEMA_IDS"])
     assert [known[UUID(each)]["version"] for each in ids] == [1, 2, 3]
+    assert known_ids(pipeline.outputs["ReadingSchemaIds"]) == known
 
 
 def test_a_version_registered_by_hand_is_fetched_by_its_id_with_ingests_permissions(

@@ -13,7 +13,15 @@ from telemetry.domain.validation import parse
 from telemetry.errors import Rejected
 
 from contract.__main__ import ROOT, main
-from contract.derived import columns, json_schema, metrics_table, proto, registered, schema_ids
+from contract.derived import (
+    columns,
+    id_output,
+    json_schema,
+    metrics_table,
+    proto,
+    registered,
+    schema_ids,
+)
 from contract.evolution import check, snake_case
 from contract.versions import ContractBroken, Version, load
 
@@ -314,6 +322,11 @@ def test_ingest_is_told_the_ids_in_the_order_of_the_versions() -> None:
         "    - !GetAtt ReadingSchemaV3.VersionId",
         "    - !If [HasOtherSchemaIds, !Ref OtherSchemaIds, !Ref AWS::NoValue]",
     ]
+
+
+def test_another_region_is_given_the_ids_with_their_versions() -> None:
+    first, second = "${ReadingSchema.InitialSchemaVersionId}=1", "${ReadingSchemaV2.VersionId}=2"
+    assert id_output(BOTH) == [f"Value: !Sub '{first},{second}'"]
 
 
 def test_the_archive_has_a_column_for_each_field() -> None:
