@@ -79,21 +79,20 @@ def incompatibilities(
 ) -> Iterator[str]:
     """Why a reader with `version` can't read what `older` wrote."""
     checker = ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]
-    found = checker.get_compatibility(schema, written)
-    if found.compatibility is not SchemaCompatibilityType.incompatible:
+    result = checker.get_compatibility(schema, written)
+    if result.compatibility is not SchemaCompatibilityType.incompatible:
         return
     defaults = set(version.fields) - set(older.fields)
     lacking = {name for name in defaults if "default" not in version.fields[name]}
     for name in sorted(lacking):
-        need = "a default is needed, as null of the type null or double"
-        yield at(version, name, f"version {older.number} doesn't have it: {need}")
+        yield at(version, name, f"version {older.number} doesn't have it: a default is needed")
     if not lacking:
         indexes = {
             int(each)
-            for each in re.findall(r"^/fields/(\d+)", "\n".join(found.locations), re.MULTILINE)
+            for each in re.findall(r"^/fields/(\d+)", "\n".join(result.locations), re.MULTILINE)
         }
         places = [f"field {version.schema['fields'][each]['name']}: " for each in sorted(indexes)]
-        reasons = "; ".join(sorted(found.messages))
+        reasons = "; ".join(sorted(result.messages))
         said = f"can't read what version {older.number} wrote: {reasons}"
         yield f"{version.file}: {''.join(places)}{said}"
 
@@ -110,7 +109,9 @@ def numbers(versions: Sequence[Version]) -> Iterator[str]:
                     yield at(version, name, f"number {number}: the pipeline's fields have none")
             elif not is_tag(number):
                 free = max(owners, default=0) + 1
-                yield at(version, name, f"number is {number!r}; {free} is the next one free")
+                yield at(
+                    version, name, f"number is {found(field, 'number')}; {free} is the next free"
+                )
             elif numbered.get(name, number) != number:
                 was = numbered[name]
                 yield at(version, name, f"number is {number}; it was {was} and stays {was}")
@@ -147,18 +148,22 @@ def unlike_a_metric(field: Field) -> Iterator[str]:
     if field["type"] != METRIC_TYPE:
         yield f"type is {json.dumps(field['type'])}; a metric's is {json.dumps(METRIC_TYPE)}"
     if "default" not in field or field["default"] is not None:
-        found = json.dumps(field["default"]) if "default" in field else "missing"
-        yield f"default is {found}; a metric's is null"
+        yield f"default is {found(field, 'default')}; a metric's is null"
     for key, example in (("doc", "what it measures"), ("unit", "°C or the like")):
         if not isinstance(field.get(key), str) or not field[key].strip():
-            yield f"{key} is {field.get(key)!r}; it says {example}"
+            yield f"{key} is {found(field, key)}; it says {example}"
     limits = field.get("minimum"), field.get("maximum")
     for key, limit in zip(("minimum", "maximum"), limits, strict=True):
         if not is_number(limit):
-            yield f"{key} is {limit!r}; a metric has one, a finite number in its unit"
+            yield f"{key} is {found(field, key)}; a metric has one, a finite number in its unit"
     low, high = limits
     if is_number(low) and is_number(high) and low >= high:
         yield f"minimum {low} is not below maximum {high}"
+
+
+def found(field: Field, key: str) -> str:
+    """What a field says of something, as its file has it."""
+    return json.dumps(field[key], ensure_ascii=False) if key in field else "missing"
 
 
 def is_number(limit: Any) -> TypeGuard[float]:

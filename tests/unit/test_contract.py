@@ -95,15 +95,15 @@ def test_a_type_that_cannot_read_the_older_one_is_named_with_its_field() -> None
             having({**HUMIDITY, "number": 3}),
             "humidity: number 3 is temperature's for ever; 4 is free",
         ),
-        (having({**HUMIDITY, "number": None}), "humidity: number is None; 4 is the next one free"),
+        (having({**HUMIDITY, "number": None}), "humidity: number is null; 4 is the next free"),
         (having({**HUMIDITY, "number": 19_500}), "humidity: number is 19500; 4 is the next"),
-        (having({**HUMIDITY, "number": True}), "humidity: number is True; 4 is the next"),
-        (having({**HUMIDITY, "doc": " "}), "humidity: doc is ' '; it says what it measures"),
-        (having({**HUMIDITY, "unit": ""}), "humidity: unit is ''; it says °C or the like"),
-        (having({**HUMIDITY, "minimum": "0"}), "humidity: minimum is '0'; a metric has one"),
+        (having({**HUMIDITY, "number": True}), "humidity: number is true; 4 is the next"),
+        (having({**HUMIDITY, "doc": " "}), 'humidity: doc is " "; it says what it measures'),
+        (having({**HUMIDITY, "unit": ""}), 'humidity: unit is ""; it says °C or the like'),
+        (having({**HUMIDITY, "minimum": "0"}), 'humidity: minimum is "0"; a metric has one'),
         (
             having({**HUMIDITY, "maximum": float("inf")}),
-            "humidity: maximum is inf; a metric has one",
+            "humidity: maximum is Infinity; a metric has one",
         ),
         (having({**HUMIDITY, "minimum": 100}), "humidity: minimum 100 is not below maximum 100"),
         (
@@ -126,6 +126,18 @@ def test_what_may_not_follow_is_named_with_file_field_value_and_what_would_be_ri
 ) -> None:
     wrong = problems(FIELDS, later)
     assert any(each.startswith("schemas/reading/v2.avsc: field") and said in each for each in wrong)
+
+
+def test_a_range_that_was_widened_stays_so() -> None:
+    assert problems(FIELDS, having(maximum=200.0), FIELDS) == [
+        "schemas/reading/v3.avsc: field temperature: maximum is 150.0; it was 200.0, or above it"
+    ]
+
+
+def test_a_metric_without_its_range_lacks_it() -> None:
+    missing = {key: value for key, value in HUMIDITY.items() if key != "maximum"}
+    said = "maximum is missing; a metric has one, a finite number in its unit"
+    assert problems(FIELDS, having(missing)) == [f"schemas/reading/v2.avsc: field humidity: {said}"]
 
 
 def test_the_number_of_a_removed_field_is_never_used_again() -> None:
