@@ -95,7 +95,6 @@ def mend(folder: Path) -> None:
     keeping.pack_records(kinesis)
     keeping.forget_unread_changes(dynamodb)
     resharding.keep_closed_shards(kinesis)
-    resharding.expire_iterators_rarely(kinesis)
     resharding.count_what_is_behind(importlib.import_module("ministack.services.dynamodb_streams"))
     importlib.import_module("local.authorization").know_table_streams(
         importlib.import_module("ministack.core.iam_actions"),
