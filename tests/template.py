@@ -23,12 +23,17 @@ def untagged(loader: yaml.SafeLoader, _tag: str, node: yaml.Node) -> Any:
 TemplateLoader.add_multi_constructor("!", untagged)
 
 
+def parsed_template(template: str) -> dict[str, Any]:
+    """All of a template."""
+    document: dict[str, Any] = yaml.load(template, TemplateLoader)  # noqa: S506 - it is a SafeLoader
+    return document
+
+
 def resources(template: str, kind: str) -> dict[str, dict[str, Any]]:
     """The properties of the template's resources of one type, by logical id."""
-    document = yaml.load(template, TemplateLoader)  # noqa: S506 - it is a SafeLoader
     return {
         name: resource["Properties"]
-        for name, resource in document["Resources"].items()
+        for name, resource in parsed_template(template)["Resources"].items()
         if resource["Type"] == kind
     }
 
