@@ -12,6 +12,7 @@ from telemetry.aws.failures import Failures
 from telemetry.aws.functions import Functions
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.queue import Queue
+from telemetry.domain.reading import Reading
 from telemetry.domain.times import minute_of
 from telemetry.errors import Rejected, Unavailable
 
@@ -188,6 +189,36 @@ def test_a_reading_in_quarantine_is_counted_in_the_minute_in_which_it_was_receiv
     stage.run()
     assert counted("ReadingsQuarantined", minute_of(NOW_MS)) == 1
     assert written[0] == 2  # while the batch is still there, beside the record in quarantine
+
+
+@pytest.mark.parametrize("foreign", [reading()._replace(received_at_ms=None), b"no reading"])
+def test_a_foreign_record_in_quarantine_hides_no_loss_of_its_minute(
+    stage: Stage, counted: Counted, foreign: Reading | bytes
+) -> None:
+    # aggregate counts the arrival of what is foreign, and died of this before it could
+    stage.give_up("aggregate", kinesis([foreign]))
+    stage.functions.deadly = {name_of(0)}
+    assert stage.run()["quarantined"] == 1
+    assert counted("RecordsQuarantined") == 1
+    with pytest.raises(KeyError):
+        counted("ReadingsQuarantined")
+
+
+def test_a_batch_is_invoked_with_no_more_bytes_than_it_was_given_up_with(stage: Stage) -> None:
+    payload = json.dumps(batch(3), separators=(",", ":"))  # as Lambda writes it
+    document = json.loads(given_up("alert", batch(3)))
+    stage.give_up("alert", batch(3))
+    stage.bucket.objects[PREFIX + "batch"] = json.dumps({**document, "payload": payload}).encode()
+    sent: list[bytes] = []
+    invoke = stage.functions.invoke
+
+    def weighed(**call: Any) -> Any:
+        sent.append(call["Payload"])
+        return invoke(**call)
+
+    stage.functions.invoke = weighed  # type: ignore[method-assign]
+    stage.run()
+    assert [len(each) for each in sent] == [len(payload.encode())]
 
 
 def test_what_a_retry_can_mend_is_left_and_the_next_redrive_mends_it(stage: Stage) -> None:
