@@ -26,6 +26,7 @@ from telemetry.settings import ReplaySettings
 
 PARTS_AT_ONCE = 4  # the state machine's MaxConcurrency
 PAGE_LINES = 250
+PAGE_SECONDS = 30  # a page at a low rate must not take an invocation's time and more
 RATE_MAX = 100_000
 
 
@@ -68,9 +69,11 @@ def send(event: dict[str, Any], archive: Archive, stream: Stream, pace: Pace) ->
     part, sent = event["part"], 0
     position = Position(*(event["token"] or Position()))
     lines = archive.lines(part, position, event["as_of_ms"])
+    per_second = event["readings_per_second"]
+    page_lines = max(1, min(PAGE_LINES, int(per_second * PAGE_SECONDS)))
     pace.begin()
     is_done = True
-    for page in chunks(lines, _size, PAGE_LINES, MAX_BYTES):
+    for page in chunks(lines, _size, page_lines, MAX_BYTES):
         chosen = [keyed for line in page if (keyed := _selected(line, part, selection))]
         left = stream.put_lines(chosen)
         if left and sent == 0:
@@ -79,7 +82,7 @@ def send(event: dict[str, Any], archive: Archive, stream: Stream, pace: Pace) ->
         if left:  # the next invocation sends this page again
             break
         sent, position = sent + len(chosen), page[-1].position
-        pace.spend(len(chosen), event["readings_per_second"])
+        pace.spend(len(chosen), per_second)
         if pace.is_over:
             is_done = False
             break

@@ -162,6 +162,21 @@ def test_a_part_is_sent_no_faster_than_its_rate(stage: Stage) -> None:
     assert stage.clock.now == 20.0
 
 
+def test_at_the_lowest_rate_no_invocation_outlasts_its_timeout(stage: Stage) -> None:
+    for hour in range(4):  # which share the rate: one in four seconds each
+        stage.archive.keep(TEN + hour * HOUR_MS, *(line(TEN + each) for each in range(40)))
+    plan = stage.plan(to="2026-11-21T13:00:00Z", readings_per_second=1)
+    answer, *_ = stage.items(plan)
+    sent: list[int] = []
+    while not sent or answer["token"] is not None:
+        began = stage.clock.now
+        answer = stage.run(answer)
+        assert stage.clock.now - began < 90  # of 120 s
+        sent.append(answer["done"])
+    assert sent[-1] == 40
+    assert stage.clock.now == 160
+
+
 def test_an_invocation_does_its_share_and_the_next_goes_on_where_it_ended(stage: Stage) -> None:
     lines = [line(TEN + index) for index in range(3 * PAGE_LINES)]
     stage.archive.keep(TEN, *lines[:100])
