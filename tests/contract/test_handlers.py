@@ -302,6 +302,7 @@ def test_what_was_counted_is_written_where_cloudwatch_finds_it(
     present, received = (line for line in lines if "_aws" in line)
     assert names_and_units(present) == {
         "ReadingsConflicting": "Count",
+        "RecordsQuarantined": "Count",
         "ReadingLag": "Milliseconds",
     }
     assert names_and_units(received) == dict.fromkeys(

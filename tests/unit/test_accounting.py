@@ -12,9 +12,12 @@ from telemetry.domain.accounting import (
     METRICS,
     QUARANTINED,
     STORED,
+    Metric,
     by_stage,
     unaccounted,
 )
+
+from tests.template import TEMPLATE, resources
 
 amounts = st.dictionaries(st.integers(0, 3), st.integers(0, 100))
 
@@ -57,3 +60,14 @@ def test_operators_see_every_metric_of_the_balance_by_its_stage() -> None:
     stages = by_stage({ACCEPTED: {0: 10, 1: 5}, STORED: {0: 9}})
     assert stages["ingest"] == {"accepted": 15, "rejected": 0, "overflowed": 0}
     assert stages["aggregate"] == {"foreign": 0, "stored": 9, "duplicate": 0, "quarantined": 0}
+
+
+def test_no_alarm_watches_what_is_counted_in_a_minute_that_may_be_long_past() -> None:
+    alarms = resources(TEMPLATE.read_text("utf-8"), "AWS::CloudWatch::Alarm").values()
+    watched = {
+        Metric(alarm["Dimensions"][0]["Value"], alarm["MetricName"])
+        for alarm in alarms
+        if alarm["Dimensions"][0]["Name"] == "service"
+    }
+    assert {Metric("account", "ReadingsUnaccounted")} <= watched
+    assert watched & set(BALANCE) == set()
