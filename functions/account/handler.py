@@ -49,7 +49,8 @@ def _span(event: dict[str, Any], now_ms: int) -> tuple[int, int]:
     """Whole minutes: from the one that `from` is in, to the end of the one before `to`."""
     to_ms = http.instant(event, "to", now_ms)
     from_ms = http.instant(event, "from", to_ms - HOUR_MS)
-    if from_ms >= to_ms:
+    first_ms, end_ms = minute_of(from_ms), minute_of(to_ms + MINUTE_MS - 1)
+    if from_ms > to_ms or first_ms == end_ms:
         raise Rejected(f"is not before to, {to_iso(to_ms)}", field="from", value=to_iso(from_ms))
     if to_ms - from_ms > SPAN_MS:
         reason = f"is more than a day before to, {to_iso(to_ms)}"
@@ -57,7 +58,7 @@ def _span(event: dict[str, Any], now_ms: int) -> tuple[int, int]:
     if from_ms < now_ms - KEPT_MS:  # all counts would be 0, as if nothing had been lost then
         reason = f"is before {to_iso(now_ms - KEPT_MS)}: minutes are counted for 15 days"
         raise Rejected(reason, field="from", value=to_iso(from_ms))
-    return minute_of(from_ms), minute_of(to_ms + MINUTE_MS - 1)
+    return first_ms, end_ms
 
 
 def measure(now_ms: int, counters: Counters) -> dict[str, Any]:

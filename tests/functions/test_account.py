@@ -62,6 +62,9 @@ def test_the_span_is_of_whole_minutes() -> None:
     assert body["unaccounted"] == 10
     body = body_of(asked(counters, **{"from": str(before(2)), "to": str(before(1) + 1)}))
     assert (body["to"], body["unaccounted"]) == ("2026-11-21T01:30:00Z", 110)
+    instant = str(before(2) + 1)
+    body = body_of(asked(counters, **{"from": instant, "to": instant}))
+    assert (body["to"], body["unaccounted"]) == ("2026-11-21T01:29:00Z", 10)
 
 
 @pytest.mark.parametrize(
