@@ -28,7 +28,9 @@ REFUSE, KEEP, DROP = "refuse", "keep", "drop"
 DESCRIPTION = """\
 Send what the pipeline received in a span back into the stream: into the windows, alerts and
 quarantine that it should have gone to. What is there already changes nothing, so a replay may be
-cut off and run again, and a span too wide does no harm. What is replayed is archived once more.
+cut off and run again, and a span too wide does no harm. What is replayed is archived once more,
+stamped replayed_at, and no replay sends that again; what isn't a reading has no stamp, so a second
+replay within the same hours sends it twice.
 
 The span is of when readings were received, --from inclusive, --to exclusive; with --event-time, of
 when they were recorded, whenever they came. A reading that waited longer than an hour in the

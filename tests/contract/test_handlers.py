@@ -209,7 +209,8 @@ def sent_back(answer: Any, _resources: Resources) -> bool:
     )
     records = kinesis.get_records(ShardIterator=iterator["ShardIterator"])["Records"]
     is_done = (answer["token"], answer["done"]) == (None, 1)
-    return is_done and [record["Data"] for record in records] == [READING]
+    copy = {**json.loads(READING), "replayed_at": answer["as_of_ms"]}
+    return is_done and [json.loads(record["Data"]) for record in records] == [copy]
 
 
 def begun(answer: Any, resources: Resources) -> bool:

@@ -71,8 +71,11 @@ def selects(selection: Selection, part: str, reading: Reading | None) -> bool:
     """Whether a line of a part is selected; None is a line that isn't a reading.
 
     What has no time of its own, because it isn't a reading or another producer's, goes by the part
-    that it is in: too much rather than too little, since a reading sent again changes nothing.
+    that it is in: too much rather than too little, since a reading sent again changes nothing. A
+    copy that a replay sent isn't selected: the archive has what it was made from.
     """
+    if reading is not None and reading.replayed_at_ms is not None:
+        return False
     if selection.device_id is not None and (
         reading is None or reading.device_id != selection.device_id
     ):
