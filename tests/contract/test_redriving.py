@@ -143,6 +143,11 @@ class TestFunctions:
                 "Unhandled",
                 Verdict("never", "Sandbox.Timedout: after 60 s"),
             ),
+            (
+                b'{"errorType": "KeyError", "errorMessage": "Unavailable"}',
+                "Unhandled",
+                Verdict("never", "KeyError: Unavailable"),
+            ),
             (b"not JSON", "Unhandled", Verdict("never", "Unhandled: ")),
         ],
     )
