@@ -138,6 +138,9 @@ class TestFunctions:
                 "Unhandled",
                 Verdict("later", "Unavailable: throttled"),
             ),
+            (b'{"errorType": "SettingMissing"}', "Unhandled", "later"),
+            (b'{"errorType": "Runtime.ImportModuleError"}', "Unhandled", "later"),
+            (b'{"errorType": "Runtime.ExitError"}', "Unhandled", "never"),
             (
                 b'{"errorType": "Sandbox.Timedout", "errorMessage": "after 60 s"}',
                 "Unhandled",
