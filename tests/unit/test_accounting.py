@@ -9,6 +9,7 @@ from telemetry.domain.accounting import (
     DUPLICATE,
     ENDED,
     FOREIGN,
+    GIVEN_UP,
     METRICS,
     QUARANTINED,
     STORED,
@@ -33,9 +34,14 @@ def test_a_minute_balances_when_every_reading_met_one_of_its_ends() -> None:
     assert unaccounted(counts) == 0
 
 
+def test_what_aggregate_never_could_take_has_its_end_in_quarantine() -> None:
+    assert unaccounted({ACCEPTED: {0: 3}, STORED: {0: 1}, GIVEN_UP: {0: 2}}) == 0
+
+
 def test_what_has_met_no_end_is_unaccounted() -> None:
     assert unaccounted({ACCEPTED: {0: 10}, STORED: {0: 7}, DUPLICATE: {0: 1}}) == 2
     assert unaccounted({ACCEPTED: {0: 10}}) == 10
+    assert unaccounted({FOREIGN: {0: 2}, STORED: {0: 1}}) == 1
     assert unaccounted({}) == 0
 
 
