@@ -38,7 +38,8 @@ overflow queue is found by --event-time only.
 
 With --rebuild, make all windows again from the archive, beside those that are there, compare them,
 and switch to the new ones. A rebuild that was cut off goes on when it is run again; until then, or
-until it is given up, every reading is written twice.
+until it is given up, every reading is written twice. Before --missing drop, see that the archive
+isn't behind (ArchiveBehindAlarm): what Firehose has yet to write is missing there, and dropped too.
 """
 SAID = {
     "Hours": ("hours", "readings sent"),

@@ -106,8 +106,11 @@ def _selected(
 ) -> tuple[str, bytes] | None:
     """What goes of a line, with what its partition key is made of; None where it isn't selected.
 
-    What isn't a reading goes back too, as it was: `aggregate` quarantines it.
+    What isn't a reading goes back too, as it was: `aggregate` quarantines it. An empty line is no
+    record: it is where one ended that had a newline of its own before Firehose's.
     """
+    if not line.data:
+        return None
     reading: Reading | None = None
     with suppress(Rejected):
         reading = decode(line.data)

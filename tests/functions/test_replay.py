@@ -153,6 +153,13 @@ def test_a_devices_records_have_its_partition_key_and_others_one_of_their_own(
     assert keys[1] == keys[2] != keys[3]
 
 
+def test_a_record_that_ends_with_a_newline_of_its_own_is_one_record(stage: Stage) -> None:
+    # the line's end and Firehose's: other producers often write one
+    stage.archive.keep(TEN, *(line(TEN) + b"\n").split(b"\n"))
+    assert stage.replay() == 1
+    assert stage.sent() == [copy(line(TEN))]
+
+
 def test_a_plan_has_only_the_parts_that_there_are(stage: Stage) -> None:
     for hour in (-2, 0, 2):
         stage.archive.keep(TEN + hour * HOUR_MS, line(TEN))
