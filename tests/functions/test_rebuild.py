@@ -397,15 +397,20 @@ def test_a_rebuild_that_is_given_up_leaves_no_trace(stage: Stage) -> None:
     assert stage.pointer().written == (0,)
 
 
-def test_a_rebuild_given_up_when_it_has_switched_leaves_the_new_windows_only(stage: Stage) -> None:
+@pytest.mark.parametrize("is_another_begun", [False, True])
+def test_a_rebuild_given_up_when_it_has_switched_leaves_the_new_windows_only(
+    stage: Stage, is_another_begun: bool
+) -> None:
     stage.writer().add([reading(0)])
     stage.archived(reading(0))
     for step in stage.steps():
         step()
         if stage.pointer().current == 1:
             break
+    if is_another_begun:
+        stage.task("begin")
     assert stage.give_up() > QUERY_SECONDS  # readers may go by the old pointer
-    assert stage.pointer() == Pointer(1, None, None, 1)  # what comes is written once again
+    assert stage.pointer().written == (1,)  # what comes is written once again
     assert list(stage.stored()) == [("pump-1", "2026-11-21T11:00:00Z#eu-west-1#1")]
 
 
