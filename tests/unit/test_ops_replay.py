@@ -37,6 +37,7 @@ class States:
         self.failure = failure
         self.ended = 0
         self.pages = 0  # of lists of what has succeeded
+        self.described: list[str] = []  # those that have succeeded
         self.errors = 0  # of the next looks
         self.started: list[tuple[str, Any]] = []
         self.stopped: list[str] = []
@@ -62,6 +63,7 @@ class States:
             return {"status": status if is_over else "RUNNING", "error": "the map's own"}
         if executionArn == "failed":
             return {"status": "FAILED", **(self.failure or {})}
+        self.described.append(executionArn)
         return {"status": "SUCCEEDED", "output": str(self.outputs[executionArn][1])}
 
     def list_map_runs(self, *, executionArn: str) -> dict[str, Any]:  # noqa: N803
@@ -171,6 +173,7 @@ def test_what_was_seen_before_is_not_listed_again_at_each_look() -> None:
     _, told = operate(states, *SPAN)
     assert "720 of 720 hours; 1,440 readings sent" in told
     assert states.pages < 2 * 720 + 10
+    assert len(states.described) == 720  # each once
 
 
 def test_where_aws_is_asked_too_often_it_is_asked_again() -> None:
