@@ -28,6 +28,7 @@ Inferred, as neither documents nor recordings say it:
   more than 1000 rules (AWS's limit, as others quote it).
 """
 
+import functools
 import json
 import math
 import re
@@ -71,6 +72,7 @@ class Pattern:
     matches: Callable[[object], bool] = field(repr=False, compare=False)
 
 
+@functools.lru_cache(256)
 def compile_pattern(pattern_json: str) -> Pattern:
     """Check and compile a pattern; raises InvalidPattern, and nothing else."""
     try:

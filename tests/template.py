@@ -1,5 +1,6 @@
 """template.yaml as data, for tests that hold code or simulation to it."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,28 @@ def untagged(loader: yaml.SafeLoader, _tag: str, node: yaml.Node) -> Any:
 TemplateLoader.add_multi_constructor("!", untagged)
 
 
-def parsed_template(template: str) -> dict[str, Any]:
-    """All of a template."""
-    document: dict[str, Any] = yaml.load(template, TemplateLoader)  # noqa: S506 - it is a SafeLoader
-    return document
-
-
 def resources(template: str, kind: str) -> dict[str, dict[str, Any]]:
     """The properties of the template's resources of one type, by logical id."""
     return {
         name: resource["Properties"]
-        for name, resource in parsed_template(template)["Resources"].items()
+        for name, resource in loaded(template)["Resources"].items()
         if resource["Type"] == kind
     }
+
+
+@cache
+def loaded(template: str) -> Any:
+    """The whole of it."""
+    return yaml.load(template, TemplateLoader)  # noqa: S506 - it is a SafeLoader
+
+
+@cache
+def timeout_seconds(stage: str) -> float:
+    """How long a stage's function may run: its own time, or what all have."""
+    template = TEMPLATE.read_text("utf-8")
+    functions = resources(template, "AWS::Serverless::Function")
+    usual = loaded(template)["Globals"]["Function"]["Timeout"]
+    return float(functions[f"{stage.title()}Function"].get("Timeout", usual))
 
 
 def filter_patterns(function: str, event: str) -> list[str]:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from telemetry.domain.rule import filter_pattern, load_rules
+from telemetry.domain.schema import latest
 
-from tests.template import parsed_template, resources
+from tests.template import loaded, resources
 
 ROOT = Path(__file__).parent.parent
 LAYER = "layers/telemetry/telemetry"
@@ -196,7 +197,7 @@ def refused_nulls(template: str) -> list[str]:
     """
     return [
         name
-        for name, resource in parsed_template(template)["Resources"].items()
+        for name, resource in loaded(template)["Resources"].items()
         if resource["Type"] != "AWS::Serverless::StateMachine" and has_null(resource)
     ]
 
@@ -222,7 +223,7 @@ def test_the_event_filters_are_those_of_the_rules() -> None:
 
 
 def test_the_columns_of_the_archive_are_a_readings_fields() -> None:
-    assert unlike_the_schema(text("template.yaml"), text("schemas/reading.avsc")) == []
+    assert unlike_the_schema(text("template.yaml"), json.dumps(latest("reading"))) == []
 
 
 def test_a_replay_does_as_many_parts_at_once_as_it_shares_its_rate_among() -> None:

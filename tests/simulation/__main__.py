@@ -9,7 +9,9 @@ import argparse
 import json
 import os
 import sys
+import textwrap
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -64,12 +66,14 @@ def sweep(seeds: Sequence[int], bug: str | None, jobs: int) -> int:
     """Run seeds on several processes; tell of each that fails, and reduce the first ones."""
     started = told = time.monotonic()
     failed: list[Outcome] = []
+    hits = Counter[str]()
     records = done = 0
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         try:
             for outcome in pool.map(partial(course, bug=bug), seeds, chunksize=4):
                 done += 1
                 records += outcome.readings
+                hits += outcome.hits
                 if outcome.violations:
                     failed.append(outcome)
                     name, wrong = outcome.violations[0]
@@ -84,6 +88,8 @@ def sweep(seeds: Sequence[int], bug: str | None, jobs: int) -> int:
             return INTERRUPTED
     for outcome in failed[:FAILURES_SHOWN]:
         show(reduced(outcome, bug), bug)
+    struck = ", ".join(f"{name} {times:,}" for name, times in sorted(hits.items()))
+    print(textwrap.fill(f"struck: {struck}", 100, subsequent_indent="  "))
     seconds = time.monotonic() - started
     mark = "✗" if failed else "✓"
     print(f"{mark} {done:,} seeds, {records:,} records, {len(failed)} failed, in {seconds:.0f} s")

@@ -1,13 +1,13 @@
 """Bugs to plant: what people write when they don't think of one of the faults.
 
-Each takes what was done right out of the real code. A test shows that the simulation finds every
-one within 200 seeds; one that it doesn't find would mean that the simulation is too weak.
+Each takes what was done right out of the real code, and names the invariant that must tell. A test
+shows that it does, of every one within 200 seeds; where it doesn't, the simulation is too weak.
 """
 
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from telemetry.aws import alerts as alerts_module
@@ -41,15 +41,39 @@ from functions.dispatch import handler as dispatch
 from functions.ingest import handler as ingest
 from functions.notify import handler as notify
 from functions.redrive import handler as redrive
+from functions.sweep import handler as sweep
 from local.mappings import lane, policy
 from local.mappings.lane import Lane
 from local.mappings.model import Batch, Mapping
+from tests.simulation import oracle
 from tests.simulation import region as region_module
 from tests.simulation.functions import Environment, Handler
+from tests.simulation.world import World
 
-Bug = Callable[[contextlib.ExitStack], None]
+Plant = Callable[[contextlib.ExitStack], None]
 
 
+class Bug(NamedTuple):
+    """How to plant a bug, and the invariant that is to find it."""
+
+    plant: Plant
+    breaks: str
+
+
+BUGS: dict[str, Bug] = {}
+
+
+def breaks(invariant: Callable[[World], oracle.Found]) -> Callable[[Plant], Plant]:
+    """Keep a bug under its function's name, with the invariant that must not hold."""
+
+    def keep(plant: Plant) -> Plant:
+        BUGS[plant.__name__] = Bug(plant, invariant.__name__)
+        return plant
+
+    return keep
+
+
+@breaks(oracle.windows_are_the_sets_of_readings)
 def blind_write(planted: contextlib.ExitStack) -> None:
     """An item is overwritten whatever its version is: no compare in compare-and-set."""
     real = DynamoItems._statement
@@ -64,6 +88,7 @@ def blind_write(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(DynamoItems, "_statement", blind))
 
 
+@breaks(oracle.windows_are_the_sets_of_readings)
 def running_sums(planted: contextlib.ExitStack) -> None:
     """A window counts what it is given: the same reading again is one more."""
 
@@ -80,6 +105,7 @@ def running_sums(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(windows_of, "add", counting))
 
 
+@breaks(oracle.what_is_acknowledged_is_there)
 def acknowledged_before_written(planted: contextlib.ExitStack) -> None:
     """Devices are told that readings are taken before the stream has them."""
     real = Stream.put
@@ -91,6 +117,7 @@ def acknowledged_before_written(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(Stream, "put", hopeful))
 
 
+@breaks(oracle.what_is_acknowledged_is_there)
 def overflow_ignored(planted: contextlib.ExitStack) -> None:
     """What the overflow queue doesn't take is acknowledged all the same."""
     real = Overflow.put
@@ -102,6 +129,7 @@ def overflow_ignored(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(Overflow, "put", careless))
 
 
+@breaks(oracle.each_record_is_counted_once)
 def advance_before_delivery(planted: contextlib.ExitStack) -> None:
     """A shard's checkpoint is what was read, not what was delivered."""
 
@@ -111,6 +139,7 @@ def advance_before_delivery(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(Lane, "position", ahead))
 
 
+@breaks(oracle.notices_go_out_once)
 def no_outbox(planted: contextlib.ExitStack) -> None:
     """`alert` queues the notice itself once it has written: two writes, and a gap between them."""
 
@@ -145,6 +174,7 @@ def no_outbox(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.dict(region_module.BUILDS, builds))
 
 
+@breaks(oracle.notices_go_out_once)
 def every_regions_items(planted: contextlib.ExitStack) -> None:
     """A region acts on the items that other regions wrote: each sends the notice."""
     real = region_module.patterns
@@ -157,6 +187,7 @@ def every_regions_items(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(region_module, "patterns", anybodys))
 
 
+@breaks(oracle.windows_are_the_sets_of_readings)
 def one_item_for_all_regions(planted: contextlib.ExitStack) -> None:
     """Regions write the same items: the last writer wins, the other's readings are gone."""
     real = windows_module.Windows._to_item
@@ -168,6 +199,7 @@ def one_item_for_all_regions(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(windows_module.Windows, "_to_item", to_item))
 
 
+@breaks(oracle.quarantine_has_what_cannot_be_stored)
 def quarantine_failure_swallowed(planted: contextlib.ExitStack) -> None:
     """What the quarantine doesn't take is counted as done."""
     real = Quarantine.put
@@ -179,6 +211,7 @@ def quarantine_failure_swallowed(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(Quarantine, "put", careless))
 
 
+@breaks(oracle.episodes_follow_each_other)
 def reopened_by_a_late_breach(planted: contextlib.ExitStack) -> None:
     """A breach opens a new episode whenever the last one is cleared, however old it is."""
 
@@ -195,6 +228,7 @@ def reopened_by_a_late_breach(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(alerts_module, "join", forgetful))
 
 
+@breaks(oracle.each_record_is_counted_once)
 def failures_not_reported(planted: contextlib.ExitStack) -> None:
     """What of a batch couldn't be written isn't in the answer to the mapping."""
     everything: dict[str, Any] = {"batchItemFailures": []}
@@ -203,6 +237,7 @@ def failures_not_reported(planted: contextlib.ExitStack) -> None:
     )
 
 
+@breaks(oracle.each_record_is_counted_once)
 def resumed_from_the_last_failure(planted: contextlib.ExitStack) -> None:
     """Of several failed records the last one is named, and those before it are lost."""
     real = stream_module.resume_from
@@ -215,6 +250,7 @@ def resumed_from_the_last_failure(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(stream_module, "resume_from", from_last))
 
 
+@breaks(oracle.windows_are_the_sets_of_readings)
 def unsure_is_written(planted: contextlib.ExitStack) -> None:
     """A write without an answer counts as done."""
     real = DynamoItems.write
@@ -225,6 +261,7 @@ def unsure_is_written(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(DynamoItems, "write", sure))
 
 
+@breaks(oracle.windows_are_the_sets_of_readings)
 def half_a_batch_dropped(planted: contextlib.ExitStack) -> None:
     """A batch is bisected, and only one half is tried again."""
     real = policy.after
@@ -238,11 +275,13 @@ def half_a_batch_dropped(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(policy, "after", halved))
 
 
+@breaks(oracle.notices_go_out_once)
 def no_claim(planted: contextlib.ExitStack) -> None:
     """A notice is sent as often as the queue delivers it."""
     planted.enter_context(patch.object(Claims, "take", lambda *_arguments: "taken"))
 
 
+@breaks(oracle.notices_go_out_once)
 def noted_before_sent(planted: contextlib.ExitStack) -> None:
     """A notice is marked as sent before it is."""
 
@@ -257,6 +296,7 @@ def noted_before_sent(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(notify, "_publish_once", hasty))
 
 
+@breaks(oracle.streams_have_what_devices_sent)
 def identity_by_arrival(planted: contextlib.ExitStack) -> None:
     """A reading's instant is when it arrived, so one that is sent again is another one."""
     real = admission.admit
@@ -272,11 +312,13 @@ def identity_by_arrival(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(ingest, "admit", stamped))
 
 
+@breaks(oracle.windows_are_the_sets_of_readings)
 def last_value_wins(planted: contextlib.ExitStack) -> None:
     """Of two values for one instant the later one is kept: the order decides."""
     planted.enter_context(patch.object(windows_of, "_merge_metrics", lambda a, b: ({**a, **b}, 0)))
 
 
+@breaks(oracle.episodes_join_their_breaches)
 def cleared_whatever_came(planted: contextlib.ExitStack) -> None:
     """An episode is cleared though a later breach has joined it meanwhile."""
 
@@ -288,6 +330,7 @@ def cleared_whatever_came(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(alerts_module, "clear", anyhow))
 
 
+@breaks(oracle.windows_are_the_sets_of_readings)
 def forgotten_cache(planted: contextlib.ExitStack) -> None:
     """A conflict is answered by writing the old state again, at the new version."""
     real = CompareAndSet._remember
@@ -299,6 +342,7 @@ def forgotten_cache(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(CompareAndSet, "_remember", stubborn))
 
 
+@breaks(oracle.notices_go_out_once)
 def a_clear_goes_unnoticed(planted: contextlib.ExitStack) -> None:
     """The filter of the outbox lets only openings through."""
     real = region_module.patterns
@@ -309,6 +353,7 @@ def a_clear_goes_unnoticed(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(region_module, "patterns", openings))
 
 
+@breaks(oracle.nobody_writes_anothers_data)
 def anothers_readings_taken(planted: contextlib.ExitStack) -> None:
     """A document may name another device than the one that posts."""
     real = validation.parse
@@ -321,16 +366,19 @@ def anothers_readings_taken(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(admission, "parse", trusting))
 
 
+@breaks(oracle.each_record_is_counted_once)
 def counted_beyond_the_checkpoint(planted: contextlib.ExitStack) -> None:
     """What is delivered again is counted each time."""
     planted.enter_context(patch.object(aggregate, "_until_first", lambda _failed, ended: ended))
 
 
+@breaks(oracle.nothing_is_unaccounted)
 def counted_by_nobody(planted: contextlib.ExitStack) -> None:
     """What a redrive puts into quarantine is missing in the balance."""
     planted.enter_context(patch.object(redrive, "_count_settled", lambda _records: None))
 
 
+@breaks(oracle.windows_are_the_sets_of_readings)
 def redriven_is_deleted(planted: contextlib.ExitStack) -> None:
     """A redrive deletes what it has tried, though a retry could mend what failed."""
     real = redrive.Batches._retry
@@ -342,6 +390,7 @@ def redriven_is_deleted(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(redrive.Batches, "_retry", hopeful))
 
 
+@breaks(oracle.streams_have_what_devices_sent)
 def changed_on_the_way(planted: contextlib.ExitStack) -> None:
     """Ingest puts another value on the stream than the device sent."""
     real = admission.admit
@@ -357,6 +406,7 @@ def changed_on_the_way(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(ingest, "admit", warmer))
 
 
+@breaks(oracle.only_what_is_bad_is_quarantined)
 def impatience_quarantined(planted: contextlib.ExitStack) -> None:
     """A redrive takes every error for the record's own fault."""
     real = functions_module.judge
@@ -368,11 +418,13 @@ def impatience_quarantined(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(functions_module, "judge", harsh))
 
 
+@breaks(oracle.what_is_accepted_is_counted)
 def accepted_uncounted(planted: contextlib.ExitStack) -> None:
     """Ingest doesn't count what it accepts, so no loss can ever be seen."""
     planted.enter_context(patch.object(ingest, "count_at", lambda *_at, **_amounts: None))
 
 
+@breaks(oracle.notices_go_out_once)
 def dead_letters_dropped(planted: contextlib.ExitStack) -> None:
     """A redrive deletes dead letters without sending them back."""
 
@@ -383,11 +435,13 @@ def dead_letters_dropped(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(redrive, "_send_back", dropping))
 
 
+@breaks(oracle.windows_go_when_their_time_is_over)
 def windows_that_expire_at_once(planted: contextlib.ExitStack) -> None:
     """The time at which a window may go is wrong."""
     planted.enter_context(patch.object(windows_module, "expires_at", lambda *_arguments: 0))
 
 
+@breaks(oracle.notices_say_what_changed)
 def a_notice_of_somebody_else(planted: contextlib.ExitStack) -> None:
     """A notice has the right name and says the wrong thing."""
     real = alerts_module.to_notice
@@ -398,6 +452,7 @@ def a_notice_of_somebody_else(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(dispatch, "to_notice", wrong))
 
 
+@breaks(oracle.episodes_follow_each_other)
 def since_its_own_breach(planted: contextlib.ExitStack) -> None:
     """An episode begins with its first breach, and what is late of the time before is lost."""
 
@@ -408,6 +463,7 @@ def since_its_own_breach(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(episode_module, "_start", started))
 
 
+@breaks(oracle.functions_raise_what_they_mean_to)
 def conflicts_always_bring_the_item(planted: contextlib.ExitStack) -> None:
     """The code dies of a refusal that doesn't bring the item; a retry hides it."""
     real = DynamoItems._outcome
@@ -420,44 +476,39 @@ def conflicts_always_bring_the_item(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(DynamoItems, "_outcome", trusting))
 
 
-BUGS: dict[str, Bug] = {
-    each.__name__: each
-    for each in (
-        blind_write,
-        running_sums,
-        acknowledged_before_written,
-        overflow_ignored,
-        advance_before_delivery,
-        no_outbox,
-        every_regions_items,
-        one_item_for_all_regions,
-        quarantine_failure_swallowed,
-        reopened_by_a_late_breach,
-        failures_not_reported,
-        resumed_from_the_last_failure,
-        unsure_is_written,
-        half_a_batch_dropped,
-        no_claim,
-        noted_before_sent,
-        identity_by_arrival,
-        last_value_wins,
-        cleared_whatever_came,
-        forgotten_cache,
-        a_clear_goes_unnoticed,
-        anothers_readings_taken,
-        counted_beyond_the_checkpoint,
-        counted_by_nobody,
-        redriven_is_deleted,
-        changed_on_the_way,
-        impatience_quarantined,
-        accepted_uncounted,
-        dead_letters_dropped,
-        windows_that_expire_at_once,
-        a_notice_of_somebody_else,
-        since_its_own_breach,
-        conflicts_always_bring_the_item,
-    )
-}
+@breaks(oracle.episodes_join_their_breaches)
+def cleared_at_the_last_recovery(planted: contextlib.ExitStack) -> None:
+    """An episode ends when its device was last seen calm, not when it calmed down."""
+
+    def latest(values: Any, clears_below: float, last_breach_ms: int, now_ms: int) -> int | None:
+        until_ms = now_ms - episode_module.SETTLE_MS
+        below = (at_ms for at_ms, value in values if value < clears_below)
+        return max((at_ms for at_ms in below if last_breach_ms < at_ms <= until_ms), default=None)
+
+    planted.enter_context(patch.object(sweep, "recovery", latest))
+
+
+@breaks(oracle.notices_go_out_once)
+def a_claim_of_no_time(planted: contextlib.ExitStack) -> None:
+    """A claim is over at once, so two deliveries at the same time both send."""
+    planted.enter_context(patch.object(notify, "LEASE_SECONDS", -60))
+
+
+@breaks(oracle.what_is_accepted_is_counted)
+def what_others_bring_is_uncounted(planted: contextlib.ExitStack) -> None:
+    """What another producer puts on the stream is missing on the left of the balance."""
+    planted.enter_context(patch.object(stream_module.Record, "is_foreign", False))
+
+
+@breaks(oracle.episodes_open_and_clear_once)
+def a_late_answer_is_believed(planted: contextlib.ExitStack) -> None:
+    """What a read that isn't consistent told replaces what is known to be newer."""
+
+    def credulous(self: Any, key: Any, state: Any, version: int) -> None:
+        known = self._known.get(key)
+        self._remember(key, state, max(version, known[1] if known else 0))
+
+    planted.enter_context(patch.object(CompareAndSet, "learn", credulous))
 
 
 @contextlib.contextmanager
@@ -465,5 +516,5 @@ def planted(name: str | None) -> Iterator[None]:
     """Plant a bug while the block runs; none where there is no name."""
     with contextlib.ExitStack() as stack:
         if name:
-            BUGS[name](stack)
+            BUGS[name].plant(stack)
         yield

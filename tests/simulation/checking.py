@@ -1,11 +1,12 @@
 """Runs seeds, and reduces one that fails to the shortest history that still does."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from tests.simulation.bugs import planted
+from tests.simulation.bugs import BUGS, planted
 from tests.simulation.options import Options, drawn
-from tests.simulation.oracle import BROKEN, violations
+from tests.simulation.oracle import BROKEN, WAYS, kept, notices_sent, own_episodes, violations
 from tests.simulation.world import World, run
 
 MINUTES_MIN = 0.5
@@ -21,6 +22,8 @@ class Outcome:
     lines: list[str]
     digest: str
     readings: int
+    hits: Counter[str]
+    """How often each fault struck, and what came of them."""
 
     @property
     def invariants(self) -> set[str]:
@@ -36,14 +39,31 @@ def course(seed: int, options: Options | None = None, bug: str | None = None) ->
             world = run(seed, options)
             found = violations(world)
         except Exception as error:  # noqa: BLE001 - whatever it is, the seed shows it
-            return Outcome(seed, options, [(BROKEN, repr(error))], [], "", 0)
-    history = world.history
-    return Outcome(seed, options, found, history.lines(), history.digest(), stored(world))
+            return Outcome(seed, options, [(BROKEN, repr(error))], [], "", 0, Counter())
+    lines, digest = world.history.lines(), world.history.digest()
+    return Outcome(seed, options, found, lines, digest, stored(world), hits(world))
 
 
 def first_that_finds(bug: str, seeds: int) -> int | None:
-    """The first of so many seeds that finds a planted bug."""
-    return next((seed for seed in range(seeds) if course(seed, bug=bug).violations), None)
+    """The first of so many seeds in which a planted bug breaks what it must."""
+    wanted = BUGS[bug].breaks
+    return next((seed for seed in range(seeds) if wanted in course(seed, bug=bug).invariants), None)
+
+
+def hits(world: World) -> Counter[str]:
+    """How often each fault struck, and how often it came to what they are meant to bring about."""
+    found = world.hits.copy()
+    for region in kept(world):
+        found["dead letter"] += region.queues["dead-letters"].sent
+        found["second episode"] += sum(
+            item["episode"]["N"] != "1" for item in own_episodes(world, region).values()
+        )
+        found["notice sent again"] += sum(
+            times - 1 for way in WAYS for times in notices_sent(region, way).values()
+        )
+        for line in region.quarantined():
+            found["full window" if line["reason"].startswith("window_full") else "quarantined"] += 1
+    return found
 
 
 def stored(world: World) -> int:

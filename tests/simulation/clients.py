@@ -67,7 +67,7 @@ class Kinesis(Client):
         def does() -> Json:
             results: list[Json] = []
             for record in Records:
-                if self._world.happens(self._world.options.put_throttle):
+                if self._world.happens("put_throttle"):
                     code = "ProvisionedThroughputExceededException"
                     results.append({"ErrorCode": code, "ErrorMessage": "simulated"})
                     continue
@@ -90,16 +90,17 @@ class DynamoDb(Client):
 
     def _execute(self, statement: Json) -> Json:
         world, text = self._world, statement["Statement"]
-        if world.happens(world.options.item_throttle):
+        if world.happens("item_throttle"):
             return {"Error": {"Code": "ThrottlingError", "Message": "simulated"}}
         table = self._table(text.split('"')[1])
         try:
             table.execute(self._region.name, text, statement["Parameters"])
         except Refused as refused:
+            world.hits["conflict"] += 1
             is_insert = text.startswith("INSERT")
             code = "DuplicateItem" if is_insert else "ConditionalCheckFailed"
             error: Json = {"Code": code, "Message": "simulated"}
-            if refused.item is not None and not world.happens(world.options.mute_conflict):
+            if refused.item is not None and not world.happens("mute_conflict"):
                 error["Item"] = refused.item
             self._note(table, statement, code)
             return {"Error": error}
@@ -189,7 +190,7 @@ class Sqs(Client):
         def does() -> Json:
             answer: Json = {"Successful": [], "Failed": []}
             for entry in Entries:
-                if self._world.happens(self._world.options.send_fails):
+                if self._world.happens("send_fails"):
                     failure = {"Id": entry["Id"], "Code": "InternalError", "SenderFault": False}
                     answer["Failed"].append(failure)
                     continue

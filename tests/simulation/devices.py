@@ -28,7 +28,7 @@ class Device:
         self._neighbour = f"device-{(index + 1) % world.options.devices}"
         self.device_id = f"device-{index}"
         self.region = self._chance.choice(sorted(world.regions))
-        is_wrong = self._chance.random() < world.options.wrong_clock
+        is_wrong = self._happens("wrong_clock")
         self._skew_ms = self._chance.choice(SKEWS_MS) if is_wrong else 0
         self._is_refused = self._skew_ms in REFUSED_SKEWS_MS
         self.sent: list[Json] = []
@@ -43,13 +43,13 @@ class Device:
     # What it measures
 
     def temperatures(self, count: int) -> list[float]:
-        """Calm, with up to two spells of heat; calm at the end."""
+        """Calm, with up to two spells of heat, near each other or far apart; calm at the end."""
         chance = self._chance
         values = [round(chance.uniform(20, 36), 2) for _ in range(count)]
         last = int(count * 0.75)
-        for _ in range(chance.choice([0, 1, 1, 2])):
-            start = chance.randrange(max(1, last))
-            flutters = self._happens(self._world.options.flutter)
+        starts = [chance.randrange(max(1, last)) for _ in range(chance.choice([0, 1, 2]))]
+        for start in chance.choice([starts, [0, last - 1]]):
+            flutters = self._happens("flutter")
             for place in range(start, min(last, start + chance.randint(1, 12))):
                 if not flutters or chance.random() < 0.5:
                     values[place] = round(chance.uniform(38.01, 55), 2)
@@ -73,37 +73,36 @@ class Device:
         for temperature in self.temperatures(count):
             await asyncio.sleep(options.period_seconds * chance.uniform(0.5, 1.5))
             measured = self.document(world.now_ms() + self._skew_ms, temperature)
-            if self._happens(options.poison):
+            if self._happens("poison"):
                 world.poison_instants.add(measured["recorded_at"])
-            if self._happens(options.hours_late):
+            if self._happens("hours_late"):
                 old_ms = world.now_ms() - chance.randint(1, 20) * HOUR_MS
                 waiting.append(self.document(old_ms, round(chance.uniform(20, 50), 2)))
             waiting += self._parts(measured)
-            if self._happens(options.late):
+            if self._happens("late"):
                 self._send(waiting, chance.uniform(1, 150))
                 waiting = []
-            elif not self._happens(options.burst):
+            elif not self._happens("burst"):
                 chance.shuffle(waiting)
                 self._send(waiting, 0.0)
                 waiting = []
-            if self._happens(options.restart) and self.sent:
+            if self.sent and self._happens("restart"):
                 self._send(self.sent[-chance.randint(1, 20) :], 0.0)
         self._send(waiting, 0.0)
 
     def _parts(self, measured: Json) -> list[Json]:
         """One document or several that say the same."""
-        options, chance = self._world.options, self._chance
-        parts = [measured]
-        if self._happens(options.apart):
+        chance, parts = self._chance, [measured]
+        if self._happens("apart"):
             instant = {"recorded_at": measured["recorded_at"]}
             parts.append(instant | {"humidity": round(chance.uniform(0, 100), 1)})
-        if self._happens(options.disagreeing):
+        if self._happens("disagreeing"):
             other = round(measured["temperature"] + chance.choice([-0.5, 0.5]), 2)
             parts.append(measured | {"temperature": other})
         return parts
 
-    def _happens(self, rate: float) -> bool:
-        return rate > 0 and self._chance.random() < rate
+    def _happens(self, fault: str) -> bool:
+        return self._world.happens(fault, self._chance)
 
     def _send(self, documents: list[Json], delay_seconds: float) -> None:
         self.sent += documents
@@ -128,7 +127,7 @@ class Device:
         while documents:
             documents = await self._post(region, documents)
             await asyncio.sleep(self._chance.uniform(*PAUSE_SECONDS))
-            if self._happens(self._world.options.other_region):
+            if self._happens("other_region"):
                 region = self._chance.choice(sorted(self._world.regions))
             if self._world.regions[region].is_lost:
                 (region,) = [each for each in self._world.regions if each != region]
@@ -141,6 +140,8 @@ class Device:
         instants = [document["recorded_at"] for document in documents]
         self._world.history.note(self.device_id, "posts to", region, instants, f"{len(bad)} bad")
         response = await self._request(region, body)
+        if response is not None and response["statusCode"] == UNAVAILABLE:
+            self._world.hits["not taken"] += 1
         if response is None or response["statusCode"] not in {ACCEPTED, REFUSED, UNAVAILABLE}:
             return documents
         answer = json.loads(response["body"])
@@ -170,7 +171,7 @@ class Device:
         return {at_ms for at_ms in self._used if now_ms - DAY_MS < at_ms < now_ms + 1}
 
     def _bad_bodies(self) -> list[Any]:
-        if not self._happens(self._world.options.bad_body):
+        if not self._happens("bad_body"):
             return []
         now_ms = self._world.now_ms()
         others = self._neighbour if self._neighbour != self.device_id else "device-0x"
@@ -201,7 +202,7 @@ class Device:
             answer = await world.regions[region].lambda_.invoke("ingest", event)
         except NotInvoked:
             return None
-        if answer.function_error is not None or world.happens(world.options.lost_ack):
+        if answer.function_error is not None or world.happens("lost_ack"):
             world.history.note(self.device_id, "gets no answer from", region)
             return None
         response: Json = answer.payload

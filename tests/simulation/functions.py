@@ -17,6 +17,7 @@ from local.mappings.model import Answer
 from local.mappings.ports import NotInvoked
 from tests.simulation.clients import Clients
 from tests.simulation.processes import Crash, running, wait
+from tests.template import timeout_seconds
 
 if TYPE_CHECKING:
     from tests.simulation.region import Region
@@ -27,8 +28,6 @@ Handler = Callable[[Json], Any]
 Counts = Counter[tuple[Metric, int | None]]
 Build = Callable[["Environment"], Handler]
 
-TIMEOUT_SECONDS = {"ingest": 25.0, "aggregate": 60.0, "sweep": 60.0, "redrive": 120.0}
-TIMEOUT_SECONDS_USUAL = 30.0
 CALL_SECONDS = (0.001, 0.004, 0.03)
 START_SECONDS = (0.5, 4.0)
 # Which functions a poison record kills.
@@ -41,27 +40,57 @@ owner: contextvars.ContextVar[str] = contextvars.ContextVar("owner", default="wo
 _environments: "WeakKeyDictionary[greenlet, Environment]" = WeakKeyDictionary()
 
 
+@dataclass
+class Invocation:
+    """One run of a function, whoever hears of its end."""
+
+    serial: int
+    function: str
+    event: Json
+    deadline_ms: int = 0
+    counts: Counts = field(default_factory=Counter)
+    """What it counted and wrote, by metric and minute: all of it if it came to its end."""
+    answer: Any = None
+    """What it returned, if it came to that."""
+    is_heard: bool = False
+    """Whether the mapping that invoked it went on by its answer."""
+    is_given_up: bool = False
+    """Whether Lambda has given it up: dead, or timed out, and maybe still at work."""
+    unsure: Counter[str] = field(default_factory=Counter)
+    """Calls that were refused, or whose answer was lost, by operation."""
+
+
 class Environment(Clients):
     """One execution environment: its code's clients, each call of which may go wrong."""
 
-    def __init__(self, region: "Region", function: str, serial: int) -> None:
+    def __init__(self, region: "Region", invocation: Invocation) -> None:
         super().__init__(region)
-        self.name = f"{region.name}/{function}/{serial}"
-        self.function = function
-        self.is_warm = False
+        self.function = invocation.function
+        self.name = f"{region.name}/{self.function}/{invocation.serial}"
         self.is_dead = False
+        self.begin(invocation)
+        self._skew_ms = region.world.drawn_skew_ms()
+
+    def begin(self, invocation: Invocation) -> None:
+        """Run for this invocation from now on."""
+        self.invocation = invocation
         self.counts: Counts = Counter()
-        self.written: Counts = Counter()
-        self.clock_ms = region.world.now_ms
 
     @staticmethod
-    def running() -> "Environment | None":
+    def current() -> "Environment | None":
         """The environment whose code is running now."""
         return _environments.get(getcurrent())
 
     def write_counts(self) -> None:
-        self.written.update(self.counts)
+        self.invocation.counts.update(self.counts)
         self.counts.clear()
+
+    def clock_ms(self) -> int:
+        return self.region.world.now_ms() + self._skew_ms
+
+    def remaining_ms(self) -> int:
+        """What is left of the function's time."""
+        return self.invocation.deadline_ms - self.region.world.now_ms()
 
     def sleep(self, seconds: float) -> None:
         wait(asyncio.sleep(seconds))
@@ -76,28 +105,29 @@ class Environment(Clients):
 
     def call(self, service: str, operation: str, does: Callable[[], T]) -> T:
         """One call of a service, and what may come between it and the function."""
-        world, options = self.region.world, self.region.world.options
+        world = self.region.world
         wait(asyncio.sleep(world.chance.choice(CALL_SECONDS)))
         self._check_region()
-        if world.happens(options.stall):
-            hangs = TIMEOUT_SECONDS.get(self.function, TIMEOUT_SECONDS_USUAL)
-            hangs *= world.chance.uniform(1.0, 3.0)
+        if world.happens("stall"):
+            hangs = timeout_seconds(self.function) * world.chance.uniform(1.0, 3.0)
             world.history.note(self.name, f"{operation} hangs for {hangs:.0f} s")
             wait(asyncio.sleep(hangs))
             self._check_region()
-        if world.happens(options.crash_before):
+        if world.happens("crash_before"):
             raise self.die(f"before {operation}")
-        if world.is_out(service, self.region.name) or world.happens(options.call_fails):
+        if world.is_out(service, self.region.name) or world.happens("call_fails"):
             world.history.note(self.name, operation, "is refused")
-            self.region.lambda_.unsure[self.function, operation] += 1
+            self.invocation.unsure[operation] += 1
             error = {"Error": {"Code": "ServiceUnavailable", "Message": "simulated"}}
             raise ClientError(error, operation)  # type: ignore[arg-type]
         answer = does()
-        if world.happens(options.crash_after):
+        if self.invocation.is_given_up:
+            world.hits["zombie's call"] += 1
+        if world.happens("crash_after"):
             raise self.die(f"after {operation}")
-        if world.happens(options.answer_lost):
+        if world.happens("answer_lost"):
             world.history.note(self.name, operation, "takes place, its answer is lost")
-            self.region.lambda_.unsure[self.function, "lost answer"] += 1
+            self.invocation.unsure["lost answer"] += 1
             raise ReadTimeoutError(endpoint_url=service)
         return answer
 
@@ -108,32 +138,15 @@ class Environment(Clients):
 
 
 @dataclass
-class Invocation:
-    """One run of a function, whoever hears of its end."""
-
-    serial: int
-    function: str
-    counts: "Counts"
-    """What it counted and wrote, by metric and minute: all of it if it came to its end."""
-    answer: Any = None
-    """What it returned, if it came to that."""
-    is_heard: bool = False
-    """Whether the mapping that invoked it went on by its answer."""
-
-
-@dataclass
 class Lambda:
     """The functions of one region."""
 
     region: "Region"
     builds: dict[str, Build]
     invocations: list[Invocation] = field(default_factory=list)
-    deaths: Counter[str] = field(default_factory=Counter)
     raised: Counter[tuple[str, str]] = field(default_factory=Counter)
     """What functions raised, by function and type."""
-    unsure: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Calls that were refused, or whose answer was lost, by function and operation."""
-    running: set[int] = field(default_factory=set)
+    at_work: set[int] = field(default_factory=set)
     _idle: dict[str, list[tuple[Environment, Handler]]] = field(
         default_factory=lambda: defaultdict(list)
     )
@@ -147,23 +160,22 @@ class Lambda:
         self, function: str, event: Json, is_twin: bool = False
     ) -> "tuple[Answer, Invocation]":
         """The same, and what there is to know of it."""
-        world, options = self.region.world, self.region.world.options
+        world = self.region.world
         if self.region.is_lost:
             raise NotInvoked("the region is lost")
-        if world.happens(options.throttle):
+        if world.happens("throttle"):
             raise NotInvoked("Rate exceeded")
-        if not is_twin and "Records" in event and world.happens(options.twin):
+        if not is_twin and "httpMethod" not in event and world.happens("twin"):
             self._in_background(self._twin(function, event))
         self._serial += 1
         serial = self._serial
-        invocation = Invocation(serial, function, Counter())
+        invocation = Invocation(serial, function, event)
         self.invocations.append(invocation)
         world.history.note(self._name(serial, function), told(event))
         task = self._in_background(self._run(function, event, invocation))
-        seconds = TIMEOUT_SECONDS.get(function, TIMEOUT_SECONDS_USUAL)
-        await asyncio.wait({task}, timeout=seconds)
+        await asyncio.wait({task}, timeout=timeout_seconds(function))
         if not task.done():
-            self.deaths[function] += 1
+            invocation.is_given_up = True
             world.history.note(self._name(serial, function), "has timed out, and goes on")
             payload = {"errorType": "Sandbox.Timedout", "errorMessage": "Task timed out"}
             return Answer(payload, "Unhandled", f"request-{serial}"), invocation
@@ -179,17 +191,18 @@ class Lambda:
         name = self._name(invocation.serial, function)
         if self._idle[function]:
             environment, handler = self._idle[function].pop()
+            environment.begin(invocation)
         else:
-            if world.happens(world.options.slow_start):
+            if world.happens("slow_start"):
                 await asyncio.sleep(world.chance.uniform(*START_SECONDS))
-            environment = Environment(self.region, function, invocation.serial)
+            environment = Environment(self.region, invocation)
             handler = self.builds[function](environment)
-        environment.counts, environment.written = Counter(), invocation.counts
-        self.running.add(invocation.serial)
+        invocation.deadline_ms = world.now_ms() + int(timeout_seconds(function) * 1000)
+        self.at_work.add(invocation.serial)
         try:
             payload = await running(lambda: self._mortal(environment, handler, event))
         except Crash as crash:
-            self.deaths[function] += 1
+            invocation.is_given_up = True
             payload = {"errorType": "Runtime.ExitError", "errorMessage": str(crash)}
             answer = Answer(payload, "Unhandled", f"request-{invocation.serial}")
         except Exception as error:  # noqa: BLE001 - whatever a function raises is its failure
@@ -204,7 +217,7 @@ class Lambda:
             world.history.note(name, "answers", shortened(payload))
             answer = Answer(payload, None, f"request-{invocation.serial}")
         finally:
-            self.running.discard(invocation.serial)
+            self.at_work.discard(invocation.serial)
         if not environment.is_dead:
             self._idle[function].append((environment, handler))
         return answer

@@ -7,12 +7,12 @@ from typing import Any
 
 def rate(*rates: float) -> Any:
     """A fault that is off unless a seed picks one of these rates for it."""
-    return field(default=0.0, metadata={"picks": rates})
+    return field(default=0.0, metadata={"picks": rates, "strikes": True})
 
 
 def switch(*values: Any, usual: Any) -> Any:
     """A setting that a seed picks from these values."""
-    return field(default=usual, metadata={"picks": values})
+    return field(default=usual, metadata={"picks": values, "strikes": False})
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,10 @@ class Options:
     """The function dies after a call took place."""
     stall: float = rate(0.002, 0.01)
     """A call hangs until the function has timed out; the zombie goes on, and writes."""
+    forgets: bool = switch(True, usual=False)
+    """Functions have no room to keep the states that they wrote."""
+    clock_skew_seconds: float = switch(1.0, 10.0, usual=0.0)
+    """How far the clocks of functions and regions may be wrong."""
     throttle: float = rate(0.05, 0.3)
     slow_start: float = rate(0.2, 1.0)
     twin: float = rate(0.05, 0.3)
@@ -63,12 +67,16 @@ class Options:
     # the stream and its mappings
     put_throttle: float = rate(0.05, 0.5)
     """The stream doesn't take a record of a request."""
-    not_readings: float = rate(0.02, 0.1)
-    """Another producer puts bytes on the stream that aren't a reading."""
+    not_readings: float = rate(0.05, 0.2)
+    """Another producer puts bytes that aren't a reading; a chance each ten seconds."""
+    foreign: float = rate(0.3, 1.0)
+    """Another producer puts a reading, without a stamp; a chance each ten seconds."""
     poison: float = rate(0.01, 0.04)
     """A reading kills the functions that get it, until they are mended."""
     reshard: float = rate(0.1, 0.4)
     """Shards are split or merged; a chance each ten seconds."""
+    cursors_expire: float = rate(0.1, 0.4)
+    """What the mappings read on with is refused; a chance each ten seconds."""
     kill_engine: float = rate(0.1, 0.3)
     """The event source mappings lose all but their checkpoints; a chance each ten seconds."""
     bisects: bool = switch(False, usual=True)
@@ -88,7 +96,7 @@ class Options:
     mute_conflict: float = rate(0.3, 1.0)
     """A failed condition doesn't return the item."""
     stale_read: float = rate(0.1, 0.5)
-    """A query gives an item as it was before its last writes."""
+    """A query gives an item as it was before its last writes, or not at all."""
     outage: float = rate(0.02, 0.08)
     """A service is away for up to two minutes; a chance each ten seconds."""
     replication_seconds: float = switch(5, 40, usual=0.5)
@@ -106,7 +114,7 @@ class Options:
     # queues
     duplicate: float = rate(0.05, 0.3)
     """A message is delivered once more."""
-    send_fails: float = rate(0.05, 0.3)
+    send_fails: float = rate(0.1, 0.7)
     """A queue doesn't take a message of a batch."""
     receives_max: int = switch(1, 2, usual=10)
     """How often a notice is delivered before it goes to the dead letters."""
@@ -130,14 +138,17 @@ class Options:
 
 
 def drawn(seed: int) -> Options:
-    """The mix of faults of a seed: none in one of sixteen, else some of them."""
+    """The mix of faults of a seed: none in one of sixteen, one in three, else some of them."""
     chance = random.Random(f"{seed}/options")
     options = Options(devices=chance.choice([1, 2, 2, 3, 4]))
-    if chance.random() < 1 / 16:
+    all_of_them = [each for each in fields(Options) if each.metadata]
+    kind = chance.random()
+    if kind < 1 / 16:
         return options
-    share = chance.choice([0.15, 0.3, 0.5])
-    picked: dict[str, Any] = {}
-    for each in fields(Options):
-        if each.metadata and chance.random() < share:
-            picked[each.name] = chance.choice(each.metadata["picks"])
+    if kind < 1 / 4:
+        faults = [chance.choice(all_of_them)]
+    else:
+        share = chance.choice([0.15, 0.3, 0.5])
+        faults = [each for each in all_of_them if chance.random() < share]
+    picked = {each.name: chance.choice(each.metadata["picks"]) for each in faults}
     return replace(options, **picked)

@@ -1,8 +1,8 @@
 """What must be true at the end, worked out from what devices sent and what got onto the streams.
 
 It shares no code with the pipeline but the encoding of windows, whose bytes it compares, and the
-balance, which is to be right itself. Each
-invariant is a function that gives what is wrong, in words; nothing where nothing is.
+balance, which is to be right itself. Each invariant is a function that gives what is wrong, in
+words; nothing where nothing is.
 """
 
 import json
@@ -25,6 +25,12 @@ WAYS = {"sns", "bus"}
 EXPECTED_ERRORS = {"Unavailable", "ClientError", "ReadTimeoutError"}
 # A minute for what is out of order, one until the next sweep, and some for what they wait for.
 NOTICED_GAP_MS = 150_000
+# Faults that keep no reading from being stored in half a minute, and no sweep from its work.
+PROMPT = {
+    *("apart", "bad_body", "batch_size", "batching_window_seconds", "bisects", "flutter"),
+    *("cursors_expire", "duplicate", "foreign", "forgets", "lanes", "lost_ack", "mute_conflict"),
+    *("not_readings", "other_region", "redrive", "reshard", "restart", "send_fails", "twin"),
+}
 
 Metrics = dict[str, float]
 Found = Iterator[str]
@@ -50,6 +56,15 @@ def readings(world: World, region: Region) -> list[Reading]:
         place = (shard_id, number)
         found.append(Reading(place, document["device_id"], document["recorded_at"], metrics))
     return found
+
+
+def sent(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every document that a device or another producer meant, with whose it is."""
+    for device in world.devices:
+        for document in device.sent:
+            yield device.device_id, document
+    for document in world.foreign:
+        yield document["device_id"], document
 
 
 def metrics_of(document: dict[str, Any]) -> Metrics:
@@ -112,14 +127,7 @@ def queues_are_empty(world: World) -> Found:
 
 def what_is_acknowledged_is_there(world: World) -> Found:
     """Each reading that an answer said was accepted is in a window of some region."""
-    region = kept(world)[0]
-    stored: dict[tuple[str, int], Metrics] = defaultdict(dict)
-    for item in world.tables[WINDOWS].replicas[region.name].items.values():
-        device_id, minute_ms, _ = minute_ms_of(item)
-        for offset, metrics in windows_of.decode(item["readings"]["B"]).items():
-            for name, value in metrics.items():
-                merged = stored[device_id, minute_ms + offset]
-                merged[name] = max(value, merged.get(name, value))
+    stored = merged_windows(world)
     full = {reading.place for each in kept(world) for reading in overflowed(world, each)}
     excused = {
         (reading.device_id, reading.at_ms)
@@ -135,6 +143,18 @@ def what_is_acknowledged_is_there(world: World) -> Found:
                 is_there = all(there.get(name, -1e9) >= wanted[name] for name in wanted)
                 if not is_there and (device.device_id, at_ms) not in excused:
                     yield f"{device.device_id} {at_ms}: {wanted} is acknowledged, {there} is stored"
+
+
+def merged_windows(world: World) -> dict[tuple[str, int], Metrics]:
+    """What the windows of all regions have together, by device and instant; the larger wins."""
+    stored: dict[tuple[str, int], Metrics] = defaultdict(dict)
+    for item in world.tables[WINDOWS].replicas[kept(world)[0].name].items.values():
+        device_id, minute_ms, _ = minute_ms_of(item)
+        for offset, metrics in windows_of.decode(item["readings"]["B"]).items():
+            merged = stored[device_id, minute_ms + offset]
+            for name, value in metrics.items():
+                merged[name] = max(value, merged.get(name, value))
+    return stored
 
 
 def own_windows(world: World, region: Region) -> dict[tuple[str, int], bytes]:
@@ -194,29 +214,27 @@ def regions_agree(world: World) -> Found:
 
 def streams_have_what_devices_sent(world: World) -> Found:
     """Each reading on a stream is a document that its device sent, value by value."""
-    sent = {
-        (device.device_id, document["recorded_at"], tuple(metrics_of(document).items()))
-        for device in world.devices
-        for document in device.sent
+    meant = {
+        (device_id, document["recorded_at"], tuple(metrics_of(document).items()))
+        for device_id, document in sent(world)
     }
     for region in world.regions.values():
         for reading in readings(world, region):
-            if (reading.device_id, reading.at_ms, tuple(reading.metrics.items())) not in sent:
+            if (reading.device_id, reading.at_ms, tuple(reading.metrics.items())) not in meant:
                 yield f"{region.name} {reading.place}: {reading} was sent by nobody"
 
 
 def nobody_writes_anothers_data(world: World) -> Found:
     """A window has its own device's values, of its minute; what a lost region left has too."""
-    sent: dict[tuple[str, int, str], set[float]] = defaultdict(set)
-    for device in world.devices:
-        for document in device.sent:
-            for name, value in metrics_of(document).items():
-                sent[device.device_id, document["recorded_at"], name].add(value)
+    values: dict[tuple[str, int, str], set[float]] = defaultdict(set)
+    for device_id, document in sent(world):
+        for name, value in metrics_of(document).items():
+            values[device_id, document["recorded_at"], name].add(value)
     for item in world.tables[WINDOWS].replicas[kept(world)[0].name].items.values():
         device_id, minute_ms, _ = minute_ms_of(item)
         for offset, metrics in windows_of.decode(item["readings"]["B"]).items():
             for name, value in metrics.items():
-                if value not in sent[device_id, minute_ms + offset, name]:
+                if value not in values[device_id, minute_ms + offset, name]:
                     yield f"{device_id} {minute_ms}+{offset}: {name} {value} was sent by nobody"
 
 
@@ -296,7 +314,7 @@ def what_is_accepted_is_counted(world: World) -> Found:
                 if counted != told:
                     yield f"{region.name}: {counted} counted, {told} accepted"
         heard = [each for each in region.lambda_.invocations if each.is_heard]
-        foreign = sum(data in world.garbage for *_, data in region.stream.log)
+        foreign = sum(b'"received_at"' not in data for *_, data in region.stream.log)
         if not region.given_up["aggregate"] and counts_of(heard)[FOREIGN].total() != foreign:
             yield f"{region.name}: {counts_of(heard)[FOREIGN].total()} foreign, not {foreign}"
         if not world.options.faults:
@@ -346,6 +364,11 @@ def nothing_is_unaccounted(world: World) -> Found:
 # Episodes
 
 
+def is_prompt(world: World) -> bool:
+    """Whether all that strikes lets readings and sweeps come in time: episodes are exact then."""
+    return world.options.faults.keys() <= PROMPT
+
+
 def true_spells(world: World, region: Region, device_id: str, gap_ms: int = 0) -> int:
     """How often a device really heated up, by all its readings in the order of event time.
 
@@ -381,6 +404,11 @@ def recoveries(world: World, device_id: str) -> set[int]:
     }
 
 
+def notices_sent(region: Region, way: str) -> Counter[str]:
+    """How often each notice went out one way, by its id."""
+    return Counter(json.loads(body)["notice_id"] for body in region.published[way])
+
+
 def own_episodes(world: World, region: Region) -> dict[str, Any]:
     """The items of a region's own episodes, by device."""
     items = world.tables[ALERTS].replicas[region.name].items.values()
@@ -391,13 +419,19 @@ def own_episodes(world: World, region: Region) -> dict[str, Any]:
     }
 
 
-def changes(region: Region) -> dict[str, list[tuple[int, str]]]:
-    """What the table's stream said of a region's own episodes: (number, change), by device."""
-    found: dict[str, list[tuple[int, str]]] = defaultdict(list)
+def own_images(region: Region) -> Iterator[Any]:
+    """What the table's stream said of a region's own episodes: each image, in order."""
     for _, after in region.alerts_stream.log:
         if "change" in after and after["region"]["S"] == region.name:
-            change = (int(after["episode"]["N"]), after["change"]["S"])
-            found[after["device_id"]["S"]].append(change)
+            yield after
+
+
+def changes(region: Region) -> dict[str, list[tuple[int, str]]]:
+    """The same as (number, change), by device."""
+    found: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for image in own_images(region):
+        change = (int(image["episode"]["N"]), image["change"]["S"])
+        found[image["device_id"]["S"]].append(change)
     return dict(found)
 
 
@@ -417,7 +451,7 @@ def episodes_open_and_clear_once(world: World) -> Found:
             if ends and ends[-1][0] > spells:
                 yield f"{region.name} {device_id}: {ends[-1][0]} episodes of {spells} spells"
             apart = true_spells(world, region, device_id, NOTICED_GAP_MS)
-            if ends and not world.options.faults and ends[-1][0] < apart:
+            if ends and is_prompt(world) and ends[-1][0] < apart:
                 yield f"{region.name} {device_id}: {ends[-1][0]} episodes, not {apart}"
 
 
@@ -455,7 +489,7 @@ def episodes_join_their_breaches(world: World) -> Found:
 
 
 def badly_cleared(world: World, region: Region, item: Any) -> Found:
-    """An episode whose device recovered is cleared, at a recovery."""
+    """An episode whose device recovered is cleared, at a recovery: the first, if none came late."""
     device_id = item["device_id"]["S"]
     recovered = recoveries(world, device_id)
     cleared_ms, last_ms = item["cleared_ms"].get("N"), int(item["last_breach_ms"]["N"])
@@ -465,29 +499,24 @@ def badly_cleared(world: World, region: Region, item: Any) -> Found:
     due = [at_ms for at_ms in union_recoveries(world, device_id) if last_ms < at_ms < settled_ms]
     if cleared_ms is None and due:
         yield f"{region.name} {device_id}: recovered at {min(due)}, and not cleared"
+    elif is_prompt(world) and due and int(cleared_ms) != min(due):
+        yield f"{region.name} {device_id}: cleared at {cleared_ms}, recovered at {min(due)}"
 
 
 def union_recoveries(world: World, device_id: str) -> set[int]:
     """When a device was below the clear threshold by its windows, merged over regions."""
-    region = kept(world)[0]
-    seen: dict[int, float] = {}
-    for item in world.tables[WINDOWS].replicas[region.name].items.values():
-        of_device, minute_ms, _ = minute_ms_of(item)
-        if of_device == device_id:
-            for offset, metrics in windows_of.decode(item["readings"]["B"]).items():
-                if "temperature" in metrics:
-                    at_ms = minute_ms + offset
-                    seen[at_ms] = max(metrics["temperature"], seen.get(at_ms, -1e9))
-    return {at_ms for at_ms, value in seen.items() if value < CLEARS_BELOW}
+    return {
+        at_ms
+        for (of_device, at_ms), metrics in merged_windows(world).items()
+        if of_device == device_id and metrics.get("temperature", 99.0) < CLEARS_BELOW
+    }
 
 
 def episodes_follow_each_other(world: World) -> Found:
     """Each episode begins where the one before was cleared, and not before."""
     for region in kept(world):
         last: dict[str, Any] = {}
-        for _, after in region.alerts_stream.log:
-            if "change" not in after or after["region"]["S"] != region.name:
-                continue
+        for after in own_images(region):
             before = last.get(after["device_id"]["S"])
             last[after["device_id"]["S"]] = after
             where = f"{region.name} {after['device_id']['S']} {after['episode']['N']}"
@@ -502,11 +531,8 @@ def episodes_follow_each_other(world: World) -> Found:
 def notices_say_what_changed(world: World) -> Found:
     """A notice has its episode's device, rule, region, number, breaches, peak and clear."""
     for region in kept(world):
-        due = {}
-        for _, after in region.alerts_stream.log:
-            if after.get("change", {}).get("S") in {"opened", "cleared"}:
-                told = notice_of(after)
-                due[told["notice_id"]] = told
+        told = [notice_of(image) for image in own_images(region)]
+        due = {notice["notice_id"]: notice for notice in told if notice["change"] != "extended"}
         for way in sorted(WAYS):
             for body in region.published[way]:
                 found = json.loads(body)
@@ -551,19 +577,28 @@ def notices_go_out_once(world: World) -> Found:
             for number, change in told
             if change != "extended"
         }
-        lambda_ = region.lambda_
-        unsure = lambda_.unsure
-        excused = unsure["notify", "lost answer"] + unsure["notify", "UpdateItem"]
-        excused += lambda_.deaths["notify"]
+        excused = excuses(region)
         for way in sorted(WAYS):
-            sent = Counter(json.loads(body)["notice_id"] for body in region.published[way])
-            for name in sorted(due - sent.keys()):
+            out = notices_sent(region, way)
+            for name in sorted(due - out.keys()):
                 yield f"{region.name} {way}: {name} never went out"
-            for name in sorted(sent.keys() - due):
+            for name in sorted(out.keys() - due):
                 yield f"{region.name} {way}: {name} is of no change"
-            repeated = sum(times - 1 for times in sent.values())
-            if repeated > excused:
-                yield f"{region.name} {way}: {repeated} went out again, {excused} may have"
+            for name, times in sorted(out.items()):
+                if times - 1 > excused[name]:
+                    yield f"{region.name} {way}: {name} went out {times} times, {excused[name]}"
+
+
+def excuses(region: Region) -> Counter[str]:
+    """How often each notice may have gone out again: by the invocations that brought it."""
+    excused: Counter[str] = Counter()
+    for invocation in region.lambda_.invocations:
+        if invocation.function == "notify":
+            unsure = invocation.unsure["lost answer"] + invocation.unsure["UpdateItem"]
+            for record in invocation.event["Records"]:
+                name = json.loads(record["body"])["notice_id"]
+                excused[name] += unsure + invocation.is_given_up
+    return excused
 
 
 BROKEN = "it_runs"

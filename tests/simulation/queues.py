@@ -30,13 +30,14 @@ class Queue:
     dead_letters: "Queue | None" = None
     messages: dict[str, Message] = field(default_factory=dict)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    _serial: int = 0
+    sent: int = 0
+    """How many messages were ever sent to it."""
 
     def send(self, body: str) -> str:
         """Put a message; its id."""
         self.arrived.set()
-        self._serial += 1
-        message_id = f"{self.name}-{self._serial}"
+        self.sent += 1
+        message_id = f"{self.name}-{self.sent}"
         self.messages[message_id] = Message(message_id, body)
         return message_id
 

@@ -20,7 +20,7 @@ from telemetry.aws.claims import Claims
 from telemetry.aws.failures import Failures
 from telemetry.aws.functions import Functions
 from telemetry.aws.generations import Generations
-from telemetry.aws.items import DynamoItems
+from telemetry.aws.items import CompareAndSet, DynamoItems
 from telemetry.aws.overflow import Overflow
 from telemetry.aws.publishers import Bus, Topic
 from telemetry.aws.quarantine import Quarantine
@@ -85,16 +85,23 @@ def aggregating(of: Environment) -> Handler:
     items, region = DynamoItems(of.dynamodb, WINDOWS, windows_of.KEY), of.region.name
     generations = Generations(of.dynamodb, WINDOWS, region, items, of.seconds)
     windows = Windows(items, region, RETENTION_MS, generations.written)
-    windows._states._sleep, windows._states._clock = of.sleep, of.seconds
+    simulate(windows._states, of)
     quarantine = Quarantine(of.s3, FAILURES)
     return lambda event: aggregate.run(event, of.clock_ms(), windows, quarantine)
+
+
+def simulate(states: CompareAndSet[Any, Any, Any], of: Environment) -> None:
+    """Let states wait and forget in virtual time, as much as the options say."""
+    states._sleep, states._clock = of.sleep, of.seconds
+    if of.region.world.options.forgets:
+        states._remembered = 0
 
 
 def alerts_for(of: Environment) -> Alerts:
     items = DynamoItems(of.dynamodb, ALERTS, alerts_of.KEY)
     severities = {rule.name: rule.severity for rule in shipped()}
     alerts = Alerts(items, of.region.name, severities)
-    alerts._states._sleep, alerts._states._clock = of.sleep, of.seconds
+    simulate(alerts._states, of)
     return alerts
 
 
@@ -107,7 +114,7 @@ def sweeping(of: Environment) -> Handler:
     open_episodes = functools.partial(AlertReader(of.dynamodb, ALERTS).open_in, of.region.name)
     windows, alerts = WindowReader(of.dynamodb, WINDOWS, of.seconds), alerts_for(of)
     return lambda _event: sweep.run(
-        of.clock_ms(), shipped(), open_episodes, windows, alerts, lambda: 60_000
+        of.clock_ms(), shipped(), open_episodes, windows, alerts, of.remaining_ms
     )
 
 
@@ -209,8 +216,8 @@ class Region:
         self.world = world
         self.name = name
         self.is_lost = False
-        self.stream = Stream(world.now_ms)
-        self.alerts_stream = TableStream(world.now_ms, name)
+        self.stream = Stream(world.now_ms, lambda: world.is_out("kinesis", name))
+        self.alerts_stream = TableStream(world.now_ms, name, lambda: world.is_out("dynamodb", name))
         self.windows_stream = TableStream(world.now_ms, name)
         dead = Queue("dead-letters", world.now_ms)
         notices = Queue("notices", world.now_ms, 180, world.options.receives_max, dead)
@@ -357,17 +364,19 @@ class Region:
         stage = function_arn.split(":")[6].removeprefix(f"{STACK}-")
         answer, invocation = await self.lambda_.invoked(stage, event)
         invocation.is_heard = answer.function_error is None
+        if invocation.is_heard and answer.payload["batchItemFailures"]:
+            self.world.hits["partial answer"] += 1
         return answer
 
     async def send(self, mapping: Mapping, key: str, document: Json) -> None:  # noqa: ARG002
         """Keep what a mapping has given up."""
-        options = self.world.options
-        if self.world.is_out("s3", self.name) or self.world.happens(options.call_fails):
+        if self.world.is_out("s3", self.name) or self.world.happens("call_fails"):
             raise OutsideProblem("the bucket is away")
         self.world.history.note(self.name, "given up", key)
+        self.world.hits["given up"] += 1
         stage = document["requestContext"]["functionArn"].split("-")[-1]
         self.given_up[stage] += document[next(iter(document.keys() & BATCH_INFO))]["batchSize"]
-        self.buckets[FAILURES].put(key, self.world.to_json(document))
+        self.buckets[FAILURES].put(key, json.dumps(document).encode())
 
     # Queues
 
@@ -379,12 +388,12 @@ class Region:
                 queue.arrived.clear()
                 await queue.arrived.wait()
             while len(working) < concurrency:
-                impatient = self.world.happens(self.world.options.impatience)
+                impatient = self.world.happens("impatience")
                 messages = queue.receive(10, IMPATIENT_SECONDS if impatient else None)
                 if not messages:
                     break
                 for message in messages:
-                    if self.world.happens(self.world.options.duplicate):
+                    if self.world.happens("duplicate"):
                         message.visible_at_ms = self.world.now_ms()
                 task = asyncio.create_task(self._work(queue, function, messages))
                 working.add(task)

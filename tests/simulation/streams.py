@@ -8,7 +8,7 @@ from typing import Any
 
 from local.mappings.memory import MemoryShard, MemoryStream
 from local.mappings.model import Page, Record
-from local.mappings.ports import NowMs
+from local.mappings.ports import NowMs, OutsideProblem
 
 LINGER_SECONDS = 20.0
 """How long a fetch waits for a record, so that an idle stream costs nothing."""
@@ -19,9 +19,14 @@ SHARDS_MAX = 6
 class WaitingStream(MemoryStream):
     """A stream whose reader waits for what comes next instead of asking each second."""
 
-    def __init__(self, now_ms: NowMs, shards: int = 1) -> None:
+    def __init__(self, now_ms: NowMs, is_away: Callable[[], bool] = lambda: False) -> None:
         self._changed = asyncio.Event()
-        super().__init__(now_ms, shards)
+        self._is_away = is_away
+        super().__init__(now_ms)
+
+    def _fail_if_told(self) -> None:
+        if self._is_away():
+            raise OutsideProblem("the stream is away")
 
     async def fetch(self, shard_id: str, cursor: str, limit: int) -> Page:
         page = await super().fetch(shard_id, cursor, limit)
@@ -47,11 +52,11 @@ class Stream(WaitingStream):
     `log` has all that was ever put on it, with its shard and sequence number: the oracle reads it.
     """
 
-    def __init__(self, now_ms: NowMs) -> None:
+    def __init__(self, now_ms: NowMs, is_away: Callable[[], bool]) -> None:
         self.log: list[tuple[str, str, bytes]] = []
         self.seen: Callable[[bytes], None] = lambda _data: None
         self._ranges = {"shardId-000000000000": (0, HASHES)}
-        super().__init__(now_ms)
+        super().__init__(now_ms, is_away)
 
     def take(self, data: bytes, key: str) -> tuple[str, str]:
         """Put a record; its shard and sequence number."""
@@ -89,8 +94,10 @@ class Stream(WaitingStream):
 class TableStream(WaitingStream):
     """A table's changes in one region, those that replication brought too."""
 
-    def __init__(self, now_ms: NowMs, region: str) -> None:
-        super().__init__(now_ms)
+    def __init__(
+        self, now_ms: NowMs, region: str, is_away: Callable[[], bool] = lambda: False
+    ) -> None:
+        super().__init__(now_ms, is_away)
         self._region = region
         self.log: list[tuple[dict[str, Any] | None, dict[str, Any]]] = []
 

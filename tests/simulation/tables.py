@@ -42,14 +42,14 @@ class Replica:
     stream: TableStream
     items: dict[Key, Item] = field(default_factory=dict)
     stamps: dict[Key, Stamp] = field(default_factory=dict)
-    past: dict[Key, list[Item]] = field(default_factory=dict)
-    """Each item as it was before its last writes, oldest first."""
+    past: dict[Key, list[Item | None]] = field(default_factory=dict)
+    """Each item as it was before its last writes, oldest first: at first it wasn't there."""
 
 
 class Table:
     """A global table; `spread` is given what is to reach the other regions.
 
-    `stale` picks what a read sees of an item's past instead of its last write, if it does.
+    `pick` is given an item's states, the present one last, and picks what a read sees of them.
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class Table:
         name: str,
         key: tuple[str, str],
         streams: dict[str, TableStream],
-        now_ms: Callable[[], int],
+        now_ms: Callable[[str], int],
         spread: Callable[[str, Callable[[str], None]], None],
-        stale: Callable[[list[Item]], Item | None],
+        pick: Callable[[list[Item | None]], Item | None],
     ) -> None:
         self.name = name
         self.key = key
         self.replicas = {region: Replica(stream) for region, stream in streams.items()}
         self._now_ms = now_ms
         self._spread = spread
-        self._stale = stale
+        self._pick = pick
         self._serial = 0
 
     def key_of(self, item: Item) -> Key:
@@ -75,7 +75,7 @@ class Table:
     def put(self, region: str, item: Item) -> None:
         """Write an item in a region; it reaches the others later."""
         self._serial += 1
-        stamp = Stamp(self._now_ms(), self._serial, region)
+        stamp = Stamp(self._now_ms(region), self._serial, region)
         self._apply(region, item, stamp)
         self._spread(region, lambda other: self._apply(other, item, stamp))
 
@@ -84,8 +84,7 @@ class Table:
         if replica.stamps.get(key, stamp) > stamp:
             return
         before = replica.items.get(key)
-        if before is not None:
-            replica.past[key] = [*replica.past.get(key, [])[1 - PAST_MAX :], before]
+        replica.past[key] = [*replica.past.get(key, [])[1 - PAST_MAX :], before]
         replica.items[key], replica.stamps[key] = item, stamp
         named = {name: item[name] for name in self.key}
         replica.stream.announce(named, before, item)
@@ -134,22 +133,21 @@ class Table:
 
     def get(self, region: str, key: Key, is_consistent: bool) -> Item | None:
         """An item; a read that isn't consistent may see an older one."""
-        items = self.replicas[region].items
-        return items.get(key) if is_consistent or key not in items else self._as_read(region, key)
+        return self.replicas[region].items.get(key) if is_consistent else self._as_read(region, key)
 
     def between(self, region: str, partition: str, low: str, high: str) -> list[Item]:
         """A partition's items in a range of sort keys, as a query finds them."""
         items = self.replicas[region].items
         found = [key for key in items if key[0] == partition and low <= key[1] <= high]
-        return [self._as_read(region, key) for key in sorted(found)]
+        seen = [self._as_read(region, key) for key in sorted(found)]
+        return [item for item in seen if item is not None]
 
     def having(self, region: str, name: str, value: dict[str, Any]) -> list[Item]:
         """The items of an index's partition, as a query finds them."""
         found = [self._as_read(region, key) for key in sorted(self.replicas[region].items)]
-        return [item for item in found if item.get(name) == value]
+        return [item for item in found if item is not None and item.get(name) == value]
 
-    def _as_read(self, region: str, key: Key) -> Item:
+    def _as_read(self, region: str, key: Key) -> Item | None:
         """An item as a read that isn't consistent sees it."""
         replica = self.replicas[region]
-        past = replica.past.get(key)
-        return self._stale(past) or replica.items[key] if past else replica.items[key]
+        return self._pick([*replica.past.get(key, []), replica.items.get(key)])

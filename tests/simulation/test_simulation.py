@@ -3,19 +3,26 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import fields
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from tests.simulation.bugs import BUGS
-from tests.simulation.checking import course, first_that_finds, reduced
+from tests.simulation.checking import Outcome, course, first_that_finds, reduced
 from tests.simulation.options import Options, drawn
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 200
+HITS_MIN = 20
+CONSEQUENCES = {
+    *("conflict", "dead letter", "full window", "given up", "not taken", "quarantined"),
+    *("notice sent again", "partial answer", "second episode", "zombie's call"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,34 +36,55 @@ def finding(pool: ProcessPoolExecutor) -> dict[str, "Future[int | None]"]:
     return {bug: pool.submit(first_that_finds, bug, SEEDS) for bug in BUGS}
 
 
-def test_every_invariant_holds_whatever_fails(pool: ProcessPoolExecutor) -> None:
-    failed = [each for each in pool.map(course, range(SEEDS), chunksize=5) if each.violations]
-    wrong = {f"--seed {outcome.seed}": outcome.violations for outcome in failed}
+@pytest.fixture(scope="module")
+def outcomes(pool: ProcessPoolExecutor) -> list[Outcome]:
+    return list(pool.map(course, range(SEEDS), chunksize=5))
+
+
+def test_every_invariant_holds_whatever_fails(outcomes: list[Outcome]) -> None:
+    wrong = {f"--seed {each.seed}": each.violations for each in outcomes if each.violations}
     assert wrong == {}, "python -m tests.simulation --seed … replays it"
 
 
+def test_every_fault_strikes_and_brings_about_what_it_is_meant_to(outcomes: list[Outcome]) -> None:
+    hits = sum((each.hits for each in outcomes), Counter[str]())
+    faults = {each.name for each in fields(Options) if each.metadata.get("strikes")}
+    wanted = faults | CONSEQUENCES
+    assert {name: hits[name] for name in wanted if hits[name] < HITS_MIN} == {}
+    assert hits.keys() == wanted
+
+
 @pytest.mark.parametrize("bug", BUGS)
-def test_a_planted_bug_is_found(bug: str, finding: dict[str, "Future[int | None]"]) -> None:
-    assert finding[bug].result() is not None, BUGS[bug].__doc__
+def test_a_planted_bug_breaks_what_it_must(
+    bug: str, finding: dict[str, "Future[int | None]"]
+) -> None:
+    assert finding[bug].result() is not None, f"{BUGS[bug].plant.__doc__}: {BUGS[bug].breaks} holds"
 
 
-def test_a_seed_is_the_same_to_the_byte_in_every_process() -> None:
-    command = [sys.executable, "-m", "tests.simulation", "--seed", "34"]
+@pytest.mark.parametrize(
+    ("seed", "bug", "mark"), [("34", [], "✓"), ("2", ["--bug", "running_sums"], "✗")]
+)
+def test_a_seed_is_the_same_to_the_byte_in_every_process(
+    seed: str, bug: list[str], mark: str
+) -> None:
+    command = [sys.executable, "-m", "tests.simulation", "--seed", seed, *bug]
     outputs = []
     for hashing in ("0", "1"):
         environment = os.environ | {"PYTHONHASHSEED": hashing, "PYTHONPATH": "layers/telemetry"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
         outputs.append(done.stdout)
     assert outputs[0] == outputs[1]
-    assert len(outputs[0].splitlines()) > 100
+    lines = outputs[0].decode().splitlines()
+    assert len(lines) > 100
+    assert lines[-1].startswith(mark)
 
 
 def test_a_failure_is_reduced_to_a_shorter_history_of_the_same_invariant() -> None:
-    outcome = course(0, bug="running_sums")
+    outcome = course(2, bug="running_sums")
     shorter = reduced(outcome, "running_sums", tell=lambda _text: None)
     assert shorter.invariants & outcome.invariants
     assert len(shorter.lines) < len(outcome.lines) / 4
-    again = course(0, shorter.options, "running_sums")
+    again = course(2, shorter.options, "running_sums")
     assert (again.digest, again.violations) == (shorter.digest, shorter.violations)
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import random
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 from unittest.mock import patch
@@ -29,7 +30,11 @@ REGIONS = ("eu-west-1", "us-east-1")
 WEATHER_SECONDS = 10.0
 OUTAGE_SECONDS = (5.0, 120.0)
 CUT_SECONDS = (10.0, 180.0)
+METER = "meter-0"
 SERVICES = ("kinesis", "dynamodb", "sqs", "s3", "sns", "events")
+AFTERWARDS_SECONDS = 150.0
+"""How long the storm goes on when devices have measured all: episodes are cleared in it."""
+SEND_SECONDS_MAX = 3600.0
 SETTLE_SECONDS = 5.0
 SETTLE_SECONDS_MAX = 4 * 3600.0
 SWEEPS_SECONDS = 200.0
@@ -47,6 +52,8 @@ class World:
         self.options = options
         self.is_faulty = True
         self.is_mended = False
+        self.hits: Counter[str] = Counter()
+        """How often each fault has struck."""
         self.chance = random.Random(f"{seed}/faults")
         self.engine_chance = random.Random(f"{seed}/engine")
         self._weather_chance = random.Random(f"{seed}/weather")
@@ -58,15 +65,18 @@ class World:
         self.poison_instants: set[int] = set()
         self.poison: set[str] = set()
         self.garbage: set[bytes] = set()
+        self.foreign: list[dict[str, Any]] = []
+        """Readings that another producer put on the streams."""
         self.regions = {name: Region(self, name) for name in REGIONS}
+        self._skews_ms = {name: self.drawn_skew_ms() for name in REGIONS}
         self.tables = {
             name: Table(
                 name,
                 key,
                 {region: getattr(self.regions[region], f"{name}_stream") for region in REGIONS},
-                self.now_ms,
+                lambda region: self.now_ms() + self._skews_ms[region],
                 self.replicate,
-                self._past,
+                self._pick,
             )
             for name, key in (
                 (WINDOWS, ("device_id", "minute_region")),
@@ -82,24 +92,29 @@ class World:
 
     # Chance
 
-    def happens(self, rate: float) -> bool:
-        """Whether a fault of this rate happens now."""
-        return self.is_faulty and rate > 0 and self.chance.random() < rate
+    def happens(self, fault: str, chance: random.Random | None = None) -> bool:
+        """Whether a fault strikes now, by its rate; what strikes is counted."""
+        rate = getattr(self.options, fault)
+        if not self.is_faulty or not rate or (chance or self.chance).random() >= rate:
+            return False
+        self.hits[fault] += 1
+        return True
 
     def is_out(self, service: str, region: str) -> bool:
         """Whether a service of a region is away."""
         return self._outages.get((service, region), 0) > self.now_ms()
 
-    def _past(self, past: list[Item]) -> Item | None:
-        return self.chance.choice(past) if self.happens(self.options.stale_read) else None
+    def drawn_skew_ms(self) -> int:
+        """How far a clock of AWS is wrong."""
+        most = self.options.clock_skew_seconds
+        return int(self.chance.uniform(-most, most) * 1000) if most else 0
+
+    def _pick(self, states: list[Item | None]) -> Item | None:
+        return self.chance.choice(states) if self.happens("stale_read") else states[-1]
 
     def _mark_poison(self, data: bytes) -> None:
         if any(b'"recorded_at":%d,' % at_ms in data for at_ms in self.poison_instants):
             self.poison.add(b64encode(data).decode())
-
-    @staticmethod
-    def to_json(document: Any) -> bytes:
-        return json.dumps(document).encode()
 
     # Replication
 
@@ -127,10 +142,10 @@ class World:
             region.start()
         weather = asyncio.create_task(self._weather())
         await asyncio.gather(*[device.run() for device in self.devices])
+        await asyncio.sleep(AFTERWARDS_SECONDS)
         self._weather_ends()
         weather.cancel()
-        for device in self.devices:
-            await device.finished()
+        await self._all_is_sent()
         self.history.note("world", "devices are done; the pipeline drains")
         if self.options.retries_max >= 1000 and self.options.age_seconds_max > 60:
             self.is_mended = True
@@ -143,13 +158,13 @@ class World:
         """What happens to whole services, streams, engines and regions."""
         chance, options = self._weather_chance, self.options
         loss_at = chance.uniform(0.5, 0.9) * options.minutes * 60
-        is_to_lose = chance.random() < options.region_loss
+        is_to_lose = self.happens("region_loss", chance)
         started = self.loop.time()
         while True:
             await asyncio.sleep(WEATHER_SECONDS)
             for region in [each for each in self.regions.values() if not each.is_lost]:
                 self._trouble(region, chance)
-            if chance.random() < options.replication_cut:
+            if self.happens("replication_cut", chance):
                 self._cut_until_ms = self.now_ms() + int(chance.uniform(*CUT_SECONDS) * 1000)
                 self.history.note("world", "the regions are cut from each other")
             if is_to_lose and self.loop.time() - started > loss_at:
@@ -157,27 +172,41 @@ class World:
                 self._lose(self.regions[chance.choice(REGIONS)])
 
     def _trouble(self, region: Region, chance: random.Random) -> None:
-        options = self.options
-        if chance.random() < options.reshard and len(region.stream.by_id) < SHARDS_MAX:
+        if region.stream.open_shards < SHARDS_MAX and self.happens("reshard", chance):
             if region.stream.open_shards > 1 and chance.random() < 0.5:
                 self.history.note(region.name, region.stream.merge())
             else:
                 self.history.note(region.name, region.stream.split(chance.randrange(9)))
-        if chance.random() < options.kill_engine:
+        if self.happens("kill_engine", chance):
             self.history.note(region.name, "the mappings' engine is killed")
             region.kill_engine()
             region.start_engine()
-        if chance.random() < options.outage:
+        if self.happens("outage", chance):
             service = chance.choice(SERVICES)
             seconds = chance.uniform(*OUTAGE_SECONDS)
             self._outages[service, region.name] = self.now_ms() + int(seconds * 1000)
             self.history.note(region.name, service, f"is away for {seconds:.0f} s")
-        if chance.random() < options.redrive:
+        if self.happens("redrive", chance):
             asyncio.create_task(self._redrive_amid(region))  # noqa: RUF006
-        if chance.random() < options.not_readings:
+        if self.happens("cursors_expire", chance):
+            self.history.note(region.name, "the cursors of its streams expire")
+            region.stream.expire_cursors()
+            region.alerts_stream.expire_cursors()
+        if self.happens("foreign", chance):
+            self._foreign(region, chance)
+        if self.happens("not_readings", chance):
             data = chance.choice(GARBAGE) + b"%d" % chance.randrange(10**9)
             self.garbage.add(data)
             self.history.note(region.name, "not a reading", region.stream.take(data, "other"))
+
+    def _foreign(self, region: Region, chance: random.Random) -> None:
+        """Another producer puts a reading on the stream, of a device of its own; maybe twice."""
+        at_ms = self.now_ms() - chance.randrange(20_000)
+        document = {"recorded_at": at_ms, "temperature": round(chance.uniform(20, 50), 2)}
+        self.foreign.append({"device_id": METER} | document)
+        for _ in range(chance.choice([1, 1, 2])):
+            data = json.dumps(self.foreign[-1]).encode()
+            self.history.note(region.name, METER, region.stream.take(data, METER))
 
     async def _redrive_amid(self, region: Region) -> None:
         with contextlib.suppress(NotInvoked):
@@ -194,6 +223,15 @@ class World:
         self.is_faulty = False
         self._outages.clear()
         self._cut_until_ms = 0
+
+    async def _all_is_sent(self) -> None:
+        """Wait until every device was answered; not for ever."""
+        try:
+            async with asyncio.timeout(SEND_SECONDS_MAX):
+                for device in self.devices:
+                    await device.finished()
+        except TimeoutError:
+            self.unsettled = "devices still send, and get no good answer"
 
     async def _settle(self) -> None:
         """Wait until nothing is on its way any more; not for ever."""
@@ -212,8 +250,8 @@ class World:
         for region in self.regions.values():
             if region.is_lost:
                 continue
-            if region.lambda_.running:
-                return f"{region.name}: {len(region.lambda_.running)} functions run"
+            if region.lambda_.at_work:
+                return f"{region.name}: {len(region.lambda_.at_work)} functions run"
             for name in ("overflow", "notices"):
                 if region.queues[name].messages:
                     return f"{region.name}: {name} has {len(region.queues[name].messages)}"
@@ -256,16 +294,16 @@ class Counting:
         self._minute_ms = minute_ms
 
     def add_metric(self, name: str, unit: Any, value: float) -> None:  # noqa: ARG002
-        running = Environment.running()
-        if running is not None:
-            running.counts[Metric(running.function, name), self._minute_ms] += int(value)
+        current = Environment.current()
+        if current is not None:
+            current.counts[Metric(current.function, name), self._minute_ms] += int(value)
 
 
 def write_counts() -> None:
     """Write what the function that is running has counted."""
-    running = Environment.running()
-    if running is not None:
-        running.write_counts()
+    current = Environment.current()
+    if current is not None:
+        current.write_counts()
 
 
 class Minutes(dict[int, Counting]):

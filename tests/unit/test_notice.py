@@ -1,13 +1,13 @@
 """Notices: one identity a change, and the form that the schema promises to subscribers."""
 
 import json
-from pathlib import Path
 
 import fastavro
 import pytest
 from telemetry.domain.notice import Notice, notice_id, subject
+from telemetry.domain.schema import latest
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "schemas" / "alert.avsc").read_text())
+SCHEMA = latest("alert")
 NOTICE = Notice(
     "pump-1/overheating/eu-west-1/2/opened",
     "opened",

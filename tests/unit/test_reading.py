@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from telemetry.domain.reading import Reading, check_time, encode, shown
+from telemetry.domain.schema import latest, versions
 from telemetry.domain.validation import decode, parse
 from telemetry.errors import Rejected
 
@@ -279,12 +280,16 @@ def test_canonical_json_is_what_the_avro_schema_says(reading: Reading) -> None:
     assert fastavro.validate(record, AVRO, raise_errors=True)
 
 
-AVRO = fastavro.parse_schema(json.loads((SCHEMAS / "reading.avsc").read_text()))
+AVRO = fastavro.parse_schema(latest("reading"))
 
 
 @pytest.mark.parametrize("name", ["reading", "window", "alert"])
-def test_each_schema_is_avro(name: str) -> None:
-    fastavro.parse_schema(json.loads((SCHEMAS / f"{name}.avsc").read_text()))
+def test_each_version_of_a_schema_is_avro_and_says_which_it_is(name: str) -> None:
+    numbers = [schema["version"] for schema in versions(name)]
+    assert numbers == list(range(1, len(list((SCHEMAS / name).iterdir())) + 1))
+    for schema in versions(name):
+        assert fastavro.parse_schema(schema)
+        assert json.loads((SCHEMAS / name / f"v{schema['version']}.avsc").read_text()) == schema
 
 
 def test_avro_keeps_a_reading_as_it_is() -> None:

@@ -1,4 +1,4 @@
-"""Notices: the message about an episode's change (`schemas/alert.avsc`)."""
+"""Notices: the message about an episode's change (`schemas/alert/`)."""
 
 from typing import NamedTuple
 

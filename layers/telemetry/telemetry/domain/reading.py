@@ -1,18 +1,16 @@
-"""Readings: what devices report. Their single source is `schemas/reading.avsc`."""
+"""Readings: what devices report. Their single source is the newest of `schemas/reading/`."""
 
 import base64
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from telemetry.domain.schema import latest
 from telemetry.domain.times import to_iso
 from telemetry.errors import Rejected
 
-SCHEMA_FILE = Path(__file__).parent.parent / "schemas" / "reading.avsc"
-SCHEMA: dict[str, Any] = json.loads(SCHEMA_FILE.read_text())
-FIELDS: dict[str, dict[str, Any]] = {field["name"]: field for field in SCHEMA["fields"]}
+FIELDS: dict[str, dict[str, Any]] = {field["name"]: field for field in latest("reading")["fields"]}
 METRICS = tuple(name for name, field in FIELDS.items() if "unit" in field)
 STAMPED = tuple(name for name, field in FIELDS.items() if "stamped_by" in field)
 DEVICE_FIELDS = tuple(name for name in FIELDS if name not in STAMPED)
