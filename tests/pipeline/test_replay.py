@@ -150,6 +150,17 @@ def test_a_rebuild_equals_the_original_is_what_operators_see_and_has_what_came_m
         pipeline.passed(name, minutes_ago(1))
 
 
+def test_a_rebuild_that_was_cut_off_can_be_given_up(pipeline: Pipeline) -> None:
+    function = f"{pipeline.state.stack}-rebuild"
+    begin = json.dumps({"task": "begin"}).encode()
+    pipeline.aws("lambda").invoke(FunctionName=function, Payload=begin)
+    begun = pointer(pipeline)
+    assert begun["building"] == begun["newest"]
+    told = operate(pipeline, "--rebuild", "--give-up")
+    assert "old windows deleted" in told
+    assert pointer(pipeline) == {"current": begun["current"], "newest": begun["newest"]}
+
+
 def pointer(pipeline: Pipeline) -> dict[str, int]:
     """Which generations there are in the region."""
     key = {"device_id": {"S": "#generations"}, "minute_region": {"S": pipeline.state.region}}
