@@ -9,7 +9,9 @@ of one function together) and this one, which posts. At the end, and exits with 
 - the check of `make run`: nothing lost, nothing counted twice;
 - memory is flat: of each, the median of the last minute is at most 5 % or 4 MB above the median of
   the third minute, or of the second in a run of less than five; what starts later, such as the
-  function of a schedule, is compared with its own first minute;
+  function of a schedule, is compared with its own first minute. What the embedded AWS was told to
+  keep in between is no growth: the bytes of all windows' items and stream records at the end
+  (`benchmarks.kept` reads and measures each), times the share of readings settled in between;
 - cost is flat: CPU seconds of all of them for each settled reading, in the last minute, are at most
   10 % above those of the first full minute, which begins when everything has started.
 """
@@ -24,6 +26,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from statistics import median
 from typing import NamedTuple, Self
 
 import psutil
@@ -31,11 +34,12 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.kept import kept_bytes
 from local.cli import INTERRUPTED, option
 from local.fleet import Fleet, FleetOptions
 from local.instance import Instance, unused
 from local.posting import PostingOptions
-from local.processes import processes_of
+from local.processes import EMBEDDED_AWS, processes_of
 from local.report import verdict
 from local.run import Exercise, Plan, now_ms
 from local.session import brought_up, raise_on_terminate
@@ -126,10 +130,12 @@ class Growth:
     late_bytes: float
     slope_bytes: float
     """A minute, over all of the time in between (least squares)."""
+    kept_bytes: float = 0.0
+    """What it was told to keep in between."""
 
     @property
     def is_flat(self) -> bool:
-        grown = self.late_bytes - self.early_bytes
+        grown = self.late_bytes - self.early_bytes - self.kept_bytes
         return grown <= max(GROWTH_SHARE * self.early_bytes, GROWTH_BYTES)
 
 
@@ -145,21 +151,33 @@ class Cost:
         return self.last <= self.first * (1 + COST_SHARE)
 
 
-def growths(samples: Sequence[Sample]) -> list[Growth]:
-    """Of each kind of process, by the minutes that are compared."""
+def growths(samples: Sequence[Sample], kept_bytes: float = 0.0) -> list[Growth]:
+    """Of each kind of process, by the minutes that are compared.
+
+    `kept_bytes`: what the embedded AWS was told to keep, until the last of the samples.
+    """
     end = samples[-1].at
     early = MINUTE_SECONDS if end < SHORT_SECONDS else 2 * MINUTE_SECONDS
     found = []
     for role in sorted(samples[-1].usage):
-        points = [(each.at, memory_of(each, role)) for each in samples if each.at >= early]
-        points = [(at, memory) for at, memory in points if memory]  # some come later
-        if len(points) > 1:
-            first = [memory for at, memory in points if at < points[0][0] + MINUTE_SECONDS]
-            last = [memory for at, memory in points if at >= end - MINUTE_SECONDS]
+        there = [each for each in samples if each.at >= early and memory_of(each, role)]
+        if len(there) > 1:  # some come later
+            first = [each for each in there if each.at < there[0].at + MINUTE_SECONDS]
+            last = [each for each in there if each.at >= end - MINUTE_SECONDS] or first
+            points = [(each.at, memory_of(each, role)) for each in there]
             slope = statistics.linear_regression(*zip(*points, strict=True)).slope
-            medians = statistics.median(first), statistics.median(last or first)
-            found.append(Growth(role, *medians, slope * MINUTE_SECONDS))
+            before, after = (
+                median(memory_of(each, role) for each in part) for part in (first, last)
+            )
+            kept = kept_bytes * settled_share(first, last) if role == EMBEDDED_AWS else 0.0
+            found.append(Growth(role, before, after, slope * MINUTE_SECONDS, kept))
     return found
+
+
+def settled_share(first: Sequence[Sample], last: Sequence[Sample]) -> float:
+    """Of all readings, those that were settled between the middles of two times."""
+    begin, end = (median(each.settled for each in part) for part in (first, last))
+    return (end - begin) / max(1, last[-1].settled)
 
 
 def memory_of(sample: Sample, role: str) -> int:
@@ -185,11 +203,12 @@ def cpu_a_reading(samples: Sequence[Sample], begin: float, end: float) -> float:
 def show(found: Sequence[Growth], costs: Cost, console: Console) -> bool:
     """Show both; tell whether both are flat."""
     table = Table(box=SIMPLE, pad_edge=False)
-    for name in ("resident, MB", "early", "last minute", "a minute", "flat"):
+    for name in ("resident, MB", "early", "last minute", "a minute", "told to keep", "flat"):
         table.add_column(name, justify="left" if name == "resident, MB" else "right")
     for each in found:
         sizes = each.early_bytes, each.late_bytes
         row = [f"{size / MB:,.1f}" for size in sizes] + [f"{each.slope_bytes / MB:+,.2f}"]
+        row.append(f"{each.kept_bytes / MB:,.1f}" if each.kept_bytes else "")
         table.add_row(each.role, *row, "✓" if each.is_flat else "✗ grows")
     console.print(table)
     console.print(
@@ -210,13 +229,22 @@ def soak(instance: Instance, fleet: FleetOptions, seconds: float, console: Conso
             sampler = Sampler(instance, lambda: exercise.monitor.latest.settled)
             plan = Plan(seconds, beside=sampler)
             report = asyncio.run(exercise.run(Fleet(fleet, now_ms()), plan, aws.stop))
+            kept = kept_bytes(instance.load())
             aws.stop()
     finally:
         instance.remove()
     verdict(report, console)
     if not sampler.samples or sampler.samples[-1].at < seconds - 2 * SAMPLE_SECONDS:
         raise KeyboardInterrupt
-    return show(growths(sampler.samples), cost(sampler.samples), console) and report.is_ok
+    found = growths(sampler.samples, kept)
+    is_flat = show(found, cost(sampler.samples), console)
+    readings = sampler.samples[-1].settled
+    console.print(
+        f"told to keep: {kept / MB:,.1f} MB in windows' items and on the stream, of {readings:,} "
+        f"readings, {kept / max(1, readings):,.0f} bytes each",
+        highlight=False,
+    )
+    return is_flat and report.is_ok
 
 
 def main() -> int:

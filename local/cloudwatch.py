@@ -12,9 +12,10 @@ Imported in the emulator's process by `local.launcher`, so this file needs only 
 
 import json
 import queue
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
@@ -24,8 +25,11 @@ Event = dict[str, Any]
 
 MINUTE_SECONDS = 60
 METRICS_SECONDS = 14 * 24 * 3600
-EVENTS_KEPT = 2_000
-"""Lines of a function's log; when there are twice as many, the older half goes."""
+LATE_MINUTES = 5
+"""A value may come so late and still be counted with the same one of its minute."""
+EVENTS_KEPT, OLD_EVENTS_KEPT, OLD_MS = 2_000, 250, 5 * 60_000
+"""Lines of a function's log: so many, but of those that are older than that only so many. When
+there are twice as many, the older half goes."""
 LOG_SECONDS_MAX = 2.0
 LOG_POLL_SECONDS = 0.02
 END_OF_LOG = "\x1eend of an invocation's log"
@@ -46,16 +50,22 @@ class Minutes(list[Point]):
         """Start with none."""
         super().__init__()
         self._latest: dict[tuple[int, float], Point] = {}
+        self._newest_minute = 0
         self._lock = threading.Lock()
 
     def append(self, point: Point) -> None:
         """Add a point, or its count to that of the same value in the same minute."""
-        if "_stat" in point:
-            super().append(point)
-            return
         at = point["Timestamp"]
         minute = int(at // MINUTE_SECONDS)
         with self._lock:
+            if self:
+                point["Dimensions"] = self[0]["Dimensions"]  # equal ones, of all in a metric
+            if "_stat" in point:
+                super().append(point)
+                return
+            if minute > self._newest_minute:
+                self._newest_minute = minute
+                self._remember_since(minute - LATE_MINUTES)
             same = self._latest.get((minute, point["Value"]))
             if same is None:
                 self._latest[minute, point["Value"]] = point
@@ -68,8 +78,11 @@ class Minutes(list[Point]):
         """Drop the points from before a time."""
         with self._lock:
             self[:] = [point for point in self if point["Timestamp"] >= at]
-            oldest = int(at // MINUTE_SECONDS)
-            self._latest = {key: each for key, each in self._latest.items() if key[0] >= oldest}
+            self._remember_since(int(at // MINUTE_SECONDS))
+
+    def _remember_since(self, oldest: int) -> None:
+        """Of which minutes it is known where a value is counted."""
+        self._latest = {key: each for key, each in self._latest.items() if key[0] >= oldest}
 
 
 def keep_metrics_by_minute(cloudwatch: Any) -> None:
@@ -136,7 +149,7 @@ def embedded_points(message: str) -> Iterator[tuple[str, str, Point]]:
                         point = {
                             "Timestamp": document["_aws"]["Timestamp"] / 1000,
                             "Value": float(value),
-                            "Unit": metric.get("Unit", "None"),
+                            "Unit": sys.intern(metric.get("Unit", "None")),
                             "Dimensions": dimensions,
                         }
                         yield directive["Namespace"], metric["Name"], point
@@ -220,10 +233,17 @@ def one_log_stream_a_day(lambda_svc: Any, cloudwatch_logs: Any) -> None:
         ]
         cloudwatch_logs._append_log_events(stream, events)
         with cloudwatch_logs._log_events_lock:
-            if len(stream["events"]) > 2 * EVENTS_KEPT:
-                del stream["events"][:EVENTS_KEPT]
+            del stream["events"][: surplus(stream["events"], now_ms)]
 
     lambda_svc._emit_lambda_logs = emit
+
+
+def surplus(events: Sequence[Event], now_ms: int) -> int:
+    """How many of a log's lines are dropped, the oldest first."""
+    for kept, age_ms in ((EVENTS_KEPT, 0), (OLD_EVENTS_KEPT, OLD_MS)):
+        if len(events) > 2 * kept and events[kept]["timestamp"] <= now_ms - age_ms:
+            return kept
+    return 0
 
 
 def log_stream(cloudwatch_logs: Any, group_name: str, version: str) -> dict[str, Any]:

@@ -98,6 +98,7 @@ def environment(
         "AWS_DEFAULT_REGION": REGION,
         "LOG_LEVEL": "WARNING",
         "TMPDIR": temporary,
+        "S3_PERSIST": "1",  # objects are files, not memory
         "S3_DATA_DIR": f"{temporary}/s3",
         "STATE_DIR": f"{temporary}/state",
         "NO_PROXY": "127.0.0.1,localhost",

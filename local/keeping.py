@@ -1,9 +1,10 @@
 """What the embedded AWS keeps of streams: all of it that somebody may read, in less memory.
 
 The emulator (1.5.33) keeps a stream's records as Python objects for a week, 0.8 kB for a reading,
-and every change of a table with both its images for a day. Here the records of a Kinesis shard are
-compressed, but the latest, and of a table's stream that nobody has ever read only the latest are
-kept. Imported in the emulator's process by `local.launcher`, so this file needs only the emulator.
+every change of a table with both its images for a day, and every event of a bus for ever. Here the
+records of a Kinesis shard are compressed, but the latest, of a table's stream that nobody has ever
+read only the latest are kept, and no events. Imported in the emulator's process by
+`local.launcher`, so this file needs only the emulator.
 """
 
 import base64
@@ -18,7 +19,7 @@ FIELDS = ("SequenceNumber", "ApproximateArrivalTimestamp", "Data", "PartitionKey
 BLOCK_RECORDS = 256
 BLOCKS_AT_HAND = 8
 """A reader that is far behind searches its place, and comes by the same blocks again."""
-UNREAD_CHANGES = 1_000
+UNREAD_CHANGES = 100
 
 
 class PackedRecords(Sequence[Record]):
@@ -137,3 +138,8 @@ def forget_unread_changes(dynamodb: Any) -> None:
     dynamodb._trim_stream_records = trim_unread
     for name in ("stream_start_position", "stream_end_position", "stream_records_since"):
         setattr(dynamodb, name, noting(getattr(dynamodb, name)))
+
+
+def forget_events(eventbridge: Any) -> None:
+    """Have `ministack.services.eventbridge` note no event that it has sent on: nothing reads it."""
+    eventbridge._events_log_list = list

@@ -95,8 +95,8 @@ def mend(folder: Path) -> None:
     expire_when_due(kinesis)
     keeping.pack_records(kinesis)
     keeping.forget_unread_changes(dynamodb)
+    keeping.forget_events(importlib.import_module("ministack.services.eventbridge"))
     resharding.keep_closed_shards(kinesis)
-    resharding.expire_iterators_rarely(kinesis)
     resharding.count_what_is_behind(importlib.import_module("ministack.services.dynamodb_streams"))
     importlib.import_module("local.authorization").know_table_streams(
         importlib.import_module("ministack.core.iam_actions"),

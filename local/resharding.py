@@ -4,7 +4,8 @@ On AWS such a shard closes: it stays listed and readable until its records expir
 name it as their parent
 (https://docs.aws.amazon.com/streams/latest/dev/kinesis-using-sdk-java-after-resharding.html).
 The emulator (1.5.33) deletes it with its records. Its iterators are indices, too, which skip
-records once older ones expire; here an iterator is the sequence number that it stands behind.
+records once older ones expire, and it keeps each for five minutes; here an iterator says by itself
+which sequence number it stands behind, so nothing is kept of it.
 
 GetRecords also tells how many records are still to come: `RecordsBehindLatest`, which AWS hasn't.
 
@@ -12,6 +13,7 @@ Imported in the emulator's process by `local.launcher`, so this file needs only 
 function below that takes `kinesis` or `streams` takes its module of that name.
 """
 
+import base64
 import json
 import time
 from bisect import bisect_left, bisect_right
@@ -19,13 +21,12 @@ from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 PAGE_RECORDS_MAX = 10_000
 RECENT_RECORDS = 256
 """Where nearly every reader is; older ones may be packed (`local.keeping`)."""
 PAGE_BYTES_MAX = 10 * 1024 * 1024
-SWEEP_SECONDS = 30.0
 SAME_BOUNDARY_BITS = 20
 """A range's boundary within 1/2^20 of its size is the same: UpdateShardCount cuts no slivers."""
 
@@ -320,6 +321,17 @@ def wanted_starts(kinesis: Any, stream: Stream, target: int) -> list[int]:
 # Iterators and pages.
 
 
+class Place(NamedTuple):
+    """Where an iterator stands."""
+
+    stream: str
+    shard_id: str
+    after: str
+    """The sequence number before it; empty at the beginning."""
+    at: float
+    """When the iterator was given."""
+
+
 def start_position(
     find: Callable[..., int | None], records: list[Record], kind: str, sequence: str, at: Any
 ) -> int | None:
@@ -334,24 +346,40 @@ def start_position(
 def get_iterator(
     kinesis: Any, get: Callable[[dict[str, Any]], Response], data: dict[str, Any]
 ) -> Response:
-    """GetShardIterator, with the place noted that doesn't move when records expire."""
+    """GetShardIterator, with the place that doesn't move when records expire."""
     response = get(data)
-    if response[0] == 200:
-        state = kinesis._shard_iterators[json.loads(response[2])["ShardIterator"]]
-        records = kinesis._streams[state["stream"]]["shards"][state["shard_id"]]["records"]
-        position = state["position"]
-        state["after"] = sequence_of(records[position - 1]) if position else ""
-    return response
+    if response[0] != 200:
+        return response
+    state = kinesis._shard_iterators.pop(json.loads(response[2])["ShardIterator"])
+    records = kinesis._streams[state["stream"]]["shards"][state["shard_id"]]["records"]
+    position = state["position"]
+    after = sequence_of(records[position - 1]) if position else ""
+    token = iterator(Place(state["stream"], state["shard_id"], after, state["created_at"]))
+    given: Response = kinesis.json_response({"ShardIterator": token})
+    return given
+
+
+def iterator(place: Place) -> str:
+    """Return the token that stands for a place."""
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
+
+
+def place_at(token: str) -> Place | None:
+    """Return the place that a token stands for; None for one that was never given."""
+    try:
+        return Place(*json.loads(base64.urlsafe_b64decode(token)))
+    except (ValueError, TypeError):
+        return None
 
 
 def get_records(kinesis: Any, data: dict[str, Any]) -> dict[str, Any]:
     """https://docs.aws.amazon.com/kinesis/latest/APIReference/API_GetRecords.html."""
-    state, stream, shard = place_of(kinesis, data.get("ShardIterator"))
+    place, stream, shard = place_of(kinesis, data.get("ShardIterator", ""))
     kinesis._expire_records(stream)
     records = shard["records"]
     recent = max(0, len(records) - RECENT_RECORDS)
-    is_recent = bool(records) and sequence_of(records[recent]) <= state["after"]
-    begin = bisect_right(records, state["after"], lo=recent if is_recent else 0, key=sequence_of)
+    is_recent = bool(records) and sequence_of(records[recent]) <= place.after
+    begin = bisect_right(records, place.after, lo=recent if is_recent else 0, key=sequence_of)
     end = page_end(
         records, begin, min(int(data.get("Limit") or PAGE_RECORDS_MAX), PAGE_RECORDS_MAX)
     )
@@ -362,31 +390,25 @@ def get_records(kinesis: Any, data: dict[str, Any]) -> dict[str, Any]:
         "RecordsBehindLatest": len(records) - end,
     }
     if is_closed(shard) and end == len(records):
-        return answer | {"ChildShards": children(stream, state["shard_id"])}
-    token = kinesis.new_uuid()
-    after = sequence_of(records[end - 1]) if end > begin else state["after"]
-    kinesis._shard_iterators[token] = state | {
-        "position": end,
-        "after": after,
-        "created_at": time.time(),
-    }
-    return answer | {"NextShardIterator": token}
+        return answer | {"ChildShards": children(stream, place.shard_id)}
+    after = sequence_of(records[end - 1]) if end > begin else place.after
+    return answer | {"NextShardIterator": iterator(place._replace(after=after, at=time.time()))}
 
 
-def place_of(kinesis: Any, token: str | None) -> tuple[dict[str, Any], Stream, Shard]:
-    """The iterator's state, its stream and its shard."""
-    state = kinesis._shard_iterators.get(token)
-    if not state or time.time() - state["created_at"] > kinesis.ITERATOR_EXPIRY_SECONDS:
+def place_of(kinesis: Any, token: str) -> tuple[Place, Stream, Shard]:
+    """Where an iterator stands, in which stream and shard."""
+    place = place_at(token)
+    if place is None or time.time() - place.at > kinesis.ITERATOR_EXPIRY_SECONDS:
         raise Refused("ExpiredIteratorException", "Iterator has expired or is invalid")
-    stream = kinesis._streams.get(state["stream"]) or {"shards": {}}
-    shard = stream["shards"].get(state["shard_id"])
+    stream = kinesis._streams.get(place.stream) or {"shards": {}}
+    shard = stream["shards"].get(place.shard_id)
     if shard is None:
         raise Refused(
             "ResourceNotFoundException",
-            f"Shard {state['shard_id']} in stream {state['stream']} under account "
+            f"Shard {place.shard_id} in stream {place.stream} under account "
             f"{kinesis.get_account_id()} does not exist",
         )
-    return state, stream, shard
+    return place, stream, shard
 
 
 def page_end(records: list[Record], begin: int, limit: int) -> int:
@@ -426,26 +448,6 @@ def children(stream: Stream, parent: str) -> list[dict[str, Any]]:
             known = [each for each in parents if each]
             found.append({"ShardId": key, "ParentShards": known, "HashKeyRange": hashes})
     return found
-
-
-def expire_iterators_rarely(kinesis: Any) -> None:
-    """Drop expired iterators twice a minute, not at every request: thousands are about at a time.
-
-    One that is expired and not yet dropped is refused all the same, by its age.
-    """
-    due = 0.0
-
-    def expire_if_due() -> None:
-        nonlocal due
-        if time.monotonic() < due:
-            return
-        due = time.monotonic() + SWEEP_SECONDS
-        oldest = time.time() - kinesis.ITERATOR_EXPIRY_SECONDS
-        for scoped_token, state in kinesis._shard_iterators.all_items():
-            if state["created_at"] < oldest:
-                kinesis._shard_iterators.pop_scoped(*scoped_token, None)
-
-    kinesis._expire_iterators = expire_if_due
 
 
 def count_what_is_behind(streams: Any) -> None:

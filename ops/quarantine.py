@@ -27,6 +27,7 @@ PREFIX = "quarantine/"
 READERS = 8
 ATTEMPTS = 5
 SHOWN_MAX = 5
+OLD_VERSIONS_DAYS = 90  # by the template's lifecycle
 CHANGED = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 GONE = {"NoSuchKey", "404"}
 
@@ -49,7 +50,7 @@ def add(added: "Subparsers") -> list[argparse.ArgumentParser]:
     releasing = asked.add_parser("release", help=text, description=text)
     releasing.add_argument("names", nargs="*", metavar="NAME", help="its end is enough")
     releasing.add_argument("--all", action="store_true", help="everything that is there")
-    text = "Take records out for good; the bucket's old versions keep them."
+    text = f"Take records out; the bucket's old versions keep them for {OLD_VERSIONS_DAYS} days."
     dropping = asked.add_parser("drop", help=text, description=text)
     dropping.add_argument("names", nargs="+", metavar="NAME", help="its end is enough")
     parsers = [listing, showing, releasing, dropping]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
 from ops.errors import OpsError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ops.cli import Subparsers
 
 POLL_SECONDS = 1.0
+LOOK_AGAIN_SECONDS = (2, 5, 10, 20, 40)  # where AWS doesn't answer, or is asked too often
 LINE_SECONDS = 5.0  # between lines where there is no terminal
 RATE = 1_000
 HISTORY_EVENTS = 10  # of an item: those of its last invocation are among them
@@ -26,7 +28,9 @@ REFUSE, KEEP, DROP = "refuse", "keep", "drop"
 DESCRIPTION = """\
 Send what the pipeline received in a span back into the stream: into the windows, alerts and
 quarantine that it should have gone to. What is there already changes nothing, so a replay may be
-cut off and run again, and a span too wide does no harm. What is replayed is archived once more.
+cut off and run again, and a span too wide does no harm. What is replayed is archived once more,
+stamped replayed_at, and no replay sends that again; what isn't a reading has no stamp, so a second
+replay within the same hours sends it twice.
 
 The span is of when readings were received, --from inclusive, --to exclusive; with --event-time, of
 when they were recorded, whenever they came. A reading that waited longer than an hour in the
@@ -34,7 +38,8 @@ overflow queue is found by --event-time only.
 
 With --rebuild, make all windows again from the archive, beside those that are there, compare them,
 and switch to the new ones. A rebuild that was cut off goes on when it is run again; until then, or
-until it is given up, every reading is written twice.
+until it is given up, every reading is written twice. Before --missing drop, see that the archive
+isn't behind (ArchiveBehindAlarm): what Firehose has yet to write is missing there, and dropped too.
 """
 SAID = {
     "Hours": ("hours", "readings sent"),
@@ -80,10 +85,10 @@ def instant(text: str) -> datetime:
         at = datetime.fromisoformat(text)
         if at.tzinfo is None:
             raise ValueError
-    except ValueError:
+        return at.astimezone(UTC)
+    except (ValueError, OverflowError):
         reason = f"'{text}' isn't a time with its offset: write it like 2026-11-21T10:00:00Z"
         raise argparse.ArgumentTypeError(reason) from None
-    return at.astimezone(UTC)
 
 
 def run(options: argparse.Namespace, target: Target, console: Console) -> int:
@@ -95,9 +100,13 @@ def run(options: argparse.Namespace, target: Target, console: Console) -> int:
     else:
         request = replay_request(options, now)
         machine = target.output("ReplayMachineArn")
-        tell_archived(target, options.to_at, now, console)
     states = target.connect("stepfunctions")
-    started = states.start_execution(stateMachineArn=machine, input=json.dumps(request))
+    try:
+        if not options.rebuild:
+            tell_archived(target, options.to_at, now, console)
+        started = states.start_execution(stateMachineArn=machine, input=json.dumps(request))
+    except (ClientError, BotoCoreError) as error:
+        raise OpsError(f"{machine} isn't started: {error}") from None
     progress = Progress(states, started["executionArn"])
     try:
         follow(progress, console)
@@ -140,10 +149,11 @@ def rebuild_request(options: argparse.Namespace) -> dict[str, Any]:
         "--to": options.to_at,
         "--device": options.device,
         "--event-time": options.event_time,
+        "--rate": options.rate != RATE,
     }
     for name, value in given.items():
         if value:
-            raise OpsError(f"{name}: --rebuild makes all windows again, so it takes no span")
+            raise OpsError(f"{name}: --rebuild makes all windows again: no span, no rate")
     return {"missing": options.missing, "anew": options.anew, "give_up": options.give_up}
 
 
@@ -187,7 +197,7 @@ class Progress:
     total: int = 0
     started: float = field(default_factory=time.monotonic)
     counts: dict[str, int] = field(default_factory=dict)
-    seen: dict[str, int] = field(default_factory=dict)
+    seen: dict[str, dict[str, int]] = field(default_factory=dict)
     over: set[str] = field(default_factory=set)
 
     def look(self) -> str:
@@ -204,12 +214,14 @@ class Progress:
         items = self.states.describe_map_run(mapRunArn=run)["itemCounts"]
         self.done, self.total = items["succeeded"], items["total"]
         going_on = {child: self._so_far(child) for child in self._children(run, "RUNNING")}
-        ended = set(self._children(run, "SUCCEEDED"))
-        for child in ended - self.seen.keys():
-            output = self.states.describe_execution(executionArn=child)["output"]
-            self.seen[child] = json.loads(output)
-        counts = going_on | {child: self.seen[child] for child in ended}
-        self.counts[self.phase] = sum(counts.values())
+        ended = self.seen.setdefault(run, {})
+        for child in self._children(run, "SUCCEEDED"):
+            if len(ended) >= self.done:  # the newest come first: the other pages are known
+                break
+            if child not in ended:
+                output = self.states.describe_execution(executionArn=child)["output"]
+                ended[child] = json.loads(output)
+        self.counts[self.phase] = sum((going_on | ended).values())
         if len(ended) == self.total:
             self.over.add(run)
 
@@ -262,11 +274,25 @@ def reason_of(execution: dict[str, Any]) -> str:
     return f"{execution.get('error', execution['status'])}: {cause}"
 
 
+def status_of(progress: Progress) -> str:
+    """Look, again where that fails; raise OpsError where it goes on failing."""
+    why: Exception | None = None
+    for wait_seconds in LOOK_AGAIN_SECONDS:
+        try:
+            return progress.look()
+        except (ClientError, BotoCoreError) as error:
+            why = error
+        time.sleep(wait_seconds)
+    raise OpsError(
+        f"{progress.text()}; it can't be looked at, and may go on: {progress.execution}: {why}"
+    )
+
+
 def follow(progress: Progress, console: Console) -> None:
     """Show how far it is until it ends; raise OpsError where it fails."""
     told = time.monotonic()
     with console.status("starting") as line:
-        while (status := progress.look()) == "RUNNING":
+        while (status := status_of(progress)) == "RUNNING":
             line.update(progress.text())
             if not console.is_terminal and time.monotonic() - told >= LINE_SECONDS:
                 told = time.monotonic()

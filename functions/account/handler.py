@@ -20,6 +20,7 @@ from telemetry.settings import DAY_MS, AccountSettings
 
 HOUR_MS = 3_600_000
 SPAN_MS = DAY_MS  # what is counted later than that, CloudWatch may show two days later
+KEPT_MS = 15 * DAY_MS  # how long CloudWatch tells one minute from the next
 SETTLED_AFTER_MS = 15 * MINUTE_MS  # time for a batch to be tried a few times
 
 
@@ -48,12 +49,16 @@ def _span(event: dict[str, Any], now_ms: int) -> tuple[int, int]:
     """Whole minutes: from the one that `from` is in, to the end of the one before `to`."""
     to_ms = http.instant(event, "to", now_ms)
     from_ms = http.instant(event, "from", to_ms - HOUR_MS)
-    if from_ms > to_ms:
-        raise Rejected(f"is after to, {to_iso(to_ms)}", field="from", value=to_iso(from_ms))
+    first_ms, end_ms = minute_of(from_ms), minute_of(to_ms + MINUTE_MS - 1)
+    if from_ms > to_ms or first_ms == end_ms:
+        raise Rejected(f"is not before to, {to_iso(to_ms)}", field="from", value=to_iso(from_ms))
     if to_ms - from_ms > SPAN_MS:
         reason = f"is more than a day before to, {to_iso(to_ms)}"
         raise Rejected(reason, field="from", value=to_iso(from_ms))
-    return minute_of(from_ms), minute_of(to_ms + MINUTE_MS - 1)
+    if from_ms < now_ms - KEPT_MS:  # all counts would be 0, as if nothing had been lost then
+        reason = f"is before {to_iso(now_ms - KEPT_MS)}: minutes are counted for 15 days"
+        raise Rejected(reason, field="from", value=to_iso(from_ms))
+    return first_ms, end_ms
 
 
 def measure(now_ms: int, counters: Counters) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def run(
     ended = list(zip(records, _ends(records, added.fates), strict=True))
     failed = [record for record, end in ended if end is None]
     due = [record for record, end in _until_first(failed, ended) if end is QUARANTINED]
-    failed += quarantine.put([(record, record.rejected or WINDOW_FULL) for record in due])
+    unkept = quarantine.put([(record, record.rejected or WINDOW_FULL) for record in due])
+    failed += unkept
     received = [reading.received_at_ms for reading in readings if reading.received_at_ms]
     if received:
         milliseconds(ReadingLag=max(0, now_ms - min(received)))
@@ -54,7 +55,8 @@ def run(
     if failed:
         log.warning("some readings can't be stored now", extra={"failed": len(failed)})
     answer = stream.resume_from(records, [record.sequence_number for record in failed])
-    count(ReadingsConflicting=added.conflicts)
+    # in this minute, as the alarm needs it: it doesn't look at the one in which they were received
+    count(ReadingsConflicting=added.conflicts, RecordsQuarantined=len(due) - len(unkept))
     _count_by_minute(_until_first(failed, ended))
     return answer
 

@@ -10,7 +10,8 @@ The state machine goes through these tasks; each may be cut off, done twice or d
     settle   after `retire_seconds` nobody reads the old one any more: nobody need write it
     clean    delete what no pointer names
 
-    give_up  instead of all that: go on with what there is, and clean
+    give_up  instead of all that: go on with what there is; then settle and clean as well, since a
+             rebuild may have been cut off when it had switched
 
 Nothing is lost by the switch, because `check` has seen so: what came before the settling is in the
 current generation, which it reads whole; what comes after is written to both (`Windows`). That
@@ -57,6 +58,8 @@ PAGE_LINES = 1000
 PAGE_BYTES = 5_000_000
 SLACK_SECONDS = 5  # between clocks
 QUERY_SECONDS = 25  # how long a reader may go on with the pointer that it began with
+SEEN_SECONDS = math.ceil(CACHE_SECONDS) + SLACK_SECONDS  # until everybody goes by a new pointer
+RETIRE_SECONDS = SEEN_SECONDS + QUERY_SECONDS
 REFUSE, KEEP, DROP = "refuse", "keep", "drop"  # what is to become of readings the archive lacks
 # A reading on its way into both generations may be in one of them already.
 LOOKS, LOOK_SECONDS = 10, 1.0
@@ -92,14 +95,13 @@ def begin(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]
         raise Rejected(f"is none of {REFUSE}, {KEEP}, {DROP}", field="missing", value=missing)
     pointer = region.generations.change(lambda pointer: generation_of.begin(pointer, anew))
     log.info("generation begun", extra=pointer._asdict())
-    cache_seconds = math.ceil(CACHE_SECONDS) + SLACK_SECONDS
     return {
         "generation": pointer.building,
         "missing": missing,
         "segments": list(range(SEGMENTS)),
         # and until Firehose has written what came before that, so that the archive has it
-        "settle_seconds": cache_seconds + 2 * region.buffer_seconds,
-        "retire_seconds": cache_seconds + QUERY_SECONDS,
+        "settle_seconds": SEEN_SECONDS + 2 * region.buffer_seconds,
+        "retire_seconds": RETIRE_SECONDS,
     }
 
 
@@ -226,16 +228,23 @@ def switch(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any
     return {"generation": number}
 
 
-def settle(_event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
+def settle(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
     """Let the generation before go."""
-    return region.generations.change(generation_of.settle)._asdict()
+    number = event["generation"]
+    return region.generations.change(
+        lambda pointer: generation_of.settle(pointer, number)
+    )._asdict()
 
 
 def give_up(_event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
     """Let the generation that was begun go, if one was."""
     pointer = region.generations.change(generation_of.give_up)
     log.info("rebuild given up", extra=pointer._asdict())
-    return {"segments": list(range(SEGMENTS))}
+    return {
+        "generation": pointer.current,
+        "segments": list(range(SEGMENTS)),
+        "retire_seconds": 0 if pointer.retiring is None else RETIRE_SECONDS,
+    }
 
 
 def clean(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:

@@ -175,10 +175,14 @@ class Batches:
 
 
 def _count_settled(quarantined: Iterable[Given]) -> None:
-    """Count readings where `aggregate` would have: in the minute in which they were received."""
+    """Count readings in the minute in which they were accepted.
+
+    Nobody has counted the arrival of foreign records that `aggregate` couldn't take: to count their
+    end would hide losses of that minute.
+    """
     for record in quarantined:
-        if record.received_at_ms is not None:
-            count_at(record.received_at_ms, ReadingsQuarantined=1)
+        if record.accepted_at_ms is not None:
+            count_at(record.accepted_at_ms, ReadingsQuarantined=1)
     write_counts()  # once the batch is deleted, nobody comes back to it
 
 

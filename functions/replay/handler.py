@@ -1,14 +1,19 @@
-"""Replay stage: send a span of the archive back into the stream, as it was.
+"""Replay stage: send a span of the archive back into the stream.
 
 Windows are sets and episodes joins, so what is there already changes nothing. The state machine
 asks for a plan once; then for each part of it, several at a time, to send page after page, until
 the answer has no token. An invocation that is lost is asked for again: its pages are sent twice.
+
+What is sent is archived again. So a reading that goes is stamped `replayed_at`, which no window
+holds, and what is stamped doesn't go once more: else each replay of the last hours would send twice
+as much as the one before.
 """
 
 import functools
 import os
 import time
 import zlib
+from contextlib import suppress
 from typing import Any
 
 from telemetry.aws.archive import Archive, Line, Position
@@ -19,13 +24,14 @@ from telemetry.aws.pace import Pace
 from telemetry.aws.stream import MAX_BYTES, Stream
 from telemetry.domain import archive as archive_of
 from telemetry.domain.archive import Selection
-from telemetry.domain.reading import Reading
+from telemetry.domain.reading import Reading, encode
 from telemetry.domain.validation import decode
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import ReplaySettings
 
 PARTS_AT_ONCE = 4  # the state machine's MaxConcurrency
 PAGE_LINES = 250
+PAGE_SECONDS = 30  # a page at a low rate must not take an invocation's time and more
 RATE_MAX = 100_000
 
 
@@ -64,14 +70,17 @@ def _rate(request: dict[str, Any]) -> int:
 
 def send(event: dict[str, Any], archive: Archive, stream: Stream, pace: Pace) -> dict[str, Any]:
     """Send lines of a part, from the token on, until its end or until time is up."""
-    selection = archive_of.parse(event["request"])
+    selection, planned_ms = archive_of.parse(event["request"]), event["as_of_ms"]
     part, sent = event["part"], 0
     position = Position(*(event["token"] or Position()))
-    lines = archive.lines(part, position, event["as_of_ms"])
+    lines = archive.lines(part, position, planned_ms)
+    per_second = event["readings_per_second"]
+    page_lines = max(1, min(PAGE_LINES, int(per_second * PAGE_SECONDS)))
     pace.begin()
     is_done = True
-    for page in chunks(lines, _size, PAGE_LINES, MAX_BYTES):
-        chosen = [keyed for line in page if (keyed := _selected(line, part, selection))]
+    for page in chunks(lines, _size, page_lines, MAX_BYTES):
+        selected = (_selected(line, part, selection, planned_ms) for line in page)
+        chosen = [keyed for keyed in selected if keyed]
         left = stream.put_lines(chosen)
         if left and sent == 0:
             raise Unavailable(f"the stream didn't take {len(left)} of {len(chosen)} records")
@@ -79,7 +88,7 @@ def send(event: dict[str, Any], archive: Archive, stream: Stream, pace: Pace) ->
         if left:  # the next invocation sends this page again
             break
         sent, position = sent + len(chosen), page[-1].position
-        pace.spend(len(chosen), event["readings_per_second"])
+        pace.spend(len(chosen), per_second)
         if pace.is_over:
             is_done = False
             break
@@ -92,19 +101,24 @@ def _size(line: Line) -> int:
     return len(line.data)
 
 
-def _selected(line: Line, part: str, selection: Selection) -> tuple[str, bytes] | None:
-    """A line with what its partition key is made of; None where it isn't selected.
+def _selected(
+    line: Line, part: str, selection: Selection, planned_ms: int
+) -> tuple[str, bytes] | None:
+    """What goes of a line, with what its partition key is made of; None where it isn't selected.
 
-    What isn't a reading goes back too: `aggregate` quarantines it.
+    What isn't a reading goes back too, as it was: `aggregate` quarantines it. An empty line is no
+    record: it is where one ended that had a newline of its own before Firehose's.
     """
+    if not line.data:
+        return None
     reading: Reading | None = None
-    try:
+    with suppress(Rejected):
         reading = decode(line.data)
-    except Rejected:
-        key = f"{zlib.crc32(line.data):08x}"
-    else:
-        key = reading.device_id
-    return (key, line.data) if archive_of.selects(selection, part, reading) else None
+    if not archive_of.selects(selection, part, reading):
+        return None
+    if reading is None:
+        return f"{zlib.crc32(line.data):08x}", line.data
+    return reading.device_id, encode(reading._replace(replayed_at_ms=planned_ms))
 
 
 @functools.cache

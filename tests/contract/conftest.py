@@ -11,8 +11,8 @@ import boto3
 import moto
 import pytest
 
-from local import embedded, instance
-from local.instance import REGION
+from local import embedded
+from local.instance import REGION, Instance, unused
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -21,20 +21,25 @@ READY_SECONDS_MAX = 10
 
 
 @pytest.fixture(scope="session")
-def embedded_endpoint() -> Iterator[str]:
-    """Address of an embedded AWS that ends with the tests, or with the process that runs them."""
-    own = instance.unused("contract")
+def embedded_instance() -> Iterator[Instance]:
+    own = unused("contract")
     own.create()
     try:
-        aws = embedded.start(own)
-        try:
-            yield f"http://127.0.0.1:{aws.port}"
-        finally:
-            aws.stop()
-            assert aws.process.stdin is not None
-            aws.process.stdin.close()
+        yield own
     finally:
         own.remove()
+
+
+@pytest.fixture(scope="session")
+def embedded_endpoint(embedded_instance: Instance) -> Iterator[str]:
+    """Address of an embedded AWS that ends with the tests, or with the process that runs them."""
+    aws = embedded.start(embedded_instance)
+    try:
+        yield f"http://127.0.0.1:{aws.port}"
+    finally:
+        aws.stop()
+        assert aws.process.stdin is not None
+        aws.process.stdin.close()
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,38 @@ def test_what_a_function_logs_in_the_embedded_metric_format_is_counted(aws: Conn
     assert counts[ACCEPTED] == {earlier: 10}
 
 
+class Answering:
+    """A CloudWatch whose answers these are."""
+
+    def __init__(self, *pages: list[dict[str, Any]]) -> None:
+        self.pages = pages
+
+    def get_paginator(self, _name: str) -> "Answering":
+        return self
+
+    def paginate(self, **_query: object) -> list[dict[str, Any]]:
+        return [{"MetricDataResults": page} for page in self.pages]
+
+
+def result(status: str, *minutes_ms: int) -> dict[str, Any]:
+    """Of the first metric that was asked for: one in each of these minutes."""
+    at = [datetime.fromtimestamp(minute_ms / 1000, UTC) for minute_ms in minutes_ms]
+    return {"Id": "m0", "StatusCode": status, "Timestamps": at, "Values": [1.0] * len(at)}
+
+
+def test_counts_that_come_in_several_pages_are_all_there() -> None:
+    pages = [result("PartialData", MINUTE_MS)], [result("Complete", 0)]
+    counts = Counters(Answering(*pages), NAMESPACE).by_minute([ACCEPTED], 0, NOW_MS)
+    assert counts == {ACCEPTED: {0: 1, MINUTE_MS: 1}}
+
+
+@pytest.mark.parametrize("status", ["InternalError", "Forbidden"])
+def test_a_count_that_cloudwatch_failed_to_tell_is_not_taken_for_zero(status: str) -> None:
+    answering = Answering([result(status)])
+    with pytest.raises(Unavailable, match=f"CloudWatch doesn't tell m0: its {status}"):
+        Counters(answering, NAMESPACE).by_minute([ACCEPTED], 0, NOW_MS)
+
+
 def test_a_cloudwatch_that_does_not_answer_is_unavailable() -> None:
     class Down:
         def get_paginator(self, _name: str) -> "Down":

@@ -125,6 +125,24 @@ def test_a_clock_that_was_set_back_makes_no_pointer_fresh(store: Store) -> None:
     assert generations.written() == (0, 1)
 
 
+def test_a_reader_whose_clock_was_set_back_goes_by_no_old_pointer() -> None:
+    items, clock = MemoryItems(KEY), Clock()
+    Windows(items, "eu-west-1", RETENTION_MS, lambda: (0,)).add([reading(0, 1)])
+    Windows(items, "eu-west-1", RETENTION_MS, lambda: (1,)).add([reading(0, 2)])
+    reader = MemoryWindowReader(items, clock)
+
+    def seen() -> list[int]:
+        found = reader.between("a", NOW_MS, NOW_MS + MINUTE_MS)
+        return [offset for _, window in found for offset in window]
+
+    assert seen() == [1]
+    generations = MemoryGenerations(items, "eu-west-1")
+    generations.change(generation_of.begin)
+    generations.change(lambda pointer: generation_of.switch(pointer, 1))
+    clock.now -= 3600
+    assert seen() == [2]
+
+
 def test_readers_see_each_regions_current_generation(store: Store) -> None:
     add(store, 0, reading(0, 1), reading(1, 1))
     add(store, 1, reading(0, 2))
@@ -189,6 +207,46 @@ def test_a_table_that_can_not_be_read_is_unavailable() -> None:
             stub.add_client_error(operation, "InternalServerError")
             with pytest.raises(Unavailable):
                 call()
+
+
+@pytest.mark.usefixtures("in_moto")
+def test_what_a_rebuild_rests_on_is_read_consistently() -> None:
+    dynamodb = boto3.client("dynamodb")
+    table = WindowTable(dynamodb, "windows", lambda _seconds: None)
+    scanned = {"TableName": "windows", "Segment": 0, "TotalSegments": 1, "ConsistentRead": True}
+    wanted = {"windows": {"Keys": [to_key("a", "b")], "ConsistentRead": True}}
+    pointer = {
+        "TableName": "windows",
+        "Key": to_key("#generations", "eu-west-1"),
+        "ConsistentRead": True,
+    }
+    with Stubber(dynamodb) as stub:
+        stub.add_response("scan", {"Items": []}, scanned)
+        assert table.scan(0, 1, None) == ([], None)
+        stub.add_response("batch_get_item", {"Responses": {}}, {"RequestItems": wanted})
+        assert table.get([to_key("a", "b")]) == {}
+        stub.add_response("get_item", {}, pointer)
+        items = DynamoItems(dynamodb, "windows", KEY)
+        assert Generations(dynamodb, "windows", "eu-west-1", items).read() == FIRST
+
+
+@pytest.mark.usefixtures("in_moto")
+def test_a_table_that_throttles_for_long_is_unavailable_not_empty() -> None:
+    dynamodb = boto3.client("dynamodb")
+    table = WindowTable(dynamodb, "windows", lambda _seconds: None)
+    key = to_key("a", "b")
+    left = {"windows": {"Keys": [key], "ConsistentRead": True}}
+    with Stubber(dynamodb) as stub:
+        for _ in range(8):
+            stub.add_response("batch_get_item", {"Responses": {}, "UnprocessedKeys": left})
+        with pytest.raises(Unavailable, match="throttles"):
+            table.get([key])
+    requests = {"windows": [{"DeleteRequest": {"Key": key}}]}
+    with Stubber(dynamodb) as stub:
+        for _ in range(8):
+            stub.add_response("batch_write_item", {"UnprocessedItems": requests})
+        with pytest.raises(Unavailable, match="throttles"):
+            table.delete([key])
 
 
 @pytest.mark.usefixtures("in_moto")

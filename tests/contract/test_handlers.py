@@ -211,7 +211,8 @@ def sent_back(answer: Any, _resources: Resources) -> bool:
     )
     records = kinesis.get_records(ShardIterator=iterator["ShardIterator"])["Records"]
     is_done = (answer["token"], answer["done"]) == (None, 1)
-    return is_done and [record["Data"] for record in records] == [READING]
+    copy = {**json.loads(READING), "replayed_at": answer["as_of_ms"]}
+    return is_done and [json.loads(record["Data"]) for record in records] == [copy]
 
 
 def begun(answer: Any, resources: Resources) -> bool:
@@ -304,6 +305,7 @@ def test_what_was_counted_is_written_where_cloudwatch_finds_it(
     present, received = (line for line in lines if "_aws" in line)
     assert names_and_units(present) == {
         "ReadingsConflicting": "Count",
+        "RecordsQuarantined": "Count",
         "ReadingLag": "Milliseconds",
     }
     assert names_and_units(received) == dict.fromkeys(

@@ -138,10 +138,18 @@ class TestFunctions:
                 "Unhandled",
                 Verdict("later", "Unavailable: throttled"),
             ),
+            (b'{"errorType": "SettingMissing"}', "Unhandled", "later"),
+            (b'{"errorType": "Runtime.ImportModuleError"}', "Unhandled", "later"),
+            (b'{"errorType": "Runtime.ExitError"}', "Unhandled", "never"),
             (
                 b'{"errorType": "Sandbox.Timedout", "errorMessage": "after 60 s"}',
                 "Unhandled",
                 Verdict("never", "Sandbox.Timedout: after 60 s"),
+            ),
+            (
+                b'{"errorType": "KeyError", "errorMessage": "Unavailable"}',
+                "Unhandled",
+                Verdict("never", "KeyError: Unavailable"),
             ),
             (b"not JSON", "Unhandled", Verdict("never", "Unhandled: ")),
         ],

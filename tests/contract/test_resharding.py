@@ -15,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from local import resharding
+from local.resharding import Place
 
 HASH_KEYS = 2**128
 DAY_SECONDS = 24 * 3600
@@ -390,16 +391,6 @@ def streamed_table(endpoint: str, name: str) -> tuple[str, str]:
 # What takes a day, or minutes, on the clock: the functions alone.
 
 
-class Iterators(dict[tuple[str, str, str], dict[str, float]]):
-    """As much of the emulator's store as the sweep uses."""
-
-    def all_items(self) -> list[tuple[tuple[str, str, str], dict[str, float]]]:
-        return list(self.items())
-
-    def pop_scoped(self, account: str, region: str, token: str, *default: Any) -> Any:
-        return self.pop((account, region, token), *default)
-
-
 def test_a_closed_shard_disappears_when_all_that_was_in_it_has_expired() -> None:
     now = time.time()
     closed = {"ending_sequence_number": "9", "records": []}
@@ -422,46 +413,70 @@ def test_sequence_numbers_rise_when_the_clock_is_set_back(monkeypatch: pytest.Mo
     assert found == sorted(found)
 
 
-def test_iterators_are_swept_twice_a_minute_and_only_when_expired() -> None:
-    now = time.time()
-    store = Iterators(
-        {
-            ("1", "r", "old"): {"created_at": now - 301},
-            ("2", "r", "older"): {"created_at": now - 999},
-            ("1", "r", "new"): {"created_at": now - 290},
-        }
+def emulator_with(records: list[dict[str, Any]]) -> Any:
+    """As much of the emulator as reads a stream "s" with one shard."""
+    return SimpleNamespace(
+        _shard_iterators={},
+        _streams={"s": {"shards": {"0": {"records": records}}}},
+        _expire_records=lambda _stream: None,
+        _ensure_base64=str,
+        ITERATOR_EXPIRY_SECONDS=300,
+        json_response=lambda answer: (200, {}, json.dumps(answer).encode()),
+        get_account_id=lambda: "123456789012",
     )
-    emulator = SimpleNamespace(_shard_iterators=store, ITERATOR_EXPIRY_SECONDS=300)
-    resharding.expire_iterators_rarely(emulator)
-    emulator._expire_iterators()
-    assert [token for _, _, token in store] == ["new"]
-    store["1", "r", "old"] = {"created_at": now - 301}
-    emulator._expire_iterators()
-    assert ("1", "r", "old") in store, "not looked at again at once"
 
 
-def test_an_iterator_past_its_age_is_refused_before_it_is_swept() -> None:
-    store = {"old": {"created_at": time.time() - 301}}
-    emulator = SimpleNamespace(_shard_iterators=store, ITERATOR_EXPIRY_SECONDS=300)
+def records_of(sequences: str) -> list[dict[str, Any]]:
+    return [
+        {"SequenceNumber": each, "Data": "", "PartitionKey": each, "ApproximateArrivalTimestamp": 0}
+        for each in sequences
+    ]
+
+
+def test_an_iterator_past_its_age_is_refused() -> None:
+    old = resharding.iterator(Place("s", "0", "", time.time() - 301))
     with pytest.raises(resharding.Refused) as refused:
-        resharding.get_records(emulator, {"ShardIterator": "old"})
+        resharding.get_records(emulator_with([]), {"ShardIterator": old})
     assert refused.value.code == "ExpiredIteratorException"
 
 
 def test_an_iterator_keeps_its_place_when_records_before_it_expire() -> None:
-    records = [
-        {"SequenceNumber": each, "Data": "", "PartitionKey": each, "ApproximateArrivalTimestamp": 0}
-        for each in "1234"
-    ]
-    place = {"stream": "s", "shard_id": "0", "after": "2", "position": 2}
-    emulator = SimpleNamespace(
-        _shard_iterators={"token": place | {"created_at": time.time()}},
-        _streams={"s": {"shards": {"0": {"records": records}}}},
-        _expire_records=lambda _: records.__delitem__(slice(2)),
-        _ensure_base64=str,
-        ITERATOR_EXPIRY_SECONDS=300,
-        new_uuid=lambda: "next",
-    )
-    page = resharding.get_records(emulator, {"ShardIterator": "token", "Limit": 1})
+    records = records_of("1234")
+    emulator = emulator_with(records)
+    emulator._expire_records = lambda _stream: records.__delitem__(slice(2))
+    token = resharding.iterator(Place("s", "0", "2", time.time()))
+    page = resharding.get_records(emulator, {"ShardIterator": token, "Limit": 1})
     assert [each["SequenceNumber"] for each in page["Records"]] == ["3"]
-    assert emulator._shard_iterators["next"]["after"] == "3"
+    after = resharding.place_at(page["NextShardIterator"])
+    assert after is not None
+    assert after.after == "3"
+
+
+def test_iterators_take_no_memory() -> None:
+    emulator = emulator_with(records_of("123"))
+
+    def get(_request: dict[str, Any]) -> resharding.Response:
+        state = {"stream": "s", "shard_id": "0", "position": 1, "created_at": time.time()}
+        emulator._shard_iterators["given"] = state
+        answered: resharding.Response = emulator.json_response({"ShardIterator": "given"})
+        return answered
+
+    given = json.loads(resharding.get_iterator(emulator, get, {})[2])["ShardIterator"]
+    page = resharding.get_records(emulator, {"ShardIterator": given, "Limit": 1})
+    page = resharding.get_records(emulator, {"ShardIterator": page["NextShardIterator"]})
+    assert [each["SequenceNumber"] for each in page["Records"]] == ["3"]
+    assert emulator._shard_iterators == {}
+
+
+@pytest.mark.parametrize("token", ["", "none", "MQ==", "é", None])
+def test_what_is_no_iterator_is_refused_as_an_expired_one(token: Any) -> None:
+    with pytest.raises(resharding.Refused) as refused:
+        resharding.get_records(emulator_with([]), {"ShardIterator": token})
+    assert refused.value.code == "ExpiredIteratorException"
+
+
+def test_an_iterator_of_a_shard_that_is_gone_is_refused() -> None:
+    token = resharding.iterator(Place("s", "1", "", time.time()))
+    with pytest.raises(resharding.Refused) as refused:
+        resharding.get_records(emulator_with([]), {"ShardIterator": token})
+    assert refused.value.code == "ResourceNotFoundException"

@@ -62,6 +62,9 @@ def test_the_span_is_of_whole_minutes() -> None:
     assert body["unaccounted"] == 10
     body = body_of(asked(counters, **{"from": str(before(2)), "to": str(before(1) + 1)}))
     assert (body["to"], body["unaccounted"]) == ("2026-11-21T01:30:00Z", 110)
+    instant = str(before(2) + 1)
+    body = body_of(asked(counters, **{"from": instant, "to": instant}))
+    assert (body["to"], body["unaccounted"]) == ("2026-11-21T01:29:00Z", 10)
 
 
 @pytest.mark.parametrize(
@@ -69,11 +72,25 @@ def test_the_span_is_of_whole_minutes() -> None:
     [
         ({"from": "yesterday"}, "from", "yesterday", "ISO 8601"),
         ({"to": "2026-11-21"}, "to", "2026-11-21", "with an offset"),
+        # what API Gateway makes of to=2026-11-21T02:00:00+01:00
+        ({"to": "2026-11-21T02:00:00 01:00"}, "to", "2026-11-21T02:00:00 01:00", "written %2B"),
         (
             {"from": "2026-11-21T02:00:00Z", "to": "2026-11-21T01:00:00Z"},
             "from",
             "2026-11-21T02:00:00.000Z",
-            "is after to, 2026-11-21T01:00:00.000Z",
+            "is not before to, 2026-11-21T01:00:00.000Z",
+        ),
+        (  # no minute at all, for which CloudWatch has an error
+            {"from": "2026-11-21T01:00:00Z", "to": "2026-11-21T01:00:00Z"},
+            "from",
+            "2026-11-21T01:00:00.000Z",
+            "is not before to, 2026-11-21T01:00:00.000Z",
+        ),
+        (  # CloudWatch has forgotten it: zeros would say that nothing is unaccounted
+            {"from": "2026-11-06T01:29:59.999Z", "to": "2026-11-06T02:00:00Z"},
+            "from",
+            "2026-11-06T01:29:59.999Z",
+            "is before 2026-11-06T01:30:00.000Z: minutes are counted for 15 days",
         ),
         (
             {"from": "2026-11-19T01:00:00Z", "to": "2026-11-21T01:00:00Z"},
@@ -91,6 +108,11 @@ def test_a_wrong_span_is_refused_by_field_value_and_what_would_be_right(
     assert answer["statusCode"] == 400
     assert (body["field"], body["value"]) == (field, value)
     assert words in body["reason"]
+
+
+def test_a_span_is_a_day_long_and_15_days_old_at_most() -> None:
+    oldest = {"from": "2026-11-06T01:30:00Z", "to": "2026-11-07T01:30:00Z"}
+    assert asked(MemoryCounters(), **oldest)["statusCode"] == 200
 
 
 def test_while_cloudwatch_is_away_operators_are_told_to_come_back() -> None:

@@ -140,6 +140,9 @@ def test_what_did_not_come_through_ingest_is_foreign_and_counts_when_it_arrived(
     assert counted("ReadingsForeign", arrived) == 2
     assert counted("ReadingsStored", arrived) == 2
     assert counted("ReadingsQuarantined", arrived) == 1
+    assert counted("RecordsQuarantined") == 1  # now, where the alarm looks
+    with pytest.raises(KeyError):
+        counted("RecordsQuarantined", arrived)
 
 
 def test_a_batch_that_is_resumed_counts_each_reading_once_in_all(
@@ -268,7 +271,7 @@ def test_only_poison_before_the_checkpoint_is_quarantined(stage: Stage, counted:
 def test_what_cannot_be_quarantined_is_delivered_again(stage: Stage, counted: Counted) -> None:
     stage.bucket.down = True
     assert stage.run(reading("a"), b"poison", reading("b")) == failed(1)
-    assert counted("ReadingsQuarantined") == 0
+    assert counted("ReadingsQuarantined") == counted("RecordsQuarantined") == 0
     assert counted("ReadingsStored") == 1  # the turn of b to count comes with the poison
     assert stage.quarantined() == []
 

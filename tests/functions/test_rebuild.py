@@ -21,9 +21,9 @@ from telemetry.domain.generation import Pointer
 from telemetry.domain.reading import Reading
 from telemetry.domain.times import from_iso
 from telemetry.domain.window import Fate, Window
-from telemetry.errors import Rejected
+from telemetry.errors import Rejected, Unavailable
 
-from functions.rebuild.handler import SEGMENTS, Region, run
+from functions.rebuild.handler import PAGE_LINES, QUERY_SECONDS, SEGMENTS, Region, run
 from tests.fakes import (
     Crash,
     MemoryArchive,
@@ -44,8 +44,10 @@ class Clock:
     """Seconds that pass when somebody waits."""
 
     now = 0.0
+    step = 0.0  # that each look takes
 
     def __call__(self) -> float:
+        self.now += self.step
         return self.now
 
     def sleep(self, seconds: float) -> None:
@@ -101,13 +103,22 @@ class Stage:
             yield partial(self.task, "check", segment=segment, **shared)
         yield partial(self.task, "switch", **number)
         yield lambda: self.clock.sleep(plan["retire_seconds"])
-        yield partial(self.task, "settle")
+        yield partial(self.task, "settle", **number)
         for segment in plan["segments"]:
             yield partial(self.task, "clean", segment=segment)
 
     def rebuild(self, **request: Any) -> None:
         for step in self.steps(**request):
             step()
+
+    def give_up(self) -> float:
+        """The state machine's other way; how long it waits for readers."""
+        began, plan = self.clock.now, self.task("give_up")
+        self.clock.sleep(plan["retire_seconds"])
+        self.task("settle", generation=plan["generation"])
+        for segment in plan["segments"]:
+            self.task("clean", segment=segment)
+        return self.clock.now - began
 
     def stored(self) -> Stored:
         """The windows' items, without the pointer."""
@@ -229,9 +240,89 @@ def test_what_the_archive_lacks_is_kept_or_dropped_as_the_operator_wants(
     assert sorted(stage.shown()[NOW_MS - HOUR_MS]) == offsets
 
 
+def test_a_value_that_the_archive_has_otherwise_is_lacking_where_it_would_be_lost(
+    stage: Stage,
+) -> None:
+    stage.writer().add([reading(0, temperature=30.0)])
+    stage.archived(reading(0, temperature=20.0))
+    with pytest.raises(Rejected, match="lacks readings"):
+        stage.rebuild()
+
+
+def test_what_the_archive_has_more_of_than_the_windows_is_nothing_lacking(stage: Stage) -> None:
+    stage.writer().add([reading(0, temperature=20.0)])
+    stage.archived(reading(0, temperature=30.0), reading(1))
+    stage.rebuild()
+    assert stage.shown() == {NOW_MS - HOUR_MS: {0: {"temperature": 30.0}, 1: {"temperature": 20.0}}}
+
+
+def test_what_is_kept_is_told_and_what_can_not_be_kept_now_is_tried_again(stage: Stage) -> None:
+    stage.writer().add([reading(0), reading(1)])
+    stage.archived(reading(0))
+    generation = stage.task("begin")["generation"]
+    stage.task("fill", part="2026-11-21T11", as_of_ms=NOW_MS, generation=generation)
+    segment = zlib.crc32(b"pump-1") % SEGMENTS
+    check = {"segment": segment, "generation": generation, "missing": "keep"}
+    stage.items.fault = lambda _write: "before"
+    with pytest.raises(Unavailable, match="doesn't take the readings"):
+        stage.task("check", **check)
+    stage.items.fault = lambda _write: ""
+    assert stage.task("check", **check)["done"] == 1
+
+
+def test_what_is_dropped_is_told(stage: Stage) -> None:
+    stage.writer().add([reading(0), reading(0, "pump-2")])
+    generation = stage.task("begin")["generation"]
+    dropped = [
+        stage.task("check", segment=segment, generation=generation, missing="drop")["done"]
+        for segment in range(SEGMENTS)
+    ]
+    assert sum(dropped) == 2
+
+
+def test_what_a_full_new_window_has_no_room_for_is_not_dropped_unasked(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.writer().add([reading(0), reading(1)])
+    stage.archived(reading(2), reading(3))
+    monkeypatch.setattr(windows_of, "MAX_READINGS", 3)
+    with pytest.raises(Rejected, match=r"the window of pump-1 at .* is full in the new one"):
+        stage.rebuild(missing="keep")
+    assert stage.pointer().current == 0
+
+
 def test_a_wish_that_is_none_of_the_three_is_named(stage: Stage) -> None:
     with pytest.raises(Rejected, match="missing: is none of refuse, keep, drop"):
         stage.rebuild(missing="guess")
+
+
+def test_where_one_window_is_not_taken_its_page_is_filled_again(stage: Stage) -> None:
+    stage.archived(reading(0), reading(0, "pump-2"))
+    generation, part = stage.task("begin")["generation"], "2026-11-21T11"
+    stage.items.fault = lambda write: "before" if write.item["device_id"]["S"] == "pump-2" else ""
+    fill = {"generation": generation, "part": part, "as_of_ms": NOW_MS}
+    with pytest.raises(Unavailable, match="doesn't take the readings"):
+        stage.task("fill", **fill)
+    stage.items.fault = lambda _write: ""
+    assert stage.task("fill", **fill)["done"] == 2
+    assert len(stage.stored()) == 2
+
+
+def test_a_part_is_filled_by_as_many_invocations_as_it_takes_each_line_once(stage: Stage) -> None:
+    count = 2 * PAGE_LINES + 1
+    stage.archived(*(reading(offset) for offset in range(count)))
+    generation = stage.task("begin")["generation"]
+    stage.clock.step = 20.0  # of 30 s that an invocation has
+    fill = {"generation": generation, "part": "2026-11-21T11", "as_of_ms": NOW_MS}
+    assert stage.task("fill", **fill)["done"] == count
+    (item,) = stage.stored().values()
+    assert len(windows_of.decode(item["readings"]["B"])) == count
+
+
+def test_before_it_reads_the_archive_it_waits_for_writers_and_for_firehose(stage: Stage) -> None:
+    begun = stage.task("begin")
+    # the cache and the clocks 5 s each, Firehose's buffer of 2 s twice; then a reader's 25 s
+    assert (begun["settle_seconds"], begun["retire_seconds"]) == (14, 35)
 
 
 def test_windows_whose_time_is_over_are_not_made_again(stage: Stage) -> None:
@@ -268,19 +359,59 @@ def test_a_rebuild_begun_anew_leaves_what_was_wrong_with_the_first(stage: Stage)
         stage.task("switch", generation=1)  # by the machine that was given up
 
 
+def test_a_machine_that_was_given_up_neither_fills_nor_checks(stage: Stage) -> None:
+    stage.archived(reading(0))
+    stage.task("begin")
+    stage.task("begin", anew=True)
+    for task in ("fill", "check"):
+        more = {"part": "2026-11-21T11", "as_of_ms": NOW_MS, "segment": 0, "missing": "refuse"}
+        with pytest.raises(Rejected, match="generation: is not being built"):
+            stage.task(task, generation=1, **more)
+    assert stage.stored() == {}
+
+
+def test_an_invocation_checks_and_cleans_its_share_and_the_next_goes_on(stage: Stage) -> None:
+    stage.writer().add([reading(minute * MINUTE_MS) for minute in range(5)])
+    segment, generation = zlib.crc32(b"pump-1") % SEGMENTS, stage.task("begin")["generation"]
+    stage.clock.step = 40.0  # of 30 s that an invocation has
+    event = {"task": "check", "segment": segment, "generation": generation, "missing": "drop"}
+    answer: dict[str, Any] = {**event, "token": None, "done": 0}
+    done: list[int] = []
+    while not done or answer["token"]:
+        answer = run(answer, NOW_MS, stage.region)
+        done.append(answer["done"])
+    assert done == [2, 4, 5]
+
+
 def test_a_rebuild_that_is_given_up_leaves_no_trace(stage: Stage) -> None:
     stage.writer().add([reading(0)])
     before = stage.stored()
     stage.task("begin")
     stage.clock.sleep(CACHE_SECONDS + 1)
     stage.writer().add([reading(1, "pump-2")])
-    for segment in stage.task("give_up")["segments"]:
-        stage.task("clean", segment=segment)
+    assert stage.give_up() == 0
     assert [key for key in stage.stored() if key[0] == "pump-2"] == [
         ("pump-2", "2026-11-21T11:00:00Z#eu-west-1")
     ]
     assert {key: item for key, item in stage.stored().items() if key[0] == "pump-1"} == before
     assert stage.pointer().written == (0,)
+
+
+@pytest.mark.parametrize("is_another_begun", [False, True])
+def test_a_rebuild_given_up_when_it_has_switched_leaves_the_new_windows_only(
+    stage: Stage, is_another_begun: bool
+) -> None:
+    stage.writer().add([reading(0)])
+    stage.archived(reading(0))
+    for step in stage.steps():
+        step()
+        if stage.pointer().current == 1:
+            break
+    if is_another_begun:
+        stage.task("begin")
+    assert stage.give_up() > QUERY_SECONDS  # readers may go by the old pointer
+    assert stage.pointer().written == (1,)  # what comes is written once again
+    assert list(stage.stored()) == [("pump-1", "2026-11-21T11:00:00Z#eu-west-1#1")]
 
 
 def test_cleaning_spares_a_generation_that_was_begun_meanwhile(stage: Stage) -> None:

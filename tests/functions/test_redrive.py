@@ -12,6 +12,7 @@ from telemetry.aws.failures import Failures
 from telemetry.aws.functions import Functions
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.queue import Queue
+from telemetry.domain.reading import Reading
 from telemetry.domain.times import minute_of
 from telemetry.errors import Rejected, Unavailable
 
@@ -190,6 +191,93 @@ def test_a_reading_in_quarantine_is_counted_in_the_minute_in_which_it_was_receiv
     assert written[0] == 2  # while the batch is still there, beside the record in quarantine
 
 
+def test_a_breach_that_kills_alert_is_not_in_the_readings_balance(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.give_up("alert", batch(1))  # aggregate has counted it, or will
+    stage.functions.deadly = {name_of(0)}
+    assert stage.run()["quarantined"] == 1
+    with pytest.raises(KeyError):
+        counted("ReadingsQuarantined")
+
+
+def test_when_a_change_was_made_is_held_where_its_record_tells(stage: Stage) -> None:
+    event = change_events(2)
+    event["Records"][0]["dynamodb"]["ApproximateCreationDateTime"] = NOW_MS / 1000
+    stage.give_up("dispatch", event)
+    stage.bugs = {"change-0", "change-1"}
+    stage.run()
+    arrived = {name: held["arrived_at_ms"] for name, held in stage.held().items()}
+    assert arrived == {"change-0": NOW_MS, "change-1": None}
+
+
+def test_an_object_that_can_not_be_read_now_is_left_and_told_and_the_others_are_settled(
+    stage: Stage,
+) -> None:
+    stage.give_up("aggregate", batch(2), "first")
+    stage.give_up("aggregate", batch(1), "second")
+    get_object = stage.bucket.get_object
+
+    def failing(**call: Any) -> Any:
+        stage.bucket.down = call["Key"].endswith("first")
+        try:
+            return get_object(**call)
+        finally:
+            stage.bucket.down = False
+
+    stage.bucket.get_object = failing  # type: ignore[method-assign]
+    report = stage.run()
+    assert (counts(report), report["kept"]) == ((1, 2, 1, 0, 1), [f"{PREFIX}first"])
+    assert ["first can't be read" in why for why in report["why"]] == [True]
+    assert stage.waiting() == 1
+
+
+def test_only_messages_that_are_not_done_are_given_back(stage: Stage) -> None:
+    stage.give_up("aggregate", batch(1), "done")
+    stage.give_up("dispatch", change_events(1), "left")
+    stage.unavailable = {"change-0"}
+    given_back: list[str] = []
+    change = stage.announcements.change_message_visibility
+
+    def noted(**call: Any) -> None:
+        given_back.append(stage.announcements.taken.get(call["ReceiptHandle"], "a deleted one"))
+        change(**call)
+
+    stage.announcements.change_message_visibility = noted  # type: ignore[method-assign]
+    stage.run()
+    assert ["left" in body for body in given_back] == [True]
+
+
+@pytest.mark.parametrize("foreign", [reading()._replace(received_at_ms=None), b"no reading"])
+def test_a_foreign_record_in_quarantine_hides_no_loss_of_its_minute(
+    stage: Stage, counted: Counted, foreign: Reading | bytes
+) -> None:
+    # aggregate counts the arrival of what is foreign, and died of this before it could
+    stage.give_up("aggregate", kinesis([foreign]))
+    stage.functions.deadly = {name_of(0)}
+    assert stage.run()["quarantined"] == 1
+    assert counted("RecordsQuarantined") == 1
+    with pytest.raises(KeyError):
+        counted("ReadingsQuarantined")
+
+
+def test_a_batch_is_invoked_with_no_more_bytes_than_it_was_given_up_with(stage: Stage) -> None:
+    payload = json.dumps(batch(3), separators=(",", ":"))  # as Lambda writes it
+    document = json.loads(given_up("alert", batch(3)))
+    stage.give_up("alert", batch(3))
+    stage.bucket.objects[PREFIX + "batch"] = json.dumps({**document, "payload": payload}).encode()
+    sent: list[bytes] = []
+    invoke = stage.functions.invoke
+
+    def weighed(**call: Any) -> Any:
+        sent.append(call["Payload"])
+        return invoke(**call)
+
+    stage.functions.invoke = weighed  # type: ignore[method-assign]
+    stage.run()
+    assert [len(each) for each in sent] == [len(payload.encode())]
+
+
 def test_what_a_retry_can_mend_is_left_and_the_next_redrive_mends_it(stage: Stage) -> None:
     stage.give_up("aggregate", batch(4))
     stage.unavailable = {name_of(0), name_of(2)}
@@ -360,12 +448,15 @@ def test_notices_that_could_not_be_sent_go_back_to_their_queue(
     assert counted("NoticesRedriven") == 25
 
 
-def test_a_notice_that_the_queue_does_not_take_stays_a_dead_letter(stage: Stage) -> None:
+def test_a_notice_that_the_queue_does_not_take_stays_a_dead_letter(
+    stage: Stage, counted: Counted
+) -> None:
     stage.dead.bodies = ["notice 0", "notice 1"]
     stage.notices.refuses = lambda body: body == "notice 1"
     with pytest.raises(Unavailable):
         stage.run()
     assert (stage.notices.bodies, stage.dead.bodies) == (["notice 0"], ["notice 1"])
+    assert counted("NoticesRedriven") == 1
 
 
 @pytest.mark.parametrize("seconds", [0, 41, -1, "40", True, None])

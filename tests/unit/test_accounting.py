@@ -9,12 +9,16 @@ from telemetry.domain.accounting import (
     DUPLICATE,
     ENDED,
     FOREIGN,
+    GIVEN_UP,
     METRICS,
     QUARANTINED,
     STORED,
+    Metric,
     by_stage,
     unaccounted,
 )
+
+from tests.template import TEMPLATE, resources
 
 amounts = st.dictionaries(st.integers(0, 3), st.integers(0, 100))
 
@@ -30,9 +34,14 @@ def test_a_minute_balances_when_every_reading_met_one_of_its_ends() -> None:
     assert unaccounted(counts) == 0
 
 
+def test_what_aggregate_never_could_take_has_its_end_in_quarantine() -> None:
+    assert unaccounted({ACCEPTED: {0: 3}, STORED: {0: 1}, GIVEN_UP: {0: 2}}) == 0
+
+
 def test_what_has_met_no_end_is_unaccounted() -> None:
     assert unaccounted({ACCEPTED: {0: 10}, STORED: {0: 7}, DUPLICATE: {0: 1}}) == 2
     assert unaccounted({ACCEPTED: {0: 10}}) == 10
+    assert unaccounted({FOREIGN: {0: 2}, STORED: {0: 1}}) == 1
     assert unaccounted({}) == 0
 
 
@@ -57,3 +66,14 @@ def test_operators_see_every_metric_of_the_balance_by_its_stage() -> None:
     stages = by_stage({ACCEPTED: {0: 10, 1: 5}, STORED: {0: 9}})
     assert stages["ingest"] == {"accepted": 15, "rejected": 0, "overflowed": 0}
     assert stages["aggregate"] == {"foreign": 0, "stored": 9, "duplicate": 0, "quarantined": 0}
+
+
+def test_no_alarm_watches_what_is_counted_in_a_minute_that_may_be_long_past() -> None:
+    alarms = resources(TEMPLATE.read_text("utf-8"), "AWS::CloudWatch::Alarm").values()
+    watched = {
+        Metric(alarm["Dimensions"][0]["Value"], alarm["MetricName"])
+        for alarm in alarms
+        if alarm["Dimensions"][0]["Name"] == "service"
+    }
+    assert {Metric("account", "ReadingsUnaccounted")} <= watched
+    assert watched & set(BALANCE) == set()

@@ -60,6 +60,14 @@ def test_what_was_recorded_in_a_span_is_looked_for_up_to_now() -> None:
     assert archive_of.searched(selection, now_ms) == expected
 
 
+def test_a_span_from_the_first_year_to_the_last_is_looked_for_as_far_as_there_is_anything() -> None:
+    now_ms = from_iso("2026-11-21T10:30:00Z")
+    ever = {"from": "0001-01-01T00:00:00Z", "to": "9999-12-31T23:59:59Z"}
+    for by in ("received", "recorded"):
+        found = archive_of.searched(archive_of.parse({**ever, "by": by}), now_ms)
+        assert found == (0, ELEVEN)
+
+
 @pytest.mark.parametrize(
     ("received_ms", "is_selected"),
     [(TEN - 1, False), (TEN, True), (ELEVEN - 1, True), (ELEVEN, False)],

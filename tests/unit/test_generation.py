@@ -11,7 +11,7 @@ def test_a_new_generation_is_written_beside_the_current_one_until_readers_have_l
     assert (begun.current, begun.written) == (0, (0, 1))
     switched = generation_of.switch(begun, 1)
     assert (switched.current, switched.written) == (1, (1, 0))
-    settled = generation_of.settle(switched)
+    settled = generation_of.settle(switched, 1)
     assert (settled.current, settled.written) == (1, (1,))
 
 
@@ -20,8 +20,8 @@ def test_every_step_done_twice_changes_nothing() -> None:
     assert generation_of.begin(pointer) == pointer
     pointer = generation_of.switch(pointer, 1)
     assert generation_of.switch(pointer, 1) == pointer
-    pointer = generation_of.settle(pointer)
-    assert generation_of.settle(pointer) == pointer
+    pointer = generation_of.settle(pointer, 1)
+    assert generation_of.settle(pointer, 1) == pointer
     assert generation_of.switch(pointer, 1) == pointer
 
 
@@ -50,5 +50,12 @@ def test_a_rebuild_may_begin_before_the_last_one_has_settled() -> None:
     switched = generation_of.switch(generation_of.begin(FIRST), 1)
     begun = generation_of.begin(switched)
     assert begun == Pointer(current=1, building=2, retiring=0, newest=2)
-    assert generation_of.settle(begun).written == (1, 2)
+    assert generation_of.settle(begun, 1).written == (1, 2)
     assert generation_of.switch(begun, 2) == Pointer(2, None, 1, 2)
+
+
+def test_a_rebuild_lets_no_generation_go_that_another_has_just_switched_from() -> None:
+    first = generation_of.switch(generation_of.begin(FIRST), 1)
+    second = generation_of.switch(generation_of.begin(first), 2)
+    assert generation_of.settle(second, 1) == second  # some still read 1
+    assert generation_of.settle(second, 2).written == (2,)

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from local import cloudwatch
-from local.cloudwatch import END_OF_LOG, Minutes, embedded_points, until_marked
+from local.cloudwatch import (
+    END_OF_LOG,
+    LATE_MINUTES,
+    Minutes,
+    embedded_points,
+    one_log_stream_a_day,
+    surplus,
+    until_marked,
+)
 
 
 def point(at: float, value: float) -> dict[str, Any]:
@@ -40,6 +48,68 @@ def test_what_is_old_is_forgotten_and_the_rest_is_still_added_to() -> None:
     points.append(point(131, 5.0))
     assert [each["Timestamp"] for each in points] == [70, 131]
     assert total(points) == 15
+
+
+def test_what_the_points_of_a_metric_have_in_common_is_there_once() -> None:
+    points = Minutes()
+    for at in range(0, 6000, 60):
+        points.append({**point(at, at), "Dimensions": {"service": "ingest"}})
+    assert len(points) == 100
+    assert {id(each["Dimensions"]) for each in points} == {id(points[0]["Dimensions"])}
+    # and of the minutes that no value comes to any more, nothing is kept beside the points
+    assert len(points._latest) == LATE_MINUTES + 1
+
+
+def test_a_value_that_comes_late_is_counted_however_late() -> None:
+    points = Minutes()
+    for at in (0, 60 * LATE_MINUTES, 30, 60 * 1000, 45):
+        points.append(point(at, 5.0))
+    assert total(points) == 25
+    assert [each["Timestamp"] for each in points] == [30, 60 * LATE_MINUTES, 60_000, 45]
+
+
+def test_statistic_sets_are_kept_as_they_were_published() -> None:
+    points = Minutes()
+    for at in (1, 2):
+        points.append({**point(at, 5.0), "_stat": {"SampleCount": 2}})
+    assert [each["Timestamp"] for each in points] == [1, 2]
+
+
+def log_lines(count: int, seconds: float) -> list[dict[str, Any]]:
+    return [{"timestamp": each * seconds * 1000} for each in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds", "dropped"),
+    [
+        (4_000, 0.01, 0),  # of the last 40 seconds
+        (4_001, 0.01, 2_000),
+        (900, 0.4, 0),  # the 250th of the last six minutes is less than five old
+        (1_100, 0.4, 250),
+        (500, 60.0, 0),
+        (501, 60.0, 250),
+    ],
+)
+def test_a_log_has_its_latest_lines_and_few_of_those_that_are_old(
+    count: int, seconds: float, dropped: int
+) -> None:
+    now_ms = round(count * seconds * 1000)
+    assert surplus(log_lines(count, seconds), now_ms) == dropped
+
+
+def test_a_functions_log_is_cut_when_a_line_is_added() -> None:
+    stream: dict[str, Any] = {"events": log_lines(1_000, 0.0)}
+    group = {"streams": SimpleNamespace(setdefault=lambda *_: stream)}
+    logs = SimpleNamespace(
+        _log_groups={"/aws/lambda/ingest": group},
+        _log_events_lock=threading.Lock(),
+        _append_log_events=lambda stream, events: stream["events"].extend(events),
+    )
+    emulator = SimpleNamespace()
+    one_log_stream_a_day(emulator, logs)
+    emulator._emit_lambda_logs({"FunctionName": "ingest"}, "id", "a\nb", False, 5)
+    assert len(stream["events"]) == 1_000 + 5 - 250
+    assert "a" in [each.get("message") for each in stream["events"]]
 
 
 def embedded(**values: Any) -> str:

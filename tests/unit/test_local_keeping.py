@@ -15,6 +15,7 @@ from local.keeping import (
     BLOCKS_AT_HAND,
     UNREAD_CHANGES,
     PackedRecords,
+    forget_events,
     forget_unread_changes,
     pack,
     pack_records,
@@ -118,7 +119,15 @@ def test_of_a_tables_stream_that_nobody_reads_only_the_latest_changes_are_kept()
             tables._trim_stream_records(table)
     assert len(tables._stream_records["alerts"]) == 5 * UNREAD_CHANGES
     kept = tables._stream_records["windows"]
-    assert UNREAD_CHANGES <= len(kept) < 2 * UNREAD_CHANGES
+    assert UNREAD_CHANGES <= len(kept) < 2 * UNREAD_CHANGES <= 200  # of 4 kB each, with its images
     assert kept[-1] == 5 * UNREAD_CHANGES - 1
     # whoever reads it from now on finds them at the places that they have
     assert tables.stream_start_position("windows") == kept[0]
+
+
+def test_events_that_were_sent_on_are_not_kept() -> None:
+    noted: list[str] = []
+    eventbridge = SimpleNamespace(_events_log_list=lambda: noted)
+    forget_events(eventbridge)
+    eventbridge._events_log_list().append("event")
+    assert (noted, eventbridge._events_log_list()) == ([], [])

@@ -82,6 +82,16 @@ def test_all_have_their_turn_before_a_pass_is_one_in_which_nothing_moved() -> No
     assert "  5× Unavailable" in told
 
 
+def test_the_reasons_of_all_of_a_pass_are_told() -> None:
+    function = Reporting(
+        report(records=2, left=2, more=True, kept=["a"], why={"Unavailable": 2}),
+        report(records=3, left=3, kept=["b"], why={"Unavailable": 3}),
+    )
+    code, told = run(function)
+    assert (code, len(function.events)) == (1, 2)
+    assert "  5× Unavailable" in told
+
+
 def test_time_that_is_up_with_nothing_done_is_no_endless_loop() -> None:
     function = Reporting(report(more=True))
     assert (run(function)[0], len(function.events)) == (1, 1)

@@ -1,6 +1,7 @@
 """`replay`: what operators ask for becomes a request, and how far it is is told until it ends."""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from ops import replay
 from ops.cli import parser
 from ops.errors import OpsError
 from ops.target import Target
+from tests.fakes import refuse
 
 SPAN = ["--from", "2026-11-21T10:00:00Z", "--to", "2026-11-21T12:00:00+01:00"]
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -34,6 +36,9 @@ class States:
         }
         self.failure = failure
         self.ended = 0
+        self.pages = 0  # of lists of what has succeeded
+        self.described: list[str] = []  # those that have succeeded
+        self.errors = 0  # of the next looks
         self.started: list[tuple[str, Any]] = []
         self.stopped: list[str] = []
 
@@ -49,12 +54,16 @@ class States:
 
     def describe_execution(self, *, executionArn: str) -> dict[str, Any]:  # noqa: N803
         if executionArn == "execution":
+            if self.errors:
+                self.errors -= 1
+                refuse("ThrottlingException", "DescribeExecution")
             is_over = self.ended == len(self.outputs)
             self.ended = min(self.ended + 1, len(self.outputs))
             status = "FAILED" if self.failure else "SUCCEEDED"
             return {"status": status if is_over else "RUNNING", "error": "the map's own"}
         if executionArn == "failed":
             return {"status": "FAILED", **(self.failure or {})}
+        self.described.append(executionArn)
         return {"status": "SUCCEEDED", "output": str(self.outputs[executionArn][1])}
 
     def list_map_runs(self, *, executionArn: str) -> dict[str, Any]:  # noqa: N803
@@ -78,14 +87,16 @@ class States:
         return {"events": [{"id": 3, "type": "ChoiceStateEntered"}, last, first]}
 
     def get_paginator(self, _operation: str) -> Any:
-        def paginate(*, mapRunArn: str, statusFilter: str) -> list[dict[str, Any]]:  # noqa: N803
-            found = self.of(mapRunArn)
+        def paginate(*, mapRunArn: str, statusFilter: str) -> Iterator[dict[str, Any]]:  # noqa: N803
+            found = self.of(mapRunArn)[::-1]  # the newest first
             if statusFilter == "RUNNING":
                 running = list(self.outputs)[self.ended : self.ended + 1]
                 found = [child for child in running if self.outputs[child][0] == mapRunArn]
             if statusFilter == "FAILED":
                 found = ["failed"] if self.failure and self.failure["of"] in mapRunArn else []
-            return [{"executions": [{"executionArn": child}]} for child in found]
+            for child in found:
+                self.pages += statusFilter == "SUCCEEDED"
+                yield {"executions": [{"executionArn": child}]}
 
         return SimpleNamespace(paginate=paginate)
 
@@ -108,6 +119,7 @@ class S3:
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(replay, "LOOK_AGAIN_SECONDS", [0.0] * 5)
 
 
 def operate(states: States, *words: str) -> tuple[int, str]:
@@ -155,6 +167,37 @@ def test_what_goes_on_counts_as_far_as_it_is() -> None:
     ]
 
 
+def test_what_was_seen_before_is_not_listed_again_at_each_look() -> None:
+    # ListExecutions answers a few times a second; a month has 720 hours
+    states = States({"Hours": [2] * 720})
+    _, told = operate(states, *SPAN)
+    assert "720 of 720 hours; 1,440 readings sent" in told
+    assert states.pages < 2 * 720 + 10
+    assert len(states.described) == 720  # each once
+
+
+def test_where_aws_is_asked_too_often_it_is_asked_again() -> None:
+    states = States({"Hours": [3]})
+    states.errors = 4
+    assert operate(states, *SPAN)[0] == 0
+
+
+def test_an_execution_that_can_not_be_looked_at_is_told_to_go_on() -> None:
+    states = States({"Hours": [3]})
+    states.errors = 1_000
+    with pytest.raises(OpsError, match=r"may go on: execution: .*ThrottlingException"):
+        operate(states, *SPAN)
+    assert states.stopped == []
+
+
+def test_what_can_not_be_started_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = States({"Hours": [3]})
+    denied = lambda **_: refuse("AccessDeniedException", "StartExecution")  # noqa: E731
+    monkeypatch.setattr(states, "start_execution", denied)
+    with pytest.raises(OpsError, match=r"replays isn't started: .*AccessDeniedException"):
+        operate(states, *SPAN)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -172,6 +215,7 @@ def test_what_goes_on_counts_as_far_as_it_is() -> None:
         (["--rebuild", "--device", "pump-1"], "--device: --rebuild makes all windows"),
         (["--rebuild", "--event-time"], "--event-time: --rebuild makes all windows"),
         (["--rebuild", *SPAN], "--from: --rebuild makes all windows"),
+        (["--rebuild", "--rate", "50"], "--rate: --rebuild makes all windows"),
     ],
 )
 def test_what_can_not_be_asked_for_is_named_before_anything_starts(
@@ -183,7 +227,9 @@ def test_what_can_not_be_asked_for_is_named_before_anything_starts(
     assert states.started == []
 
 
-@pytest.mark.parametrize("text", ["10:00", "2026-11-21T10:00:00", "yesterday"])
+@pytest.mark.parametrize(
+    "text", ["10:00", "2026-11-21T10:00:00", "yesterday", "0001-01-01T00:00:00+01:00"]
+)
 def test_a_time_that_is_none_is_shown_how_to_write(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,6 +277,9 @@ def test_the_newest_of_the_archive_is_found_hours_back(hours: int) -> None:
     told = StringIO()
     replay.tell_archived(target, NOW, NOW, Console(file=told))
     assert ("the archive has readings up to" in told.getvalue()) == (hours > 0)
+    till_later = StringIO()  # what hasn't come yet isn't missing in the archive
+    replay.tell_archived(target, NOW + timedelta(hours=1), NOW, Console(file=till_later))
+    assert till_later.getvalue() == told.getvalue()
 
 
 def test_an_archive_without_anything_new_says_so() -> None:

@@ -1,5 +1,7 @@
 """What a soak calls flat, by samples made up."""
 
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,10 +9,11 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks import soak
+from benchmarks import kept, soak
 from benchmarks.soak import POSTING, Sample, Sampler, Usage, cost, growths
 from local.instance import Instance
-from local.processes import Running
+from local.keeping import pack
+from local.processes import EMBEDDED_AWS, Running
 
 MB = 1_000_000
 
@@ -85,6 +88,60 @@ def test_memory_may_grow_by_five_percent_or_four_megabytes(
     (growth,) = growths(samples(600, memory_mb, growing_mb))
     assert growth.is_flat is is_flat
     assert growth.slope_bytes == pytest.approx(growing_mb * MB, rel=0.01)
+
+
+@pytest.mark.parametrize(("kept_mb", "is_flat"), [(6.0, True), (3.0, False)])
+def test_what_the_embedded_aws_was_told_to_keep_in_between_is_no_growth(
+    kept_mb: float, is_flat: bool
+) -> None:
+    # seven of the ten minutes are in between: of 10 MB growth, 0.7 of what was kept is none
+    aws = [
+        Sample(each.at, each.settled, {EMBEDDED_AWS: each.usage["ingest"]})
+        for each in samples(600, 100.0, 10.0 / 7)
+    ]
+    (growth,) = growths(aws, kept_mb / 0.7 * MB)
+    assert growth.kept_bytes == pytest.approx(kept_mb * MB, rel=0.01)
+    assert growth.is_flat is is_flat
+    (other,) = growths(samples(600, 100.0, 10.0 / 7), kept_mb / 0.7 * MB)
+    assert (other.kept_bytes, other.is_flat) == (0.0, False)
+
+
+def test_what_is_kept_is_measured_in_the_form_that_the_embedded_aws_has_it_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    item = {"device_id": {"S": "device-0001"}, "readings": {"B": bytes(300)}}
+    there = {"device_id": {"S": "device-0001"}, "readings": {"B": "A" * 400}}
+    size = sys.getsizeof(there)
+    size += sum(sys.getsizeof(each) for each in there.values())
+    size += sys.getsizeof("device-0001") + sys.getsizeof("A" * 400)
+    records = [
+        {
+            "SequenceNumber": f"{number:056}",
+            "ApproximateArrivalTimestamp": datetime.fromtimestamp(number, UTC),
+            "Data": b"{}",
+            "PartitionKey": "device-0001",
+        }
+        for number in range(300)
+    ]
+    pages = {"start": (records[:256], "rest"), "rest": (records[256:], "end"), "end": ([], "end")}
+
+    def page(token: str) -> dict[str, Any]:
+        found, following = pages[token]
+        return {"Records": found, "NextShardIterator": following}
+
+    scan = SimpleNamespace(paginate=lambda TableName: [{"Items": [item] * 2}])  # noqa: ARG005, N803
+    services = {
+        "dynamodb": SimpleNamespace(get_paginator=lambda _operation: scan),
+        "kinesis": SimpleNamespace(
+            list_shards=lambda **_: {"Shards": [{"ShardId": "0"}]},
+            get_shard_iterator=lambda **_: {"ShardIterator": "start"},
+            get_records=lambda ShardIterator, Limit: page(ShardIterator),  # noqa: ARG005, N803
+        ),
+    }
+    monkeypatch.setattr(kept, "client", lambda _state, service: services[service])
+    state: Any = SimpleNamespace(outputs={"WindowsTable": "windows", "StreamName": "readings"})
+    blocks = [pack(map(kept.as_kept, part)) for part in (records[:256], records[256:])]
+    assert kept.kept_bytes(state) == 2 * size + sum(map(sys.getsizeof, blocks))
 
 
 def test_a_short_soak_compares_with_the_second_minute_a_long_one_with_the_third() -> None:

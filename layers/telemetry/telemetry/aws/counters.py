@@ -40,7 +40,13 @@ class Counters:
             EndTime=datetime.fromtimestamp(to_ms / 1000, UTC),
         )
         for page in pages:
-            yield from page["MetricDataResults"]
+            for result in page["MetricDataResults"]:
+                # PartialData: the next page has the rest. Anything else, and a sum may lack some.
+                if result["StatusCode"] not in ("Complete", "PartialData"):
+                    raise Unavailable(
+                        f"CloudWatch doesn't tell {result['Id']}: its {result['StatusCode']}"
+                    )
+                yield result
 
     def _query(self, place: int, metric: Metric) -> dict[str, Any]:
         named = {

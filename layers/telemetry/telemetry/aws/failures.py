@@ -26,7 +26,7 @@ class Given(NamedTuple):
 
     event: dict[str, Any]
     held: Held
-    received_at_ms: int | None = None  # when the pipeline received it, of a stream's record
+    accepted_at_ms: int | None = None  # when ingest counted it; None where it never did
 
 
 class Failure(NamedTuple):
@@ -117,7 +117,9 @@ class Failures:
 
 def event_of(records: Sequence[Given]) -> str:
     """The event, as JSON, with which a function gets these records."""
-    return json.dumps({"Records": [each.event for each in records]})
+    # as short as Lambda writes it: a batch may have just the 6 MB that an invocation takes
+    events = {"Records": [each.event for each in records]}
+    return json.dumps(events, separators=(",", ":"))
 
 
 def announced(message: str) -> list[str]:
@@ -144,7 +146,7 @@ def _given(event: Any, stage: str) -> Given:
         if "kinesis" in event:
             (record,) = stream.decode({"Records": [event]})
             held = quarantine.of_stream(record, stage, TO_DO)
-            return Given(event, held, record.received_at_ms)
+            return Given(event, held, None if record.is_foreign else record.received_at_ms)
         change = event["dynamodb"]
         held = Held(
             event["eventID"],

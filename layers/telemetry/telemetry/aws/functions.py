@@ -6,6 +6,15 @@ from typing import Any, Literal, NamedTuple
 from botocore.exceptions import BotoCoreError, ClientError
 
 Outcome = Literal["done", "later", "never"]
+# Errors that say nothing of the records: the function asks for a retry, or can't even start.
+# https://docs.aws.amazon.com/lambda/latest/dg/python-exceptions.html
+NOT_THEIRS = {
+    "Unavailable",
+    "SettingMissing",
+    "Runtime.ImportModuleError",
+    "Runtime.HandlerNotFound",
+    "Runtime.UserCodeSyntaxError",
+}
 
 
 class Verdict(NamedTuple):
@@ -22,7 +31,8 @@ def judge(error: str | None, payload: bytes) -> Verdict:
     """The verdict on an answer: `error` is its FunctionError, `payload` what the function gave.
 
     What the function itself calls Unavailable comes back, and so does what a partial response
-    names; an answer that isn't one says nothing of the records. Every other error is theirs.
+    names; a function that can't start, or an answer that isn't one, says nothing of the records.
+    Every other error is theirs.
     """
     try:
         answer = json.loads(payload or b"null")
@@ -32,7 +42,7 @@ def judge(error: str | None, payload: bytes) -> Verdict:
     if error:
         kind = told.get("errorType") or error
         why = f"{kind}: {told.get('errorMessage', '')}"
-        return Verdict("later" if kind == "Unavailable" else "never", why)
+        return Verdict("later" if kind in NOT_THEIRS else "never", why)
     if answer is not None and not isinstance(answer, dict):
         return Verdict("later", f"the answer is no batch response: {str(answer)[:100]}")
     if told.get("batchItemFailures"):

@@ -67,6 +67,8 @@ def instant(event: dict[str, Any], name: str, default_ms: int) -> int:
         at_ms = -1
     if not 0 <= at_ms <= LATEST_MS:
         reason = "is neither an ISO 8601 time with an offset (2026-11-21T01:30:00Z) nor epoch ms"
+        if " " in text:
+            reason += "; in an address, + is written %2B"
         raise Rejected(reason, field=name, value=text)
     return at_ms
 

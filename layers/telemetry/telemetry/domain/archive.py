@@ -56,14 +56,14 @@ def _instant(raw: dict[str, Any], name: str) -> int:
 
 
 def searched(selection: Selection, now_ms: int) -> tuple[int, int]:
-    """The span of arrival in which selected readings are looked for, in whole hours.
+    """The span of arrival in which selected readings are looked for, in whole hours, up to now.
 
     By event time, a reading may have arrived any time later, and as much earlier as a device's
     clock may be ahead.
     """
     by_event_time = selection.by == RECORDED
-    first_ms = selection.from_ms - MARGIN_MS - (FUTURE_LIMIT_MS if by_event_time else 0)
-    end_ms = now_ms + 1 if by_event_time else selection.to_ms + MARGIN_MS
+    first_ms = max(0, selection.from_ms - MARGIN_MS - (FUTURE_LIMIT_MS if by_event_time else 0))
+    end_ms = now_ms + 1 if by_event_time else min(selection.to_ms + MARGIN_MS, now_ms + 1)
     return first_ms - first_ms % HOUR_MS, end_ms + -end_ms % HOUR_MS
 
 
@@ -71,8 +71,11 @@ def selects(selection: Selection, part: str, reading: Reading | None) -> bool:
     """Whether a line of a part is selected; None is a line that isn't a reading.
 
     What has no time of its own, because it isn't a reading or another producer's, goes by the part
-    that it is in: too much rather than too little, since a reading sent again changes nothing.
+    that it is in: too much rather than too little, since a reading sent again changes nothing. A
+    copy that a replay sent isn't selected: the archive has what it was made from.
     """
+    if reading is not None and reading.replayed_at_ms is not None:
+        return False
     if selection.device_id is not None and (
         reading is None or reading.device_id != selection.device_id
     ):

@@ -62,6 +62,9 @@ def give_up(pointer: Pointer) -> Pointer:
     return pointer if pointer.building is None else pointer._replace(building=None)
 
 
-def settle(pointer: Pointer) -> Pointer:
-    """Write the generation before the current one no more."""
-    return pointer if pointer.retiring is None else pointer._replace(retiring=None)
+def settle(pointer: Pointer, number: int) -> Pointer:
+    """Write the generation before `number` no more.
+
+    Where another was switched to since, `number` itself is retiring, and has readers to wait for.
+    """
+    return pointer._replace(retiring=None) if pointer.current == number else pointer
