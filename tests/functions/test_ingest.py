@@ -16,7 +16,7 @@ from telemetry.domain.reading import Reading
 from telemetry.domain.times import to_iso
 
 from functions.ingest.handler import run
-from tests.fakes import MemoryKinesis, MemorySqs
+from tests.fakes import KnownSchemas, MemoryKinesis, MemorySqs
 from tests.functions.incoming import NOW_MS, TRACE, body_of, request
 
 DAY_MS = 86_400_000
@@ -30,12 +30,13 @@ class Stage:
     def __init__(self) -> None:
         self.kinesis = MemoryKinesis()
         self.sqs = MemorySqs()
+        self.schemas = KnownSchemas()
         self.waits: list[float] = []
 
     def run(self, event: dict[str, Any]) -> dict[str, Any]:
         stream = Stream(self.kinesis, "readings", self.waits.append)
         overflow = Overflow(Queue(self.sqs, "overflow"))
-        return run(event, NOW_MS, RETENTION_MS, stream, overflow, TRACE)
+        return run(event, NOW_MS, RETENTION_MS, stream, overflow, self.schemas, TRACE)
 
     def post(self, body: Any, device_id: str | None = "pump-1", prefix: str = "") -> dict[str, Any]:
         if device_id is None:

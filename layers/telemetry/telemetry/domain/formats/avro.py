@@ -1,0 +1,156 @@
+"""Avro: records behind Glue's headers, or an object container file.
+
+Each record is read by the schema that wrote it and resolved to the newest of `schemas/reading/`, so
+old and new firmware may post side by side: fields that a writer lacks are absent, those that only
+it knows are passed over.
+"""
+
+import json
+from collections.abc import Callable
+from functools import cache, lru_cache
+from io import BytesIO
+from struct import error as StructError  # noqa: N812
+from typing import Any
+from uuid import UUID
+
+from fastavro import parse_schema, schemaless_reader
+from fastavro.read import SchemaResolutionError
+from fastavro.schema import SchemaParseException, UnknownType
+
+from telemetry.domain.formats import avro_schema, container, glue
+from telemetry.domain.formats.bounds import MAX_BODY_BYTES, too_many
+from telemetry.domain.reading import FIELDS, STAMPED, shown
+from telemetry.errors import Rejected, Undecodable
+
+Schema = dict[str, Any]
+# What a decoder raises of bytes and schemas that don't fit each other.
+UNREADABLE = (
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    StructError,
+    SchemaResolutionError,
+)
+
+
+def documents(data: bytes, writer: Callable[[UUID], Schema], most: int) -> list[Schema]:
+    """The readings in a body, whichever of the two it begins as."""
+    if data.startswith(container.MAGIC):
+        return _of_container(data, most)
+    if data[:1] == bytes([glue.VERSION]):
+        return _of_messages(data, writer, most)
+    reason = f"begins with {data[:4].hex(' ') or 'nothing'}, neither as Glue's header (03) nor as"
+    raise Undecodable(f"{reason} an object container file (4f 62 6a 01)", offset=0)
+
+
+def _of_messages(data: bytes, writer: Callable[[UUID], Schema], most: int) -> list[Schema]:
+    """Records one after another, a header before the first and wherever the schema changes.
+
+    A record can't begin as a header does: 3 would be a device id of a negative length.
+    """
+    found: list[Schema] = []
+    unpacked = 0
+    rest = data
+    while rest:
+        at = len(data) - len(rest)
+        message = glue.read(rest, MAX_BODY_BYTES - unpacked, index=len(found), at=at)
+        schema = _parsed(json.dumps(writer(message.schema_id)))
+        if message.rest or rest[1] == glue.COMPRESSED:
+            unpacked += len(message.data)
+            end = _read_into(found, message.data, schema, most, (at, False))
+            rest = message.rest
+        else:
+            end = _read_into(found, message.data, schema, most, (at + glue.HEADER_BYTES, True))
+            rest = message.data[end:]
+    return found
+
+
+def _of_container(data: bytes, most: int) -> list[Schema]:
+    file = container.File(data)
+    schema = _parsed(file.schema)
+    found: list[Schema] = []
+    for block in file.blocks():
+        if block.records > most - len(found):
+            raise Rejected(too_many(most), field="body")
+        begun = len(found)
+        source = BytesIO(block.data)
+        for _ in range(block.records):
+            found.append(_record(source, schema, len(found), block.at))
+        if source.tell() != len(block.data):
+            reason = f"has bytes behind the {block.records} records of a block"
+            raise Undecodable(reason, index=begun, offset=block.at)
+    if not found:
+        raise Rejected(f"has no records; a request brings 1 to {most}", field="body")
+    return found
+
+
+def _read_into(
+    found: list[Schema], data: bytes, schema: Schema, most: int, place: tuple[int, bool]
+) -> int:
+    """Read records up to the end, or up to the next header where one may follow; where that is.
+
+    `place`: where `data` is in the body, and whether a header may follow.
+    """
+    at, headers_follow = place
+    source = BytesIO(data)
+    end = 0
+    while True:
+        if len(found) == most:
+            raise Rejected(too_many(most), field="body")
+        found.append(_record(source, schema, len(found), at))
+        if source.tell() == end:  # of a schema without a field that takes a byte
+            raise Undecodable("has a record of no bytes", index=len(found) - 1, offset=at + end)
+        end = source.tell()
+        if end >= len(data) or (headers_follow and data[end] == glue.VERSION):
+            return end
+
+
+def _record(source: BytesIO, schema: Schema, index: int, at: int) -> Schema:
+    begun = source.tell()
+    try:
+        record: Any = schemaless_reader(source, schema, reader_schema())
+    except EOFError:
+        reason = "ends within a record"
+        raise Undecodable(reason, index=index, offset=at + source.tell()) from None
+    except UNREADABLE as error:
+        reason = f"can't be read as a reading: {shown(str(error))}"
+        raise Undecodable(reason, index=index, offset=at + begun) from None
+    # what only the pipeline may set comes as null where a device leaves it alone
+    return {
+        name: value for name, value in record.items() if value is not None or name not in STAMPED
+    }
+
+
+@cache
+def reader_schema() -> Schema:
+    """The newest reading schema, parsed."""
+    fields = [
+        {key: field[key] for key in ("name", "type", "default") if key in field}
+        for field in FIELDS.values()
+    ]
+    plain = [{**field, "type": _plain(field["type"])} for field in fields]
+    return _parse({"type": "record", "name": "telemetry.Reading", "fields": plain})
+
+
+def _plain(kind: Any) -> Any:
+    """A type without its logical type: a time stays a number."""
+    if isinstance(kind, list):
+        return [_plain(each) for each in kind]
+    return kind["type"] if isinstance(kind, dict) else kind
+
+
+@lru_cache(maxsize=32)
+def _parsed(schema: str) -> Schema:
+    """A writer's schema, checked and parsed; raises Rejected."""
+    return _parse(avro_schema.read(schema))
+
+
+def _parse(schema: Schema) -> Schema:
+    try:
+        parsed: Any = parse_schema(schema)
+    except (SchemaParseException, UnknownType, *UNREADABLE) as error:
+        reason = f"is not an Avro schema: {shown(str(error))}"
+        raise Rejected(reason, field="schema") from None
+    return dict(parsed)
