@@ -16,6 +16,7 @@ from typing import Any
 WINDOW_BITS = {"gzip": 31, "deflate": 15}
 BODY_BYTES_MAX = 10 * 1024 * 1024  # API Gateway's quota of a payload
 DEFAULT_TYPE = "application/json"
+UNSUPPORTED = 415, {"Content-Type": DEFAULT_TYPE}, b'{"message": "Unsupported Media Type"}'
 
 
 def take_bodies_as_aws(apigateway: Any) -> None:
@@ -29,7 +30,7 @@ def take_bodies_as_aws(apigateway: Any) -> None:
         try:
             body = unpacked(body, apigateway._header_ci(headers, "content-encoding"))
         except ValueError:
-            return apigateway._gw_error("UNSUPPORTED_MEDIA_TYPE", "Unsupported Media Type")
+            return UNSUPPORTED
         return await execute(request, api_id, stage, method, path, headers, body, *rest)
 
     def validate_own_type(

@@ -33,6 +33,7 @@ UNREADABLE = (
     StructError,
     SchemaResolutionError,
 )
+ENDED = (EOFError, LookupError, StructError)  # of these, what it raises where the bytes end
 
 
 def documents(data: bytes, writer: Callable[[UUID], Schema], most: int) -> list[Schema]:
@@ -111,10 +112,10 @@ def _record(source: BytesIO, schema: Schema, index: int, at: int) -> Schema:
     begun = source.tell()
     try:
         record: Any = schemaless_reader(source, schema, reader_schema())
-    except EOFError:
-        reason = "ends within a record"
-        raise Undecodable(reason, index=index, offset=at + source.tell()) from None
     except UNREADABLE as error:
+        if isinstance(error, ENDED) and not source.read(1):
+            reason = "ends within a record"
+            raise Undecodable(reason, index=index, offset=at + source.tell()) from None
         reason = f"can't be read as a reading: {shown(str(error))}"
         raise Undecodable(reason, index=index, offset=at + begun) from None
     # what only the pipeline may set comes as null where a device leaves it alone
