@@ -1,4 +1,4 @@
-"""Gaps of the embedded AWS, closed: API Gateway unpacks bodies, and holds models against JSON only.
+"""Gaps of the embedded AWS, closed: how API Gateway takes bodies.
 
 On AWS a body with a Content-Encoding is unpacked before anything looks at it, and refused with 415
 where it isn't what the header says
@@ -6,8 +6,10 @@ where it isn't what the header says
 a model applies to requests of its own content type, and others aren't validated
 (https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-method-request-validation.html).
 The emulator (1.5.33) passes packed bodies on as broken text, and holds the model of
-application/json against every type. Imported in its process by `local.launcher`, so this file needs
-only the emulator.
+application/json against every type; and it keeps the slashes of BinaryMediaTypes escaped, as
+CloudFormation has them
+(https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-apigateway-restapi.html).
+Imported in its process by `local.launcher`, so this file needs only the emulator.
 """
 
 import zlib
@@ -22,6 +24,7 @@ UNSUPPORTED = 415, {"Content-Type": DEFAULT_TYPE}, b'{"message": "Unsupported Me
 def take_bodies_as_aws(apigateway: Any) -> None:
     """Mend the emulator's module `ministack.services.apigateway_v1`."""
     execute, validate = apigateway._execute_in_scope, apigateway._check_request_validation
+    match = apigateway._media_type_matches
 
     async def execute_unpacked(
         request: Any, api_id: str, stage: str, method: str, path: str, headers: Any, body: bytes,
@@ -41,6 +44,11 @@ def take_bodies_as_aws(apigateway: Any) -> None:
             method = {**method, "requestModels": {}}
         return validate(method, api_id, request, headers, body, query)
 
+    def matches(media_type: str | None, binary: list[str]) -> bool:
+        found: bool = match(media_type, [each.replace("~1", "/") for each in binary])
+        return found
+
+    apigateway._media_type_matches = matches
     apigateway._execute_in_scope = execute_unpacked
     apigateway._check_request_validation = validate_own_type
 

@@ -1,5 +1,7 @@
 """Readings in each format, over HTTP as devices send them, come out as the same windows."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -9,7 +11,8 @@ from telemetry.domain.times import from_iso
 from tests import writers
 from tests.pipeline.deployed import Pipeline, at, bearer, becomes, minutes_ago
 
-FORMATS = {
+Documents = list[dict[str, Any]]
+FORMATS: dict[str, tuple[str, Callable[[Documents], bytes]]] = {
     "json": ("application/json", lambda sent: writers.lines([sent])),
     "ndjson": ("application/x-ndjson", writers.lines),
     "container": ("application/avro", lambda sent: writers.container(sent, codec="deflate")),
@@ -27,7 +30,7 @@ def post(pipeline: Pipeline, device_id: str, data: bytes, **headers: str) -> htt
 
 def test_each_format_plain_and_zipped_makes_the_same_windows(pipeline: Pipeline) -> None:
     first, second = minutes_ago(10), minutes_ago(9)
-    metrics = [{"temperature": 20.0 + index, "humidity": 40.0} for index in range(4)]
+    metrics: Any = [{"temperature": 20.0 + index, "humidity": 40.0} for index in range(4)]
     places = [(first, 0.25), (first, 59.999), (second, 0), (second, 30)]
     sent = [at(*place, **each) for place, each in zip(places, metrics, strict=True)]
     names = [f"{name}-{zipped}" for name in FORMATS for zipped in ("plain", "zipped")]
@@ -44,7 +47,7 @@ def test_each_format_plain_and_zipped_makes_the_same_windows(pipeline: Pipeline)
         again = post(pipeline, device_id, data, **headers)
         assert again.status_code == 202
     for device_id in names:
-        becomes(lambda of=device_id: pipeline.counts(of), {first: 2, second: 2}, device_id)
+        becomes(partial(pipeline.counts, device_id), {first: 2, second: 2}, device_id)
         windows = pipeline.windows(device_id)
         shown = windows[second]["metrics"]["temperature"]
         assert (shown["mean"], shown["stddev"], shown["last"]) == (22.5, 0.5, 23.0)

@@ -26,6 +26,7 @@ class Gateway(SimpleNamespace):
         super().__init__(
             _execute_in_scope=execute,
             _check_request_validation=lambda method, *_: method["requestModels"],
+            _media_type_matches=lambda media_type, binary: media_type in binary,
             _header_ci=lambda headers, name: headers.get(name, ""),
         )
         api_gateway.take_bodies_as_aws(self)
@@ -74,6 +75,13 @@ def test_a_model_applies_to_requests_of_its_own_content_type() -> None:
     assert gateway.models(content_type="Application/JSON; charset=utf-8") == models
     assert gateway.models(content_type="application/x-ndjson") == {}
     assert gateway.models(content_type="application/avro") == {}
+
+
+def test_the_slashes_of_binary_types_may_be_escaped() -> None:
+    gateway = Gateway()
+    assert gateway._media_type_matches("avro/binary", ["image/png", "avro~1binary"])
+    assert gateway._media_type_matches("image/png", ["image/png", "avro~1binary"])
+    assert not gateway._media_type_matches("image/jpeg", ["image/png", "avro~1binary"])
 
 
 def test_the_template_lists_every_binary_type_that_ingest_reads() -> None:
