@@ -18,11 +18,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "layers" / "telemetry"))
 
-from telemetry.domain.admission import MAX_READINGS, Poster, admit  # noqa: E402
-from telemetry.domain.formats import Body, decode  # noqa: E402
+from telemetry.domain.admission import MAX_READINGS, Poster, admit
+from telemetry.domain.formats import Body, decode
 
-from tests import writers  # noqa: E402
-from tests.fakes import KnownSchemas  # noqa: E402
+from tests import writers
+from tests.fakes import KnownSchemas
 
 NOW_MS = 1_795_224_600_000
 DAY_MS = 86_400_000
@@ -59,7 +59,7 @@ def batch(count: int) -> list[dict[str, Any]]:
 def cpu_us(body: Body, count: int) -> float:
     """Microseconds for a reading, from the body to admitted readings."""
     schemas, poster = KnownSchemas(), Poster("pump-17")
-    best = float("inf")
+    best, done = float("inf"), 0
     for _ in range(ROUNDS):
         done, spent, started = 0, 0.0, time.process_time()
         while (spent := time.process_time() - started) < ROUND_SECONDS:
