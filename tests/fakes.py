@@ -337,7 +337,7 @@ class KnownSchemas:
             raise Unavailable("the schema registry can't be reached")
         if schema_id not in self._known:
             reason = "is not the id of a version of the reading schema"
-            raise Rejected(reason, field="schema", value=str(schema_id))
+            raise Rejected(reason, field="schema_id", value=str(schema_id))
         return self._known[schema_id]
 
 

@@ -82,7 +82,7 @@ class NoSchemas:
 
     def writer(self, schema_id: UUID) -> dict[str, Any]:
         raise Rejected(
-            "is not a version of the reading schema", field="schema", value=str(schema_id)
+            "is not a version of the reading schema", field="schema_id", value=str(schema_id)
         )
 
 

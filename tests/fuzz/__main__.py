@@ -40,6 +40,7 @@ class Fuzz:
     def __init__(self, pipeline: Pipeline, seed: int, tokens: dict[str, str]) -> None:
         self.pipeline = pipeline
         self.tokens = tokens
+        self.schema_id = next(reversed(pipeline.schema_ids()), None)
         self.chance = random.Random(seed)
         self.since_ms = now_ms()
         self.answers: Counter[tuple[str, int]] = Counter()
@@ -51,7 +52,7 @@ class Fuzz:
     def post(self) -> None:
         """One request, by a device or a gateway."""
         number = self.chance.randrange(DEVICES)
-        made = request(self.chance, f"fuzzed-{number}", now_ms())
+        made = request(self.chance, f"fuzzed-{number}", now_ms(), self.schema_id)
         if not made.damage:
             made = self._of_whole(made, f"whole-{number}")
         device_id = made.documents[0]["device_id"]
@@ -70,7 +71,7 @@ class Fuzz:
     def _of_whole(self, made: Request, device_id: str) -> Request:
         """The same request of a device that sends nothing damaged, each reading at its own time."""
         while made.damage or made.documents[0]["device_id"] != device_id:
-            made = request(self.chance, device_id, now_ms())
+            made = request(self.chance, device_id, now_ms(), self.schema_id)
         return made
 
     def judge(self, made: Request, answer: httpx.Response, seconds: float) -> None:

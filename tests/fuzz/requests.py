@@ -5,8 +5,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from tests import writers
+from tests.fakes import schema_id as newest_id
 
 Document = dict[str, Any]
 RANGES = {"temperature": (-90.0, 150.0), "humidity": (0.0, 100.0)}
@@ -46,13 +48,22 @@ def reading(chance: random.Random, device_id: str, now_ms: int) -> Document:
     return {"device_id": device_id, "recorded_at": at_ms, **metrics}
 
 
-def request(chance: random.Random, device_id: str, now_ms: int) -> Request:
-    """A request of up to 8 readings in any format, mostly damaged in one or more ways."""
+def request(
+    chance: random.Random, device_id: str, now_ms: int, schema_id: UUID | None = None
+) -> Request:
+    """A request of up to 8 readings in any format, mostly damaged in one or more ways.
+
+    `schema_id` is that of the newest schema, where the pipeline knows one.
+    """
     name = chance.choice(list(FORMATS))
     content_type, written = FORMATS[name]
     sent = [reading(chance, device_id, now_ms) for _ in range(chance.randint(1, 8))]
     sent = sent[:1] if name == "one" else sent
     made = Request(name, written(sent), {"Content-Type": content_type}, sent)
+    if name == "glue" and schema_id is None:
+        made.damage.append("unregistered")
+    elif name == "glue" and schema_id is not None:
+        made.data = made.data.replace(newest_id(3).bytes, schema_id.bytes)
     is_damaged = chance.random() < DAMAGED
     if is_damaged and chance.random() < 0.7:
         damage(chance, made)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -21,6 +22,11 @@ FORMATS: dict[str, tuple[str, Callable[[Documents], bytes]]] = {
 }
 
 
+def written_by(version: int, schema_id: UUID, sent: Documents) -> bytes:
+    data = (writers.datum(each, writers.schema(version)) for each in sent)
+    return writers.header(schema_id) + b"".join(data)
+
+
 def post(pipeline: Pipeline, device_id: str, data: bytes, **headers: str) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     path = f"/devices/{device_id}/readings"
@@ -33,10 +39,14 @@ def test_each_format_plain_and_zipped_makes_the_same_windows(pipeline: Pipeline)
     metrics: Any = [{"temperature": 20.0 + index, "humidity": 40.0} for index in range(4)]
     places = [(first, 0.25), (first, 59.999), (second, 0), (second, 30)]
     sent = [at(*place, **each) for place, each in zip(places, metrics, strict=True)]
-    names = [f"{name}-{zipped}" for name in FORMATS for zipped in ("plain", "zipped")]
+    formats = FORMATS | {
+        f"glue-{version}": ("application/avro", partial(written_by, version, schema_id))
+        for version, schema_id in enumerate(pipeline.schema_ids(), 1)
+    }
+    names = [f"{name}-{zipped}" for name in formats for zipped in ("plain", "zipped")]
     for device_id in names:
         name, _, packing = device_id.rpartition("-")
-        content_type, written = FORMATS[name]
+        content_type, written = formats[name]
         data = written([{**each, "device_id": device_id} for each in sent])
         headers = {"Content_Type": content_type}
         if packing == "zipped":

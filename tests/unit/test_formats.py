@@ -279,7 +279,7 @@ def test_an_unknown_schema_id_is_refused_and_a_registry_that_is_away_is_not_the_
 ):
     data = writers.header(UUID(int=77)) + b"\0"
     error = refused(data, AVRO)
-    assert (error.field, error.value) == ("schema", str(UUID(int=77)))
+    assert (error.field, error.value) == ("schema_id", str(UUID(int=77)))
     schemas = KnownSchemas()
     schemas.down = True
     with pytest.raises(Unavailable):
