@@ -13,6 +13,7 @@ from tests.fakes import schema_id as newest_id
 Document = dict[str, Any]
 RANGES = {"temperature": (-90.0, 150.0), "humidity": (0.0, 100.0)}
 HOUR_MS = 3_600_000
+LONGEST = 1_200_000  # bytes; a request may bring 1 MiB
 DAMAGED = 0.85  # of the requests
 
 FORMATS: dict[str, tuple[str, Callable[[Sequence[Document]], bytes]]] = {
@@ -81,7 +82,7 @@ def damage(chance: random.Random, made: Request) -> None:
     """Change its bytes, once or a few times."""
     for _ in range(chance.randint(1, 4)):
         way = chance.choice([flip, cut, insert, remove, repeat, extend, numbers, swap])
-        made.data = way(chance, made.data)
+        made.data = way(chance, made.data)[:LONGEST]  # repeats of repeats would fill the memory
         made.damage.append(way.__name__)
 
 
@@ -115,7 +116,8 @@ def remove(chance: random.Random, data: bytes) -> bytes:
 
 def repeat(chance: random.Random, data: bytes) -> bytes:
     start, end = sorted(chance.randrange(len(data) + 1) for _ in range(2))
-    return data[:end] + data[start:end] * chance.choice([1, 2, 300]) + data[end:]
+    times = chance.choice([1, 2, 300])
+    return data[:end] + data[start:end][: LONGEST // times] * times + data[end:]
 
 
 def extend(chance: random.Random, data: bytes) -> bytes:
