@@ -90,6 +90,9 @@ SEEDS ?= 1000
 simulate: $(venv) ## Run the pipeline under simulated faults: SEEDS=1000; one of them: ARGS="--seed 17"
 	@.venv/bin/python -m tests.simulation $(if $(findstring --seed,$(ARGS)),,--seeds $(SEEDS)) $(ARGS)
 
+fuzz: $(venv) $(sam) $(aws) ## Post damaged requests in every format; compare what is stored: ARGS="--for 10m"
+	@$(with_tools) .venv/bin/python -m tests.fuzz $(ARGS)
+
 conformance: $(venv) $(sam) $(aws) ## Run the tests of what AWS's mappings do; write the table in docs/.
 	@$(with_tools) .venv/bin/python -m tests.conformance
 
@@ -118,4 +121,4 @@ $(sam): requirements/sam.txt | $(uv)
 $(aws): requirements/aws.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test schemas check build deploy redrive quarantine replay invoke bench soak year kills metric simulate conformance lock clean help
+.PHONY: run up down test schemas check build deploy redrive quarantine replay invoke bench soak year kills metric simulate conformance lock clean help fuzz

@@ -111,6 +111,9 @@ def mend(folder: Path) -> None:
     )
     mapping_api.own_pollers_off(lambda_svc)
     mend_cloudwatch(lambda_svc)
+    importlib.import_module("local.api_gateway").take_bodies_as_aws(
+        importlib.import_module("ministack.services.apigateway_v1")
+    )
     lambda_runtime = importlib.import_module("ministack.core.lambda_runtime")
     importlib.import_module("local.layers").share_layers(lambda_runtime, folder / "layers")
     importlib.import_module("local.failing").name_errors(lambda_runtime, lambda_svc)

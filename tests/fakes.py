@@ -14,6 +14,7 @@ from copy import deepcopy
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any, NoReturn
+from uuid import UUID
 
 from botocore.exceptions import ClientError
 from telemetry.aws.alerts import AlertReader
@@ -28,9 +29,10 @@ from telemetry.aws.windows import WindowReader
 from telemetry.domain.accounting import Counts, Metric
 from telemetry.domain.archive import prefix_at
 from telemetry.domain.notice import Notice
+from telemetry.domain.schema import versions
 from telemetry.domain.times import to_iso_minute
 from telemetry.domain.token import Grant
-from telemetry.errors import Unavailable
+from telemetry.errors import Rejected, Unavailable
 
 Refuses = Callable[[Any], bool]
 
@@ -315,6 +317,28 @@ class MemoryClaims(Claims):
 
     def done(self, device_id: str, name: str) -> None:
         self.held[device_id, name] = ("done", 0)
+
+
+def schema_id(version: int) -> UUID:
+    """The id of a version of the reading schema, in `KnownSchemas`."""
+    return UUID(int=0x0300_0000_0000_4000_8000_0000_0000_0000 + version)
+
+
+class KnownSchemas:
+    """A registry of the reading schema's versions, and of what a test adds to it."""
+
+    def __init__(self, added: dict[UUID, dict[str, Any]] | None = None) -> None:
+        self.down = False
+        self._known = {schema_id(each["version"]): each for each in versions("reading")}
+        self._known |= added or {}
+
+    def writer(self, schema_id: UUID) -> dict[str, Any]:
+        if self.down:
+            raise Unavailable("the schema registry can't be reached")
+        if schema_id not in self._known:
+            reason = "is not the id of a version of the reading schema"
+            raise Rejected(reason, field="schema_id", value=str(schema_id))
+        return self._known[schema_id]
 
 
 class MemoryPublisher:

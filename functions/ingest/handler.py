@@ -4,6 +4,7 @@ import functools
 import os
 import time
 from typing import Any, Protocol
+from uuid import UUID
 
 from telemetry.aws import http
 from telemetry.aws.clients import client
@@ -12,8 +13,9 @@ from telemetry.aws.overflow import Overflow
 from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Stream
 from telemetry.domain.admission import MAX_READINGS, Admission, Poster, admit
+from telemetry.domain.formats import Schemas, decode
 from telemetry.domain.reading import Reading
-from telemetry.errors import Rejected
+from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import IngestSettings
 
 
@@ -29,6 +31,7 @@ def run(
     retention_ms: int,
     stream: Puts,
     overflow: Puts,
+    schemas: Schemas,
     trace_id: str | None = None,
 ) -> dict[str, Any]:
     """Answer 202 only for readings that the stream or, failing that, the overflow queue has."""
@@ -37,8 +40,8 @@ def run(
         return http.respond(403, {"message": "Only a gateway posts for other devices."})
     poster = Poster(device_id, grant.get("prefix", ""))
     try:
-        documents = http.read_list(event, MAX_READINGS)
-    except Rejected as error:
+        documents = decode(http.read_body(event), schemas, MAX_READINGS)
+    except (Rejected, Unavailable) as error:
         return http.refuse(error)
     admission = admit(documents, poster, now_ms, retention_ms, trace_id)
     left = stream.put(admission.readings)
@@ -74,8 +77,17 @@ def _unavailable(admission: Admission, lost: list[Reading], trace_id: str | None
     return http.respond(503, body, {"Retry-After": str(http.RETRY_AFTER_SECONDS)})
 
 
+class NoSchemas:
+    """Until the registry's adapter is here: no schema id is known."""
+
+    def writer(self, schema_id: UUID) -> dict[str, Any]:
+        raise Rejected(
+            "is not a version of the reading schema", field="schema_id", value=str(schema_id)
+        )
+
+
 @functools.cache
-def wired() -> tuple[int, Stream, Overflow]:
+def wired() -> tuple[int, Stream, Overflow, Schemas]:
     """Made once per execution environment.
 
     Stream and Queue try again themselves, so their clients don't: 9 s for a stream that hangs and
@@ -86,6 +98,7 @@ def wired() -> tuple[int, Stream, Overflow]:
         settings.retention_ms,
         Stream(client("kinesis", attempts=1), settings.stream_name),
         Overflow(Queue(client("sqs", attempts=1), settings.overflow_url)),
+        NoSchemas(),
     )
 
 

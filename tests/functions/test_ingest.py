@@ -16,7 +16,8 @@ from telemetry.domain.reading import Reading
 from telemetry.domain.times import to_iso
 
 from functions.ingest.handler import run
-from tests.fakes import MemoryKinesis, MemorySqs
+from tests import writers
+from tests.fakes import KnownSchemas, MemoryKinesis, MemorySqs
 from tests.functions.incoming import NOW_MS, TRACE, body_of, request
 
 DAY_MS = 86_400_000
@@ -30,12 +31,13 @@ class Stage:
     def __init__(self) -> None:
         self.kinesis = MemoryKinesis()
         self.sqs = MemorySqs()
+        self.schemas = KnownSchemas()
         self.waits: list[float] = []
 
     def run(self, event: dict[str, Any]) -> dict[str, Any]:
         stream = Stream(self.kinesis, "readings", self.waits.append)
         overflow = Overflow(Queue(self.sqs, "overflow"))
-        return run(event, NOW_MS, RETENTION_MS, stream, overflow, TRACE)
+        return run(event, NOW_MS, RETENTION_MS, stream, overflow, self.schemas, TRACE)
 
     def post(self, body: Any, device_id: str | None = "pump-1", prefix: str = "") -> dict[str, Any]:
         if device_id is None:
@@ -208,6 +210,102 @@ def test_a_body_in_base64_is_read(stage: Stage) -> None:
     event["body"] = base64.b64encode(event["body"].encode()).decode()
     event["isBase64Encoded"] = True
     assert stage.run(event)["statusCode"] == 202
+
+
+def in_bytes(data: bytes, **headers: str) -> dict[str, Any]:
+    """A device's request as API Gateway hands on a binary body."""
+    event = request("POST", "/devices/{device_id}/readings", None, {"device_id": "pump-1"})
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    body = base64.b64encode(data).decode()
+    return {**event, "headers": named, "body": body, "isBase64Encoded": True}
+
+
+SENT = [valid(index, device_id="pump-1") for index in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "data"),
+    [
+        ("application/x-ndjson", writers.lines(SENT)),
+        ("application/avro", writers.glue(SENT, 1)),
+        ("avro/binary", writers.container(SENT)),
+        ("application/x-protobuf", writers.readings(SENT)),
+    ],
+)
+def test_readings_in_each_format_are_put_as_the_same_records(
+    stage: Stage, content_type: str, data: bytes
+) -> None:
+    stage.post(SENT)
+    as_json = [record["Data"] for record in stage.kinesis.records]
+    stage.kinesis.records.clear()
+    plain = in_bytes(data, Content_Type=content_type)
+    zipped = in_bytes(writers.zipped(data), content_type=content_type, CONTENT_ENCODING="gzip")
+    for event in (plain, zipped):
+        response = stage.run(event)
+        assert (response["statusCode"], body_of(response)["accepted"]) == (202, 3)
+    assert [record["Data"] for record in stage.kinesis.records] == as_json * 2
+
+
+def test_a_line_that_is_no_json_is_refused_with_its_index(stage: Stage) -> None:
+    data = writers.lines([valid(0)]) + b"{oops\n" + writers.lines([valid(1)])
+    response = stage.run(in_bytes(data, Content_Type="application/x-ndjson"))
+    assert response["statusCode"] == 202
+    (refusal,) = body_of(response)["rejected"]
+    assert (refusal["index"], refusal["field"], refusal["value"]) == (1, None, "{oops")
+    assert refusal["reason"].startswith("is not JSON: Expecting property name")
+    assert body_of(response)["accepted"] == 2
+
+
+def test_a_decoded_record_that_is_no_reading_is_refused_alone(stage: Stage) -> None:
+    sent = [valid(0), valid(1, temperature=412.0), valid(2, humidity=float("nan")), valid(3)]
+    for data, content_type in (
+        (writers.glue([{**each, "device_id": "pump-1"} for each in sent]), "application/avro"),
+        (writers.readings(sent), "application/protobuf"),
+    ):
+        body = body_of(stage.run(in_bytes(data, Content_Type=content_type)))
+        assert body["accepted"] == 2
+        assert [(each["index"], each["field"], each["reason"]) for each in body["rejected"]] == [
+            (1, "temperature", "412.0 is above 150.0 °C"),
+            (2, "humidity", "is not a finite number of %RH"),
+        ]
+
+
+def test_a_record_that_cannot_be_decoded_refuses_the_request_and_says_which(
+    stage: Stage, counted: Counted
+) -> None:
+    response = stage.run(in_bytes(writers.glue(SENT)[:-1], Content_Type="application/avro"))
+    assert response["statusCode"] == 400
+    assert (body_of(response)["index"], body_of(response)["field"]) == (2, "body")
+    assert body_of(response)["reason"].startswith("ends within a record (record 2, byte ")
+    assert stage.is_untouched()
+    with pytest.raises(KeyError):
+        counted("ReadingsAccepted")
+
+
+def test_a_type_that_is_not_read_is_answered_with_those_that_are(stage: Stage) -> None:
+    response = stage.run(in_bytes(b"<a/>", Content_Type="text/xml"))
+    assert response["statusCode"] == 415
+    assert body_of(response)["value"] == "text/xml"
+    assert "application/avro" in body_of(response)["reason"]
+    assert stage.run(in_bytes(b"{}", Content_Encoding="br"))["statusCode"] == 415
+
+
+def test_a_bomb_is_answered_with_413(stage: Stage) -> None:
+    response = stage.run(in_bytes(writers.zipped(bytes(2**21)), Content_Encoding="gzip"))
+    assert response["statusCode"] == 413
+    assert stage.is_untouched()
+
+
+def test_while_the_registry_is_away_those_who_need_it_are_asked_to_come_again(
+    stage: Stage,
+) -> None:
+    stage.schemas.down = True
+    response = stage.run(in_bytes(writers.glue(SENT), Content_Type="application/avro"))
+    assert response["statusCode"] == 503
+    assert int(response["headers"]["Retry-After"]) > 0
+    assert stage.is_untouched()
+    others = in_bytes(writers.container(SENT), Content_Type="application/avro")
+    assert stage.run(others)["statusCode"] == 202
 
 
 def test_only_the_records_that_failed_are_put_again(stage: Stage) -> None:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Self, TypeVar
+from uuid import UUID
 
 import httpx
 
@@ -127,6 +128,13 @@ class Pipeline:
         if ledger:
             ledger.accept(sent)
         return accepted
+
+    def schema_ids(self) -> list[UUID]:
+        """The ids of the reading schema's versions, as `ingest` is told them; none without Glue."""
+        name = f"{self.state.stack}-ingest"
+        found = self.aws("lambda").get_function_configuration(FunctionName=name)
+        told = found["Environment"]["Variables"].get("READING_SCHEMA_IDS", "")
+        return [UUID(each) for each in told.split(",") if each and "=" not in each]
 
     # Operators
 

@@ -44,6 +44,7 @@ from local.mappings.ports import NotInvoked, OutsideProblem, Ports
 from ops import quarantine as operators_quarantine
 from ops import redrive as operators_redrive
 from ops.target import Target
+from tests.fakes import KnownSchemas
 from tests.simulation.clients import Clients
 from tests.simulation.functions import Environment, Handler, Lambda, owner
 from tests.simulation.processes import running
@@ -72,7 +73,8 @@ BATCH_INFO = {"KinesisBatchInfo", "DDBStreamBatchInfo"}
 def ingesting(of: Environment) -> Handler:
     stream = StreamAdapter(of.kinesis, "readings", of.sleep, of.seconds)
     overflow = Overflow(QueueAdapter(of.sqs, "overflow"))
-    return lambda event: ingest.run(event, of.clock_ms(), RETENTION_MS, stream, overflow)
+    schemas = KnownSchemas()
+    return lambda event: ingest.run(event, of.clock_ms(), RETENTION_MS, stream, overflow, schemas)
 
 
 def draining(of: Environment) -> Handler:

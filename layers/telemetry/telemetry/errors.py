@@ -2,6 +2,9 @@
 
 TelemetryError
 ├── Rejected      never retried: quarantine or refuse it, and count it as done
+│   ├── TooLarge      more bytes than a request may bring
+│   ├── Undecodable   bytes that end or break the format within a request
+│   └── Unsupported   a format or a compression that isn't read here
 └── Unavailable   a retry can mend it: fail the batch from here
 """
 
@@ -24,6 +27,28 @@ class Rejected(TelemetryError):
         self.field = field
         self.value = value
         self.reason = reason
+
+
+class TooLarge(Rejected):
+    """More than a request may bring."""
+
+
+class Undecodable(Rejected):
+    """Bytes that aren't what their format asks for; whatever is behind them can't be read either.
+
+    `index` counts the request's documents from 0, `offset` the bytes of its body, unpacked.
+    """
+
+    def __init__(self, reason: str, *, index: int | None = None, offset: int | None = None) -> None:
+        where = [f"record {index}"] if index is not None else []
+        where += [f"byte {offset}"] if offset is not None else []
+        super().__init__(f"{reason} ({', '.join(where)})" if where else reason, field="body")
+        self.index = index
+        self.offset = offset
+
+
+class Unsupported(Rejected):
+    """A content type or encoding that isn't read here."""
 
 
 class Unavailable(TelemetryError):

@@ -4,44 +4,39 @@ import base64
 import json
 from typing import Any
 
+from telemetry.domain.formats import Body
+from telemetry.domain.formats.compression import unpacked, within_limit
+from telemetry.domain.formats.text import json_value
 from telemetry.domain.reading import shown
 from telemetry.domain.times import LATEST_MS, from_iso
-from telemetry.errors import Rejected, Unavailable
+from telemetry.errors import Rejected, TooLarge, Unavailable, Undecodable, Unsupported
 
-MAX_BODY_BYTES = 1_048_576
 RETRY_AFTER_SECONDS = 5
 
 
-class TooLarge(Rejected):
-    """More than a request may bring."""
-
-
-def read_json(event: dict[str, Any]) -> Any:
-    """The request's body, decoded; raises Rejected where it isn't JSON, TooLarge over 1 MiB."""
+def read_body(event: dict[str, Any]) -> Body:
+    """The request's body, and what its headers say of it; raises Rejected, TooLarge over 1 MiB."""
     body = event.get("body") or ""
     try:
         data = base64.b64decode(body) if event.get("isBase64Encoded") else body.encode()
     except ValueError as error:  # a broken base64, a lone surrogate
         raise Rejected(f"is not UTF-8: {error}", field="body") from None
-    if len(data) > MAX_BODY_BYTES:
-        reason = f"has {len(data)} bytes; a request may bring {MAX_BODY_BYTES}"
-        raise TooLarge(reason, field="body")
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise Rejected(f"is not JSON: {error}", field="body") from None
-    except RecursionError:
-        raise Rejected("is nested too deeply", field="body") from None
+    within_limit(data)
+    return Body(data, header(event, "content-type"), header(event, "content-encoding"))
 
 
-def read_list(event: dict[str, Any], most: int) -> list[Any]:
-    """The body's documents: one object stands for a list of one; raises Rejected, TooLarge."""
-    body = read_json(event)
-    documents = body if isinstance(body, list) else [body]
-    if not documents or len(documents) > most:
-        reason = f"has {len(documents)} elements; a request brings 1 to {most}"
-        raise Rejected(reason, field="body")
-    return documents
+def read_json(event: dict[str, Any]) -> Any:
+    """The request's body, decoded as JSON whatever it says it is; raises Rejected, TooLarge."""
+    body = read_body(event)
+    return json_value(unpacked(body.data, body.content_encoding))
+
+
+def header(event: dict[str, Any], name: str) -> str | None:
+    """A header of the request, where it has it; a name's case doesn't matter, so in lower case."""
+    for given, value in (event.get("headers") or {}).items():
+        if given.lower() == name:
+            return str(value)
+    return None
 
 
 def path_parameter(event: dict[str, Any], name: str) -> str | None:
@@ -94,4 +89,12 @@ def refuse(error: Rejected | Unavailable) -> dict[str, Any]:
     body: dict[str, Any] = {"message": str(error)}
     if error.field:
         body |= {"field": error.field, "value": shown(error.value), "reason": error.reason}
-    return respond(413 if isinstance(error, TooLarge) else 400, body)
+    if isinstance(error, Undecodable) and error.index is not None:
+        body["index"] = error.index
+    return respond(_status(error), body)
+
+
+def _status(error: Rejected) -> int:
+    if isinstance(error, TooLarge):
+        return 413
+    return 415 if isinstance(error, Unsupported) else 400

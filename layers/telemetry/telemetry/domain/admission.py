@@ -28,10 +28,15 @@ class Admission(NamedTuple):
 def admit(
     documents: Sequence[Any], poster: Poster, now_ms: int, retention_ms: int, trace_id: str | None
 ) -> Admission:
-    """Check every document; stamp the readings with when and on which trace they came."""
+    """Check every document; stamp the readings with when and on which trace they came.
+
+    A document that its format's decoder refused, and no other with it, is that Rejected.
+    """
     admission = Admission([], [], [])
     for index, document in enumerate(documents):
         try:
+            if isinstance(document, Rejected):
+                raise document
             reading = parse(document, poster.device_id)
             if not reading.device_id.startswith(poster.prefix):
                 reason = f"is not one of this gateway's devices, whose ids start {poster.prefix!r}"

@@ -1,0 +1,189 @@
+"""Avro: records behind Glue's headers, or an object container file.
+
+Each record is read by the schema that wrote it and resolved to the newest of `schemas/reading/`, so
+old and new firmware may post side by side: fields that a writer lacks are absent, those that only
+it knows are passed over.
+"""
+
+import json
+from collections.abc import Callable
+from functools import cache, lru_cache
+from io import BytesIO
+from struct import error as StructError  # noqa: N812
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from fastavro import parse_schema, schemaless_reader
+from fastavro.read import SchemaResolutionError
+from fastavro.schema import SchemaParseException, UnknownType
+
+from telemetry.domain.formats import avro_schema, container, glue
+from telemetry.domain.formats.bounds import MAX_BODY_BYTES, too_many
+from telemetry.domain.reading import FIELDS, STAMPED, shown
+from telemetry.errors import Rejected, Undecodable
+
+Schema = dict[str, Any]
+# What a decoder raises of bytes and schemas that don't fit each other.
+UNREADABLE = (
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    StructError,
+    SchemaResolutionError,
+)
+NAME = "telemetry.Reading"
+KEPT = 32  # writers' schemas
+ENDED = (EOFError, LookupError, StructError)  # of these, what it raises where the bytes end
+
+
+class Writer(NamedTuple):
+    """What records are written with; `reader` is what they are resolved to, if they have to be."""
+
+    schema: Schema
+    reader: Schema | None
+
+
+def documents(data: bytes, writer: Callable[[UUID], Schema], most: int) -> list[Schema]:
+    """The readings in a body, whichever of the two it begins as."""
+    if data.startswith(container.MAGIC):
+        return _of_container(data, most)
+    if data[:1] == bytes([glue.VERSION]):
+        return _of_messages(data, writer, most)
+    reason = f"begins with {data[:4].hex(' ') or 'nothing'}, neither as Glue's header (03) nor as"
+    raise Undecodable(f"{reason} an object container file (4f 62 6a 01)", offset=0)
+
+
+def _of_messages(data: bytes, writer: Callable[[UUID], Schema], most: int) -> list[Schema]:
+    """Records one after another, a header before the first and wherever the schema changes.
+
+    A record can't begin as a header does: 3 would be a device id of a negative length.
+    """
+    found: list[Schema] = []
+    unpacked = 0
+    rest = data
+    while rest:
+        at = len(data) - len(rest)
+        message = glue.read(rest, MAX_BODY_BYTES - unpacked, index=len(found), at=at)
+        written_by = _of_id(message.schema_id, writer(message.schema_id))
+        if message.rest or rest[1] == glue.COMPRESSED:
+            unpacked += len(message.data)
+            end = _read_into(found, message.data, written_by, most, (at, False))
+            rest = message.rest
+        else:
+            end = _read_into(found, message.data, written_by, most, (at + glue.HEADER_BYTES, True))
+            rest = message.data[end:]
+    return found
+
+
+def _of_container(data: bytes, most: int) -> list[Schema]:
+    file = container.File(data)
+    written_by = _of_text(file.schema)
+    found: list[Schema] = []
+    for block in file.blocks():
+        if block.records > most - len(found):
+            raise Rejected(too_many(most), field="body")
+        begun = len(found)
+        source = BytesIO(block.data)
+        for _ in range(block.records):
+            found.append(_record(source, written_by, len(found), block.at))
+        if source.tell() != len(block.data):
+            reason = f"has bytes behind the {block.records} records of a block"
+            raise Undecodable(reason, index=begun, offset=block.at)
+    if not found:
+        raise Rejected(f"has no records; a request brings 1 to {most}", field="body")
+    return found
+
+
+def _read_into(
+    found: list[Schema], data: bytes, written_by: Writer, most: int, place: tuple[int, bool]
+) -> int:
+    """Read records up to the end, or up to the next header where one may follow; where that is.
+
+    `place`: where `data` is in the body, and whether a header may follow.
+    """
+    at, headers_follow = place
+    source = BytesIO(data)
+    end = 0
+    while True:
+        if len(found) == most:
+            raise Rejected(too_many(most), field="body")
+        found.append(_record(source, written_by, len(found), at))
+        if source.tell() == end:  # of a schema without a field that takes a byte
+            raise Undecodable("has a record of no bytes", index=len(found) - 1, offset=at + end)
+        end = source.tell()
+        if end >= len(data) or (headers_follow and data[end] == glue.VERSION):
+            return end
+
+
+def _record(source: BytesIO, written_by: Writer, index: int, at: int) -> Schema:
+    begun = source.tell()
+    try:
+        record: Any = schemaless_reader(source, *written_by)
+    except UNREADABLE as error:
+        if isinstance(error, ENDED) and not source.read(1):
+            reason = "ends within a record"
+            raise Undecodable(reason, index=index, offset=at + source.tell()) from None
+        reason = f"can't be read as a reading: {shown(str(error))}"
+        raise Undecodable(reason, index=index, offset=at + begun) from None
+    # what only the pipeline may set comes as null where a device leaves it alone
+    return {
+        name: value for name, value in record.items() if value is not None or name not in STAMPED
+    }
+
+
+@cache
+def reader_schema() -> Schema:
+    """The newest reading schema, parsed."""
+    fields = [
+        {key: field[key] for key in ("name", "type", "default") if key in field}
+        for field in FIELDS.values()
+    ]
+    plain = [{**field, "type": _plain(field["type"])} for field in fields]
+    return _parse({"type": "record", "name": NAME, "fields": plain})
+
+
+def _plain(kind: Any) -> Any:
+    """A type without its logical type: a time stays a number."""
+    if isinstance(kind, list):
+        return [_plain(each) for each in kind]
+    return kind["type"] if isinstance(kind, dict) else kind
+
+
+def _of_id(schema_id: UUID, schema: Schema) -> Writer:
+    """A registered schema, which is looked at again only when it is another object."""
+    known = _registered.get(schema_id)
+    if known is None or known[0] is not schema:
+        if len(_registered) == KEPT:
+            _registered.clear()
+        known = _registered[schema_id] = schema, _of_text(json.dumps(schema))
+    return known[1]
+
+
+_registered: dict[UUID, tuple[Schema, Writer]] = {}
+
+
+@lru_cache(maxsize=KEPT)
+def _of_text(text: str) -> Writer:
+    """A writer's schema, checked and parsed; raises Rejected.
+
+    Its record may have any name. Where all of its fields are a reading's and of the same types,
+    there is nothing to resolve: records are read in a third of the time.
+    """
+    schema = {**avro_schema.read(text), "name": NAME}
+    parsed, ours = (
+        _parse(schema),
+        {each["name"]: each["type"] for each in reader_schema()["fields"]},
+    )
+    is_ours = all(ours.get(field["name"]) == field["type"] for field in schema["fields"])
+    return Writer(parsed, None if is_ours else reader_schema())
+
+
+def _parse(schema: Schema) -> Schema:
+    try:
+        parsed: Any = parse_schema(schema)
+    except (SchemaParseException, UnknownType, *UNREADABLE) as error:
+        reason = f"is not an Avro schema: {shown(str(error))}"
+        raise Rejected(reason, field="schema") from None
+    return dict(parsed)

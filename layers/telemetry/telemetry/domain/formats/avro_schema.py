@@ -1,0 +1,167 @@
+"""Avro schemas from outside: read with bounds, before anything is decoded by them.
+
+A record's bytes can't be trusted to be long: `null` takes none, so that an array of 2^60 of them
+does; a name stands for a type of any size; and a type that holds itself nests as deep as the bytes
+say. What is left of a schema here takes a decoder a time in proportion to the bytes it reads.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+from telemetry.domain.formats.bounds import (
+    MAX_BODY_BYTES,
+    MAX_NODES_A_BYTE,
+    MAX_SCHEMA_BYTES,
+    MAX_SCHEMA_DEPTH,
+    MAX_SCHEMA_NODES,
+)
+from telemetry.domain.reading import shown
+from telemetry.errors import Rejected
+
+# how many bytes a value takes at least
+PRIMITIVES = {"null": 0, "boolean": 1, "int": 1, "long": 1}
+PRIMITIVES |= {"float": 4, "double": 8, "bytes": 1, "string": 1}
+
+
+class Checked(NamedTuple):
+    """A type with what decoding needs of it; `nodes`: types to go through, `least`: bytes."""
+
+    schema: Any
+    nodes: int
+    least: int
+
+
+def read(text: bytes | str) -> dict[str, Any]:
+    """A record's schema from JSON, within bounds; raises Rejected."""
+    if len(text) > MAX_SCHEMA_BYTES:
+        raise _refused(f"has {len(text)} bytes; it may have {MAX_SCHEMA_BYTES}")
+    try:
+        return within_bounds(json.loads(text))
+    except ValueError as error:
+        raise _refused(f"is not JSON: {error}") from None
+    except RecursionError:
+        raise _refused("is nested too deeply") from None
+
+
+def within_bounds(schema: Any) -> dict[str, Any]:
+    """A record's schema with nothing in it but types and names; raises Rejected.
+
+    Logical types go too, so that times stay numbers, which `validation` looks at.
+    """
+    if not isinstance(schema, dict) or schema.get("type") != "record":
+        raise _refused("is not of a record", schema)
+    checked: dict[str, Any] = _checked(schema, "", {}, 0).schema
+    return checked
+
+
+def _checked(schema: Any, space: str, names: dict[str, Checked | None], depth: int) -> Checked:
+    if depth > MAX_SCHEMA_DEPTH:
+        raise _refused(f"is nested more than {MAX_SCHEMA_DEPTH} deep")
+    if isinstance(schema, str):
+        return _named(schema, space, names)
+    if isinstance(schema, list):
+        return _union(schema, space, names, depth)
+    if not isinstance(schema, dict):
+        raise _refused("has what is not a type", schema)
+    match schema.get("type"):
+        case "record":
+            return _record(schema, space, names, depth)
+        case "enum" | "fixed" as kind:
+            return _leaf(schema, kind, space, names)
+        case "array":
+            return _repeated(
+                schema, "items", _checked(schema.get("items"), space, names, depth + 1)
+            )
+        case "map":
+            values = _checked(schema.get("values"), space, names, depth + 1)
+            return _repeated(schema, "values", values)
+        case inner:
+            return _checked(inner, space, names, depth + 1)
+
+
+def _named(name: str, space: str, names: dict[str, Checked | None]) -> Checked:
+    if name in PRIMITIVES:
+        return Checked(name, 1, PRIMITIVES[name])
+    full = name if "." in name or not space else f"{space}.{name}"
+    if full not in names:
+        raise _refused("names a type that it doesn't have", name)
+    checked = names[full]
+    if checked is None:
+        raise _refused("has a type that holds itself", name)
+    return Checked(full, checked.nodes, checked.least)
+
+
+def _full_name(schema: dict[str, Any], space: str, names: dict[str, Checked | None]) -> str:
+    name, own = schema.get("name"), schema.get("namespace", space)
+    if not isinstance(name, str) or not isinstance(own, str):
+        raise _refused("has a type without a name", schema)
+    full = name if "." in name or not own else f"{own}.{name}"
+    if full in names or full in PRIMITIVES:
+        raise _refused("has two types of one name", full)
+    names[full] = None  # until it is known whole
+    return full
+
+
+def _record(
+    schema: dict[str, Any], space: str, names: dict[str, Checked | None], depth: int
+) -> Checked:
+    full, listed = _full_name(schema, space, names), schema.get("fields")
+    if not isinstance(listed, list):
+        raise _refused("has a record without fields", full)
+    fields, nodes, least = [], 1, 0
+    for field in listed:
+        if not isinstance(field, dict) or not isinstance(field.get("name"), str):
+            raise _refused(f"has a field without a name in {shown(full)}", field)
+        kind = _checked(field.get("type"), full.rpartition(".")[0], names, depth + 1)
+        nodes, least = _bounded(nodes + kind.nodes), least + kind.least
+        fields.append({"name": field["name"], "type": kind.schema})
+    checked = Checked({"type": "record", "name": full, "fields": fields}, nodes, least)
+    names[full] = checked
+    return checked
+
+
+def _leaf(
+    schema: dict[str, Any], kind: str, space: str, names: dict[str, Checked | None]
+) -> Checked:
+    full = _full_name(schema, space, names)
+    if kind == "fixed":
+        size = schema.get("size")
+        if type(size) is not int or not 0 <= size <= MAX_BODY_BYTES:
+            raise _refused(f"has a fixed that is not of 0 to {MAX_BODY_BYTES} bytes", size)
+        checked = Checked({"type": "fixed", "name": full, "size": size}, 1, size)
+    else:
+        symbols = schema.get("symbols")
+        if not isinstance(symbols, list) or not all(isinstance(each, str) for each in symbols):
+            raise _refused("has an enum without symbols", full)
+        checked = Checked({"type": "enum", "name": full, "symbols": symbols}, 1, 1)
+    names[full] = checked
+    return checked
+
+
+def _union(schema: list[Any], space: str, names: dict[str, Checked | None], depth: int) -> Checked:
+    if not schema or any(isinstance(each, list) for each in schema):
+        raise _refused("has a union of nothing or of unions", schema)
+    branches = [_checked(each, space, names, depth + 1) for each in schema]
+    nodes = _bounded(1 + sum(each.nodes for each in branches))
+    least = 1 + min(each.least for each in branches)
+    return Checked([each.schema for each in branches], nodes, least)
+
+
+def _repeated(schema: dict[str, Any], of: str, item: Checked) -> Checked:
+    """An array or a map; a map's keys take a byte at least."""
+    least = item.least + (of == "values")
+    if item.nodes > MAX_NODES_A_BYTE * least:
+        raise _refused(
+            f"has {of} of {item.nodes} types in {least} bytes, which repeat", item.schema
+        )
+    return Checked({"type": schema["type"], of: item.schema}, _bounded(1 + item.nodes), 1)
+
+
+def _bounded(nodes: int) -> int:
+    if nodes > MAX_SCHEMA_NODES:
+        raise _refused(f"has more than {MAX_SCHEMA_NODES} types, names written out")
+    return nodes
+
+
+def _refused(reason: str, value: Any = None) -> Rejected:
+    return Rejected(reason, field="schema", value=value)

@@ -1,0 +1,41 @@
+"""The header that AWS Glue Schema Registry's serializers write before a record.
+
+Byte 3, a byte for the compression (0 none, 5 zlib), 16 bytes of the schema version's id; so
+`AWSSchemaRegistryConstants` of https://github.com/awslabs/aws-glue-schema-registry has it.
+"""
+
+from typing import NamedTuple
+from uuid import UUID
+
+from telemetry.domain.formats.compression import ZLIB, inflated
+from telemetry.errors import Undecodable
+
+VERSION = 3
+PLAIN, COMPRESSED = 0, 5
+HEADER_BYTES = 18
+
+
+class Message(NamedTuple):
+    """What a header is of: `data` begins `at` so many bytes of the body; `rest` is behind it."""
+
+    schema_id: UUID
+    data: bytes
+    rest: bytes
+
+
+def read(data: bytes, limit: int, *, index: int = 0, at: int = 0) -> Message:
+    """The message that `data` begins with, of up to `limit` bytes when unpacked.
+
+    Where it isn't compressed nothing tells its end, so all that follows is its data.
+    """
+    if len(data) < HEADER_BYTES:
+        reason = f"ends within Glue's header of {HEADER_BYTES} bytes"
+        raise Undecodable(reason, index=index, offset=at + len(data))
+    if data[1] not in (PLAIN, COMPRESSED):
+        reason = f"has compression {data[1]} in Glue's header; {PLAIN} is none, {COMPRESSED} zlib"
+        raise Undecodable(reason, index=index, offset=at + 1)
+    schema_id, payload = UUID(bytes=data[2:HEADER_BYTES]), data[HEADER_BYTES:]
+    if data[1] == PLAIN:
+        return Message(schema_id, payload, b"")
+    whole, rest = inflated(payload, ZLIB, limit, index=index, at=at + HEADER_BYTES)
+    return Message(schema_id, whole, rest)

@@ -1,0 +1,179 @@
+"""Protobuf: a Reading, or Readings (`repeated Reading readings = 1`), also behind Glue's header.
+
+The messages are made from the reading schema: a field's `number` is its tag, so no version of them
+needs another decoder. Fields with other tags are a newer firmware's and are passed over.
+"""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from google.protobuf import descriptor_pb2, message_factory
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from telemetry.domain.formats import glue
+from telemetry.domain.formats.bounds import MAX_BODY_BYTES, MAX_MESSAGE_BYTES, too_many
+from telemetry.domain.reading import FIELDS
+from telemetry.errors import Rejected, Undecodable
+
+READING, READINGS = "Reading", "Readings"
+# Glue's serializer writes which message of the file it is: its place among their sorted names.
+GLUE_INDEXES = (READING, READINGS)
+TYPES = {
+    "string": (FieldDescriptor.TYPE_STRING, 2),  # and the wire type
+    "long": (FieldDescriptor.TYPE_INT64, 0),
+    "double": (FieldDescriptor.TYPE_DOUBLE, 1),
+}
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types
+READINGS_TAG = 1 << 3 | LENGTH
+VARINT_BYTES = 10
+MAX_UNKNOWN = 100  # fields of a Readings that a newer firmware may have beside its readings
+
+
+class Part(NamedTuple):
+    """Bytes `at` so many bytes of the body."""
+
+    data: bytes
+    at: int
+
+
+def documents(data: bytes, message: str, most: int) -> list[dict[str, Any]]:
+    """The readings in a body: `message` says what it is, unless Glue's header does."""
+    kind, body = message.rpartition(".")[2], Part(data, 0)
+    if data[:1] == bytes([glue.VERSION]):  # no message begins so: it would be field 0
+        kind, body = _behind_header(data)
+    if kind not in GLUE_INDEXES:
+        reason = f"is no message of ours; they are {READING} and {READINGS}"
+        raise Rejected(reason, field="messageType", value=message)
+    parts = [body] if kind == READING else _split(body, most)
+    if not parts:
+        raise Rejected(f"has no readings; a request brings 1 to {most}", field="body")
+    return [_document(part, index) for index, part in enumerate(parts)]
+
+
+def _behind_header(data: bytes) -> tuple[str, Part]:
+    """What Glue's Protobuf serializer writes: the header, the message's index, the message."""
+    message = glue.read(data, MAX_BODY_BYTES)
+    if message.rest:
+        end = len(data) - len(message.rest)
+        raise Undecodable("goes on behind its message; Readings takes several", offset=end)
+    index, start = _varint(Part(message.data, glue.HEADER_BYTES), 0)
+    if index >= len(GLUE_INDEXES):
+        reason = f"has message {index} behind Glue's header; 0 is {READING}, 1 {READINGS}"
+        raise Undecodable(reason, offset=glue.HEADER_BYTES)
+    return GLUE_INDEXES[index], Part(message.data[start:], glue.HEADER_BYTES + start)
+
+
+def _split(body: Part, most: int) -> list[Part]:
+    """The readings of a Readings, still encoded: so they are counted before any is decoded."""
+    parts: list[Part] = []
+    at = unknown = 0
+    while at < len(body.data):
+        tag, start = _varint(body, at)
+        size, start = _size(body, tag & 7, at, start)
+        if tag >> 3 == 0:
+            raise Undecodable("has a field of number 0", offset=body.at + at)
+        if start + size > len(body.data):
+            reason = f"claims {size} bytes and has {len(body.data) - start}"
+            raise Undecodable(reason, index=len(parts), offset=body.at + at)
+        if tag == READINGS_TAG:
+            if len(parts) == most:
+                raise Rejected(too_many(most), field="body")
+            parts.append(Part(body.data[start : start + size], body.at + start))
+        elif tag >> 3 == READINGS_TAG >> 3:
+            reason = f"has wire type {tag & 7} for readings; a message has {LENGTH}"
+            raise Undecodable(reason, index=len(parts), offset=body.at + at)
+        else:
+            unknown += 1
+        if unknown > MAX_UNKNOWN:
+            reason = f"has more than {MAX_UNKNOWN} fields that {READINGS} doesn't have"
+            raise Undecodable(reason, offset=body.at + at)
+        at = start + size
+    return parts
+
+
+def _size(body: Part, wire_type: int, at: int, start: int) -> tuple[int, int]:
+    """How many bytes a field's value has, and where it starts."""
+    match wire_type:
+        case 0:
+            return 0, _varint(body, start)[1]
+        case 1:
+            return 8, start
+        case 2:
+            return _varint(body, start)
+        case 5:
+            return 4, start
+        case _:
+            raise Undecodable(f"has a field of wire type {wire_type}", offset=body.at + at)
+
+
+def _varint(body: Part, at: int) -> tuple[int, int]:
+    """An unsigned number at a place, and where it ends."""
+    number = 0
+    for place, byte in enumerate(body.data[at : at + VARINT_BYTES]):
+        number |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            return number, at + place + 1
+    raise Undecodable("ends within a number, or has one of over 64 bits", offset=body.at + at)
+
+
+def _document(part: Part, index: int) -> dict[str, Any]:
+    if len(part.data) > MAX_MESSAGE_BYTES:
+        reason = f"has a reading of {len(part.data)} bytes; one may have {MAX_MESSAGE_BYTES}"
+        raise Undecodable(reason, index=index, offset=part.at)
+    message = _reading()()
+    try:
+        message.ParseFromString(part.data)
+    except (DecodeError, ValueError) as error:
+        reason = f"is not a message {READING}: {error}"
+        raise Undecodable(reason, index=index, offset=part.at) from None
+    unknown_fields: Any = UnknownFieldSet(message)  # its types don't know that it is a sequence
+    for unknown in unknown_fields:
+        if unknown.field_number in _wire_types():  # of a known field, or it would be known
+            name, expected = _wire_types()[unknown.field_number]
+            reason = f"has wire type {unknown.wire_type} for {name}; it has {expected}"
+            raise Undecodable(reason, index=index, offset=part.at)
+    return {field.name: value for field, value in message.ListFields()}
+
+
+@cache
+def _wire_types() -> dict[int, tuple[str, int]]:
+    """The fields' names and wire types by their numbers."""
+    return {
+        field["number"]: (name, TYPES[_avro_type(field)][1])
+        for name, field in FIELDS.items()
+        if "number" in field
+    }
+
+
+@cache
+def _reading() -> type[Message]:
+    """The class of a message with a field for each of the schema's that has a number."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name="telemetry/reading.proto", package="telemetry", syntax="proto3"
+    )
+    message = file.message_type.add(name=READING)
+    for name, field in FIELDS.items():
+        if "number" in field:
+            message.oneof_decl.add(name=f"_{name}")
+            message.field.add(
+                name=name,
+                number=field["number"],
+                type=TYPES[_avro_type(field)][0],
+                label=FieldDescriptor.LABEL_OPTIONAL,
+                proto3_optional=True,
+                oneof_index=len(message.oneof_decl) - 1,
+            )
+    pool = DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"telemetry.{READING}"))
+
+
+def _avro_type(field: dict[str, Any]) -> str:
+    """A field's type, whether or not it may be null and whatever it means."""
+    kind = field["type"]
+    if isinstance(kind, list):
+        kind = next(each for each in kind if each != "null")
+    return str(kind["type"] if isinstance(kind, dict) else kind)

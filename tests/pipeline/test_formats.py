@@ -1,0 +1,84 @@
+"""Readings in each format, over HTTP as devices send them, come out as the same windows."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from telemetry.domain.times import from_iso
+
+from tests import writers
+from tests.pipeline.deployed import Pipeline, at, bearer, becomes, minutes_ago
+
+Documents = list[dict[str, Any]]
+FORMATS: dict[str, tuple[str, Callable[[Documents], bytes]]] = {
+    "json": ("application/json", lambda sent: writers.lines([sent])),
+    "ndjson": ("application/x-ndjson", writers.lines),
+    "container": ("application/avro", lambda sent: writers.container(sent, codec="deflate")),
+    "container-1": ("avro/binary", lambda sent: writers.container(sent, writers.schema(1))),
+    "protobuf": ("application/x-protobuf", writers.readings),
+}
+
+
+def written_by(version: int, schema_id: UUID, sent: Documents) -> bytes:
+    data = (writers.datum(each, writers.schema(version)) for each in sent)
+    return writers.header(schema_id) + b"".join(data)
+
+
+def post(pipeline: Pipeline, device_id: str, data: bytes, **headers: str) -> httpx.Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    path = f"/devices/{device_id}/readings"
+    named |= bearer(pipeline.token(device_id))
+    return pipeline.http.post(path, content=data, headers=named)
+
+
+def test_each_format_plain_and_zipped_makes_the_same_windows(pipeline: Pipeline) -> None:
+    first, second = minutes_ago(10), minutes_ago(9)
+    metrics: Any = [{"temperature": 20.0 + index, "humidity": 40.0} for index in range(4)]
+    places = [(first, 0.25), (first, 59.999), (second, 0), (second, 30)]
+    sent = [at(*place, **each) for place, each in zip(places, metrics, strict=True)]
+    formats = FORMATS | {
+        f"glue-{version}": ("application/avro", partial(written_by, version, schema_id))
+        for version, schema_id in enumerate(pipeline.schema_ids(), 1)
+    }
+    names = [f"{name}-{zipped}" for name in formats for zipped in ("plain", "zipped")]
+    for device_id in names:
+        name, _, packing = device_id.rpartition("-")
+        content_type, written = formats[name]
+        data = written([{**each, "device_id": device_id} for each in sent])
+        headers = {"Content_Type": content_type}
+        if packing == "zipped":
+            data, headers = writers.zipped(data), {**headers, "Content_Encoding": "gzip"}
+        answer = post(pipeline, device_id, data, **headers)
+        assert answer.status_code == 202, (device_id, answer.text)
+        assert answer.json()["accepted"] == 4
+        again = post(pipeline, device_id, data, **headers)
+        assert again.status_code == 202
+    for device_id in names:
+        becomes(partial(pipeline.counts, device_id), {first: 2, second: 2}, device_id)
+        windows = pipeline.windows(device_id)
+        shown = windows[second]["metrics"]["temperature"]
+        assert (shown["mean"], shown["stddev"], shown["last"]) == (22.5, 0.5, 23.0)
+        latest: Any = pipeline.operator.device(device_id)["latest"]
+        assert from_iso(latest["recorded_at"]) == second + 30_000
+        assert (latest["temperature"], latest["humidity"]) == (23.0, 40.0)
+
+
+@pytest.mark.parametrize(
+    ("data", "headers", "status", "told"),
+    [
+        (b"<a/>", {"Content_Type": "text/xml"}, 415, "supported are application/json"),
+        (b"x", {"Content_Type": "application/json", "Content_Encoding": "br"}, 415, "Unsupported"),
+        (b"\x0a\x05ab", {"Content_Type": "application/protobuf"}, 400, "(record 0, byte 0)"),
+        (bytes(18), {"Content_Type": "application/avro"}, 400, "neither as Glue's header (03)"),
+        (writers.zipped(bytes(2**21)), {"Content_Encoding": "gzip"}, 413, "1048576"),
+    ],
+    ids=["type", "coding", "protobuf", "avro", "bomb"],
+)
+def test_a_body_that_is_not_read_is_answered_with_what_would_be(
+    pipeline: Pipeline, data: bytes, headers: dict[str, str], status: int, told: str
+) -> None:
+    answer = post(pipeline, "unread", data, **headers)
+    assert (answer.status_code, told in answer.text) == (status, True), answer.text

@@ -1,0 +1,522 @@
+"""Formats: what devices write is read back, and what isn't as it should be is told where."""
+
+import io
+import json
+import zlib
+from typing import Any
+from uuid import UUID
+
+import fastavro
+import pytest
+from aws_schema_registry import DataAndSchema, SchemaRegistryClient
+from aws_schema_registry.avro import AvroSchema
+from aws_schema_registry.serde import KafkaSerializer
+from hypothesis import given
+from hypothesis import strategies as st
+from telemetry.domain.formats import MEDIA_TYPES, Body, decode
+from telemetry.errors import Rejected, TooLarge, Unavailable, Undecodable, Unsupported
+
+from tests import writers
+from tests.fakes import KnownSchemas, schema_id
+
+AT_MS = 1_795_224_600_000  # 2026-11-21T01:30:00Z
+ONE = {"device_id": "pump-1", "recorded_at": AT_MS, "temperature": 21.5}
+TWO = {"device_id": "pump-2", "recorded_at": AT_MS + 1, "temperature": -0.5, "humidity": 40.0}
+THREE = {"device_id": "pump-3", "recorded_at": AT_MS + 2, "pressure": 1013.25, "battery": 3.7}
+MOST = 500
+AVRO, PROTOBUF = "application/avro", "application/x-protobuf"
+
+
+def decoded(
+    data: bytes, content_type: str | None, encoding: str | None = None, most: int = MOST
+) -> list[Any]:
+    """The documents, without the metrics that Avro's resolution says are null."""
+    documents = decode(Body(data, content_type, encoding), KnownSchemas(), most)
+    return [
+        {name: value for name, value in each.items() if value is not None}
+        if isinstance(each, dict)
+        else each
+        for each in documents
+    ]
+
+
+def refused(data: bytes, content_type: str | None, encoding: str | None = None) -> Rejected:
+    with pytest.raises(Rejected) as raised:
+        decoded(data, content_type, encoding)
+    return raised.value
+
+
+WRITTEN = {
+    "JSON": (json.dumps([ONE, TWO, THREE]).encode(), "application/json"),
+    "JSON that says nothing": (json.dumps([ONE, TWO, THREE]).encode(), None),
+    "NDJSON": (writers.lines([ONE, TWO, THREE]), "application/x-ndjson"),
+    "Avro with Glue's header": (writers.glue([ONE, TWO, THREE]), AVRO),
+    "Avro with Glue's header, zlib": (writers.glue([ONE, TWO, THREE], compressed=True), AVRO),
+    "an Avro container": (writers.container([ONE, TWO, THREE]), "avro/binary"),
+    "an Avro container, deflate": (writers.container([ONE, TWO, THREE], codec="deflate"), AVRO),
+    "an Avro container of blocks": (writers.container([ONE, TWO, THREE], sync_interval=1), AVRO),
+    "Protobuf": (writers.readings([ONE, TWO, THREE]), PROTOBUF),
+    "Protobuf with Glue's header": (
+        writers.header(schema_id(3)) + b"\x01" + writers.readings([ONE, TWO, THREE]),
+        PROTOBUF,
+    ),
+    "Protobuf with Glue's header, zlib": (
+        writers.header(schema_id(3), 5)
+        + zlib.compress(b"\x01" + writers.readings([ONE, TWO, THREE])),
+        PROTOBUF,
+    ),
+}
+
+
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_a_device_writes_is_read_back(name: str, encoding: str | None) -> None:
+    data, content_type = WRITTEN[name]
+    data = writers.zipped(data) if encoding else data
+    assert decoded(data, content_type, encoding) == [ONE, TWO, THREE]
+
+
+readings = st.builds(
+    lambda device_id, at_ms, metrics: {"device_id": device_id, "recorded_at": at_ms, **metrics},
+    st.from_regex(r"\A[A-Za-z0-9_-]{1,128}\Z"),
+    st.integers(0, 253_402_300_799_999),
+    st.dictionaries(
+        st.sampled_from(["temperature", "humidity"]), st.floats(allow_nan=False), min_size=1
+    ),
+)
+
+
+@given(st.lists(readings, min_size=1, max_size=4), st.sampled_from([1, 2, 3]))
+def test_any_readings_come_out_of_each_format_as_they_went_in(
+    batch: list[dict[str, Any]], version: int
+) -> None:
+    written_by = writers.schema(version)
+    assert decoded(writers.lines(batch), "application/jsonl") == batch
+    assert decoded(writers.glue(batch, version), AVRO) == batch
+    assert decoded(writers.container(batch, written_by, "deflate"), AVRO) == batch
+    assert decoded(writers.readings(batch), PROTOBUF) == batch
+    single = f"{PROTOBUF}; messageType=telemetry.Reading"
+    assert decoded(writers.reading(batch[0]), single) == batch[:1]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "data"),
+    [
+        ("Application/JSON; charset=utf-8", json.dumps(ONE).encode()),
+        ("application/x-www-form-urlencoded", json.dumps(ONE).encode()),
+        ("text/plain;charset=UTF-8", json.dumps(ONE).encode()),
+        ("application/vnd.apache.avro+glue", writers.glue([ONE])),
+        ('application/protobuf; proto="telemetry.Reading"', writers.reading(ONE)),
+        ("application/vnd.google.protobuf;messagetype=Reading", writers.reading(ONE)),
+    ],
+)
+def test_a_content_type_may_have_parameters_and_any_case(content_type: str, data: bytes) -> None:
+    assert decoded(data, content_type) == [ONE]
+
+
+def test_an_unknown_content_type_is_refused_with_those_that_are_known() -> None:
+    error = refused(b"<reading/>", "application/xml; charset=utf-8")
+    assert isinstance(error, Unsupported)
+    assert (error.field, error.value) == ("Content-Type", "application/xml")
+    assert all(name in error.reason for name in MEDIA_TYPES)
+
+
+# Compression
+
+
+def test_an_unknown_content_encoding_is_refused_with_those_that_are_known() -> None:
+    error = refused(b"{}", "application/json", "br")
+    assert isinstance(error, Unsupported)
+    assert (error.field, error.value) == ("Content-Encoding", "br")
+    assert error.reason == "is not supported; supported are gzip, identity"
+
+
+def test_a_body_that_the_gateway_unpacked_already_is_read() -> None:
+    for data, content_type in WRITTEN.values():
+        assert decoded(data, content_type, "gzip") == [ONE, TWO, THREE]
+
+
+def test_a_gzip_body_that_says_it_is_none_is_refused() -> None:
+    assert "Content-Encoding" in refused(writers.zipped(b"{}"), None).reason
+
+
+def test_a_gzip_body_is_one_member_and_whole() -> None:
+    member = writers.zipped(writers.lines([ONE]))
+    error = refused(member + member, "application/x-ndjson", "gzip")
+    assert isinstance(error, Undecodable)
+    assert error.offset == len(member)
+    for end in range(2, len(member)):
+        assert isinstance(refused(member[:end], "application/x-ndjson", "gzip"), Undecodable)
+
+
+def bomb(megabytes: int, window_bits: int) -> bytes:
+    stream = zlib.compressobj(9, zlib.DEFLATED, window_bits)
+    parts = [stream.compress(b"0" * 1_048_576) for _ in range(megabytes)]
+    return b"".join([*parts, stream.flush()])
+
+
+@pytest.mark.parametrize("content_type", MEDIA_TYPES)
+def test_a_gzip_bomb_is_too_large(content_type: str) -> None:
+    assert isinstance(refused(bomb(64, 31), content_type, "gzip"), TooLarge)
+
+
+def test_a_bomb_behind_glues_header_or_in_a_containers_block_is_too_large() -> None:
+    data = writers.header(schema_id(3), 5) + bomb(64, 15)
+    assert isinstance(refused(data, AVRO), TooLarge)
+    assert isinstance(refused(data, PROTOBUF), TooLarge)
+    block = bomb(64, -15)
+    start = writers.container([], codec="deflate")
+    data = start + b"\x02" + long(len(block)) + block + start[-16:]
+    assert isinstance(refused(data, AVRO), TooLarge)
+
+
+def test_bombs_that_are_each_within_the_limit_are_too_large_together() -> None:
+    record = writers.glue([{**ONE, "device_id": "x" * 600_000}], compressed=True)
+    assert len(decoded(record, AVRO)) == 1
+    assert isinstance(refused(record * 2, AVRO), TooLarge)
+
+
+def test_a_mebibyte_is_read_and_a_byte_more_is_too_large() -> None:
+    assert decoded(json.dumps(ONE).encode().ljust(1_048_576), None) == [ONE]
+    assert isinstance(refused(json.dumps(ONE).encode().ljust(1_048_577), None), TooLarge)
+    packed = writers.zipped(json.dumps(ONE).encode().ljust(1_048_577))
+    assert isinstance(refused(packed, None, "gzip"), TooLarge)
+
+
+# Lines
+
+
+def test_a_bad_line_is_refused_alone() -> None:
+    data = writers.lines([ONE]) + b'{"recorded_at": \n\n \xff\r\n' + b"[" * 5_000 + b"\n"
+    first, cut, binary, deep, last = decoded(data + json.dumps(TWO).encode(), "application/jsonl")
+    assert (first, last) == (ONE, TWO)
+    assert cut.reason.startswith("is not JSON: Expecting value")
+    assert (cut.field, cut.value) == (None, '{"recorded_at": ')
+    assert binary.reason.startswith("is not JSON: 'utf-8' codec can't decode byte 0xff")
+    assert deep.reason == "is nested too deeply"
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\n \r\n"])
+def test_no_line_is_no_batch(data: bytes) -> None:
+    assert refused(data, "application/x-ndjson").reason.startswith("has no lines")
+
+
+# How many
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_request_brings_no_more_than_it_may(name: str) -> None:
+    data, content_type = WRITTEN[name]
+    assert decoded(data, content_type, most=3) == [ONE, TWO, THREE]
+    with pytest.raises(Rejected, match="a request brings 1 to 2"):
+        decoded(data, content_type, most=2)
+
+
+@pytest.mark.parametrize(
+    ("data", "content_type"),
+    [
+        (b"", AVRO),
+        (b"", PROTOBUF),
+        (writers.container([]), AVRO),
+        (writers.header(schema_id(3)), AVRO),
+        (b"[]", None),
+    ],
+)
+def test_nothing_is_no_batch(data: bytes, content_type: str | None) -> None:
+    refused(data, content_type)
+
+
+# Avro
+
+
+def test_readers_and_writers_of_all_versions_mix_in_one_request() -> None:
+    old, new = writers.glue([ONE, TWO], 1), writers.glue([THREE], 3)
+    packed = writers.glue([TWO, ONE], 2, compressed=True)
+    assert decoded(old + new + packed + old, AVRO) == [ONE, TWO, THREE, TWO, ONE, ONE, TWO]
+
+
+def test_fields_that_only_a_newer_firmware_knows_are_passed_over() -> None:
+    newer = json.loads(json.dumps(writers.schema(3)))
+    newer["fields"][2:2] = [
+        {"name": "firmware", "type": "string"},
+        {"name": "axes", "type": {"type": "array", "items": "float"}},
+        {"name": "tags", "type": {"type": "map", "values": ["null", "string"]}},
+        {"name": "mode", "type": {"type": "enum", "name": "Mode", "symbols": ["ON", "OFF"]}},
+        {"name": "mac", "type": {"type": "fixed", "name": "Mac", "size": 6}},
+        {"name": "last_mode", "type": ["null", "Mode"], "default": None},
+    ]
+    more = {"firmware": "4.1", "axes": [0.5, 1.5], "tags": {"a": None, "b": "c"}}
+    more |= {"mode": "OFF", "mac": b"\0\1\2\3\4\5", "last_mode": "ON"}
+    added = UUID(int=4)
+    data = writers.header(added) + writers.datum({**ONE, **more}, newer)
+    documents = decode(Body(data * 2, AVRO), KnownSchemas({added: newer}), MOST)
+    assert [each["temperature"] for each in documents] == [21.5, 21.5]
+    assert not documents[0].keys() & more.keys()
+    assert decoded(writers.container([{**ONE, **more}], newer), AVRO) == [ONE]
+
+
+def test_a_writer_with_narrower_numbers_is_widened() -> None:
+    fields = [("device_id", "string"), ("recorded_at", "long"), ("temperature", "float")]
+    fields += [("humidity", "int")]
+    written_by = {
+        "type": "record",
+        "name": "Reading",
+        "fields": [{"name": name, "type": kind} for name, kind in fields],
+    }
+    sent = {**ONE, "humidity": 40}
+    assert decoded(writers.container([sent], written_by), AVRO) == [sent]
+
+
+def test_what_the_pipeline_stamps_is_left_out_where_it_is_null_and_kept_for_refusal() -> None:
+    stamped = {**ONE, "received_at": AT_MS}
+    (document,) = decode(Body(writers.glue([ONE]), AVRO), KnownSchemas(), MOST)
+    assert "received_at" not in document
+    assert decoded(writers.glue([stamped]), AVRO) == [stamped]
+
+
+def test_an_unknown_schema_id_is_refused_and_a_registry_that_is_away_is_not_the_devices_fault() -> (
+    None
+):
+    data = writers.header(UUID(int=77)) + b"\0"
+    error = refused(data, AVRO)
+    assert (error.field, error.value) == ("schema_id", str(UUID(int=77)))
+    schemas = KnownSchemas()
+    schemas.down = True
+    with pytest.raises(Unavailable):
+        decode(Body(data, AVRO), schemas, MOST)
+
+
+def test_an_avro_record_that_is_cut_says_which_and_where() -> None:
+    data = writers.glue([ONE, TWO])
+    error = refused(data[:-3], AVRO)
+    assert isinstance(error, Undecodable)
+    assert (error.index, error.offset) == (1, len(data) - 3)
+    assert error.reason == f"ends within a record (record 1, byte {len(data) - 3})"
+
+
+def test_bytes_that_are_no_avro_of_ours_say_what_would_be() -> None:
+    error = refused(b"\xc3\x01" + bytes(20), AVRO)  # the single-object encoding
+    assert "begins with c3 01 00 00, neither as Glue's header (03) nor as" in error.reason
+    unknown = refused(b"\x03\x07" + bytes(16), AVRO)
+    assert "has compression 7 in Glue's header; 0 is none, 5 zlib" in unknown.reason
+
+
+def test_a_containers_codec_that_is_not_read_is_refused_with_those_that_are() -> None:
+    error = refused(writers.container([ONE], codec="bzip2"), AVRO)
+    assert (error.field, error.value) == ("avro.codec", "bzip2")
+    assert error.reason == "is not supported; supported are null, deflate"
+
+
+def test_a_schema_that_is_no_readings_is_refused() -> None:
+    other = {"type": "record", "name": "Other", "fields": [{"name": "a", "type": "string"}]}
+    assert "device_id" in refused(writers.container([{"a": "b"}], other), AVRO).reason
+
+
+def test_a_serializer_of_the_aws_glue_schema_registry_is_understood() -> None:
+    """The public package's own serializer, with a client that gives our id."""
+
+    class Client(SchemaRegistryClient):  # type: ignore[misc]  # has no types
+        def __init__(self) -> None:
+            pass
+
+        def get_or_register_schema_version(self, *_: Any, **__: Any) -> Any:
+            return type("Version", (), {"version_id": schema_id(1)})
+
+    serializer = KafkaSerializer(Client())
+    written_by = AvroSchema(json.dumps(writers.schema(1)))
+    data = [
+        serializer.serialize("readings", DataAndSchema(each, written_by)) for each in (ONE, TWO)
+    ]
+    assert decoded(data[0], AVRO) == [ONE]
+    assert decoded(b"".join(data), AVRO) == [ONE, TWO]
+
+
+# Protobuf
+
+
+def test_a_reading_in_protobuf_is_these_bytes() -> None:
+    # by hand: field 1, length 1, "a"; field 2, varint 300; field 3, a double: 1.0
+    data = bytes.fromhex("0a0161 10ac02 19000000000000f03f")
+    wanted = [{"device_id": "a", "recorded_at": 300, "temperature": 1.0}]
+    assert decoded(data, f"{PROTOBUF}; messageType=Reading") == wanted
+    assert decoded(b"\x0a" + bytes([len(data)]) + data, PROTOBUF) == wanted
+
+
+def test_metrics_that_are_absent_or_zero_are_told_apart_in_protobuf() -> None:
+    sent = {"device_id": "a", "recorded_at": 0, "temperature": 0.0}
+    assert decoded(writers.readings([sent]), PROTOBUF) == [sent]
+
+
+def test_fields_of_other_numbers_are_a_newer_firmwares() -> None:
+    newer = writers.reading(ONE) + b"\xa2\x06\x03abc" + b"\xa8\x06\x01"  # fields 100 and 101
+    data = b"\x0a" + bytes([len(newer)]) + newer + b"\x12\x01x" + b"\x18\x05" + b"\x25abcd"
+    assert decoded(data, PROTOBUF) == [ONE]
+
+
+def test_a_field_of_another_wire_type_is_not_passed_over() -> None:
+    as_float = b"\x0a\x01a\x10\x01\x1d\x00\x00\x80\x3f"  # field 3 in four bytes
+    error = refused(b"\x0a" + bytes([len(as_float)]) + as_float, PROTOBUF)
+    assert isinstance(error, Undecodable)
+    assert error.reason.startswith("has wire type 5 for temperature; it has 1")
+    assert error.index == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\x0a\x05ab", "claims 5 bytes and has 2 (record 0, byte 0)"),
+        (b"\x0a", "ends within a number, or has one of over 64 bits (byte 1)"),
+        (b"\x0a" + b"\xff" * 10, "ends within a number, or has one of over 64 bits (byte 1)"),
+        (b"\x0b\x0c", "has a field of wire type 3 (byte 0)"),
+        (b"\x08\x01", "has wire type 0 for readings; a message has 2 (record 0, byte 0)"),
+        (b"\x00\x01", "has a field of number 0 (byte 0)"),
+        (b"\x12\x00" * 101, "has more than 100 fields that Readings doesn't have (byte 200)"),
+    ],
+)
+def test_bytes_that_are_no_readings_message_say_where(data: bytes, reason: str) -> None:
+    assert refused(data, PROTOBUF).reason == reason
+
+
+def test_a_reading_that_is_no_message_says_which() -> None:
+    bad = b"\x0a\x02\xff\xfe"  # a device id that isn't UTF-8
+    data = writers.readings([ONE]) + b"\x0a" + bytes([len(bad)]) + bad
+    error = refused(data, PROTOBUF)
+    assert isinstance(error, Undecodable)
+    assert (error.index, error.offset) == (1, len(data) - len(bad))
+    assert "is not a message Reading" in error.reason
+
+
+def test_a_reading_of_more_than_8_kib_is_refused() -> None:
+    data = writers.readings([{**ONE, "device_id": "x" * 8_192}])
+    assert "one may have 8192" in refused(data, PROTOBUF).reason
+
+
+def test_a_message_that_is_not_ours_is_refused_with_those_that_are() -> None:
+    error = refused(writers.reading(ONE), f"{PROTOBUF}; messageType=a.Window")
+    assert (error.field, error.value) == ("messageType", "a.Window")
+    assert error.reason == "is no message of ours; they are Reading and Readings"
+
+
+def test_glues_message_index_says_which_message_it_is() -> None:
+    # as its MessageIndexFinder does: the place among the sorted names, as an unsigned varint
+    data = writers.header(schema_id(3))
+    assert decoded(data + b"\x00" + writers.reading(ONE), PROTOBUF) == [ONE]
+    assert decoded(data + b"\x01" + writers.readings([ONE, TWO]), PROTOBUF) == [ONE, TWO]
+    assert "has message 2 behind Glue's header" in refused(data + b"\x02", PROTOBUF).reason
+
+
+# Schemas from outside
+
+
+def long(number: int) -> bytes:
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, "long", number)
+    return out.getvalue()
+
+
+def hostile(written_by: Any, data: bytes, records: int = 1) -> bytes:
+    """A container whose header has this schema and whose one block this data."""
+    start = writers.container([], {"type": "record", "name": "Reading", "fields": []})
+    sync = start[-16:]
+    text = json.dumps(written_by).encode()
+    meta = long(1) + long(11) + b"avro.schema" + long(len(text)) + text + b"\0"
+    return b"Obj\x01" + meta + sync + long(records) + long(len(data)) + data + sync
+
+
+def with_field(kind: Any) -> dict[str, Any]:
+    fields = [{"name": "x", "type": kind}, *writers.schema(3)["fields"]]
+    return {"type": "record", "name": "Reading", "fields": fields}
+
+
+def empty(name: str, *fields: Any) -> dict[str, Any]:
+    listed = [{"name": f"f{at}", "type": kind} for at, kind in enumerate(fields)]
+    return {"type": "record", "name": name, "fields": listed}
+
+
+def nested(depth: int) -> Any:
+    kind: Any = "null"
+    for _ in range(depth):
+        kind = {"type": "array", "items": kind if kind != "null" else "long"}
+    return kind
+
+
+def doubled(times: int) -> Any:
+    kind: Any = empty("R0", "null", "null")
+    for at in range(times):
+        kind = empty(f"R{at + 1}", kind, f"R{at}")
+    return kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ({"type": "array", "items": "null"}, "has items of 1 types in 0 bytes, which repeat"),
+        ({"type": "array", "items": empty("E")}, "has items of 1 types in 0 bytes"),
+        ({"type": "array", "items": {"type": "fixed", "name": "F", "size": 0}}, "in 0 bytes"),
+        (
+            {"type": "map", "values": empty("W", *["null"] * 40)},
+            "has values of 41 types in 1 bytes",
+        ),
+        ({"type": "fixed", "name": "F", "size": 2**40}, "has a fixed that is not of 0 to 1048576"),
+        ({"type": "fixed", "name": "F", "size": -1}, "has a fixed that is not of 0 to 1048576"),
+        (empty("L", ["null", "L"]), "has a type that holds itself"),
+        (nested(20), "is nested more than 16 deep"),
+        (doubled(12), "has more than 1000 types, names written out"),
+        (empty("N", *["null"] * 1_000), "has more than 1000 types"),
+        ("Unknown", "names a type that it doesn't have"),
+        ({"type": "enum", "name": "M", "symbols": 3}, "has an enum without symbols"),
+        ({"type": "record", "name": "B", "fields": 3}, "has a record without fields"),
+        ({"type": "record", "fields": []}, "has a type without a name"),
+        ([], "has a union of nothing or of unions"),
+        (None, "has what is not a type"),
+        ({"type": {"type": {"type": 3}}}, "has what is not a type"),
+        ({"type": "enum", "name": "S", "symbols": ["a b"]}, "is not an Avro schema"),
+        (empty("Reading"), "has two types of one name"),
+    ],
+)
+def test_a_hostile_writers_schema_is_refused_before_anything_is_read_by_it(
+    kind: Any, reason: str
+) -> None:
+    error = refused(hostile(with_field(kind), b"\xff" * 64), AVRO)
+    assert error.field == "schema"
+    assert reason in error.reason
+    added = UUID(int=9)
+    with pytest.raises(Rejected, match="schema"):
+        decode(
+            Body(writers.header(added) + b"\0", AVRO), KnownSchemas({added: with_field(kind)}), MOST
+        )
+
+
+@pytest.mark.parametrize("text", [b"", b"[", b"[" * 60_000, b'"string"', b"{}", b"\xff", b"1e999"])
+def test_a_schema_that_is_none_is_refused(text: bytes) -> None:
+    whole = hostile("?", b"")
+    data = whole.replace(long(3) + b'"?"', long(len(text)) + text)
+    assert refused(data, AVRO).field == "schema"
+
+
+def test_a_schema_of_more_than_64_kib_is_refused() -> None:
+    schema = {**writers.schema(3), "doc": "x" * 66_000}
+    assert "it may have 65536" in refused(hostile(schema, b""), AVRO).reason
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"Obj\x01" + long(2**62),
+        b"Obj\x01" + long(-(2**62)) + long(1),
+        b"Obj\x01" + long(1) + long(2**62),
+        b"Obj\x01" + long(1) + long(-1),
+        b"Obj\x01" + b"\xff" * 30,
+        writers.container([ONE])[:-1] + b"!",
+        hostile(writers.schema(3), b"", records=2**60),
+        hostile(writers.schema(3), b"", records=0),
+        hostile(writers.schema(3), b"", records=-1),
+        hostile(writers.schema(3), writers.datum(ONE, writers.schema(3)) + b"\0"),
+        hostile(writers.schema(3), b"\xff" * 9 + b"\x01"),  # an id of a negative length
+        hostile(with_field({"type": "array", "items": "long"}), long(2**60) + bytes(1_000)),
+        hostile(with_field("bytes"), long(2**60)),
+        hostile(with_field("bytes"), long(-5) + bytes(90)),
+    ],
+)
+def test_lengths_that_are_claimed_and_not_there_are_refused(data: bytes) -> None:
+    assert not isinstance(refused(data, AVRO), Unsupported)
