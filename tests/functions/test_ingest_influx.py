@@ -148,12 +148,13 @@ def test_of_many_faults_ten_are_told_and_all_are_counted(stage: Stage, counted: 
 
 
 def test_what_is_no_metric_is_told_and_counted_but_no_error(stage: Stage, counted: Counted) -> None:
-    lines = f"cpu,host=a usage_idle=90,usage_user=5 {NOW_NS}\nm,host=a temperature=1 {NOW_NS}"
+    lines = f"cpu,host=a idle=90,user=5 {NOW_NS}\ncpu idle=80\nm,host=a temperature=1 {NOW_NS}"
     response = stage.write(lines)
     assert response["statusCode"] == 204
-    ignored = response["headers"]["X-Telemetry-Ignored"]
-    assert ignored == "2 fields that are no metric: cpu.usage_idle, cpu.usage_user"
-    assert (counted("ReadingsAccepted"), counted("FieldsIgnored")) == (1, 2)
+    assert response["headers"]["X-Telemetry-Ignored"] == "cpu.idle (2), cpu.user (1)"
+    assert (counted("ReadingsAccepted"), counted("FieldsIgnored")) == (1, 3)
+    many = stage.write("".join(f"cpu f{index}=1\n" for index in range(12)))
+    assert many["headers"]["X-Telemetry-Ignored"].endswith(", and 2 more")
 
 
 def test_a_header_has_no_newline_and_nothing_but_ascii(stage: Stage) -> None:

@@ -127,9 +127,10 @@ def answer(event: dict[str, Any]) -> Response:
 
 
 def _ignored(fields: Counter[str]) -> str:
-    """How many fields were no metrics, and which."""
-    names = ", ".join(name for name, _ in fields.most_common(FAULTS_TOLD))
-    return _header(f"{fields.total()} fields that are no metric: {names}")
+    """Which fields were no metrics, each with how often it was there."""
+    names = [f"{name} ({times})" for name, times in fields.most_common(FAULTS_TOLD)]
+    more = len(fields) - len(names)
+    return _header(", ".join([*names, f"and {more} more"] if more else names))
 
 
 def _error(
