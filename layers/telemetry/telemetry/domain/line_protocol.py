@@ -75,7 +75,9 @@ TOKEN = re.compile(r"[^, \n]*+")
 NUMBER = re.compile(r"-?(?:(?P<whole>\d+)(?P<kind>[iu])|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
 TIME = re.compile(r"-?\d+")
 END = re.compile(r"[ \t]*+\r?(?:\n|\Z)")
-SKIPPED = re.compile(r"[ \t]*+(?:#[^\n]*+|\r?)(?:\n|\Z)")  # comments, and lines without anything
+SKIPPED = re.compile(
+    r"(?:[ \t]*+(?:#[^\n]*+|\r?)\n)++|[ \t]*+(?:#[^\n]*+|\r?)\Z"
+)  # comments, nothing
 INDENT = re.compile(r"[ \t]*+")
 HEAD = re.compile(r" *+(?:[^\\ \n]|\\++[^\\\n]?)*+")  # measurement and tags
 WORD = re.compile(r"\S+|\s")
@@ -108,7 +110,8 @@ def parse(body: bytes, precision: str) -> tuple[list[Point], list[Fault]]:
     while at < len(text):
         start, skipped = at, SKIPPED.match(text, at)
         if skipped:
-            at, line = skipped.end(), line + 1
+            at = skipped.end()
+            line += text.count("\n", start, at)
             continue
         if len(points) + len(faults) == MAX_LINES:
             reason = f"has more than {MAX_LINES} points; send it in parts"
