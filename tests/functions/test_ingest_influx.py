@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote_plus
@@ -213,6 +214,17 @@ def test_a_body_over_4_mebibytes_is_too_large(stage: Stage, pack: Callable[[byte
     told = error(stage.write(pack(line.ljust(MAX_BODY_BYTES + 1))), 413)
     assert told == "body: has more than 4194304 bytes; send it in parts"
     assert len(stage.put()) == 1
+
+
+def test_a_body_that_swells_is_unpacked_no_further_than_its_limit(stage: Stage) -> None:
+    event = sent(gzip.compress(bytes(64 * MAX_BODY_BYTES), compresslevel=1))
+    tracemalloc.start()
+    try:
+        error(stage.run(event), 413)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 8 * MAX_BODY_BYTES
 
 
 def test_over_5000_points_are_too_many_so_that_telegraf_sends_halves(stage: Stage) -> None:
