@@ -8,7 +8,7 @@ from uuid import UUID
 
 from telemetry.aws import http
 from telemetry.aws.clients import client
-from telemetry.aws.observe import count_at, current_trace_id, log, observed
+from telemetry.aws.observe import count, count_at, current_trace_id, log, observed
 from telemetry.aws.overflow import Overflow
 from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Stream
@@ -17,6 +17,9 @@ from telemetry.domain.formats import Schemas, decode
 from telemetry.domain.reading import Reading
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import IngestSettings
+
+# InfluxDB's, for fleets that come from there: docs/influx.md
+INFLUX_ROUTES = ("/write", "/api/v2/write", "/query", "/ping")
 
 
 class Puts(Protocol):
@@ -35,6 +38,8 @@ def run(
     trace_id: str | None = None,
 ) -> dict[str, Any]:
     """Answer 202 only for readings that the stream or, failing that, the overflow queue has."""
+    if event["resource"] in INFLUX_ROUTES:
+        return run_influx(event, now_ms, retention_ms, stream, overflow, trace_id)
     device_id, grant = http.path_parameter(event, "device_id"), http.granted(event)
     if device_id is None and grant.get("role") != "gateway":
         return http.respond(403, {"message": "Only a gateway posts for other devices."})
@@ -44,23 +49,68 @@ def run(
     except (Rejected, Unavailable) as error:
         return http.refuse(error)
     admission = admit(documents, poster, now_ms, retention_ms, trace_id)
-    left = stream.put(admission.readings)
-    lost = overflow.put(left) if left else []
-    count_at(
-        now_ms,  # the readings carry the same, so their minute balances
-        ReadingsAccepted=len(admission.readings) - len(lost),
-        ReadingsRejected=len(admission.refusals),
-        ReadingsOverflowed=len(left) - len(lost),
-    )
+    lost = _keep(admission.readings, len(admission.refusals), now_ms, stream, overflow)
     if lost:
         return _unavailable(admission, lost, trace_id)
     body = {"accepted": len(admission.readings), "rejected": admission.refusals}
     return http.respond(202 if admission.readings else 400, {**body, "trace_id": trace_id})
 
 
+def run_influx(
+    event: dict[str, Any],
+    now_ms: int,
+    retention_ms: int,
+    stream: Puts,
+    overflow: Puts,
+    trace_id: str | None = None,
+) -> dict[str, Any]:
+    """The same for InfluxDB's line protocol, answered as InfluxDB does."""
+    # only these requests pay for the import
+    from telemetry.aws import influx  # noqa: PLC0415
+    from telemetry.domain.influx import judged  # noqa: PLC0415
+
+    if event["resource"] not in (influx.V1_WRITE, influx.V2_WRITE):
+        return influx.answer(event)
+    grant = http.granted(event)
+    if grant.get("role") not in ("device", "gateway"):
+        return influx.forbid(event)
+    device_id = grant["subject"] if grant["role"] == "device" else None
+    poster = Poster(device_id, grant.get("prefix", ""))
+    try:
+        batch = influx.read(event, poster, now_ms)
+    except Rejected as error:
+        return influx.refuse(event, error)
+    admission = admit(batch.documents, poster, now_ms, retention_ms, trace_id)
+    admission, faults = judged(batch, admission)
+    lost = _keep(admission.readings, len(faults), now_ms, stream, overflow)
+    if batch.ignored:
+        count(FieldsIgnored=batch.ignored.total())
+        log.info("fields that are no metric", extra={"fields": batch.ignored.most_common(10)})
+    if lost:
+        return influx.unavailable(event)
+    return influx.written(event, faults, batch.ignored)
+
+
+def _keep(
+    readings: list[Reading], refused: int, now_ms: int, stream: Puts, overflow: Puts
+) -> list[Reading]:
+    """Put readings on the stream, else in the overflow queue; those that neither took."""
+    left = stream.put(readings)
+    lost = overflow.put(left) if left else []
+    count_at(
+        now_ms,  # the readings carry the same, so their minute balances
+        ReadingsAccepted=len(readings) - len(lost),
+        ReadingsRejected=refused,
+        ReadingsOverflowed=len(left) - len(lost),
+    )
+    if lost:
+        what = "neither the stream nor the overflow queue took readings"
+        log.error(what, extra={"lost": len(lost)})
+    return lost
+
+
 def _unavailable(admission: Admission, lost: list[Reading], trace_id: str | None) -> dict[str, Any]:
     """503, with the readings that the device must send again; the others it must not."""
-    log.error("neither the stream nor the overflow queue took readings", extra={"lost": len(lost)})
     missing = {id(reading) for reading in lost}
     not_taken = [
         index

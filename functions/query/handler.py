@@ -101,7 +101,8 @@ def get_health(
     """Whether this region can read its tables; an error is API Gateway's 502."""
     next(windows.between("health", minute_of(now_ms), minute_of(now_ms), 1), None)
     alerts.listed(OPEN, 1, None)
-    return http.respond(200, {"status": "ok"})
+    # the words are InfluxDB's, whose clients may ask before they write
+    return http.respond(200, {"name": "telemetry", "status": "pass"})
 
 
 ROUTES: dict[str, Route] = {

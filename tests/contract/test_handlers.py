@@ -235,6 +235,8 @@ SHOWS: dict[str, Callable[[Any, Resources], bool]] = {
     "drain": all_done,
     "drain-poison": put_aside,
     "ingest": responds(202, '"accepted"'),
+    "ingest-lines": lambda answer, _resources: answer["statusCode"] == 204,
+    "ingest-lines-rejected": responds(400, "partial write: line 2, column 35"),
     "ingest-rejected": responds(202, '"rejected": [{'),
     "notify": published,
     "notify-poison": comes_back("notify-poison", 0),

@@ -1,5 +1,6 @@
 """Authorize: each role may call what is its own, and nothing else."""
 
+import base64
 import re
 from typing import Any
 
@@ -24,7 +25,13 @@ ROUTES = [
     "GET/devices/pump-1/windows",
     "GET/alerts",
     "GET/health",
+    "POST/write",
+    "POST/api/v2/write",
+    "POST/query",
+    "GET/query",
+    "GET/ping",
 ]
+INFLUX = {"POST/write", "POST/api/v2/write", "POST/query", "GET/query", "GET/ping"}
 
 
 def is_allowed(policy: dict[str, Any], resource: str) -> bool:
@@ -66,8 +73,8 @@ def routes_of(policy: dict[str, Any]) -> set[str]:
 @pytest.mark.parametrize(
     ("subject", "expected"),
     [
-        ("pump-1", {"POST/devices/pump-1/readings"}),
-        ("plant", {"POST/readings"}),
+        ("pump-1", {"POST/devices/pump-1/readings"} | INFLUX),
+        ("plant", {"POST/readings"} | INFLUX),
         ("ann", {route for route in ROUTES if route.startswith("GET/")}),
         (
             "boss",
@@ -81,6 +88,14 @@ def test_each_role_may_call_what_is_its_own(subject: str, expected: set[str]) ->
     policy = authorize(f"Bearer {subject}.{SECRET}")
     assert routes_of(policy) == expected
     assert policy["principalId"] == subject
+
+
+def test_a_token_may_the_same_in_the_forms_of_influxdbs_clients() -> None:
+    user = base64.b64encode(f"plant:{SECRET}".encode()).decode()
+    policies = [authorize(form) for form in (f"Token plant.{SECRET}", f"Basic {user}")]
+    assert policies == [authorize(f"Bearer plant.{SECRET}")] * 2
+    wrong = base64.b64encode(f"plant:{'x' * 43}".encode()).decode()
+    assert routes_of(authorize(f"Basic {wrong}")) == set()
 
 
 def test_the_first_admin_has_the_stacks_secret() -> None:

@@ -278,7 +278,7 @@ def test_claims_in_the_table_are_no_alerts(stage: Stage) -> None:
 
 
 def test_health_is_ok_while_the_tables_can_be_read(stage: Stage) -> None:
-    assert body_of(stage.get("/health")) == {"status": "ok"}
+    assert body_of(stage.get("/health")) == {"name": "telemetry", "status": "pass"}
     stage.reader.down = True
     with pytest.raises(ConnectionError):
         stage.get("/health")

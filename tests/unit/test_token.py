@@ -1,5 +1,6 @@
 """Tokens: what a bearer is, what a grant is, and what each role may call."""
 
+import base64
 from typing import Any
 
 import pytest
@@ -27,7 +28,8 @@ def test_a_bearer_token_is_a_subject_and_a_secret() -> None:
         f"Bearer pump-1.{'x' * 129}",
         f"Bearer {'x' * 129}.{SECRET}",
         f"bearer pump-1.{SECRET}",
-        f"Token pump-1.{SECRET}",
+        f"Digest pump-1.{SECRET}",
+        f"Token pump-1:{SECRET}",
         f" Bearer pump-1.{SECRET}",
         f"Bearer  pump-1.{SECRET}",
         f"Bearer pump-1.{SECRET} ",
@@ -41,6 +43,47 @@ def test_a_bearer_token_is_a_subject_and_a_secret() -> None:
 )
 def test_any_other_header_is_none(header: str) -> None:
     assert parse_bearer(header) is None
+
+
+def basic(user: str) -> str:
+    return "Basic " + base64.b64encode(user.encode()).decode()
+
+
+def test_clients_of_influxdb_2_call_a_bearer_token_token() -> None:
+    assert parse_bearer(f"Token pump-1.{SECRET}") == ("pump-1", SECRET)
+
+
+def test_clients_of_influxdb_1_send_the_subject_as_user_and_the_secret_as_password() -> None:
+    # RFC 7617's form, by hand: "p:" and 20 times "s"
+    header = "Basic cDpz" + "c3Nz" * 6 + "cw=="
+    assert parse_bearer(header) == ("p", "s" * 20)
+    assert parse_bearer(basic(f"pump-1:{SECRET}")) == ("pump-1", SECRET)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Basic",
+        "Basic cHVtcC0xOnNlY3JldA==",
+        basic(f"pump-1.{SECRET}"),
+        basic(f"pump-1:{SECRET}:{SECRET}"),
+        basic(f"pump-1:{SECRET}\n"),
+        basic(f":{SECRET}"),
+        basic(f"pump 1:{SECRET}"),
+        basic(f"pümp:{SECRET}"),
+        basic(f"pump-1:{'x' * 129}"),
+        basic(f"pump-1:{SECRET}") + "=",
+        basic(f"pump-1:{SECRET}")[:-1],
+        basic(f"pump-1:{SECRET}").replace("Basic", "basic"),
+    ],
+)
+def test_any_other_user_and_password_is_none(header: str) -> None:
+    assert parse_bearer(header) is None
+
+
+@given(st.binary())
+def test_no_password_makes_it_fail(user: bytes) -> None:
+    parse_bearer("Basic " + base64.b64encode(user).decode())
 
 
 @given(st.text())
@@ -100,11 +143,14 @@ def test_a_secret_is_stored_as_its_sha256() -> None:
     assert not same("", digest)
 
 
+INFLUX = ["POST/write", "POST/api/v2/write", "POST/query", "GET/query", "GET/ping"]
+
+
 @pytest.mark.parametrize(
     ("grant", "methods"),
     [
-        (Grant("pump-1", "device"), ["POST/devices/pump-1/readings"]),
-        (Grant("g", "gateway", "p-"), ["POST/readings"]),
+        (Grant("pump-1", "device"), ["POST/devices/pump-1/readings", *INFLUX]),
+        (Grant("g", "gateway", "p-"), ["POST/readings", *INFLUX]),
         (Grant("ann", "operator"), ["GET/*"]),
         (Grant("boss", "admin"), ["GET/*", "POST/tokens", "DELETE/tokens/*"]),
         (Grant("odd", "unheard-of"), []),

@@ -1,5 +1,6 @@
-"""Bearer tokens and what their roles allow: `subject.secret`, of which only a hash is kept."""
+"""Tokens and what their roles allow: `subject.secret`, of which only a hash is kept."""
 
+import base64
 import hashlib
 import hmac
 import re
@@ -10,7 +11,12 @@ from telemetry.errors import Rejected
 
 ROLES = ("device", "gateway", "operator", "admin")
 SUBJECT = re.compile(FIELDS["device_id"]["pattern"].removeprefix("^").removesuffix("$"))
-BEARER = re.compile(r"Bearer ([A-Za-z0-9_-]{1,128})\.([A-Za-z0-9_-]{20,128})")
+# Bearer is ours; InfluxDB 2's clients send Token, and those of InfluxDB 1 a user and a password
+BEARER = re.compile(r"(?:Bearer|Token) ([A-Za-z0-9_-]{1,128})\.([A-Za-z0-9_-]{20,128})")
+BASIC = re.compile(r"Basic ([A-Za-z0-9+/]{28,344}={0,2})")
+USER = re.compile(rb"([A-Za-z0-9_-]{1,128}):([A-Za-z0-9_-]{20,128})")
+# What clients of InfluxDB call: they write, and ask whether it is there before they do.
+INFLUX_METHODS = ["POST/write", "POST/api/v2/write", "POST/query", "GET/query", "GET/ping"]
 
 
 class Grant(NamedTuple):
@@ -45,9 +51,16 @@ def parse_grant(raw: object) -> Grant:
 
 
 def parse_bearer(header: str) -> tuple[str, str] | None:
-    """(subject, secret) of an Authorization header, or None where it isn't a bearer token."""
+    """(subject, secret) of an Authorization header, or None where it has no token."""
     match = BEARER.fullmatch(header)
-    return (match[1], match[2]) if match else None
+    if match:
+        return match[1], match[2]
+    basic = BASIC.fullmatch(header)
+    try:
+        user = USER.fullmatch(base64.b64decode(basic[1], validate=True)) if basic else None
+    except ValueError:  # no whole number of bytes
+        return None
+    return (user[1].decode(), user[2].decode()) if user else None
 
 
 def hashed(secret: str) -> str:
@@ -64,9 +77,9 @@ def allowed(grant: Grant) -> list[str]:
     """The API methods that a grant may call, as `METHOD/path` with `*` for anything."""
     match grant.role:
         case "device":
-            return [f"POST/devices/{grant.subject}/readings"]
+            return [f"POST/devices/{grant.subject}/readings", *INFLUX_METHODS]
         case "gateway":
-            return ["POST/readings"]
+            return ["POST/readings", *INFLUX_METHODS]
         case "operator":
             return ["GET/*"]
         case "admin":

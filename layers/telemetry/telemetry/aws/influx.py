@@ -1,0 +1,169 @@
+"""InfluxDB's HTTP API, as far as fleets write by it: requests read, answers in InfluxDB's form.
+
+1.x: https://docs.influxdata.com/influxdb/v1/tools/api/, 2.x: https://docs.influxdata.com/influxdb/v2/api/
+"""
+
+import base64
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qs
+
+from telemetry.aws.http import RETRY_AFTER_SECONDS, TooLarge, query_parameter
+from telemetry.domain.admission import Poster
+from telemetry.domain.influx import Batch, shipped_mapping, translate
+from telemetry.domain.line_protocol import Fault, TooManyLines, parse
+from telemetry.domain.reading import shown
+from telemetry.errors import Rejected
+
+# Telegraf's outputs.influxdb drops a batch that is answered by 413, so this is as much as an
+# invocation takes: 6 MB of JSON. https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+MAX_BODY_BYTES = 4 * 1_048_576
+V1_WRITE, V2_WRITE, QUERY = "/write", "/api/v2/write", "/query"
+VERSION = "1.8-telemetry"  # whose protocol it is; clients ask for it when they start
+FAULTS_TOLD = 10
+HEADER_LENGTH = 500
+V2_CODES = {
+    400: "invalid",
+    403: "forbidden",
+    413: "request too large",
+    503: "unavailable",
+}
+GZIP = b"\x1f\x8b"
+CREATE = re.compile(r"\s*CREATE\s+DATABASE\b", re.IGNORECASE)
+SHOW = re.compile(r"\s*SHOW\s+DATABASES\b", re.IGNORECASE)
+
+Response = dict[str, Any]
+
+
+def read(event: dict[str, Any], poster: Poster, now_ms: int) -> Batch:
+    """The documents in a write's lines; raises Rejected, TooLarge, TooManyLines."""
+    precision = query_parameter(event, "precision") or "ns"
+    points, faults = parse(_body(event), precision)
+    batch = translate(points, shipped_mapping(), poster.device_id, now_ms)
+    return batch._replace(faults=[*faults, *batch.faults])
+
+
+def _body(event: dict[str, Any]) -> bytes:
+    """The request's bytes. API Gateway decompresses them; what it leaves compressed begins so."""
+    body = event.get("body") or ""
+    try:
+        is_base64 = event.get("isBase64Encoded")
+        data = base64.b64decode(body) if is_base64 else body.encode(errors="surrogatepass")
+    except ValueError as error:
+        raise Rejected(f"is not base64: {error}", field="body") from None
+    if data.startswith(GZIP):
+        data = _gunzipped(data)
+    if len(data) > MAX_BODY_BYTES:
+        raise TooLarge(f"has more than {MAX_BODY_BYTES} bytes; send it in parts", field="body")
+    return data
+
+
+def _gunzipped(data: bytes) -> bytes:
+    """What was compressed, up to one byte more than a request may bring."""
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        plain = stream.decompress(data, MAX_BODY_BYTES + 1)
+    except zlib.error as error:
+        raise Rejected(f"is not gzip: {error}", field="body") from None
+    if not stream.eof and len(plain) <= MAX_BODY_BYTES:
+        raise Rejected("is gzip that ends too early", field="body")
+    return plain
+
+
+def written(event: dict[str, Any], faults: Sequence[Fault], ignored: Counter[str]) -> Response:
+    """204 where every point was taken or ignored; else 400 with the faults of the others.
+
+    InfluxDB says "partial write" also of one point that it drops; old Telegrafs look for the words,
+    and send again for ever what is refused in others.
+    """
+    if not faults:
+        return _empty({"X-Telemetry-Ignored": _ignored(ignored)} if ignored else {})
+    told = "; ".join(str(fault) for fault in faults[:FAULTS_TOLD])
+    more = f"; and {len(faults) - FAULTS_TOLD} more" if len(faults) > FAULTS_TOLD else ""
+    message = f"partial write: {told}{more} dropped={len(faults)}"
+    return _error(event, 400, message, line=faults[0].line)
+
+
+def unavailable(event: dict[str, Any]) -> Response:
+    """503: neither the stream nor the overflow queue took all of it."""
+    message = "The pipeline can't take all of it now; send it again, it won't be counted twice."
+    return _error(event, 503, message, {"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+def refuse(event: dict[str, Any], error: Rejected) -> Response:
+    """The answer to a request of which nothing was taken."""
+    status = 413 if isinstance(error, TooLarge | TooManyLines) else 400
+    value = "" if error.value is None else f"; it is {shown(error.value)!r}"
+    return _error(event, status, f"{error}{value}")
+
+
+def forbid(event: dict[str, Any]) -> Response:
+    """403 for who is neither a device nor a gateway."""
+    return _error(event, 403, "Only a device or a gateway writes.")
+
+
+def answer(event: dict[str, Any]) -> Response:
+    """Of what clients ask when they start: /ping, CREATE DATABASE and SHOW DATABASES at /query."""
+    if event["resource"] != QUERY:
+        return _empty({})
+    query = query_parameter(event, "q")
+    if query is None:
+        form = parse_qs(event.get("body") or "", max_num_fields=20)
+        query = next(iter(form.get("q", [])), "")
+    result: dict[str, Any] = {"statement_id": 0}
+    if CREATE.match(query):
+        text = "nothing is created: readings are kept by device, whatever the database"
+        result["messages"] = [{"level": "warning", "text": text}]
+    elif SHOW.match(query):
+        result["series"] = [{"name": "databases", "columns": ["name"]}]
+    else:
+        reason = "is not answered here; GET /devices/{device_id}/windows has the readings"
+        return refuse(event, Rejected(reason, field="q", value=query))
+    return _json(200, {"results": [result]}, {})
+
+
+def _ignored(fields: Counter[str]) -> str:
+    """Which fields were no metrics, each with how often it was there."""
+    names = [f"{name} ({times})" for name, times in fields.most_common(FAULTS_TOLD)]
+    more = len(fields) - len(names)
+    return _header(", ".join([*names, f"and {more} more"] if more else names))
+
+
+def _error(
+    event: dict[str, Any],
+    status: int,
+    message: str,
+    headers: dict[str, str] | None = None,
+    line: int | None = None,
+) -> Response:
+    if event["resource"] == V2_WRITE:
+        body: dict[str, Any] = {"code": V2_CODES[status], "message": message}
+        return _json(status, body if line is None else {**body, "line": line}, headers or {})
+    told = {"X-Influxdb-Error": _header(message), **(headers or {})}
+    return _json(status, {"error": message}, told)
+
+
+def _header(text: str) -> str:
+    """A text as a header's value: printable ASCII, and not longer than a person reads."""
+    plain = "".join(each if " " <= each <= "~" else "?" for each in text)
+    return plain if len(plain) <= HEADER_LENGTH else plain[:HEADER_LENGTH] + "..."
+
+
+def _json(status: int, body: Any, headers: dict[str, str]) -> Response:
+    return {
+        "statusCode": status,
+        "headers": {
+            "Content-Type": "application/json",
+            "X-Influxdb-Version": VERSION,
+            **headers,
+        },
+        "body": json.dumps(body, ensure_ascii=False),
+    }
+
+
+def _empty(headers: dict[str, str]) -> Response:
+    return {"statusCode": 204, "headers": {"X-Influxdb-Version": VERSION, **headers}, "body": ""}

@@ -1,0 +1,251 @@
+"""Points of InfluxDB's line protocol become readings' documents, as `influx.yaml` says."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from telemetry.domain.admission import Admission
+from telemetry.domain.line_protocol import Fault, Point, Value
+from telemetry.domain.reading import FIELDS, METRICS, shown
+from telemetry.domain.token import SUBJECT
+from telemetry.errors import Rejected, TelemetryError
+
+OTHER_CHARACTER = re.compile("[^A-Za-z0-9_-]")  # those that a device's id can't have
+MAPPING_FILE = Path(__file__).parent.parent / "influx.yaml"
+NANOSECONDS_A_MS = 1_000_000
+Number = Annotated[float, Field(allow_inf_nan=False)]
+# Units that fleets measure in, each with the schema's unit that it is converted to.
+UNITS: dict[str, tuple[str, Callable[[float], float]]] = {
+    "fahrenheit": ("°C", lambda value: (value - 32) * 5 / 9),
+    "kelvin": ("°C", lambda value: value - 273.15),
+    "pascal": ("hPa", lambda value: value / 100),
+    "millivolt": ("V", lambda value: value / 1000),
+}
+
+
+class MappingInvalid(TelemetryError):
+    """`influx.yaml` says something that can't be a mapping."""
+
+
+class Entry(BaseModel):
+    """Which field is which metric, and how its value is converted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    field: str
+    metric: str
+    measurement: str | None = None
+    tags: dict[str, str] = {}
+    unit: Literal["fahrenheit", "kelvin", "pascal", "millivolt"] | None = None
+    scale: Number | None = None
+    offset: Number | None = None
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "Entry":
+        if self.metric not in METRICS:
+            raise ValueError(f"metric {self.metric!r} is not one of {', '.join(METRICS)}")
+        if self.unit and (self.scale is not None or self.offset is not None):
+            raise ValueError("unit converts already; leave out scale and offset")
+        schema_unit = FIELDS[self.metric]["unit"]
+        if self.unit and UNITS[self.unit][0] != schema_unit:
+            raise ValueError(f"{self.unit} can't become {self.metric}, which is in {schema_unit}")
+        return self
+
+    def fits(self, point: Point) -> bool:
+        """Whether a point's field of this name is meant."""
+        return self.measurement in {None, point.measurement} and all(
+            point.tags.get(tag) == value for tag, value in self.tags.items()
+        )
+
+    def convert(self, value: float) -> float:
+        """The value in the metric's unit."""
+        if self.unit:
+            return UNITS[self.unit][1](value)
+        scaled = value if self.scale is None else value * self.scale
+        return scaled if self.offset is None else scaled + self.offset
+
+
+class Device(BaseModel):
+    """Where a point's device is named."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tags: Annotated[tuple[str, ...], Field(min_length=1)]
+    other_characters: Literal["refuse", "-", "_"] = "refuse"
+
+    def of(self, point: Point) -> str | None:
+        """The id of a point's device, None where no tag names it; raises Rejected."""
+        name = next((tag for tag in self.tags if tag in point.tags), None)
+        if name is None:
+            return None
+        value = point.tags[name]
+        if self.other_characters != "refuse":
+            value = OTHER_CHARACTER.sub(self.other_characters, value)
+        if not SUBJECT.fullmatch(value):
+            reason = f"is no device's id, which matches {SUBJECT.pattern}"
+            raise Rejected(reason, field=f"tag {name}", value=value)
+        return value
+
+
+class Mapping(BaseModel):
+    """What `influx.yaml` says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: Device
+    unmapped: Literal["ignore", "refuse"] = "ignore"
+    same_names: bool = True
+    metrics: tuple[Entry, ...] = ()
+
+    @cached_property
+    def _by_field(self) -> dict[str, list[Entry]]:
+        same = [Entry(field=name, metric=name) for name in METRICS] if self.same_names else []
+        found: dict[str, list[Entry]] = {}
+        for entry in (*self.metrics, *same):
+            found.setdefault(entry.field, []).append(entry)
+        return found
+
+    def entry_of(self, point: Point, field: str) -> Entry | None:
+        """The entry that says which metric a point's field is, None where none does."""
+        entries = self._by_field.get(field, ())
+        return next((entry for entry in entries if entry.fits(point)), None)
+
+
+class Batch(NamedTuple):
+    """A request's points as documents that `admit` takes, and what became of the others.
+
+    `documents[i]` is of `points[i]`; `ignored` counts the fields that no metric is made from.
+    """
+
+    documents: list[dict[str, Any]]
+    points: list[Point]
+    faults: list[Fault]
+    ignored: Counter[str]
+
+
+def load_mapping(text: str) -> Mapping:
+    """The mapping in `influx.yaml`'s text; raises MappingInvalid naming what is wrong."""
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise MappingInvalid(f"influx.yaml is not YAML: {error}") from None
+    try:
+        return Mapping.model_validate(document)
+    except ValidationError as error:
+        wrong = [_wrong(dict(detail)) for detail in error.errors(include_url=False)]
+        raise MappingInvalid("influx.yaml: " + "; ".join(wrong)) from None
+
+
+def _wrong(detail: dict[str, Any]) -> str:
+    place = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in detail["loc"])
+    return f"{place.lstrip('.') or 'all'}: {detail['msg']} (it is {detail['input']!r})"
+
+
+@cache
+def shipped_mapping() -> Mapping:
+    """The mapping that was deployed with the code."""
+    return load_mapping(MAPPING_FILE.read_text("utf-8"))
+
+
+def translate(
+    points: Sequence[Point], mapping: Mapping, device_id: str | None, received_ms: int
+) -> Batch:
+    """Documents of the points that have metrics.
+
+    `device_id` is who posts, where that is a device: its points need no tag. A point without a
+    time was measured when it was received.
+    """
+    batch = Batch([], [], [], Counter())
+    for point in points:
+        try:
+            metrics, unmapped = _metrics(point, mapping)
+            if not metrics:
+                batch.ignored.update(unmapped)
+                continue
+            device = mapping.device.of(point) or device_id
+            if device is None:
+                tags = ", ".join(mapping.device.tags)
+                raise Rejected(f"none of the tags {tags} is there to name the device")
+        except Rejected as error:
+            batch.faults.append(
+                Fault(point.line, None, told(error.field, error.value, error.reason))
+            )
+            continue
+        batch.ignored.update(unmapped)
+        at_ms = received_ms if point.time_ns is None else point.time_ns // NANOSECONDS_A_MS
+        batch.documents.append({"device_id": device, "recorded_at": at_ms, **metrics})
+        batch.points.append(point)
+    return batch
+
+
+def _metrics(point: Point, mapping: Mapping) -> tuple[dict[str, float], list[str]]:
+    """The metrics in a point, and its fields that are none; raises Rejected."""
+    metrics: dict[str, float] = {}
+    unmapped: list[str] = []
+    for field, value in point.fields.items():
+        name = f"{point.measurement}.{field}"
+        entry = mapping.entry_of(point, field)
+        if entry is None:
+            unmapped.append(name)
+            continue
+        if entry.metric in metrics:
+            reason = f"is another field of this point that is metric {entry.metric}"
+            raise Rejected(reason, field=name, value=value)
+        metrics[entry.metric] = entry.convert(_number(name, value, entry.metric))
+    if unmapped and mapping.unmapped == "refuse":
+        raise Rejected("is no metric by influx.yaml", field=unmapped[0])
+    return metrics, unmapped
+
+
+def _number(name: str, value: Value, metric: str) -> float:
+    if isinstance(value, str | bool):
+        kind = "a string" if isinstance(value, str) else "a boolean"
+        raise Rejected(f"is {kind}; metric {metric} is a number", field=name, value=value)
+    return float(value)
+
+
+def judged(batch: Batch, admission: Admission) -> tuple[Admission, list[Fault]]:
+    """What is admitted for good, and all faults in the order of their lines.
+
+    InfluxDB keeps nanoseconds and tells series apart by their tags; a reading is its device and
+    millisecond. Where two points would be one reading and have the same metric, only one value
+    could stay: the later point is refused, unless it says the same of the same nanosecond.
+    """
+    kept = Admission([], [], admission.refusals)
+    faults = list(batch.faults)
+    for refusal in admission.refusals:
+        reason = told(refusal["field"], refusal["value"], refusal["reason"])
+        faults.append(Fault(batch.points[refusal["index"]].line, None, reason))
+    seen: dict[tuple[str, int, str], tuple[Point, float]] = {}
+    for reading, index in zip(admission.readings, admission.indexes, strict=True):
+        point = batch.points[index]
+        values = {
+            (reading.device_id, reading.recorded_at_ms, metric): value
+            for metric, value in reading.metrics.items()
+        }
+        clash = next((key for key in values if _differ(seen.get(key), point, values[key])), None)
+        if clash:
+            other = seen[clash][0].line
+            reason = f"{clash[2]} of {clash[0]} is in line {other} already, in the same millisecond"
+            faults.append(Fault(point.line, None, reason))
+            continue
+        seen |= {key: (point, value) for key, value in values.items()}
+        kept.readings.append(reading)
+        kept.indexes.append(index)
+    return kept, sorted(faults)
+
+
+def _differ(earlier: tuple[Point, float] | None, point: Point, value: float) -> bool:
+    return earlier is not None and (earlier[0].time_ns, earlier[1]) != (point.time_ns, value)
+
+
+def told(field: str | None, value: Any, reason: str) -> str:
+    """One refusal as a line of text."""
+    text = f"{field}: {reason}" if field else reason
+    return text if value is None or str(value) in text else f"{text}; it is {shown(value)!r}"

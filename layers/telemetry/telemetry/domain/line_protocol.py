@@ -1,0 +1,283 @@
+r"""InfluxDB's line protocol: a request's bytes become points, and the lines that are none are told.
+
+    measurement[,tag=value…] field=value[,field=value…] [timestamp]
+
+https://docs.influxdata.com/influxdb/v2/reference/syntax/line-protocol/ says it; where that leaves
+something open, InfluxDB 1.6.7 was asked. A backslash in a name escapes the delimiter behind it and
+is itself anywhere else; in a string value it escapes `"` and `\`.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from telemetry.domain.reading import shown
+from telemetry.errors import Rejected
+
+MAX_LINES = 5_000  # Telegraf sends 1,000 metrics a batch unless it is told otherwise
+NANOSECONDS = {
+    "n": 1,
+    "ns": 1,
+    "u": 1_000,
+    "us": 1_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
+}
+BOOLEANS = dict.fromkeys(("t", "T", "true", "True", "TRUE"), True)
+BOOLEANS |= dict.fromkeys(("f", "F", "false", "False", "FALSE"), False)
+INT64, UINT64 = 2**63, 2**64
+
+Value = float | int | str | bool
+
+
+class Point(NamedTuple):
+    """One line: `line` counts from 1; `time_ns` is epoch ns, None where the line has no time."""
+
+    line: int
+    measurement: str
+    tags: Mapping[str, str]
+    fields: Mapping[str, Value]
+    time_ns: int | None
+
+
+class Fault(NamedTuple):
+    """Why a line's point isn't kept: where in the body (`column` in characters) and what of it."""
+
+    line: int
+    column: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        """As an answer has it: the place, then the reason."""
+        column = f", column {self.column}" if self.column else ""
+        return f"line {self.line}{column}: {self.reason}"
+
+
+class TooManyLines(Rejected):
+    """More points than a request may bring."""
+
+
+def _name(delimiters: str) -> re.Pattern[str]:
+    r"""A name up to one of the delimiters that has no backslash before it.
+
+    Two backslashes and a delimiter are a backslash and an escaped delimiter, as in InfluxDB.
+    """
+    return re.compile(rf"(?:[^\\\n{delimiters}]|\\++[^\\\n]|\\++(?![^\n]))++")
+
+
+MEASUREMENT, NAME = _name(", "), _name(",= ")
+SPACES = re.compile(r" [ \t]*+")
+STRING = re.compile(r'"((?:[^"\\]|\\.)*+)"', re.DOTALL)
+TOKEN = re.compile(r"[^, \n]*+")
+NUMBER = re.compile(r"-?(?:(?P<whole>\d+)(?P<kind>[iu])|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
+TIME = re.compile(r"-?\d+")
+END = re.compile(r"[ \t]*+\r?(?:\n|\Z)")
+SKIPPED = re.compile(
+    r"(?:[ \t]*+(?:#[^\n]*+|\r?)\n)++|[ \t]*+(?:#[^\n]*+|\r?)\Z"
+)  # comments, nothing
+INDENT = re.compile(r"[ \t]*+")
+HEAD = re.compile(r" *+(?:[^\\ \n]|\\++[^\\\n]?)*+")  # measurement and tags
+WORD = re.compile(r"\S+|\s")
+ESCAPED_NAME = re.compile(r"\\([, =])")
+ESCAPED_STRING = re.compile(r'\\(["\\])')
+
+
+class _Wrong(Exception):
+    """What is wrong with a line, at a position of the text."""
+
+    def __init__(self, at: int, reason: str) -> None:
+        super().__init__(reason)
+        self.at = at
+        self.reason = reason
+
+
+def parse(body: bytes, precision: str) -> tuple[list[Point], list[Fault]]:
+    """The points in a request's body, and its faulty lines; timestamps are in units of `precision`.
+
+    Raises Rejected for a precision that isn't one, TooManyLines for more than 5,000 points.
+    """
+    unit_ns = NANOSECONDS.get(precision)
+    if unit_ns is None:
+        reason = f"is not one of {', '.join(NANOSECONDS)}"
+        raise Rejected(reason, field="precision", value=precision)
+    text = body.decode("utf-8", errors="surrogateescape")
+    points: list[Point] = []
+    faults: list[Fault] = []
+    at, line = 0, 1
+    while at < len(text):
+        start, skipped = at, SKIPPED.match(text, at)
+        if skipped:
+            at = skipped.end()
+            line += text.count("\n", start, at)
+            continue
+        if len(points) + len(faults) == MAX_LINES:
+            reason = f"has more than {MAX_LINES} points; send it in parts"
+            raise TooManyLines(reason, field="body")
+        try:
+            point, at = _point(text, start, line, unit_ns)
+            points.append(point)
+        except _Wrong as wrong:
+            faults.append(_fault(text, start, line, wrong))
+            at = _end_of_line(text, start)
+        line += text.count("\n", start, at)
+    return points, faults
+
+
+def _fault(text: str, start: int, line: int, wrong: _Wrong) -> Fault:
+    """Where in the body it is: a string may go over several of its lines."""
+    row = text.count("\n", start, wrong.at)
+    return Fault(line + row, wrong.at - text.rfind("\n", 0, wrong.at), wrong.reason)
+
+
+def _end_of_line(text: str, start: int) -> int:
+    """Where a faulty line ends: a newline in a string value doesn't end it.
+
+    A quote that nothing closes is a fault of its own line, not of all that follow.
+    """
+    head = HEAD.match(text, start)
+    at = head.end() if head else start
+    while True:
+        newline = text.find("\n", at)
+        if newline < 0:
+            return len(text)
+        quote = text.find('="', at, newline)
+        string = STRING.match(text, quote + 1) if quote >= 0 else None
+        if string is None:
+            return newline + 1
+        at = string.end()
+
+
+def _point(text: str, start: int, line: int, unit_ns: int) -> tuple[Point, int]:
+    """The point in the line at `start`, and where the next line starts; raises _Wrong."""
+    at = _behind_spaces(text, start)
+    name = MEASUREMENT.match(text, at)
+    if name is None:
+        raise _Wrong(at, "the measurement is missing; a line is measurement,tags fields timestamp")
+    at = name.end()
+    tags: dict[str, str] = {}
+    while text.startswith(",", at):
+        at = _tag(text, at + 1, tags)
+    spaces = SPACES.match(text, at)
+    if spaces is None:
+        raise _Wrong(at, "the fields are missing: a space, then field=value")
+    fields: dict[str, Value] = {}
+    at = _field(text, spaces.end(), fields)
+    while text.startswith(",", at):
+        at = _field(text, at + 1, fields)
+    time_ns, at = _time(text, at, unit_ns)
+    end = END.match(text, at)
+    if end is None:
+        at = _behind_spaces(text, at)
+        raise _Wrong(at, f"{_word(text, at)} follows the timestamp, where the line should end")
+    if not text.isascii():
+        _check_utf8(text, start, at)
+    return Point(line, _plain(name[0]), tags, fields, time_ns), end.end()
+
+
+def _tag(text: str, at: int, tags: dict[str, str]) -> int:
+    """Add the tag at a position; give where it ends."""
+    key = NAME.match(text, at)
+    if key is None:
+        raise _Wrong(at, "a tag's key is missing; a tag is key=value")
+    if not text.startswith("=", key.end()):
+        raise _Wrong(key.end(), f"tag {shown(key[0])} has no value; a tag is key=value")
+    value = NAME.match(text, key.end() + 1)
+    if value is None:
+        raise _Wrong(key.end() + 1, f"tag {shown(key[0])} has an empty value; leave the tag out")
+    if text.startswith("=", value.end()):
+        raise _Wrong(value.end(), r"in a tag's value an equals sign is written \=")
+    name = _plain(key[0])
+    if name in tags:
+        raise _Wrong(at, f"tag {shown(name)} is there twice")
+    tags[name] = _plain(value[0])
+    return value.end()
+
+
+def _field(text: str, at: int, fields: dict[str, Value]) -> int:
+    """Add the field at a position; give where it ends."""
+    key = NAME.match(text, at)
+    if key is None:
+        raise _Wrong(at, "a field's key is missing; a field is key=value")
+    if not text.startswith("=", key.end()):
+        raise _Wrong(key.end(), f"field {shown(key[0])} has no value; a field is key=value")
+    name = _plain(key[0])
+    if name in fields:
+        raise _Wrong(at, f"field {shown(name)} is there twice")
+    at = key.end() + 1
+    if text.startswith('"', at):
+        string = STRING.match(text, at)
+        if string is None:
+            raise _Wrong(at, f'the string of field {shown(name)} has no closing "')
+        fields[name] = ESCAPED_STRING.sub(r"\1", string[1])
+        return string.end()
+    token = TOKEN.match(text, at)
+    word = token[0].rstrip("\r") if token else ""
+    try:
+        fields[name] = _value(word)
+    except ValueError as error:
+        raise _Wrong(at, f"field {shown(name)}: {shown(word)!r} {error}") from None
+    return at + len(word)
+
+
+def _value(word: str) -> Value:
+    """The number or boolean that a word stands for; raises ValueError with what would be right."""
+    found = NUMBER.fullmatch(word) if word.isascii() else None
+    if found is None:
+        if word in BOOLEANS:
+            return BOOLEANS[word]
+        raise ValueError('is none of 21.5, 21i, 21u, true, false, "text"')
+    if found["kind"] is None:
+        number = float(word)
+        if not math.isfinite(number):
+            raise ValueError("is out of a double's range")
+        return number
+    if len(found["whole"]) > 20:
+        raise ValueError("is out of an integer's range, 64 bits")
+    whole = int(word[:-1])
+    least, limit = (-INT64, INT64) if found["kind"] == "i" else (0, UINT64)
+    if not least <= whole < limit:
+        raise ValueError(f"is out of an integer's range, {least} to {limit - 1}")
+    return whole
+
+
+def _time(text: str, at: int, unit_ns: int) -> tuple[int | None, int]:
+    """The time behind the fields, epoch ns, None where there is none; and where it ends."""
+    spaces = SPACES.match(text, at)
+    if spaces is None or END.match(text, spaces.end()):
+        if spaces is None and not END.match(text, at):
+            raise _Wrong(at, f"{_word(text, at)} follows a value; a comma or a space should")
+        return None, at
+    at = spaces.end()
+    found = TIME.match(text, at)
+    if found is None:
+        raise _Wrong(at, f"{_word(text, at)} is not a timestamp: a whole number since 1970")
+    if len(found[0]) > 20 or not -INT64 <= int(found[0]) * unit_ns < INT64:
+        raise _Wrong(at, f"timestamp {shown(found[0])} is out of range; is `precision` right?")
+    return int(found[0]) * unit_ns, found.end()
+
+
+def _check_utf8(text: str, start: int, end: int) -> None:
+    """Raise _Wrong for a byte that isn't UTF-8: decoding has left a lone surrogate of it."""
+    found = re.search("[\udc80-\udcff]", text[start:end])
+    if found:
+        byte = ord(found[0]) - 0xDC00
+        raise _Wrong(start + found.start(), f"byte 0x{byte:02x} is not UTF-8")
+
+
+def _behind_spaces(text: str, at: int) -> int:
+    found = INDENT.match(text, at)
+    return found.end() if found else at
+
+
+def _plain(name: str) -> str:
+    """A name without its escapes."""
+    return ESCAPED_NAME.sub(r"\1", name) if "\\" in name else name
+
+
+def _word(text: str, at: int) -> str:
+    """What is at a position, to be repeated."""
+    found = WORD.match(text, at)
+    return repr(shown(found[0])) if found else "the end"
