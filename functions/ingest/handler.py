@@ -4,13 +4,13 @@ import functools
 import os
 import time
 from typing import Any, Protocol
-from uuid import UUID
 
 from telemetry.aws import http
 from telemetry.aws.clients import client
 from telemetry.aws.observe import count, count_at, current_trace_id, log, observed
 from telemetry.aws.overflow import Overflow
 from telemetry.aws.queue import Queue
+from telemetry.aws.schemas import schemas as reading_schemas
 from telemetry.aws.stream import Stream
 from telemetry.domain.admission import MAX_READINGS, Admission, Poster, admit
 from telemetry.domain.formats import Schemas, decode
@@ -127,15 +127,6 @@ def _unavailable(admission: Admission, lost: list[Reading], trace_id: str | None
     return http.respond(503, body, {"Retry-After": str(http.RETRY_AFTER_SECONDS)})
 
 
-class NoSchemas:
-    """Until the registry's adapter is here: no schema id is known."""
-
-    def writer(self, schema_id: UUID) -> dict[str, Any]:
-        raise Rejected(
-            "is not a version of the reading schema", field="schema_id", value=str(schema_id)
-        )
-
-
 @functools.cache
 def wired() -> tuple[int, Stream, Overflow, Schemas]:
     """Made once per execution environment.
@@ -148,7 +139,7 @@ def wired() -> tuple[int, Stream, Overflow, Schemas]:
         settings.retention_ms,
         Stream(client("kinesis", attempts=1), settings.stream_name),
         Overflow(Queue(client("sqs", attempts=1), settings.overflow_url)),
-        NoSchemas(),
+        reading_schemas(settings),
     )
 
 

@@ -17,7 +17,7 @@ from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Stream
 
 from functions.ingest.handler import run
-from tests.fakes import MemoryKinesis, MemorySqs
+from tests.fakes import KnownSchemas, MemoryKinesis, MemorySqs
 from tests.functions.incoming import NOW_MS, TRACE, body_of, request
 
 NOW_NS = NOW_MS * 1_000_000
@@ -37,7 +37,7 @@ class Stage:
     def run(self, event: Event) -> dict[str, Any]:
         stream = Stream(self.kinesis, "readings", lambda _seconds: None)
         overflow = Overflow(Queue(self.sqs, "overflow"))
-        return run(event, NOW_MS, RETENTION_MS, stream, overflow, TRACE)
+        return run(event, NOW_MS, RETENTION_MS, stream, overflow, KnownSchemas(), TRACE)
 
     def write(
         self, lines: str | bytes, route: str = "/write", precision: str | None = None, **grant: str

@@ -24,7 +24,7 @@ def client_1(pipeline: Pipeline, subject: str) -> Iterator[Any]:
     """The client of InfluxDB 1: a user and a password, and the stage as a path."""
     url = urlsplit(pipeline.state.api_url)
     name, _, secret = pipeline.token(subject).partition(".")
-    client = InfluxDBClient(url.hostname, url.port, name, secret, "plant", path=url.path)
+    client = InfluxDBClient(url.hostname, url.port, name, secret, "plant", path=url.path, gzip=True)
     client._session.trust_env = False  # no proxy lies between
     with client:
         yield client
@@ -34,7 +34,9 @@ def client_1(pipeline: Pipeline, subject: str) -> Iterator[Any]:
 def client_2(pipeline: Pipeline, subject: str) -> Iterator[InfluxDB2Client]:
     """The client of InfluxDB 2: the token."""
     token = pipeline.token(subject)
-    with InfluxDB2Client(pipeline.state.api_url, token=token, org="plant") as client:
+    with InfluxDB2Client(
+        pipeline.state.api_url, token=token, org="plant", enable_gzip=True
+    ) as client:
         yield client
 
 

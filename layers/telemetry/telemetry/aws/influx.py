@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
-from telemetry.aws.http import RETRY_AFTER_SECONDS, TooLarge, query_parameter
+from telemetry.aws.http import RETRY_AFTER_SECONDS, query_parameter
 from telemetry.domain.admission import Poster
 from telemetry.domain.influx import Batch, shipped_mapping, translate
 from telemetry.domain.line_protocol import Fault, TooManyLines, parse
 from telemetry.domain.reading import shown
-from telemetry.errors import Rejected
+from telemetry.errors import Rejected, TooLarge
 
 # Telegraf's outputs.influxdb drops a batch that is answered by 413, so this is as much as an
 # invocation takes: 6 MB of JSON. https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
