@@ -79,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     add_mappings(added)
     add_trace(added)
     add_env(added)
+    add_mqtt(added)
     add_invoke(added)
     add_operators(added)
     add_down(added)
@@ -223,6 +224,20 @@ def add_env(added: Subparsers) -> None:
         'Print shell variables for boto3, aws, curl and sam: eval "$(python -m local env)".',
     )
     add_name(env)
+
+
+def add_mqtt(added: Subparsers) -> None:
+    """Add `mqtt`."""
+    mqtt = command(added, "mqtt", commands.mqtt_help, "Devices that speak MQTT.")
+    asked = mqtt.add_subparsers(metavar="WHAT", required=True)
+    certificate = command(
+        asked,
+        "certificate",
+        commands.mqtt_certificate,
+        "Make a device's certificate and key, and print a line that publishes with them.",
+    )
+    certificate.add_argument("device", help="its id, which is its client id and its thing's name")
+    add_name(certificate)
 
 
 def add_invoke(added: Subparsers) -> None:

@@ -17,6 +17,7 @@ from tests.functions.incoming import NOW_MS, TRACE, failed, kinesis, reading
 
 HOT = Rule(name="overheating", metric="temperature", above=38, clears_below=37, severity="critical")
 DAMP = Rule(name="damp", metric="humidity", above=90, clears_below=80, severity="warning")
+RETENTION_MS = 30 * 86_400_000
 NOTHING_FAILED: dict[str, Any] = {"batchItemFailures": []}
 Counted = Callable[[str], float]
 
@@ -37,7 +38,7 @@ class Stage:
     def run(self, *records: Reading | bytes) -> dict[str, Any]:
         before = {key: dict(item) for key, item in self.items.stored.items()}
         try:
-            return run(kinesis(records), (HOT, DAMP), self.alerts)
+            return run(kinesis(records), (HOT, DAMP), self.alerts, RETENTION_MS)
         finally:
             after = self.items.stored
             self.written += [

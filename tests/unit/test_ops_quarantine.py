@@ -14,11 +14,15 @@ from telemetry.aws.quarantine import Held, Quarantine
 from ops import quarantine
 from ops.errors import OpsError
 from ops.target import Target
-from tests.fakes import MemoryKinesis, MemoryLambda, MemoryS3
+from tests.fakes import MemoryKinesis, MemoryLambda, MemoryS3, MemorySqs
 
 SHARD = "shardId-000000000003"
 AT_MS = 1_795_224_600_250  # 2026-11-21T01:30:00.250Z
-OUTPUTS = {"FailuresBucket": "failures", "StreamName": "telemetry-readings"}
+OUTPUTS = {
+    "FailuresBucket": "failures",
+    "StreamName": "telemetry-readings",
+    "OverflowUrl": "overflow",
+}
 
 
 def held(number: str, data: bytes = b"poison", **changed: Any) -> Held:
@@ -49,7 +53,13 @@ class Stack:
 
     def __init__(self) -> None:
         self.bucket, self.kinesis, self.functions = MemoryS3(), MemoryKinesis(), MemoryLambda()
-        clients = {"s3": self.bucket, "kinesis": self.kinesis, "lambda": self.functions}
+        self.sqs = MemorySqs()
+        clients: dict[str, Any] = {
+            "s3": self.bucket,
+            "kinesis": self.kinesis,
+            "lambda": self.functions,
+            "sqs": self.sqs,
+        }
         self.target = Target("telemetry", OUTPUTS, clients.__getitem__)
         self.said = ""
 
@@ -285,3 +295,11 @@ def test_a_bucket_out_of_reach_is_named(stack: Stack) -> None:
     stack.bucket.down = True
     with pytest.raises(OpsError, match="bucket failures: "):
         stack.do("list")
+
+
+def test_a_released_message_of_mqtt_goes_to_the_overflow_queue_as_its_event(stack: Stack) -> None:
+    event = b'{"topic":"telemetry/pump-1/readings"}'
+    stack.put(held("0", event, name="mqtt:1f:0", source="mqtt"))
+    assert stack.do("release", "--all") == 0
+    assert stack.sqs.bodies == [event.decode()]
+    assert (stack.names(), stack.on_stream()) == ([], [])

@@ -61,10 +61,11 @@ class RegisterSettings(Settings):
 class IngestSettings(RetentionSettings):
     stream_name: str
     overflow_url: str
+    failures_bucket: str
 
 
 @dataclass(frozen=True)
-class DrainSettings(Settings):
+class DrainSettings(RetentionSettings):
     stream_name: str
     failures_bucket: str
 
@@ -77,7 +78,7 @@ class AggregateSettings(RetentionSettings):
 
 
 @dataclass(frozen=True)
-class AlertSettings(Settings):
+class AlertSettings(RetentionSettings):
     aws_region: str
     alerts_table: str
 

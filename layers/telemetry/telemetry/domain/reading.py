@@ -27,6 +27,7 @@ class Reading(NamedTuple):
     metrics: Mapping[str, float]
     received_at_ms: int | None = None
     trace_id: str | None = None
+    via: str | None = None  # past `ingest`, where not None: `mqtt`
 
 
 def check_time(reading: Reading, now_ms: int, retention_ms: int) -> None:
@@ -49,6 +50,7 @@ def encode(reading: Reading) -> bytes:
         **reading.metrics,
         "received_at": reading.received_at_ms,
         "trace_id": reading.trace_id,
+        "via": reading.via,
     }
     present = {name: value for name, value in document.items() if value is not None}
     return json.dumps(present, separators=(",", ":")).encode()
