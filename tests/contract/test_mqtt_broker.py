@@ -54,6 +54,10 @@ class Site:
         self._started.set()
         await self._stop.wait()
         server.close()
+        connections = asyncio.all_tasks() - {asyncio.current_task()}
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
 
     def end(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -112,6 +116,7 @@ class Device:
     def end(self) -> None:
         self.client.disconnect()
         self.client.loop_stop()
+        self.client._reset_sockets()  # those to wake its thread by
 
 
 def eventually(is_so: Callable[[], bool]) -> bool:
@@ -204,7 +209,7 @@ def test_a_will_is_published_when_a_device_goes_without_a_word_if_it_might_have_
     device.connect().sees("Success")
     connection: Any = device.client.socket()
     connection.close()
-    device.client.loop_stop()
+    device.end()
     wanted = [("pump-1/gone", b"gone")] if asks_for == "its own" else []
     assert eventually(lambda: [taken[:2] for taken in site.taken] == wanted)
 
@@ -216,7 +221,7 @@ def test_who_is_not_known_so_is_not_let_in(site: Site, who: str) -> None:
         site.known.clear()
     device = Device(site, "pump-2" if who == "another name" else "pump-1", files).connect()
     device.sees("Not authorized", "disconnected")
-    device.client.loop_stop()
+    device.end()
 
 
 def test_another_version_of_mqtt_is_refused(site: Site) -> None:
@@ -224,7 +229,7 @@ def test_another_version_of_mqtt_is_refused(site: Site) -> None:
     device = Device(site, "pump-1", files, protocol=MQTTProtocolVersion.MQTTv31).connect()
     assert eventually(lambda: "disconnected" in device.seen)
     assert "Success" not in device.seen
-    device.client.loop_stop()
+    device.end()
 
 
 @pytest.mark.parametrize("who", ["nobody", "a stranger"])

@@ -38,6 +38,12 @@ class MqttDevice:
     def _on_disconnect(self, *_details: Any) -> None:
         self.seen.append("disconnected")
 
+    def end(self) -> None:
+        """Leave nothing open."""
+        self.client.disconnect()
+        self.client.loop_stop()
+        self.client._reset_sockets()  # those to wake its thread by
+
     def waits_for(self, *seen: str) -> None:
         """Wait until just this has been seen of the connection."""
         deadline = time.monotonic() + ANSWER_SECONDS_MAX
@@ -61,5 +67,4 @@ def connected(pipeline: Pipeline, device_id: str) -> Iterator[MqttDevice]:
         device.waits_for("connected: Success")
         yield device
     finally:
-        device.client.disconnect()
-        device.client.loop_stop()
+        device.end()

@@ -34,10 +34,10 @@ def test_who_publishes_under_another_name_is_disconnected_and_nothing_of_it_arri
     device.waits_for("connected: Success")
     device.client.publish("telemetry/victim/readings", json.dumps(at(minute, 0, humidity=1.0)), 1)
     device.waits_for("connected: Success", "disconnected")
-    device.client.loop_stop()
+    device.end()
     other = MqttDevice(pipeline, "intruder", client_id="victim")
     other.waits_for("connected: Not authorized", "disconnected")
-    other.client.loop_stop()
+    other.end()
     with connected(pipeline, "victim") as victim:
         victim.publish("telemetry/victim/readings", at(minute, 1, humidity=2.0))
     becomes(lambda: pipeline.counts("victim"), {minute: 1}, "the victim's own reading")
@@ -93,8 +93,7 @@ def test_a_certificate_that_is_taken_back_lets_nobody_in(pipeline: Pipeline) -> 
     def is_refused() -> bool:
         device = MqttDevice(pipeline, "retired")
         becomes(lambda: len(device.seen), bool, "an answer")
-        device.client.disconnect()
-        device.client.loop_stop()
+        device.end()
         return "connected: Not authorized" in device.seen
 
     becomes(is_refused, bool, "the refusal, once the broker has looked again")
