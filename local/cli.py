@@ -361,6 +361,16 @@ def add_posting(group: Group) -> None:
     posting = PostingOptions()
     each = "each device posts for itself with its own token (default: one gateway for all)"
     group.add_argument("--each", action="store_true", help=each)
+    of_mqtt = "publish over MQTT instead: all devices, or a share of them, with certificates"
+    group.add_argument(
+        "--mqtt",
+        type=option(share),
+        nargs="?",
+        const=1.0,
+        default=posting.mqtt,
+        metavar="SHARE",
+        help=of_mqtt,
+    )
     valued(group, "--batch", positive, posting.batch, "N", "readings in a request at most")
     linger = f"how long a batch fills at most (default: {posting.linger_seconds:g}s; --each: 5s)"
     valued(group, "--linger", seconds_or_duration, None, "TIME", linger)

@@ -27,6 +27,7 @@ from local.mapping_state import MappingReader, shards_table
 from local.mapping_state import as_json as mappings_as_json
 from local.monitor import Monitor
 from local.mqtt.devices import issue_certificates, mqtt_authority
+from local.mqtt.posting import speakers
 from local.poison import Poisoning
 from local.posting import BATCH_MAX, PostingOptions
 from local.reading import Source
@@ -398,11 +399,15 @@ def posting_of(options: Options) -> PostingOptions:
     linger = options.linger
     if linger is None:
         linger = EACH_LINGER_SECONDS if options.each else PostingOptions.linger_seconds
-    return PostingOptions(options.batch, options.connections, linger, is_gateway=not options.each)
+    return PostingOptions(
+        options.batch, options.connections, linger, is_gateway=not options.each, mqtt=options.mqtt
+    )
 
 
 def prepare_tokens(instance: Instance, source: Source, posting_options: PostingOptions) -> None:
-    """Create the tokens that posting needs, if devices post for themselves."""
+    """Create what posting needs: tokens of devices that post for themselves, certificates."""
+    if posting_options.mqtt:
+        issue_certificates(instance, speakers(source.devices, posting_options.mqtt))
     if not posting_options.is_gateway:
         issue_device_tokens(instance, source.devices)
 

@@ -53,9 +53,14 @@ def prepare(folder: Path) -> None:
         issue(folder, BROKER, ExtendedKeyUsageOID.SERVER_AUTH, names)
 
 
+def of_device(folder: Path, device_id: str) -> Pair:
+    """Return where a device's certificate is, or would be."""
+    return pair(folder, f"device-{device_id}")
+
+
 def device(folder: Path, device_id: str) -> Pair:
     """Make a device's certificate and key, unless they are there; return their files."""
-    found = pair(folder, f"device-{device_id}")
+    found = of_device(folder, device_id)
     if not found.key.exists():
         issue(folder, f"device-{device_id}", ExtendedKeyUsageOID.CLIENT_AUTH, [], device_id)
     return found
