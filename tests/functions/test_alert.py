@@ -130,6 +130,16 @@ def test_devices_and_rules_have_episodes_of_their_own(stage: Stage) -> None:
     }
 
 
+def test_a_time_that_ingest_would_not_take_raises_no_alert_for_what_came_past_it(
+    stage: Stage,
+) -> None:
+    ahead, stale = hot(300_001), hot(-RETENTION_MS - 1)
+    stage.run(ahead._replace(via="mqtt"), stale._replace(via="mqtt"))
+    assert stage.episodes() == {}
+    stage.run(ahead)
+    assert len(stage.episodes()) == 1
+
+
 def test_poison_is_left_to_aggregate_and_blocks_nothing(stage: Stage) -> None:
     assert stage.run(b"poison", hot(0), b'{"temperature": 99}') == NOTHING_FAILED
     assert len(stage.episodes()) == 1
