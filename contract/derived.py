@@ -257,7 +257,12 @@ def schema_ids(versions: Sequence[Version]) -> list[str]:
     """What tells `ingest` the ids that the registry gave the versions."""
     ids = [f"!GetAtt {attribute}" for attribute in id_attributes(versions)]
     ids += ["!If [HasOtherSchemaIds, !Ref OtherSchemaIds, !Ref AWS::NoValue]"]
-    return ["READING_SCHEMA_IDS: !Join", "  - ','", "  -", *(f"    - {each}" for each in ids)]
+    return [
+        "READING_SCHEMA_IDS: &schema-ids !Join",
+        "  - ','",
+        "  -",
+        *(f"    - {each}" for each in ids),
+    ]
 
 
 def id_output(versions: Sequence[Version]) -> list[str]:

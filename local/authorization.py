@@ -1,10 +1,11 @@
-"""A gap of the embedded AWS, closed: permissions on a table's stream are checked on that stream.
+"""Gaps of the embedded AWS, closed: what permissions on a table's stream are about, and trust.
 
 On AWS a role that may read one table's stream may read no other. The emulator (1.5.33) finds no
 resource in the requests of DynamoDB streams, so a permission that names the stream allowed nothing.
 Imported in its process by `local.launcher`, so this file needs only the emulator.
 """
 
+import dataclasses
 import json
 from typing import Any
 
@@ -35,3 +36,22 @@ def know_table_streams(iam_actions: Any, dynamodb_streams: Any) -> None:
         return stream if isinstance(stream, str) else None
 
     iam_actions.extract_resource_arn = stream_or_resource
+
+
+def say_for_which_account(iam_evaluator: Any) -> None:
+    """Make the emulator's `ministack.core.iam_evaluator` tell a trust policy aws:SourceAccount.
+
+    A service that takes a role on says for which account it does. Services here take roles on as
+    the account's root, and the emulator tells nothing of the kind.
+    """
+    evaluate = iam_evaluator.evaluate_trust_policy
+
+    def evaluate_for_account(document: Any, caller_arn: str, context: Any = None) -> bool:
+        if context is not None and caller_arn.endswith(":root"):
+            account = {"aws:sourceaccount": context.principal_account}
+            known = {**account, **context.service_context}
+            context = dataclasses.replace(context, service_context=known)
+        allowed: bool = evaluate(document, caller_arn, context)
+        return allowed
+
+    iam_evaluator.evaluate_trust_policy = evaluate_for_account

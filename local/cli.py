@@ -79,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     add_mappings(added)
     add_trace(added)
     add_env(added)
+    add_mqtt(added)
     add_invoke(added)
     add_operators(added)
     add_down(added)
@@ -225,6 +226,20 @@ def add_env(added: Subparsers) -> None:
     add_name(env)
 
 
+def add_mqtt(added: Subparsers) -> None:
+    """Add `mqtt`."""
+    mqtt = command(added, "mqtt", commands.mqtt_help, "Devices that speak MQTT.")
+    asked = mqtt.add_subparsers(metavar="WHAT", required=True)
+    certificate = command(
+        asked,
+        "certificate",
+        commands.mqtt_certificate,
+        "Make a device's certificate and key, and print a line that publishes with them.",
+    )
+    certificate.add_argument("device", help="its id, which is its client id and its thing's name")
+    add_name(certificate)
+
+
 def add_invoke(added: Subparsers) -> None:
     """Add `invoke`."""
     invoke = command(
@@ -346,6 +361,16 @@ def add_posting(group: Group) -> None:
     posting = PostingOptions()
     each = "each device posts for itself with its own token (default: one gateway for all)"
     group.add_argument("--each", action="store_true", help=each)
+    of_mqtt = "publish over MQTT instead: all devices, or a share of them, with certificates"
+    group.add_argument(
+        "--mqtt",
+        type=option(share),
+        nargs="?",
+        const=1.0,
+        default=posting.mqtt,
+        metavar="SHARE",
+        help=of_mqtt,
+    )
     valued(group, "--batch", positive, posting.batch, "N", "readings in a request at most")
     linger = f"how long a batch fills at most (default: {posting.linger_seconds:g}s; --each: 5s)"
     valued(group, "--linger", seconds_or_duration, None, "TIME", linger)

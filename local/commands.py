@@ -26,6 +26,8 @@ from local.instance import DEFAULT_NAME, Instance, State, existing, named, unuse
 from local.mapping_state import MappingReader, shards_table
 from local.mapping_state import as_json as mappings_as_json
 from local.monitor import Monitor
+from local.mqtt.devices import issue_certificates, mqtt_authority
+from local.mqtt.posting import speakers
 from local.poison import Poisoning
 from local.posting import BATCH_MAX, PostingOptions
 from local.reading import Source
@@ -283,6 +285,9 @@ def env(options: Options, _console: Console) -> int:
     state = instance.deployed()
     variables = aws_environment(instance.endpoint, state.region) | {
         "API_URL": state.api_url,
+        "MQTT_HOST": "127.0.0.1",
+        "MQTT_PORT": str(state.mqtt_port),
+        "MQTT_CA": str(mqtt_authority(instance.folder)),
         "ADMIN_TOKEN": state.tokens["admin"],
         "OPERATOR_TOKEN": state.tokens["operator"],
         "GATEWAY_TOKEN": state.tokens["gateway"],
@@ -291,6 +296,27 @@ def env(options: Options, _console: Console) -> int:
     }
     for name, value in variables.items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+    return 0
+
+
+def mqtt_help(_options: Options, _console: Console) -> int:
+    """Never called: `mqtt` needs to know what to do."""
+    return 2
+
+
+def mqtt_certificate(options: Options, console: Console) -> int:
+    """Make a device's certificate, and say how an MQTT client uses it."""
+    instance = named(options.name)
+    state = instance.deployed()
+    found = issue_certificates(instance, [options.device])[options.device]
+    connection = (
+        f"--host 127.0.0.1 --port {state.mqtt_port} --cafile {mqtt_authority(instance.folder)} "
+        f"--cert {found.certificate} --key {found.key} --id {options.device}"
+    )
+    topic = f"telemetry/{options.device}/readings"
+    reading = f'{{"recorded_at": {now_ms()}, "temperature": 21.5}}'
+    command = f"mosquitto_pub {connection} --qos 1 --topic {topic} --message '{reading}'"
+    console.print(command, highlight=False, soft_wrap=True, markup=False)
     return 0
 
 
@@ -373,11 +399,15 @@ def posting_of(options: Options) -> PostingOptions:
     linger = options.linger
     if linger is None:
         linger = EACH_LINGER_SECONDS if options.each else PostingOptions.linger_seconds
-    return PostingOptions(options.batch, options.connections, linger, is_gateway=not options.each)
+    return PostingOptions(
+        options.batch, options.connections, linger, is_gateway=not options.each, mqtt=options.mqtt
+    )
 
 
 def prepare_tokens(instance: Instance, source: Source, posting_options: PostingOptions) -> None:
-    """Create the tokens that posting needs, if devices post for themselves."""
+    """Create what posting needs: tokens of devices that post for themselves, certificates."""
+    if posting_options.mqtt:
+        issue_certificates(instance, speakers(source.devices, posting_options.mqtt))
     if not posting_options.is_gateway:
         issue_device_tokens(instance, source.devices)
 

@@ -30,10 +30,11 @@ INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SYSTEMROO
 class EmbeddedAws:
     """A running embedded AWS that this process started."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
-        """Take over a process that answers on `port`."""
+    def __init__(self, process: subprocess.Popen[bytes], port: int, mqtt_port: int = 0) -> None:
+        """Take over a process that answers on `port`, and to MQTT on another."""
         self.process = process
         self.port = port
+        self.mqtt_port = mqtt_port
 
     def release(self) -> None:
         """Let it live on after this process has ended."""
@@ -52,13 +53,14 @@ class EmbeddedAws:
 def start(instance: Instance, with_mappings: bool = True) -> EmbeddedAws:
     """Start an embedded AWS on a free port and wait until it answers.
 
-    `with_mappings`: also run the event source mappings of streams (`local.mappings`).
+    `with_mappings`: also run the event source mappings of streams (`local.mappings`), and MQTT
+    (`local.mqtt`).
 
     If this process dies before `release`, the embedded AWS ends and removes the folder.
     """
     python = tool("aws", "python")
-    port = free_port()
-    engine = [sys.executable] if with_mappings else []
+    port, mqtt_port = free_port(), free_port() if with_mappings else 0
+    engine = [sys.executable, str(mqtt_port)] if with_mappings else []
     log = instance.log("aws")
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -69,7 +71,7 @@ def start(instance: Instance, with_mappings: bool = True) -> EmbeddedAws:
             env=environment(instance, port),
             start_new_session=True,
         )
-    aws = EmbeddedAws(process, port)
+    aws = EmbeddedAws(process, port, mqtt_port)
     try:
         wait_until_healthy(aws, log)
     except BaseException:

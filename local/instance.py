@@ -28,6 +28,7 @@ class State:
 
     pid: int = 0
     port: int = 0
+    mqtt_port: int = 0
     stack: str = "telemetry"
     region: str = REGION
     api_url: str = ""

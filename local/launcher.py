@@ -10,7 +10,8 @@ imports only the standard library and the emulator. It adds five things to the e
 - a collector of X-Ray segments, in place of the X-Ray daemon;
 - the engine that runs the event source mappings of streams (`local.mappings`), in place of the
   emulator's own pollers;
-- Glue Schema Registry, which the emulator has not (`local.schema_registry`).
+- Glue Schema Registry, which the emulator has not (`local.schema_registry`);
+- the MQTT broker (`local.mqtt`).
 
 It also mends what the emulator does otherwise than AWS (`mend`).
 """
@@ -102,6 +103,9 @@ def mend(folder: Path) -> None:
         importlib.import_module("ministack.core.iam_actions"),
         importlib.import_module("ministack.services.dynamodb_streams"),
     )
+    importlib.import_module("local.authorization").say_for_which_account(
+        importlib.import_module("ministack.core.iam_evaluator")
+    )
     lambda_svc = importlib.import_module("ministack.services.lambda_svc")
     mapping_api = importlib.import_module("local.mapping_api")
     mapping_api.answer_as_aws(
@@ -155,24 +159,23 @@ def expire_when_due(kinesis: Any) -> None:
     kinesis._expire_records = expire_if_due
 
 
-def keep_engine_running(folder: Path, python: str) -> None:
-    """Run the engine of the event source mappings beside the emulator; when it dies, again.
+def keep_running(folder: Path, name: str, python: str, *options: str) -> None:
+    """Run `local.<name>` beside the emulator; when it dies, again.
 
     It is a process of its own, in the interpreter that has the project. Its standard input closes
     when this process ends, and it with that.
     """
-    command = [python, "-m", "local.mappings"]
+    command = [python, "-m", f"local.{name}"]
     command += ["--endpoint", f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}"]
-    command += ["--region", os.environ["AWS_DEFAULT_REGION"]]
-    command += ["--file", str(folder / "mappings.sqlite3")]
-    with (folder / "mappings.log").open("ab") as log:
+    command += ["--region", os.environ["AWS_DEFAULT_REGION"], *options]
+    with (folder / f"{name}.log").open("ab") as log:
         while True:
-            engine = subprocess.Popen(
+            process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
             )
-            (folder / "mappings.pid.new").write_text(str(engine.pid))
-            (folder / "mappings.pid.new").replace(folder / "mappings.pid")
-            engine.wait()
+            (folder / f"{name}.pid.new").write_text(str(process.pid))
+            (folder / f"{name}.pid.new").replace(folder / f"{name}.pid")
+            process.wait()
             time.sleep(ENGINE_PAUSE_SECONDS)
 
 
@@ -188,10 +191,10 @@ def serve_schema_registry(python: str) -> None:
     )
 
 
-def serve(folder: Path, python: str | None) -> None:
+def serve(folder: Path, python: str | None, mqtt_port: str) -> None:
     """Run the emulator until it is told to stop.
 
-    With the mappings' engine and the schema registry, if `python` is given: these run in it.
+    With the mappings' engine, the schema registry and MQTT, if `python` is given: these run in it.
     """
     mend(folder)
     if python:
@@ -205,7 +208,10 @@ def serve(folder: Path, python: str | None) -> None:
         (end_with_starter, (folder,)),
     ]
     if python:
-        beside.append((keep_engine_running, (folder, python)))
+        checkpoints = str(folder / "mappings.sqlite3")
+        beside.append((keep_running, (folder, "mappings", python, "--file", checkpoints)))
+        mqtt = ("--folder", str(folder), "--port", mqtt_port)
+        beside.append((keep_running, (folder, "mqtt", python, *mqtt)))
     for target, args in beside:
         threading.Thread(target=target, args=args, daemon=True).start()
     sys.argv = ["ministack"]
@@ -218,4 +224,4 @@ if __name__ == "__main__":
         clean(instance_folder, int(sys.argv[3]))
     else:
         lock = hold_lock(instance_folder)
-        serve(instance_folder, sys.argv[3] if len(sys.argv) > 3 else None)
+        serve(instance_folder, *(sys.argv[3:5] if len(sys.argv) > 3 else (None, "")))

@@ -144,13 +144,14 @@ class Monitor:
     def _look_at_metrics(self) -> None:
         self._reader.read(self._tally)
         tally, now = self._tally, time.monotonic()
-        accepted, rejected = tally["ReadingsAccepted"], tally["ReadingsRejected"]
+        accepted = tally["ReadingsAccepted"] + tally["ReadingsForeign"]
+        rejected = tally["ReadingsRejected"]
         seen = Snapshot(
             at=now,
             posted=self._posted() if self._posted else accepted + rejected,
             accepted=accepted,
             rejected=rejected,
-            overflowed=tally["ReadingsOverflowed"] - tally["ReadingsDrained"],
+            overflowed=max(0, tally["ReadingsOverflowed"] - tally["ReadingsDrained"]),
             stored=tally["ReadingsStored"],
             duplicate=tally["ReadingsDuplicate"],
             quarantined=tally["ReadingsQuarantined"],

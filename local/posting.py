@@ -19,6 +19,7 @@ import httpx
 from local.api import error_message
 from local.errors import ApiFailed
 from local.ledger import Ledger
+from local.mqtt.posting import MqttDevices
 from local.reading import Reading, Source
 
 BATCH_MAX = 500
@@ -41,6 +42,8 @@ class PostingOptions:
     """How long a reading waits at most for others to fill its batch."""
     is_gateway: bool = True
     """Whether one gateway posts for all devices, or each device for itself."""
+    mqtt: float = 0.0
+    """Share of the devices that publish over MQTT instead."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,13 @@ class Posting:
         ledger: Ledger,
         options: PostingOptions,
         transport: httpx.AsyncBaseTransport | None = None,
+        mqtt: MqttDevices | None = None,
     ) -> None:
-        """Post to `api_url` with the tokens by subject; the gateway's subject is `gateway`."""
+        """Post to `api_url` with the tokens by subject; the gateway's subject is `gateway`.
+
+        What devices of `mqtt` measure goes over MQTT.
+        """
+        self.mqtt = mqtt
         self._tokens = tokens
         self._ledger = ledger
         self._options = options
@@ -91,13 +99,25 @@ class Posting:
             asyncio.create_task(self._post_batches()) for _ in range(self._options.connections)
         ]
         try:
+            if self.mqtt is not None:
+                await self.mqtt.start(self._ledger)
             await self._take(source, stop, now_ms)
             await self._queue.join()
+            if self.mqtt is not None:
+                await self._settle(self.mqtt)
         finally:
+            if self.mqtt is not None:
+                self.mqtt.close()
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
             await self._http.aclose()
+
+    async def _settle(self, mqtt: MqttDevices) -> None:
+        """Wait for what MQTT still owes."""
+        await mqtt.settle(self._gives_up)
+        answers = filter(None, (self.last_answer_at, mqtt.last_answer_at))
+        self.last_answer_at = max(answers, default=None)
 
     def give_up(self) -> None:
         """Stop sending again what isn't taken."""
@@ -125,6 +145,10 @@ class Posting:
         """Sort readings by who posts them; send the batches that are full or have waited."""
         now = time.monotonic()
         for reading in ready:
+            if self.mqtt is not None and reading.device_id in self.mqtt.devices:
+                self.first_post_at = self.first_post_at or now
+                await self.mqtt.send(reading)
+                continue
             key = "gateway" if self._options.is_gateway else reading.device_id
             oldest.setdefault(key, now)
             pending[key].append(reading)

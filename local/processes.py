@@ -1,7 +1,7 @@
 """The processes of a running instance, by what they are: the embedded AWS and all that it started.
 
-The mappings' engine and the functions' workers are its children. A worker's program lies in a
-folder that the emulator names after the function.
+The mappings' engine, the MQTT broker and the functions' workers are its children. A worker's
+program lies in a folder that the emulator names after the function.
 """
 
 import re
@@ -14,8 +14,9 @@ from local.instance import Instance
 
 EMBEDDED_AWS = "embedded AWS"
 ENGINE = "mapping engine"
+BROKER = "MQTT broker"
 WORKER_PATTERN = re.compile(r"/ministack-lambda-(?P<function>.+)-[^-/]+/_worker\.py$")
-ENGINE_MODULE = "local.mappings"
+MODULES = {"local.mappings": ENGINE, "local.mqtt": BROKER}
 
 
 class Running(NamedTuple):
@@ -27,7 +28,7 @@ class Running(NamedTuple):
     @property
     def is_worker(self) -> bool:
         """Whether it runs a function."""
-        return self.role not in (EMBEDDED_AWS, ENGINE)
+        return self.role not in (EMBEDDED_AWS, *MODULES.values())
 
 
 def processes_of(instance: Instance) -> list[Running]:
@@ -47,7 +48,8 @@ def processes_of(instance: Instance) -> list[Running]:
 
 def role_of(command: list[str], stack: str) -> str | None:
     """Return what a process is by its command line; None for one that is nothing of ours."""
-    if ENGINE_MODULE in command:
-        return ENGINE
+    for module, role in MODULES.items():
+        if module in command:
+            return role
     worker = WORKER_PATTERN.search(command[-1]) if command else None
     return worker["function"].removeprefix(f"{stack}-") if worker else None

@@ -95,8 +95,12 @@ def problems(report: Report) -> list[str]:
 
 
 def accepted_in(accounting: dict[str, Any]) -> int:
-    """Return how many readings `ingest` counted as accepted: a device may not have heard of all."""
-    accepted: int = accounting["stages"]["ingest"]["accepted"]
+    """Return how many readings came, through `ingest` or past it (MQTT).
+
+    A device may not have heard of all.
+    """
+    stages = accounting["stages"]
+    accepted: int = stages["ingest"]["accepted"] + stages["aggregate"]["foreign"]
     return accepted
 
 

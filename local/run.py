@@ -17,6 +17,7 @@ from local.check import check, iso
 from local.instance import Instance
 from local.ledger import Ledger
 from local.monitor import Monitor
+from local.mqtt.posting import MqttDevices, speakers
 from local.posting import Posting, PostingOptions
 from local.reading import Source
 from local.report import Report, problems
@@ -55,6 +56,8 @@ class Exercise:
     def __init__(self, instance: Instance, steps: Steps, posting_options: PostingOptions) -> None:
         """Work on a deployed instance."""
         state = self._state = instance.load()
+        self._instance = instance
+        self._mqtt_share = posting_options.mqtt
         self._steps = steps
         self._console: Console = steps.console
         self.ledger = Ledger()
@@ -69,6 +72,9 @@ class Exercise:
     async def run(self, source: Source, plan: Plan, on_abort: Callable[[], None]) -> Report:
         """Do it all; a second Ctrl-C calls `on_abort` and ends it by CancelledError."""
         self._listen(on_abort)
+        if self._mqtt_share:
+            devices = speakers(source.devices, self._mqtt_share)
+            self._posting.mqtt = MqttDevices(self._instance.folder, self._state.mqtt_port, devices)
         report = Report(self.ledger, self.monitor, self._posting, len(source.devices))
         started = time.monotonic()
         self.monitor.start()

@@ -38,7 +38,7 @@ def brought_up(
         build.end()
         raise
     try:
-        instance.save(State(pid=aws.process.pid, port=aws.port))
+        instance.save(State(pid=aws.process.pid, port=aws.port, mqtt_port=aws.mqtt_port))
         steps.done(
             "embedded AWS", f"on 127.0.0.1:{aws.port}, IAM enforced", time.monotonic() - started
         )

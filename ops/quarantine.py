@@ -147,6 +147,7 @@ class Sender:
         self._stream = target.output("StreamName")
         self._kinesis = target.connect("kinesis")
         self._lambda = target.connect("lambda")
+        self._target = target
         self._store = store
         self.sent: set[tuple[str, str]] = set()
         self.failed: dict[str, str] = {}
@@ -174,6 +175,10 @@ class Sender:
                 return self._invoke(line)
             case "object":
                 self._store.put_back(line)
+            case "mqtt":  # `drain` takes it as it takes what IoT couldn't deliver
+                self._target.connect("sqs").send_message(
+                    QueueUrl=self._target.output("OverflowUrl"), MessageBody=data_of(line).decode()
+                )
             case _:
                 key = line["partition_key"]
                 data = data_of(line)

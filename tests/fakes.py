@@ -186,6 +186,10 @@ class MemorySqs(Client):
         self.bodies += self.taken.values()
         self.taken.clear()
 
+    def send_message(self, *, QueueUrl: str, MessageBody: str) -> None:  # noqa: ARG002, N803
+        self.check("SendMessage")
+        self.bodies.append(MessageBody)
+
     def send_message_batch(self, *, QueueUrl: str, Entries: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: ARG002, N803
         self.check("SendMessageBatch")
         answer: dict[str, Any] = {"Successful": [], "Failed": []}

@@ -40,7 +40,7 @@ def run(
     What can't be a reading is quarantined last, and only up to that record: what comes after it
     is delivered again, and would be quarantined twice. It would be counted twice, too.
     """
-    records = stream.decode(event)
+    records = stream.checked(stream.decode(event), windows.retention_ms)
     readings = [record.reading for record in records if record.reading]
     added = windows.add(readings)
     ended = list(zip(records, _ends(records, added.fates), strict=True))

@@ -1,7 +1,8 @@
 """Alert stage: join each breach on the stream into its episode.
 
 The mapping's filter, compiled from the rules, lets only breaches through. What isn't a reading is
-left to `aggregate`, which sees every record and quarantines it once.
+left to `aggregate`, which sees every record and quarantines it once; so is what came past `ingest`
+with a time that it wouldn't take.
 """
 
 import functools
@@ -19,9 +20,11 @@ from telemetry.domain.rule import Rule
 from telemetry.settings import AlertSettings
 
 
-def run(event: dict[str, Any], rules: tuple[Rule, ...], alerts: Alerts) -> dict[str, Any]:
+def run(
+    event: dict[str, Any], rules: tuple[Rule, ...], alerts: Alerts, retention_ms: int
+) -> dict[str, Any]:
     """Join every breach of the batch; answer with the record to resume from, if any."""
-    records = stream.decode(event)
+    records = stream.checked(stream.decode(event), retention_ms)
     breaches: dict[EpisodeKey, list[Breach]] = {}
     sources: dict[EpisodeKey, list[str]] = {}
     for record in records:
@@ -47,12 +50,12 @@ def run(event: dict[str, Any], rules: tuple[Rule, ...], alerts: Alerts) -> dict[
 
 
 @functools.cache
-def wired() -> tuple[tuple[Rule, ...], Alerts]:
+def wired() -> tuple[tuple[Rule, ...], Alerts, int]:
     settings = AlertSettings.read(os.environ)
     rules = rules_of.shipped_rules()
     items = DynamoItems(client("dynamodb"), settings.alerts_table, KEY)
     severities = {rule.name: rule.severity for rule in rules}
-    return rules, Alerts(items, settings.aws_region, severities)
+    return rules, Alerts(items, settings.aws_region, severities), settings.retention_ms
 
 
 @observed

@@ -4,15 +4,26 @@ import functools
 import os
 from typing import Any
 
+from telemetry.aws import mqtt
 from telemetry.aws.clients import client
 from telemetry.aws.observe import count, log, observed
-from telemetry.aws.overflow import overflowed, unreadable
-from telemetry.aws.quarantine import Quarantine
+from telemetry.aws.overflow import overflowed, sent_at_ms, unreadable
+from telemetry.aws.quarantine import Held, Quarantine
+from telemetry.aws.schemas import schemas as reading_schemas
 from telemetry.aws.stream import Stream
+from telemetry.domain.formats import Schemas
+from telemetry.domain.reading import Reading
+from telemetry.errors import Unavailable
 from telemetry.settings import DrainSettings
 
 
-def run(event: dict[str, Any], stream: Stream, quarantine: Quarantine) -> dict[str, Any]:
+def run(
+    event: dict[str, Any],
+    stream: Stream,
+    quarantine: Quarantine,
+    retention_ms: int,
+    schemas: Schemas,
+) -> dict[str, Any]:
     """Answer with the messages that must come back: those of which a line found no place.
 
     A reading's place is the stream; what isn't one goes to quarantine, once the readings beside
@@ -20,8 +31,12 @@ def run(event: dict[str, Any], stream: Stream, quarantine: Quarantine) -> dict[s
     """
     failures, drained, quarantined = [], 0, 0
     for message in event["Records"]:
-        readings, rejected = overflowed(message["body"])
-        held = [unreadable(message, *each) for each in rejected]
+        try:
+            readings, held = contents(message, retention_ms, schemas)
+        except Unavailable as error:
+            log.warning("a schema can't be had now", extra={"why": str(error)})
+            failures.append({"itemIdentifier": message["messageId"]})
+            continue
         if stream.put(readings) or not quarantine.keep(held):
             failures.append({"itemIdentifier": message["messageId"]})
             continue
@@ -33,12 +48,29 @@ def run(event: dict[str, Any], stream: Stream, quarantine: Quarantine) -> dict[s
     return {"batchItemFailures": failures}
 
 
+def contents(
+    message: dict[str, Any], retention_ms: int, schemas: Schemas
+) -> tuple[list[Reading], list[Held]]:
+    """What an SQS message brings: readings that overflowed, or what a device published.
+
+    Raises Unavailable where the schema of what was published can't be had now.
+    """
+    published = mqtt.of_overflow(message["body"], sent_at_ms(message))
+    if published is not None:
+        taken = mqtt.take(published, retention_ms, "drain", schemas)
+        return mqtt.uncounted(taken.readings), taken.refused
+    readings, rejected = overflowed(message["body"])
+    return readings, [unreadable(message, *each) for each in rejected]
+
+
 @functools.cache
-def wired() -> tuple[Stream, Quarantine]:
+def wired() -> tuple[Stream, Quarantine, int, Schemas]:
     settings = DrainSettings.read(os.environ)
     return (
         Stream(client("kinesis", attempts=1), settings.stream_name),
         Quarantine(client("s3"), settings.failures_bucket),
+        settings.retention_ms,
+        reading_schemas(settings),
     )
 
 

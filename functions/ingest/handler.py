@@ -1,14 +1,19 @@
-"""Ingest stage: take readings over HTTPS, put the valid ones on the stream, answer for the rest."""
+"""Ingest stage: take readings, put the valid ones on the stream, answer for the rest.
+
+They come over HTTPS, or in batches over MQTT, where there is no answer: what is refused then goes
+to quarantine.
+"""
 
 import functools
 import os
 import time
 from typing import Any, Protocol
 
-from telemetry.aws import http
+from telemetry.aws import http, mqtt
 from telemetry.aws.clients import client
 from telemetry.aws.observe import count, count_at, current_trace_id, log, observed
 from telemetry.aws.overflow import Overflow
+from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.queue import Queue
 from telemetry.aws.schemas import schemas as reading_schemas
 from telemetry.aws.stream import Stream
@@ -109,6 +114,39 @@ def _keep(
     return lost
 
 
+def run_message(
+    event: dict[str, Any],
+    retention_ms: int,
+    stream: Puts,
+    overflow: Puts,
+    quarantine: Quarantine,
+    schemas: Schemas,
+    trace_id: str | None = None,
+) -> None:
+    """Find a place for all of a message that an IoT rule brings; raises Unavailable.
+
+    Lambda then tries again, and gives the message to the overflow queue in the end. Counted is
+    what found a place: at the next try it is a duplicate.
+    """
+    message = mqtt.of_event(event)
+    taken = mqtt.take(message, retention_ms, "ingest", schemas, trace_id)
+    left = stream.put(taken.readings)
+    lost = overflow.put(left) if left else []
+    is_kept = quarantine.keep(taken.refused)
+    count_at(
+        message.received_at_ms,
+        ReadingsAccepted=len(taken.readings) - len(lost),
+        ReadingsRejected=len(taken.refused),
+        ReadingsOverflowed=len(left) - len(lost),
+    )
+    count(ReadingsQuarantined=len(taken.refused))
+    for each in taken.refused:
+        log.error("not a reading", extra={"held": each.name, "why": each.reason})
+    if lost or not is_kept:
+        refused = 0 if is_kept else len(taken.refused)
+        raise Unavailable(f"no place for {len(lost)} readings and {refused} refused documents")
+
+
 def _unavailable(admission: Admission, lost: list[Reading], trace_id: str | None) -> dict[str, Any]:
     """503, with the readings that the device must send again; the others it must not."""
     missing = {id(reading) for reading in lost}
@@ -128,7 +166,7 @@ def _unavailable(admission: Admission, lost: list[Reading], trace_id: str | None
 
 
 @functools.cache
-def wired() -> tuple[int, Stream, Overflow, Schemas]:
+def wired() -> tuple[int, Stream, Overflow, Quarantine, Schemas]:
     """Made once per execution environment.
 
     Stream and Queue try again themselves, so their clients don't: 9 s for a stream that hangs and
@@ -139,11 +177,18 @@ def wired() -> tuple[int, Stream, Overflow, Schemas]:
         settings.retention_ms,
         Stream(client("kinesis", attempts=1), settings.stream_name),
         Overflow(Queue(client("sqs", attempts=1), settings.overflow_url)),
+        Quarantine(client("s3"), settings.failures_bucket),
         reading_schemas(settings),
     )
 
 
 @observed
-def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
-    """API Gateway's proxy event in, its response out."""
-    return run(event, int(time.time() * 1000), *wired(), current_trace_id())
+def handler(event: dict[str, Any], _context: Any) -> dict[str, Any] | None:
+    """API Gateway's proxy event in, its response out; or an IoT rule's event."""
+    retention_ms, stream, overflow, quarantine, schemas = wired()
+    trace_id = current_trace_id()
+    if "httpMethod" not in event:
+        run_message(event, retention_ms, stream, overflow, quarantine, schemas, trace_id)
+        return None
+    now_ms = int(time.time() * 1000)
+    return run(event, now_ms, retention_ms, stream, overflow, schemas, trace_id)

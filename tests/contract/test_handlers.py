@@ -180,6 +180,23 @@ def put_aside(answer: Any, resources: Resources) -> bool:
     ]
 
 
+def on_stream(function: str, aside: int) -> Callable[[Any, Resources], bool]:
+    """A reading of a device that speaks MQTT, and so many documents in quarantine."""
+
+    def shown(_answer: Any, resources: Resources) -> bool:
+        kinesis = boto3.client("kinesis")
+        iterator = kinesis.get_shard_iterator(
+            StreamName="readings", ShardId="shardId-000000000000", ShardIteratorType="TRIM_HORIZON"
+        )
+        (record,) = kinesis.get_records(ShardIterator=iterator["ShardIterator"])["Records"]
+        reading = json.loads(record["Data"])
+        counted_by = {"ingest": None, "drain": "mqtt"}[function]
+        is_stamped = reading["received_at"] > 0 and reading.get("via") == counted_by
+        return is_stamped and [held["function"] for held in resources.held()] == [function] * aside
+
+    return shown
+
+
 def nothing_left(answer: Any, _resources: Resources) -> bool:
     return bool(answer["left"] == 0 and not answer["more"])
 
@@ -233,10 +250,12 @@ SHOWS: dict[str, Callable[[Any, Resources], bool]] = {
     "authorize-unknown-token": effect("Deny"),
     "dispatch": announced,
     "drain": all_done,
+    "drain-mqtt": on_stream("drain", 0),
     "drain-poison": put_aside,
     "ingest": responds(202, '"accepted"'),
     "ingest-lines": lambda answer, _resources: answer["statusCode"] == 204,
     "ingest-lines-rejected": responds(400, "partial write: line 2, column 35"),
+    "ingest-mqtt": on_stream("ingest", 1),
     "ingest-rejected": responds(202, '"rejected": [{'),
     "notify": published,
     "notify-poison": comes_back("notify-poison", 0),

@@ -12,7 +12,7 @@ from telemetry.aws import clients
 from telemetry.aws.schemas import REMEMBERED, Schemas, known_ids, schemas
 from telemetry.domain.schema import versions
 from telemetry.errors import Rejected, Unavailable
-from telemetry.settings import IngestSettings, SettingMissing
+from telemetry.settings import SchemaSettings, SettingMissing
 
 KNOWN = UUID("3fa85f64-5717-4562-b3fc-2c963f66afa6")
 NEW = {"type": "record", "name": "Reading", "version": 9, "fields": []}
@@ -225,7 +225,7 @@ def test_a_setting_that_names_no_versions_says_what_is_wrong(setting: str) -> No
 
 
 def test_the_client_is_made_when_it_is_needed_and_keeps_a_call_short(glue: Any) -> None:
-    settings = IngestSettings(30, "stream", "url", "telemetry", str(KNOWN))
+    settings = SchemaSettings(30, "telemetry", str(KNOWN))
     made = schemas(settings)
     clients.client.cache_clear()
     assert made.writer(KNOWN) == versions("reading")[0]

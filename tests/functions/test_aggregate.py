@@ -145,6 +145,38 @@ def test_what_did_not_come_through_ingest_is_foreign_and_counts_when_it_arrived(
         counted("RecordsQuarantined", arrived)
 
 
+def test_what_came_over_mqtt_is_foreign_though_it_is_stamped(
+    stage: Stage, counted: Counted
+) -> None:
+    earlier = NOW_MS - MINUTE_MS
+    stage.run(reading(at_ms=NOW_MS)._replace(received_at_ms=earlier, via="mqtt"))
+    assert counted("ReadingsForeign", earlier) == counted("ReadingsStored", earlier) == 1
+
+
+@pytest.mark.parametrize("offset_ms", [300_001, -30 * DAY_MS - 1])
+@pytest.mark.parametrize("via", [None, "mqtt"])
+def test_what_came_past_ingest_with_a_time_that_it_would_not_take_is_quarantined_once(
+    stage: Stage, counted: Counted, offset_ms: int, via: str | None
+) -> None:
+    stamped = None if via is None else NOW_MS
+    arrived = NOW_MS + (250 if via is None else 0)  # what isn't stamped: when it arrived
+    odd = reading(at_ms=arrived + offset_ms)._replace(received_at_ms=stamped, via=via)
+    edge = odd._replace(recorded_at_ms=arrived + offset_ms - (1 if offset_ms > 0 else -1))
+    assert stage.run(odd, edge) == NOTHING_FAILED
+    (held,) = stage.quarantined()
+    assert held["field"] == "recorded_at"
+    assert counted("ReadingsForeign") == 2
+    assert counted("ReadingsStored") == counted("ReadingsQuarantined") == 1
+    # hours later, as after a failure, it is the same
+    assert stage.run(odd, edge, now_ms=NOW_MS + DAY_MS) == NOTHING_FAILED
+    assert len(stage.quarantined()) == 1
+
+
+def test_what_ingest_took_is_not_held_to_its_times_again(stage: Stage) -> None:
+    stage.run(reading(at_ms=NOW_MS + 300_001))
+    assert stage.quarantined() == []
+
+
 def test_a_batch_that_is_resumed_counts_each_reading_once_in_all(
     stage: Stage, counted: Counted
 ) -> None:

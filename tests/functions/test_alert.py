@@ -17,6 +17,7 @@ from tests.functions.incoming import NOW_MS, TRACE, failed, kinesis, reading
 
 HOT = Rule(name="overheating", metric="temperature", above=38, clears_below=37, severity="critical")
 DAMP = Rule(name="damp", metric="humidity", above=90, clears_below=80, severity="warning")
+RETENTION_MS = 30 * 86_400_000
 NOTHING_FAILED: dict[str, Any] = {"batchItemFailures": []}
 Counted = Callable[[str], float]
 
@@ -37,7 +38,7 @@ class Stage:
     def run(self, *records: Reading | bytes) -> dict[str, Any]:
         before = {key: dict(item) for key, item in self.items.stored.items()}
         try:
-            return run(kinesis(records), (HOT, DAMP), self.alerts)
+            return run(kinesis(records), (HOT, DAMP), self.alerts, RETENTION_MS)
         finally:
             after = self.items.stored
             self.written += [
@@ -127,6 +128,16 @@ def test_devices_and_rules_have_episodes_of_their_own(stage: Stage) -> None:
         ("a", "damp#eu-west-1"): 95.0,
         ("b", "overheating#eu-west-1"): 40.0,
     }
+
+
+def test_a_time_that_ingest_would_not_take_raises_no_alert_for_what_came_past_it(
+    stage: Stage,
+) -> None:
+    ahead, stale = hot(300_001), hot(-RETENTION_MS - 1)
+    stage.run(ahead._replace(via="mqtt"), stale._replace(via="mqtt"))
+    assert stage.episodes() == {}
+    stage.run(ahead)
+    assert len(stage.episodes()) == 1
 
 
 def test_poison_is_left_to_aggregate_and_blocks_nothing(stage: Stage) -> None:

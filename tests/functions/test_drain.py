@@ -12,10 +12,11 @@ from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Stream
 
 from functions.drain.handler import run
-from tests.fakes import MemoryKinesis, MemoryS3, MemorySqs
+from tests.fakes import KnownSchemas, MemoryKinesis, MemoryS3, MemorySqs
 from tests.functions.incoming import NOW_MS, reading, sqs
 
 NOTHING_FAILED: dict[str, Any] = {"batchItemFailures": []}
+RETENTION_MS = 30 * 86_400_000
 Counted = Callable[[str], float]
 
 
@@ -30,7 +31,8 @@ def messages(*sizes: int) -> list[str]:
 
 def drain(kinesis: MemoryKinesis, bodies: list[str], bucket: MemoryS3 | None = None) -> Any:
     stream = Stream(kinesis, "readings", lambda _seconds: None)
-    return run(sqs(bodies), stream, Quarantine(bucket or MemoryS3(), "failures"))
+    quarantine = Quarantine(bucket or MemoryS3(), "failures")
+    return run(sqs(bodies), stream, quarantine, RETENTION_MS, KnownSchemas())
 
 
 def devices(kinesis: MemoryKinesis) -> list[str]:

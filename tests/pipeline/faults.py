@@ -87,10 +87,18 @@ def update_mapping(aws: Any, uuid: str, settings: dict[str, Any]) -> None:
 @contextmanager
 def without(pipeline: Pipeline, function: str, *actions: str) -> Iterator[None]:
     """Take actions from a function's role; at the end it has them again."""
+    with role_without(pipeline, f"{function.title()}Role", *actions):
+        yield
+
+
+@contextmanager
+def role_without(pipeline: Pipeline, logical_id: str, *actions: str) -> Iterator[None]:
+    """Take actions from a role of the template; at the end it has them again."""
     iam = pipeline.aws("iam")
-    name = f"{pipeline.state.stack}-{function}"
-    configuration = pipeline.aws("lambda").get_function_configuration(FunctionName=name)
-    role = configuration["Role"].rpartition("/")[2]
+    found = pipeline.aws("cloudformation").describe_stack_resource(
+        StackName=pipeline.state.stack, LogicalResourceId=logical_id
+    )
+    role = found["StackResourceDetail"]["PhysicalResourceId"]
     policies = {
         policy: iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
         for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]
@@ -101,7 +109,7 @@ def without(pipeline: Pipeline, function: str, *actions: str) -> Iterator[None]:
         for statement in document["Statement"]
         for action in as_list(statement["Action"])
     }
-    assert allowed >= set(actions), f"{function} is not allowed {actions} anyway"
+    assert allowed >= set(actions), f"{logical_id} is not allowed {actions} anyway"
     try:
         for policy, document in policies.items():
             put_policy(iam, role, policy, less(document, actions))

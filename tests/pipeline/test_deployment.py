@@ -30,8 +30,9 @@ LOGS_POLICY = "AmazonAPIGatewayPushToCloudWatchLogs"  # AWS's own, for API Gatew
 def test_no_role_has_an_action_or_a_resource_that_it_need_not_have(pipeline: Pipeline) -> None:
     iam = pipeline.aws("iam")
     roles = stack_roles(pipeline.state)
-    # fourteen functions', two state machines', Firehose's, and API Gateway's for its logs
-    assert len(roles) == 18
+    # fourteen functions', two state machines', Firehose's, IoT's two for rules and one to provision
+    # devices, and API Gateway's for its logs
+    assert len(roles) == 21
     for role in roles:
         attached = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
         assert {policy["PolicyName"] for policy in attached} <= {LOGS_POLICY}, role
@@ -61,6 +62,8 @@ def test_each_output_names_something_that_is_there(pipeline: Pipeline) -> None:
     queue = lambda url: aws("sqs").get_queue_attributes(QueueUrl=url)  # noqa: E731
     topic = lambda arn: aws("sns").get_topic_attributes(TopicArn=arn)  # noqa: E731
     machine = lambda arn: aws("stepfunctions").describe_state_machine(stateMachineArn=arn)  # noqa: E731
+    policy = lambda name: aws("iot").get_policy(policyName=name)  # noqa: E731
+    fleet = lambda name: aws("iot").describe_provisioning_template(templateName=name)  # noqa: E731
     looks: dict[str, Callable[[str], Any]] = {
         "ApiUrl": lambda _: pipeline.http.get("/health").raise_for_status(),
         "AdminSecretArn": lambda arn: aws("secretsmanager").get_secret_value(SecretId=arn),
@@ -83,6 +86,10 @@ def test_each_output_names_something_that_is_there(pipeline: Pipeline) -> None:
         "RebuildMachineArn": machine,
         "SchemaRegistryArn": lambda arn: aws("glue").get_registry(RegistryId={"RegistryArn": arn}),
         "ReadingSchemaIds": known_ids,
+        "BatchRuleName": lambda name: aws("iot").get_topic_rule(ruleName=name),
+        "DevicePolicyName": policy,
+        "ClaimPolicyName": policy,
+        "ProvisioningTemplateName": fleet,
         "KeyId": lambda key: aws("kms").describe_key(KeyId=key),
     }
     assert outputs.keys() == looks.keys()
@@ -93,8 +100,9 @@ def test_each_output_names_something_that_is_there(pipeline: Pipeline) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which only Linux has")
 def test_nothing_of_the_embedded_aws_listens_off_loopback(pipeline: Pipeline) -> None:
     assert pipeline.http.get("/health").status_code == 200
+    state = pipeline.state
     found = set(listening(pipeline.state.pid))
-    assert ("127.0.0.1", pipeline.state.port) in found
+    assert {("127.0.0.1", state.port), ("127.0.0.1", state.mqtt_port)} <= found
     assert {address for address, _ in found} <= {"127.0.0.1", "::1"}
 
 

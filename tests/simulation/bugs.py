@@ -155,7 +155,9 @@ def no_outbox(planted: contextlib.ExitStack) -> None:
             return joined
 
         alerts.join = and_tell  # type: ignore[method-assign]
-        return lambda event: alert.run(event, region_module.shipped(), alerts)
+        return lambda event: alert.run(
+            event, region_module.shipped(), alerts, region_module.RETENTION_MS
+        )
 
     def dispatching(of: Environment) -> Handler:
         real = region_module.dispatching(of)

@@ -79,8 +79,8 @@ def ingesting(of: Environment) -> Handler:
 
 def draining(of: Environment) -> Handler:
     stream = StreamAdapter(of.kinesis, "readings", of.sleep, of.seconds)
-    quarantine = Quarantine(of.s3, FAILURES)
-    return lambda event: drain.run(event, stream, quarantine)
+    quarantine, schemas = Quarantine(of.s3, FAILURES), KnownSchemas()
+    return lambda event: drain.run(event, stream, quarantine, RETENTION_MS, schemas)
 
 
 def aggregating(of: Environment) -> Handler:
@@ -109,7 +109,7 @@ def alerts_for(of: Environment) -> Alerts:
 
 def alerting(of: Environment) -> Handler:
     alerts = alerts_for(of)
-    return lambda event: alert.run(event, shipped(), alerts)
+    return lambda event: alert.run(event, shipped(), alerts, RETENTION_MS)
 
 
 def sweeping(of: Environment) -> Handler:

@@ -14,12 +14,16 @@ from telemetry.aws.quarantine import Held, Quarantine
 from ops import quarantine
 from ops.errors import OpsError
 from ops.target import Target
-from tests.fakes import MemoryKinesis, MemoryLambda, MemoryS3
+from tests.fakes import MemoryKinesis, MemoryLambda, MemoryS3, MemorySqs
 from tests.template import TEMPLATE, resources
 
 SHARD = "shardId-000000000003"
 AT_MS = 1_795_224_600_250  # 2026-11-21T01:30:00.250Z
-OUTPUTS = {"FailuresBucket": "failures", "StreamName": "telemetry-readings"}
+OUTPUTS = {
+    "FailuresBucket": "failures",
+    "StreamName": "telemetry-readings",
+    "OverflowUrl": "overflow",
+}
 
 
 def held(number: str, data: bytes = b"poison", **changed: Any) -> Held:
@@ -50,7 +54,13 @@ class Stack:
 
     def __init__(self) -> None:
         self.bucket, self.kinesis, self.functions = MemoryS3(), MemoryKinesis(), MemoryLambda()
-        clients = {"s3": self.bucket, "kinesis": self.kinesis, "lambda": self.functions}
+        self.sqs = MemorySqs()
+        clients: dict[str, Any] = {
+            "s3": self.bucket,
+            "kinesis": self.kinesis,
+            "lambda": self.functions,
+            "sqs": self.sqs,
+        }
         self.target = Target("telemetry", OUTPUTS, clients.__getitem__)
         self.said = ""
 
@@ -293,3 +303,11 @@ def test_what_is_dropped_can_be_had_as_long_as_the_command_says() -> None:
     (rule,) = bucket["LifecycleConfiguration"]["Rules"]
     assert rule["NoncurrentVersionExpiration"]["NoncurrentDays"] == quarantine.OLD_VERSIONS_DAYS
     assert "ExpirationInDays" not in rule  # nothing that waits for a person goes by itself
+
+
+def test_a_released_message_of_mqtt_goes_to_the_overflow_queue_as_its_event(stack: Stack) -> None:
+    event = b'{"topic":"telemetry/pump-1/readings"}'
+    stack.put(held("0", event, name="mqtt:1f:0", source="mqtt"))
+    assert stack.do("release", "--all") == 0
+    assert stack.sqs.bodies == [event.decode()]
+    assert (stack.names(), stack.on_stream()) == ([], [])

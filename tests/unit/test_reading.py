@@ -194,7 +194,7 @@ def test_an_unknown_field_is_refused_with_those_there_are(name: str) -> None:
     assert refusal(**{name: 1}) == (name, 1, reason)
 
 
-@pytest.mark.parametrize("name", ["received_at", "trace_id", "replayed_at"])
+@pytest.mark.parametrize("name", ["received_at", "trace_id", "via", "replayed_at"])
 @pytest.mark.parametrize("value", [None, 1, "1-5759e988-bd862e3fe1be46a994272793"])
 def test_what_the_pipeline_stamps_is_not_taken_from_devices(name: str, value: Any) -> None:
     assert refusal(**{name: value}) == (name, value, "is set by the pipeline, not by devices")
@@ -255,6 +255,7 @@ readings = st.builds(
     st.fixed_dictionaries({}, optional=metric_values).filter(bool),
     st.none() | st.integers(0, 253_402_300_799_999),
     st.none() | st.from_regex(r"1-[0-9a-f]{8}-[0-9a-f]{24}", fullmatch=True),
+    st.none() | st.just("mqtt"),
     st.none() | st.integers(0, 253_402_300_799_999),
 )
 
@@ -265,10 +266,10 @@ def test_a_reading_comes_off_the_stream_as_it_went_on(reading: Reading) -> None:
 
 
 def test_a_reading_is_on_the_stream_in_one_form() -> None:
-    reading = Reading("a", 1, {"temperature": 38.5, "battery": 3.0}, 2, "1-2")
+    reading = Reading("a", 1, {"temperature": 38.5, "battery": 3.0}, 2, "1-2", "mqtt")
     fields = (
         b'{"device_id":"a","recorded_at":1,"temperature":38.5,"battery":3.0,'
-        b'"received_at":2,"trace_id":"1-2"'
+        b'"received_at":2,"trace_id":"1-2","via":"mqtt"'
     )
     assert encode(reading) == fields + b"}"
     assert encode(reading._replace(replayed_at_ms=3)) == fields + b',"replayed_at":3}'
@@ -295,7 +296,7 @@ def test_each_version_of_a_schema_is_avro_and_says_which_it_is(name: str) -> Non
 def test_avro_keeps_a_reading_as_it_is() -> None:
     assert isinstance(AVRO, dict)
     names = [field["name"] for field in AVRO["fields"]]
-    assert names == [*DEVICE_FIELDS.split(", "), "received_at", "trace_id", "replayed_at"]
+    assert names == [*DEVICE_FIELDS.split(", "), "received_at", "trace_id", "via", "replayed_at"]
     defaults = {field["name"]: field.get("default", "none") for field in AVRO["fields"]}
     # BACKWARD compatibility: what older writers left out has a value
     assert [name for name, value in defaults.items() if value == "none"] == [

@@ -58,15 +58,22 @@ class RegisterSettings(Settings):
 
 
 @dataclass(frozen=True)
-class IngestSettings(RetentionSettings):
-    stream_name: str
-    overflow_url: str
+class SchemaSettings(RetentionSettings):
+    """Of those who read what devices wrote, by the schema they wrote it with."""
+
     registry_name: str
     reading_schema_ids: str
 
 
 @dataclass(frozen=True)
-class DrainSettings(Settings):
+class IngestSettings(SchemaSettings):
+    stream_name: str
+    overflow_url: str
+    failures_bucket: str
+
+
+@dataclass(frozen=True)
+class DrainSettings(SchemaSettings):
     stream_name: str
     failures_bucket: str
 
@@ -79,7 +86,7 @@ class AggregateSettings(RetentionSettings):
 
 
 @dataclass(frozen=True)
-class AlertSettings(Settings):
+class AlertSettings(RetentionSettings):
     aws_region: str
     alerts_table: str
 

@@ -41,9 +41,14 @@ def overflowed(body: str) -> tuple[list[Reading], list[tuple[int, bytes, Rejecte
     return readings, rejected
 
 
+def sent_at_ms(message: dict[str, Any]) -> int | None:
+    """When an SQS message was queued, where it says so."""
+    sent_at = message.get("attributes", {}).get("SentTimestamp")
+    return int(sent_at) if sent_at else None
+
+
 def unreadable(message: dict[str, Any], number: int, line: bytes, rejected: Rejected) -> Held:
     """How the quarantine holds a line of an SQS message that is no reading."""
-    sent_at = message.get("attributes", {}).get("SentTimestamp")
     return Held(
         f"overflow:{message['messageId']}:{number}",
         "drain",
@@ -54,6 +59,6 @@ def unreadable(message: dict[str, Any], number: int, line: bytes, rejected: Reje
         None,
         None,
         message["messageId"],  # no device's name is known, and any partition will do
-        int(sent_at) if sent_at else None,
+        sent_at_ms(message),
         line,
     )

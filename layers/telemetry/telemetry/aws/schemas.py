@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from telemetry.aws.clients import client
 from telemetry.domain.schema import Schema, versions
 from telemetry.errors import Rejected, Unavailable
-from telemetry.settings import IngestSettings, SettingMissing
+from telemetry.settings import SchemaSettings, SettingMissing
 
 V = TypeVar("V")
 NAME = "reading"
@@ -130,8 +130,8 @@ def known_ids(setting: str) -> dict[UUID, Schema]:
     return known
 
 
-def schemas(settings: IngestSettings) -> Schemas:
-    """The schemas that `ingest` reads with."""
+def schemas(settings: SchemaSettings) -> Schemas:
+    """The schemas that devices' records are read with."""
     glue = partial(client, "glue", attempts=1, read_timeout_seconds=READ_TIMEOUT_SECONDS)
     known = known_ids(settings.reading_schema_ids)
     return Schemas(glue, settings.registry_name, known, time.monotonic)

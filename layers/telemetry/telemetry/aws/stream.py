@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from telemetry.aws.chunks import chunks
 from telemetry.aws.observe import log
 from telemetry.domain import validation
-from telemetry.domain.reading import Reading, encode
+from telemetry.domain.reading import Reading, check_time, encode
 from telemetry.errors import Rejected, Unavailable
 
 T = TypeVar("T")
@@ -41,8 +41,9 @@ class Record(NamedTuple):
 
     @property
     def is_foreign(self) -> bool:
-        """Whether another producer than `ingest`, which stamps its readings, put it there."""
-        return self.reading is None or self.reading.received_at_ms is None
+        """Whether it came past `ingest`, which stamps its readings and has counted them."""
+        reading = self.reading
+        return reading is None or reading.received_at_ms is None or reading.via is not None
 
     @property
     def received_at_ms(self) -> int:
@@ -54,6 +55,24 @@ class Record(NamedTuple):
 def decode(event: dict[str, Any]) -> list[Record]:
     """The records of an event source mapping's event, in order, each with its reading."""
     return [_record(entry) for entry in event["Records"]]
+
+
+def checked(records: Iterable[Record], retention_ms: int) -> list[Record]:
+    """The same, those past `ingest` held to the times that it takes.
+
+    The clock is that of their arrival: a record is the same reading at each delivery and replay.
+    """
+    return [_checked(record, retention_ms) for record in records]
+
+
+def _checked(record: Record, retention_ms: int) -> Record:
+    if record.reading is None or not record.is_foreign:
+        return record
+    try:
+        check_time(record.reading, record.received_at_ms, retention_ms)
+    except Rejected as error:
+        return record._replace(reading=None, rejected=error)
+    return record
 
 
 def _record(entry: dict[str, Any]) -> Record:

@@ -70,7 +70,7 @@ class Windows:
         written: Callable[[], tuple[int, ...]],
     ) -> None:
         self._region = region
-        self._retention_ms = retention_ms
+        self.retention_ms = retention_ms
         self._written = written
         self._states: CompareAndSet[GenerationKey, Window, Addition] = CompareAndSet(
             items,
@@ -131,7 +131,7 @@ class Windows:
             "device_id": {"S": device_id},
             "minute_region": {"S": minute_region(minute_ms, self._region, key.generation)},
             "readings": {"B": windows_of.encode(addition.state)},
-            "expires_at": {"N": str(expires_at(minute_ms, self._retention_ms))},
+            "expires_at": {"N": str(expires_at(minute_ms, self.retention_ms))},
         }
 
 

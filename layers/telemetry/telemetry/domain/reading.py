@@ -27,6 +27,7 @@ class Reading(NamedTuple):
     metrics: Mapping[str, float]
     received_at_ms: int | None = None
     trace_id: str | None = None
+    via: str | None = None  # past `ingest`, where not None: `mqtt`
     replayed_at_ms: int | None = None  # of a replay's copy
 
 
@@ -50,6 +51,7 @@ def encode(reading: Reading) -> bytes:
         **reading.metrics,
         "received_at": reading.received_at_ms,
         "trace_id": reading.trace_id,
+        "via": reading.via,
         "replayed_at": reading.replayed_at_ms,
     }
     present = {name: value for name, value in document.items() if value is not None}

@@ -91,6 +91,7 @@ def _reading(model: BaseModel) -> Reading:
         metrics,
         fields["received_at"],
         fields["trace_id"],
+        fields["via"],
         fields["replayed_at"],
     )
 

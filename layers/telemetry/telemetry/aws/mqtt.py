@@ -1,0 +1,182 @@
+"""What comes over MQTT and isn't put on the stream by an IoT rule itself: a message at a time.
+
+A rule hands a message to `ingest`. What its action couldn't deliver, and what Lambda gave up on,
+waits in the overflow queue for `drain`, in the form that each of them writes:
+
+- IoT's error document: https://docs.aws.amazon.com/iot/latest/developerguide/rule-error-handling.html
+- Lambda's record of a failed asynchronous invocation, with the event as requestPayload:
+  https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html
+- the event itself, which an operator's release puts there.
+
+There is no answer to a device: what isn't a reading goes to quarantine, as an event of its own.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from telemetry.aws.quarantine import Held
+from telemetry.domain.admission import MAX_READINGS, Poster, admit
+from telemetry.domain.formats import Body, Schemas, decode
+from telemetry.domain.reading import Reading, shown
+from telemetry.errors import Rejected
+
+VIA = "mqtt"  # stamped on what comes past the counting of `ingest`; the rule's SQL says the same
+SINGLE, BATCH = (
+    "readings",
+    "batch",
+)  # telemetry/<device>/readings, telemetry/<device>/batch/<format>
+BASIC_INGEST = "$aws/rules/"  # then the rule's name, then the topic
+GZIPPED = "-gzip"  # "+", as in Internet media types, is a wildcard to MQTT
+# What a topic's last level says of the body, as HTTP's Content-Type would.
+CONTENT_TYPES = {
+    "json": "application/json",
+    "ndjson": "application/x-ndjson",
+    "avro": "application/avro",
+    "protobuf": "application/x-protobuf",
+}
+MARK = '"topic"'  # is in all three documents, and in no reading
+
+
+class Message(NamedTuple):
+    """A message of a device: what was published, where, and when the rule got it."""
+
+    topic: str
+    device_id: str
+    format: str
+    body: bytes
+    received_at_ms: int
+
+
+class Taken(NamedTuple):
+    """What became of a message: readings for the stream, the others for the quarantine."""
+
+    readings: list[Reading]
+    refused: list[Held]
+
+
+def of_event(event: dict[str, Any]) -> Message:
+    """The message in an event of a rule; raises Rejected where it is none."""
+    try:
+        topic, device_id, body = event["topic"], event["device_id"], event["body"]
+        received_at_ms, form = event["received_at"], event.get("format") or "json"
+        data = base64.b64decode(body, validate=True)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Rejected(f"is not an event of an IoT rule: {error!r}", value=event) from None
+    texts = (topic, device_id, form)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(received_at_ms, int):
+        raise Rejected("is not an event of an IoT rule: a field has another type", value=event)
+    return Message(topic, device_id, form, data, received_at_ms)
+
+
+def to_event(message: Message) -> dict[str, Any]:
+    """The event in which a rule hands a message on."""
+    return {
+        "topic": message.topic,
+        "device_id": message.device_id,
+        "format": message.format,
+        "body": base64.b64encode(message.body).decode(),
+        "received_at": message.received_at_ms,
+    }
+
+
+def of_overflow(body: str, sent_at_ms: int | None) -> Message | None:
+    """The message in a body of the overflow queue; None where there are overflowed readings.
+
+    IoT's error document doesn't say when the message came: `sent_at_ms`, when the document was
+    queued, a moment later, stands for it.
+    """
+    if MARK not in body:
+        return None
+    try:
+        document = json.loads(body)
+        if "base64OriginalPayload" in document:
+            return _of_error(document, sent_at_ms)
+        event = document.get("requestPayload", document)
+        return of_event(event) if "topic" in event else None
+    except (ValueError, TypeError, AttributeError, RecursionError, Rejected):
+        return None  # line by line, then: each is a reading or goes to quarantine
+
+
+def _of_error(document: dict[str, Any], sent_at_ms: int | None) -> Message:
+    topic = document["topic"]
+    levels = topic.split("/")
+    if topic.startswith(BASIC_INGEST):
+        levels = levels[3:]
+    event = {
+        "topic": topic,
+        "device_id": levels[1] if len(levels) > 1 else "",
+        "format": levels[3] if levels[2:3] == [BATCH] and len(levels) > 3 else "json",
+        "body": document["base64OriginalPayload"],
+        "received_at": sent_at_ms,
+    }
+    return of_event(event)
+
+
+def take(
+    message: Message, retention_ms: int, stage: str, schemas: Schemas, trace_id: str | None = None
+) -> Taken:
+    """Check every document of a message as `ingest` does one that comes over HTTP.
+
+    The clock is the rule's, so a message is the same however often it is delivered. Raises
+    Unavailable where a schema can't be had now.
+    """
+    try:
+        documents = decoded(message, schemas)
+    except Rejected as error:
+        return Taken([], [_held(message, 0, error.reason, error.field, error.value, stage)])
+    poster = Poster(message.device_id)
+    admission = admit(documents, poster, message.received_at_ms, retention_ms, trace_id)
+    refused = []
+    for refusal in admission.refusals:
+        index = refusal["index"]
+        document = documents[index]
+        single = message  # all of it, where a part of it can't be read
+        if not isinstance(document, Rejected):
+            body = json.dumps(document, default=shown).encode()
+            single = message._replace(body=body, format="json")
+        why = (refusal["reason"], refusal["field"], refusal["value"])
+        refused.append(_held(single, index, *why, stage))
+    return Taken(admission.readings, refused)
+
+
+def uncounted(readings: Sequence[Reading]) -> list[Reading]:
+    """The readings, marked as come past the counting of `ingest`."""
+    return [reading._replace(via=VIA) for reading in readings]
+
+
+def decoded(message: Message, schemas: Schemas) -> list[Any]:
+    """The documents in a message, by its format; raises Rejected, or Unavailable for a schema."""
+    name = message.format.removesuffix(GZIPPED)
+    if name not in CONTENT_TYPES:
+        known = ", ".join(CONTENT_TYPES)
+        reason = f"is not a format of a batch: {known}, or one of them with {GZIPPED}"
+        raise Rejected(reason, field="topic", value=message.format)
+    encoding = "gzip" if name != message.format else None
+    return decode(Body(message.body, CONTENT_TYPES[name], encoding), schemas, MAX_READINGS)
+
+
+def _held(
+    message: Message, index: int, reason: str, field: str | None, value: Any, stage: str
+) -> Held:
+    """How the quarantine holds a message, or a document of one: released, `drain` gets it.
+
+    Its name is made from its content, so a message that is delivered again is the same.
+    """
+    event = to_event(message)
+    digest = hashlib.sha256(json.dumps(event).encode()).hexdigest()[:16]
+    return Held(
+        f"mqtt:{digest}:{index}",
+        stage,
+        VIA,
+        reason,
+        field,
+        shown(value),
+        None,
+        None,
+        message.device_id,
+        message.received_at_ms,
+        json.dumps(event).encode(),
+    )

@@ -1,0 +1,65 @@
+"""The broker's process: `python -m local.mqtt --endpoint … --folder … --port …`.
+
+`local.launcher` starts it beside the embedded AWS, and again when it dies. It ends when its
+starter does: standard input closes then.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+from local.mappings.__main__ import end_with_starter
+from local.mqtt import certificates
+from local.mqtt.aws import AwsActions, Iot, endpoint_at
+from local.mqtt.broker import Broker, tls_context
+from local.mqtt.rules import RulesEngine
+from local.mqtt.spool import Spool
+
+LOGGER = logging.getLogger(__name__)
+
+
+def now_ms() -> int:
+    """Return the time in ms since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+async def serve(url: str, region: str, folder: Path, port: int) -> None:
+    """Serve devices until told to stop."""
+    certificates.prepare(folder)
+    endpoint = endpoint_at(url, region)
+    iot = Iot(endpoint)
+    rules = RulesEngine(Spool(folder / "mqtt.sqlite3"), iot.rules, AwsActions(endpoint))
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    server = await Broker(iot, rules, now_ms).serve(port, tls_context(folder))
+    rules.start()
+    async with server:
+        await stopped.wait()
+
+
+def main() -> None:
+    """Read the options and serve."""
+    parser = argparse.ArgumentParser(prog="python -m local.mqtt", description=__doc__)
+    parser.add_argument("--endpoint", required=True, help="address of the AWS services")
+    parser.add_argument("--region", required=True)
+    parser.add_argument("--folder", required=True, type=Path, help="of the instance")
+    parser.add_argument("--port", required=True, type=int, help="to listen on, on 127.0.0.1")
+    options = parser.parse_args()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    threading.Thread(target=end_with_starter, daemon=True).start()
+    try:
+        asyncio.run(serve(options.endpoint, options.region, options.folder, options.port))
+    except BaseException:
+        LOGGER.exception("the broker ends")
+        os._exit(1)
+    os._exit(0)  # at once: what its workers have under way is in the spool
+
+
+if __name__ == "__main__":
+    main()

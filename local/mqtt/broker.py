@@ -1,0 +1,230 @@
+"""The broker: connections of devices, what their policies let them do, and acknowledgements.
+
+As IoT Core: https://docs.aws.amazon.com/iot/latest/developerguide/mqtt.html. A client that does
+what its policy doesn't allow is disconnected. There is nothing to subscribe to.
+"""
+
+import asyncio
+import hashlib
+import logging
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from local.mqtt import certificates, packets, policy
+from local.mqtt.aws import Principal
+from local.mqtt.packets import Connect, Malformed, Packet, Publish, Will
+from local.mqtt.rules import Unreachable
+from local.mqtt.spool import Published
+
+LOGGER = logging.getLogger(__name__)
+PAYLOAD_BYTES_MAX = 128 * 1024
+TOPIC_BYTES_MAX = 65_535
+PACKET_BYTES_MAX = PAYLOAD_BYTES_MAX + TOPIC_BYTES_MAX + 4
+CONNECT_SECONDS_MAX = 10.0
+KEEP_ALIVE_SECONDS_MAX = 1200
+"""AWS's own, and what it takes 0 for."""
+PENDING_MAX = 10_000
+PENDING_LOOK_SECONDS = 0.05
+
+
+class Registry(Protocol):
+    """What is known of certificates."""
+
+    def principal(self, certificate_id: str) -> Principal:
+        """Return a certificate; raise Unreachable."""
+
+    def arn(self, kind: str, name: str) -> str:
+        """Return the name of what policies are about."""
+
+
+class Taker(Protocol):
+    """Who takes responsibility for messages."""
+
+    @property
+    def pending(self) -> int:
+        """How many wait."""
+
+    def accept(self, message: Published) -> None:
+        """Take one."""
+
+
+class Refused(Exception):
+    """A client may not do this; its connection ends."""
+
+
+@dataclass
+class Client:
+    """A connected client."""
+
+    client_id: str
+    certificate_id: str
+    writer: asyncio.StreamWriter
+    will: Will | None
+    patience_seconds: float
+    """How long it may be silent."""
+
+
+class Broker:
+    """Serves devices on loopback."""
+
+    def __init__(self, registry: Registry, taker: Taker, now_ms: Callable[[], int]) -> None:
+        """Let the registry decide who may, and the taker keep what was published."""
+        self._registry = registry
+        self._taker = taker
+        self._now_ms = now_ms
+        self._clients: dict[str, Client] = {}
+
+    async def serve(self, port: int, context: ssl.SSLContext) -> asyncio.Server:
+        """Listen; return the server."""
+        return await asyncio.start_server(self._connection, "127.0.0.1", port, ssl=context)
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        client = None
+        try:
+            client = await self._connect(reader, writer)
+            if client is not None:
+                await self._session(client, reader)
+        except (Malformed, Refused, Unreachable, policy.PolicyUnsupported) as problem:
+            who = client.client_id if client else "a client that isn't connected yet"
+            LOGGER.warning("%s is disconnected: %s", who, problem)
+        except (OSError, asyncio.IncompleteReadError, TimeoutError):
+            pass  # gone, or silent for too long
+        finally:
+            if client is not None:
+                await self._end(client)
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def _connect(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> Client | None:
+        async with asyncio.timeout(CONNECT_SECONDS_MAX):
+            packet = await packets.read(reader, PACKET_BYTES_MAX)
+        if packet.kind != packets.CONNECT:
+            raise Malformed("another packet than CONNECT first")
+        wanted = packets.connect(packet.body)
+        if wanted.level != packets.LEVEL_3_1_1:
+            writer.write(packets.connack(packets.WRONG_LEVEL))
+            raise Malformed(f"MQTT of level {wanted.level}; 3.1.1 (level 4) is supported")
+        certificate_id, patience = certificate_id_of(writer), patience_seconds(wanted)
+        client = Client(wanted.client_id, certificate_id, writer, wanted.will, patience)
+        try:
+            await self._permit(client, "iot:Connect", "client", wanted.client_id)
+        except Refused:
+            writer.write(packets.connack(packets.NOT_AUTHORIZED))
+            await writer.drain()
+            raise
+        before = self._clients.get(client.client_id)
+        self._clients[client.client_id] = client
+        if before is not None:
+            before.writer.close()  # the newer connection of a client id wins
+        writer.write(packets.connack(packets.ACCEPTED))
+        return client
+
+    async def _session(self, client: Client, reader: asyncio.StreamReader) -> None:
+        while True:
+            async with asyncio.timeout(client.patience_seconds):
+                packet = await packets.read(reader, PACKET_BYTES_MAX)
+            if packet.kind == packets.DISCONNECT:
+                client.will = None
+                return
+            await self._answer(client, packet)
+            await client.writer.drain()
+
+    async def _answer(self, client: Client, packet: Packet) -> None:
+        match packet.kind:
+            case packets.PUBLISH:
+                await self._publish(client, packets.publish(packet))
+            case packets.SUBSCRIBE:
+                client.writer.write(packets.suback(*packets.subscribe(packet.body)))
+            case packets.UNSUBSCRIBE:
+                number = int.from_bytes(packet.body[:2], "big")
+                client.writer.write(packets.unsuback(number))
+            case packets.PINGREQ:
+                client.writer.write(packets.PINGRESP_BYTES)
+            case packets.PUBACK:
+                pass
+            case _:
+                raise Malformed(f"a packet of type {packet.kind}")
+
+    async def _publish(self, client: Client, message: Publish) -> None:
+        if message.qos > 1:
+            raise Refused("QoS 2 isn't supported, as on AWS")
+        await self._take(client, message.topic, message.payload, message.is_retained)
+        if message.qos:
+            client.writer.write(packets.puback(message.packet_id))
+
+    async def _take(self, client: Client, topic: str, payload: bytes, is_retained: bool) -> None:
+        """Keep a message that the client may publish."""
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            raise Refused(f"a payload of {len(payload)} bytes; {PAYLOAD_BYTES_MAX} are the most")
+        action = "iot:RetainPublish" if is_retained else "iot:Publish"
+        await self._permit(client, action, "topic", topic)
+        while self._taker.pending > PENDING_MAX:
+            await asyncio.sleep(PENDING_LOOK_SECONDS)
+        self._taker.accept(
+            Published(topic, payload, client.client_id, client.certificate_id, self._now_ms())
+        )
+
+    async def _permit(self, client: Client, action: str, kind: str, name: str) -> None:
+        """Raise Refused unless the certificate's policies allow it."""
+
+        def is_allowed() -> bool:
+            principal = self._registry.principal(client.certificate_id)
+            variables = variables_of(principal, client.client_id)
+            resource = self._registry.arn(kind, name)
+            return principal.is_active and policy.allows(
+                principal.policies, action, resource, variables
+            )
+
+        if not await asyncio.to_thread(is_allowed):
+            raise Refused(f"{action} on {kind}/{name} isn't allowed")
+
+    async def _end(self, client: Client) -> None:
+        """Forget a client; publish its will if it went without a word."""
+        if self._clients.get(client.client_id) is client:
+            del self._clients[client.client_id]
+        if client.will is not None:
+            will = client.will
+            with suppress(Refused, Unreachable, policy.PolicyUnsupported):
+                await self._take(client, will.topic, will.payload, will.is_retained)
+
+
+def variables_of(principal: Principal, client_id: str) -> dict[str, str]:
+    """Return the policy variables of a connection: those of its thing, if the client id is one's.
+
+    https://docs.aws.amazon.com/iot/latest/developerguide/thing-policy-variables.html
+    """
+    is_attached = client_id in principal.things
+    found = {
+        "iot:ClientId": client_id,
+        "iot:Connection.Thing.IsAttached": str(is_attached).lower(),
+    }
+    return found | ({"iot:Connection.Thing.ThingName": client_id} if is_attached else {})
+
+
+def patience_seconds(wanted: Connect) -> float:
+    """Return how long a client may be silent: one and a half times what it says."""
+    seconds = wanted.keep_alive_seconds or KEEP_ALIVE_SECONDS_MAX
+    return 1.5 * min(seconds, KEEP_ALIVE_SECONDS_MAX)
+
+
+def certificate_id_of(writer: asyncio.StreamWriter) -> str:
+    """Return the id that IoT gives a certificate: the SHA-256 of its DER."""
+    encoded = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    return hashlib.sha256(encoded).hexdigest()
+
+
+def tls_context(folder: Path) -> ssl.SSLContext:
+    """Return a context that asks each client for a certificate of the instance's authority."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(*certificates.pair(folder, certificates.BROKER))
+    context.load_verify_locations(certificates.pair(folder, certificates.AUTHORITY).certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context

@@ -1,0 +1,256 @@
+"""The broker, over TLS on loopback, with a client that isn't ours: what it takes and refuses."""
+
+import asyncio
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from local.embedded import free_port
+from local.mqtt import certificates
+from local.mqtt.aws import Principal
+from local.mqtt.broker import CONNECT_SECONDS_MAX, PAYLOAD_BYTES_MAX, Broker, tls_context
+from local.mqtt.spool import Published
+
+ARN = "arn:aws:iot:us-east-1:123456789012:"
+NAME = "${iot:Connection.Thing.ThingName}"
+POLICY = {
+    "Statement": [
+        {"Effect": "Allow", "Action": "iot:Connect", "Resource": f"{ARN}client/{NAME}"},
+        {"Effect": "Allow", "Action": "iot:Publish", "Resource": f"{ARN}topic/{NAME}/*"},
+    ]
+}
+SECONDS_MAX = 10.0
+
+
+class Site:
+    """A broker, who is known to it, and what it has taken."""
+
+    def __init__(self, folder: Path) -> None:
+        certificates.prepare(folder)
+        self.folder, self.port = folder, free_port()
+        self.known: dict[str, Principal] = {}
+        self.taken: list[Published] = []
+        self.takes = threading.Event()
+        self.takes.set()
+        self._loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=[self._serve()])
+        self._thread.start()
+        assert self._started.wait(SECONDS_MAX)
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        server = await Broker(self, self, lambda: 1_000).serve(self.port, tls_context(self.folder))
+        self._started.set()
+        await self._stop.wait()
+        server.close()
+        connections = asyncio.all_tasks() - {asyncio.current_task()}
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+
+    def end(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._loop.close()
+
+    # what the broker asks
+
+    def principal(self, certificate_id: str) -> Principal:
+        return self.known.get(certificate_id, Principal(certificate_id, False, (), ()))
+
+    def arn(self, kind: str, name: str) -> str:
+        return f"{ARN}{kind}/{name}"
+
+    @property
+    def pending(self) -> int:
+        return 0
+
+    def accept(self, message: Published) -> None:
+        self.takes.wait(SECONDS_MAX)
+        self.taken.append(message)
+
+    # devices
+
+    def knows(self, device_id: str, is_active: bool = True) -> certificates.Pair:
+        files = certificates.device(self.folder, device_id)
+        certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+        number = certificate.fingerprint(hashes.SHA256()).hex()
+        self.known[number] = Principal(number, is_active, (device_id,), (POLICY,))
+        return files
+
+
+class Device:
+    """A client, and what it has seen."""
+
+    def __init__(self, site: Site, name: str, files: certificates.Pair, **options: Any) -> None:
+        self.seen: list[str] = []
+        self.client = paho.Client(
+            CallbackAPIVersion.VERSION2, name, reconnect_on_failure=False, **options
+        )
+        authority = certificates.pair(site.folder, certificates.AUTHORITY).certificate
+        self.client.tls_set(str(authority), str(files.certificate), str(files.key))
+        self.client.on_connect = lambda *details: self.seen.append(str(details[3]))
+        self.client.on_disconnect = lambda *_details: self.seen.append("disconnected")
+        self.client.on_subscribe = lambda *details: self.seen.append(f"subscribed: {details[3]}")
+        self._port = site.port
+
+    def connect(self) -> "Device":
+        self.client.connect("127.0.0.1", self._port)
+        self.client.loop_start()
+        return self
+
+    def sees(self, *wanted: str) -> None:
+        assert eventually(lambda: self.seen == list(wanted)), self.seen
+
+    def end(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+        self.client._reset_sockets()  # those to wake its thread by
+
+
+def eventually(is_so: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + SECONDS_MAX
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return is_so()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.fixture
+def device(site: Site) -> Iterator[Device]:
+    made = Device(site, "pump-1", site.knows("pump-1")).connect()
+    made.sees("Success")
+    yield made
+    made.end()
+
+
+def test_a_message_of_qos_1_is_acknowledged_when_it_is_kept_and_not_before(
+    site: Site, device: Device
+) -> None:
+    site.takes.clear()
+    message = device.client.publish("pump-1/a", b"\x00\xff", qos=1)
+    time.sleep(0.3)
+    assert not message.is_published()
+    site.takes.set()
+    assert eventually(message.is_published)
+    (taken,) = site.taken
+    assert taken[:3] == ("pump-1/a", b"\x00\xff", "pump-1")
+    assert (taken.principal, taken.at_ms) == (next(iter(site.known)), 1_000)
+
+
+def test_a_message_of_qos_0_is_taken_too(site: Site, device: Device) -> None:
+    device.client.publish("pump-1/a", b"1", qos=0)
+    assert eventually(lambda: [taken.payload for taken in site.taken] == [b"1"])
+
+
+def test_a_message_of_128_kb_is_taken_and_of_a_byte_more_is_not(site: Site, device: Device) -> None:
+    device.client.publish("pump-1/a", b"x" * PAYLOAD_BYTES_MAX, qos=1).wait_for_publish(SECONDS_MAX)
+    device.client.publish("pump-1/a", b"x" * (PAYLOAD_BYTES_MAX + 1), qos=1)
+    device.sees("Success", "disconnected")
+    assert [len(taken.payload) for taken in site.taken] == [PAYLOAD_BYTES_MAX]
+
+
+@pytest.mark.parametrize(
+    ("topic", "options"),
+    [
+        ("pump-2/a", {"qos": 1}),
+        ("pump-1/a", {"qos": 2}),  # which IoT Core doesn't have
+        ("pump-1/a", {"qos": 1, "retain": True}),  # another permission
+    ],
+)
+def test_what_a_device_may_not_publish_ends_its_connection(
+    site: Site, device: Device, topic: str, options: dict[str, Any]
+) -> None:
+    device.client.publish(topic, b"1", **options)
+    device.sees("Success", "disconnected")
+    assert site.taken == []
+
+
+def test_there_is_nothing_to_subscribe_to_and_the_connection_goes_on(device: Device) -> None:
+    device.client.subscribe("pump-1/a")
+    device.sees("Success", "subscribed: [ReasonCode(Suback, 'Unspecified error')]")
+    device.client.publish("pump-1/a", b"1", qos=1).wait_for_publish(SECONDS_MAX)
+
+
+def test_the_newer_connection_of_a_client_id_wins(site: Site, device: Device) -> None:
+    newer = Device(site, "pump-1", site.knows("pump-1")).connect()
+    newer.sees("Success")
+    device.sees("Success", "disconnected")
+    newer.client.publish("pump-1/a", b"1", qos=1).wait_for_publish(SECONDS_MAX)
+    newer.end()
+
+
+@pytest.mark.parametrize("asks_for", ["its own", "another's"])
+def test_a_will_is_published_when_a_device_goes_without_a_word_if_it_might_have_been(
+    site: Site, asks_for: str
+) -> None:
+    device = Device(site, "pump-1", site.knows("pump-1"))
+    topic = "pump-1/gone" if asks_for == "its own" else "pump-2/gone"
+    device.client.will_set(topic, b"gone", qos=1)
+    device.connect().sees("Success")
+    connection: Any = device.client.socket()
+    connection.close()
+    device.end()
+    wanted = [("pump-1/gone", b"gone")] if asks_for == "its own" else []
+    assert eventually(lambda: [taken[:2] for taken in site.taken] == wanted)
+
+
+@pytest.mark.parametrize("who", ["inactive", "unknown", "another name"])
+def test_who_is_not_known_so_is_not_let_in(site: Site, who: str) -> None:
+    files = site.knows("pump-1", is_active=who != "inactive")
+    if who == "unknown":
+        site.known.clear()
+    device = Device(site, "pump-2" if who == "another name" else "pump-1", files).connect()
+    device.sees("Not authorized", "disconnected")
+    device.end()
+
+
+def test_another_version_of_mqtt_is_refused(site: Site) -> None:
+    files = site.knows("pump-1")
+    device = Device(site, "pump-1", files, protocol=MQTTProtocolVersion.MQTTv31).connect()
+    assert eventually(lambda: "disconnected" in device.seen)
+    assert "Success" not in device.seen
+    device.end()
+
+
+@pytest.mark.parametrize("who", ["nobody", "a stranger"])
+def test_who_has_no_certificate_of_this_authority_gets_no_connection(
+    site: Site, tmp_path: Path, who: str
+) -> None:
+    authority = certificates.pair(site.folder, certificates.AUTHORITY).certificate
+    context = ssl.create_default_context(cafile=str(authority))
+    if who == "a stranger":
+        (tmp_path / "other").mkdir()
+        certificates.prepare(tmp_path / "other")
+        context.load_cert_chain(*certificates.device(tmp_path / "other", "pump-1"))
+    with (
+        socket.create_connection(("127.0.0.1", site.port)) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        started = time.monotonic()
+        try:
+            answer = secure.recv(1)  # with TLS 1.3 a client hears of it after its handshake
+        except OSError:
+            answer = b""
+        assert answer == b""
+        assert time.monotonic() - started < CONNECT_SECONDS_MAX / 2  # by TLS, not by patience
+    assert site.taken == []

@@ -1,0 +1,270 @@
+"""MQTT: what rules hand to ingest, and what the overflow queue keeps of it for drain."""
+
+import base64
+import gzip
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from telemetry.aws import mqtt
+from telemetry.aws.mqtt import Message
+from telemetry.aws.overflow import Overflow
+from telemetry.aws.quarantine import Quarantine
+from telemetry.aws.queue import Queue
+from telemetry.aws.stream import Stream
+from telemetry.errors import Rejected, Unavailable
+
+from functions.drain import handler as drain
+from functions.ingest import handler as ingest
+from tests.fakes import KnownSchemas, MemoryKinesis, MemoryS3, MemorySqs
+from tests.functions.incoming import NOW_MS, TRACE, sqs
+
+Counted = Callable[..., float]
+RETENTION_MS = 30 * 86_400_000
+MINUTE_MS = NOW_MS
+GOOD = {"recorded_at": NOW_MS, "temperature": 21.5}
+BAD = {"recorded_at": NOW_MS, "humidity": -2.0}
+STORED = {"device_id": "pump-1", **GOOD, "received_at": NOW_MS, "trace_id": TRACE}
+NOTHING_FAILED: dict[str, Any] = {"batchItemFailures": []}
+
+
+class Stage:
+    """Both functions, their stream, queue and bucket in memory."""
+
+    def __init__(self) -> None:
+        self.kinesis, self.sqs, self.bucket = MemoryKinesis(), MemorySqs(), MemoryS3()
+        self.stream = Stream(self.kinesis, "readings", lambda _seconds: None)
+        self.quarantine = Quarantine(self.bucket, "failures")
+        self.schemas = KnownSchemas()
+
+    def ingest(self, event: dict[str, Any]) -> None:
+        overflow = Overflow(Queue(self.sqs, "overflow"))
+        ingest.run_message(
+            event, RETENTION_MS, self.stream, overflow, self.quarantine, self.schemas, TRACE
+        )
+
+    def drain(self, *bodies: str) -> dict[str, Any]:
+        event = sqs(bodies)
+        for record in event["Records"]:
+            record["attributes"] = {"SentTimestamp": str(NOW_MS)}
+        return drain.run(event, self.stream, self.quarantine, RETENTION_MS, self.schemas)
+
+    def put(self) -> list[dict[str, Any]]:
+        return [json.loads(record["Data"]) for record in self.kinesis.records]
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+def published(body: Any, form: str = "json", device_id: str = "pump-1") -> dict[str, Any]:
+    """The event of a rule."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    topic = f"telemetry/{device_id}/batch/{form}"
+    return mqtt.to_event(Message(topic, device_id, form, data, NOW_MS))
+
+
+def error_of_iot(body: Any, topic: str = "telemetry/pump-1/readings") -> str:
+    """What an error action writes."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    document = {
+        "ruleName": "telemetry_ReadingRule_1",
+        "topic": topic,
+        "cloudwatchTraceId": "7e146a2c-95b5-6caf-98b9-50e3969734c7",
+        "clientId": "pump-1",
+        "base64OriginalPayload": base64.b64encode(data).decode(),
+        "failures": [{"failedAction": "KinesisAction", "failedResource": "readings"}],
+    }
+    return json.dumps(document)
+
+
+def failure_of_lambda(event: dict[str, Any]) -> str:
+    """What Lambda writes of an invocation that it has given up."""
+    document = {
+        "version": "1.0",
+        "requestContext": {"condition": "RetriesExhausted", "approximateInvokeCount": 3},
+        "requestPayload": event,
+        "responsePayload": {"errorType": "Unavailable"},
+    }
+    return json.dumps(document)
+
+
+LINES = b"\n".join(json.dumps(each).encode() for each in (GOOD, GOOD))
+
+
+@pytest.mark.parametrize(
+    ("body", "form", "count"),
+    [
+        ([GOOD, GOOD], "json", 2),
+        (GOOD, "json", 1),
+        (LINES, "ndjson", 2),
+        (LINES + b"\r\n\n", "ndjson", 2),
+        (gzip.compress(LINES), "ndjson-gzip", 2),
+        (gzip.compress(json.dumps([GOOD]).encode()), "json-gzip", 1),
+        ([{**GOOD, "device_id": "pump-1"}], "json", 1),
+    ],
+)
+def test_a_batch_goes_on_the_stream_as_if_it_had_come_over_https(
+    stage: Stage, counted: Counted, body: Any, form: str, count: int
+) -> None:
+    stage.ingest(published(body, form))
+    assert stage.put() == [STORED] * count
+    assert counted("ReadingsAccepted", MINUTE_MS) == count
+    assert stage.bucket.lines() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "form", "field", "reason"),
+    [
+        (b"\xff", "json", "body", "is not JSON"),
+        ([], "json", "body", "has 0 elements; a request brings 1 to 500"),
+        (b"\n \n", "ndjson", "body", "has no lines"),
+        (GOOD, "xml", "topic", "is not a format of a batch: json, ndjson"),
+        (GOOD, "json-gzip", "body", "is not gzip"),
+        (gzip.compress(b"1" * 60)[:-9], "json-gzip", "body", "ends within its compressed data"),
+        (gzip.compress(b"")[:10] + b"\xff" * 9, "json-gzip", "body", "can't be decompressed"),
+        (gzip.compress(b" " * 1_048_577), "json-gzip", "body", "has more than 1048576 bytes"),
+        (b"[" * 50_000, "json", "body", "is nested too deeply"),
+        (b"\x03\x00" + bytes(16), "avro", "schema_id", "is not the id of a version"),
+        (b"\xff", "protobuf", "body", "can't be read"),
+    ],
+)
+def test_a_message_that_cannot_be_read_goes_to_quarantine_with_its_bytes(
+    stage: Stage, counted: Counted, body: Any, form: str, field: str, reason: str
+) -> None:
+    event = published(body, form)
+    stage.ingest(event)
+    (held,) = stage.bucket.lines()
+    assert (held["function"], held["source"], held["field"]) == ("ingest", "mqtt", field)
+    assert held["reason"].startswith(reason)
+    assert json.loads(base64.b64decode(held["data"])) == event
+    assert (counted("ReadingsAccepted"), counted("ReadingsRejected")) == (0, 1)
+    assert counted("ReadingsQuarantined") == 1
+
+
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        (BAD, "humidity"),
+        ({**GOOD, "device_id": "pump-2"}, "device_id"),
+        ({**GOOD, "via": "mqtt"}, "via"),
+        ({**GOOD, "received_at": NOW_MS}, "received_at"),
+        ({**GOOD, "trace_id": TRACE}, "trace_id"),
+        ({**GOOD, "recorded_at": NOW_MS + 300_001}, "recorded_at"),
+        ({**GOOD, "recorded_at": NOW_MS - RETENTION_MS - 1}, "recorded_at"),
+        (17, None),
+    ],
+)
+def test_of_a_batch_only_what_is_bad_is_quarantined_and_alone(
+    stage: Stage, document: Any, field: str | None
+) -> None:
+    stage.ingest(published([GOOD, document]))
+    assert stage.put() == [STORED]
+    (held,) = stage.bucket.lines()
+    assert (held["field"], held["partition_key"]) == (field, "pump-1")
+    event = json.loads(base64.b64decode(held["data"]))
+    assert json.loads(base64.b64decode(event["body"])) == document
+
+
+def test_a_message_that_is_delivered_again_is_quarantined_once(stage: Stage) -> None:
+    for _ in range(2):
+        stage.ingest(published([BAD, GOOD]))
+    assert len(stage.bucket.lines()) == 1
+
+
+def test_what_finds_no_place_is_tried_again_and_what_found_one_is_counted(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.sqs.down = True
+    stage.kinesis.refuses = lambda record: json.loads(record["Data"])["temperature"] == 30.0
+    with pytest.raises(Unavailable, match="no place for 1 readings"):
+        stage.ingest(published([GOOD, {**GOOD, "temperature": 30.0}]))
+    assert counted("ReadingsAccepted", MINUTE_MS) == 1
+
+
+def test_a_refused_document_that_finds_no_place_is_tried_again(stage: Stage) -> None:
+    stage.bucket.down = True
+    with pytest.raises(Unavailable, match="1 refused documents"):
+        stage.ingest(published([GOOD, BAD]))
+    assert stage.put() == [STORED]
+
+
+def test_readings_wait_in_the_overflow_queue_as_they_would_go_on_the_stream(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.kinesis.down = True
+    stage.ingest(published([GOOD, GOOD]))
+    assert counted("ReadingsOverflowed", MINUTE_MS) == 2
+    stage.kinesis.down = False
+    assert stage.drain(*stage.sqs.bodies) == NOTHING_FAILED
+    assert stage.put() == [STORED] * 2
+
+
+@pytest.mark.parametrize("prefix", ["", "$aws/rules/telemetry_BatchRule_1/"])
+def test_what_iot_could_not_deliver_goes_on_as_the_rule_would_have_sent_it(
+    stage: Stage, counted: Counted, prefix: str
+) -> None:
+    bodies = [
+        error_of_iot(GOOD, f"{prefix}telemetry/pump-1/readings"),
+        error_of_iot(LINES, f"{prefix}telemetry/pump-1/batch/ndjson"),
+    ]
+    assert stage.drain(*bodies) == NOTHING_FAILED
+    stamped = {"device_id": "pump-1", **GOOD, "received_at": NOW_MS, "via": "mqtt"}
+    assert stage.put() == [stamped] * 3
+    assert counted("ReadingsDrained") == 3
+
+
+def test_what_lambda_gave_up_and_what_was_released_goes_on_uncounted(stage: Stage) -> None:
+    event = published([GOOD])
+    assert stage.drain(failure_of_lambda(event), json.dumps(event)) == NOTHING_FAILED
+    assert (
+        stage.put() == [{**GOOD, "device_id": "pump-1", "received_at": NOW_MS, "via": "mqtt"}] * 2
+    )
+
+
+def test_what_drain_finds_bad_in_a_message_goes_to_quarantine(stage: Stage) -> None:
+    assert stage.drain(error_of_iot(BAD), error_of_iot(b"\x00")) == NOTHING_FAILED
+    assert [(held["function"], held["source"]) for held in stage.bucket.lines()] == [
+        ("drain", "mqtt")
+    ] * 2
+    assert stage.put() == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"topic": 1, "base64OriginalPayload": ""}',
+        '{"topic": "a", "base64OriginalPayload": "!"}',
+        '{"requestPayload": {"topic": "a"}}',
+        '{"requestPayload": 17, "x": "topic"}',
+        '{"topic": "a", "device_id": 1, "body": "", "received_at": 1}',
+        '["topic"]',
+        '{"x": "topic"}',
+    ],
+)
+def test_what_only_looks_like_a_message_goes_to_quarantine_as_a_line(
+    stage: Stage, body: str
+) -> None:
+    assert stage.drain(body) == NOTHING_FAILED
+    (held,) = stage.bucket.lines()
+    assert (held["source"], base64.b64decode(held["data"]).decode()) == ("overflow", body)
+
+
+@pytest.mark.parametrize(
+    "event", [{}, {"topic": "a", "device_id": "b", "body": "!", "received_at": 1}, {"topic": None}]
+)
+def test_an_event_that_is_no_rules_is_an_error(stage: Stage, event: dict[str, Any]) -> None:
+    with pytest.raises(Rejected, match="is not an event of an IoT rule"):
+        stage.ingest(event)
+
+
+@given(st.binary(max_size=300), st.sampled_from(["json", "ndjson", "json-gzip", "ndjson-gzip"]))
+def test_any_bytes_are_readings_or_refused(body: bytes, form: str) -> None:
+    message = Message(f"telemetry/a/batch/{form}", "a", form, body, NOW_MS)
+    taken = mqtt.take(message, RETENTION_MS, "ingest", KnownSchemas())
+    assert taken.readings or taken.refused
+    assert mqtt.of_event(mqtt.to_event(message)) == message

@@ -1,0 +1,102 @@
+"""MQTT 3.1.1 on the wire: examples of the standard, and what isn't MQTT."""
+
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from local.mqtt import packets
+from local.mqtt.packets import Connect, Malformed, Packet, Publish, Will
+
+
+def read(data: bytes, bytes_max: int = 1000) -> Packet:
+    """The first packet of what has come; nothing has to be waited for."""
+    left = io.BytesIO(data)
+
+    async def readexactly(count: int) -> bytes:
+        return left.read(count)
+
+    reader: Any = SimpleNamespace(readexactly=readexactly)
+    with pytest.raises(StopIteration) as end:
+        packets.read(reader, bytes_max).send(None)
+    packet: Packet = end.value.value
+    return packet
+
+
+# Figures 2-1 and 3-6 of the standard: lengths of one and two bytes
+@pytest.mark.parametrize(
+    ("data", "length"), [(b"\xc0\x00", 0), (b"\x30\x7f", 127), (b"\x30\x80\x01", 128)]
+)
+def test_a_packet_has_its_length_before_it(data: bytes, length: int) -> None:
+    assert read(data + b"x" * length) == Packet(data[0] >> 4, data[0] & 15, b"x" * length)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x30\xff\xff\xff\xff\x01", b"\x30\xff\xff\xff\x7f", b"\x30\xe9\x07"]
+)
+def test_what_is_longer_than_may_be_is_refused_before_it_is_read(data: bytes) -> None:
+    with pytest.raises(Malformed):
+        read(data)
+
+
+def test_a_connect_says_who_and_how_long_it_may_be_silent() -> None:
+    body = b"\x00\x04MQTT\x04\x02\x00\x3c\x00\x06pump-1"
+    assert packets.connect(body) == Connect(4, "pump-1", 60, None)
+    will = b"\x00\x04MQTT\x04\x2e\x00\x00\x00\x01a\x00\x01t\x00\x02by"
+    assert packets.connect(will) == Connect(4, "a", 0, Will("t", b"by", True))
+
+
+@pytest.mark.parametrize(
+    "body", [b"\x00\x04MQTT\x05\x02\x00\x3c", b"\x00\x06MQIsdp\x03\x02\x00\x3c"]
+)
+def test_of_another_version_only_that_is_read(body: bytes) -> None:
+    assert packets.connect(body).level in (5, 3)
+
+
+def test_a_message_has_topic_number_and_payload() -> None:
+    body = b"\x00\x03a/b\x00\x0ahello"
+    assert packets.publish(Packet(3, 0b0011, body)) == Publish("a/b", b"hello", 1, 10, True)
+    at_most_once = packets.publish(Packet(3, 0, b"\x00\x03a/b"))
+    assert at_most_once == Publish("a/b", b"", 0, 0, False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x00\x00\x00\x01",  # no topic
+        b"\x00\x03a/+\x00\x01",  # a filter
+        b"\x00\x01#\x00\x01",
+        b"\x00\x01a\x00\x00",  # no number
+        b"\x00\x05a",  # cut off
+        b"\x00\x02\xff\xfe\x00\x01",  # not UTF-8
+        b"\x00\x03a\x00b\x00\x01",  # U+0000
+    ],
+)
+def test_what_is_no_message_is_refused(body: bytes) -> None:
+    with pytest.raises(Malformed):
+        packets.publish(Packet(3, 0b0010, body))
+
+
+def test_answers_are_as_the_standard_has_them() -> None:
+    assert packets.connack(5) == b"\x20\x02\x00\x05"
+    assert packets.puback(0x0A0B) == b"\x40\x02\x0a\x0b"
+    assert packets.subscribe(b"\x00\x0a\x00\x03a/b\x01\x00\x03c/d\x02") == (10, 2)
+    assert packets.suback(10, 2) == b"\x90\x04\x00\x0a\x80\x80"
+    assert packets.unsuback(10) == b"\xb0\x02\x00\x0a"
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_packet_or_malformed(data: bytes) -> None:
+    for parse in (packets.connect, packets.subscribe):
+        try:
+            parse(data)
+        except Malformed:
+            continue
+    for flags in range(4):
+        try:
+            packets.publish(Packet(3, flags, data))
+        except Malformed:
+            continue
