@@ -75,10 +75,12 @@ class Pipeline(ThreadingHTTPServer):
         return list(self.avro(io.BytesIO(body)))
 
     def avro(self, body: io.BytesIO) -> Iterator[Json]:
-        """Records after Glue's header each: version 3, uncompressed, the schema version's id."""
-        while header := body.read(GLUE_HEADER_BYTES):
-            assert header[:2] == b"\x03\x00"
-            record: Any = schemaless_reader(body, self.schemas[str(uuid.UUID(bytes=header[2:]))])
+        """Records behind Glue's header: version 3, uncompressed, the schema version's id."""
+        header = body.read(GLUE_HEADER_BYTES)
+        assert header[:2] == b"\x03\x00"
+        writer = self.schemas[str(uuid.UUID(bytes=header[2:]))]
+        while body.tell() < len(body.getbuffer()):
+            record: Any = schemaless_reader(body, writer)
             record["recorded_at"] = round(record["recorded_at"].timestamp() * 1000)
             yield {name: value for name, value in record.items() if value is not None}
 
@@ -95,8 +97,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        path = self.path.removeprefix(self.server.url)  # a proxy gets the whole address
-        _, _, devices, device_id, _ = path.split("/")
+        *_, devices, device_id, _ = self.path.split("/")
         assert devices == "devices"
         readings = self.server.decode(self.headers, device_id, body)
         self.server.requests.append(

@@ -112,7 +112,7 @@ def opened(options: argparse.Namespace) -> Store:
 def transport_of(options: argparse.Namespace) -> Transport:
     """The way to the pipeline that the options name."""
     certificate = (options.certificate, options.key) if options.certificate else None
-    formats: dict[str, Format] = {"json": Json(), "json+gzip": Json(gzip=True)}
+    formats: dict[str, Format] = {"json": Json(), "json-gzip": Json(gzip=True)}
     chosen = formats.get(options.format) or Avro(options.schema_version_id)
     if options.mqtt:
         host, _, port = options.mqtt.partition(":")
@@ -188,7 +188,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--ca", help="a file of the certificates to trust, if not the system's")
     out.add_argument("--certificate", help="the device's certificate; --key has its key")
     out.add_argument("--key")
-    out.add_argument("--format", choices=("json", "json+gzip", "avro"), default="json")
+    out.add_argument("--format", choices=("json", "json-gzip", "avro"), default="json")
     out.add_argument("--schema-version-id", help="of the newest reading schema, for avro")
     out.add_argument("--timeout", type=float, help="seconds to try; without it, until all is sent")
     out.add_argument("--follow", action="store_true", help="go on with what is recorded later")

@@ -19,7 +19,7 @@ GLUE_UNCOMPRESSED = 0
 
 
 class Body(NamedTuple):
-    """A batch as bytes; `name` is its format's in an MQTT topic."""
+    """A batch as bytes; `name` is its format's in an MQTT topic, where `+` is a wildcard."""
 
     data: bytes
     content_type: str
@@ -49,11 +49,11 @@ class Json:
         if not self.gzip:
             return Body(data, "application/json", None, "json", is_plain=True)
         squeezed = compressed(data)
-        return Body(squeezed, "application/json", "gzip", "json+gzip", is_plain=False)
+        return Body(squeezed, "application/json", "gzip", "json-gzip", is_plain=False)
 
 
 class Avro:
-    """Avro records one after another, each after Glue's header. Needs the extra `avro`."""
+    """Glue's header, then Avro records one after another. Needs the extra `avro`."""
 
     CONTENT_TYPE = "application/vnd.apache.avro+glue"
 
@@ -81,18 +81,17 @@ class Avro:
         """The records; a batch with a metric that the version doesn't have goes as JSON."""
         from fastavro import schemaless_writer  # noqa: PLC0415 - an extra
 
-        header = bytes([GLUE_HEADER_VERSION, GLUE_UNCOMPRESSED]) + self._id.bytes
         out = io.BytesIO()
+        out.write(bytes([GLUE_HEADER_VERSION, GLUE_UNCOMPRESSED]) + self._id.bytes)
         for reading in readings:
             metrics = json.loads(reading.metrics)
             if metrics.keys() - self._metrics:
                 return Json(gzip=self._gzip).encode(device_id, readings)
-            out.write(header)
             record = {"device_id": device_id, "recorded_at": reading.recorded_at_ms, **metrics}
             schemaless_writer(out, parsed(self._version), record)
         data = out.getvalue()
         if self._gzip:
-            return Body(compressed(data), self.CONTENT_TYPE, "gzip", "avro+gzip", is_plain=False)
+            return Body(compressed(data), self.CONTENT_TYPE, "gzip", "avro-gzip", is_plain=False)
         return Body(data, self.CONTENT_TYPE, None, "avro", is_plain=False)
 
 
