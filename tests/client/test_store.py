@@ -150,7 +150,8 @@ def test_of_readings_recorded_together_all_are_kept_or_none(kept: Kept) -> None:
 
 
 def test_readings_within_a_millisecond_get_one_each(kept: Kept) -> None:
-    kept.record(3)
+    told = [kept.store.record({"temperature": 20.0}) for _ in range(3)]
+    assert told == [NOW_MS, NOW_MS + 1, NOW_MS + 2]
     kept.clock.pass_ms(1)
     kept.record(2)
     kept.clock.pass_ms(100)
@@ -292,7 +293,7 @@ def test_what_is_used_is_asked_once_for_each_time_the_clock_is_set_back() -> Non
 
 def test_what_is_recorded_before_the_clock_is_set_is_dated_once_it_is(path: Path) -> None:
     kept = Kept(path, FakeClock(now_ms=1_000))  # 1970
-    kept.record()
+    assert kept.store.record({"temperature": 20.0}) is None
     kept.clock.pass_ms(2_000)
     kept.record(2)
     assert (kept.send(), kept.store.status().undated) == ([], 3)

@@ -94,16 +94,21 @@ class Client:
         """Send what waits, for a while; what is left is sent next time."""
         self.close(self._options.close_s)
 
-    def record(self, metrics: Mapping[str, float | None] | None = None, /, **more: Any) -> None:
+    def record(
+        self, metrics: Mapping[str, float | None] | None = None, /, **more: Any
+    ) -> int | None:
         """Keep a reading: `record(temperature=21.5)`. When it returns, the reading is in the file.
 
-        Raises Invalid, StoreFull or StoreFailed; then nothing was kept. `recorded_at`, a datetime
-        or epoch ms, is for a reading that wasn't taken just now.
+        Returns its instant in ms, or None where the clock isn't set yet. Raises Invalid, StoreFull
+        or StoreFailed; then nothing was kept. `recorded_at`, a datetime or epoch ms, is for a
+        reading that wasn't taken just now.
         """
         recorded_at = more.pop("recorded_at", None)
-        waiting = self.store.record({**(metrics or {}), **more}, recorded_at)
+        at_ms = self.store.record({**(metrics or {}), **more}, recorded_at)
+        waiting = self.store.waiting
         if waiting == 1 or waiting % self._options.batch_max == 0:
             self._wake.set()
+        return at_ms
 
     def start(self) -> None:
         """Send in a thread of its own, until `close`."""

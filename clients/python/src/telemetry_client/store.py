@@ -142,17 +142,17 @@ class Store:
 
     # Recording
 
-    def record(self, metrics: Metrics, recorded_at: Any = None) -> int:
-        """Keep a reading; returns how many wait now.
+    def record(self, metrics: Metrics, recorded_at: Any = None) -> int | None:
+        """Keep a reading; returns its instant in ms, or None where the clock isn't set yet.
 
         Raises Invalid, StoreFull or StoreFailed; then nothing was kept. A caller's own
         `recorded_at` is the reading's identity as it stands, even if another has it too.
         """
-        return self.record_many([metrics], [recorded_at])
+        return self.record_many([metrics], [recorded_at])[0]
 
     def record_many(
         self, metrics: Sequence[Metrics], recorded_at: Sequence[Any] | None = None
-    ) -> int:
+    ) -> list[int | None]:
         """Keep readings, all or none of them, for the price of one write to the disk."""
         bodies = [encode_metrics(each) for each in metrics]
         times = [None if at is None else to_ms(at) for at in recorded_at or [None] * len(bodies)]
@@ -165,15 +165,21 @@ class Store:
             self._make_room(bodies)
             if is_believed:
                 self._date(now_ms)
-            for body, at_ms in zip(bodies, times, strict=True):
-                if at_ms is not None:
-                    self._instants.note(at_ms)
-                    self._insert(at_ms, body)
-                elif is_believed:
-                    self._insert(self._instants.give(now_ms), body)
-                else:
-                    self._insert_undated(body)
-            return self._waiting
+            for index, body in enumerate(bodies):
+                times[index] = self._insert_now(body, times[index], now_ms if is_believed else None)
+            return times
+
+    def _insert_now(self, body: str, at_ms: int | None, now_ms: int | None) -> int | None:
+        """Insert a reading under its caller's instant, or one of now, if that is known."""
+        if at_ms is not None:
+            self._instants.note(at_ms)
+        elif now_ms is not None:
+            at_ms = self._instants.give(now_ms)
+        else:
+            self._insert_undated(body)
+            return None
+        self._insert(at_ms, body)
+        return at_ms
 
     def _check_time(self, at_ms: int, now_ms: int) -> None:
         """Raise Invalid for a caller's own time that the pipeline would refuse."""
