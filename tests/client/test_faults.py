@@ -10,7 +10,7 @@ def test_a_device_that_is_killed_cut_off_and_answered_wrongly_loses_and_repeats_
     tmp_path: Path,
 ) -> None:
     with serving(Pipeline(Trouble(seed=5))) as pipeline:
-        journal = suffer(pipeline.url, tmp_path, seconds=4.0, seed=5)
+        journal = suffer(pipeline.url, tmp_path, seconds=3.0, seed=5)
         assert problems(journal, pipeline) == []
     assert len(journal.recorded) > 100
     assert journal.kills >= 2

@@ -233,7 +233,7 @@ def test_instants_known_only_as_a_span_are_not_believed(
     assert kept.send() == [NOW_MS + HOUR_MS - 1000]
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.one_of(

@@ -126,7 +126,7 @@ def transport_of(options: argparse.Namespace) -> Transport:
             body_format=chosen,
         )
     if not options.url:
-        raise Invalid("--url", options.url, "is missing: the API's address, or --mqtt HOST")
+        raise Invalid("--url", options.url, "is no address: the API has one, or give --mqtt HOST")
     token = os.environ.get(TOKEN_VARIABLE, "")
     if options.token_file:
         token = Path(options.token_file).read_text("utf-8").strip()
