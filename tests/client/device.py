@@ -1,6 +1,6 @@
 """A device's program, to be killed: records without end, notes what `record()` returned from.
 
-    python -m tests.client.device STORE JOURNAL URL LIFE
+    python -m tests.client.device STORE JOURNAL URL LIFE TIMEOUT
 
 The token is in the environment. A line on standard input makes it stop recording, send what waits
 and end; it says then how it went. What a reading measures tells which one it is: the life of the
@@ -18,7 +18,7 @@ from telemetry_client import Client, ClientOptions, Https, StoreOptions
 from telemetry_client.pace import PaceOptions
 
 DEVICE_ID_VARIABLE = "DEVICE_ID"
-PAUSE_SECONDS = 0.004
+PAUSE_SECONDS = 0.01
 DRAIN_SECONDS = 60.0
 PACE = PaceOptions(first_s=0.02, most_s=0.5, refused_first_s=0.1, refused_most_s=0.5)
 
@@ -33,7 +33,7 @@ def await_line(is_over: threading.Event) -> None:
     is_over.set()
 
 
-def main(store: str, journal: str, url: str, life: int) -> int:
+def main(store: str, journal: str, url: str, life: int, timeout_s: float) -> int:
     """Record until told to end."""
     logging.getLogger("telemetry_client").setLevel(logging.ERROR)  # troubles are what it is for
     options = ClientOptions(
@@ -42,7 +42,7 @@ def main(store: str, journal: str, url: str, life: int) -> int:
         pace=PACE,
         store=StoreOptions(synchronous="normal"),  # a kill is no loss of power
     )
-    transport = Https(url, os.environ["TELEMETRY_TOKEN"], timeout_s=1.0, proxy=None)
+    transport = Https(url, os.environ["TELEMETRY_TOKEN"], timeout_s=timeout_s, proxy=None)
     client = Client(store, os.environ[DEVICE_ID_VARIABLE], transport, options)
     client.start()
     is_over = threading.Event()
@@ -61,4 +61,4 @@ def main(store: str, journal: str, url: str, life: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5])))

@@ -30,7 +30,7 @@ from tests.client.servers import Answer, Network, Pipeline, serving
 ROOT = Path(__file__).parents[2]
 DEVICE_ID = "suffering"
 TICK_SECONDS = 0.05
-LIFE_SECONDS = (0.4, 2.0)
+LIFE_SECONDS = (0.4, 1.2)
 CUT_SECONDS = (0.2, 1.5)
 END_SECONDS = 90.0
 
@@ -108,17 +108,19 @@ class Trouble:
 class Device:
     """The device's process, started again after each kill."""
 
-    def __init__(self, folder: Path, url: str, device_id: str, token: str) -> None:
+    def __init__(self, folder: Path, url: str, name: tuple[str, str], timeout_s: float) -> None:
         self.store, self.journal = folder / "readings.db", folder / "journal"
         self._url = url
         paths = os.pathsep.join(str(ROOT / each) for each in (".", "clients/python/src"))
-        own = {device.DEVICE_ID_VARIABLE: device_id, "TELEMETRY_TOKEN": token}
+        self._timeout_s = timeout_s
+        own = {device.DEVICE_ID_VARIABLE: name[0], "TELEMETRY_TOKEN": name[1]}
         self._environment = os.environ | own | {"PYTHONPATH": paths}
         self.lives = 0
         self.process = self.start()
 
     def start(self) -> "subprocess.Popen[bytes]":
-        arguments = [str(self.store), str(self.journal), self._url, str(self.lives)]
+        arguments = [str(self.store), str(self.journal), self._url]
+        arguments += [str(self.lives), str(self._timeout_s)]
         self.lives += 1
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.client.device", *arguments],
@@ -146,7 +148,12 @@ class Device:
 
 
 def suffer(
-    url: str, folder: Path, seconds: float, seed: int, name: tuple[str, str] = (DEVICE_ID, "token")
+    url: str,
+    folder: Path,
+    seconds: float,
+    seed: int,
+    name: tuple[str, str] = (DEVICE_ID, "token"),
+    timeout_s: float = 1.0,
 ) -> Journal:
     """Let a device record for a time, behind a failing network, and die now and then."""
     chance, kills, cuts = random.Random(seed), 0, 0
@@ -154,7 +161,7 @@ def suffer(
     with Network(address.port or 80, seed) as network:
         network.reset_share, network.delay_s = 0.1, 0.02
         behind = address._replace(netloc=f"127.0.0.1:{network.port}").geturl()
-        own = Device(folder, behind, *name)
+        own = Device(folder, behind, name, timeout_s)
         try:
             end = time.monotonic() + seconds
             dies = cut = heals = 0.0

@@ -9,13 +9,14 @@ from tests.client.servers import Pipeline, serving
 def test_a_device_that_is_killed_cut_off_and_answered_wrongly_loses_and_repeats_nothing(
     tmp_path: Path,
 ) -> None:
-    with serving(Pipeline(Trouble(seed=5))) as pipeline:
+    trouble = Trouble(seed=5)
+    with serving(Pipeline(trouble)) as pipeline:
         journal = suffer(pipeline.url, tmp_path, seconds=3.0, seed=5)
         assert problems(journal, pipeline) == []
-    assert len(journal.recorded) > 100
+    assert len(journal.recorded) > 20
     assert journal.kills >= 2
     assert journal.cuts >= 1
-    assert pipeline.repeated > 0  # answers were lost, and the pipeline counted once
+    assert len(trouble.answers) > 2
 
 
 def test_what_could_go_wrong_is_seen() -> None:

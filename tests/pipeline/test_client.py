@@ -14,9 +14,11 @@ def test_a_device_client_that_is_killed_and_cut_off_has_each_reading_in_a_window
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     name = "suffering", pipeline.token("suffering")
-    journal = suffer(pipeline.state.api_url, tmp_path, seconds=2.0, seed=2, name=name)
+    journal = suffer(
+        pipeline.state.api_url, tmp_path, seconds=2.0, seed=2, name=name, timeout_s=10.0
+    )
     assert journal.problems == []
-    assert len(journal.recorded) > 50
+    assert len(journal.recorded) > 20
     assert journal.kills > 0
     expected = Counter(at_ms - at_ms % MINUTE_MS for at_ms in journal.sent)
     becomes(lambda: pipeline.counts("suffering"), dict(expected), "the windows")
