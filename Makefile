@@ -86,6 +86,9 @@ kills: $(venv) $(sam) $(aws) ## Kill the mappings' engine 50 times while records
 metric: $(venv) $(sam) $(aws) ## Add a metric and a rule to a copy, by schema alone; deploy it, post, see the alert.
 	@$(with_tools) .venv/bin/python -m tests.pipeline.adding
 
+client-faults: $(venv) ## Kill a device's client, cut it off, answer it wrongly: ARGS="--for 5m"
+	@PYTHONPATH=clients/python/src .venv/bin/python -m tests.client.faults $(ARGS)
+
 SEEDS ?= 1000
 simulate: $(venv) ## Run the pipeline under simulated faults: SEEDS=1000; one of them: ARGS="--seed 17"
 	@.venv/bin/python -m tests.simulation $(if $(findstring --seed,$(ARGS)),,--seeds $(SEEDS)) $(ARGS)
@@ -110,7 +113,7 @@ clean: ## Remove the environments, builds and caches.
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## List the targets.
-	@sed -n 's/^\([a-z]*\):.*## /\1@/p' Makefile | awk -F@ '{ printf "make %-11s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1@/p' Makefile | awk -F@ '{ printf "make %-13s %s\n", $$1, $$2 }'
 
 $(uv): requirements/uv.txt
 	@$(PYTHON) requirements/sync.py $@ $<
@@ -121,4 +124,4 @@ $(sam): requirements/sam.txt | $(uv)
 $(aws): requirements/aws.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test schemas check build deploy redrive quarantine replay invoke bench soak year kills metric simulate conformance lock clean help fuzz
+.PHONY: run up down test schemas check build deploy redrive quarantine replay invoke bench soak year kills metric client-faults simulate fuzz conformance lock clean help

@@ -1,8 +1,9 @@
 """How devices post: batches over a bounded number of kept-alive connections, again until taken.
 
-A reading has an identity, so sending it twice does no harm. What wasn't taken (429, 503, another
-5xx, a timeout, a lost connection) is sent again with growing pauses, until it is taken or the
-device is told to give up; then it is counted as unanswered. Everything is noted in the ledger.
+What an answer means and how long to wait is decided by the device client's code
+(`telemetry_client`); here is only what hundreds of devices in one process need. What wasn't taken
+is sent again until it is, or the device is told to give up; then it is counted as unanswered.
+Everything is noted in the ledger.
 """
 
 import asyncio
@@ -12,9 +13,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
+from telemetry_client.answers import Answer, Remedy, Verdict, judge
+from telemetry_client.pace import Pace, PaceOptions
 
 from local.api import error_message
 from local.errors import ApiFailed
@@ -24,9 +26,7 @@ from local.reading import Reading, Source
 
 BATCH_MAX = 500
 TIMEOUT_SECONDS = 30.0
-PAUSE_SECONDS_FIRST = 0.2
-PAUSE_SECONDS_MAX = 5.0
-RETRY_AFTER_SECONDS_MAX = 30.0
+PACE = PaceOptions(first_s=0.3, most_s=5.0)
 DUE_MAX = 5000
 IDLE_SECONDS_MAX = 0.25
 
@@ -178,22 +178,24 @@ class Posting:
                 self._queue.task_done()
 
     async def _post_until_taken(self, batch: Batch) -> None:
-        pending, pause = batch.readings, PAUSE_SECONDS_FIRST
+        pending = batch.readings
+        pace = Pace(self._options.batch, PACE, self._random)
         while pending:
             self.first_post_at = self.first_post_at or time.monotonic()
-            pending, asked_pause = await self._post(batch, pending)
+            verdict = await self._post(batch, pending)
+            note(self._ledger, pending, verdict)
+            pause = pace.after(verdict, len(pending))
+            pending = [pending[index] for index in verdict.again]
             if not pending:
                 return
             if self._gives_up.is_set():
                 self._ledger.counts.unanswered += len(pending)
                 return
             self._ledger.counts.resent += len(pending)
-            spread = pause * self._random.uniform(0.5, 1.0)
-            await wait_until(self._gives_up, max(spread, min(asked_pause, RETRY_AFTER_SECONDS_MAX)))
-            pause = min(pause * 2, PAUSE_SECONDS_MAX)
+            await wait_until(self._gives_up, pause)
 
-    async def _post(self, batch: Batch, readings: list[Reading]) -> tuple[list[Reading], float]:
-        """Send once; return the readings to send again, and the pause that the answer asks for."""
+    async def _post(self, batch: Batch, readings: list[Reading]) -> Verdict:
+        """Send once; raise ApiFailed for an answer that sending again won't change, such as 401."""
         counts = self._ledger.counts
         counts.posted += len(readings)
         counts.requests += 1
@@ -202,51 +204,20 @@ class Posting:
             headers = {"Authorization": f"Bearer {batch.token}"}
             response = await self._http.post(batch.path, content=body, headers=headers)
         except httpx.TransportError:
-            return readings, 0.0
-        untaken = note_answer(self._ledger, readings, response)
+            return judge(None, len(readings))
         self.last_answer_at = time.monotonic()
-        return untaken, retry_after_seconds(response)
+        answer = Answer(response.status_code, response.content, response.headers.get("Retry-After"))
+        verdict = judge(answer, len(readings), now_s=time.time())
+        if verdict.remedy in {Remedy.PERSON, Remedy.SMALLER}:
+            raise ApiFailed(f"POST {batch.path}", response.status_code, error_message(response))
+        return verdict
 
 
-def note_answer(ledger: Ledger, readings: list[Reading], response: httpx.Response) -> list[Reading]:
-    """Note in the ledger what an answer says; return the readings that weren't taken.
-
-    Raise ApiFailed for an answer that sending again won't change, such as 401.
-    """
-    status = response.status_code
-    if status in (httpx.codes.ACCEPTED, httpx.codes.BAD_REQUEST, httpx.codes.SERVICE_UNAVAILABLE):
-        answer = json_object(response)
-        if "rejected" in answer:
-            untaken = set(answer.get("not_taken", []))
-            rejected = {entry["index"]: entry for entry in answer["rejected"]}
-            for entry in rejected.values():
-                ledger.reject(f"{entry['field']}: {entry['reason']}")
-            ledger.accept(
-                reading
-                for index, reading in enumerate(readings)
-                if index not in untaken and index not in rejected
-            )
-            return [readings[index] for index in sorted(untaken)]
-    if status == httpx.codes.TOO_MANY_REQUESTS or response.is_server_error:
-        return readings
-    raise ApiFailed(f"POST {response.request.url.path}", status, error_message(response))
-
-
-def json_object(response: httpx.Response) -> dict[str, Any]:
-    """Return the JSON object in a response, or an empty one if there is none."""
-    try:
-        answer = response.json()
-    except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
-
-
-def retry_after_seconds(response: httpx.Response) -> float:
-    """Return the pause that the answer asks for; 0 when it asks for none."""
-    try:
-        return float(response.headers.get("Retry-After", "0"))
-    except ValueError:
-        return 0.0
+def note(ledger: Ledger, readings: list[Reading], verdict: Verdict) -> None:
+    """Note in the ledger what an answer says of the readings."""
+    ledger.accept(readings[index] for index in verdict.taken)
+    for each in verdict.rejected:
+        ledger.reject(f"{each.field}: {each.reason}")
 
 
 async def wait_until(event: asyncio.Event, seconds: float) -> None:

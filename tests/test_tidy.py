@@ -235,7 +235,7 @@ def test_a_replay_does_as_many_parts_at_once_as_it_shares_its_rate_among() -> No
 FENCED = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
-MAKE = re.compile(r"\bmake (?:\w+=\S+ )*([a-z]+)")
+MAKE = re.compile(r"\bmake (?:\w+=\S+ )*([a-z]+(?:-[a-z]+)*)")
 LOCAL = re.compile(r"((?:python -m local|make(?= run| up| down)) (\w+).*)")
 FILE_NAME = re.compile(r"[\w./-]+\.(avsc|json|md|py|toml|txt|yaml|yml)")
 MADE = (".venv/", ".tools/", ".aws-sam/", ".local/")  # not committed: made here
@@ -246,7 +246,7 @@ def untrue(document: str, local_help: Callable[[str], str]) -> list[str]:
     fenced = "\n".join(FENCED.findall(document)).replace("\\\n", "")
     inline = INLINE.findall(FENCED.sub("", document))
     code = "\n".join([fenced, *inline])
-    made = set(re.findall(r"^[a-z]+(?=:)", text("Makefile"), re.MULTILINE))
+    made = set(re.findall(r"^[a-z-]+(?=:)", text("Makefile"), re.MULTILINE))
     wrong = [f"make {each}" for each in MAKE.findall(code) if each not in made]
     for line, command in LOCAL.findall(code):
         known = local_help(command)

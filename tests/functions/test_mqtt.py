@@ -19,6 +19,7 @@ from telemetry.errors import Rejected, Unavailable
 
 from functions.drain import handler as drain
 from functions.ingest import handler as ingest
+from tests import writers
 from tests.fakes import KnownSchemas, MemoryKinesis, MemoryS3, MemorySqs
 from tests.functions.incoming import NOW_MS, TRACE, sqs
 
@@ -26,6 +27,7 @@ Counted = Callable[..., float]
 RETENTION_MS = 30 * 86_400_000
 MINUTE_MS = NOW_MS
 GOOD = {"recorded_at": NOW_MS, "temperature": 21.5}
+OWN = {"device_id": "pump-1", **GOOD}
 BAD = {"recorded_at": NOW_MS, "humidity": -2.0}
 STORED = {"device_id": "pump-1", **GOOD, "received_at": NOW_MS, "trace_id": TRACE}
 NOTHING_FAILED: dict[str, Any] = {"batchItemFailures": []}
@@ -106,6 +108,9 @@ LINES = b"\n".join(json.dumps(each).encode() for each in (GOOD, GOOD))
         (gzip.compress(LINES), "ndjson-gzip", 2),
         (gzip.compress(json.dumps([GOOD]).encode()), "json-gzip", 1),
         ([{**GOOD, "device_id": "pump-1"}], "json", 1),
+        (writers.glue([OWN, OWN], 1), "avro", 2),
+        (gzip.compress(writers.container([OWN])), "avro-gzip", 1),
+        (writers.readings([OWN]), "protobuf", 1),
     ],
 )
 def test_a_batch_goes_on_the_stream_as_if_it_had_come_over_https(
@@ -124,13 +129,12 @@ def test_a_batch_goes_on_the_stream_as_if_it_had_come_over_https(
         ([], "json", "body", "has 0 elements; a request brings 1 to 500"),
         (b"\n \n", "ndjson", "body", "has no lines"),
         (GOOD, "xml", "topic", "is not a format of a batch: json, ndjson"),
-        (GOOD, "json-gzip", "body", "is not gzip"),
         (gzip.compress(b"1" * 60)[:-9], "json-gzip", "body", "ends within its compressed data"),
         (gzip.compress(b"")[:10] + b"\xff" * 9, "json-gzip", "body", "can't be decompressed"),
         (gzip.compress(b" " * 1_048_577), "json-gzip", "body", "has more than 1048576 bytes"),
         (b"[" * 50_000, "json", "body", "is nested too deeply"),
         (b"\x03\x00" + bytes(16), "avro", "schema_id", "is not the id of a version"),
-        (b"\xff", "protobuf", "body", "can't be read"),
+        (b"\xff", "protobuf", "body", "ends within a number"),
     ],
 )
 def test_a_message_that_cannot_be_read_goes_to_quarantine_with_its_bytes(
@@ -184,6 +188,27 @@ def test_what_finds_no_place_is_tried_again_and_what_found_one_is_counted(
     with pytest.raises(Unavailable, match="no place for 1 readings"):
         stage.ingest(published([GOOD, {**GOOD, "temperature": 30.0}]))
     assert counted("ReadingsAccepted", MINUTE_MS) == 1
+
+
+def test_a_record_whose_schema_can_not_be_had_now_waits_for_it(stage: Stage) -> None:
+    event = published(writers.glue([OWN]), "avro")
+    stage.schemas.down = True
+    with pytest.raises(Unavailable, match="the schema registry"):
+        stage.ingest(event)
+    body = failure_of_lambda(event)
+    assert stage.drain(body) == {"batchItemFailures": [{"itemIdentifier": "m0"}]}
+    assert stage.bucket.lines() == []
+    stage.schemas.down = False
+    assert stage.drain(body) == NOTHING_FAILED
+    assert [each["via"] for each in stage.put()] == ["mqtt"]
+
+
+def test_a_line_that_is_no_json_is_quarantined_with_its_message(stage: Stage) -> None:
+    event = published(LINES + b"\n{", "ndjson")
+    stage.ingest(event)
+    assert stage.put() == [STORED] * 2
+    (held,) = stage.bucket.lines()
+    assert json.loads(base64.b64decode(held["data"])) == event
 
 
 def test_a_refused_document_that_finds_no_place_is_tried_again(stage: Stage) -> None:

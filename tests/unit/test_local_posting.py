@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+from telemetry_client.pace import PaceOptions
 
 from local.errors import ApiFailed
 from local.ledger import Ledger
@@ -71,7 +72,7 @@ def lose(_readings: list[dict[str, Any]]) -> httpx.Response:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("local.posting.PAUSE_SECONDS_FIRST", 0.0)
+    monkeypatch.setattr("local.posting.PACE", PaceOptions(first_s=0.0, most_s=0.0))
 
 
 def post(pipeline: Pipeline, source: Once, **options: Any) -> Ledger:

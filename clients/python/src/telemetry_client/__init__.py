@@ -1,0 +1,24 @@
+"""A device's readings, kept in SQLite until the telemetry pipeline has taken each of them."""
+
+from telemetry_client.client import Client, ClientOptions
+from telemetry_client.errors import ClientError, Invalid, StoreFailed, StoreFull
+from telemetry_client.formats import Avro, Format, Json
+from telemetry_client.https import Https
+from telemetry_client.mqtt import Mqtt
+from telemetry_client.store import Store, StoreOptions
+
+__all__ = [
+    "Avro",
+    "Client",
+    "ClientError",
+    "ClientOptions",
+    "Format",
+    "Https",
+    "Invalid",
+    "Json",
+    "Mqtt",
+    "Store",
+    "StoreFailed",
+    "StoreFull",
+    "StoreOptions",
+]

@@ -1,0 +1,156 @@
+"""What the pipeline's answer to a batch means: a pure function, for whoever sends.
+
+A batch is a list of readings; an answer speaks of them by index. Whatever isn't plainly said to be
+taken or refused is sent again: the pipeline counts a reading once, however often it comes.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from typing import Any, NamedTuple
+
+RETRY_AFTER_S_MAX = 3600.0
+PROBLEM_LENGTH = 200
+BUSY = {408, 425, 429}
+UNREADABLE = {400, 415, 422}
+
+
+class Answer(NamedTuple):
+    """An HTTP answer, as far as it matters."""
+
+    status: int
+    body: bytes
+    retry_after: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why the pipeline will never take a reading of the batch."""
+
+    index: int
+    field: str | None
+    value: Any
+    reason: str
+
+
+class Remedy(Enum):
+    """What helps, before the readings that are left are sent again."""
+
+    NOTHING = "nothing is left"
+    LATER = "a pause"
+    SMALLER = "fewer readings in a request"
+    PLAINER = "JSON without compression"
+    PERSON = "somebody who corrects the address or the token"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of each reading of a batch, and what to do about the rest."""
+
+    taken: list[int] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+    again: list[int] = field(default_factory=list)
+    remedy: Remedy = Remedy.NOTHING
+    problem: str | None = None
+    retry_after_s: float = 0.0
+
+
+def judge(answer: Answer | None, count: int, *, is_plain: bool = True, now_s: float = 0) -> Verdict:
+    """What an answer, or None for none, says of a batch of `count` readings.
+
+    `is_plain`: it was sent as JSON, without compression. `now_s`: epoch seconds, for an answer that
+    names a date.
+    """
+    everything = list(range(count))
+    if answer is None:
+        return Verdict(again=everything, remedy=Remedy.LATER, problem="no answer")
+    document = json_object(answer.body)
+    retry_after_s = retry_after_seconds(answer.retry_after, now_s)
+    by_reading = of_each(document, answer.status, count, retry_after_s)
+    if by_reading:
+        return by_reading
+    message = document.get("message")
+    said = message if isinstance(message, str) else "no answer of the pipeline's"
+    problem = f"{answer.status}: {said[:PROBLEM_LENGTH]}"
+    is_unreadable = answer.status in UNREADABLE and isinstance(message, str)
+    if is_unreadable and not is_plain:
+        return Verdict(again=everything, remedy=Remedy.PLAINER, problem=problem)
+    if answer.status == 413 or (is_unreadable and answer.status != 415):
+        if count > 1:
+            return Verdict(again=everything, remedy=Remedy.SMALLER, problem=problem)
+        field_name = document.get("field")
+        named = field_name if isinstance(field_name, str) else None
+        return Verdict(rejected=[Rejection(0, named, document.get("value"), problem)])
+    is_passing = answer.status in BUSY or answer.status >= 500
+    is_foreign = answer.status < 300 or answer.status == 400
+    remedy = Remedy.LATER if is_passing or is_foreign else Remedy.PERSON
+    return Verdict([], [], everything, remedy, problem, retry_after_s)
+
+
+def of_each(
+    document: dict[str, Any], status: int, count: int, retry_after_s: float
+) -> Verdict | None:
+    """The verdict where the answer tells the fate of every reading; None where it doesn't."""
+    if status not in {202, 400, 503}:
+        return None
+    rejected = rejections(document.get("rejected"), count)
+    again = indexes(document.get("not_taken", []), count)
+    if rejected is None or again is None:
+        return None
+    settled = {each.index for each in rejected} | set(again)
+    taken = [index for index in range(count) if index not in settled]
+    if document.get("accepted") != len(taken) or len(settled) != len(rejected) + len(again):
+        return None
+    if not again:
+        return Verdict(taken, rejected)
+    problem = f"{status}: {len(again)} of {count} readings weren't taken"
+    return Verdict(taken, rejected, again, Remedy.LATER, problem, retry_after_s)
+
+
+def rejections(entries: Any, count: int) -> list[Rejection] | None:
+    """The refused readings; None where the list isn't one of the pipeline's."""
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        return None
+    if indexes([entry.get("index") for entry in entries], count) is None:
+        return None
+    return [
+        Rejection(entry["index"], entry.get("field"), entry.get("value"), str(entry.get("reason")))
+        for entry in entries
+    ]
+
+
+def indexes(found: Any, count: int) -> list[int] | None:
+    """Different indexes of the batch, in order; None where it is anything else."""
+    if not isinstance(found, Iterable) or isinstance(found, str):
+        return None
+    listed = list(found)
+    if not all(type(index) is int and 0 <= index < count for index in listed):
+        return None
+    return sorted(listed) if len(set(listed)) == len(listed) else None
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body, or an empty one if there is none."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def retry_after_seconds(text: str | None, now_s: float) -> float:
+    """The pause that an answer asks for, in seconds or by a date; 0 when it asks for none."""
+    if not text:
+        return 0.0
+    try:
+        seconds = float(text) if text.strip().isdigit() else seconds_until(text, now_s)
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return min(max(0.0, seconds), RETRY_AFTER_S_MAX)
+
+
+def seconds_until(date: str, now_s: float) -> float:
+    """How long it is until an HTTP date."""
+    return parsedate_to_datetime(date).timestamp() - now_s

@@ -1,0 +1,32 @@
+"""What a caller may have to handle.
+
+ClientError
+├── Invalid       an argument isn't what it must be: field, value, and what would be right
+├── StoreFull     the store is at its bound, and its options say to refuse
+└── StoreFailed   the store's file can't be used: no space, another device's, a newer version's
+"""
+
+from typing import Any
+
+
+class ClientError(Exception):
+    """All that this package raises on purpose."""
+
+
+class Invalid(ClientError, ValueError):
+    """An argument that isn't what it must be."""
+
+    def __init__(self, field: str, value: Any, reason: str) -> None:
+        """Keep the parts, so that a program can tell them apart."""
+        super().__init__(f"{field}: {value!r} {reason}")
+        self.field = field
+        self.value = value
+        self.reason = reason
+
+
+class StoreFull(ClientError):
+    """Nothing was recorded: the store is at its bound."""
+
+
+class StoreFailed(ClientError):
+    """The store's file can't be used."""

@@ -1,0 +1,145 @@
+"""MQTT to AWS IoT Core, QoS 1: a reading is done when the broker has acknowledged it.
+
+Nobody answers for single readings here: what the pipeline refuses is in its quarantine.
+"""
+
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from telemetry_client.answers import Remedy, Verdict
+from telemetry_client.errors import Invalid
+from telemetry_client.formats import Body, Format, Json
+from telemetry_client.reading import Queued
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import Client as PahoClient
+    from paho.mqtt.client import MQTTMessageInfo
+
+INFLIGHT_MAX = 100  # IoT Core's limit for a connection
+KEEPALIVE_S = 60
+POLL_S = 0.02
+
+
+class Mqtt:
+    """Publishes to the device's own topics. Needs the extra `mqtt`."""
+
+    max_bytes = 114_688  # IoT Core takes 128 KiB
+
+    def __init__(
+        self,
+        host: str,
+        port: int = 8883,
+        *,
+        ca_file: str | Path | None = None,
+        client_certificate: tuple[str, str] | None = None,
+        body_format: Format | None = None,
+        topics: Literal["batch", "readings"] = "batch",
+        timeout_s: float = 30.0,
+        tls: bool = True,
+    ) -> None:
+        """`client_certificate`: the files of the device's certificate and its key.
+
+        `topics`: `batch` sends a batch in a message, `readings` one reading (JSON) in each.
+        """
+        if topics not in {"batch", "readings"}:
+            raise Invalid("topics", topics, "is neither 'batch' nor 'readings'")
+        if topics == "readings" and body_format not in {None, Json()}:
+            raise Invalid("body_format", body_format, "is not JSON, as the topic `readings` takes")
+        try:
+            import paho.mqtt.client  # noqa: F401, PLC0415 - an extra
+        except ImportError:
+            reason = "needs paho-mqtt: pip install 'telemetry-client[mqtt]'"
+            raise Invalid("transport", "mqtt", reason) from None
+        self._address = host, port
+        self._topics = topics
+        self._format = body_format or Json(gzip=topics == "batch")
+        self._timeout_s = timeout_s
+        self._tls: ssl.SSLContext | None = None
+        if tls:
+            self._tls = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+            if client_certificate:
+                self._tls.load_cert_chain(*client_certificate)
+        self._client: PahoClient | None = None
+        self._device_id: str | None = None
+
+    def deliver(self, device_id: str, readings: Sequence[Queued]) -> Verdict:
+        """Publish them, and wait until the broker has acknowledged each message."""
+        everything = list(range(len(readings)))
+        deadline = time.monotonic() + self._timeout_s
+        try:
+            client = self._connected(device_id, deadline)
+        except PermissionError as error:
+            return Verdict(again=everything, remedy=Remedy.PERSON, problem=str(error))
+        except OSError as error:
+            return Verdict(again=everything, remedy=Remedy.LATER, problem=f"no answer: {error!r}")
+        published = [client.publish(*each, qos=1) for each in self._messages(device_id, readings)]
+        acknowledged = [self._is_acknowledged(each, client, deadline) for each in published]
+        if all(acknowledged):
+            return Verdict(taken=everything)
+        self.close()  # and with it what it would publish again by itself
+        if self._topics == "batch":
+            return Verdict(again=everything, remedy=Remedy.LATER, problem="no acknowledgement")
+        again = [index for index in everything if not acknowledged[index]]
+        taken = [index for index in everything if acknowledged[index]]
+        return Verdict(taken, [], again, Remedy.LATER, "no acknowledgement")
+
+    def close(self) -> None:
+        """Disconnect."""
+        client, self._client = self._client, None
+        if client:
+            client.disconnect()
+            client.loop_stop()
+
+    def _messages(self, device_id: str, readings: Sequence[Queued]) -> list[tuple[str, bytes]]:
+        if self._topics == "readings":
+            topic = f"telemetry/{device_id}/readings"
+            single = [self._format.encode(device_id, [each]).data for each in readings]
+            return [(topic, data[1:-1]) for data in single]  # the list's only element
+        body: Body = self._format.encode(device_id, readings)
+        return [(f"telemetry/{device_id}/batch/{body.name}", body.data)]
+
+    @staticmethod
+    def _is_acknowledged(
+        published: "MQTTMessageInfo", client: "PahoClient", deadline: float
+    ) -> bool:
+        while not published.is_published():
+            if published.rc != 0 or not client.is_connected() or time.monotonic() > deadline:
+                return False
+            published.wait_for_publish(POLL_S)
+        return True
+
+    def _connected(self, device_id: str, deadline: float) -> "PahoClient":
+        """The connection; PermissionError if the broker refuses the device, else OSError."""
+        if self._client and self._client.is_connected() and self._device_id == device_id:
+            return self._client
+        self.close()
+        from paho.mqtt.client import Client as NewClient  # noqa: PLC0415 - an extra
+        from paho.mqtt.enums import CallbackAPIVersion  # noqa: PLC0415
+
+        answers: list[Any] = []
+        answered = threading.Event()
+
+        def note(_client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+            answers.append(reason)
+            answered.set()
+
+        client = NewClient(CallbackAPIVersion.VERSION2, device_id, reconnect_on_failure=False)
+        client.max_inflight_messages_set(INFLIGHT_MAX)
+        client.connect_timeout = self._timeout_s
+        client.on_connect = note
+        if self._tls:
+            client.tls_set_context(self._tls)
+        client.connect(*self._address, keepalive=KEEPALIVE_S)
+        client.loop_start()
+        self._client, self._device_id = client, device_id
+        if not answered.wait(max(0.0, deadline - time.monotonic())):
+            self.close()
+            raise TimeoutError("the broker didn't answer CONNECT")
+        if answers[0].is_failure:
+            self.close()
+            raise PermissionError(f"the broker refuses {device_id}: {answers[0]}")
+        return client

@@ -1,0 +1,84 @@
+"""What a reading may hold: checked before it is recorded, by the schema that the pipeline has."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from telemetry_client.errors import Invalid
+
+LATEST_MS = 253_402_300_799_999  # the end of the year 9999
+Schema = dict[str, Any]
+
+
+class Queued(NamedTuple):
+    """A reading on its way; `metrics` is the JSON object of its metrics, as it is stored."""
+
+    number: int
+    recorded_at_ms: int
+    metrics: str
+
+
+@cache
+def schemas() -> tuple[Schema, ...]:
+    """Every version of a reading's schema that this package knows, the oldest first."""
+    folder = files("telemetry_client") / "schemas" / "reading"
+    found = [json.loads(path.read_text("utf-8")) for path in folder.iterdir()]
+    return tuple(sorted(found, key=lambda schema: int(schema["version"])))
+
+
+@cache
+def fields() -> dict[str, dict[str, Any]]:
+    """The metrics of the newest version, by name."""
+    return {field["name"]: field for field in schemas()[-1]["fields"] if "unit" in field}
+
+
+def check_device_id(device_id: Any) -> str:
+    """A device's id, or Invalid."""
+    (field,) = [each for each in schemas()[-1]["fields"] if each["name"] == "device_id"]
+    if not isinstance(device_id, str) or not re.fullmatch(field["pattern"].strip("^$"), device_id):
+        reason = f"does not match {field['pattern']}, as {field['example']} does"
+        raise Invalid("device_id", device_id, reason)
+    return device_id
+
+
+def encode_metrics(metrics: Mapping[str, float | None]) -> str:
+    """A reading's metrics as the store keeps them, or Invalid; those that are None are left out."""
+    present = {name: value for name, value in metrics.items() if value is not None}
+    if not present:
+        raise Invalid("metrics", dict(metrics), f"has none of {', '.join(fields())}")
+    for name, value in present.items():
+        check_metric(name, value)
+    return json.dumps(present, separators=(",", ":"))
+
+
+def check_metric(name: str, value: Any) -> None:
+    """Raise Invalid for a metric that the pipeline would refuse."""
+    field = fields().get(name)
+    if field is None:
+        raise Invalid(name, value, f"is of no metric; the metrics are {', '.join(fields())}")
+    unit = field["unit"]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise Invalid(name, value, f"is not a finite number of {unit}")
+    if value < field["minimum"]:
+        raise Invalid(name, value, f"is below {field['minimum']} {unit}")
+    if value > field["maximum"]:
+        raise Invalid(name, value, f"is above {field['maximum']} {unit}")
+
+
+def to_ms(recorded_at: Any) -> int:
+    """Epoch ms of a caller's own time: those, or a datetime with an offset; else Invalid."""
+    if isinstance(recorded_at, datetime):
+        if recorded_at.tzinfo is None:
+            raise Invalid("recorded_at", recorded_at, "has no offset from UTC: datetime.now(UTC)")
+        return math.floor(recorded_at.timestamp() * 1000 + 0.0005)
+    if isinstance(recorded_at, bool) or not isinstance(recorded_at, int):
+        reason = "is neither a datetime with an offset nor whole epoch milliseconds"
+        raise Invalid("recorded_at", recorded_at, reason)
+    if not 0 <= recorded_at <= LATEST_MS:
+        raise Invalid("recorded_at", recorded_at, f"is not from 0 to {LATEST_MS} ms")
+    return recorded_at

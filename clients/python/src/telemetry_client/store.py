@@ -1,0 +1,501 @@
+"""One device's readings in a SQLite file, from `record()` until the pipeline has taken them.
+
+A reading gets its instant, and with it its identity, when it is recorded, and keeps both for as
+long as it takes. Only a clock that isn't set yet delays that: such readings wait with their uptime
+until the clock is right, and are dated then. Several processes may use one file at once.
+"""
+
+import json
+import sqlite3
+import threading
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from telemetry_client.answers import Rejection
+from telemetry_client.clock import Clock, SystemClock
+from telemetry_client.errors import Invalid, StoreFailed, StoreFull
+from telemetry_client.instants import Instants, Span, joined, runs
+from telemetry_client.reading import Queued, check_device_id, encode_metrics, to_ms
+
+Metrics = Mapping[str, float | None]
+VERSION = 1
+SCHEMA = """
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE readings (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice: two senders may hold one
+  recorded_at INTEGER NOT NULL,
+  metrics TEXT NOT NULL
+);
+CREATE TABLE undated (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  boot TEXT NOT NULL,
+  uptime INTEGER NOT NULL,
+  metrics TEXT NOT NULL
+);
+CREATE TABLE rejected (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  recorded_at INTEGER,
+  metrics TEXT NOT NULL,
+  field TEXT,
+  value TEXT,
+  reason TEXT NOT NULL,
+  rejected_at INTEGER NOT NULL
+);
+CREATE TABLE sent (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  first INTEGER NOT NULL,
+  last INTEGER NOT NULL,
+  instants BLOB  -- of 8 bytes each; NULL: any of the span may be used
+);
+CREATE TABLE counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+"""
+ROW_BYTES = 24  # what a reading takes beside its metrics
+SENT_MAX = 1000
+REJECTED_MAX = 10_000
+AHEAD_MS = 5 * 60_000  # the pipeline takes readings that are this much ahead
+BUSY_SECONDS = 30.0
+CLOCK_SET_MS = 1_577_836_800_000  # 2020-01-01: a clock before it isn't set yet
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """What the store may keep, and how safely."""
+
+    synchronous: Literal["full", "normal"] = "full"
+    """`full`: what is recorded survives a loss of power. `normal`: the end of the process only;
+    the power may take the last readings with it. It saves a write to the disk per `record()`."""
+    max_bytes: int = 64 * 1024 * 1024
+    """Of the readings that wait; the file is up to half as large again."""
+    max_age_days: float = 30.0
+    """Older readings are dropped, and counted; the pipeline would refuse them."""
+    when_full: Literal["drop_oldest", "refuse"] = "drop_oldest"
+    """`drop_oldest` counts what it drops; `refuse` raises StoreFull."""
+
+    def __post_init__(self) -> None:
+        """Raise Invalid for what can't be."""
+        if self.synchronous not in {"full", "normal"}:
+            raise Invalid("synchronous", self.synchronous, "is neither 'full' nor 'normal'")
+        if self.when_full not in {"drop_oldest", "refuse"}:
+            raise Invalid("when_full", self.when_full, "is neither 'drop_oldest' nor 'refuse'")
+        if self.max_bytes < 1024:
+            raise Invalid("max_bytes", self.max_bytes, "is below 1024")
+        if not self.max_age_days > 0:
+            raise Invalid("max_age_days", self.max_age_days, "is not above 0")
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is in a store, and what became of all that was."""
+
+    device_id: str
+    waiting: int
+    undated: int
+    """Recorded while the clock was not set: they wait for it."""
+    oldest_recorded_at_ms: int | None
+    bytes: int
+    rejected_kept: int
+    taken: int
+    rejected: int
+    dropped_full: int
+    dropped_old: int
+    is_clock_believed: bool
+
+
+class Store:
+    """A device's readings that wait; safe to use from several threads and processes."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        device_id: str,
+        options: StoreOptions | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Open the file, or make it; raises StoreFailed where it can't be used."""
+        self.device_id = check_device_id(device_id)
+        self.path = Path(path)
+        self._options = options or StoreOptions()
+        self._clock = clock or SystemClock()
+        self._lock = threading.RLock()
+        self._seen = -1
+        self._waiting = self._undated = self._bytes = self._sent = 0
+        self._oldest_ms: int | None = None
+        with translated(self.path):
+            self._sql = sqlite3.connect(
+                self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._open()
+            except BaseException:
+                self._sql.close()
+                raise
+
+    def close(self) -> None:
+        """Close the file; what waits stays in it."""
+        with self._lock:
+            self._sql.close()
+
+    # Recording
+
+    def record(self, metrics: Metrics, recorded_at: Any = None) -> int | None:
+        """Keep a reading; returns its instant in ms, or None where the clock isn't set yet.
+
+        Raises Invalid, StoreFull or StoreFailed; then nothing was kept. A caller's own
+        `recorded_at` is the reading's identity as it stands, even if another has it too.
+        """
+        return self.record_many([metrics], [recorded_at])[0]
+
+    def record_many(
+        self, metrics: Sequence[Metrics], recorded_at: Sequence[Any] | None = None
+    ) -> list[int | None]:
+        """Keep readings, all or none of them, for the price of one write to the disk."""
+        bodies = [encode_metrics(each) for each in metrics]
+        times = [None if at is None else to_ms(at) for at in recorded_at or [None] * len(bodies)]
+        with self._lock, self._writing():
+            now_ms = self._clock.now_ms()
+            is_believed = self._is_believed(now_ms)
+            for at_ms in times:
+                if at_ms is not None and is_believed:
+                    self._check_time(at_ms, now_ms)
+            self._make_room(bodies)
+            if is_believed:
+                self._date(now_ms)
+            for index, body in enumerate(bodies):
+                times[index] = self._insert_now(body, times[index], now_ms if is_believed else None)
+            return times
+
+    def _insert_now(self, body: str, at_ms: int | None, now_ms: int | None) -> int | None:
+        """Insert a reading under its caller's instant, or one of now, if that is known."""
+        if at_ms is not None:
+            self._instants.note(at_ms)
+        elif now_ms is not None:
+            at_ms = self._instants.give(now_ms)
+        else:
+            self._insert_undated(body)
+            return None
+        self._insert(at_ms, body)
+        return at_ms
+
+    def _check_time(self, at_ms: int, now_ms: int) -> None:
+        """Raise Invalid for a caller's own time that the pipeline would refuse."""
+        if at_ms > now_ms + AHEAD_MS:
+            reason = f"is more than 5 minutes after the device's clock, {now_ms}"
+            raise Invalid("recorded_at", at_ms, reason)
+        if at_ms < now_ms - self._options.max_age_days * DAY_MS:
+            reason = f"is older than {self._options.max_age_days:g} days, max_age_days"
+            raise Invalid("recorded_at", at_ms, reason)
+
+    def _insert(self, at_ms: int, body: str) -> None:
+        self._sql.execute(
+            "INSERT INTO readings (recorded_at, metrics) VALUES (?, ?)", (at_ms, body)
+        )
+        self._waiting += 1
+        self._bytes += len(body) + ROW_BYTES
+        if self._oldest_ms is None:
+            self._oldest_ms = at_ms
+
+    def _insert_undated(self, body: str) -> None:
+        row = (self._clock.boot, self._clock.uptime_ms(), body)
+        self._sql.execute("INSERT INTO undated (boot, uptime, metrics) VALUES (?, ?, ?)", row)
+        self._undated += 1
+        self._bytes += len(body) + ROW_BYTES
+
+    def _is_believed(self, now_ms: int) -> bool:
+        return now_ms >= CLOCK_SET_MS and self._instants.is_believed(now_ms)
+
+    def _date(self, now_ms: int) -> None:
+        """Date what waits for the clock; what another boot left can't be dated any more."""
+        if not self._undated:
+            return
+        boot_ms = now_ms - self._clock.uptime_ms()
+        rows = "SELECT boot, uptime, metrics FROM undated ORDER BY number"
+        for boot, uptime_ms, body in self._sql.execute(rows).fetchall():
+            if boot == self._clock.boot:
+                self._insert(self._instants.give_at(boot_ms + uptime_ms), body)
+            else:
+                reason = "was recorded while the clock was not set, before the device restarted"
+                self._reject(None, body, Rejection(0, "recorded_at", None, reason))
+        self._sql.execute("DELETE FROM undated")
+        self._recount()
+
+    def _make_room(self, bodies: Sequence[str]) -> None:
+        coming = sum(len(body) + ROW_BYTES for body in bodies)
+        if self._bytes + coming <= self._options.max_bytes:
+            return
+        if self._options.when_full == "refuse" or coming > self._options.max_bytes:
+            raise StoreFull(
+                f"{self.path}: {self._bytes} bytes wait, {coming} more are over max_bytes, "
+                f"{self._options.max_bytes}"
+            )
+        # a hundredth more than it takes, so that not every reading has to drop one
+        target = self._options.max_bytes - max(coming, self._options.max_bytes // 100)
+        self._drop("readings", self._last_to_drop("readings", target))
+        self._drop("undated", self._last_to_drop("undated", target))
+
+    def _last_to_drop(self, table: str, target_bytes: int) -> int | None:
+        """The number of the last row to drop, so that what is left is within `target_bytes`."""
+        left, last = self._bytes, None
+        rows = f"SELECT number, length(metrics) FROM {table} ORDER BY number"  # noqa: S608
+        for number, length in self._sql.execute(rows):
+            if left <= target_bytes:
+                break
+            left, last = left - length - ROW_BYTES, number
+        return last
+
+    def _drop(self, table: str, last: int | None) -> None:
+        if last is None:
+            return
+        if table == "readings":
+            rows = "SELECT recorded_at FROM readings WHERE number <= ?"
+            self._note_sent(row[0] for row in self._sql.execute(rows, (last,)).fetchall())
+        found = self._sql.execute(f"DELETE FROM {table} WHERE number <= ?", (last,))  # noqa: S608
+        self._count("dropped_full", found.rowcount)
+        self._recount()
+
+    # Sending
+
+    def take(self, limit: int, max_bytes: int) -> list[Queued]:
+        """The oldest readings that wait, at most so many; they stay until they are settled."""
+        with self._lock, self._writing():
+            now_ms = self._clock.now_ms()
+            if self._is_believed(now_ms):
+                self._date(now_ms)
+                self._drop_old(now_ms)
+        with self._lock, translated(self.path):
+            rows = "SELECT number, recorded_at, metrics FROM readings ORDER BY number LIMIT ?"
+            found = self._sql.execute(rows, (limit,)).fetchall()
+        taken: list[Queued] = []
+        size = 0
+        for row in found:
+            size += len(row[2]) + ROW_BYTES
+            if taken and size > max_bytes:
+                break
+            taken.append(Queued(*row))
+        return taken
+
+    def _drop_old(self, now_ms: int) -> None:
+        oldest_ms = now_ms - int(self._options.max_age_days * DAY_MS)
+        if self._oldest_ms is None or self._oldest_ms >= oldest_ms:
+            return
+        rows = "SELECT recorded_at FROM readings WHERE recorded_at < ?"
+        self._note_sent(row[0] for row in self._sql.execute(rows, (oldest_ms,)).fetchall())
+        found = self._sql.execute("DELETE FROM readings WHERE recorded_at < ?", (oldest_ms,))
+        self._count("dropped_old", found.rowcount)
+        self._recount()
+
+    def settle(self, taken: Sequence[Queued], rejected: Iterable[tuple[Queued, Rejection]]) -> None:
+        """Remove what the pipeline has taken; put what it refused aside, with the reason.
+
+        What is no longer there, since another process settled it or it was dropped, isn't counted.
+        """
+        refused = list(rejected)
+        if not taken and not refused:
+            return
+        with self._lock, self._writing():
+            gone = [each for each in taken if self._delete(each)]
+            for reading, rejection in refused:
+                if self._delete(reading):
+                    gone.append(reading)
+                    self._reject(reading.recorded_at_ms, reading.metrics, rejection)
+            self._count("taken", len(gone) - len(refused))
+            self._note_sent(reading.recorded_at_ms for reading in gone)
+            self._oldest_ms = self._read_oldest()
+
+    def _note_sent(self, instants: Iterable[int]) -> None:
+        """Remember the instants of readings that leave the queue: perhaps the pipeline has them."""
+        for run in runs(set(instants)):
+            row = (run[0], run[-1], array("q", run).tobytes())
+            self._sql.execute("INSERT INTO sent (first, last, instants) VALUES (?, ?, ?)", row)
+            self._sent += 1
+        if self._sent > 2 * SENT_MAX:
+            self._coarsen()
+
+    def _delete(self, reading: Queued) -> bool:
+        found = self._sql.execute("DELETE FROM readings WHERE number = ?", (reading.number,))
+        if found.rowcount:
+            self._waiting -= 1
+            self._bytes -= len(reading.metrics) + ROW_BYTES
+        return bool(found.rowcount)
+
+    def _reject(self, at_ms: int | None, body: str, rejection: Rejection) -> None:
+        value = json.dumps(rejection.value)
+        row = (at_ms, body, rejection.field, value, rejection.reason, self._clock.now_ms())
+        self._sql.execute(
+            "INSERT INTO rejected (recorded_at, metrics, field, value, reason, rejected_at)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            row,
+        )
+        self._count("rejected", 1)
+        self._sql.execute(
+            "DELETE FROM rejected WHERE number <= (SELECT max(number) FROM rejected) - ?",
+            (REJECTED_MAX,),
+        )
+
+    def _coarsen(self) -> None:
+        """Keep no more than spans of the instants that were sent first."""
+        rows = "SELECT number, first, last FROM sent ORDER BY instants IS NULL DESC, number"
+        found = self._sql.execute(rows).fetchall()
+        old = found[: len(found) - SENT_MAX]
+        self._sql.executemany("DELETE FROM sent WHERE number = ?", [(row[0],) for row in old])
+        spans = joined(Span(row[1], row[2]) for row in old)
+        self._sql.executemany("INSERT INTO sent (first, last) VALUES (?, ?)", spans)
+        (self._sent,) = self._sql.execute("SELECT count(*) FROM sent").fetchone()
+        self._read_instants()
+
+    # Looking
+
+    @property
+    def waiting(self) -> int:
+        """How many readings can be sent."""
+        return self._waiting
+
+    def status(self) -> Status:
+        """What is in the store now."""
+        with self._lock, self._writing():
+            counts: dict[str, int] = dict(self._sql.execute("SELECT name, value FROM counts"))
+            (kept,) = self._sql.execute("SELECT count(*) FROM rejected").fetchone()
+            return Status(
+                device_id=self.device_id,
+                waiting=self._waiting,
+                undated=self._undated,
+                oldest_recorded_at_ms=self._oldest_ms,
+                bytes=self._bytes,
+                rejected_kept=kept,
+                taken=counts.get("taken", 0),
+                rejected=counts.get("rejected", 0),
+                dropped_full=counts.get("dropped_full", 0),
+                dropped_old=counts.get("dropped_old", 0),
+                is_clock_believed=self._is_believed(self._clock.now_ms()),
+            )
+
+    def rejected(self, limit: int = 100) -> list[dict[str, Any]]:
+        """The readings that were refused last, the newest first, with the reasons."""
+        names = ("recorded_at", "metrics", "field", "value", "reason", "rejected_at")
+        rows = f"SELECT {', '.join(names)} FROM rejected ORDER BY number DESC LIMIT ?"  # noqa: S608
+        with self._lock, translated(self.path):
+            found = self._sql.execute(rows, (limit,)).fetchall()
+        return [
+            dict(zip(names, row, strict=True))
+            | {"metrics": json.loads(row[1]), "value": json.loads(row[3])}
+            for row in found
+        ]
+
+    # The file
+
+    def _open(self) -> None:
+        self._sql.execute("PRAGMA journal_mode = WAL")
+        self._sql.execute(f"PRAGMA synchronous = {self._options.synchronous}")
+        with self._transaction():
+            (version,) = self._sql.execute("PRAGMA user_version").fetchone()
+            if version > VERSION:
+                raise StoreFailed(
+                    f"{self.path}: is of version {version} of the store; this package knows "
+                    f"version {VERSION}: update telemetry-client"
+                )
+            if version == 0:
+                for statement in SCHEMA.split(";\n"):
+                    self._sql.execute(statement)
+                row = ("device_id", self.device_id)
+                self._sql.execute("INSERT INTO settings (name, value) VALUES (?, ?)", row)
+                self._sql.execute(f"PRAGMA user_version = {VERSION}")
+            owner = "SELECT value FROM settings WHERE name = 'device_id'"
+            (device_id,) = self._sql.execute(owner).fetchone()
+            if device_id != self.device_id:
+                raise StoreFailed(
+                    f"{self.path}: has the readings of device {device_id!r}, "
+                    f"not of {self.device_id!r}: a file holds one device's"
+                )
+        with self._writing():
+            pass  # reads what is in it
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction that sees what other processes have done to the file."""
+        with translated(self.path), self._transaction():
+            (seen,) = self._sql.execute("PRAGMA data_version").fetchone()
+            if seen != self._seen:
+                self._recount()
+                self._read_instants()
+                self._seen = seen
+            try:
+                yield
+            except BaseException:
+                self._seen = -1  # what is known of the file may be ahead of it
+                raise
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._sql.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._sql.execute("COMMIT")
+        except BaseException:
+            self._seen = -1
+            if self._sql.in_transaction:
+                self._sql.execute("ROLLBACK")
+            raise
+
+    def _recount(self) -> None:
+        size = f"SELECT count(*), total(length(metrics) + {ROW_BYTES}) FROM"
+        waiting, of_dated = self._sql.execute(f"{size} readings").fetchone()
+        undated, of_undated = self._sql.execute(f"{size} undated").fetchone()
+        self._waiting, self._undated = int(waiting), int(undated)
+        self._bytes = int(of_dated + of_undated)
+        (self._sent,) = self._sql.execute("SELECT count(*) FROM sent").fetchone()
+        self._oldest_ms = self._read_oldest()
+
+    def _read_oldest(self) -> int | None:
+        """When the first in the queue was recorded."""
+        found = self._sql.execute("SELECT recorded_at FROM readings ORDER BY number LIMIT 1")
+        row = found.fetchone()
+        return None if row is None else int(row[0])
+
+    def _read_instants(self) -> None:
+        newest = (
+            "SELECT max(at) FROM (SELECT max(recorded_at) AS at FROM readings"
+            " UNION ALL SELECT max(last) FROM sent)"
+        )
+        (newest_ms,) = self._sql.execute(newest).fetchone()
+        latest = (
+            "SELECT recorded_at FROM readings ORDER BY number DESC LIMIT 1",
+            "SELECT last FROM sent ORDER BY number DESC LIMIT 1",
+        )
+        found = [row[0] for query in latest if (row := self._sql.execute(query).fetchone())]
+        spans = self._sql.execute("SELECT first, last FROM sent WHERE instants IS NULL")
+        self._instants = Instants(
+            last_ms=found[0] if found else -1,
+            newest_ms=-1 if newest_ms is None else newest_ms,
+            spans=[Span(*row) for row in spans],
+            load=self._used_from,
+        )
+
+    def _used_from(self, at_ms: int) -> set[int]:
+        """The instants from one on that are used, as far as they are known one by one."""
+        waiting = "SELECT recorded_at FROM readings WHERE recorded_at >= ?"
+        used = {row[0] for row in self._sql.execute(waiting, (at_ms,))}
+        sent = "SELECT instants FROM sent WHERE last >= ? AND instants IS NOT NULL"
+        for (blob,) in self._sql.execute(sent, (at_ms,)):
+            used.update(instant for instant in array("q", blob) if instant >= at_ms)
+        return used
+
+    def _count(self, name: str, more: int) -> None:
+        if more:
+            statement = (
+                "INSERT INTO counts (name, value) VALUES (?, ?)"
+                " ON CONFLICT (name) DO UPDATE SET value = value + excluded.value"
+            )
+            self._sql.execute(statement, (name, more))
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """SQLite's errors as StoreFailed."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreFailed(f"{path}: {error}") from error

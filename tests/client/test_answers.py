@@ -1,0 +1,178 @@
+"""What an answer means, by the API's contract."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+from telemetry_client.answers import Answer, Rejection, Remedy, judge, retry_after_seconds
+from telemetry_client.pace import Pace, PaceOptions
+
+
+def answer(status: int, retry_after: str | None = None, **document: Any) -> Answer:
+    return Answer(status, json.dumps(document).encode(), retry_after)
+
+
+def refusal(index: int) -> dict[str, Any]:
+    return {"index": index, "field": "temperature", "value": 412.0, "reason": "is above 150"}
+
+
+REJECTION = Rejection(1, "temperature", 412.0, "is above 150")
+
+
+def test_a_202_takes_all_but_what_it_rejects() -> None:
+    verdict = judge(answer(202, accepted=2, rejected=[refusal(1)]), 3)
+    assert (verdict.taken, verdict.rejected, verdict.again) == ([0, 2], [REJECTION], [])
+    assert verdict.remedy is Remedy.NOTHING
+
+
+def test_a_503_takes_what_it_does_not_name_as_not_taken() -> None:
+    found = answer(503, "5", accepted=1, rejected=[refusal(1)], not_taken=[3, 0])
+    verdict = judge(found, 4)
+    assert (verdict.taken, verdict.rejected, verdict.again) == ([2], [REJECTION], [0, 3])
+    assert (verdict.remedy, verdict.retry_after_s) == (Remedy.LATER, 5.0)
+
+
+def test_a_400_that_rejects_each_reading_settles_them_all() -> None:
+    verdict = judge(answer(400, accepted=0, rejected=[refusal(0), refusal(1)]), 2)
+    assert [each.index for each in verdict.rejected] == [0, 1]
+    assert verdict.again == []
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"<html>Welcome to the hotel</html>",
+        b"[1, 2]",
+        b"[" * 100_000,
+        b"{}",
+        b'{"accepted": 3}',
+        b'{"accepted": 2, "rejected": []}',
+        b'{"accepted": 2, "rejected": [{"index": 3}]}',
+        b'{"accepted": 2, "rejected": [{"index": -1}]}',
+        b'{"accepted": 2, "rejected": [{"index": true}]}',
+        b'{"accepted": 1, "rejected": [{"index": 1}, {"index": 1}]}',
+        b'{"accepted": 2, "rejected": [{"index": 1}], "not_taken": [1]}',
+        b'{"accepted": 2, "rejected": "none"}',
+    ],
+)
+@pytest.mark.parametrize("status", [202, 200, 400, 503])
+def test_an_answer_that_does_not_account_for_every_reading_takes_none(
+    status: int, document: bytes
+) -> None:
+    verdict = judge(Answer(status, document), 3)
+    assert (verdict.taken, verdict.rejected, verdict.again) == ([], [], [0, 1, 2])
+    assert verdict.remedy is Remedy.LATER
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (408, Remedy.LATER),
+        (429, Remedy.LATER),
+        (500, Remedy.LATER),
+        (502, Remedy.LATER),
+        (504, Remedy.LATER),
+        (301, Remedy.PERSON),
+        (401, Remedy.PERSON),
+        (403, Remedy.PERSON),
+        (404, Remedy.PERSON),
+        (413, Remedy.SMALLER),
+        (400, Remedy.SMALLER),
+        (415, Remedy.PERSON),
+    ],
+)
+def test_a_refused_request_loses_nothing(status: int, remedy: Remedy) -> None:
+    verdict = judge(answer(status, message="no"), 2)
+    assert (verdict.again, verdict.remedy) == ([0, 1], remedy)
+    assert verdict.problem == f"{status}: no"
+
+
+def test_no_answer_takes_nothing() -> None:
+    verdict = judge(None, 2)
+    assert (verdict.again, verdict.remedy) == ([0, 1], Remedy.LATER)
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_a_single_reading_that_is_refused_as_a_request_is_rejected(status: int) -> None:
+    verdict = judge(answer(status, message="is nested", field="body"), 1)
+    assert verdict.rejected == [Rejection(0, "body", None, f"{status}: is nested")]
+    assert verdict.again == []
+
+
+@pytest.mark.parametrize("status", [400, 415])
+def test_what_can_not_be_read_in_another_format_is_sent_as_json_before_anything_else(
+    status: int,
+) -> None:
+    verdict = judge(answer(status, message="is not JSON"), 1, is_plain=False)
+    assert (verdict.rejected, verdict.again) == ([], [0])
+    assert verdict.remedy is Remedy.PLAINER
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("7", 7.0),
+        ("Sat, 21 Nov 2026 01:30:30 GMT", 30.0),
+        ("Sat, 21 Nov 2026 01:29:00 GMT", 0.0),
+        ("999999", 3600.0),
+        ("-1", 0.0),
+        ("soon", 0.0),
+        ("nan", 0.0),
+        ("", 0.0),
+        (None, 0.0),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date_within_reason(text: str | None, seconds: float) -> None:
+    assert retry_after_seconds(text, 1_795_224_600) == seconds  # 2026-11-21T01:30:00Z
+
+
+# Pace
+
+LATER = judge(None, 10)
+TAKEN = judge(answer(202, accepted=10, rejected=[]), 10)
+
+
+def pace(seed: int = 1) -> Pace:
+    return Pace(500, PaceOptions(first_s=1.0, most_s=8.0), random.Random(seed))
+
+
+def test_pauses_are_drawn_from_nothing_to_a_bound_that_doubles_to_a_limit() -> None:
+    bounds = [1, 2, 4, 8, 8]
+    courses = [[each.after(LATER, 10) for _ in bounds] for each in map(pace, range(400))]
+    for bound, drawn in zip(bounds, zip(*courses, strict=True), strict=True):
+        assert 0.0 <= min(drawn) < 0.1 * bound
+        assert 0.9 * bound < max(drawn) <= bound
+
+
+def test_success_ends_the_pauses() -> None:
+    own = pace()
+    for _ in range(5):
+        own.after(LATER, 10)
+    assert own.after(TAKEN, 10) == 0.0
+    assert own.after(LATER, 10) <= 1.0
+
+
+def test_the_pause_that_an_answer_asks_for_is_the_least() -> None:
+    asked = judge(answer(503, "5", message="later"), 10)
+    pauses = [pace(seed).after(asked, 10) for seed in range(100)]
+    assert 5.0 <= min(pauses) < max(pauses) <= 6.0
+
+
+def test_a_refused_token_is_tried_again_after_minutes() -> None:
+    refused = judge(answer(403, message="no"), 10)
+    own = pace()
+    pauses = [own.after(refused, 10) for _ in range(8)]
+    assert 30 <= pauses[0] <= 60
+    assert 450 <= pauses[-1] <= 900
+
+
+def test_a_batch_is_halved_until_it_is_read_and_then_grows_again() -> None:
+    own, smaller = pace(), judge(answer(413, message="too large"), 10)
+    assert own.after(smaller, 500) == 0.0
+    assert own.limit == 250
+    own.after(smaller, 3)
+    assert own.limit == 1
+    for _ in range(9):
+        own.after(TAKEN, 1)
+    assert own.limit == 500

@@ -1,0 +1,102 @@
+"""`telemetry-client`, as a shell has it."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from telemetry_client.cli import main
+
+from tests.client.servers import Pipeline, in_turn, serving
+
+
+@pytest.fixture
+def pipeline() -> Iterator[Pipeline]:
+    with serving(Pipeline()) as server:
+        yield server
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The options that name the store."""
+    monkeypatch.setenv("TELEMETRY_TOKEN", "pump-17.secret")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    named = ["--store", str(tmp_path / "a.db"), "--device", "pump-17"]
+    return [*named, "--synchronous", "normal"]
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main(arguments) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_what_is_recorded_waits_is_sent_and_counted(
+    pipeline: Pipeline, store: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["record", *store, "temperature=21.5", "battery=3.7"]) == 0
+    assert shown(capsys, "status", *store)["waiting"] == 1
+    assert main(["send", *store, "--url", pipeline.url, "--format", "json-gzip"]) == 0
+    assert capsys.readouterr().err == "taken 1, refused 0, waiting 0\n"
+    (reading,) = pipeline.stored.values()
+    assert (reading["temperature"], reading["battery"]) == (21.5, 3.7)
+    assert pipeline.requests[0]["headers"]["Authorization"] == "Bearer pump-17.secret"
+    assert shown(capsys, "status", *store)["taken"] == 1
+
+
+def test_lines_of_json_are_readings(
+    store: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = '{"temperature": 20.0}\n{"humidity": 50, "recorded_at": 1900000000000}\n'
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    assert main(["record", *store, "-"]) == 1  # one is of the year 2030: none is kept
+    assert "recorded_at: 1900000000000 is more than 5 minutes after" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines.splitlines()[0]))
+    assert main(["record", *store, "-"]) == 0
+    assert shown(capsys, "status", *store)["waiting"] == 1
+
+
+def test_what_was_refused_can_be_read(
+    pipeline: Pipeline, store: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = {"index": 0, "field": "temperature", "value": 21.5, "reason": "is odd"}
+    pipeline.script = in_turn((400, {"accepted": 0, "rejected": [entry]}, {}))
+    main(["record", *store, "temperature=21.5"])
+    assert main(["send", *store, "--url", pipeline.url]) == 0
+    assert "taken 0, refused 1, waiting 0" in capsys.readouterr().err
+    (row,) = shown(capsys, "rejected", *store)
+    assert (row["reason"], row["metrics"]) == ("is odd", {"temperature": 21.5})
+
+
+def test_what_could_not_be_sent_is_said_and_stays(
+    store: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["record", *store, "temperature=21.5"])
+    arguments = ["send", *store, "--url", "http://127.0.0.1:1/prod", "--timeout", "0.1"]
+    assert main(arguments) == 1
+    assert "waiting 1, no answer: ConnectionRefusedError" in capsys.readouterr().err
+    assert shown(capsys, "status", *store)["waiting"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["record", "temperature"], "metrics: 'temperature' is not METRIC=NUMBER"),
+        (["record", "temperature=warm"], "temperature: 'warm' is not METRIC=NUMBER"),
+        (["record", "temperature=412"], "temperature: 412.0 is above 150.0 °C"),
+        (["record", "battery=3", "--at", "today"], "recorded_at: 'today' is neither ISO 8601"),
+        (["send"], "--url: None is no address: the API has one"),
+        (["send", "--url", "a"], "url: 'a' is not an address such as https://"),
+        (["send", "--mqtt", ":x"], "--mqtt: ':x' is not HOST or HOST:PORT"),
+        (["send", "--url", "http://a", "--format", "avro"], "schema_version_id: None is not"),
+        (["send", "--url", "http://a", "--token-file", "gone"], "gone: No such file"),
+        (["status"], "is not there: `record` makes it"),
+    ],
+)
+def test_a_mistake_is_named_with_what_would_be_right(
+    store: list[str], capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    command, *rest = arguments
+    assert main([command, *store, *rest]) == 1
+    assert message in capsys.readouterr().err

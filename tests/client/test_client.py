@@ -1,0 +1,310 @@
+"""The client as a device has it: what was recorded arrives once, whatever the answers are."""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from telemetry_client import Client, ClientOptions, Https, Invalid, Json, Store, StoreOptions
+from telemetry_client.answers import Remedy, Verdict
+from telemetry_client.pace import PaceOptions
+
+from tests.client.servers import Answer, Network, Pipeline, accepted, in_turn, serving
+
+QUICK = PaceOptions(first_s=0.01, most_s=0.05, refused_first_s=0.02, refused_most_s=0.05)
+NORMAL = StoreOptions(synchronous="normal")
+Readings = list[dict[str, Any]]
+
+
+@pytest.fixture
+def pipeline() -> Iterator[Pipeline]:
+    with serving(Pipeline()) as server:
+        yield server
+
+
+class Device:
+    """A client of a pipeline with a store in a folder."""
+
+    def __init__(self, folder: Path, url: str, way: dict[str, Any] | None = None, **options: Any):
+        chosen = {"pace": QUICK, "store": NORMAL, "batch_age_s": 0.05, **options}
+        transport = Https(url, "token", proxy=None, **{"timeout_s": 2.0, **(way or {})})
+        path = folder / "readings.db"
+        self.client = Client(path, "pump-17", transport, ClientOptions(**chosen), random.Random(1))
+
+    def __enter__(self) -> "Device":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.client.close()
+
+    def record(self, count: int, start: int = 0) -> None:
+        """Readings of a temperature each of their own."""
+        for number in range(start, start + count):
+            self.client.record(temperature=number / 100)
+
+
+def stored(pipeline: Pipeline) -> list[float]:
+    return sorted(each["temperature"] for each in pipeline.stored.values())
+
+
+def exactly(count: int) -> list[float]:
+    return [number / 100 for number in range(count)]
+
+
+def test_what_is_recorded_in_a_with_block_has_arrived_at_its_end(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    transport = Https(pipeline.url, "token", proxy=None)
+    with Client(tmp_path / "a.db", "pump-17", transport) as client:
+        for number in range(3):
+            client.record(temperature=number / 100)
+    assert stored(pipeline) == exactly(3)
+
+
+def test_a_batch_is_sent_when_it_is_full_or_has_waited(pipeline: Pipeline, tmp_path: Path) -> None:
+    with Device(tmp_path, pipeline.url, batch_max=10, batch_age_s=0.4) as device:
+        device.client.start()
+        device.record(25)
+        started = time.monotonic()
+        while len(pipeline.stored) < 25 and time.monotonic() - started < 5:
+            time.sleep(0.01)
+        assert time.monotonic() - started > 0.2
+    assert [each["size"] for each in pipeline.requests] == [10, 10, 5]
+
+
+def test_flush_sends_without_a_thread_and_waits_for_no_batch(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    with Device(tmp_path, pipeline.url, batch_age_s=60) as device:
+        device.record(3)
+        assert device.client.flush(5)
+        assert device.client.status().taken == 3
+    assert stored(pipeline) == exactly(3)
+
+
+def test_flush_tells_when_the_time_was_too_short(tmp_path: Path) -> None:
+    with Device(tmp_path, "http://127.0.0.1:1/prod") as device:
+        device.record(1)
+        assert not device.client.flush(0.2)
+        assert device.client.status().waiting == 1
+        assert "refused" in (device.client.problem or "")
+
+
+def test_what_is_left_at_the_end_is_sent_next_time_with_the_same_identity(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    with Device(tmp_path, "http://127.0.0.1:1/prod") as device:
+        device.record(5)
+        kept = [each.recorded_at_ms for each in device.client.store.take(10, 10_000)]
+    with Device(tmp_path, pipeline.url) as device:
+        assert device.client.flush(5)
+    assert pipeline.instants == kept
+
+
+def lose_the_answer(pipeline: Pipeline, readings: Readings) -> Answer:
+    pipeline.take(readings)
+    return 502, {"message": "Internal server error"}, {}
+
+
+def take_half(pipeline: Pipeline, readings: Readings) -> Answer:
+    pipeline.take(readings[::2])
+    not_taken = list(range(1, len(readings), 2))
+    body = {"message": "later", "accepted": len(readings[::2]), "not_taken": not_taken}
+    return 503, {**body, "rejected": []}, {}
+
+
+TROUBLES: dict[str, Any] = {
+    "429": (429, {"message": "Too Many Requests"}, {}),
+    "503 of all": (503, {"message": "later"}, {}),
+    "503 of half": take_half,
+    "504": (504, {"message": "Endpoint request timed out"}, {}),
+    "401": (401, {"message": "Unauthorized"}, {}),
+    "403": (403, {"message": "no"}, {}),
+    "taken, answer lost": lose_the_answer,
+    "a captive portal": (200, b"<html>Welcome</html>", {}),
+    "413": (413, {"message": "has too many bytes"}, {}),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
+def test_whatever_is_answered_each_reading_is_stored_once(
+    pipeline: Pipeline, tmp_path: Path, trouble: Any
+) -> None:
+    pipeline.script = in_turn(trouble, trouble, None, trouble)
+    with Device(tmp_path, pipeline.url, batch_max=20) as device:
+        device.record(50)
+        assert device.client.flush(10)
+        status = device.client.status()
+    assert (status.taken, status.rejected, status.waiting) == (50, 0, 0)
+    assert stored(pipeline) == exactly(50)
+    assert pipeline.conflicts == 0
+
+
+def test_only_what_was_not_taken_is_sent_again(pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline.script = in_turn(take_half)
+    with Device(tmp_path, pipeline.url) as device:
+        device.record(10)
+        assert device.client.flush(5)
+    assert [each["size"] for each in pipeline.requests] == [10, 5]
+    assert pipeline.repeated == 0
+
+
+def refuse_hot(pipeline: Pipeline, readings: Readings) -> Answer:
+    """As the API does: all but those at 0.05 °C and above."""
+    cold = [each for each in readings if each["temperature"] < 0.05]
+    pipeline.take(cold)
+    refused = [
+        {"index": index, "field": "temperature", "value": each["temperature"], "reason": "is hot"}
+        for index, each in enumerate(readings)
+        if each["temperature"] >= 0.05
+    ]
+    status, body, headers = accepted(readings, *refused)
+    return status if cold else 400, body, headers
+
+
+def test_what_is_rejected_is_put_aside_told_and_not_sent_again(
+    pipeline: Pipeline, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline.script = refuse_hot
+    verdicts: list[Verdict] = []
+    with Device(tmp_path, pipeline.url, batch_max=4, on_problem=verdicts.append) as device:
+        device.record(8)
+        assert device.client.flush(5)
+        status = device.client.status()
+        values = [each["value"] for each in device.client.store.rejected()]
+    assert (status.taken, status.rejected) == (5, 3)
+    assert values == [0.07, 0.06, 0.05]
+    assert [len(verdict.rejected) for verdict in verdicts] == [3]
+    assert len(pipeline.requests) == 2
+    assert "a reading was refused: temperature: is hot" in caplog.text
+
+
+def refuse_with_poison(pipeline: Pipeline, readings: Readings) -> Answer | None:
+    """Refuse a whole request for one reading in it."""
+    del pipeline
+    if any(each["temperature"] == 0.07 for each in readings):
+        return 400, {"message": "body: is nested too deeply", "field": "body"}, {}
+    return None
+
+
+def test_one_reading_that_spoils_its_request_is_found_and_the_others_arrive(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    pipeline.script = refuse_with_poison
+    with Device(tmp_path, pipeline.url, batch_max=16) as device:
+        device.record(32)
+        assert device.client.flush(10)
+        (row,) = device.client.store.rejected()
+    assert row["metrics"] == {"temperature": 0.07}
+    assert stored(pipeline) == [each for each in exactly(32) if each != 0.07]
+
+
+def test_a_server_that_knows_no_gzip_gets_json_and_nothing_is_put_aside(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    unreadable: Answer = (400, {"message": "body is not JSON", "field": "body"}, {})
+    pipeline.script = in_turn(unreadable)
+    with Device(tmp_path, pipeline.url, way={"body_format": Json(gzip=True)}) as device:
+        device.record(1)
+        assert device.client.flush(5)
+        assert device.client.status().rejected == 0
+    assert stored(pipeline) == exactly(1)
+
+
+def test_the_pause_that_the_answer_asks_for_is_kept(pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline.script = in_turn((503, {"message": "later"}, {"Retry-After": "1"}))
+    with Device(tmp_path, pipeline.url) as device:
+        device.record(1)
+        started = time.monotonic()
+        assert device.client.flush(5)
+        assert 1.0 <= time.monotonic() - started < 3.0
+
+
+def test_what_only_a_person_can_mend_is_told_as_an_error(
+    pipeline: Pipeline, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline.script = lambda _pipeline, _readings: (403, {"message": "User is not authorized"}, {})
+    verdicts: list[Verdict] = []
+    with Device(tmp_path, pipeline.url, on_problem=verdicts.append) as device:
+        device.record(1)
+        assert not device.client.flush(0.2)
+        assert device.client.problem == "403: User is not authorized"
+    assert verdicts[0].remedy is Remedy.PERSON
+    assert [each.levelno for each in caplog.records] == [logging.ERROR]  # once, not each time
+
+
+def test_recording_goes_on_while_the_network_hangs(pipeline: Pipeline, tmp_path: Path) -> None:
+    is_over = threading.Event()
+
+    def hang(_pipeline: Pipeline, _readings: Readings) -> None:
+        is_over.wait(5)
+
+    pipeline.script = in_turn(hang)
+    with Device(tmp_path, pipeline.url, batch_age_s=0) as device:
+        device.client.start()
+        device.record(1)
+        while not pipeline.requests:
+            time.sleep(0.001)
+        started = time.monotonic()
+        device.record(100, start=1)
+        assert time.monotonic() - started < 1.0
+        is_over.set()
+        assert device.client.flush(5)
+    assert stored(pipeline) == exactly(101)
+
+
+def test_two_clients_of_one_store_lose_and_repeat_nothing(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    with Device(tmp_path, pipeline.url) as one, Device(tmp_path, pipeline.url) as other:
+        for each in (one, other):
+            each.client.start()
+        for start in range(0, 200, 20):
+            one.record(10, start)
+            other.record(10, start + 10)
+        assert one.client.flush(5)
+        assert other.client.flush(5)
+        assert one.client.status().taken == 200
+    assert stored(pipeline) == exactly(200)
+
+
+def test_through_a_network_that_fails_each_reading_is_stored_once(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    with (
+        Network(pipeline.server_port, seed=7) as network,
+        Device(tmp_path, f"http://127.0.0.1:{network.port}/prod", batch_max=10) as device,
+    ):
+        network.reset_share, network.delay_s = 0.3, 0.01
+        device.client.start()
+        for start in range(0, 400, 20):
+            device.record(20, start)
+            if start in {100, 240}:
+                network.cut()
+            if start in {180, 300}:
+                network.is_cut = False
+            time.sleep(0.02)
+        network.reset_share = 0.0
+        assert device.client.flush(20)
+        assert network.resets > 3
+        assert network.refused > 0
+    assert stored(pipeline) == exactly(400)
+    assert pipeline.repeated > 0
+    assert pipeline.conflicts == 0
+
+
+def test_a_store_of_another_device_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path / "a.db", "pump-17")
+    with pytest.raises(Invalid, match="device_id: 'x' differs from the store's device, pump-17"):
+        Client(store, "x", Https("http://127.0.0.1:1", "token"))
+    store.close()
+
+
+@pytest.mark.parametrize("options", [{"batch_max": 501}, {"batch_max": 0}, {"batch_age_s": -1}])
+def test_options_that_can_not_be_are_refused(options: Any) -> None:
+    with pytest.raises(Invalid, match=next(iter(options))):
+        ClientOptions(**options)

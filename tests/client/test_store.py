@@ -1,0 +1,466 @@
+"""What a store keeps, under which identity, and for how long."""
+
+import math
+import sqlite3
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from telemetry_client import store as store_module
+from telemetry_client.answers import Rejection
+from telemetry_client.errors import Invalid, StoreFailed, StoreFull
+from telemetry_client.instants import Instants, Span, joined, runs
+from telemetry_client.reading import Queued
+from telemetry_client.store import Store, StoreOptions
+
+from tests.client.clocks import NOW_MS, FakeClock
+
+DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "readings.db"
+
+
+OPENED: list[Store] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while OPENED:
+        OPENED.pop().close()
+
+
+class Kept:
+    """A store with a clock, opened again at will."""
+
+    def __init__(self, path: Path, clock: FakeClock, **options: Any) -> None:
+        self.path = path
+        self.clock = clock
+        self.options = StoreOptions(**{"synchronous": "normal", **options})
+        self.store = self.open()
+
+    def open(self) -> Store:
+        OPENED.append(Store(self.path, "pump-17", self.options, self.clock))
+        return OPENED[-1]
+
+    def record(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.store.record({"temperature": 20.0})
+
+    def send(self, limit: int = 1000) -> list[int]:
+        """Take what waits, and have it taken by the pipeline; the instants."""
+        batch = self.store.take(limit, 10**9)
+        self.store.settle(batch, [])
+        return [each.recorded_at_ms for each in batch]
+
+
+@pytest.fixture
+def kept(path: Path) -> Kept:
+    return Kept(path, FakeClock())
+
+
+# Recording
+
+
+def test_a_reading_waits_with_its_metrics_until_it_is_settled(kept: Kept) -> None:
+    kept.store.record({"temperature": 21.5, "humidity": None, "battery": 3})
+    (reading,) = kept.store.take(10, 1000)
+    assert reading == Queued(1, NOW_MS, '{"temperature":21.5,"battery":3}')
+    assert kept.store.take(10, 1000) == [reading]
+    kept.store.settle([reading], [])
+    assert kept.store.take(10, 1000) == []
+    assert kept.store.status().taken == 1
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({}, r"metrics: \{\} has none of temperature, humidity, pressure, battery"),
+        ({"temperature": None}, "has none of temperature"),
+        ({"temprature": 1.0}, "temprature: 1.0 is of no metric; the metrics are temperature, hum"),
+        ({"temperature": 412.0}, "temperature: 412.0 is above 150.0 °C"),
+        ({"temperature": -91}, "temperature: -91 is below -90.0 °C"),
+        ({"temperature": math.nan}, "temperature: nan is not a finite number of °C"),
+        ({"temperature": math.inf}, "temperature: inf is not a finite number of °C"),
+        ({"temperature": True}, "temperature: True is not a finite number of °C"),
+        ({"temperature": "21"}, "temperature: '21' is not a finite number of °C"),
+    ],
+)
+def test_what_the_pipeline_would_refuse_is_not_recorded(
+    kept: Kept, metrics: Any, message: str
+) -> None:
+    with pytest.raises(Invalid, match=message):
+        kept.store.record(metrics)
+    assert kept.store.status().waiting == 0
+
+
+@pytest.mark.parametrize("device_id", ["", "pump 17", "a" * 129, "pump\n", None])
+def test_a_device_id_that_the_pipeline_would_refuse_is_refused(path: Path, device_id: Any) -> None:
+    with pytest.raises(Invalid, match=r"device_id: .* does not match .* as pump-17 does"):
+        Store(path, device_id)
+
+
+@pytest.mark.parametrize(
+    ("given_time", "at_ms"),
+    [
+        (NOW_MS - 5, NOW_MS - 5),
+        (datetime(2027, 1, 15, 7, 30, 0, 250_000, UTC), 1_799_998_200_250),
+        (datetime(2027, 1, 15, 9, 30, tzinfo=timezone(timedelta(hours=2))), 1_799_998_200_000),
+    ],
+)
+def test_a_callers_own_time_is_the_identity(kept: Kept, given_time: Any, at_ms: int) -> None:
+    kept.store.record({"temperature": 1.0}, given_time)
+    assert [each.recorded_at_ms for each in kept.store.take(10, 1000)] == [at_ms]
+
+
+@pytest.mark.parametrize(
+    ("given_time", "message"),
+    [
+        (datetime(2026, 11, 21), "has no offset from UTC"),  # noqa: DTZ001
+        (-1, "-1 is not from 0"),
+        (1.5, "1.5 is neither a datetime with an offset nor whole epoch milliseconds"),
+        (NOW_MS - 30 * DAY_MS - 1, "is older than 30 days, max_age_days"),
+        (NOW_MS + 300_001, "is more than 5 minutes after the device's clock"),
+    ],
+)
+def test_a_time_that_can_not_be_is_refused(kept: Kept, given_time: Any, message: str) -> None:
+    with pytest.raises(Invalid, match=f"recorded_at: .*{message}"):
+        kept.store.record({"temperature": 1.0}, given_time)
+    assert kept.store.status().waiting == 0
+
+
+def test_of_readings_recorded_together_all_are_kept_or_none(kept: Kept) -> None:
+    with pytest.raises(Invalid):
+        kept.store.record_many([{"temperature": 1.0}, {"temperature": 999.0}])
+    assert kept.store.take(10, 1000) == []
+    kept.store.record_many([{"temperature": 1.0}, {"temperature": 2.0}])
+    assert [each.recorded_at_ms for each in kept.store.take(10, 1000)] == [NOW_MS, NOW_MS + 1]
+
+
+# Identity
+
+
+def test_readings_within_a_millisecond_get_one_each(kept: Kept) -> None:
+    told = [kept.store.record({"temperature": 20.0}) for _ in range(3)]
+    assert told == [NOW_MS, NOW_MS + 1, NOW_MS + 2]
+    kept.clock.pass_ms(1)
+    kept.record(2)
+    kept.clock.pass_ms(100)
+    kept.record()
+    assert kept.send() == [*range(NOW_MS, NOW_MS + 5), NOW_MS + 101]
+
+
+def test_a_reading_keeps_its_instant_when_the_process_starts_again(kept: Kept) -> None:
+    kept.record(3)
+    again = kept.open()
+    again.record({"temperature": 1.0})
+    assert [each.recorded_at_ms for each in again.take(10, 1000)] == list(range(NOW_MS, NOW_MS + 4))
+
+
+@pytest.mark.parametrize("is_sent", [False, True])
+@pytest.mark.parametrize("is_reopened", [False, True])
+def test_a_clock_that_is_set_back_uses_no_instant_again(
+    kept: Kept, is_sent: bool, is_reopened: bool
+) -> None:
+    for _ in range(100):
+        kept.record()
+        kept.clock.pass_ms(60_000)
+    first = kept.send() if is_sent else []
+    kept.clock.wall_ms -= HOUR_MS  # onto the very instant of the 41st
+    if is_reopened:
+        kept.store = kept.open()
+    for _ in range(100):
+        kept.record()
+        kept.clock.pass_ms(60_000)
+    instants = first + kept.send()
+    assert len(set(instants)) == len(instants) == 200
+    start = NOW_MS + 40 * 60_000
+    expected = [start + each * 60_000 + (1 if each < 60 else 0) for each in range(100)]
+    assert instants[100:] == expected
+
+
+def test_a_clock_that_was_years_ahead_is_believed_again_once_it_is_right(kept: Kept) -> None:
+    kept.clock.wall_ms += 70 * 365 * DAY_MS
+    kept.record(3)
+    kept.clock.wall_ms = NOW_MS
+    kept.record(2)
+    kept.clock.pass_ms(1000)
+    kept.record()
+    assert kept.send()[3:] == [NOW_MS, NOW_MS + 1, NOW_MS + 1000]
+
+
+def test_two_processes_share_a_store_without_sharing_an_instant(kept: Kept) -> None:
+    other = kept.open()
+    for _ in range(5):
+        kept.record()
+        other.record({"temperature": 2.0})
+    assert kept.store.status().waiting == other.status().waiting == 10
+    assert kept.send() == list(range(NOW_MS, NOW_MS + 10))
+
+
+def test_threads_record_without_sharing_an_instant(kept: Kept) -> None:
+    threads = [threading.Thread(target=kept.record, args=(50,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert kept.send() == list(range(NOW_MS, NOW_MS + 200))
+
+
+def test_instants_known_only_as_a_span_are_not_believed(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "SENT_MAX", 2)
+    for _ in range(6):
+        kept.record()
+        kept.send()
+        kept.clock.pass_ms(60_000)
+    kept.clock.wall_ms = NOW_MS + 60_000  # of the second, known as a span by now
+    kept.record()
+    assert not kept.store.status().is_clock_believed
+    assert (kept.store.status().undated, kept.send()) == (1, [])
+    kept.clock.wall_ms = NOW_MS + HOUR_MS
+    kept.clock.up_ms += 1000
+    assert kept.send() == [NOW_MS + HOUR_MS - 1000]
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("step"), st.integers(-20, 20)),
+            st.tuples(st.just("jump"), st.sampled_from([-5000, -2000, 2000, 90_000_000])),
+            st.tuples(st.just("record"), st.integers(1, 5)),
+            st.tuples(st.just("send"), st.integers(1, 5)),
+            st.tuples(st.just("reopen"), st.just(0)),
+        ),
+        max_size=40,
+    )
+)
+def test_no_course_of_events_gives_two_readings_one_instant(
+    tmp_path_factory: pytest.TempPathFactory, course: list[tuple[str, int]]
+) -> None:
+    kept = Kept(tmp_path_factory.mktemp("course") / "readings.db", FakeClock())
+    given_out: list[int] = []
+    recorded = 0
+    for what, number in course:
+        if what in {"step", "jump"}:
+            kept.clock.wall_ms += number
+        elif what == "record":
+            kept.record(number)
+            recorded += number
+        elif what == "send":
+            given_out += kept.send(number)
+        else:
+            kept.store.close()
+            kept.store = kept.open()
+    given_out += kept.send()
+    kept.store.close()
+    assert len(given_out) == len(set(given_out)) == recorded
+
+
+def test_runs_and_spans_part_where_a_day_lies_between() -> None:
+    assert list(runs([5, 1, DAY_MS + 4, 3 * DAY_MS])) == [[1, 5, DAY_MS + 4], [3 * DAY_MS]]
+    assert list(runs([0, DAY_MS])) == [[0], [DAY_MS]]
+    far = Span(10 * DAY_MS, 10 * DAY_MS + 1)
+    assert joined([far, Span(5, 9), Span(1, 4)]) == [Span(1, 9), far]
+
+
+def test_what_is_used_is_asked_once_for_each_time_the_clock_is_set_back() -> None:
+    asked: list[int] = []
+
+    def load(at_ms: int) -> set[int]:
+        asked.append(at_ms)
+        return {NOW_MS}
+
+    own = Instants(NOW_MS + 9000, NOW_MS + 9000, [], load)
+    assert [own.give(NOW_MS), own.give(NOW_MS + 50)] == [NOW_MS + 1, NOW_MS + 50]
+    assert own.give(NOW_MS + 10_000) == NOW_MS + 10_000
+    assert asked == [NOW_MS]
+
+
+# A clock that isn't set
+
+
+def test_what_is_recorded_before_the_clock_is_set_is_dated_once_it_is(path: Path) -> None:
+    kept = Kept(path, FakeClock(now_ms=1_000))  # 1970
+    assert kept.store.record({"temperature": 20.0}) is None
+    kept.clock.pass_ms(2_000)
+    kept.record(2)
+    assert (kept.send(), kept.store.status().undated) == ([], 3)
+    kept.store = kept.open()  # the process starts again, not the device
+    kept.clock.pass_ms(1_000)
+    kept.clock.wall_ms = NOW_MS
+    kept.record()
+    assert kept.send() == [NOW_MS - 3_000, NOW_MS - 1_000, NOW_MS - 999, NOW_MS]
+    assert kept.store.status().undated == 0
+
+
+def test_what_a_restart_of_the_device_leaves_undated_is_put_aside_with_the_reason(
+    path: Path,
+) -> None:
+    kept = Kept(path, FakeClock(now_ms=0))
+    kept.record()
+    kept.clock = FakeClock(now_ms=NOW_MS, boot="boot-2")
+    kept.store = kept.open()
+    assert kept.send() == []
+    (row,) = kept.store.rejected()
+    assert row["metrics"] == {"temperature": 20.0}
+    assert row["reason"].startswith("was recorded while the clock was not set")
+    assert kept.store.status().rejected == 1
+
+
+# Bounds
+
+
+def test_a_full_store_drops_the_oldest_and_counts_them(path: Path) -> None:
+    kept = Kept(path, FakeClock(step_ms=1000), max_bytes=2000)  # 44 bytes a reading
+    kept.record(100)
+    status = kept.store.status()
+    assert status.waiting + status.dropped_full == 100
+    assert 40 <= status.waiting <= 45
+    assert status.bytes == status.waiting * 44 <= 2000
+    instants = kept.send()
+    assert instants == list(range(instants[0], instants[-1] + 1, 1000))
+    assert instants[-1] == NOW_MS + 100_000  # the oldest were dropped
+
+
+def test_a_full_store_refuses_if_it_is_told_to(path: Path) -> None:
+    kept = Kept(path, FakeClock(), max_bytes=1024, when_full="refuse")
+    kept.record(23)
+    with pytest.raises(StoreFull, match="1012 bytes wait, 44 more are over max_bytes, 1024"):
+        kept.record()
+    assert kept.store.status().waiting == 23
+    kept.send(1)
+    kept.record()
+
+
+def test_what_is_too_old_for_the_pipeline_is_dropped_and_counted(path: Path) -> None:
+    kept = Kept(path, FakeClock(), max_age_days=2)
+    kept.record(3)
+    kept.clock.pass_ms(DAY_MS)
+    kept.record(2)
+    kept.clock.pass_ms(DAY_MS + 10)
+    assert len(kept.send()) == 2
+    assert kept.store.status().dropped_old == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"synchronous": "off"},
+        {"when_full": "explode"},
+        {"max_bytes": 10},
+        {"max_age_days": 0},
+        {"max_age_days": math.nan},
+    ],
+)
+def test_options_that_can_not_be_are_refused(options: Any) -> None:
+    with pytest.raises(Invalid, match=next(iter(options))):
+        StoreOptions(**options)
+
+
+# Sending
+
+
+def test_a_batch_is_bounded_by_count_and_bytes_and_has_one_reading_at_least(kept: Kept) -> None:
+    kept.record(10)
+    assert len(kept.store.take(4, 10**6)) == 4
+    assert len(kept.store.take(100, 44 * 3)) == 3
+    assert len(kept.store.take(100, 1)) == 1
+
+
+def test_what_is_refused_is_put_aside_with_the_reason_and_never_sent_again(kept: Kept) -> None:
+    kept.record(2)
+    first, second = kept.store.take(10, 1000)
+    refusal = Rejection(1, "temperature", {"a": 412.0}, "is above 150")
+    kept.store.settle([first], [(second, refusal)])
+    assert kept.store.take(10, 1000) == []
+    expected = {
+        "recorded_at": NOW_MS + 1,
+        "metrics": {"temperature": 20.0},
+        "field": "temperature",
+        "value": {"a": 412.0},
+        "reason": "is above 150",
+        "rejected_at": NOW_MS,
+    }
+    assert kept.store.rejected() == [expected]
+    status = kept.store.status()
+    assert (status.taken, status.rejected, status.rejected_kept) == (1, 1, 1)
+
+
+def test_the_dead_letters_are_bounded_and_all_are_counted(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "REJECTED_MAX", 5)
+    kept.record(8)
+    batch = kept.store.take(10, 1000)
+    kept.store.settle([], [(each, Rejection(0, None, None, "no")) for each in batch])
+    status = kept.store.status()
+    assert (status.rejected, status.rejected_kept) == (8, 5)
+    assert kept.store.rejected()[0]["recorded_at"] == NOW_MS + 7
+
+
+def test_a_reading_that_two_senders_hold_is_counted_once(kept: Kept) -> None:
+    other = kept.open()
+    kept.record(2)
+    mine, theirs = kept.store.take(10, 1000), other.take(10, 1000)
+    kept.store.settle(mine, [])
+    kept.record()  # must not get a number that the other still holds
+    other.settle(theirs, [])
+    assert (other.status().taken, other.status().waiting) == (2, 1)
+
+
+# The file
+
+
+def test_a_file_of_another_device_is_refused(kept: Kept) -> None:
+    with pytest.raises(StoreFailed, match=r"has the readings of device 'pump-17', not of 'x'"):
+        Store(kept.path, "x")
+
+
+def test_a_file_of_a_newer_version_is_refused(kept: Kept) -> None:
+    kept.store.close()
+    with sqlite3.connect(kept.path) as sql:
+        sql.execute("PRAGMA user_version = 2")
+    sql.close()
+    with pytest.raises(StoreFailed, match=r"is of version 2 .* update telemetry-client"):
+        kept.open()
+
+
+def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
+    path.write_text("temperature,21.5\n" * 100)
+    with pytest.raises(StoreFailed, match="not a database"):
+        Store(path, "pump-17")
+
+
+def test_a_disk_that_is_full_loses_what_it_refused_and_nothing_else(kept: Kept) -> None:
+    kept.record(10)
+    (pages,) = kept.store._sql.execute("PRAGMA page_count").fetchone()
+    kept.store._sql.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StoreFailed, match="full"):
+        kept.store.record_many([{"temperature": 1.0}] * 1000)
+    assert kept.store.status().waiting == 10
+    kept.store._sql.execute("PRAGMA max_page_count = 1000")
+    kept.record()
+    assert kept.send() == list(range(NOW_MS, NOW_MS + 11))
+
+
+def test_power_may_fail_after_record_by_default() -> None:
+    assert StoreOptions().synchronous == "full"
+
+
+@pytest.mark.parametrize(("name", "level"), [("full", 2), ("normal", 1)])
+def test_the_store_writes_ahead_and_as_safely_as_told(path: Path, name: str, level: int) -> None:
+    kept = Kept(path, FakeClock(), synchronous=name)
+    assert kept.store._sql.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert kept.store._sql.execute("PRAGMA synchronous").fetchone() == (level,)

@@ -1,0 +1,56 @@
+"""The device client against the deployed pipeline: killed and cut off, and each reading is once."""
+
+from collections import Counter
+from pathlib import Path
+
+from telemetry_client import Client, ClientOptions, Https
+
+from local.reading import MINUTE_MS
+from tests.client.faults import suffer
+from tests.pipeline.deployed import Pipeline, becomes, minutes_ago
+
+
+def test_a_device_client_that_is_killed_and_cut_off_has_each_reading_in_a_window_once(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    name = "suffering", pipeline.token("suffering")
+    journal = suffer(
+        pipeline.state.api_url, tmp_path, seconds=2.0, seed=2, name=name, timeout_s=10.0
+    )
+    assert journal.problems == []
+    assert len(journal.recorded) > 20
+    assert journal.kills > 0
+    expected = Counter(at_ms - at_ms % MINUTE_MS for at_ms in journal.sent)
+    becomes(lambda: pipeline.counts("suffering"), dict(expected), "the windows")
+
+
+def test_a_reading_that_the_pipeline_refuses_is_put_aside_by_the_client(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    minute = minutes_ago(3)
+    transport = Https(pipeline.state.api_url, pipeline.token("picky"), proxy=None)
+    with Client(tmp_path / "a.db", "picky", transport, ClientOptions(close_s=20)) as client:
+        client.record(temperature=20.0, recorded_at=minute)
+        client.store._sql.execute("UPDATE readings SET metrics = '{\"temperature\":412.0}'")
+        client.record(temperature=21.0, recorded_at=minute + 1)
+        assert client.flush(20)
+        (row,) = client.store.rejected()
+        assert client.status().taken == 1
+    assert (row["field"], row["value"]) == ("temperature", 412.0)
+    assert row["reason"] == "412.0 is above 150.0 °C"
+    becomes(lambda: pipeline.counts("picky"), {minute: 1}, "the window")
+
+
+def test_a_wrong_token_loses_nothing(pipeline: Pipeline, tmp_path: Path) -> None:
+    minute = minutes_ago(3)
+    store = tmp_path / "a.db"
+    one = Client(store, "locked", Https(pipeline.state.api_url, "locked.wrong", proxy=None))
+    one.record(temperature=20.0, recorded_at=minute)
+    assert not one.flush(0.5)
+    one.close()
+    assert one.problem is not None
+    assert one.problem.startswith(("401: ", "403: "))
+    token = pipeline.token("locked")
+    with Client(store, "locked", Https(pipeline.state.api_url, token, proxy=None)) as other:
+        assert other.flush(20)
+    becomes(lambda: pipeline.counts("locked"), {minute: 1}, "the window")
