@@ -44,6 +44,7 @@ def main(arguments: list[str], root: Path = ROOT) -> int:
                 f"{name}: is not what schemas/ and rules.yaml say; run `make schemas`\n"
             )
         else:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(contents[name], "utf-8")
             sys.stdout.write(f"{name}: written\n")
     versions = ", ".join(f"{name} {len(each)}" for name, each in contracts.items())

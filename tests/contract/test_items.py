@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -48,7 +49,7 @@ def table_name() -> str:
 
 @pytest.fixture
 def dynamo_table(embedded_dynamodb: "DynamoDBClient", table_name: str) -> Table:
-    if table_name not in embedded_dynamodb.list_tables()["TableNames"]:
+    with suppress(embedded_dynamodb.exceptions.ResourceInUseException):
         create_table(embedded_dynamodb, table_name, *KEY)
 
     def read(device_id: str, minute_region: str) -> Attributes | None:

@@ -14,6 +14,7 @@ from telemetry.errors import Rejected
 
 from contract.__main__ import ROOT, main
 from contract.derived import (
+    CLIENT,
     columns,
     id_output,
     json_schema,
@@ -165,11 +166,9 @@ def test_a_name_near_by_is_proposed(name: str, near: str) -> None:
 
 def committed(root: Path) -> Path:
     """A copy of what `make schemas` reads and writes."""
-    for name in subprocess.check_output(
-        ["git", "ls-files", "schemas", "rules.yaml", "template.yaml", "docs/metrics.md"],
-        cwd=ROOT,
-        text=True,
-    ).split():
+    read_and_written = ["schemas", "rules.yaml", "template.yaml", "docs/metrics.md", CLIENT]
+    listed = subprocess.check_output(["git", "ls-files", *read_and_written], cwd=ROOT, text=True)
+    for name in listed.split():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes((ROOT / name).read_bytes())
     return root
@@ -251,6 +250,7 @@ def test_files_that_cannot_be_are_named_and_nothing_is_written(
         ("schemas/reading.proto", "battery"),
         ("schemas/reading.schema.json", "battery"),
         ("docs/metrics.md", "battery"),
+        (f"{CLIENT}/schemas/reading/v3.avsc", "battery"),
         ("template.yaml", "{Name: battery"),
         ("template.yaml", "{Pattern: '"),
         ("template.yaml", "- !GetAtt ReadingSchemaV2"),
