@@ -330,6 +330,8 @@ def add_fleet(group: Group) -> None:
     valued(group, "--late", share, fleet.late, "SHARE", "readings sent late")
     late_by = "how late, in seconds or as 10s, 5m"
     valued(group, "--late-by", seconds_or_duration, fleet.late_seconds, "TIME", late_by)
+    in_avro = "devices that write Avro, half of them by the oldest schema"
+    valued(group, "--avro", share, fleet.avro, "SHARE", in_avro)
     valued(group, "--prefix", str, fleet.prefix, "TEXT", "what their ids begin with")
 
 

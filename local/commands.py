@@ -372,6 +372,7 @@ def source_of(options: Options) -> Callable[[], Source]:
             duplicates=options.duplicates,
             late=options.late,
             late_seconds=options.late_by,
+            avro=options.avro,
             prefix=options.prefix,
         )
         return lambda: Fleet(fleet, now_ms())

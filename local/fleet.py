@@ -1,15 +1,18 @@
 """Simulated devices: what each measures and when it sends it, all decided by one seed.
 
 A device measures at its own phase of the fleet's rate. Some devices overheat once (anomalies); some
-readings are sent twice (duplicates) or long after they were taken (late). The same options give
-the same readings, whatever the speed of what receives them.
+readings are sent twice (duplicates) or long after they were taken (late); some devices write Avro,
+every other of these by the first version of the reading schema, which had fewer metrics. The same
+options give the same readings, whatever the speed of what receives them.
 """
 
 import heapq
 import math
 import random
 from dataclasses import dataclass
+from itertools import cycle
 
+from local import firmware
 from local.errors import LocalError
 from local.reading import Reading
 
@@ -37,6 +40,8 @@ class FleetOptions:
     late: float = 0.01
     """Share of the readings that are sent late."""
     late_seconds: float = 10.0
+    avro: float = 0.5
+    """Share of the devices that write Avro."""
     prefix: str = "device-"
 
     def __post_init__(self) -> None:
@@ -52,8 +57,11 @@ class FleetOptions:
 class Device:
     """One simulated device."""
 
-    def __init__(self, options: FleetOptions, index: int, is_anomalous: bool) -> None:
+    def __init__(
+        self, options: FleetOptions, index: int, is_anomalous: bool, version: int | None = None
+    ) -> None:
         """Draw the device's character from the seed and its index."""
+        self.version = version
         self.random = random.Random(f"{options.seed}/{index}")
         self.device_id = f"{options.prefix}{index + 1:04d}"
         self.period_ms = 1000 / options.rate
@@ -73,12 +81,14 @@ class Device:
     def measure(self, elapsed_ms: int) -> dict[str, float]:
         """Return the metrics at a time; each call draws from the device's own chance."""
         noise = self.random.gauss
-        return {
+        measured = {
             "temperature": round(self.temperature(elapsed_ms / 1000, noise(0, 0.3)), 2),
             "humidity": round(min(100.0, max(0.0, 50 + noise(0, 8))), 1),
             "pressure": round(self.pressure + noise(0, 0.4), 1),
             "battery": round(self.battery - elapsed_ms / 1000 * 1e-5, 3),
         }
+        known = firmware.metrics(self.version or firmware.NEWEST)
+        return {name: value for name, value in measured.items() if name in known}
 
     def temperature(self, seconds: float, noise: float) -> float:
         """Return a slow wave, or, while overheating, a rise from exactly the limit and a fall."""
@@ -100,7 +110,12 @@ class Fleet:
         chance = random.Random(f"{options.seed}/anomalies")
         anomalous = math.ceil(options.devices * options.anomalies)
         hot = set(chance.sample(range(options.devices), anomalous))
-        self._devices = [Device(options, index, index in hot) for index in range(options.devices)]
+        writing_avro = chance.sample(range(options.devices), round(options.devices * options.avro))
+        versions = dict(zip(writing_avro, cycle((firmware.OLDEST, firmware.NEWEST)), strict=False))
+        self._devices = [
+            Device(options, index, index in hot, versions.get(index))
+            for index in range(options.devices)
+        ]
         self._next = [
             (device.elapsed_ms(0), index, 0) for index, device in enumerate(self._devices)
         ]
@@ -148,7 +163,8 @@ class Fleet:
         elapsed_ms, index, number = self._next[0]
         device = self._devices[index]
         heapq.heapreplace(self._next, (device.elapsed_ms(number + 1), index, number + 1))
-        reading = Reading(device.device_id, self.start_ms + elapsed_ms, device.measure(elapsed_ms))
+        at_ms = self.start_ms + elapsed_ms
+        reading = Reading(device.device_id, at_ms, device.measure(elapsed_ms), device.version)
         chance = device.random.random
         if chance() < self.options.duplicates:
             self._hold(elapsed_ms + device.random.randint(*DUPLICATE_AFTER_MS), reading)

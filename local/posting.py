@@ -13,13 +13,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import httpx
 from telemetry_client.answers import Answer, Remedy, Verdict, judge
 from telemetry_client.pace import Pace, PaceOptions
 
+from local import firmware
 from local.api import error_message
 from local.errors import ApiFailed
+from local.firmware import SchemaIds
 from local.ledger import Ledger
 from local.mqtt.posting import MqttDevices
 from local.reading import Reading, Source
@@ -46,6 +49,14 @@ class PostingOptions:
     """Share of the devices that publish over MQTT instead."""
 
 
+class Writer(NamedTuple):
+    """Who posts, and how it writes."""
+
+    subject: str
+    version: int | None
+    """Of the reading schema, in Avro; None: JSON."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Readings for one request."""
@@ -53,6 +64,8 @@ class Batch:
     path: str
     token: str
     readings: list[Reading]
+    version: int | None
+    """Of the schema that they are written by."""
 
 
 class Posting:
@@ -66,12 +79,15 @@ class Posting:
         options: PostingOptions,
         transport: httpx.AsyncBaseTransport | None = None,
         mqtt: MqttDevices | None = None,
+        schema_ids: SchemaIds | None = None,
     ) -> None:
         """Post to `api_url` with the tokens by subject; the gateway's subject is `gateway`.
 
-        What devices of `mqtt` measure goes over MQTT.
+        What devices of `mqtt` measure goes over MQTT. `schema_ids` is needed by those who write
+        Avro.
         """
         self.mqtt = mqtt
+        self._schema_ids = schema_ids or {}
         self._tokens = tokens
         self._ledger = ledger
         self._options = options
@@ -86,7 +102,6 @@ class Posting:
         )
         self._http = httpx.AsyncClient(
             base_url=api_url,
-            headers={"Content-Type": "application/json"},
             limits=limits,
             timeout=TIMEOUT_SECONDS,
             transport=transport,
@@ -124,8 +139,8 @@ class Posting:
         self._gives_up.set()
 
     async def _take(self, source: Source, stop: asyncio.Event, now_ms: Callable[[], int]) -> None:
-        pending: dict[str, list[Reading]] = defaultdict(list)
-        oldest: dict[str, float] = {}
+        pending: dict[Writer, list[Reading]] = defaultdict(list)
+        oldest: dict[Writer, float] = {}
         while not stop.is_set() and self.failure is None:
             ready = source.due(now_ms(), DUE_MAX)
             await self._add(pending, oldest, ready)
@@ -140,16 +155,20 @@ class Posting:
             await self._send(key, pending.pop(key))
 
     async def _add(
-        self, pending: dict[str, list[Reading]], oldest: dict[str, float], ready: list[Reading]
+        self,
+        pending: dict[Writer, list[Reading]],
+        oldest: dict[Writer, float],
+        ready: list[Reading],
     ) -> None:
-        """Sort readings by who posts them; send the batches that are full or have waited."""
+        """Sort readings by who posts them, and how; send batches that are full or have waited."""
         now = time.monotonic()
         for reading in ready:
             if self.mqtt is not None and reading.device_id in self.mqtt.devices:
                 self.first_post_at = self.first_post_at or now
                 await self.mqtt.send(reading)
                 continue
-            key = "gateway" if self._options.is_gateway else reading.device_id
+            subject = "gateway" if self._options.is_gateway else reading.device_id
+            key = Writer(subject, reading.version)
             oldest.setdefault(key, now)
             pending[key].append(reading)
             if len(pending[key]) >= self._options.batch:
@@ -161,10 +180,10 @@ class Posting:
             oldest.pop(key)
             await self._send(key, pending.pop(key))
 
-    async def _send(self, key: str, readings: list[Reading]) -> None:
-        path = "/readings" if self._options.is_gateway else f"/devices/{key}/readings"
+    async def _send(self, key: Writer, readings: list[Reading]) -> None:
+        path = "/readings" if self._options.is_gateway else f"/devices/{key.subject}/readings"
         if self.failure is None:
-            await self._queue.put(Batch(path, self._tokens[key], readings))
+            await self._queue.put(Batch(path, self._tokens[key.subject], readings, key.version))
 
     async def _post_batches(self) -> None:
         while True:
@@ -199,9 +218,9 @@ class Posting:
         counts = self._ledger.counts
         counts.posted += len(readings)
         counts.requests += 1
-        body = json.dumps([reading.body() for reading in readings], separators=(",", ":"))
+        content_type, body = self._written(readings, batch.version)
         try:
-            headers = {"Authorization": f"Bearer {batch.token}"}
+            headers = {"Authorization": f"Bearer {batch.token}", "Content-Type": content_type}
             response = await self._http.post(batch.path, content=body, headers=headers)
         except httpx.TransportError:
             return judge(None, len(readings))
@@ -211,6 +230,14 @@ class Posting:
         if verdict.remedy in {Remedy.PERSON, Remedy.SMALLER}:
             raise ApiFailed(f"POST {batch.path}", response.status_code, error_message(response))
         return verdict
+
+    def _written(self, readings: list[Reading], version: int | None) -> tuple[str, bytes]:
+        """Return the readings as their devices write them: the type, and the bytes."""
+        if version is None:
+            documents = [reading.body() for reading in readings]
+            return "application/json", json.dumps(documents, separators=(",", ":")).encode()
+        body = firmware.encode(readings, version, self._schema_ids[version])
+        return firmware.CONTENT_TYPE, body
 
 
 def note(ledger: Ledger, readings: list[Reading], verdict: Verdict) -> None:

@@ -26,6 +26,8 @@ class Reading(NamedTuple):
     device_id: str
     recorded_at_ms: int
     metrics: dict[str, float]
+    version: int | None = None
+    """Of the reading schema that its device writes Avro by; None: it writes JSON."""
 
     def body(self) -> dict[str, str | int | float]:
         """Return it as the API takes it."""

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
+from local import firmware
 from local.api import Api
 from local.check import check, iso
 from local.instance import Instance
@@ -61,7 +62,13 @@ class Exercise:
         self._steps = steps
         self._console: Console = steps.console
         self.ledger = Ledger()
-        self._posting = Posting(state.api_url, state.tokens, self.ledger, posting_options)
+        self._posting = Posting(
+            state.api_url,
+            state.tokens,
+            self.ledger,
+            posting_options,
+            schema_ids=firmware.schema_ids(state.outputs["ReadingSchemaIds"]),
+        )
         self._since_ms = now_ms() - 1000
         self.monitor = Monitor(instance, self._since_ms, lambda: self.ledger.counts.posted)
         self._stop = asyncio.Event()

@@ -1,4 +1,5 @@
 import itertools
+from collections import Counter
 
 import pytest
 
@@ -47,6 +48,15 @@ def test_only_the_share_that_was_asked_for_overheats() -> None:
     options = FleetOptions(devices=40, rate=5, anomalies=0.25, duplicates=0, late=0)
     hot = {each.device_id for each in sent(options, 40) if each.metrics["temperature"] > 38}
     assert len(hot) == 10
+
+
+def test_of_the_devices_that_write_avro_every_other_has_the_first_versions_firmware() -> None:
+    readings = sent(FleetOptions(devices=40, avro=0.5), 5)
+    versions = {each.device_id: each.version for each in readings}
+    assert Counter(versions.values()) == {None: 20, 1: 10, 3: 10}
+    for each in readings:
+        is_old = versions[each.device_id] == 1
+        assert len(each.metrics) == (2 if is_old else 4)
 
 
 def test_a_calm_fleet_never_breaks_the_rule() -> None:

@@ -1,17 +1,23 @@
 import asyncio
 import json
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
+from uuid import UUID
 
+import fastavro
 import httpx
 import pytest
 from telemetry_client.pace import PaceOptions
 
 from local.errors import ApiFailed
+from local.firmware import schema_ids
 from local.ledger import Ledger
 from local.posting import Posting, PostingOptions
 from local.reading import Reading
+from tests.writers import schema
 
+IDS = {1: UUID(int=16), 3: UUID(int=48)}
 Answer = Callable[[list[dict[str, Any]]], httpx.Response]
 
 
@@ -201,3 +207,41 @@ def test_what_gets_no_answer_to_the_end_is_counted_as_unanswered() -> None:
     asyncio.run(run())
     assert ledger.counts.unanswered == 2
     assert ledger.counts.accepted == 0
+
+
+def test_devices_of_one_gateway_write_json_and_avro_by_their_own_version_of_the_schema() -> None:
+    bodies: list[tuple[str, bytes]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append((request.headers["Content-Type"], request.content))
+        return httpx.Response(202, json={"accepted": 1, "rejected": [], "trace_id": "1-a"})
+
+    async def run() -> None:
+        posting = Posting(
+            "http://api",
+            {"gateway": "t"},
+            ledger,
+            PostingOptions(),
+            httpx.MockTransport(answer),
+            schema_ids=schema_ids(f"{IDS[1]}=1,{IDS[3]}=3"),
+        )
+        await posting.run(Once(measured), asyncio.Event(), lambda: 0)
+
+    ledger = Ledger()
+    metrics = {"temperature": 20.5, "humidity": 40.0}
+    measured = [
+        Reading("a", 1, metrics),
+        Reading("b", 2, metrics, 1),
+        Reading("c", 3, metrics | {"battery": 3.5}, 3),
+    ]
+    asyncio.run(run())
+    assert ledger.counts.accepted == 3
+    by_type = sorted(bodies, key=lambda body: (body[0] == "application/json", body[1]))
+    (_, first), (_, second), (kind, plain) = by_type
+    assert (kind, json.loads(plain)) == ("application/json", [measured[0].body()])
+    for body, version, expected in ((first, 1, measured[1]), (second, 3, measured[2])):
+        assert body[:18] == b"\x03\x00" + IDS[version].bytes
+        written: Any = fastavro.schemaless_reader(BytesIO(body[18:]), schema(version), None)
+        written["recorded_at"] = round(written["recorded_at"].timestamp() * 1000)
+        present = {name: value for name, value in written.items() if value is not None}
+        assert present == expected.body()

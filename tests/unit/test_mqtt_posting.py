@@ -13,7 +13,7 @@ from local.errors import LocalError
 from local.ledger import Ledger
 from local.mappings.memory import VirtualTimeLoop, run_virtually
 from local.mqtt.posting import OUTSTANDING_MAX, MqttDevices, speakers
-from local.posting import Posting, PostingOptions
+from local.posting import Posting, PostingOptions, Writer
 from local.reading import Reading
 from local.report import accepted_in
 
@@ -92,11 +92,11 @@ def test_what_devices_of_mqtt_measure_goes_there_and_the_rest_over_https() -> No
         devices, ledger = Connections("a"), Ledger()
         posting = Posting("http://api", {"gateway": "t"}, ledger, PostingOptions(), mqtt=devices)
         await devices.start(ledger)
-        pending: dict[str, list[Reading]] = defaultdict(list)
+        pending: dict[Writer, list[Reading]] = defaultdict(list)
         await posting._add(pending, {}, [reading(1), reading(2, "b")])
         document = {"recorded_at": 1, "temperature": 20.0}
         assert devices.published == [("telemetry/a/readings", document)]
-        assert pending == {"gateway": [reading(2, "b")]}
+        assert pending == {Writer("gateway", None): [reading(2, "b")]}
         await posting._http.aclose()
 
     run_virtually(main)
