@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from telemetry.domain.admission import Admission, Poster, admit
 from telemetry.domain.reading import Reading
+from telemetry.errors import Rejected
 
 NOW_MS = 1_795_224_600_000
 DAY_MS = 86_400_000
@@ -74,3 +75,12 @@ def test_time_is_checked_against_the_pipelines_clock(offset_ms: int, is_taken: b
 
 def test_no_documents_are_no_readings() -> None:
     assert admitted() == ([], [], [])
+
+
+def test_a_document_that_its_decoder_refused_is_refused_with_that_reason() -> None:
+    undecoded = Rejected("is not JSON", value="{oops")
+    fine = {"device_id": "pump-1", "recorded_at": NOW_MS, "temperature": 20.0}
+    admission = admit([undecoded, fine], Poster(None), NOW_MS, 0, None)
+    assert admission.indexes == [1]
+    (refusal,) = admission.refusals
+    assert refusal == {"index": 0, "field": None, "value": "{oops", "reason": "is not JSON"}
