@@ -34,7 +34,7 @@ down: $(venv) ## Stop the embedded AWS.
 	@.venv/bin/python -m local down $(ARGS)
 
 test: $(venv) $(sam) $(aws) ## Run the tests; one tier alone: ARGS=tests/unit
-	@$(with_tools) .venv/bin/python -m pytest $(ARGS)
+	@$(with_tools) .venv/bin/python -m tests $(ARGS)
 
 # What a handler or an adapter would import: the layer's package.
 contract = PYTHONPATH=layers/telemetry .venv/bin/python -m contract

@@ -32,15 +32,15 @@ def test_who_publishes_under_another_name_is_disconnected_and_nothing_of_it_arri
     minute = minutes_ago(3)
     device = MqttDevice(pipeline, "intruder")
     device.waits_for("connected: Success")
-    device.client.publish("telemetry/victim/readings", json.dumps(at(minute, 0, humidity=1.0)), 1)
+    device.client.publish("telemetry/wronged/readings", json.dumps(at(minute, 0, humidity=1.0)), 1)
     device.waits_for("connected: Success", "disconnected")
     device.end()
-    other = MqttDevice(pipeline, "intruder", client_id="victim")
+    other = MqttDevice(pipeline, "intruder", client_id="wronged")
     other.waits_for("connected: Not authorized", "disconnected")
     other.end()
-    with connected(pipeline, "victim") as victim:
-        victim.publish("telemetry/victim/readings", at(minute, 1, humidity=2.0))
-    becomes(lambda: pipeline.counts("victim"), {minute: 1}, "the victim's own reading")
+    with connected(pipeline, "wronged") as wronged:
+        wronged.publish("telemetry/wronged/readings", at(minute, 1, humidity=2.0))
+    becomes(lambda: pipeline.counts("wronged"), {minute: 1}, "the wronged's own reading")
 
 
 def test_a_bad_reading_over_mqtt_is_quarantined_exactly_once_and_raises_no_alert(

@@ -18,6 +18,7 @@ from tests.simulation.options import Options, drawn
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 200
+pytestmark = pytest.mark.timeout(420)  # its processes share two cores with other tiers
 HITS_MIN = 20
 CONSEQUENCES = {
     *("conflict", "dead letter", "full window", "given up", "not taken", "quarantined"),
