@@ -1,7 +1,8 @@
 """Glue Schema Registry for the embedded AWS: moto's, in a process of its own, on loopback.
 
 moto keeps schemas and checks nothing, so what Glue does besides is added here: a version that can't
-read what the ones before it wrote gets the status FAILURE, and versions can be deleted.
+read what the ones before it wrote gets the status FAILURE, a definition is found however it is
+written, and versions can be deleted.
 
 `local.launcher` starts it and reads its port from its standard output. It ends when its standard
 input closes, and its state, which is in memory, with it.
@@ -17,6 +18,7 @@ import avro.errors
 import avro.schema
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 from moto.core.responses import ActionResult
+from moto.glue.exceptions import SchemaVersionNotFoundFromSchemaIdException
 from moto.glue.models import GlueBackend
 from moto.glue.responses import GlueResponse
 from moto.moto_server.werkzeug_app import create_backend_app
@@ -82,6 +84,37 @@ def check_versions(backend: type[GlueBackend]) -> None:
     backend.register_schema_version = register_checked  # type: ignore[method-assign]
 
 
+def find_by_meaning(backend: type[GlueBackend]) -> None:
+    """Have a version found by its definition in any form, and told of as Glue does if it isn't.
+
+    Glue compares what is canonical:
+    https://docs.aws.amazon.com/glue/latest/webapi/API_GetSchemaByDefinition.html
+    """
+    get = backend.get_schema_by_definition
+
+    def get_by_meaning(
+        self: GlueBackend, schema_id: dict[str, Any], schema_definition: str
+    ) -> dict[str, Any]:
+        schema = find(self, schema_id)
+        kept = [each.schema_definition for each in schema.schema_versions.values()]
+        same = [each for each in kept if meaning(each) == meaning(schema_definition)]
+        if not same:
+            of_schema = schema.registry_name, schema.schema_name, schema.schema_arn
+            raise SchemaVersionNotFoundFromSchemaIdException(*of_schema, None, None)
+        answer: dict[str, Any] = get(self, schema_id, same[0])
+        return answer
+
+    backend.get_schema_by_definition = get_by_meaning  # type: ignore[method-assign]
+
+
+def meaning(definition: str) -> Any:
+    """What a definition says, if it is JSON; else itself."""
+    try:
+        return json.loads(definition)
+    except ValueError:
+        return definition
+
+
 def delete_versions(response: GlueResponse) -> ActionResult:
     """DeleteSchemaVersions: of one number, `2`, or of several, `2-4`."""
     request = json.loads(response.body)
@@ -111,6 +144,7 @@ def update_registry(response: GlueResponse) -> ActionResult:
 def main() -> None:
     """Serve until the starter is gone."""
     check_versions(GlueBackend)
+    find_by_meaning(GlueBackend)
     GlueResponse.delete_schema_versions = delete_versions  # type: ignore[attr-defined]
     GlueResponse.update_registry = update_registry  # type: ignore[attr-defined]
     app = create_backend_app("glue")

@@ -3,8 +3,12 @@
 from collections import Counter
 from pathlib import Path
 
-from telemetry_client import Client, ClientOptions, Https
+import pytest
+from telemetry_client import Avro, Client, ClientOptions, Https, Json, Mqtt
+from telemetry_client.formats import Format
+from telemetry_client.transport import Transport
 
+from local.mqtt.devices import issue_certificates, mqtt_authority
 from local.reading import MINUTE_MS
 from tests.client.faults import suffer
 from tests.pipeline.deployed import Pipeline, becomes, minutes_ago
@@ -54,3 +58,47 @@ def test_a_wrong_token_loses_nothing(pipeline: Pipeline, tmp_path: Path) -> None
     with Client(store, "locked", Https(pipeline.state.api_url, token, proxy=None)) as other:
         assert other.flush(20)
     becomes(lambda: pipeline.counts("locked"), {minute: 1}, "the window")
+
+
+WAYS = (
+    "https json gzip",
+    "https avro 1",
+    "https avro 3 gzip",
+    "mqtt readings",
+    "mqtt json gzip",
+    "mqtt avro 1",
+)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_way_to_send_brings_readings_into_their_window(
+    pipeline: Pipeline, tmp_path: Path, way: str
+) -> None:
+    minute, device_id = minutes_ago(3), way.replace(" ", "-")
+    with Client(tmp_path / "a.db", device_id, transport(pipeline, device_id, way)) as client:
+        for second in range(3):
+            client.record(temperature=20.0 + second, recorded_at=minute + second)
+        assert client.flush(20), client.problem
+        assert client.status().taken == 3
+    becomes(lambda: pipeline.counts(device_id), {minute: 3}, "the window")
+
+
+def transport(pipeline: Pipeline, device_id: str, way: str) -> Transport:
+    """How a device sends: the protocol, the format, its version, whether it compresses."""
+    protocol, form, *more = way.split()
+    is_packed, versions = "gzip" in more, [int(each) for each in more if each.isdigit()]
+    written: Format = Json(gzip=is_packed)
+    for version in versions:
+        written = Avro(str(pipeline.schema_ids()[version - 1]), version, gzip=is_packed)
+    if protocol == "https":
+        token = pipeline.token(device_id)
+        return Https(pipeline.state.api_url, token, body_format=written, proxy=None)
+    files = issue_certificates(pipeline.instance, [device_id])[device_id]
+    return Mqtt(
+        "127.0.0.1",
+        pipeline.state.mqtt_port,
+        ca_file=mqtt_authority(pipeline.instance.folder),
+        client_certificate=(str(files.certificate), str(files.key)),
+        body_format=None if form == "readings" else written,
+        topics="readings" if form == "readings" else "batch",
+    )

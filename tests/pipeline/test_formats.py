@@ -1,5 +1,6 @@
 """Readings in each format, over HTTP as devices send them, come out as the same windows."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -7,6 +8,9 @@ from uuid import UUID
 
 import httpx
 import pytest
+from aws_schema_registry import DataAndSchema, SchemaRegistryClient
+from aws_schema_registry.avro import AvroSchema
+from aws_schema_registry.serde import KafkaSerializer
 from telemetry.domain.times import from_iso
 
 from tests import writers
@@ -64,6 +68,26 @@ def test_each_format_plain_and_zipped_makes_the_same_windows(pipeline: Pipeline)
         latest: Any = pipeline.operator.device(device_id)["latest"]
         assert from_iso(latest["recorded_at"]) == second + 30_000
         assert (latest["temperature"], latest["humidity"]) == (23.0, 40.0)
+
+
+def test_what_the_serializer_of_the_registrys_public_package_writes_is_understood(
+    pipeline: Pipeline,
+) -> None:
+    minute = minutes_ago(7)
+    registry = SchemaRegistryClient(pipeline.aws("glue"), pipeline.state.stack, 10, 0.1)
+    serializer = KafkaSerializer(registry, schema_naming_strategy=lambda *_of: "reading")
+    spin = {"name": "spin", "type": ["null", "double"], "default": None, "doc": "a fleet's own"}
+    own = {**writers.schema(2), "fields": [*writers.schema(2)["fields"], spin]}
+    firmware = [writers.schema(1), own]  # registered by the deployment, and by the package now
+    for second, written_by in enumerate(firmware):
+        reading = {"device_id": "producer", **at(minute, second, temperature=20.0), "spin": 5.0}
+        known = {field["name"] for field in written_by["fields"]}
+        document = {name: value for name, value in reading.items() if name in known}
+        data = DataAndSchema(document, AvroSchema(json.dumps(written_by)))
+        body = serializer.serialize("readings", data)
+        answer = post(pipeline, "producer", body, Content_Type="application/vnd.apache.avro")
+        assert answer.status_code == 202, answer.text
+    becomes(lambda: pipeline.counts("producer"), {minute: 2}, "the window")
 
 
 @pytest.mark.parametrize(
