@@ -30,6 +30,7 @@ from tests.pipeline.deployed import Pipeline, bearer, becomes, now_ms
 
 DEVICES = 8  # of damaged requests, and as many of whole ones
 SLOW_SECONDS = 5.0
+TELL_SECONDS = 15.0
 DRAIN_SECONDS = 120.0
 SHOWN_BYTES = 3_000
 
@@ -151,8 +152,12 @@ def run(pipeline: Pipeline, seed: int, seconds: float) -> int:
     names = [f"{kind}-{number}" for kind in ("fuzzed", "whole") for number in range(DEVICES)]
     fuzz = Fuzz(pipeline, seed, {name: pipeline.token(name) for name in [*names, "gateway"]})
     until = time.monotonic() + seconds
+    told = time.monotonic()
     while time.monotonic() < until:
         fuzz.post()
+        if time.monotonic() - told > TELL_SECONDS:
+            told = time.monotonic()
+            print(f"{fuzz.answers.total():,} requests, {until - told:.0f} s to go", flush=True)
     fuzz.compare()
     for (kind, status), count in sorted(fuzz.answers.items()):
         print(f"{kind:<10}{status:>5}{count:>8,}")
