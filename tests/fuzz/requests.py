@@ -16,6 +16,17 @@ HOUR_MS = 3_600_000
 LONGEST = 1_200_000  # bytes; a request may bring 1 MiB
 DAMAGED = 0.85  # of the requests
 
+
+def line_protocol(sent: Sequence[Document]) -> bytes:
+    """As InfluxDB's clients write it, in milliseconds."""
+    lines = (
+        f"air,device_id={each['device_id']} "
+        f"temperature={each['temperature']},humidity={each['humidity']} {each['recorded_at']}"
+        for each in sent
+    )
+    return "\n".join(lines).encode()
+
+
 FORMATS: dict[str, tuple[str, Callable[[Sequence[Document]], bytes]]] = {
     "json": ("application/json", lambda sent: json.dumps(sent).encode()),
     "form": ("application/x-www-form-urlencoded", lambda sent: json.dumps(sent).encode()),
@@ -26,6 +37,7 @@ FORMATS: dict[str, tuple[str, Callable[[Sequence[Document]], bytes]]] = {
     "old": ("application/avro", lambda sent: writers.container(sent, writers.schema(1))),
     "protobuf": ("application/x-protobuf", writers.readings),
     "one": ("application/protobuf; messageType=Reading", lambda sent: writers.reading(sent[0])),
+    "lines": ("text/plain", line_protocol),
 }
 ODD_TYPES = [content_type for content_type, _ in FORMATS.values()]
 ODD_TYPES += ["", ";", "text/plain", "application/x-protobuf; proto=Window", "text/xml", "a" * 300]
@@ -58,7 +70,8 @@ def request(
     """
     name = chance.choice(list(FORMATS))
     content_type, written = FORMATS[name]
-    sent = [reading(chance, device_id, now_ms) for _ in range(chance.randint(1, 8))]
+    drawn = [reading(chance, device_id, now_ms) for _ in range(chance.randint(1, 8))]
+    sent = list({each["recorded_at"]: each for each in drawn}.values())  # each its own instant
     sent = sent[:1] if name == "one" else sent
     made = Request(name, written(sent), {"Content-Type": content_type}, sent)
     if name == "glue" and schema_id is None:
@@ -134,5 +147,6 @@ def numbers(chance: random.Random, data: bytes) -> bytes:
 def swap(chance: random.Random, data: bytes) -> bytes:
     """A word that a format knows, for another."""
     words = [b"device_id", b"recorded_at", b"temperature", b"received_at", b"trace_id"]
+    words += [b"air", b",", b"=", b" ", b"\\", b'"']
     words += [b"null", b"double", b"string", b"record", b'"long"', b"avro.codec", b"fields"]
     return data.replace(chance.choice(words), chance.choice(words), chance.choice([1, -1]))
