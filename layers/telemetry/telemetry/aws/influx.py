@@ -6,7 +6,6 @@
 import base64
 import json
 import re
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from urllib.parse import parse_qs
 
 from telemetry.aws.http import RETRY_AFTER_SECONDS, query_parameter
 from telemetry.domain.admission import Poster
+from telemetry.domain.formats.compression import GZIP_MAGIC, unpacked
 from telemetry.domain.influx import Batch, shipped_mapping, translate
 from telemetry.domain.line_protocol import Fault, TooManyLines, parse
 from telemetry.domain.reading import shown
@@ -32,7 +32,6 @@ V2_CODES = {
     413: "request too large",
     503: "unavailable",
 }
-GZIP = b"\x1f\x8b"
 CREATE = re.compile(r"\s*CREATE\s+DATABASE\b", re.IGNORECASE)
 SHOW = re.compile(r"\s*SHOW\s+DATABASES\b", re.IGNORECASE)
 
@@ -55,23 +54,11 @@ def _body(event: dict[str, Any]) -> bytes:
         data = base64.b64decode(body) if is_base64 else body.encode(errors="surrogatepass")
     except ValueError as error:
         raise Rejected(f"is not base64: {error}", field="body") from None
-    if data.startswith(GZIP):
-        data = _gunzipped(data)
+    if data.startswith(GZIP_MAGIC):
+        data = unpacked(data, "gzip", MAX_BODY_BYTES)
     if len(data) > MAX_BODY_BYTES:
         raise TooLarge(f"has more than {MAX_BODY_BYTES} bytes; send it in parts", field="body")
     return data
-
-
-def _gunzipped(data: bytes) -> bytes:
-    """What was compressed, up to one byte more than a request may bring."""
-    stream = zlib.decompressobj(wbits=31)
-    try:
-        plain = stream.decompress(data, MAX_BODY_BYTES + 1)
-    except zlib.error as error:
-        raise Rejected(f"is not gzip: {error}", field="body") from None
-    if not stream.eof and len(plain) <= MAX_BODY_BYTES:
-        raise Rejected("is gzip that ends too early", field="body")
-    return plain
 
 
 def written(event: dict[str, Any], faults: Sequence[Fault], ignored: Counter[str]) -> Response:

@@ -19,7 +19,7 @@ def within_limit(data: bytes) -> None:
         raise TooLarge(reason, field="body")
 
 
-def unpacked(data: bytes, content_encoding: str | None) -> bytes:
+def unpacked(data: bytes, content_encoding: str | None, most: int = MAX_BODY_BYTES) -> bytes:
     """A body as it was before Content-Encoding; raises Unsupported, TooLarge, Undecodable.
 
     API Gateway unpacks gzip itself and leaves the header, so a body may come unpacked already. No
@@ -33,7 +33,7 @@ def unpacked(data: bytes, content_encoding: str | None) -> bytes:
         return data
     if coding == "identity":
         raise Undecodable("is gzip; its Content-Encoding has to say so", offset=0)
-    whole, rest = inflated(data, GZIP, MAX_BODY_BYTES)
+    whole, rest = inflated(data, GZIP, most, most=most)
     if rest:
         reason = "goes on behind the end of its gzip member; one body is one member"
         raise Undecodable(reason, offset=len(data) - len(rest))
@@ -41,11 +41,18 @@ def unpacked(data: bytes, content_encoding: str | None) -> bytes:
 
 
 def inflated(
-    data: bytes, container: int, limit: int, *, index: int | None = None, at: int = 0
+    data: bytes,
+    container: int,
+    limit: int,
+    *,
+    most: int = MAX_BODY_BYTES,
+    index: int | None = None,
+    at: int = 0,
 ) -> tuple[bytes, bytes]:
     """What a compressed stream at the start of `data` holds, and the bytes behind it.
 
-    `limit` is how many bytes it may hold; `index` and `at` are where it is, for the error.
+    `limit` is how many bytes it may hold, of `most` that a request may bring; `index` and `at` are
+    where it is, for the error.
     """
     stream = zlib.decompressobj(container)
     try:
@@ -53,7 +60,7 @@ def inflated(
     except zlib.error as error:
         raise Undecodable(f"can't be decompressed: {error}", index=index, offset=at) from None
     if len(whole) > limit:
-        reason = f"has more than {MAX_BODY_BYTES} bytes decompressed; a request may bring so many"
+        reason = f"has more than {most} bytes decompressed; a request may bring so many"
         raise TooLarge(reason, field="body")
     if not stream.eof:
         end = at + len(data)
