@@ -139,14 +139,16 @@ class Endpoint:
             s3={"addressing_style": "path"},
         )
         session = botocore.session.Session()
-        credentials = self._credentials(role_arn) if role_arn else ROOT
+        credentials = self._credentials(role_arn)
         # boto3's own session takes no credentials that renew themselves
         session._credentials = credentials  # type: ignore[attr-defined] # noqa: SLF001
         return session.create_client(
             service, region_name=self.region, endpoint_url=self.url, config=config
         )
 
-    def _credentials(self, role_arn: str) -> RefreshableCredentials:
+    def _credentials(self, role_arn: str) -> Credentials:
+        if not role_arn:
+            return ROOT
         if role_arn in self._roles:
             return self._roles[role_arn]
         with self._lock:

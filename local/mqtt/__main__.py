@@ -18,6 +18,7 @@ from local.mqtt import certificates
 from local.mqtt.aws import AwsActions, Iot, endpoint_at
 from local.mqtt.broker import Broker, tls_context
 from local.mqtt.rules import RulesEngine
+from local.mqtt.services import AwsServices
 from local.mqtt.spool import Spool
 
 LOGGER = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ async def serve(url: str, region: str, folder: Path, port: int) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    server = await Broker(iot, rules, now_ms).serve(port, tls_context(folder))
+    broker = Broker(iot, rules, AwsServices(endpoint), now_ms)
+    server = await broker.serve(port, tls_context(folder))
     rules.start()
     async with server:
         await stopped.wait()

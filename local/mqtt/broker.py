@@ -1,7 +1,7 @@
 """The broker: connections of devices, what their policies let them do, and acknowledgements.
 
 As IoT Core: https://docs.aws.amazon.com/iot/latest/developerguide/mqtt.html. A client that does
-what its policy doesn't allow is disconnected. There is nothing to subscribe to.
+what its policy doesn't allow is disconnected. Subscriptions end with their connection.
 """
 
 import asyncio
@@ -10,11 +10,11 @@ import logging
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from local.mqtt import certificates, packets, policy
+from local.mqtt import certificates, packets, policy, sql
 from local.mqtt.aws import Principal
 from local.mqtt.packets import Connect, Malformed, Packet, Publish, Will
 from local.mqtt.rules import Unreachable
@@ -29,6 +29,10 @@ KEEP_ALIVE_SECONDS_MAX = 1200
 """AWS's own, and what it takes 0 for."""
 PENDING_MAX = 10_000
 PENDING_LOOK_SECONDS = 0.05
+UNREAD_BYTES_MAX = 8 * 1024 * 1024
+"""Of a subscriber that doesn't keep up; then its connection ends."""
+SERVICES = ("$aws/certificates/", "$aws/provisioning-templates/")
+"""Messages to these topics are answered, on the connection that they came on."""
 
 
 class Registry(Protocol):
@@ -52,6 +56,13 @@ class Taker(Protocol):
         """Take one."""
 
 
+class Services(Protocol):
+    """Who answers messages."""
+
+    def answer(self, message: Published) -> tuple[str, bytes] | None:
+        """Return topic and payload of the answer, None if there is none; raise Unreachable."""
+
+
 class Refused(Exception):
     """A client may not do this; its connection ends."""
 
@@ -66,15 +77,35 @@ class Client:
     will: Will | None
     patience_seconds: float
     """How long it may be silent."""
+    subscriptions: dict[str, int] = field(default_factory=dict)
+    """The QoS granted, by topic filter."""
+    answers: set[asyncio.Task[None]] = field(default_factory=set)
+    """Under way."""
+    _packet_id: int = 0
+
+    def granted(self, topic: str) -> int | None:
+        """Return the QoS by which it gets messages of a topic, None if it doesn't."""
+        found = (qos for each, qos in self.subscriptions.items() if sql.matches(each, topic))
+        return max(found, default=None)
+
+    def send(self, topic: str, payload: bytes, qos: int) -> None:
+        """Send it a message, once: a connection loses nothing, and no session outlives it."""
+        self._packet_id = self._packet_id % 65_535 + 1
+        self.writer.write(packets.message(topic, payload, self._packet_id if qos else 0))
+        if self.writer.transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
+            self.writer.transport.abort()
 
 
 class Broker:
     """Serves devices on loopback."""
 
-    def __init__(self, registry: Registry, taker: Taker, now_ms: Callable[[], int]) -> None:
-        """Let the registry decide who may, and the taker keep what was published."""
+    def __init__(
+        self, registry: Registry, taker: Taker, services: Services, now_ms: Callable[[], int]
+    ) -> None:
+        """Let the registry decide who may, the taker keep what was published, services answer."""
         self._registry = registry
         self._taker = taker
+        self._services = services
         self._now_ms = now_ms
         self._clients: dict[str, Client] = {}
 
@@ -141,35 +172,75 @@ class Broker:
             case packets.PUBLISH:
                 await self._publish(client, packets.publish(packet))
             case packets.SUBSCRIBE:
-                client.writer.write(packets.suback(*packets.subscribe(packet.body)))
+                await self._subscribe(client, *packets.subscribe(packet.body))
             case packets.UNSUBSCRIBE:
-                number = int.from_bytes(packet.body[:2], "big")
+                number, unwanted = packets.unsubscribe(packet.body)
+                for topic_filter in unwanted:
+                    client.subscriptions.pop(topic_filter, None)
                 client.writer.write(packets.unsuback(number))
             case packets.PINGREQ:
                 client.writer.write(packets.PINGRESP_BYTES)
             case packets.PUBACK:
-                pass
+                pass  # `Client.send` sends once
             case _:
                 raise Malformed(f"a packet of type {packet.kind}")
 
     async def _publish(self, client: Client, message: Publish) -> None:
         if message.qos > 1:
             raise Refused("QoS 2 isn't supported, as on AWS")
-        await self._take(client, message.topic, message.payload, message.is_retained)
+        await self._take(
+            client, message.topic, message.payload, message.qos, is_retained=message.is_retained
+        )
         if message.qos:
             client.writer.write(packets.puback(message.packet_id))
 
-    async def _take(self, client: Client, topic: str, payload: bytes, is_retained: bool) -> None:
+    async def _subscribe(self, client: Client, number: int, wanted: dict[str, int]) -> None:
+        for topic_filter in wanted:
+            await self._permit(client, "iot:Subscribe", "topicfilter", topic_filter)
+        granted = {topic_filter: min(qos, 1) for topic_filter, qos in wanted.items()}
+        client.subscriptions |= granted
+        client.writer.write(packets.suback(number, list(granted.values())))
+
+    async def _take(
+        self, client: Client, topic: str, payload: bytes, qos: int, *, is_retained: bool
+    ) -> None:
         """Keep a message that the client may publish."""
         if len(payload) > PAYLOAD_BYTES_MAX:
             raise Refused(f"a payload of {len(payload)} bytes; {PAYLOAD_BYTES_MAX} are the most")
         action = "iot:RetainPublish" if is_retained else "iot:Publish"
         await self._permit(client, action, "topic", topic)
+        message = Published(topic, payload, client.client_id, client.certificate_id, self._now_ms())
+        if topic.startswith(SERVICES):
+            answer = asyncio.create_task(self._ask(client, message))
+            client.answers.add(answer)
+            answer.add_done_callback(client.answers.discard)
+            return
         while self._taker.pending > PENDING_MAX:
             await asyncio.sleep(PENDING_LOOK_SECONDS)
-        self._taker.accept(
-            Published(topic, payload, client.client_id, client.certificate_id, self._now_ms())
-        )
+        self._taker.accept(message)
+        await self._deliver(topic, payload, qos)
+
+    async def _ask(self, client: Client, message: Published) -> None:
+        """Send a client the answer to what it asked, if it has subscribed to that."""
+        try:
+            answer = await asyncio.to_thread(self._services.answer, message)
+        except Unreachable as problem:
+            LOGGER.warning("%s gets no answer: %s", client.client_id, problem)
+            return
+        if answer is None:
+            LOGGER.error("nobody answers %s here", message.topic)
+        elif (qos := client.granted(answer[0])) is not None:
+            client.send(*answer, qos)
+
+    async def _deliver(self, topic: str, payload: bytes, qos: int) -> None:
+        """Send a message to who has subscribed to it, and may receive it."""
+        for each in list(self._clients.values()):
+            granted = each.granted(topic)
+            if granted is None:
+                continue
+            with suppress(Refused, Unreachable, policy.PolicyUnsupported):
+                await self._permit(each, "iot:Receive", "topic", topic)
+                each.send(topic, payload, min(granted, qos))
 
     async def _permit(self, client: Client, action: str, kind: str, name: str) -> None:
         """Raise Refused unless the certificate's policies allow it."""
@@ -189,10 +260,14 @@ class Broker:
         """Forget a client; publish its will if it went without a word."""
         if self._clients.get(client.client_id) is client:
             del self._clients[client.client_id]
+        for answer in client.answers:
+            answer.cancel()
         if client.will is not None:
             will = client.will
             with suppress(Refused, Unreachable, policy.PolicyUnsupported):
-                await self._take(client, will.topic, will.payload, will.is_retained)
+                await self._take(
+                    client, will.topic, will.payload, will.qos, is_retained=will.is_retained
+                )
 
 
 def variables_of(principal: Principal, client_id: str) -> dict[str, str]:

@@ -12,8 +12,9 @@ SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK = 8, 9, 10, 11
 PINGREQ, PINGRESP, DISCONNECT = 12, 13, 14
 LEVEL_3_1_1 = 4
 ACCEPTED, WRONG_LEVEL, NOT_AUTHORIZED = 0, 1, 5
-SUBSCRIPTION_FAILED = 0x80
 LENGTH_BYTES_MAX = 4
+QOS_MAX = 2
+WILD = frozenset("+#")
 
 
 class Malformed(Exception):
@@ -33,6 +34,7 @@ class Will(NamedTuple):
 
     topic: str
     payload: bytes
+    qos: int
     is_retained: bool
 
 
@@ -104,6 +106,14 @@ class Cursor:
             raise Malformed("a text with U+0000")
         return text
 
+    def topic_filter(self) -> str:
+        """Return the next text as a topic filter."""
+        found = self.text()
+        levels = found.split("/")
+        if not found or "#" in levels[:-1] or any(WILD & set(each) and each[1:] for each in levels):
+            raise Malformed(f"'{found}', which is no topic filter")
+        return found
+
     def rest(self) -> bytes:
         """Return all that is left."""
         return self.take(len(self.data) - self.at)
@@ -120,7 +130,7 @@ def connect(body: bytes) -> Connect:
     keep_alive_seconds, client_id = cursor.number(), cursor.text()
     will = None
     if flags & 0b100:
-        will = Will(cursor.text(), cursor.binary(), bool(flags & 0b100000))
+        will = Will(cursor.text(), cursor.binary(), flags >> 3 & 0b11, bool(flags & 0b100000))
     return Connect(level, client_id, keep_alive_seconds, will)  # names and passwords tell nothing
 
 
@@ -136,17 +146,27 @@ def publish(packet: Packet) -> Publish:
     return Publish(topic, cursor.rest(), qos, packet_id, bool(packet.flags & 1))
 
 
-def subscribe(body: bytes) -> tuple[int, int]:
-    """Return a SUBSCRIBE's packet id, and how many topic filters it has."""
+def subscribe(body: bytes) -> tuple[int, dict[str, int]]:
+    """Return a SUBSCRIBE's packet id, and the QoS asked for by topic filter."""
     cursor = Cursor(body)
-    packet_id, count = cursor.number(), 0
+    packet_id, wanted = cursor.number(), dict[str, int]()
     while cursor.at < len(body):
-        cursor.text()
-        cursor.take(1)
-        count += 1
-    if not count:
+        topic_filter, (qos,) = cursor.topic_filter(), cursor.take(1)
+        if qos > QOS_MAX:
+            raise Malformed(f"SUBSCRIBE with QoS {qos}")
+        wanted[topic_filter] = qos
+    if not wanted:
         raise Malformed("SUBSCRIBE without a topic filter")
-    return packet_id, count
+    return packet_id, wanted
+
+
+def unsubscribe(body: bytes) -> tuple[int, list[str]]:
+    """Return an UNSUBSCRIBE's packet id and topic filters."""
+    cursor = Cursor(body)
+    packet_id, unwanted = cursor.number(), list[str]()
+    while cursor.at < len(body):
+        unwanted.append(cursor.topic_filter())
+    return packet_id, unwanted
 
 
 def connack(code: int) -> bytes:
@@ -159,11 +179,26 @@ def puback(packet_id: int) -> bytes:
     return struct.pack("!BBH", PUBACK << 4, 2, packet_id)
 
 
-def suback(packet_id: int, count: int) -> bytes:
-    """Return the answer to SUBSCRIBE: none of its filters is subscribed to."""
-    return struct.pack("!BBH", SUBACK << 4, 2 + count, packet_id) + bytes(
-        [SUBSCRIPTION_FAILED] * count
-    )
+def message(topic: str, payload: bytes, packet_id: int) -> bytes:
+    """Return a PUBLISH: of QoS 1, or of QoS 0 with packet id 0."""
+    name, number = topic.encode(), struct.pack("!H", packet_id) if packet_id else b""
+    body = struct.pack("!H", len(name)) + name + number + payload
+    return bytes([PUBLISH << 4 | (0b10 if packet_id else 0)]) + length(len(body)) + body
+
+
+def length(count: int) -> bytes:
+    """Return a packet's length as it goes before it."""
+    encoded = b""
+    while True:
+        count, low = divmod(count, 0x80)
+        if not count:
+            return encoded + bytes([low])
+        encoded += bytes([low | 0x80])
+
+
+def suback(packet_id: int, granted: list[int]) -> bytes:
+    """Return the answer to SUBSCRIBE: the QoS granted, by topic filter."""
+    return struct.pack("!BBH", SUBACK << 4, 2 + len(granted), packet_id) + bytes(granted)
 
 
 def unsuback(packet_id: int) -> bytes:

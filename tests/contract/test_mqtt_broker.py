@@ -19,6 +19,7 @@ from local.embedded import free_port
 from local.mqtt import certificates
 from local.mqtt.aws import Principal
 from local.mqtt.broker import CONNECT_SECONDS_MAX, PAYLOAD_BYTES_MAX, Broker, tls_context
+from local.mqtt.rules import Unreachable
 from local.mqtt.spool import Published
 
 ARN = "arn:aws:iot:us-east-1:123456789012:"
@@ -26,7 +27,18 @@ NAME = "${iot:Connection.Thing.ThingName}"
 POLICY = {
     "Statement": [
         {"Effect": "Allow", "Action": "iot:Connect", "Resource": f"{ARN}client/{NAME}"},
-        {"Effect": "Allow", "Action": "iot:Publish", "Resource": f"{ARN}topic/{NAME}/*"},
+        {
+            "Effect": "Allow",
+            "Action": "iot:Publish",
+            "Resource": [f"{ARN}topic/{NAME}/*", f"{ARN}topic/$aws/certificates/*"],
+        },
+        {
+            "Effect": "Allow",
+            "Action": "iot:Subscribe",
+            "Resource": [f"{ARN}topicfilter/{each}" for each in ("pump-*", "+/b", "$aws/*")],
+        },
+        {"Effect": "Allow", "Action": "iot:Receive", "Resource": f"{ARN}topic/pump-*"},
+        {"Effect": "Deny", "Action": "iot:Receive", "Resource": f"{ARN}topic/pump-1/deaf"},
     ]
 }
 SECONDS_MAX = 10.0
@@ -40,6 +52,8 @@ class Site:
         self.folder, self.port = folder, free_port()
         self.known: dict[str, Principal] = {}
         self.taken: list[Published] = []
+        self.asked: list[Published] = []
+        self.is_away = False
         self.takes = threading.Event()
         self.takes.set()
         self._loop = asyncio.new_event_loop()
@@ -50,7 +64,8 @@ class Site:
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
-        server = await Broker(self, self, lambda: 1_000).serve(self.port, tls_context(self.folder))
+        broker = Broker(self, self, self, lambda: 1_000)
+        server = await broker.serve(self.port, tls_context(self.folder))
         self._started.set()
         await self._stop.wait()
         server.close()
@@ -80,6 +95,12 @@ class Site:
         self.takes.wait(SECONDS_MAX)
         self.taken.append(message)
 
+    def answer(self, message: Published) -> tuple[str, bytes] | None:
+        self.asked.append(message)
+        if self.is_away:
+            raise Unreachable("away")
+        return (f"{message.topic}/accepted", b"answer") if message.payload else None
+
     # devices
 
     def knows(self, device_id: str, is_active: bool = True) -> certificates.Pair:
@@ -103,7 +124,17 @@ class Device:
         self.client.on_connect = lambda *details: self.seen.append(str(details[3]))
         self.client.on_disconnect = lambda *_details: self.seen.append("disconnected")
         self.client.on_subscribe = lambda *details: self.seen.append(f"subscribed: {details[3]}")
+        self.client.on_message = self._on_message
+        self.got: list[tuple[str, bytes, int]] = []
         self._port = site.port
+
+    def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        self.got.append((message.topic, bytes(message.payload), message.qos))
+
+    def subscribes(self, *wanted: tuple[str, int]) -> None:
+        self.client.subscribe(list(wanted))
+        assert eventually(lambda: any(each.startswith("subscribed") for each in self.seen))
+        self.seen = [each for each in self.seen if not each.startswith("subscribed")]
 
     def connect(self) -> "Device":
         self.client.connect("127.0.0.1", self._port)
@@ -185,10 +216,79 @@ def test_what_a_device_may_not_publish_ends_its_connection(
     assert site.taken == []
 
 
-def test_there_is_nothing_to_subscribe_to_and_the_connection_goes_on(device: Device) -> None:
-    device.client.subscribe("pump-1/a")
-    device.sees("Success", "subscribed: [ReasonCode(Suback, 'Unspecified error')]")
-    device.client.publish("pump-1/a", b"1", qos=1).wait_for_publish(SECONDS_MAX)
+def test_who_subscribes_gets_messages_by_the_lower_qos_until_it_unsubscribes(
+    site: Site, device: Device
+) -> None:
+    listener = Device(site, "pump-2", site.knows("pump-2")).connect()
+    listener.sees("Success")
+    listener.subscribes(("pump-2/a", 0), ("+/b", 1), ("pump-1/#", 2))
+    for topic, qos in (("pump-1/a", 0), ("pump-1/b", 1), ("pump-1/c", 1)):
+        device.client.publish(topic, topic.encode(), qos=qos).wait_for_publish(SECONDS_MAX)
+    wanted = [("pump-1/a", b"pump-1/a", 0), ("pump-1/b", b"pump-1/b", 1)]
+    wanted += [("pump-1/c", b"pump-1/c", 1)]
+    assert eventually(lambda: listener.got == wanted), listener.got
+    listener.client.unsubscribe(["pump-1/#"])
+    listener.client.publish("pump-2/x", b"", qos=1).wait_for_publish(SECONDS_MAX)  # it is through
+    for topic in ("pump-1/d", "pump-1/b"):
+        device.client.publish(topic, b"2", qos=1).wait_for_publish(SECONDS_MAX)
+    wanted += [("pump-1/b", b"2", 1)]
+    assert eventually(lambda: len(listener.got) >= len(wanted))
+    listener.end()
+    assert listener.got == wanted
+
+
+@pytest.mark.parametrize("topic_filter", ["secret/a", "#"])
+def test_who_subscribes_to_what_it_may_not_is_disconnected(
+    device: Device, topic_filter: str
+) -> None:
+    device.client.subscribe(topic_filter)
+    device.sees("Success", "disconnected")
+
+
+def test_what_a_subscriber_may_not_receive_it_does_not_get(site: Site, device: Device) -> None:
+    device.subscribes(("pump-1/#", 1))
+    for topic in ("pump-1/deaf", "pump-1/a"):
+        device.client.publish(topic, b"1", qos=1).wait_for_publish(SECONDS_MAX)
+    assert eventually(lambda: bool(device.got))
+    assert [topic for topic, *_ in device.got] == ["pump-1/a"]
+    assert len(site.taken) == 2
+
+
+def test_what_is_asked_of_a_service_is_answered_to_who_asked_and_goes_to_no_rule(
+    site: Site, device: Device
+) -> None:
+    other = Device(site, "pump-2", site.knows("pump-2")).connect()
+    for each in (device, other):
+        each.sees("Success")
+        each.subscribes(("$aws/certificates/create/json/+", 1))
+    device.client.publish("$aws/certificates/create/json", b"{}", qos=1)
+    wanted = [("$aws/certificates/create/json/accepted", b"answer", 1)]
+    assert eventually(lambda: device.got == wanted)
+    assert (other.got, site.taken) == ([], [])
+    (asked,) = site.asked
+    assert (asked.payload, asked.client_id) == (b"{}", "pump-1")
+    other.end()
+
+
+def test_who_has_not_subscribed_to_an_answer_gets_none_and_no_answer_ends_nothing(
+    site: Site, device: Device
+) -> None:
+    def asks(payload: bytes) -> None:
+        sent = device.client.publish("$aws/certificates/create/json", payload, qos=1)
+        sent.wait_for_publish(SECONDS_MAX)
+
+    asks(b"{}")
+    assert eventually(lambda: len(site.asked) == 1)
+    device.subscribes(("$aws/certificates/create/json/+", 0))
+    asks(b"")  # nobody answers that
+    assert eventually(lambda: len(site.asked) == 2)
+    site.is_away = True
+    asks(b"{}")
+    assert eventually(lambda: len(site.asked) == 3)
+    site.is_away = False
+    asks(b"{}")
+    assert eventually(lambda: len(device.got) == 1)
+    device.sees("Success")
 
 
 def test_the_newer_connection_of_a_client_id_wins(site: Site, device: Device) -> None:

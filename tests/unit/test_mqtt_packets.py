@@ -46,7 +46,7 @@ def test_a_connect_says_who_and_how_long_it_may_be_silent() -> None:
     body = b"\x00\x04MQTT\x04\x02\x00\x3c\x00\x06pump-1"
     assert packets.connect(body) == Connect(4, "pump-1", 60, None)
     will = b"\x00\x04MQTT\x04\x2e\x00\x00\x00\x01a\x00\x01t\x00\x02by"
-    assert packets.connect(will) == Connect(4, "a", 0, Will("t", b"by", True))
+    assert packets.connect(will) == Connect(4, "a", 0, Will("t", b"by", 1, True))
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,44 @@ def test_what_is_no_message_is_refused(body: bytes) -> None:
 def test_answers_are_as_the_standard_has_them() -> None:
     assert packets.connack(5) == b"\x20\x02\x00\x05"
     assert packets.puback(0x0A0B) == b"\x40\x02\x0a\x0b"
-    assert packets.subscribe(b"\x00\x0a\x00\x03a/b\x01\x00\x03c/d\x02") == (10, 2)
-    assert packets.suback(10, 2) == b"\x90\x04\x00\x0a\x80\x80"
+    subscribe = b"\x00\x0a\x00\x03a/b\x01\x00\x03c/d\x02"
+    assert packets.subscribe(subscribe) == (10, {"a/b": 1, "c/d": 2})
+    assert packets.suback(10, [1, 0]) == b"\x90\x04\x00\x0a\x01\x00"
+    assert packets.unsubscribe(b"\x00\x0c\x00\x03a/b\x00\x03c/d") == (12, ["a/b", "c/d"])
     assert packets.unsuback(10) == b"\xb0\x02\x00\x0a"
+
+
+@pytest.mark.parametrize("packet_id", [0, 10])
+@pytest.mark.parametrize("count", [0, 121, 122, 123, 20_000])
+def test_a_message_that_is_sent_reads_as_it_was(packet_id: int, count: int) -> None:
+    sent = packets.message("a/b", b"x" * count, packet_id)
+    found = packets.publish(read(sent, 30_000))
+    assert found == Publish("a/b", b"x" * count, min(packet_id, 1), packet_id, False)
+
+
+@pytest.mark.parametrize(
+    "topic_filter", ["#", "+", "+/b", "a/+/#", "$aws/certificates/create/json/+"]
+)
+def test_a_wildcard_is_a_whole_level(topic_filter: str) -> None:
+    body = b"\x00\x0a" + len(topic_filter).to_bytes(2, "big") + topic_filter.encode() + b"\x00"
+    assert packets.subscribe(body) == (10, {topic_filter: 0})
+
+
+@pytest.mark.parametrize("topic_filter", ["", "a#", "#/a", "a+/b", "++", "##"])
+def test_a_wildcard_elsewhere_makes_no_topic_filter(topic_filter: str) -> None:
+    body = b"\x00\x0a" + len(topic_filter).to_bytes(2, "big") + topic_filter.encode() + b"\x00"
+    with pytest.raises(Malformed, match="no topic filter"):
+        packets.subscribe(body)
+
+
+def test_a_subscription_of_a_qos_that_is_none_is_malformed() -> None:
+    with pytest.raises(Malformed, match="QoS 3"):
+        packets.subscribe(b"\x00\x0a\x00\x03a/b\x03")
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_packet_or_malformed(data: bytes) -> None:
-    for parse in (packets.connect, packets.subscribe):
+    for parse in (packets.connect, packets.subscribe, packets.unsubscribe):
         try:
             parse(data)
         except Malformed:
