@@ -238,6 +238,14 @@ def add_mqtt(added: Subparsers) -> None:
     )
     certificate.add_argument("device", help="its id, which is its client id and its thing's name")
     add_name(certificate)
+    claim = command(
+        asked,
+        "claim",
+        commands.mqtt_claim,
+        "Have a device claim its certificate, and print a line that publishes with it.",
+    )
+    claim.add_argument("device", help="the name that it asks for")
+    add_name(claim)
 
 
 def add_invoke(added: Subparsers) -> None:

@@ -26,7 +26,8 @@ from local.instance import DEFAULT_NAME, Instance, State, existing, named, unuse
 from local.mapping_state import MappingReader, shards_table
 from local.mapping_state import as_json as mappings_as_json
 from local.monitor import Monitor
-from local.mqtt.devices import issue_certificates, mqtt_authority
+from local.mqtt.certificates import Pair
+from local.mqtt.devices import claim, issue_certificates, mqtt_authority
 from local.mqtt.posting import speakers
 from local.poison import Poisoning
 from local.posting import BATCH_MAX, PostingOptions
@@ -307,17 +308,29 @@ def mqtt_help(_options: Options, _console: Console) -> int:
 def mqtt_certificate(options: Options, console: Console) -> int:
     """Make a device's certificate, and say how an MQTT client uses it."""
     instance = named(options.name)
-    state = instance.deployed()
-    found = issue_certificates(instance, [options.device])[options.device]
+    files = issue_certificates(instance, [options.device])[options.device]
+    print_publishing(instance, options.device, files, console)
+    return 0
+
+
+def mqtt_claim(options: Options, console: Console) -> int:
+    """Have a device claim its certificate, and say how an MQTT client uses it."""
+    instance = named(options.name)
+    print_publishing(instance, options.device, claim(instance, options.device), console)
+    return 0
+
+
+def print_publishing(instance: Instance, device_id: str, files: Pair, console: Console) -> None:
+    """Print a line by which a device publishes a reading, to be copied, however long."""
     connection = (
-        f"--host 127.0.0.1 --port {state.mqtt_port} --cafile {mqtt_authority(instance.folder)} "
-        f"--cert {found.certificate} --key {found.key} --id {options.device}"
+        f"--host 127.0.0.1 --port {instance.load().mqtt_port} "
+        f"--cafile {mqtt_authority(instance.folder)} "
+        f"--cert {files.certificate} --key {files.key} --id {device_id}"
     )
-    topic = f"telemetry/{options.device}/readings"
+    topic = f"telemetry/{device_id}/readings"
     reading = f'{{"recorded_at": {now_ms()}, "temperature": 21.5}}'
     command = f"mosquitto_pub {connection} --qos 1 --topic {topic} --message '{reading}'"
     console.print(command, highlight=False, soft_wrap=True, markup=False)
-    return 0
 
 
 def invoke(options: Options, _console: Console) -> int:

@@ -126,6 +126,7 @@ def mend(folder: Path) -> None:
         importlib.import_module("ministack.services.s3"),
         importlib.import_module("ministack.core.iam_evaluator"),
     )
+    mend_iot(folder / "mqtt")
     importlib.import_module("local.states").stop_children(
         importlib.import_module("ministack.services.stepfunctions")
     )
@@ -140,6 +141,14 @@ def mend_cloudwatch(lambda_svc: Any) -> None:
     mending.metrics_from_logs(logs, cloudwatch)
     mending.one_log_stream_a_day(lambda_svc, logs)
     mending.whole_logs(importlib.import_module("ministack.core.lambda_runtime"))
+
+
+def mend_iot(folder: Path) -> None:
+    """Have IoT sign as the broker's authority, and answer what devices ask the broker."""
+    mending = importlib.import_module("local.iot")
+    iot = importlib.import_module("ministack.services.iot")
+    mending.sign_as(iot, folder / "authority.pem", folder / "authority.key")
+    mending.answer_devices(iot)
 
 
 def expire_when_due(kinesis: Any) -> None:

@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 VALID = dt.timedelta(days=365)
 SKEW = dt.timedelta(minutes=5)
 FOLDER = "mqtt"
-AUTHORITY, BROKER = "authority", "broker"
+AUTHORITY, BROKER, CLAIM = "authority", "broker", "claim"
 
 
 class Pair(NamedTuple):
@@ -63,6 +63,14 @@ def device(folder: Path, device_id: str) -> Pair:
     found = of_device(folder, device_id)
     if not found.key.exists():
         issue(folder, f"device-{device_id}", ExtendedKeyUsageOID.CLIENT_AUTH, [], device_id)
+    return found
+
+
+def claim(folder: Path) -> Pair:
+    """Make a claim's certificate and key, unless they are there; return their files."""
+    found = pair(folder, CLAIM)
+    if not found.key.exists():
+        issue(folder, CLAIM, ExtendedKeyUsageOID.CLIENT_AUTH, [])
     return found
 
 
@@ -144,9 +152,15 @@ def put(path: Path, data: bytes) -> None:
     unfinished.replace(path)
 
 
-def register(iot: Any, device_id: str, policy_name: str, certificate: Path) -> str:
-    """Make a device known to IoT: thing, certificate, policy; return the certificate's ARN."""
+def register_device(iot: Any, device_id: str, policy_name: str, certificate: Path) -> None:
+    """Make a device known to IoT: thing, certificate, policy."""
     iot.create_thing(thingName=device_id)
+    arn = register(iot, policy_name, certificate)
+    iot.attach_thing_principal(thingName=device_id, principal=arn)
+
+
+def register(iot: Any, policy_name: str, certificate: Path) -> str:
+    """Make a certificate known to IoT, with a policy; return its ARN."""
     arn: str
     try:
         found = iot.register_certificate_without_ca(
@@ -156,5 +170,4 @@ def register(iot: Any, device_id: str, policy_name: str, certificate: Path) -> s
     except iot.exceptions.ResourceAlreadyExistsException as error:
         arn = error.response["resourceArn"]
     iot.attach_policy(policyName=policy_name, target=arn)
-    iot.attach_thing_principal(thingName=device_id, principal=arn)
     return arn

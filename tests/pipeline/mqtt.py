@@ -9,6 +9,7 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from local.mqtt.certificates import Pair
 from local.mqtt.devices import issue_certificates, mqtt_authority
 from tests.pipeline.deployed import Pipeline
 
@@ -18,8 +19,10 @@ ANSWER_SECONDS_MAX = 20.0
 class MqttDevice:
     """A connection with a device's certificate."""
 
-    def __init__(self, pipeline: Pipeline, device_id: str, client_id: str = "") -> None:
-        files = issue_certificates(pipeline.instance, [device_id])[device_id]
+    def __init__(
+        self, pipeline: Pipeline, device_id: str, client_id: str = "", files: Pair | None = None
+    ) -> None:
+        files = files or issue_certificates(pipeline.instance, [device_id])[device_id]
         self.seen: list[str] = []
         self.client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id or device_id, reconnect_on_failure=False
@@ -60,9 +63,11 @@ class MqttDevice:
 
 
 @contextmanager
-def connected(pipeline: Pipeline, device_id: str) -> Iterator[MqttDevice]:
-    """A device that the broker lets in."""
-    device = MqttDevice(pipeline, device_id)
+def connected(
+    pipeline: Pipeline, device_id: str, files: Pair | None = None
+) -> Iterator[MqttDevice]:
+    """A device that the broker lets in, with a certificate of its own if it has none."""
+    device = MqttDevice(pipeline, device_id, files=files)
     try:
         device.waits_for("connected: Success")
         yield device

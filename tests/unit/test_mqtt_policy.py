@@ -76,10 +76,14 @@ def test_a_things_name_is_no_pattern() -> None:
         ("iot:Connect", "client/claim-7", True),
         ("iot:Connect", "client/pump-1", False),
         ("iot:Publish", "topic/$aws/certificates/create/json", True),
+        ("iot:Publish", "topic/$aws/certificates/create-from-csr/json", True),
         ("iot:Publish", "topic/$aws/provisioning-templates/fleet/provision/json", True),
         ("iot:Publish", "topic/$aws/provisioning-templates/other/provision/json", False),
         ("iot:Publish", "topic/telemetry/pump-1/readings", False),
         ("iot:Subscribe", "topicfilter/$aws/certificates/create/json/accepted", True),
+        ("iot:Receive", "topic/$aws/certificates/create-from-csr/json/rejected", True),
+        ("iot:Subscribe", "topicfilter/telemetry/pump-1/readings", False),
+        ("iot:Subscribe", "topicfilter/#", False),
     ],
 )
 def test_a_claim_asks_for_a_certificate_and_does_nothing_else(
