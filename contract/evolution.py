@@ -31,7 +31,8 @@ def check(contracts: dict[str, list[Version]]) -> None:
     """Raise ContractBroken naming every place that breaks a rule."""
     problems = []
     for name, versions in contracts.items():
-        rules: tuple[Rule, ...] = (names, unreadable, *(READING_RULES if name == READING else ()))
+        own = READING_RULES if name == READING else ()
+        rules: tuple[Rule, ...] = (names, documented, unreadable, *own)
         problems += [problem for rule in rules for problem in rule(versions)]
     if problems:
         raise ContractBroken(problems)
@@ -52,6 +53,14 @@ def names(versions: Sequence[Version]) -> Iterator[str]:
             if name in seen:
                 yield at(version, name, "is there twice; a name stands for one field")
             seen.add(name)
+
+
+def documented(versions: Sequence[Version]) -> Iterator[str]:
+    """Each field says what it is."""
+    for version in versions:
+        for name, field in version.fields.items():
+            if not isinstance(field.get("doc"), str) or not field["doc"].strip():
+                yield at(version, name, f"doc is {found(field, 'doc')}; it says what it is")
 
 
 def snake_case(name: str) -> str:
@@ -149,9 +158,8 @@ def unlike_a_metric(field: Field) -> Iterator[str]:
         yield f"type is {json.dumps(field['type'])}; a metric's is {json.dumps(METRIC_TYPE)}"
     if "default" not in field or field["default"] is not None:
         yield f"default is {found(field, 'default')}; a metric's is null"
-    for key, example in (("doc", "what it measures"), ("unit", "°C or the like")):
-        if not isinstance(field.get(key), str) or not field[key].strip():
-            yield f"{key} is {found(field, key)}; it says {example}"
+    if not isinstance(field.get("unit"), str) or not field["unit"].strip():
+        yield f"unit is {found(field, 'unit')}; it says °C or the like"
     limits = field.get("minimum"), field.get("maximum")
     for key, limit in zip(("minimum", "maximum"), limits, strict=True):
         if not is_number(limit):

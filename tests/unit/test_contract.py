@@ -32,7 +32,7 @@ FIELDS: list[dict[str, Any]] = [
     {"name": "device_id", "number": 1, "type": "string", "doc": "Who", "example": "pump-17"},
     {"name": "recorded_at", "number": 2, "type": "long", "doc": "When; in ms"},
     {"name": "temperature", **METRIC, **RANGE},
-    {"name": "trace_id", "type": ["null", "string"], "default": None, "stamped_by": "ingest"},
+    {"name": "trace_id", "type": "string", "default": "", "doc": "How", "stamped_by": "ingest"},
 ]
 HUMIDITY = {**METRIC, "name": "humidity", "number": 4, "unit": "%RH", "minimum": 0, "maximum": 100}
 
@@ -99,7 +99,7 @@ def test_a_type_that_cannot_read_the_older_one_is_named_with_its_field() -> None
         (having({**HUMIDITY, "number": None}), "humidity: number is null; 4 is the next free"),
         (having({**HUMIDITY, "number": 19_500}), "humidity: number is 19500; 4 is the next"),
         (having({**HUMIDITY, "number": True}), "humidity: number is true; 4 is the next"),
-        (having({**HUMIDITY, "doc": " "}), 'humidity: doc is " "; it says what it measures'),
+        (having({**HUMIDITY, "doc": " "}), 'humidity: doc is " "; it says what it is'),
         (having({**HUMIDITY, "unit": ""}), 'humidity: unit is ""; it says °C or the like'),
         (having({**HUMIDITY, "minimum": "0"}), 'humidity: minimum is "0"; a metric has one'),
         (
@@ -151,7 +151,8 @@ def test_the_number_of_a_removed_field_is_never_used_again() -> None:
 
 def test_a_field_of_the_pipelines_has_no_number() -> None:
     stamped = {"name": "at", "number": 7, "type": "long", "default": 0, "stamped_by": "ingest"}
-    assert "field at: number 7: the pipeline's fields have none" in problems(having(stamped))[0]
+    wrong = problems(having({**stamped, "doc": "When"}))
+    assert "field at: number 7: the pipeline's fields have none" in wrong[0]
 
 
 @pytest.mark.parametrize(
@@ -252,6 +253,7 @@ def test_files_that_cannot_be_are_named_and_nothing_is_written(
         ("docs/metrics.md", "battery"),
         (f"{CLIENT}/schemas/reading/v3.avsc", "battery"),
         ("template.yaml", "{Name: battery"),
+        ("template.yaml", "battery: {description"),
         ("template.yaml", "{Pattern: '"),
         ("template.yaml", "- !GetAtt ReadingSchemaV2"),
         ("template.yaml", "Compatibility: BACKWARD"),
