@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from local.deployment import as_list
 from local.instance import ROOT
@@ -132,3 +133,31 @@ def less(document: dict[str, Any], actions: tuple[str, ...]) -> dict[str, Any]:
 
 def put_policy(iam: Any, role: str, policy: str, document: dict[str, Any]) -> None:
     iam.put_role_policy(RoleName=role, PolicyName=policy, PolicyDocument=json.dumps(document))
+
+
+@contextmanager
+def glue_away(pipeline: Pipeline) -> Iterator[None]:
+    """Let the schema registry answer nobody; then again."""
+    (server,) = [
+        each
+        for each in psutil.Process(pipeline.state.pid).children(recursive=True)
+        if "local.registry_server" in each.cmdline()
+    ]
+    server.suspend()
+    try:
+        yield
+    finally:
+        server.resume()
+
+
+@contextmanager
+def visible_after(pipeline: Pipeline, output: str, seconds: int) -> Iterator[None]:
+    """Let what a consumer of a queue has failed with come back so soon; then as deployed."""
+    sqs, url = pipeline.aws("sqs"), pipeline.outputs[output]
+    name = "VisibilityTimeout"
+    before = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[name])["Attributes"]
+    try:
+        sqs.set_queue_attributes(QueueUrl=url, Attributes={name: str(seconds)})
+        yield
+    finally:
+        sqs.set_queue_attributes(QueueUrl=url, Attributes=before)

@@ -15,6 +15,8 @@ from telemetry.domain.times import from_iso
 
 from tests import writers
 from tests.pipeline.deployed import Pipeline, at, bearer, becomes, minutes_ago
+from tests.pipeline.faults import glue_away, visible_after
+from tests.pipeline.mqtt import connected
 
 Documents = list[dict[str, Any]]
 FORMATS: dict[str, tuple[str, Callable[[Documents], bytes]]] = {
@@ -88,6 +90,39 @@ def test_what_the_serializer_of_the_registrys_public_package_writes_is_understoo
         answer = post(pipeline, "producer", body, Content_Type="application/vnd.apache.avro")
         assert answer.status_code == 202, answer.text
     becomes(lambda: pipeline.counts("producer"), {minute: 2}, "the window")
+
+
+def test_while_glue_is_away_only_devices_with_unknown_ids_wait_and_nothing_of_theirs_is_lost(
+    pipeline: Pipeline,
+) -> None:
+    minute = minutes_ago(6)
+    wind = {"name": "wind", "number": 98, "type": ["null", "double"], "default": None, "doc": "own"}
+    own = {**writers.schema(3), "version": 98, "fields": [*writers.schema(3)["fields"], wind]}
+    registered = pipeline.aws("glue").register_schema_version(
+        SchemaId={"RegistryName": pipeline.state.stack, "SchemaName": "reading"},
+        SchemaDefinition=json.dumps(own),
+    )
+    unknown, known = UUID(registered["SchemaVersionId"]), pipeline.schema_ids()[0]
+
+    def written(second: int) -> bytes:
+        document = {"device_id": "offline", **at(minute, second, temperature=20.0)}
+        return writers.header(unknown) + writers.datum(document, own)
+
+    avro = {"Content_Type": "application/avro"}
+    with visible_after(pipeline, "OverflowUrl", 2), connected(pipeline, "offline") as device:
+        with glue_away(pipeline):
+            for _ in range(2):
+                answer = post(pipeline, "offline", written(0), **avro)
+                assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+            reading = {"device_id": "offline", **at(minute, 1, temperature=20.0)}
+            assert post(pipeline, "offline", written_by(1, known, [reading]), **avro).is_success
+            # nobody hears of it over MQTT: tried three times by Lambda, it waits for `drain`
+            device.publish("telemetry/offline/batch/avro", written(2))
+            becomes(lambda: pipeline.waiting("OverflowUrl"), 1, "what Lambda gave up on")
+        becomes(lambda: post(pipeline, "offline", written(0), **avro).is_success, True, "an answer")
+        becomes(lambda: pipeline.counts("offline"), {minute: 3}, "the window")
+    becomes(lambda: pipeline.waiting("OverflowUrl"), 0, "an empty overflow queue")
+    assert pipeline.quarantined("offline") == []
 
 
 @pytest.mark.parametrize(
