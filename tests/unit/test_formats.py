@@ -187,7 +187,7 @@ def test_a_mebibyte_is_read_and_a_byte_more_is_too_large() -> None:
 
 
 def test_a_bad_line_is_refused_alone() -> None:
-    data = writers.lines([ONE]) + b'{"recorded_at": \n\n \xff\r\n' + b"[" * 5_000 + b"\n"
+    data = writers.lines([ONE]) + b'{"recorded_at": \n\n \xff\r\n' + b"[" * 100_000 + b"\n"
     first, cut, binary, deep, last = decoded(data + json.dumps(TWO).encode(), "application/jsonl")
     assert (first, last) == (ONE, TWO)
     assert cut.reason.startswith("is not JSON: Expecting value")
