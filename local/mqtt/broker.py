@@ -234,7 +234,7 @@ class Broker:
 
     async def _deliver(self, topic: str, payload: bytes, qos: int) -> None:
         """Send a message to who has subscribed to it, and may receive it."""
-        for each in list(self._clients.values()):
+        for each in [client for client in self._clients.values() if client.subscriptions]:
             granted = each.granted(topic)
             if granted is None:
                 continue
