@@ -440,6 +440,9 @@ def nested(depth: int) -> Any:
     return kind
 
 
+FIXED = {"type": "fixed", "name": "F", "size": 4}
+
+
 def doubled(times: int) -> Any:
     kind: Any = empty("R0", "null", "null")
     for at in range(times):
@@ -487,6 +490,32 @@ def test_a_hostile_writers_schema_is_refused_before_anything_is_read_by_it(
         )
 
 
+@pytest.mark.parametrize(("nulls", "is_read"), [(2, True), (3, False)])
+def test_an_array_has_up_to_four_types_for_a_byte(nulls: int, is_read: bool) -> None:
+    kind = {"type": "array", "items": empty("I", "boolean", *["null"] * nulls)}
+    data = hostile(with_field(kind), b"\0" + writers.datum(ONE, writers.schema(3)))
+    if is_read:
+        assert decoded(data, AVRO) == [ONE]
+    else:
+        assert "has items of 5 types in 1 bytes" in refused(data, AVRO).reason
+
+
+@pytest.mark.parametrize("kind", ["boolean", "float", "double", FIXED, "string"])
+def test_a_record_that_is_cut_within_a_newer_firmwares_field_is_refused(kind: Any) -> None:
+    fields = [*writers.schema(3)["fields"], {"name": "x", "type": kind}]
+    data = hostile({**writers.schema(3), "fields": fields}, writers.datum(ONE, writers.schema(3)))
+    assert "ends within a record" in refused(data, AVRO).reason
+
+
+def test_a_string_of_a_negative_length_does_not_take_the_records_behind_it() -> None:
+    written_by = {
+        **writers.schema(3),
+        "fields": [*writers.schema(3)["fields"], {"name": "x", "type": "string"}],
+    }
+    one = writers.datum({**ONE, "x": ""}, written_by)
+    refused(hostile(written_by, one[:-1] + long(-1) + one, records=1), AVRO)
+
+
 @pytest.mark.parametrize("text", [b"", b"[", b"[" * 60_000, b'"string"', b"{}", b"\xff", b"1e999"])
 def test_a_schema_that_is_none_is_refused(text: bytes) -> None:
     whole = hostile("?", b"")
@@ -514,6 +543,10 @@ def test_a_schema_of_more_than_64_kib_is_refused() -> None:
         hostile(writers.schema(3), writers.datum(ONE, writers.schema(3)) + b"\0"),
         hostile(writers.schema(3), b"\xff" * 9 + b"\x01"),  # an id of a negative length
         hostile(with_field({"type": "array", "items": "long"}), long(2**60) + bytes(1_000)),
+        *(
+            hostile(with_field({"type": "array", "items": kind}), long(2**60) + bytes(1_000))
+            for kind in ("boolean", "float", "double", FIXED, empty("I", "null", "double"))
+        ),
         hostile(with_field("bytes"), long(2**60)),
         hostile(with_field("bytes"), long(-5) + bytes(90)),
     ],
