@@ -2,6 +2,7 @@
 
 import io
 import json
+import tracemalloc
 import zlib
 from typing import Any
 from uuid import UUID
@@ -170,6 +171,25 @@ def test_a_bomb_behind_glues_header_or_in_a_containers_block_is_too_large() -> N
     assert isinstance(refused(data, AVRO), TooLarge)
 
 
+def test_what_is_beyond_the_limit_is_never_unpacked() -> None:
+    data = bomb(64, 31)
+    tracemalloc.start()
+    try:
+        refused(data, None, "gzip")
+        assert tracemalloc.get_traced_memory()[1] < 8 * 1_048_576
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_was_compressed_has_no_header_within() -> None:
+    inner = writers.glue([ONE], compressed=True)
+    data = writers.header(schema_id(3), 5)
+    data += zlib.compress(writers.datum(TWO, writers.schema(3)) + inner)
+    error = refused(data, AVRO)
+    assert isinstance(error, Undecodable)
+    assert error.index == 1
+
+
 def test_bombs_that_are_each_within_the_limit_are_too_large_together() -> None:
     record = writers.glue([{**ONE, "device_id": "x" * 600_000}], compressed=True)
     assert len(decoded(record, AVRO)) == 1
@@ -179,6 +199,8 @@ def test_bombs_that_are_each_within_the_limit_are_too_large_together() -> None:
 def test_a_mebibyte_is_read_and_a_byte_more_is_too_large() -> None:
     assert decoded(json.dumps(ONE).encode().ljust(1_048_576), None) == [ONE]
     assert isinstance(refused(json.dumps(ONE).encode().ljust(1_048_577), None), TooLarge)
+    packed = writers.zipped(json.dumps(ONE).encode().ljust(1_048_576))
+    assert decoded(packed, None, " GZip") == [ONE]
     packed = writers.zipped(json.dumps(ONE).encode().ljust(1_048_577))
     assert isinstance(refused(packed, None, "gzip"), TooLarge)
 
@@ -265,6 +287,17 @@ def test_a_writer_with_narrower_numbers_is_widened() -> None:
     }
     sent = {**ONE, "humidity": 40}
     assert decoded(writers.container([sent], written_by), AVRO) == [sent]
+
+
+@pytest.mark.parametrize("name", ["recorded_at", "temperature"])
+def test_a_writer_whose_field_is_no_number_is_refused(name: str) -> None:
+    fields = [
+        {"name": name, "type": "string"} if field["name"] == name else field
+        for field in writers.schema(3)["fields"]
+    ]
+    written_by = {"type": "record", "name": "Reading", "fields": fields}
+    data = writers.container([{**ONE, name: "2026-11-21T01:30:00Z"}], written_by)
+    assert "can't be read as a reading" in refused(data, AVRO).reason
 
 
 def test_what_the_pipeline_stamps_is_left_out_where_it_is_null_and_kept_for_refusal() -> None:
@@ -459,6 +492,10 @@ def doubled(times: int) -> Any:
         (
             {"type": "map", "values": empty("W", *["null"] * 40)},
             "has values of 41 types in 1 bytes",
+        ),
+        (
+            {"type": "array", "items": ["null", FIXED, empty("U", *["null"] * 10)]},
+            "has items of 14 types in 1 bytes",
         ),
         ({"type": "fixed", "name": "F", "size": 2**40}, "has a fixed that is not of 0 to 1048576"),
         ({"type": "fixed", "name": "F", "size": -1}, "has a fixed that is not of 0 to 1048576"),
