@@ -196,6 +196,14 @@ def test_bombs_that_are_each_within_the_limit_are_too_large_together() -> None:
     assert isinstance(refused(record * 2, AVRO), TooLarge)
 
 
+def test_blocks_that_are_each_within_the_limit_are_too_large_together() -> None:
+    long_id = {**ONE, "device_id": "x" * 600_000}
+    one = writers.container([long_id], codec="deflate")
+    assert len(decoded(one, AVRO)) == 1
+    two = writers.container([long_id, long_id], codec="deflate", sync_interval=1)
+    assert isinstance(refused(two, AVRO), TooLarge)
+
+
 def test_a_mebibyte_is_read_and_a_byte_more_is_too_large() -> None:
     assert decoded(json.dumps(ONE).encode().ljust(1_048_576), None) == [ONE]
     assert isinstance(refused(json.dumps(ONE).encode().ljust(1_048_577), None), TooLarge)
@@ -398,6 +406,7 @@ def test_a_field_of_another_wire_type_is_not_passed_over() -> None:
     ("data", "reason"),
     [
         (b"\x0a\x05ab", "claims 5 bytes and has 2 (record 0, byte 0)"),
+        (b"\x0a\x05abcd", "claims 5 bytes and has 4 (record 0, byte 0)"),
         (b"\x0a", "ends within a number, or has one of over 64 bits (byte 1)"),
         (b"\x0a" + b"\xff" * 10, "ends within a number, or has one of over 64 bits (byte 1)"),
         (b"\x0b\x0c", "has a field of wire type 3 (byte 0)"),
@@ -420,7 +429,10 @@ def test_a_reading_that_is_no_message_says_which() -> None:
 
 
 def test_a_reading_of_more_than_8_kib_is_refused() -> None:
-    data = writers.readings([{**ONE, "device_id": "x" * 8_192}])
+    others = len(writers.reading({**ONE, "device_id": "x" * 8_000})) - 8_000
+    most = {**ONE, "device_id": "x" * (8_192 - others)}
+    assert decoded(writers.readings([most]), PROTOBUF) == [most]
+    data = writers.readings([{**most, "device_id": most["device_id"] + "x"}])
     assert "one may have 8192" in refused(data, PROTOBUF).reason
 
 
@@ -428,6 +440,14 @@ def test_a_message_that_is_not_ours_is_refused_with_those_that_are() -> None:
     error = refused(writers.reading(ONE), f"{PROTOBUF}; messageType=a.Window")
     assert (error.field, error.value) == ("messageType", "a.Window")
     assert error.reason == "is no message of ours; they are Reading and Readings"
+
+
+def test_a_message_behind_a_compressed_one_is_not_passed_over() -> None:
+    data = WRITTEN["Protobuf with Glue's header, zlib"][0]
+    error = refused(data * 2, PROTOBUF)
+    assert error.reason == (
+        f"goes on behind its message; Readings takes several (byte {len(data)})"
+    )
 
 
 def test_glues_message_index_says_which_message_it_is() -> None:
@@ -563,6 +583,39 @@ def test_a_schema_that_is_none_is_refused(text: bytes) -> None:
 def test_a_schema_of_more_than_64_kib_is_refused() -> None:
     schema = {**writers.schema(3), "doc": "x" * 66_000}
     assert "it may have 65536" in refused(hostile(schema, b""), AVRO).reason
+
+
+def headed(*blocks: bytes) -> bytes:
+    """A container of ONE whose header has these blocks of entries, each after its count."""
+    datum = writers.datum(ONE, writers.schema(3))
+    block = long(1) + long(len(datum)) + datum
+    return b"Obj\x01" + b"".join(blocks) + long(0) + bytes(16) + block + bytes(16)
+
+
+def entry(key: bytes, value: bytes) -> bytes:
+    return long(len(key)) + key + long(len(value)) + value
+
+
+def test_a_containers_header_may_tell_its_sizes_and_has_few_entries() -> None:
+    schema = entry(b"avro.schema", json.dumps(writers.schema(3)).encode())
+    assert decoded(headed(long(-1) + long(len(schema)) + schema), AVRO) == [ONE]
+    others = [long(1) + entry(b"%d" % number, b"") for number in range(32)]
+    assert decoded(headed(long(1) + schema, *others[:31]), AVRO) == [ONE]
+    error = refused(headed(long(1) + schema, *others), AVRO)
+    assert error.reason.startswith("has more than 32 entries in its header")
+
+
+def test_a_block_of_a_negative_size_is_refused() -> None:
+    begun = writers.container([])
+    error = refused(begun + long(1) + long(-18) + begun[-16:], AVRO)
+    assert error.reason.startswith("claims -18 more bytes")
+
+
+def test_what_follows_a_compressed_message_begins_with_a_header_too() -> None:
+    first, second = writers.glue([ONE], compressed=True), writers.glue([TWO])
+    assert decoded(first + second, AVRO) == [ONE, TWO]
+    error = refused(first + b"\x00" + second[1:], AVRO)
+    assert error.reason == f"begins with 00, not as Glue's header (record 1, byte {len(first)})"
 
 
 @pytest.mark.parametrize(
