@@ -430,9 +430,10 @@ def test_a_reading_that_is_no_message_says_which() -> None:
 
 def test_a_reading_of_more_than_8_kib_is_refused() -> None:
     others = len(writers.reading({**ONE, "device_id": "x" * 8_000})) - 8_000
-    most = {**ONE, "device_id": "x" * (8_192 - others)}
+    longest = "x" * (8_192 - others)
+    most = {**ONE, "device_id": longest}
     assert decoded(writers.readings([most]), PROTOBUF) == [most]
-    data = writers.readings([{**most, "device_id": most["device_id"] + "x"}])
+    data = writers.readings([{**ONE, "device_id": longest + "x"}])
     assert "one may have 8192" in refused(data, PROTOBUF).reason
 
 
