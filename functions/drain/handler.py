@@ -58,7 +58,7 @@ def contents(
     published = mqtt.of_overflow(message["body"], sent_at_ms(message))
     if published is not None:
         taken = mqtt.take(published, retention_ms, "drain", schemas)
-        return mqtt.uncounted(taken.readings), taken.refused
+        return mqtt.uncounted(taken.readings), taken.held
     readings, rejected = overflowed(message["body"])
     return readings, [unreadable(message, *each) for each in rejected]
 

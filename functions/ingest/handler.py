@@ -132,18 +132,18 @@ def run_message(
     taken = mqtt.take(message, retention_ms, "ingest", schemas, trace_id)
     left = stream.put(taken.readings)
     lost = overflow.put(left) if left else []
-    is_kept = quarantine.keep(taken.refused)
+    is_kept = quarantine.keep(taken.held)
     count_at(
         message.received_at_ms,
         ReadingsAccepted=len(taken.readings) - len(lost),
-        ReadingsRejected=len(taken.refused),
+        ReadingsRejected=taken.refused,
         ReadingsOverflowed=len(left) - len(lost),
     )
-    count(ReadingsQuarantined=len(taken.refused))
-    for each in taken.refused:
-        log.error("not a reading", extra={"held": each.name, "why": each.reason})
+    count(ReadingsQuarantined=taken.refused if is_kept else 0)
+    for held in taken.held:
+        log.error("not readings", extra={"held": held.name, "why": held.reason})
     if lost or not is_kept:
-        refused = 0 if is_kept else len(taken.refused)
+        refused = 0 if is_kept else taken.refused
         raise Unavailable(f"no place for {len(lost)} readings and {refused} refused documents")
 
 

@@ -46,7 +46,7 @@ from telemetry.domain import archive as archive_of
 from telemetry.domain import generation as generation_of
 from telemetry.domain import window as windows_of
 from telemetry.domain.archive import MARGIN_MS
-from telemetry.domain.reading import FUTURE_LIMIT_MS, Reading
+from telemetry.domain.reading import FUTURE_LIMIT_MS, Reading, check_time
 from telemetry.domain.times import minute_of
 from telemetry.domain.validation import decode
 from telemetry.domain.window import Fate
@@ -119,7 +119,8 @@ def fill(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
     lines = region.archive.lines(event["part"], position, event["as_of_ms"])
     filled, is_done = 0, True
     for page in chunks(lines, _size, PAGE_LINES, PAGE_BYTES):
-        readings = [reading for line in page if (reading := _kept(line, now_ms, region))]
+        kept = (_kept(line, event["part"], now_ms, region) for line in page)
+        readings = [reading for reading in kept if reading]
         if None in windows.add(readings).fates:
             raise Unavailable("the windows table doesn't take the readings")
         filled, position = filled + len(readings), page[-1].position
@@ -134,10 +135,12 @@ def _size(line: Line) -> int:
     return len(line.data)
 
 
-def _kept(line: Line, now_ms: int, region: Region) -> Reading | None:
-    """The reading in a line, unless it is none, or its window has expired."""
+def _kept(line: Line, part: str, now_ms: int, region: Region) -> Reading | None:
+    """The reading in a line, unless `aggregate` takes it for none, or its window has expired."""
     try:
         reading = decode(line.data)
+        if reading.is_foreign:
+            check_time(reading, archive_of.received_at_ms(reading, part), region.retention_ms)
     except Rejected:
         return None
     expiry = expires_at(minute_of(reading.recorded_at_ms), region.retention_ms)

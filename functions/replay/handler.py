@@ -6,7 +6,8 @@ the answer has no token. An invocation that is lost is asked for again: its page
 
 What is sent is archived again. So a reading that goes is stamped `replayed_at`, which no window
 holds, and what is stamped doesn't go once more: else each replay of the last hours would send twice
-as much as the one before.
+as much as the one before. What another producer put on the stream is also stamped with when it
+came, as far as the archive knows: consumers judge its time by that, and not by the replay's.
 """
 
 import functools
@@ -33,6 +34,7 @@ PARTS_AT_ONCE = 4  # the state machine's MaxConcurrency
 PAGE_LINES = 250
 PAGE_SECONDS = 30  # a page at a low rate must not take an invocation's time and more
 RATE_MAX = 100_000
+VIA = "stream"  # of what another producer put there; `ingest` hasn't counted it
 
 
 def run(
@@ -118,7 +120,10 @@ def _selected(
         return None
     if reading is None:
         return f"{zlib.crc32(line.data):08x}", line.data
-    return reading.device_id, encode(reading._replace(replayed_at_ms=planned_ms))
+    copy = reading._replace(replayed_at_ms=planned_ms)
+    if reading.received_at_ms is None:
+        copy = copy._replace(received_at_ms=archive_of.received_at_ms(reading, part), via=VIA)
+    return reading.device_id, encode(copy)
 
 
 @functools.cache

@@ -323,6 +323,11 @@ def test_any_other_query_is_refused_with_where_to_ask(stage: Stage, query: str) 
     assert "GET /devices/{device_id}/windows" in error(response)
 
 
+def test_a_query_of_too_many_fields_is_refused(stage: Stage) -> None:
+    response = stage.run(request("POST", "/query", "a=1&" * 20 + "q=SHOW+DATABASES"))
+    assert "is not answered here" in error(response)
+
+
 @given(
     st.text(max_size=80) | st.text('m,host=a temperature1 \n"\\', max_size=60),
     st.sampled_from(["/write", "/api/v2/write", "/query"]),

@@ -163,15 +163,39 @@ def test_a_message_that_cannot_be_read_goes_to_quarantine_with_its_bytes(
         (17, None),
     ],
 )
-def test_of_a_batch_only_what_is_bad_is_quarantined_and_alone(
-    stage: Stage, document: Any, field: str | None
+def test_of_a_batch_what_is_good_goes_on_and_all_of_it_is_quarantined_for_what_is_bad(
+    stage: Stage, counted: Counted, document: Any, field: str | None
 ) -> None:
-    stage.ingest(published([GOOD, document]))
+    event = published([GOOD, document, document])
+    stage.ingest(event)
     assert stage.put() == [STORED]
     (held,) = stage.bucket.lines()
     assert (held["field"], held["partition_key"]) == (field, "pump-1")
-    event = json.loads(base64.b64decode(held["data"]))
-    assert json.loads(base64.b64decode(event["body"])) == document
+    assert held["reason"].endswith("(document 2 of 3; 2 are refused)")
+    assert json.loads(base64.b64decode(held["data"])) == event
+    assert counted("ReadingsRejected", MINUTE_MS) == counted("ReadingsQuarantined") == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "form"),
+    [
+        (b'[ {"recorded_at":1, "temperature": 1e1},{"recorded_at":1.0,"\\u0061": 2}]', "json"),
+        (gzip.compress(json.dumps([GOOD, {"\u20ac" * 60_000: 1}]).encode()), "json-gzip"),
+        (writers.glue([OWN, {**OWN, "received_at": NOW_MS}]), "avro"),
+        (writers.readings([OWN, {"device_id": "pump-2", **GOOD}]), "protobuf"),
+    ],
+)
+def test_what_is_quarantined_of_a_message_are_its_bytes_and_they_can_be_released(
+    stage: Stage, body: bytes, form: str
+) -> None:
+    stage.ingest(published(body, form))
+    (held,) = stage.bucket.lines()
+    released = base64.b64decode(held["data"]).decode()
+    assert base64.b64decode(json.loads(released)["body"]) == body
+    assert len(released) < 262_144  # as much as a message of SQS may have
+    assert stage.drain(released) == NOTHING_FAILED
+    again = {line["name"] for line in stage.bucket.lines()}
+    assert again == {held["name"]}
 
 
 def test_a_message_that_is_delivered_again_is_quarantined_once(stage: Stage) -> None:
@@ -211,11 +235,14 @@ def test_a_line_that_is_no_json_is_quarantined_with_its_message(stage: Stage) ->
     assert json.loads(base64.b64decode(held["data"])) == event
 
 
-def test_a_refused_document_that_finds_no_place_is_tried_again(stage: Stage) -> None:
+def test_a_refused_document_that_finds_no_place_is_tried_again(
+    stage: Stage, counted: Counted
+) -> None:
     stage.bucket.down = True
     with pytest.raises(Unavailable, match="1 refused documents"):
         stage.ingest(published([GOOD, BAD]))
     assert stage.put() == [STORED]
+    assert counted("ReadingsQuarantined") == 0
 
 
 def test_readings_wait_in_the_overflow_queue_as_they_would_go_on_the_stream(

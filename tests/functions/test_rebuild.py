@@ -172,6 +172,20 @@ def first_generation(stored: Stored) -> dict[tuple[str, str], tuple[Any, Any]]:
     }
 
 
+def test_a_rebuild_leaves_out_what_aggregate_quarantines_for_its_time(stage: Stage) -> None:
+    good = [reading(1), reading(2)._replace(via="mqtt"), reading(3)._replace(received_at_ms=None)]
+    ahead = reading(2 * DAY_MS)  # by a device's clock; past `ingest` nobody had looked
+    received_ms = NOW_MS - HOUR_MS
+    stage.archived(
+        *good,
+        ahead._replace(received_at_ms=received_ms, via="mqtt"),
+        ahead._replace(received_at_ms=None),
+    )
+    stage.rebuild()
+    assert [sorted(window) for window in stage.shown().values()] == [[1, 2, 3]]
+    assert len(stage.stored()) == 1
+
+
 def test_a_rebuild_equals_the_original_byte_for_byte(stage: Stage) -> None:
     readings = some_readings()
     for each in readings:

@@ -1,12 +1,14 @@
 """Replay: a span of the archive goes back into the stream as it was, page by page."""
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from telemetry.aws.pace import Pace
-from telemetry.aws.stream import Stream
+from telemetry.aws.stream import Record, Stream, checked
+from telemetry.aws.stream import decode as stream_decode
 from telemetry.domain import reading as readings_of
 from telemetry.domain.reading import Reading
 from telemetry.domain.times import from_iso
@@ -106,6 +108,53 @@ def test_what_was_received_in_the_span_goes_back_stamped_or_as_it_was(
     assert stage.replay() == 3
     assert stage.sent() == [copy(wanted[0]), copy(wanted[1]), wanted[2]]
     assert counted("ReadingsReplayed") == 3
+
+
+def delivered(data: bytes, arrived_ms: int) -> Record:
+    """A record of the stream as the consumers judge it."""
+    kinesis = {
+        "data": base64.b64encode(data).decode(),
+        "partitionKey": "a",
+        "sequenceNumber": "1",
+        "approximateArrivalTimestamp": arrived_ms / 1000,
+    }
+    event = {"Records": [{"kinesis": kinesis, "eventID": "shardId-0:1"}]}
+    (record,) = checked(stream_decode(event), 30 * 24 * HOUR_MS)
+    return record
+
+
+@pytest.mark.parametrize(
+    ("recorded_ms", "received_ms"),
+    [
+        (TEN - HOUR_MS, TEN),
+        (TEN + HOUR_MS // 2, TEN + HOUR_MS // 2),
+        (TEN + HOUR_MS + 600_000, TEN + HOUR_MS + 600_000),  # Firehose's object went on
+        (TEN - 29 * 24 * HOUR_MS, TEN),
+    ],
+)
+def test_what_another_producer_put_on_the_stream_is_as_old_as_it_was_when_it_came(
+    stage: Stage, recorded_ms: int, received_ms: int
+) -> None:
+    foreign = {"device_id": "pump-2", "recorded_at": recorded_ms, "humidity": 5.0}
+    stage.archive.keep(TEN, json.dumps(foreign).encode())
+    assert stage.replay() == 1
+    (copied,) = stage.sent()
+    stamped = {"received_at": received_ms, "via": "stream", "replayed_at": NOW_MS}
+    assert json.loads(copied) == {**foreign, **stamped}
+    record = delivered(copied, TEN + 90 * 24 * HOUR_MS)
+    assert record.reading is not None
+    assert record.is_foreign  # nobody else has counted it
+
+
+@pytest.mark.parametrize("recorded_ms", [TEN + 3 * HOUR_MS, TEN - 31 * 24 * HOUR_MS])
+def test_what_was_out_of_time_when_it_came_still_is(stage: Stage, recorded_ms: int) -> None:
+    foreign = {"device_id": "pump-2", "recorded_at": recorded_ms, "humidity": 5.0}
+    stage.archive.keep(TEN, json.dumps(foreign).encode())
+    stage.replay()
+    (copied,) = stage.sent()
+    rejected = delivered(copied, NOW_MS).rejected
+    assert rejected is not None
+    assert rejected.field == "recorded_at"
 
 
 @pytest.mark.parametrize("by", ["received", "recorded"])

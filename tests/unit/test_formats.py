@@ -2,6 +2,7 @@
 
 import io
 import json
+import tracemalloc
 import zlib
 from typing import Any
 from uuid import UUID
@@ -170,15 +171,44 @@ def test_a_bomb_behind_glues_header_or_in_a_containers_block_is_too_large() -> N
     assert isinstance(refused(data, AVRO), TooLarge)
 
 
+def test_what_is_beyond_the_limit_is_never_unpacked() -> None:
+    data = bomb(64, 31)
+    tracemalloc.start()
+    try:
+        refused(data, None, "gzip")
+        assert tracemalloc.get_traced_memory()[1] < 8 * 1_048_576
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_was_compressed_has_no_header_within() -> None:
+    inner = writers.glue([ONE], compressed=True)
+    data = writers.header(schema_id(3), 5)
+    data += zlib.compress(writers.datum(TWO, writers.schema(3)) + inner)
+    error = refused(data, AVRO)
+    assert isinstance(error, Undecodable)
+    assert error.index == 1
+
+
 def test_bombs_that_are_each_within_the_limit_are_too_large_together() -> None:
     record = writers.glue([{**ONE, "device_id": "x" * 600_000}], compressed=True)
     assert len(decoded(record, AVRO)) == 1
     assert isinstance(refused(record * 2, AVRO), TooLarge)
 
 
+def test_blocks_that_are_each_within_the_limit_are_too_large_together() -> None:
+    long_id = {**ONE, "device_id": "x" * 600_000}
+    one = writers.container([long_id], codec="deflate")
+    assert len(decoded(one, AVRO)) == 1
+    two = writers.container([long_id, long_id], codec="deflate", sync_interval=1)
+    assert isinstance(refused(two, AVRO), TooLarge)
+
+
 def test_a_mebibyte_is_read_and_a_byte_more_is_too_large() -> None:
     assert decoded(json.dumps(ONE).encode().ljust(1_048_576), None) == [ONE]
     assert isinstance(refused(json.dumps(ONE).encode().ljust(1_048_577), None), TooLarge)
+    packed = writers.zipped(json.dumps(ONE).encode().ljust(1_048_576))
+    assert decoded(packed, None, " GZip") == [ONE]
     packed = writers.zipped(json.dumps(ONE).encode().ljust(1_048_577))
     assert isinstance(refused(packed, None, "gzip"), TooLarge)
 
@@ -265,6 +295,17 @@ def test_a_writer_with_narrower_numbers_is_widened() -> None:
     }
     sent = {**ONE, "humidity": 40}
     assert decoded(writers.container([sent], written_by), AVRO) == [sent]
+
+
+@pytest.mark.parametrize("name", ["recorded_at", "temperature"])
+def test_a_writer_whose_field_is_no_number_is_refused(name: str) -> None:
+    fields = [
+        {"name": name, "type": "string"} if field["name"] == name else field
+        for field in writers.schema(3)["fields"]
+    ]
+    written_by = {"type": "record", "name": "Reading", "fields": fields}
+    data = writers.container([{**ONE, name: "2026-11-21T01:30:00Z"}], written_by)
+    assert "can't be read as a reading" in refused(data, AVRO).reason
 
 
 def test_what_the_pipeline_stamps_is_left_out_where_it_is_null_and_kept_for_refusal() -> None:
@@ -365,6 +406,7 @@ def test_a_field_of_another_wire_type_is_not_passed_over() -> None:
     ("data", "reason"),
     [
         (b"\x0a\x05ab", "claims 5 bytes and has 2 (record 0, byte 0)"),
+        (b"\x0a\x05abcd", "claims 5 bytes and has 4 (record 0, byte 0)"),
         (b"\x0a", "ends within a number, or has one of over 64 bits (byte 1)"),
         (b"\x0a" + b"\xff" * 10, "ends within a number, or has one of over 64 bits (byte 1)"),
         (b"\x0b\x0c", "has a field of wire type 3 (byte 0)"),
@@ -387,7 +429,11 @@ def test_a_reading_that_is_no_message_says_which() -> None:
 
 
 def test_a_reading_of_more_than_8_kib_is_refused() -> None:
-    data = writers.readings([{**ONE, "device_id": "x" * 8_192}])
+    others = len(writers.reading({**ONE, "device_id": "x" * 8_000})) - 8_000
+    longest = "x" * (8_192 - others)
+    most = {**ONE, "device_id": longest}
+    assert decoded(writers.readings([most]), PROTOBUF) == [most]
+    data = writers.readings([{**ONE, "device_id": longest + "x"}])
     assert "one may have 8192" in refused(data, PROTOBUF).reason
 
 
@@ -395,6 +441,14 @@ def test_a_message_that_is_not_ours_is_refused_with_those_that_are() -> None:
     error = refused(writers.reading(ONE), f"{PROTOBUF}; messageType=a.Window")
     assert (error.field, error.value) == ("messageType", "a.Window")
     assert error.reason == "is no message of ours; they are Reading and Readings"
+
+
+def test_a_message_behind_a_compressed_one_is_not_passed_over() -> None:
+    data = WRITTEN["Protobuf with Glue's header, zlib"][0]
+    error = refused(data * 2, PROTOBUF)
+    assert error.reason == (
+        f"goes on behind its message; Readings takes several (byte {len(data)})"
+    )
 
 
 def test_glues_message_index_says_which_message_it_is() -> None:
@@ -440,6 +494,9 @@ def nested(depth: int) -> Any:
     return kind
 
 
+FIXED = {"type": "fixed", "name": "F", "size": 4}
+
+
 def doubled(times: int) -> Any:
     kind: Any = empty("R0", "null", "null")
     for at in range(times):
@@ -456,6 +513,10 @@ def doubled(times: int) -> Any:
         (
             {"type": "map", "values": empty("W", *["null"] * 40)},
             "has values of 41 types in 1 bytes",
+        ),
+        (
+            {"type": "array", "items": ["null", FIXED, empty("U", *["null"] * 10)]},
+            "has items of 14 types in 1 bytes",
         ),
         ({"type": "fixed", "name": "F", "size": 2**40}, "has a fixed that is not of 0 to 1048576"),
         ({"type": "fixed", "name": "F", "size": -1}, "has a fixed that is not of 0 to 1048576"),
@@ -487,6 +548,32 @@ def test_a_hostile_writers_schema_is_refused_before_anything_is_read_by_it(
         )
 
 
+@pytest.mark.parametrize(("nulls", "is_read"), [(2, True), (3, False)])
+def test_an_array_has_up_to_four_types_for_a_byte(nulls: int, is_read: bool) -> None:
+    kind = {"type": "array", "items": empty("I", "boolean", *["null"] * nulls)}
+    data = hostile(with_field(kind), b"\0" + writers.datum(ONE, writers.schema(3)))
+    if is_read:
+        assert decoded(data, AVRO) == [ONE]
+    else:
+        assert "has items of 5 types in 1 bytes" in refused(data, AVRO).reason
+
+
+@pytest.mark.parametrize("kind", ["boolean", "float", "double", FIXED, "string"])
+def test_a_record_that_is_cut_within_a_newer_firmwares_field_is_refused(kind: Any) -> None:
+    fields = [*writers.schema(3)["fields"], {"name": "x", "type": kind}]
+    data = hostile({**writers.schema(3), "fields": fields}, writers.datum(ONE, writers.schema(3)))
+    assert "ends within a record" in refused(data, AVRO).reason
+
+
+def test_a_string_of_a_negative_length_does_not_take_the_records_behind_it() -> None:
+    written_by = {
+        **writers.schema(3),
+        "fields": [*writers.schema(3)["fields"], {"name": "x", "type": "string"}],
+    }
+    one = writers.datum({**ONE, "x": ""}, written_by)
+    refused(hostile(written_by, one[:-1] + long(-1) + one, records=1), AVRO)
+
+
 @pytest.mark.parametrize("text", [b"", b"[", b"[" * 60_000, b'"string"', b"{}", b"\xff", b"1e999"])
 def test_a_schema_that_is_none_is_refused(text: bytes) -> None:
     whole = hostile("?", b"")
@@ -497,6 +584,39 @@ def test_a_schema_that_is_none_is_refused(text: bytes) -> None:
 def test_a_schema_of_more_than_64_kib_is_refused() -> None:
     schema = {**writers.schema(3), "doc": "x" * 66_000}
     assert "it may have 65536" in refused(hostile(schema, b""), AVRO).reason
+
+
+def headed(*blocks: bytes) -> bytes:
+    """A container of ONE whose header has these blocks of entries, each after its count."""
+    datum = writers.datum(ONE, writers.schema(3))
+    block = long(1) + long(len(datum)) + datum
+    return b"Obj\x01" + b"".join(blocks) + long(0) + bytes(16) + block + bytes(16)
+
+
+def entry(key: bytes, value: bytes) -> bytes:
+    return long(len(key)) + key + long(len(value)) + value
+
+
+def test_a_containers_header_may_tell_its_sizes_and_has_few_entries() -> None:
+    schema = entry(b"avro.schema", json.dumps(writers.schema(3)).encode())
+    assert decoded(headed(long(-1) + long(len(schema)) + schema), AVRO) == [ONE]
+    others = [long(1) + entry(b"%d" % number, b"") for number in range(32)]
+    assert decoded(headed(long(1) + schema, *others[:31]), AVRO) == [ONE]
+    error = refused(headed(long(1) + schema, *others), AVRO)
+    assert error.reason.startswith("has more than 32 entries in its header")
+
+
+def test_a_block_of_a_negative_size_is_refused() -> None:
+    begun = writers.container([])
+    error = refused(begun + long(1) + long(-18) + begun[-16:], AVRO)
+    assert error.reason.startswith("claims -18 more bytes")
+
+
+def test_what_follows_a_compressed_message_begins_with_a_header_too() -> None:
+    first, second = writers.glue([ONE], compressed=True), writers.glue([TWO])
+    assert decoded(first + second, AVRO) == [ONE, TWO]
+    error = refused(first + b"\x00" + second[1:], AVRO)
+    assert error.reason == f"begins with 00, not as Glue's header (record 1, byte {len(first)})"
 
 
 @pytest.mark.parametrize(
@@ -514,6 +634,10 @@ def test_a_schema_of_more_than_64_kib_is_refused() -> None:
         hostile(writers.schema(3), writers.datum(ONE, writers.schema(3)) + b"\0"),
         hostile(writers.schema(3), b"\xff" * 9 + b"\x01"),  # an id of a negative length
         hostile(with_field({"type": "array", "items": "long"}), long(2**60) + bytes(1_000)),
+        *(
+            hostile(with_field({"type": "array", "items": kind}), long(2**60) + bytes(1_000))
+            for kind in ("boolean", "float", "double", FIXED, empty("I", "null", "double"))
+        ),
         hostile(with_field("bytes"), long(2**60)),
         hostile(with_field("bytes"), long(-5) + bytes(90)),
     ],

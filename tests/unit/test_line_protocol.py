@@ -239,6 +239,12 @@ def test_a_faulty_line_leaves_the_others_alone() -> None:
     assert [(each.line, each.column) for each in faults] == [(2, 5), (5, 4), (7, 12), (9, 5)]
 
 
+def test_a_faulty_line_that_is_indented_by_a_tab_leaves_the_others_alone() -> None:
+    found, faults = parse(b'\t a,t="b v=1x\nc v=1\nd v="e"', "ns")
+    assert [each.line for each in faults] == [1]
+    assert [each.measurement for each in found] == ["c", "d"]
+
+
 def test_a_request_has_up_to_5000_points() -> None:
     body = b"# none\n" + b"a v=1\n" * MAX_LINES
     assert len(parse(body, "ns")[0]) == 5_000
@@ -256,6 +262,9 @@ def test_a_request_has_up_to_5000_points() -> None:
         b" " * 1_000_000,
         b"\n" * 1_000_000,
         b'a v="' + b"x\n" * 500_000,
+        b"a v=" + b"1" * 1_000_000 + b".e",
+        b"a v=1e" + b"1" * 1_000_000 + b"x",
+        b"a v=1 " + b"1" * 1_000_000 + b"x",
     ],
 )
 def test_a_mebibyte_of_malice_costs_no_more_than_a_second(body: bytes) -> None:

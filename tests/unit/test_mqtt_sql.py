@@ -233,3 +233,13 @@ def test_a_batch_goes_on_with_its_bytes_and_what_its_topic_says() -> None:
         "format": "ndjson-gzip",
         "received_at": 1_000,
     }
+
+
+@pytest.mark.parametrize(
+    ("below", "form"), [("json/", "json"), ("json/more/levels", "json"), ("", "")]
+)
+def test_whatever_the_policy_lets_a_device_publish_is_for_a_rule(below: str, form: str) -> None:
+    sent = message(b"[]", f"telemetry/pump-1/batch/{below}")  # telemetry/<thing>/batch/*
+    found = [name for name, rule in RULES.items() if matches(rule.topic_filter, sent.topic)]
+    assert found == ["BatchRule"]
+    assert json.loads(RULES["BatchRule"].result(sent))["format"] == form

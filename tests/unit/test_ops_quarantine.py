@@ -307,7 +307,7 @@ def test_what_is_dropped_can_be_had_as_long_as_the_command_says() -> None:
 
 def test_a_released_message_of_mqtt_goes_to_the_overflow_queue_as_its_event(stack: Stack) -> None:
     event = b'{"topic":"telemetry/pump-1/readings"}'
-    stack.put(held("0", event, name="mqtt:1f:0", source="mqtt"))
+    stack.put(held("0", event, name="mqtt:1f", source="mqtt"))
     assert stack.do("release", "--all") == 0
     assert stack.sqs.bodies == [event.decode()]
     assert (stack.names(), stack.on_stream()) == ([], [])

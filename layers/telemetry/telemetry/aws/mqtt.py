@@ -8,7 +8,8 @@ waits in the overflow queue for `drain`, in the form that each of them writes:
   https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html
 - the event itself, which an operator's release puts there.
 
-There is no answer to a device: what isn't a reading goes to quarantine, as an event of its own.
+There is no answer to a device: a message with anything in it that isn't a reading goes to
+quarantine, whole and byte for byte. Once it is released, its readings are duplicates.
 """
 
 import base64
@@ -51,10 +52,11 @@ class Message(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What became of a message: readings for the stream, the others for the quarantine."""
+    """What became of a message: so many of its documents were refused."""
 
     readings: list[Reading]
-    refused: list[Held]
+    refused: int
+    held: list[Held]  # the message, for the quarantine, where any was
 
 
 def of_event(event: dict[str, Any]) -> Message:
@@ -126,20 +128,18 @@ def take(
     try:
         documents = decoded(message, schemas)
     except Rejected as error:
-        return Taken([], [_held(message, 0, error.reason, error.field, error.value, stage)])
+        held = _held(message, stage, error.reason, error.field, error.value)
+        return Taken([], 1, [held])
     poster = Poster(message.device_id)
     admission = admit(documents, poster, message.received_at_ms, retention_ms, trace_id)
-    refused = []
-    for refusal in admission.refusals:
-        index = refusal["index"]
-        document = documents[index]
-        single = message  # all of it, where a part of it can't be read
-        if not isinstance(document, Rejected):
-            body = json.dumps(document, default=shown).encode()
-            single = message._replace(body=body, format="json")
-        why = (refusal["reason"], refusal["field"], refusal["value"])
-        refused.append(_held(single, index, *why, stage))
-    return Taken(admission.readings, refused)
+    refusals = admission.refusals
+    if not refusals:
+        return Taken(admission.readings, 0, [])
+    first = refusals[0]
+    place = f" (document {first['index'] + 1} of {len(documents)}; {len(refusals)} are refused)"
+    reason = first["reason"] + (place if len(documents) > 1 else "")
+    held = _held(message, stage, reason, first["field"], first["value"])
+    return Taken(admission.readings, len(refusals), [held])
 
 
 def uncounted(readings: Sequence[Reading]) -> list[Reading]:
@@ -158,17 +158,15 @@ def decoded(message: Message, schemas: Schemas) -> list[Any]:
     return decode(Body(message.body, CONTENT_TYPES[name], encoding), schemas, MAX_READINGS)
 
 
-def _held(
-    message: Message, index: int, reason: str, field: str | None, value: Any, stage: str
-) -> Held:
-    """How the quarantine holds a message, or a document of one: released, `drain` gets it.
+def _held(message: Message, stage: str, reason: str, field: str | None, value: Any) -> Held:
+    """How the quarantine holds a message: released, `drain` gets it.
 
     Its name is made from its content, so a message that is delivered again is the same.
     """
-    event = to_event(message)
-    digest = hashlib.sha256(json.dumps(event).encode()).hexdigest()[:16]
+    event = json.dumps(to_event(message)).encode()
+    digest = hashlib.sha256(event).hexdigest()[:16]
     return Held(
-        f"mqtt:{digest}:{index}",
+        f"mqtt:{digest}",
         stage,
         VIA,
         reason,
@@ -178,5 +176,5 @@ def _held(
         None,
         message.device_id,
         message.received_at_ms,
-        json.dumps(event).encode(),
+        event,
     )

@@ -90,6 +90,18 @@ def selects(selection: Selection, part: str, reading: Reading | None) -> bool:
     return selection.from_ms <= at_ms < selection.to_ms
 
 
+def received_at_ms(reading: Reading, part: str) -> int:
+    """When the reading in a line of a part was received, as far as the archive knows.
+
+    Where nobody stamped that, it is the time nearest to the reading's own at which the part's
+    records came: what was in time then is so again.
+    """
+    if reading.received_at_ms is not None:
+        return reading.received_at_ms
+    first_ms, end_ms = span_of(part)
+    return min(max(reading.recorded_at_ms, first_ms), end_ms + MARGIN_MS)
+
+
 def parts(prefixes: list[str]) -> list[str]:
     """The parts of work that partitions make: each an hour, or a day where they are too many."""
     hours = [

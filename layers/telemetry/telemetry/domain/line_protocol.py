@@ -72,14 +72,17 @@ MEASUREMENT, NAME = _name(", "), _name(",= ")
 SPACES = re.compile(r" [ \t]*+")
 STRING = re.compile(r'"((?:[^"\\]|\\.)*+)"', re.DOTALL)
 TOKEN = re.compile(r"[^, \n]*+")
-NUMBER = re.compile(r"-?(?:(?P<whole>\d+)(?P<kind>[iu])|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
+# Possessive throughout: what two parts could share, a bad number of n digits is tried in n² ways.
+NUMBER = re.compile(
+    r"-?(?:(?P<whole>\d++)(?P<kind>[iu])|(?:\d++\.?+\d*+|\.\d++)(?:[eE][+-]?+\d++)?+)"
+)
 TIME = re.compile(r"-?\d+")
 END = re.compile(r"[ \t]*+\r?(?:\n|\Z)")
 SKIPPED = re.compile(
     r"(?:[ \t]*+(?:#[^\n]*+|\r?)\n)++|[ \t]*+(?:#[^\n]*+|\r?)\Z"
 )  # comments, nothing
 INDENT = re.compile(r"[ \t]*+")
-HEAD = re.compile(r" *+(?:[^\\ \n]|\\++[^\\\n]?)*+")  # measurement and tags
+HEAD = re.compile(r"[ \t]*+(?:[^\\ \n]|\\++[^\\\n]?)*+")  # measurement and tags
 WORD = re.compile(r"\S+|\s")
 ESCAPED_NAME = re.compile(r"\\([, =])")
 ESCAPED_STRING = re.compile(r'\\(["\\])')

@@ -44,6 +44,24 @@ class Writer(NamedTuple):
     schema: Schema
     reader: Schema | None
 
+    def source(self, data: bytes) -> BytesIO:
+        """What its records are read from; only resolving passes over a field."""
+        return Whole(data) if self.reader else BytesIO(data)
+
+
+class Whole(BytesIO):
+    """Bytes that are not read beyond their end.
+
+    fastavro passes over what has a fixed size without a look at whether it is there: an array of
+    2^60 doubles would take twelve bytes, and for ever.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if len(data) != size:  # nor is a length below 0
+            raise EOFError
+        return data
+
 
 def documents(data: bytes, writer: Callable[[UUID], Schema], most: int) -> list[Schema]:
     """The readings in a body, whichever of the two it begins as."""
@@ -85,7 +103,7 @@ def _of_container(data: bytes, most: int) -> list[Schema]:
         if block.records > most - len(found):
             raise Rejected(too_many(most), field="body")
         begun = len(found)
-        source = BytesIO(block.data)
+        source = written_by.source(block.data)
         for _ in range(block.records):
             found.append(_record(source, written_by, len(found), block.at))
         if source.tell() != len(block.data):
@@ -104,7 +122,7 @@ def _read_into(
     `place`: where `data` is in the body, and whether a header may follow.
     """
     at, headers_follow = place
-    source = BytesIO(data)
+    source = written_by.source(data)
     end = 0
     while True:
         if len(found) == most:
@@ -122,7 +140,7 @@ def _record(source: BytesIO, written_by: Writer, index: int, at: int) -> Schema:
     try:
         record: Any = schemaless_reader(source, *written_by)
     except UNREADABLE as error:
-        if isinstance(error, ENDED) and not source.read(1):
+        if isinstance(error, ENDED) and source.tell() == len(source.getbuffer()):
             reason = "ends within a record"
             raise Undecodable(reason, index=index, offset=at + source.tell()) from None
         reason = f"can't be read as a reading: {shown(str(error))}"

@@ -31,6 +31,9 @@ def read(data: bytes, limit: int, *, index: int = 0, at: int = 0) -> Message:
     if len(data) < HEADER_BYTES:
         reason = f"ends within Glue's header of {HEADER_BYTES} bytes"
         raise Undecodable(reason, index=index, offset=at + len(data))
+    if data[0] != VERSION:
+        reason = f"begins with {data[0]:02x}, not as Glue's header"
+        raise Undecodable(reason, index=index, offset=at)
     if data[1] not in (PLAIN, COMPRESSED):
         reason = f"has compression {data[1]} in Glue's header; {PLAIN} is none, {COMPRESSED} zlib"
         raise Undecodable(reason, index=index, offset=at + 1)
