@@ -40,4 +40,3 @@ def test_every_name_in_the_readme_is_public() -> None:
 def test_the_bounds_in_the_readme_are_the_codes() -> None:
     options = telemetry_client.StoreOptions()
     assert f"`max_bytes` ({options.max_bytes >> 20} MiB)" in README
-    assert f"`max_age_days` ({options.max_age_days:.0f}," in README
