@@ -42,7 +42,7 @@ class Remedy(Enum):
     LATER = "a pause"
     SMALLER = "fewer readings in a request"
     PLAINER = "JSON without compression"
-    PERSON = "somebody who corrects the address or the token"
+    PERSON = "somebody who corrects the address, the token or the disk"
 
 
 @dataclass(frozen=True, slots=True)
