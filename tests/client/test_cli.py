@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from telemetry_client.cli import main
+from telemetry_client.clock import SystemClock
 
 from tests.client.servers import Pipeline, in_turn, serving
 
@@ -77,6 +78,19 @@ def test_what_could_not_be_sent_is_said_and_stays(
     assert main(arguments) == 1
     assert "waiting 1, no answer: ConnectionRefusedError" in capsys.readouterr().err
     assert shown(capsys, "status", *store)["waiting"] == 1
+
+
+def test_what_waits_for_the_clock_is_sent_once_it_is_set(
+    pipeline: Pipeline, store: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    send = ["send", *store, "--url", pipeline.url]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(SystemClock, "now_ms", lambda _self: 1_000)  # 1970
+        main(["record", *store, "temperature=21.5"])
+        assert main(send) == 1
+    assert "waiting 1, 1 of them for the clock to be set\n" in capsys.readouterr().err
+    assert main(send) == 0
+    assert len(pipeline.stored) == 1
 
 
 @pytest.mark.parametrize(

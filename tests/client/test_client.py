@@ -22,6 +22,7 @@ from telemetry_client import (
 from telemetry_client.answers import Remedy, Verdict
 from telemetry_client.pace import PaceOptions
 
+from tests.client.clocks import NOW_MS, FakeClock
 from tests.client.servers import Answer, Network, Pipeline, accepted, in_turn, serving
 
 QUICK = PaceOptions(first_s=0.01, most_s=0.05, refused_first_s=0.02, refused_most_s=0.05)
@@ -93,6 +94,32 @@ def test_flush_sends_without_a_thread_and_waits_for_no_batch(
         assert device.client.flush(5)
         assert device.client.status().taken == 3
     assert stored(pipeline) == exactly(3)
+
+
+def test_flush_sends_what_waited_for_a_clock_that_is_set_now(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    clock = FakeClock(now_ms=1_000)  # 1970
+    store = Store(tmp_path / "a.db", "pump-17", NORMAL, clock)
+    client = Client(store, "pump-17", Https(pipeline.url, "token", proxy=None))
+    client.record(temperature=0.0)
+    assert client.flush(5)
+    assert (store.status().undated, pipeline.requests) == (1, [])
+    clock.pass_ms(500)
+    clock.wall_ms = NOW_MS
+    assert client.flush(5)
+    client.close()
+    store.close()
+    assert pipeline.instants == [NOW_MS - 500]
+
+
+def test_flush_sends_what_another_process_recorded(pipeline: Pipeline, tmp_path: Path) -> None:
+    with Device(tmp_path, pipeline.url) as device:
+        other = Store(tmp_path / "readings.db", "pump-17", NORMAL)
+        other.record({"temperature": 0.0})
+        other.close()
+        assert device.client.flush(5)
+    assert stored(pipeline) == exactly(1)
 
 
 def test_flush_tells_when_the_time_was_too_short(tmp_path: Path) -> None:

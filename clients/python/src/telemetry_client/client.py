@@ -180,7 +180,8 @@ class Client:
         return self.store.status()
 
     def _is_sent(self) -> bool:
-        return self.store.waiting == 0
+        # `take` sees what waited for a clock that is set now, and what other processes recorded
+        return self.store.waiting == 0 and not self.store.take(1, 1)
 
     def _send_due(self) -> float:
         """Send a batch if one is due; the seconds until there is more to do."""
