@@ -49,7 +49,7 @@ def test_a_400_that_rejects_each_reading_settles_them_all() -> None:
         b'{"accepted": 3}',
         b'{"accepted": 2, "rejected": []}',
         b'{"accepted": 2, "rejected": [{"index": 3}]}',
-        b'{"accepted": 2, "rejected": [{"index": -1}]}',
+        b'{"accepted": 3, "rejected": [{"index": -1}]}',
         b'{"accepted": 2, "rejected": [{"index": true}]}',
         b'{"accepted": 1, "rejected": [{"index": 1}, {"index": 1}]}',
         b'{"accepted": 2, "rejected": [{"index": 1}], "not_taken": [1]}',
@@ -63,6 +63,12 @@ def test_an_answer_that_does_not_account_for_every_reading_takes_none(
     verdict = judge(Answer(status, document), 3)
     assert (verdict.taken, verdict.rejected, verdict.again) == ([], [], [0, 1, 2])
     assert verdict.remedy is Remedy.LATER
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 302, 500])
+def test_only_the_pipelines_own_statuses_tell_the_fate_of_readings(status: int) -> None:
+    verdict = judge(answer(status, accepted=2, rejected=[]), 2)
+    assert (verdict.taken, verdict.again) == ([], [0, 1])
 
 
 @pytest.mark.parametrize(
@@ -98,6 +104,27 @@ def test_a_single_reading_that_is_refused_as_a_request_is_rejected(status: int) 
     verdict = judge(answer(status, message="is nested", field="body"), 1)
     assert verdict.rejected == [Rejection(0, "body", None, f"{status}: is nested")]
     assert verdict.again == []
+
+
+@pytest.mark.parametrize("document", [b"<html>Too large</html>", b'{"message": "no such thing"}'])
+def test_what_does_not_name_a_field_is_not_the_pipelines_word_on_a_reading(document: bytes) -> None:
+    """A proxy's 413, another API's 400: each reading would be put aside, one after another."""
+    verdict = judge(Answer(413, document), 1)
+    assert (verdict.again, verdict.rejected, verdict.remedy) == ([0], [], Remedy.PERSON)
+
+
+@pytest.mark.parametrize(
+    ("entry", "rejection"),
+    [
+        ({"field": ["a"], "reason": None}, Rejection(0, None, None, "no reason was given")),
+        ({"field": "a\ud800", "reason": "\ud800"}, Rejection(0, "a?", None, "?")),
+        ({"field": "a", "reason": "x" * 999}, Rejection(0, "a", None, "x" * 200)),
+        ({"field": "a", "reason": "b", "value": "x" * 999}, Rejection(0, "a", None, "b")),
+    ],
+)
+def test_a_refusal_is_such_as_can_be_stored(entry: dict[str, Any], rejection: Rejection) -> None:
+    refused = {"accepted": 0, "rejected": [{"index": 0, **entry}]}
+    assert judge(Answer(400, json.dumps(refused).encode()), 1).rejected == [rejection]
 
 
 @pytest.mark.parametrize("status", [400, 415])
