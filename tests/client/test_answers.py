@@ -5,7 +5,7 @@ import random
 from typing import Any
 
 import pytest
-from telemetry_client.answers import Answer, Rejection, Remedy, judge, retry_after_seconds
+from telemetry_client.answers import Answer, Rejection, Remedy, Verdict, judge, retry_after_seconds
 from telemetry_client.pace import Pace, PaceOptions
 
 
@@ -96,7 +96,7 @@ def test_a_refused_request_loses_nothing(status: int, remedy: Remedy) -> None:
 
 def test_no_answer_takes_nothing() -> None:
     verdict = judge(None, 2)
-    assert (verdict.again, verdict.remedy) == ([0, 1], Remedy.LATER)
+    assert (verdict.again, verdict.remedy) == ([0, 1], Remedy.LESS)
 
 
 @pytest.mark.parametrize("status", [400, 413])
@@ -156,7 +156,7 @@ def test_retry_after_is_seconds_or_a_date_within_reason(text: str | None, second
 
 # Pace
 
-LATER = judge(None, 10)
+LATER = judge(answer(429, message="Too Many Requests"), 10)
 TAKEN = judge(answer(202, accepted=10, rejected=[]), 10)
 
 
@@ -194,12 +194,31 @@ def test_a_refused_token_is_tried_again_after_minutes() -> None:
     assert 450 <= pauses[-1] <= 900
 
 
-def test_a_batch_is_halved_until_it_is_read_and_then_grows_again() -> None:
+REFUSED = Verdict(rejected=[REJECTION])
+
+
+@pytest.mark.parametrize("grows_by", [TAKEN, REFUSED])
+def test_a_batch_is_halved_until_it_is_read_and_then_grows_again(grows_by: Verdict) -> None:
     own, smaller = pace(), judge(answer(413, message="too large"), 10)
     assert own.after(smaller, 500) == 0.0
     assert own.limit == 250
     own.after(smaller, 3)
     assert own.limit == 1
-    for _ in range(9):
-        own.after(TAKEN, 1)
+    limits = []
+    for _ in range(10):
+        own.after(grows_by, 1)
+        limits.append(own.limit)
+    assert limits == [2, 4, 8, 16, 32, 64, 128, 256, 500, 500]
+
+
+def test_after_no_answer_less_is_sent_and_after_one_that_asks_for_a_pause_as_much() -> None:
+    own = pace()
+    own.after(judge(answer(503, message="later"), 500), 500)
     assert own.limit == 500
+    own.after(judge(None, 500), 500)
+    assert own.limit == 250
+
+
+def test_what_a_person_has_to_mend_is_not_asked_for_before_the_answer_says() -> None:
+    refused = judge(answer(403, "3000", message="no"), 10)
+    assert pace().after(refused, 10) == 3000.0

@@ -251,6 +251,23 @@ def test_a_server_that_knows_no_gzip_gets_json_and_nothing_is_put_aside(
     assert stored(pipeline) == exactly(1)
 
 
+def test_batches_that_take_longer_than_the_time_there_is_become_smaller(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """A slow link: whole batches never came over it, and the queue waited for ever."""
+
+    def take_time(_pipeline: Pipeline, readings: Readings) -> None:
+        time.sleep(0.02 * len(readings))
+
+    pipeline.script = take_time
+    with Device(tmp_path, pipeline.url, way={"timeout_s": 0.3}) as device:
+        device.record(60)
+        assert device.client.flush(20)
+        assert device.client.status().taken == 60
+    assert pipeline.requests[0]["size"] == 60
+    assert stored(pipeline) == exactly(60)
+
+
 def test_the_pause_that_the_answer_asks_for_is_kept(pipeline: Pipeline, tmp_path: Path) -> None:
     pipeline.script = in_turn((503, {"message": "later"}, {"Retry-After": "1"}))
     with Device(tmp_path, pipeline.url) as device:

@@ -85,7 +85,7 @@ def test_a_kept_connection_that_has_ended_is_made_anew_at_once(pipeline: Pipelin
 def test_nobody_who_listens_is_no_answer() -> None:
     way = Https("http://127.0.0.1:1/prod", TOKEN, proxy=None)
     verdict = way.deliver("pump-17", READINGS)
-    assert (verdict.again, verdict.remedy) == ([0, 1, 2], Remedy.LATER)
+    assert (verdict.again, verdict.remedy) == ([0, 1, 2], Remedy.LESS)
     assert verdict.problem is not None
     assert "refused" in verdict.problem
 

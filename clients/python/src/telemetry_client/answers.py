@@ -40,6 +40,7 @@ class Remedy(Enum):
 
     NOTHING = "nothing is left"
     LATER = "a pause"
+    LESS = "a pause, and fewer readings in a request"
     SMALLER = "fewer readings in a request"
     PLAINER = "JSON without compression"
     PERSON = "somebody who corrects the address, the token or the disk"
@@ -65,7 +66,7 @@ def judge(answer: Answer | None, count: int, *, is_plain: bool = True, now_s: fl
     """
     everything = list(range(count))
     if answer is None:
-        return Verdict(again=everything, remedy=Remedy.LATER, problem="no answer")
+        return Verdict(again=everything, remedy=Remedy.LESS, problem="no answer")
     document = json_object(answer.body)
     retry_after_s = retry_after_seconds(answer.retry_after, now_s)
     by_reading = of_each(document, answer.status, count, retry_after_s)
