@@ -269,11 +269,11 @@ class Store:
             return
         with self._lock, self._writing():
             gone = [each for each in taken if self._delete(each)]
+            self._count("taken", len(gone))
             for reading, rejection in refused:
                 if self._delete(reading):
                     gone.append(reading)
                     self._reject(reading.recorded_at_ms, reading.metrics, rejection)
-            self._count("taken", len(gone) - len(refused))
             self._note_sent(reading.recorded_at_ms for reading in gone)
 
     def _note_sent(self, instants: Iterable[int]) -> None:
@@ -392,11 +392,7 @@ class Store:
                 self._recount()
                 self._read_instants()
                 self._seen = seen
-            try:
-                yield
-            except BaseException:
-                self._seen = -1  # what is known of the file may be ahead of it
-                raise
+            yield
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -405,7 +401,7 @@ class Store:
             yield
             self._sql.execute("COMMIT")
         except BaseException:
-            self._seen = -1
+            self._seen = -1  # what is known of the file may be ahead of it
             if self._sql.in_transaction:
                 self._sql.execute("ROLLBACK")
             raise
