@@ -4,7 +4,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,96 @@ def test_a_batch_is_sent_when_it_is_full_or_has_waited(pipeline: Pipeline, tmp_p
             time.sleep(0.01)
         assert time.monotonic() - started > 0.2
     assert [each["size"] for each in pipeline.requests] == [10, 10, 5]
+
+
+def eventually(is_so: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 5
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return is_so()
+
+
+def test_a_full_batch_wakes_the_sender_and_a_later_one_too(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    with Device(tmp_path, pipeline.url, batch_max=10, batch_age_s=60) as device:
+        device.client.start()
+        time.sleep(0.1)  # it has found nothing, and would look again in a minute
+        for start in (0, 10):
+            device.record(10, start)
+            assert eventually(lambda: len(pipeline.stored) == start + 10)  # noqa: B023
+        device.record(1, 20)
+        time.sleep(0.1)
+    assert [each["size"] for each in pipeline.requests] == [10, 10]
+
+
+def test_each_batch_has_its_own_time_to_wait_for_others(pipeline: Pipeline, tmp_path: Path) -> None:
+    with Device(tmp_path, pipeline.url, batch_age_s=0.4) as device:
+        device.client.start()
+        device.record(1)
+        assert eventually(lambda: len(pipeline.stored) == 1)
+        started = time.monotonic()
+        device.record(2, 1)
+        assert eventually(lambda: len(pipeline.stored) == 3)
+        assert time.monotonic() - started > 0.3
+    assert [each["size"] for each in pipeline.requests] == [1, 2]
+
+
+def test_what_is_recorded_in_a_pause_does_not_shorten_it(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    pipeline.script = in_turn((503, {"message": "later"}, {"Retry-After": "1"}))
+    with Device(tmp_path, pipeline.url, batch_max=2, batch_age_s=0) as device:
+        device.client.start()
+        started = time.monotonic()
+        while time.monotonic() - started < 0.8:
+            device.record(2, 2 * device.client.store.waiting)
+            time.sleep(0.02)
+        assert len(pipeline.requests) == 1
+
+
+def test_closing_waits_for_the_request_that_is_under_way(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    def take_time(_pipeline: Pipeline, _readings: Readings) -> None:
+        time.sleep(0.4)
+
+    pipeline.script = take_time
+    with Device(tmp_path, pipeline.url, batch_age_s=0) as device:
+        device.client.start()
+        device.record(1)
+        assert eventually(lambda: bool(pipeline.requests))
+    assert device.client._thread is not None
+    assert not device.client._thread.is_alive()
+    with Store(tmp_path / "readings.db", "pump-17", NORMAL)._sql as sql:
+        assert sql.execute("SELECT value FROM counts WHERE name = 'taken'").fetchone() == (1,)
+    sql.close()
+
+
+def test_closing_ends_a_flush_that_another_thread_waits_for(tmp_path: Path) -> None:
+    device, ends = Device(tmp_path, "http://127.0.0.1:1/prod"), list[bool]()
+    device.record(1)
+    thread = threading.Thread(target=lambda: ends.append(device.client.flush()))
+    thread.start()
+    time.sleep(0.1)
+    device.client.close()
+    thread.join(5)
+    assert ends == [False]
+
+
+def test_two_threads_that_flush_send_nothing_twice(pipeline: Pipeline, tmp_path: Path) -> None:
+    def take_time(_pipeline: Pipeline, _readings: Readings) -> None:
+        time.sleep(0.05)
+
+    pipeline.script = take_time
+    with Device(tmp_path, pipeline.url, batch_max=5) as device:
+        device.record(30)
+        threads = [threading.Thread(target=device.client.flush, args=(10,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert (stored(pipeline), pipeline.repeated) == (exactly(30), 0)
 
 
 def test_flush_sends_without_a_thread_and_waits_for_no_batch(
