@@ -39,8 +39,8 @@ async def serve(url: str, region: str, folder: Path, port: int) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     server = await Broker(iot, rules, now_ms).serve(port, tls_context(folder))
     rules.start()
-    async with server:
-        await stopped.wait()
+    await stopped.wait()
+    server.close()  # no waiting until it is closed: that is until the last device goes
 
 
 def main() -> None:
