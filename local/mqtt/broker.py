@@ -33,6 +33,9 @@ class Registry(Protocol):
     def principal(self, certificate_id: str) -> Principal:
         """Return a certificate; raise Unreachable."""
 
+    def forget(self, certificate_id: str) -> None:
+        """Have a certificate looked up anew."""
+
     def arn(self, kind: str, name: str) -> str:
         """Return the name of what policies are about."""
 
@@ -111,6 +114,7 @@ class Broker:
         certificate_id = certificate_id_of(writer)
         patience = limits.patience_seconds(wanted.keep_alive_seconds)
         client = Client(wanted.client_id, certificate_id, writer, wanted.will, patience)
+        self._registry.forget(certificate_id)  # it may have been registered just now
         try:
             await self._permit(client, "iot:Connect", "client", wanted.client_id)
         except Refused:

@@ -47,6 +47,7 @@ class Site:
         self.taken: list[Published] = []
         self.pending = 0
         self.is_reachable = True
+        self.forgotten: list[str] = []
         self.takes = threading.Event()
         self.takes.set()
         self._loop = asyncio.new_event_loop()
@@ -77,6 +78,9 @@ class Site:
         if not self.is_reachable:
             raise Unreachable("IoT is away")
         return self.known.get(certificate_id, Principal(certificate_id, False, (), ()))
+
+    def forget(self, certificate_id: str) -> None:
+        self.forgotten.append(certificate_id)
 
     def arn(self, kind: str, name: str) -> str:
         return f"{ARN}{kind}/{name}"
@@ -160,6 +164,14 @@ def test_a_message_of_qos_1_is_acknowledged_when_it_is_kept_and_not_before(
     (taken,) = site.taken
     assert taken[:3] == ("pump-1/a", b"\x00\xff", "pump-1")
     assert (taken.principal, taken.at_ms) == (next(iter(site.known)), 1_000)
+
+
+def test_a_certificate_is_looked_up_anew_for_a_connection_and_not_for_a_message(
+    site: Site, device: Device
+) -> None:
+    for _ in range(3):
+        device.client.publish("pump-1/a", b"1", qos=1).wait_for_publish(SECONDS_MAX)
+    assert site.forgotten == [*site.known]
 
 
 def test_a_message_of_qos_0_is_taken_too(site: Site, device: Device) -> None:

@@ -142,6 +142,17 @@ def test_what_can_not_be_asked_is_not_taken_for_unknown(problem: Exception) -> N
         iot.rules()
 
 
+def test_a_certificate_is_not_looked_up_for_each_message_but_when_it_is_forgotten() -> None:
+    services = Services(**KNOWN)
+    iot = Iot(endpoint(services))
+    for _ in range(50):
+        assert iot.principal("1f").is_active
+    assert [asked[0] for asked in services.asked].count("describe_certificate") == 1
+    services.answers["describe_certificate"] = GONE
+    iot.forget("1f")
+    assert not iot.principal("1f").is_active
+
+
 def test_policies_are_about_resources_of_the_account() -> None:
     services = Services(**KNOWN)
     iot = Iot(endpoint(services))
