@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from telemetry_client import (
+    Avro,
     Client,
     ClientOptions,
+    Format,
     Https,
     Invalid,
     Json,
@@ -23,8 +25,17 @@ from telemetry_client.answers import Remedy, Verdict
 from telemetry_client.pace import PaceOptions
 
 from tests.client.clocks import NOW_MS, FakeClock
-from tests.client.servers import Answer, Network, Pipeline, accepted, in_turn, serving
+from tests.client.servers import (
+    Answer,
+    Network,
+    OldPipeline,
+    Pipeline,
+    accepted,
+    in_turn,
+    serving,
+)
 
+ID = "12345678-1234-1234-1234-123456789abc"
 QUICK = PaceOptions(first_s=0.01, most_s=0.05, refused_first_s=0.02, refused_most_s=0.05)
 NORMAL = StoreOptions(synchronous="normal")
 Readings = list[dict[str, Any]]
@@ -329,16 +340,22 @@ def test_one_reading_that_spoils_its_request_is_found_and_the_others_arrive(
     assert stored(pipeline) == [each for each in exactly(32) if each != 0.07]
 
 
-def test_a_server_that_knows_no_gzip_gets_json_and_nothing_is_put_aside(
-    pipeline: Pipeline, tmp_path: Path
+@pytest.mark.parametrize("body_format", [Json(gzip=True), Avro(ID), Avro(ID, gzip=True)])
+@pytest.mark.parametrize("count", [1, 50])
+def test_an_old_pipeline_gets_plain_json_and_nothing_is_put_aside(
+    tmp_path: Path, body_format: Format, count: int
 ) -> None:
-    unreadable: Answer = (400, {"message": "body is not JSON", "field": "body"}, {})
-    pipeline.script = in_turn(unreadable)
-    with Device(tmp_path, pipeline.url, way={"body_format": Json(gzip=True)}) as device:
-        device.record(1)
+    way = {"body_format": body_format}
+    with (
+        serving(OldPipeline()) as pipeline,
+        Device(tmp_path, pipeline.url, way, batch_max=20) as device,
+    ):
+        device.record(count)
         assert device.client.flush(5)
         assert device.client.status().rejected == 0
-    assert stored(pipeline) == exactly(1)
+    assert stored(pipeline) == exactly(count)
+    plain = [each["headers"]["Content-Type"] for each in pipeline.requests[1:]]
+    assert plain == ["application/json"] * -(-count // 20)  # it tries once, not with each batch
 
 
 def test_batches_that_take_longer_than_the_time_there_is_become_smaller(
