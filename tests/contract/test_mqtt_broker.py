@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from cryptography.hazmat.primitives import hashes
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from local.embedded import free_port
-from local.mqtt import broker, certificates, limits
+from local.errors import LocalError
+from local.ledger import Ledger
+from local.mqtt import broker, certificates, limits, posting
 from local.mqtt.aws import Principal
 from local.mqtt.broker import CONNECT_SECONDS_MAX, PENDING_MAX, Broker, tls_context
 from local.mqtt.limits import PAYLOAD_BYTES_MAX
@@ -401,3 +404,25 @@ def can_connect(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+@pytest.mark.parametrize("comes_up", [True, False])
+def test_simulated_devices_wait_for_a_broker_that_is_starting_and_not_for_ever(
+    site: Site, monkeypatch: pytest.MonkeyPatch, comes_up: bool
+) -> None:
+    monkeypatch.setattr(posting, "CONNECT_SECONDS_MAX", 5.0 if comes_up else 0.3)
+    site.knows("pump-1")
+    devices, dead = posting.MqttDevices(site.folder, site.port, ["pump-1"]), free_port()
+    ports = iter([dead, dead]) if comes_up else iter(lambda: dead, None)
+    connect = paho.Client.connect
+
+    def connect_later(client: paho.Client, host: str, port: int) -> Any:
+        return connect(client, host, next(ports, port))
+
+    monkeypatch.setattr(paho.Client, "connect", connect_later)
+    expected = nullcontext() if comes_up else pytest.raises(LocalError, match="lets devices in no")
+    try:
+        with expected:
+            asyncio.run(devices.start(Ledger()))
+    finally:
+        devices.close()
