@@ -287,6 +287,26 @@ def test_instants_known_only_as_a_span_are_not_believed(
     assert kept.send() == [NOW_MS + HOUR_MS - 1000]
 
 
+def test_a_leap_ahead_does_not_have_the_clock_disbelieved_until_it_is_there(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A span from before the leap to its far end would cover all the time between."""
+    monkeypatch.setattr(store_module, "SENT_MAX", 2)
+    kept.record()
+    kept.clock.wall_ms += 20 * HOUR_MS
+    kept.record()
+    kept.clock.wall_ms -= 20 * HOUR_MS
+    kept.send()
+    for _ in range(20):
+        kept.clock.pass_ms(60_000)
+        kept.record()
+        assert kept.store.status().undated == 0
+        kept.send()
+    kept.clock.pass_ms(20 * HOUR_MS - 20 * 60_000)  # onto the instant of the leap
+    kept.record()
+    assert kept.send() == [NOW_MS + 20 * HOUR_MS + 1]
+
+
 @settings(max_examples=25)
 @given(
     st.lists(

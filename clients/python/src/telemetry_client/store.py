@@ -307,10 +307,17 @@ class Store:
         )
 
     def _coarsen(self) -> None:
-        """Keep no more than spans of the instants that were sent first."""
-        rows = "SELECT number, first, last FROM sent ORDER BY instants IS NULL DESC, number"
-        found = self._sql.execute(rows).fetchall()
-        old = found[: len(found) - SENT_MAX]
+        """Keep no more than spans of the instants that were sent first.
+
+        What the clock hasn't reached again, since it was ahead once, stays: a span to its far end
+        would have the clock disbelieved until it is there.
+        """
+        rows = (
+            "SELECT number, first, last FROM sent WHERE last < ?"
+            " ORDER BY instants IS NULL DESC, number"
+        )
+        found = self._sql.execute(rows, (self._clock.now_ms(),)).fetchall()
+        old = found[: max(0, len(found) - SENT_MAX)]
         self._sql.executemany("DELETE FROM sent WHERE number = ?", [(row[0],) for row in old])
         spans = joined(Span(row[1], row[2]) for row in old)
         self._sql.executemany("INSERT INTO sent (first, last) VALUES (?, ?)", spans)
