@@ -6,6 +6,7 @@ import json
 import ssl
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,22 @@ def test_no_more_messages_are_on_the_way_than_iot_core_takes() -> None:
         assert len(way.deliver("pump-17", [READINGS[0]] * 300).taken) == 300
         way.close()
     assert broker.exceeded == 0
+
+
+def test_no_more_messages_are_published_in_a_second_than_iot_core_takes() -> None:
+    times: list[float] = []
+
+    def note(_number: int) -> bool:
+        times.append(time.monotonic())
+        return True
+
+    with serving(Broker(acknowledges=note)) as broker:
+        way = plain(broker, topics="readings")
+        for count in (150, 60):
+            assert len(way.deliver("pump-17", [READINGS[0]] * count).taken) == count
+        way.close()
+    bursts = [times[0], *(b for a, b in pairwise(times) if b - a > 0.3)]
+    assert [round(each - times[0]) for each in bursts] == [0, 1, 2]  # of 100, 50, 60
 
 
 def test_another_device_is_another_connection() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from paho.mqtt.client import Client as PahoClient
     from paho.mqtt.client import MQTTMessageInfo
 
-INFLIGHT_MAX = 100  # IoT Core's limit for a connection
+INFLIGHT_MAX = 100  # IoT Core's limit for a connection, on the way and in a second
 KEEPALIVE_S = 60
 POLL_S = 0.02
 ENDED = (
@@ -72,6 +72,7 @@ class Mqtt:
                 self._tls.load_cert_chain(*client_certificate)
         self._client: PahoClient | None = None
         self._device_id: str | None = None
+        self._next_burst = 0.0
 
     def deliver(self, device_id: str, readings: Sequence[Queued]) -> Verdict:
         """Publish them, and wait until the broker has acknowledged each message."""
@@ -83,7 +84,7 @@ class Mqtt:
             return Verdict(again=everything, remedy=Remedy.PERSON, problem=str(error))
         except OSError as error:
             return Verdict(again=everything, remedy=Remedy.LESS, problem=f"no answer: {error!r}")
-        published = [client.publish(*each, qos=1) for each in self._messages(device_id, readings)]
+        published = self._publish(client, self._messages(device_id, readings))
         acknowledged = [self._is_acknowledged(each, client, deadline) for each in published]
         if all(acknowledged):
             return Verdict(taken=everything)
@@ -109,6 +110,17 @@ class Mqtt:
             return [(topic, data[1:-1]) for data in single]  # the list's only element
         body: Body = self._format.encode(device_id, readings)
         return [(f"telemetry/{device_id}/batch/{body.name}", body.data)]
+
+    def _publish(
+        self, client: "PahoClient", messages: list[tuple[str, bytes]]
+    ) -> list["MQTTMessageInfo"]:
+        published = []
+        for index, each in enumerate(messages):
+            if index % INFLIGHT_MAX == 0 and len(messages) > 1:
+                time.sleep(max(0.0, self._next_burst - time.monotonic()))
+                self._next_burst = time.monotonic() + 1.0  # IoT Core takes no more in a second
+            published.append(client.publish(*each, qos=1))
+        return published
 
     @staticmethod
     def _is_acknowledged(
