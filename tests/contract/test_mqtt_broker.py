@@ -303,6 +303,7 @@ def test_a_ping_is_answered(site: Site) -> None:
     [
         (b"\xc0\x00", b""),  # a ping before CONNECT
         (b"\x30\x0a\x00\x08pump-1/a", b""),  # a message before it
+        (b"\x20" + CONNECT[1:], b""),  # what a CONNECT says, in another packet
         (CONNECT + CONNECT, CONNACK),  # twice
         (CONNECT + b"\xf0\x00", CONNACK),  # MQTT 5's AUTH
         (b"\x10\x1e\x00\x04MQTT\x04\x06\x00\x3c\x00\x06pump-1\x00\x01#\x00\x07nothing", b""),
