@@ -65,6 +65,6 @@ def unpacked(body: bytes, coding: str) -> bytes:
         whole = stream.decompress(body, BODY_BYTES_MAX)
     except zlib.error as error:
         raise ValueError(str(error)) from None
-    if not stream.eof:
-        raise ValueError("cut short, or more than a payload may be")
+    if not stream.eof or stream.unused_data:
+        raise ValueError("cut short, more than a payload may be, or more behind it")
     return whole

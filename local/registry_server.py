@@ -73,9 +73,9 @@ def check_versions(backend: type[GlueBackend]) -> None:
         self: GlueBackend, schema_id: dict[str, Any], schema_definition: str
     ) -> dict[str, Any]:
         schema = find(self, schema_id)
-        compatible = is_compatible(schema, schema_definition)
+        known, compatible = {*schema.schema_versions}, is_compatible(schema, schema_definition)
         answer: dict[str, Any] = register(self, schema_id, schema_definition)
-        if not compatible:
+        if answer["SchemaVersionId"] not in known and not compatible:
             version = schema.schema_versions[answer["SchemaVersionId"]]
             version.schema_version_status = answer["Status"] = "FAILURE"
             schema.latest_schema_version -= 1

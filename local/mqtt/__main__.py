@@ -41,8 +41,8 @@ async def serve(url: str, region: str, folder: Path, port: int) -> None:
     broker = Broker(iot, rules, AwsServices(endpoint), now_ms)
     server = await broker.serve(port, tls_context(folder))
     rules.start()
-    async with server:
-        await stopped.wait()
+    await stopped.wait()
+    server.close()  # no waiting until it is closed: that is until the last device goes
 
 
 def main() -> None:

@@ -14,19 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from local.mqtt import certificates, packets, policy, sql
+from local.mqtt import certificates, limits, packets, policy, sql
 from local.mqtt.aws import Principal
-from local.mqtt.packets import Connect, Malformed, Packet, Publish, Will
+from local.mqtt.limits import PACKET_BYTES_MAX, Exceeded
+from local.mqtt.packets import Malformed, Packet, Publish, Will
 from local.mqtt.rules import Unreachable
 from local.mqtt.spool import Published
 
 LOGGER = logging.getLogger(__name__)
-PAYLOAD_BYTES_MAX = 128 * 1024
-TOPIC_BYTES_MAX = 65_535
-PACKET_BYTES_MAX = PAYLOAD_BYTES_MAX + TOPIC_BYTES_MAX + 4
 CONNECT_SECONDS_MAX = 10.0
-KEEP_ALIVE_SECONDS_MAX = 1200
-"""AWS's own, and what it takes 0 for."""
 PENDING_MAX = 10_000
 PENDING_LOOK_SECONDS = 0.05
 UNREAD_BYTES_MAX = 8 * 1024 * 1024
@@ -40,6 +36,9 @@ class Registry(Protocol):
 
     def principal(self, certificate_id: str) -> Principal:
         """Return a certificate; raise Unreachable."""
+
+    def forget(self, certificate_id: str) -> None:
+        """Have a certificate looked up anew."""
 
     def arn(self, kind: str, name: str) -> str:
         """Return the name of what policies are about."""
@@ -119,7 +118,7 @@ class Broker:
             client = await self._connect(reader, writer)
             if client is not None:
                 await self._session(client, reader)
-        except (Malformed, Refused, Unreachable, policy.PolicyUnsupported) as problem:
+        except (Malformed, Exceeded, Refused, Unreachable, policy.PolicyUnsupported) as problem:
             who = client.client_id if client else "a client that isn't connected yet"
             LOGGER.warning("%s is disconnected: %s", who, problem)
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
@@ -142,8 +141,11 @@ class Broker:
         if wanted.level != packets.LEVEL_3_1_1:
             writer.write(packets.connack(packets.WRONG_LEVEL))
             raise Malformed(f"MQTT of level {wanted.level}; 3.1.1 (level 4) is supported")
-        certificate_id, patience = certificate_id_of(writer), patience_seconds(wanted)
+        limits.check_client_id(wanted.client_id)
+        certificate_id = certificate_id_of(writer)
+        patience = limits.patience_seconds(wanted.keep_alive_seconds)
         client = Client(wanted.client_id, certificate_id, writer, wanted.will, patience)
+        self._registry.forget(certificate_id)  # it may have been registered just now
         try:
             await self._permit(client, "iot:Connect", "client", wanted.client_id)
         except Refused:
@@ -205,8 +207,7 @@ class Broker:
         self, client: Client, topic: str, payload: bytes, qos: int, *, is_retained: bool
     ) -> None:
         """Keep a message that the client may publish."""
-        if len(payload) > PAYLOAD_BYTES_MAX:
-            raise Refused(f"a payload of {len(payload)} bytes; {PAYLOAD_BYTES_MAX} are the most")
+        limits.check_message(topic, payload)
         action = "iot:RetainPublish" if is_retained else "iot:Publish"
         await self._permit(client, action, "topic", topic)
         message = Published(topic, payload, client.client_id, client.certificate_id, self._now_ms())
@@ -264,10 +265,12 @@ class Broker:
             answer.cancel()
         if client.will is not None:
             will = client.will
-            with suppress(Refused, Unreachable, policy.PolicyUnsupported):
+            try:
                 await self._take(
                     client, will.topic, will.payload, will.qos, is_retained=will.is_retained
                 )
+            except (Exceeded, Refused, Unreachable, policy.PolicyUnsupported) as problem:
+                LOGGER.warning("the will of %s isn't published: %s", client.client_id, problem)
 
 
 def variables_of(principal: Principal, client_id: str) -> dict[str, str]:
@@ -281,12 +284,6 @@ def variables_of(principal: Principal, client_id: str) -> dict[str, str]:
         "iot:Connection.Thing.IsAttached": str(is_attached).lower(),
     }
     return found | ({"iot:Connection.Thing.ThingName": client_id} if is_attached else {})
-
-
-def patience_seconds(wanted: Connect) -> float:
-    """Return how long a client may be silent: one and a half times what it says."""
-    seconds = wanted.keep_alive_seconds or KEEP_ALIVE_SECONDS_MAX
-    return 1.5 * min(seconds, KEEP_ALIVE_SECONDS_MAX)
 
 
 def certificate_id_of(writer: asyncio.StreamWriter) -> str:

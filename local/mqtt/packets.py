@@ -114,6 +114,13 @@ class Cursor:
             raise Malformed(f"'{found}', which is no topic filter")
         return found
 
+    def topic(self) -> str:
+        """Return the next text, which a message can go to."""
+        topic = self.text()
+        if not topic or "+" in topic or "#" in topic:
+            raise Malformed(f"a message to '{topic}', which is no topic")
+        return topic
+
     def rest(self) -> bytes:
         """Return all that is left."""
         return self.take(len(self.data) - self.at)
@@ -130,17 +137,15 @@ def connect(body: bytes) -> Connect:
     keep_alive_seconds, client_id = cursor.number(), cursor.text()
     will = None
     if flags & 0b100:
-        will = Will(cursor.text(), cursor.binary(), flags >> 3 & 0b11, bool(flags & 0b100000))
+        will = Will(cursor.topic(), cursor.binary(), flags >> 3 & 0b11, bool(flags & 0b100000))
     return Connect(level, client_id, keep_alive_seconds, will)  # names and passwords tell nothing
 
 
 def publish(packet: Packet) -> Publish:
     """Return the message in a PUBLISH."""
     cursor, qos = Cursor(packet.body), packet.flags >> 1 & 0b11
-    topic = cursor.text()
+    topic = cursor.topic()
     packet_id = cursor.number() if qos else 0
-    if not topic or "+" in topic or "#" in topic:
-        raise Malformed(f"a message to '{topic}', which is no topic")
     if qos and not packet_id:
         raise Malformed("a message of QoS 1 without a packet id")
     return Publish(topic, cursor.rest(), qos, packet_id, bool(packet.flags & 1))

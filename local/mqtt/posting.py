@@ -27,6 +27,7 @@ CONNECTORS = 8
 CONNECT_SECONDS_MAX = 20.0
 OUTSTANDING_MAX = 2_000
 LOOK_SECONDS = 0.02
+RETRY_SECONDS = 0.2
 
 
 def speakers(devices: Sequence[str], share: float) -> list[str]:
@@ -62,10 +63,12 @@ class MqttDevices:
         deadline = time.monotonic() + CONNECT_SECONDS_MAX
         while not all(client.is_connected() for client in self._clients.values()):
             if time.monotonic() > deadline:
-                raise LocalError(
-                    f"the MQTT broker lets devices in no more: {self._folder / 'mqtt.log'} says why"
-                )
+                raise self._not_let_in()
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _not_let_in(self) -> LocalError:
+        log = self._folder / "mqtt.log"
+        return LocalError(f"the MQTT broker lets devices in no more: {log} says why")
 
     def _connect(self, device_id: str) -> None:
         client = paho.Client(CallbackAPIVersion.VERSION2, device_id)
@@ -78,7 +81,15 @@ class MqttDevices:
             self._loop.call_soon_threadsafe(self._taken, (device_id, number))
 
         client.on_publish = acknowledged
-        client.connect("127.0.0.1", self._port)
+        deadline = time.monotonic() + CONNECT_SECONDS_MAX
+        while True:
+            try:
+                client.connect("127.0.0.1", self._port)
+                break
+            except OSError as error:  # it may be starting again, which takes a second
+                if time.monotonic() > deadline:
+                    raise self._not_let_in() from error
+                time.sleep(RETRY_SECONDS)
         client.loop_start()
         self._clients[device_id] = client
 

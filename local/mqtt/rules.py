@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from local.mqtt import sql
+from local.mqtt.limits import BASIC_INGEST
 from local.mqtt.spool import Published, Spool
 
 LOGGER = logging.getLogger(__name__)
-BASIC_INGEST = "$aws/rules/"
 WAITS_SECONDS = (0.2, 0.5)
 """Between attempts at an action; AWS doesn't tell its own."""
 AWAY_SECONDS = 1.0

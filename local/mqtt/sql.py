@@ -10,9 +10,11 @@ the reference doesn't say what comes out, evaluation raises `Undocumented` inste
 
 import base64
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 VERSION = "2016-03-23"
@@ -20,6 +22,7 @@ TOKEN = re.compile(
     r"\s*(?:(?P<string>'(?:[^']|'')*')|(?P<number>-?\d+(?:\.\d+)?)|(?P<name>[A-Za-z_]\w*)"
     r"|(?P<sign><>|<=|>=|[=<>*,().]))"
 )
+DECIMAL = re.compile(r"-?\d+(\.\d+)?([Ee][-+]?\d+)?", re.ASCII)
 TEMPLATE = re.compile(r"\$\{([^}]*)\}")
 KEYWORDS = {"select", "as", "from", "where", "and", "or", "not", "true", "false", "null"}
 COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -70,10 +73,19 @@ class Message:
         """Return the payload as JSON, Undefined where it isn't any."""
         if not self._document:
             try:
-                self._document.append(json.loads(self.payload))
+                text = self.payload.decode()
+                self._document.append(json.loads(text, parse_constant=finite, parse_float=finite))
             except (ValueError, RecursionError):
                 self._document.append(UNDEFINED)
         return self._document[0]
+
+
+def finite(text: str) -> float:
+    """Return a number; raise ValueError for NaN and what is beyond a float, neither of it JSON."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 Expression = Callable[[Message], Any]
@@ -133,8 +145,6 @@ def place(result: dict[str, Any], name: tuple[str, ...], value: Any) -> None:
         raise Undocumented(f"a field '{name[0]}' of the payload, and one that the SQL adds")
     if value is UNDEFINED:
         return
-    if isinstance(value, bytes):
-        raise Undocumented("bytes as a field of JSON")
     for part in reversed(name[1:]):
         value = {part: value}
     result[name[0]] = value
@@ -152,14 +162,23 @@ def template(text: str) -> Callable[[Message], str]:
 
     def fill(message: Message) -> str:
         values = [expression(message) for expression in expressions]
-        if any(isinstance(value, Undefined | bytes | dict | list) for value in values):
+        if any(isinstance(value, Undefined | dict | list) for value in values):
             raise Undocumented(f"what {text} gives where it isn't text or a number")
         filled = [""] * len(parts)
         filled[::2] = parts[::2]
         filled[1::2] = [str(value) for value in values]
-        return "".join(filled)
+        return storable("".join(filled))
 
     return fill
+
+
+def storable(text: str) -> str:
+    """Return a text that UTF-8 has; a payload's may have half of a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Undocumented(f"what a text gives that isn't Unicode: {error}") from None
+    return text
 
 
 class Parser:
@@ -341,10 +360,13 @@ def attribute(path: tuple[str, ...]) -> Expression:
 
 
 def logical(parts: list[Expression], combine: Callable[[Iterator[bool]], bool]) -> Expression:
-    """Return what combines Booleans; where one is none, the whole is Undefined."""
+    """Return what combines Booleans; where one is none, the whole is Undefined.
+
+    'true' and 'false' are Booleans in any case, also as text.
+    """
 
     def decide(message: Message) -> Any:
-        values = [part(message) for part in parts]
+        values = [boolean(part(message)) for part in parts]
         if not all(isinstance(value, bool) for value in values):
             return UNDEFINED
         return combine(iter(values))
@@ -352,16 +374,32 @@ def logical(parts: list[Expression], combine: Callable[[Iterator[bool]], bool]) 
     return decide
 
 
+def boolean(value: Any) -> Any:
+    """Return a text that says true or false as a Boolean, all else as it is."""
+    is_said = isinstance(value, str) and value.lower() in ("true", "false")
+    return value.lower() == "true" if is_said else value
+
+
 def compare(sign: str, left: Any, right: Any) -> Any:
-    """Compare two values of one type; nothing compares with what isn't there."""
+    """Compare two values; nothing compares with what isn't there.
+
+    Equal are two of one type; which is greater is asked of numbers, also of such as are text:
+    https://docs.aws.amazon.com/iot/latest/developerguide/iot-sql-operators.html
+    """
     if left is UNDEFINED or right is UNDEFINED:
         return UNDEFINED
-    is_of_one_type = type_of(left) == type_of(right)
     if sign in ("=", "<>"):
+        is_of_one_type = type_of(left) == type_of(right)
         return COMPARISONS[sign](left, right) if is_of_one_type else sign == "<>"
-    if not is_of_one_type or type_of(left) not in ("number", "string"):
-        return UNDEFINED
-    return COMPARISONS[sign](left, right)
+    numbers = decimal(left), decimal(right)
+    return UNDEFINED if None in numbers else COMPARISONS[sign](*numbers)
+
+
+def decimal(value: Any) -> Decimal | None:
+    """Return a number, or a text that is one, as a Decimal; None for all else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    return Decimal(str(value)) if DECIMAL.fullmatch(str(value)) else None
 
 
 def type_of(value: Any) -> str:
@@ -391,7 +429,8 @@ def encoded(_message: Message, value: Any, scheme: Any) -> str:
         raise Undocumented(f"encode() with the scheme {scheme!r}")
     if not isinstance(value, bytes | str):
         raise Undocumented(f"encode() of a {type(value).__name__}")
-    return base64.b64encode(value if isinstance(value, bytes) else value.encode()).decode()
+    data = value if isinstance(value, bytes) else storable(value).encode()
+    return base64.b64encode(data).decode()
 
 
 # By name: how many arguments it takes, and what it does.

@@ -5,7 +5,7 @@ import random
 from typing import Any
 
 import pytest
-from telemetry_client.answers import Answer, Rejection, Remedy, judge, retry_after_seconds
+from telemetry_client.answers import Answer, Rejection, Remedy, Verdict, judge, retry_after_seconds
 from telemetry_client.pace import Pace, PaceOptions
 
 
@@ -49,7 +49,7 @@ def test_a_400_that_rejects_each_reading_settles_them_all() -> None:
         b'{"accepted": 3}',
         b'{"accepted": 2, "rejected": []}',
         b'{"accepted": 2, "rejected": [{"index": 3}]}',
-        b'{"accepted": 2, "rejected": [{"index": -1}]}',
+        b'{"accepted": 3, "rejected": [{"index": -1}]}',
         b'{"accepted": 2, "rejected": [{"index": true}]}',
         b'{"accepted": 1, "rejected": [{"index": 1}, {"index": 1}]}',
         b'{"accepted": 2, "rejected": [{"index": 1}], "not_taken": [1]}',
@@ -63,6 +63,12 @@ def test_an_answer_that_does_not_account_for_every_reading_takes_none(
     verdict = judge(Answer(status, document), 3)
     assert (verdict.taken, verdict.rejected, verdict.again) == ([], [], [0, 1, 2])
     assert verdict.remedy is Remedy.LATER
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 302, 500])
+def test_only_the_pipelines_own_statuses_tell_the_fate_of_readings(status: int) -> None:
+    verdict = judge(answer(status, accepted=2, rejected=[]), 2)
+    assert (verdict.taken, verdict.again) == ([], [0, 1])
 
 
 @pytest.mark.parametrize(
@@ -90,7 +96,7 @@ def test_a_refused_request_loses_nothing(status: int, remedy: Remedy) -> None:
 
 def test_no_answer_takes_nothing() -> None:
     verdict = judge(None, 2)
-    assert (verdict.again, verdict.remedy) == ([0, 1], Remedy.LATER)
+    assert (verdict.again, verdict.remedy) == ([0, 1], Remedy.LESS)
 
 
 @pytest.mark.parametrize("status", [400, 413])
@@ -98,6 +104,27 @@ def test_a_single_reading_that_is_refused_as_a_request_is_rejected(status: int) 
     verdict = judge(answer(status, message="is nested", field="body"), 1)
     assert verdict.rejected == [Rejection(0, "body", None, f"{status}: is nested")]
     assert verdict.again == []
+
+
+@pytest.mark.parametrize("document", [b"<html>Too large</html>", b'{"message": "no such thing"}'])
+def test_what_does_not_name_a_field_is_not_the_pipelines_word_on_a_reading(document: bytes) -> None:
+    """A proxy's 413, another API's 400: each reading would be put aside, one after another."""
+    verdict = judge(Answer(413, document), 1)
+    assert (verdict.again, verdict.rejected, verdict.remedy) == ([0], [], Remedy.PERSON)
+
+
+@pytest.mark.parametrize(
+    ("entry", "rejection"),
+    [
+        ({"field": ["a"], "reason": None}, Rejection(0, None, None, "no reason was given")),
+        ({"field": "a\ud800", "reason": "\ud800"}, Rejection(0, "a?", None, "?")),
+        ({"field": "a", "reason": "x" * 999}, Rejection(0, "a", None, "x" * 200)),
+        ({"field": "a", "reason": "b", "value": "x" * 999}, Rejection(0, "a", None, "b")),
+    ],
+)
+def test_a_refusal_is_such_as_can_be_stored(entry: dict[str, Any], rejection: Rejection) -> None:
+    refused = {"accepted": 0, "rejected": [{"index": 0, **entry}]}
+    assert judge(Answer(400, json.dumps(refused).encode()), 1).rejected == [rejection]
 
 
 @pytest.mark.parametrize("status", [400, 415])
@@ -129,7 +156,7 @@ def test_retry_after_is_seconds_or_a_date_within_reason(text: str | None, second
 
 # Pace
 
-LATER = judge(None, 10)
+LATER = judge(answer(429, message="Too Many Requests"), 10)
 TAKEN = judge(answer(202, accepted=10, rejected=[]), 10)
 
 
@@ -167,12 +194,31 @@ def test_a_refused_token_is_tried_again_after_minutes() -> None:
     assert 450 <= pauses[-1] <= 900
 
 
-def test_a_batch_is_halved_until_it_is_read_and_then_grows_again() -> None:
+REFUSED = Verdict(rejected=[REJECTION])
+
+
+@pytest.mark.parametrize("grows_by", [TAKEN, REFUSED])
+def test_a_batch_is_halved_until_it_is_read_and_then_grows_again(grows_by: Verdict) -> None:
     own, smaller = pace(), judge(answer(413, message="too large"), 10)
     assert own.after(smaller, 500) == 0.0
     assert own.limit == 250
     own.after(smaller, 3)
     assert own.limit == 1
-    for _ in range(9):
-        own.after(TAKEN, 1)
+    limits = []
+    for _ in range(10):
+        own.after(grows_by, 1)
+        limits.append(own.limit)
+    assert limits == [2, 4, 8, 16, 32, 64, 128, 256, 500, 500]
+
+
+def test_after_no_answer_less_is_sent_and_after_one_that_asks_for_a_pause_as_much() -> None:
+    own = pace()
+    own.after(judge(answer(503, message="later"), 500), 500)
     assert own.limit == 500
+    own.after(judge(None, 500), 500)
+    assert own.limit == 250
+
+
+def test_what_a_person_has_to_mend_is_not_asked_for_before_the_answer_says() -> None:
+    refused = judge(answer(403, "3000", message="no"), 10)
+    assert pace().after(refused, 10) == 3000.0

@@ -2,12 +2,18 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from telemetry_client.cli import main
+from telemetry_client.clock import SystemClock
 
 from tests.client.servers import Pipeline, in_turn, serving
 
@@ -77,6 +83,49 @@ def test_what_could_not_be_sent_is_said_and_stays(
     assert main(arguments) == 1
     assert "waiting 1, no answer: ConnectionRefusedError" in capsys.readouterr().err
     assert shown(capsys, "status", *store)["waiting"] == 1
+
+
+def test_what_waits_for_the_clock_is_sent_once_it_is_set(
+    pipeline: Pipeline, store: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    send = ["send", *store, "--url", pipeline.url]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(SystemClock, "now_ms", lambda _self: 1_000)  # 1970
+        main(["record", *store, "temperature=21.5"])
+        assert main(send) == 1
+    assert "waiting 1, 1 of them for the clock to be set\n" in capsys.readouterr().err
+    assert main(send) == 0
+    assert len(pipeline.stored) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_what_follows_and_says_what_became_of_it(
+    pipeline: Pipeline,
+    store: list[str],
+    number: signal.Signals,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = '{"temperature": 20.0}\n' * 500  # a whole one, which waits for no others
+    monkeypatch.setattr("sys.stdin", io.StringIO(batch))
+    main(["record", *store, "-"])
+    command = [sys.executable, "-m", "telemetry_client", "send", *store, "--follow"]
+    source = Path(__file__).parents[2] / "clients/python/src"
+    with subprocess.Popen(
+        [*command, "--url", pipeline.url],
+        env=os.environ | {"PYTHONPATH": str(source)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            deadline = time.monotonic() + 30
+            while shown(capsys, "status", *store)["taken"] < 500 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            process.send_signal(number)
+            _, told = process.communicate(timeout=10)
+        finally:
+            process.kill()
+    assert (process.returncode, told) == (0, "taken 500, refused 0, waiting 0\n")
 
 
 @pytest.mark.parametrize(

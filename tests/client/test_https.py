@@ -1,8 +1,13 @@
 """The way over HTTPS, against a loopback server."""
 
+import select
+import socket
+import socketserver
 import ssl
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ from telemetry_client.https import Https
 from telemetry_client.reading import Queued, schemas
 
 from tests.client.certificates import Authority
-from tests.client.servers import Network, Pipeline, accepted, in_turn, serving
+from tests.client.servers import Network, Pipeline, accepted, in_turn, serving, shut
 
 READINGS = [Queued(each, 1_800_000_000_000 + each, '{"temperature":20.0}') for each in range(3)]
 ID = "12345678-1234-1234-1234-123456789abc"
@@ -82,10 +87,115 @@ def test_a_kept_connection_that_has_ended_is_made_anew_at_once(pipeline: Pipelin
         way.close()
 
 
+@pytest.mark.parametrize("says_so", [True, False])
+def test_a_kept_tls_connection_that_has_ended_is_made_anew_at_once(
+    tmp_path: Path, says_so: bool
+) -> None:
+    """An API ends idle connections, some with TLS's own word and some without."""
+    signed = Authority(tmp_path)
+    server = Pipeline()
+    open_ones: list[Any] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*signed.issue("localhost"))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    accept = server.get_request
+
+    def note_and_accept() -> Any:
+        open_ones.append(accept()[0])
+        return open_ones[-1], ("127.0.0.1", 0)
+
+    server.get_request = note_and_accept  # type: ignore[method-assign]
+    with serving(server):
+        url = f"https://localhost:{server.server_port}/prod"
+        way = Https(url, TOKEN, proxy=None, ca_file=signed.ca_file)
+        for number in range(1, 4):
+            verdict = way.deliver("pump-17", READINGS)
+            assert (verdict.taken, verdict.problem) == ([0, 1, 2], None)
+            assert len(open_ones) == number
+            end(open_ones[-1], says_so)
+        way.close()
+
+
+def end(connection: ssl.SSLSocket, says_so: bool) -> None:
+    """End a connection from the server's side, with a close_notify or without."""
+    if says_so:
+        connection.settimeout(0.2)
+        with suppress(OSError):  # the client's own word may come late
+            connection.unwrap().close()
+    shut(connection)
+
+
+def test_an_answer_that_drips_is_cut_off() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        way = Https(f"http://127.0.0.1:{listener.getsockname()[1]}", TOKEN, timeout_s=0.3)
+        started = time.monotonic()
+        assert way.deliver("pump-17", READINGS).again == [0, 1, 2]
+        assert time.monotonic() - started < 3
+        way.close()
+        thread.join()
+
+
+def drip(listener: socket.socket) -> None:
+    """Answer a byte at a time, each well within the client's patience."""
+    connection, _ = listener.accept()
+    with connection, suppress(OSError):
+        connection.recv(65_536)
+        connection.sendall(b"HTTP/1.1 202 Accepted\r\nContent-Length: 100\r\n\r\n")
+        for _ in range(100):
+            connection.sendall(b" ")
+            time.sleep(0.1)
+
+
+def test_a_tunnel_goes_through_the_proxy_to_the_api_and_the_token_stays_within(
+    tmp_path: Path,
+) -> None:
+    signed, asked = Authority(tmp_path), []
+    server = Pipeline()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*signed.issue("localhost"))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+
+    class Proxy(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            asked.append(self.request.recv(65_536).decode())
+            self.request.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            carry(self.request, server.server_port)
+
+    with (
+        serving(server),
+        serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Proxy)) as proxy,
+    ):
+        way = Https(
+            "https://localhost:1/prod",
+            TOKEN,
+            ca_file=signed.ca_file,
+            proxy=f"http://user:secret@127.0.0.1:{proxy.server_address[1]}",
+        )
+        assert way.deliver("pump-17", READINGS).taken == [0, 1, 2]
+        way.close()
+    (request,) = asked
+    assert request.startswith("CONNECT localhost:1 HTTP/1.")
+    assert "Proxy-Authorization: Basic dXNlcjpzZWNyZXQ=" in request
+    assert TOKEN not in request
+
+
+def carry(near: socket.socket, port: int) -> None:
+    """Both ways, until the client ends it."""
+    with socket.create_connection(("127.0.0.1", port)) as far:
+        while True:
+            for each in select.select([near, far], [], [])[0]:
+                data = each.recv(65_536)
+                if not data:
+                    return
+                (far if each is near else near).sendall(data)
+
+
 def test_nobody_who_listens_is_no_answer() -> None:
     way = Https("http://127.0.0.1:1/prod", TOKEN, proxy=None)
     verdict = way.deliver("pump-17", READINGS)
-    assert (verdict.again, verdict.remedy) == ([0, 1, 2], Remedy.LATER)
+    assert (verdict.again, verdict.remedy) == ([0, 1, 2], Remedy.LESS)
     assert verdict.problem is not None
     assert "refused" in verdict.problem
 
@@ -108,7 +218,10 @@ def test_an_answer_that_is_cut_short_takes_nothing(pipeline: Pipeline, seed: int
 
 def test_an_answer_without_end_is_cut_off(pipeline: Pipeline) -> None:
     pipeline.script = in_turn((202, b"x" * 2_000_000, {}))
-    assert deliver(pipeline.url) == ([], [0, 1, 2])
+    way = Https(pipeline.url, TOKEN, proxy=None)
+    verdict = way.deliver("pump-17", READINGS)
+    way.close()
+    assert (verdict.again, "over 1048576 bytes" in str(verdict.problem)) == ([0, 1, 2], True)
 
 
 def test_a_proxy_gets_the_whole_address(pipeline: Pipeline) -> None:
@@ -160,6 +273,11 @@ def test_a_servers_certificate_counts_only_if_its_authority_is_trusted(tmp_path:
         ({"token": "a\nb"}, "token: '…' is not a token"),
         ({"timeout_s": 0}, "timeout_s: 0 is not above 0"),
         ({"proxy": "socks5://a"}, "proxy: 'socks5://a' is not"),
+        ({"proxy": "https://a"}, "proxy: 'https://a' is not an http:// address"),
+        ({"url": "https://a..b"}, "url: 'https://a..b' is not an address"),
+        ({"url": "https://a/b c"}, "url: .* is not an address"),
+        ({"url": "https://a/é"}, "url: .* is not an address"),
+        ({"url": "https://me:secret@a/"}, "url: '…@…' has a name or password"),
     ],
 )
 def test_an_address_that_can_not_be_is_refused(arguments: Any, message: str) -> None:

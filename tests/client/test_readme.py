@@ -37,7 +37,17 @@ def test_every_name_in_the_readme_is_public() -> None:
     assert names <= set(telemetry_client.__all__)
 
 
+def test_the_types_of_options_and_verdicts_are_public() -> None:
+    named = {
+        name
+        for each in (telemetry_client.ClientOptions, telemetry_client.Verdict)
+        for kind in each.__annotations__.values()
+        for name in re.findall(r"telemetry_client\.\w+\.(\w+)", str(kind))
+    }
+    assert named == {"PaceOptions", "StoreOptions", "Verdict", "Rejection"}
+    assert named <= set(telemetry_client.__all__)
+
+
 def test_the_bounds_in_the_readme_are_the_codes() -> None:
     options = telemetry_client.StoreOptions()
     assert f"`max_bytes` ({options.max_bytes >> 20} MiB)" in README
-    assert f"`max_age_days` ({options.max_age_days:.0f}," in README

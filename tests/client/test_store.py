@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from telemetry_client import store as store_module
 from telemetry_client.answers import Rejection
+from telemetry_client.clock import BOOT_ID, SystemClock
 from telemetry_client.errors import Invalid, StoreFailed, StoreFull
 from telemetry_client.instants import Instants, Span, joined, runs
-from telemetry_client.reading import Queued
+from telemetry_client.reading import Queued, to_ms
 from telemetry_client.store import Store, StoreOptions
 
 from tests.client.clocks import NOW_MS, FakeClock
@@ -89,6 +90,7 @@ def test_a_reading_waits_with_its_metrics_until_it_is_settled(kept: Kept) -> Non
         ({"temprature": 1.0}, "temprature: 1.0 is of no metric; the metrics are temperature, hum"),
         ({"temperature": 412.0}, "temperature: 412.0 is above 150.0 °C"),
         ({"temperature": -91}, "temperature: -91 is below -90.0 °C"),
+        ({"temperature": 10**400}, "temperature: 10+ is above 150.0 °C"),
         ({"temperature": math.nan}, "temperature: nan is not a finite number of °C"),
         ({"temperature": math.inf}, "temperature: inf is not a finite number of °C"),
         ({"temperature": True}, "temperature: True is not a finite number of °C"),
@@ -122,13 +124,34 @@ def test_a_callers_own_time_is_the_identity(kept: Kept, given_time: Any, at_ms: 
     assert [each.recorded_at_ms for each in kept.store.take(10, 1000)] == [at_ms]
 
 
+def test_every_millisecond_of_a_datetime_is_kept() -> None:
+    second = datetime(2027, 1, 15, 8, tzinfo=UTC)
+    found = [to_ms(second.replace(microsecond=each * 1000)) for each in range(1000)]
+    assert found == [NOW_MS + each for each in range(1000)]
+    assert to_ms(second.replace(microsecond=1_999)) == NOW_MS + 1
+
+
+def test_a_callers_own_time_is_taken_while_the_clock_is_not_set(path: Path) -> None:
+    kept = Kept(path, FakeClock(now_ms=0))
+    assert kept.store.record({"temperature": 1.0}, NOW_MS) == NOW_MS
+    assert kept.send() == [NOW_MS]
+
+
+def test_the_clock_gives_no_instant_that_a_caller_has_used(kept: Kept) -> None:
+    kept.store.record({"temperature": 1.0}, NOW_MS + 5_000)
+    kept.clock.pass_ms(5_000)
+    kept.record()
+    assert kept.send() == [NOW_MS + 5_000, NOW_MS + 5_001]
+
+
 @pytest.mark.parametrize(
     ("given_time", "message"),
     [
         (datetime(2026, 11, 21), "has no offset from UTC"),  # noqa: DTZ001
+        (datetime(1969, 12, 31, tzinfo=UTC), "-86400000 is not from 0"),
         (-1, "-1 is not from 0"),
+        (253_402_300_800_000, "is not from 0 to 253402300799999 ms"),
         (1.5, "1.5 is neither a datetime with an offset nor whole epoch milliseconds"),
-        (NOW_MS - 30 * DAY_MS - 1, "is older than 30 days, max_age_days"),
         (NOW_MS + 300_001, "is more than 5 minutes after the device's clock"),
     ],
 )
@@ -207,6 +230,37 @@ def test_two_processes_share_a_store_without_sharing_an_instant(kept: Kept) -> N
     assert kept.send() == list(range(NOW_MS, NOW_MS + 10))
 
 
+def test_processes_record_at_once_and_none_fails(kept: Kept) -> None:
+    stores = [kept.open() for _ in range(4)]
+    failures: list[Exception] = []
+
+    def record(store: Store) -> None:
+        try:
+            for _ in range(50):
+                store.record({"temperature": 20.0})
+        except StoreFailed as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=record, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert kept.send() == list(range(NOW_MS, NOW_MS + 200))
+
+
+def test_a_file_that_another_process_writes_to_is_waited_for(kept: Kept) -> None:
+    other = sqlite3.connect(kept.path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.3, other.execute, ["COMMIT"])
+    timer.start()
+    kept.record()
+    timer.join()
+    other.close()
+    assert kept.send() == [NOW_MS]
+
+
 def test_threads_record_without_sharing_an_instant(kept: Kept) -> None:
     threads = [threading.Thread(target=kept.record, args=(50,)) for _ in range(4)]
     for thread in threads:
@@ -231,6 +285,26 @@ def test_instants_known_only_as_a_span_are_not_believed(
     kept.clock.wall_ms = NOW_MS + HOUR_MS
     kept.clock.up_ms += 1000
     assert kept.send() == [NOW_MS + HOUR_MS - 1000]
+
+
+def test_a_leap_ahead_does_not_have_the_clock_disbelieved_until_it_is_there(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A span from before the leap to its far end would cover all the time between."""
+    monkeypatch.setattr(store_module, "SENT_MAX", 2)
+    kept.record()
+    kept.clock.wall_ms += 20 * HOUR_MS
+    kept.record()
+    kept.clock.wall_ms -= 20 * HOUR_MS
+    kept.send()
+    for _ in range(20):
+        kept.clock.pass_ms(60_000)
+        kept.record()
+        assert kept.store.status().undated == 0
+        kept.send()
+    kept.clock.pass_ms(20 * HOUR_MS - 20 * 60_000)  # onto the instant of the leap
+    kept.record()
+    assert kept.send() == [NOW_MS + 20 * HOUR_MS + 1]
 
 
 @settings(max_examples=25)
@@ -288,6 +362,31 @@ def test_what_is_used_is_asked_once_for_each_time_the_clock_is_set_back() -> Non
     assert asked == [NOW_MS]
 
 
+def test_a_clock_that_is_set_back_twice_to_one_time_gives_it_once() -> None:
+    own = Instants(NOW_MS + 9000, NOW_MS + 9000, [], lambda _at_ms: {NOW_MS, NOW_MS + 1})
+    assert own.give(NOW_MS) == NOW_MS + 2  # behind both that are used
+    assert own.give(NOW_MS + 5000) == NOW_MS + 5000
+    assert own.give(NOW_MS) == NOW_MS + 3
+
+
+def test_a_free_instant_is_given_once_however_often_the_clock_is_set_back_to_it() -> None:
+    own = Instants(NOW_MS + 9000, NOW_MS + 9000, [], lambda _at_ms: set())
+    assert own.give(NOW_MS) == NOW_MS
+    assert own.give(NOW_MS + 5000) == NOW_MS + 5000
+    assert own.give(NOW_MS) == NOW_MS + 1
+
+
+def test_a_span_is_not_believed_from_its_first_instant_to_its_last() -> None:
+    own = Instants(9, 9, [Span(3, 5)], lambda _at_ms: set())
+    assert [own.is_believed(each) for each in range(2, 7)] == [True, False, False, False, True]
+
+
+def test_the_kernel_names_the_boot() -> None:
+    if not BOOT_ID.exists():
+        pytest.skip("not on Linux: a process is a boot of its own")
+    assert SystemClock().boot == BOOT_ID.read_text("ascii").strip()
+
+
 # A clock that isn't set
 
 
@@ -334,6 +433,45 @@ def test_a_full_store_drops_the_oldest_and_counts_them(path: Path) -> None:
     assert instants[-1] == NOW_MS + 100_000  # the oldest were dropped
 
 
+def test_a_full_store_makes_room_for_more_than_the_reading_that_comes(path: Path) -> None:
+    kept = Kept(path, FakeClock(), max_bytes=44 * 1000)
+    kept.record(1000)
+    drops = []
+    for _ in range(12):
+        kept.record()
+        drops.append(kept.store.status().dropped_full)
+    assert drops == [10] * 10 + [20] * 2  # a hundredth of it
+
+
+def test_what_waits_for_the_clock_is_dropped_too_when_the_store_is_full(path: Path) -> None:
+    kept = Kept(path, FakeClock(now_ms=0), max_bytes=2000)
+    kept.record(100)
+    status = kept.store.status()
+    assert status.undated + status.dropped_full == 100
+    assert 40 <= status.undated <= 45
+    kept.clock.wall_ms = NOW_MS
+    assert len(kept.send()) == status.undated
+
+
+def test_an_instant_that_was_dropped_is_not_used_again(path: Path) -> None:
+    """It may have been sent before, and the answer lost."""
+    kept = Kept(path, FakeClock(step_ms=1000), max_bytes=2000)
+    kept.record(100)
+    dropped = {NOW_MS + 1000 * each for each in range(1, 101)} - set(kept.send())
+    assert len(dropped) > 50
+    kept.clock.wall_ms = NOW_MS
+    kept.record(40)
+    assert not dropped & set(kept.send())
+
+
+def test_readings_that_are_more_than_a_store_may_hold_are_refused(path: Path) -> None:
+    kept = Kept(path, FakeClock(), max_bytes=1024)
+    kept.record(3)
+    with pytest.raises(StoreFull, match="132 bytes wait, 1320 more are over max_bytes, 1024"):
+        kept.store.record_many([{"temperature": 20.0}] * 30)
+    assert len(kept.send()) == 3
+
+
 def test_a_full_store_refuses_if_it_is_told_to(path: Path) -> None:
     kept = Kept(path, FakeClock(), max_bytes=1024, when_full="refuse")
     kept.record(23)
@@ -344,14 +482,15 @@ def test_a_full_store_refuses_if_it_is_told_to(path: Path) -> None:
     kept.record()
 
 
-def test_what_is_too_old_for_the_pipeline_is_dropped_and_counted(path: Path) -> None:
-    kept = Kept(path, FakeClock(), max_age_days=2)
+def test_a_clock_that_leaps_ahead_for_a_while_loses_nothing_that_waits(kept: Kept) -> None:
     kept.record(3)
-    kept.clock.pass_ms(DAY_MS)
-    kept.record(2)
-    kept.clock.pass_ms(DAY_MS + 10)
-    assert len(kept.send()) == 2
-    assert kept.store.status().dropped_old == 3
+    kept.clock.wall_ms += 20 * 365 * DAY_MS  # a GPS receiver's week rolls over
+    kept.record()
+    assert len(kept.store.take(10, 1000)) == 4
+    kept.clock.wall_ms = NOW_MS + 1000
+    kept.record()
+    assert kept.send()[:3] == [NOW_MS, NOW_MS + 1, NOW_MS + 2]
+    assert kept.store.status().dropped_full == 0
 
 
 @pytest.mark.parametrize(
@@ -360,8 +499,6 @@ def test_what_is_too_old_for_the_pipeline_is_dropped_and_counted(path: Path) -> 
         {"synchronous": "off"},
         {"when_full": "explode"},
         {"max_bytes": 10},
-        {"max_age_days": 0},
-        {"max_age_days": math.nan},
     ],
 )
 def test_options_that_can_not_be_are_refused(options: Any) -> None:
@@ -418,6 +555,17 @@ def test_a_reading_that_two_senders_hold_is_counted_once(kept: Kept) -> None:
     kept.record()  # must not get a number that the other still holds
     other.settle(theirs, [])
     assert (other.status().taken, other.status().waiting) == (2, 1)
+
+
+def test_a_reading_that_two_senders_hold_is_put_aside_once(kept: Kept) -> None:
+    other = kept.open()
+    kept.record()
+    (mine,), (theirs,) = kept.store.take(10, 1000), other.take(10, 1000)
+    refusal = Rejection(0, "temperature", None, "no")
+    kept.store.settle([], [(mine, refusal)])
+    other.settle([], [(theirs, refusal)])
+    status = other.status()
+    assert (status.rejected, status.rejected_kept, status.taken) == (1, 1, 0)
 
 
 # The file

@@ -1,11 +1,15 @@
 """The broker, over TLS on loopback, with a client that isn't ours: what it takes and refuses."""
 
 import asyncio
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,12 @@ from cryptography.hazmat.primitives import hashes
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from local.embedded import free_port
-from local.mqtt import certificates
+from local.errors import LocalError
+from local.ledger import Ledger
+from local.mqtt import broker, certificates, limits, posting
 from local.mqtt.aws import Principal
-from local.mqtt.broker import CONNECT_SECONDS_MAX, PAYLOAD_BYTES_MAX, Broker, tls_context
+from local.mqtt.broker import CONNECT_SECONDS_MAX, PENDING_MAX, Broker, tls_context
+from local.mqtt.limits import PAYLOAD_BYTES_MAX
 from local.mqtt.rules import Unreachable
 from local.mqtt.spool import Published
 
@@ -54,6 +61,9 @@ class Site:
         self.taken: list[Published] = []
         self.asked: list[Published] = []
         self.is_away = False
+        self.pending = 0
+        self.is_reachable = True
+        self.forgotten: list[str] = []
         self.takes = threading.Event()
         self.takes.set()
         self._loop = asyncio.new_event_loop()
@@ -82,14 +92,15 @@ class Site:
     # what the broker asks
 
     def principal(self, certificate_id: str) -> Principal:
+        if not self.is_reachable:
+            raise Unreachable("IoT is away")
         return self.known.get(certificate_id, Principal(certificate_id, False, (), ()))
+
+    def forget(self, certificate_id: str) -> None:
+        self.forgotten.append(certificate_id)
 
     def arn(self, kind: str, name: str) -> str:
         return f"{ARN}{kind}/{name}"
-
-    @property
-    def pending(self) -> int:
-        return 0
 
     def accept(self, message: Published) -> None:
         self.takes.wait(SECONDS_MAX)
@@ -188,6 +199,14 @@ def test_a_message_of_qos_1_is_acknowledged_when_it_is_kept_and_not_before(
     assert (taken.principal, taken.at_ms) == (next(iter(site.known)), 1_000)
 
 
+def test_a_certificate_is_looked_up_anew_for_a_connection_and_not_for_a_message(
+    site: Site, device: Device
+) -> None:
+    for _ in range(3):
+        device.client.publish("pump-1/a", b"1", qos=1).wait_for_publish(SECONDS_MAX)
+    assert site.forgotten == [*site.known]
+
+
 def test_a_message_of_qos_0_is_taken_too(site: Site, device: Device) -> None:
     device.client.publish("pump-1/a", b"1", qos=0)
     assert eventually(lambda: [taken.payload for taken in site.taken] == [b"1"])
@@ -206,6 +225,8 @@ def test_a_message_of_128_kb_is_taken_and_of_a_byte_more_is_not(site: Site, devi
         ("pump-2/a", {"qos": 1}),
         ("pump-1/a", {"qos": 2}),  # which IoT Core doesn't have
         ("pump-1/a", {"qos": 1, "retain": True}),  # another permission
+        ("pump-1/" + "a" * 250, {"qos": 1}),  # 257 bytes
+        ("pump-1/b/c/d/e/f/g/h/i", {"qos": 1}),  # 8 slashes
     ],
 )
 def test_what_a_device_may_not_publish_ends_its_connection(
@@ -291,17 +312,46 @@ def test_who_has_not_subscribed_to_an_answer_gets_none_and_no_answer_ends_nothin
     device.sees("Success")
 
 
+def test_a_topic_of_256_bytes_and_7_slashes_is_taken(site: Site, device: Device) -> None:
+    for topic in ("pump-1/" + "a" * 249, "pump-1/b/c/d/e/f/g/h"):
+        device.client.publish(topic, b"1", qos=1).wait_for_publish(SECONDS_MAX)
+    assert len(site.taken) == 2
+
+
+def test_a_message_waits_while_too_many_wait_for_the_rules(site: Site, device: Device) -> None:
+    site.pending = PENDING_MAX + 1
+    message = device.client.publish("pump-1/a", b"1", qos=1)
+    time.sleep(0.2)
+    assert (message.is_published(), site.taken) == (False, [])
+    site.pending = 0
+    assert eventually(message.is_published)
+
+
+def test_a_device_is_disconnected_while_nobody_knows_what_it_may(
+    site: Site, device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.is_reachable = False
+    device.client.publish("pump-1/a", b"1", qos=1)
+    device.sees("Success", "disconnected")
+    assert site.taken == []
+    assert "pump-1 is disconnected: IoT is away" in caplog.text
+
+
 def test_the_newer_connection_of_a_client_id_wins(site: Site, device: Device) -> None:
     newer = Device(site, "pump-1", site.knows("pump-1")).connect()
     newer.sees("Success")
     device.sees("Success", "disconnected")
     newer.client.publish("pump-1/a", b"1", qos=1).wait_for_publish(SECONDS_MAX)
+    newest = Device(site, "pump-1", site.knows("pump-1")).connect()
+    newest.sees("Success")
+    newer.sees("Success", "disconnected")  # the end of the first didn't make it forgotten
+    newest.end()
     newer.end()
 
 
 @pytest.mark.parametrize("asks_for", ["its own", "another's"])
 def test_a_will_is_published_when_a_device_goes_without_a_word_if_it_might_have_been(
-    site: Site, asks_for: str
+    site: Site, asks_for: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     device = Device(site, "pump-1", site.knows("pump-1"))
     topic = "pump-1/gone" if asks_for == "its own" else "pump-2/gone"
@@ -310,8 +360,81 @@ def test_a_will_is_published_when_a_device_goes_without_a_word_if_it_might_have_
     connection: Any = device.client.socket()
     connection.close()
     device.end()
-    wanted = [("pump-1/gone", b"gone")] if asks_for == "its own" else []
-    assert eventually(lambda: [taken[:2] for taken in site.taken] == wanted)
+    if asks_for == "its own":
+        assert eventually(lambda: [taken[:2] for taken in site.taken] == [("pump-1/gone", b"gone")])
+    else:
+        told = "the will of pump-1 isn't published: iot:Publish on topic/pump-2/gone isn't allowed"
+        assert eventually(lambda: told in caplog.text)
+        assert site.taken == []
+
+
+def test_a_device_that_takes_its_leave_has_no_will(site: Site) -> None:
+    device = Device(site, "pump-1", site.knows("pump-1"))
+    device.client.will_set("pump-1/gone", b"gone", qos=1)
+    device.connect().sees("Success")
+    device.end()
+    device.sees("Success", "disconnected")
+    time.sleep(0.2)
+    assert site.taken == []
+
+
+def raw(site: Site) -> ssl.SSLSocket:
+    """A connection of pump-1's certificate, on which a test says what it likes."""
+    authority = certificates.pair(site.folder, certificates.AUTHORITY).certificate
+    context = ssl.create_default_context(cafile=str(authority))
+    context.load_cert_chain(*site.knows("pump-1"))
+    plain = socket.create_connection(("127.0.0.1", site.port), SECONDS_MAX)
+    return context.wrap_socket(plain, server_hostname="localhost")
+
+
+CONNECT = b"\x10\x12\x00\x04MQTT\x04\x02\x00\x01\x00\x06pump-1"  # silent for a second at most
+CONNACK = b"\x20\x02\x00\x00"
+
+
+def test_a_ping_is_answered(site: Site) -> None:
+    with raw(site) as connection:
+        connection.sendall(CONNECT + b"\xc0\x00")
+        assert connection.recv(4) + connection.recv(2) == CONNACK + b"\xd0\x00"
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"\xc0\x00", b""),  # a ping before CONNECT
+        (b"\x30\x0a\x00\x08pump-1/a", b""),  # a message before it
+        (b"\x20" + CONNECT[1:], b""),  # what a CONNECT says, in another packet
+        (CONNECT + CONNECT, CONNACK),  # twice
+        (CONNECT + b"\xf0\x00", CONNACK),  # MQTT 5's AUTH
+        (b"\x10\x1e\x00\x04MQTT\x04\x06\x00\x3c\x00\x06pump-1\x00\x01#\x00\x07nothing", b""),
+        (b"\x10\x90\x01\x00\x04MQTT\x04\x02\x00\x3c\x00\x84" + b"a" * 132, b""),
+    ],
+)
+def test_what_is_not_said_so_ends_the_connection(site: Site, sent: bytes, answer: bytes) -> None:
+    with raw(site) as connection:
+        connection.sendall(sent)
+        assert b"".join(iter(lambda: received(connection), b"")) == answer
+    assert site.taken == []
+
+
+def received(connection: ssl.SSLSocket) -> bytes:
+    try:
+        return connection.recv(100)
+    except (ssl.SSLEOFError, ConnectionResetError):
+        return b""
+
+
+@pytest.mark.parametrize("sent", [b"", CONNECT])
+def test_who_is_silent_for_too_long_is_disconnected(
+    site: Site, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker, "CONNECT_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(limits, "KEEP_ALIVE_SECONDS", (0.3, 1200))
+    with raw(site) as connection:
+        connection.sendall(sent)
+        started = time.monotonic()
+        while received(connection):
+            pass
+        assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("who", ["inactive", "unknown", "another name"])
@@ -354,3 +477,52 @@ def test_who_has_no_certificate_of_this_authority_gets_no_connection(
         assert answer == b""
         assert time.monotonic() - started < CONNECT_SECONDS_MAX / 2  # by TLS, not by patience
     assert site.taken == []
+
+
+@pytest.mark.parametrize("ends_by", ["SIGTERM", "its starter"])
+def test_the_brokers_process_ends_while_a_device_is_connected(tmp_path: Path, ends_by: str) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "local.mqtt", "--endpoint", "http://127.0.0.1:1"]
+    command += ["--region", "us-east-1", "--folder", str(tmp_path), "--port", str(port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdin
+        try:
+            assert eventually(lambda: can_connect(port))
+            with socket.create_connection(("127.0.0.1", port)):
+                if ends_by == "SIGTERM":
+                    process.send_signal(signal.SIGTERM)
+                else:
+                    process.stdin.close()
+                process.wait(5)
+        finally:
+            process.kill()
+
+
+def can_connect(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("comes_up", [True, False])
+def test_simulated_devices_wait_for_a_broker_that_is_starting_and_not_for_ever(
+    site: Site, monkeypatch: pytest.MonkeyPatch, comes_up: bool
+) -> None:
+    monkeypatch.setattr(posting, "CONNECT_SECONDS_MAX", 5.0 if comes_up else 0.3)
+    site.knows("pump-1")
+    devices, dead = posting.MqttDevices(site.folder, site.port, ["pump-1"]), free_port()
+    ports = iter([dead, dead]) if comes_up else iter(lambda: dead, None)
+    connect = paho.Client.connect
+
+    def connect_later(client: paho.Client, host: str, port: int) -> Any:
+        return connect(client, host, next(ports, port))
+
+    monkeypatch.setattr(paho.Client, "connect", connect_later)
+    expected = nullcontext() if comes_up else pytest.raises(LocalError, match="lets devices in no")
+    try:
+        with expected:
+            asyncio.run(devices.start(Ledger()))
+    finally:
+        devices.close()

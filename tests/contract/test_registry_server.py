@@ -1,5 +1,6 @@
 """The schema registry's server beside the embedded AWS: it never outlives it."""
 
+import json
 import os
 import signal
 from contextlib import closing
@@ -8,8 +9,9 @@ from uuid import uuid4
 import psutil
 import pytest
 from botocore.exceptions import ClientError
+from moto.glue.models import GlueBackend
 
-from local import embedded, instance
+from local import embedded, instance, registry_server
 from local.deployment import client
 from local.instance import State
 
@@ -43,3 +45,28 @@ def test_the_registry_serves_as_soon_as_it_is_asked_and_ends_with_the_emulator()
     finally:
         aws.stop()
         own.remove()
+
+
+def record(*names: str) -> str:
+    fields = [{"name": name, "type": "int"} for name in names]
+    return json.dumps({"type": "record", "name": "R", "fields": fields})
+
+
+def test_a_version_that_is_there_is_returned_as_it_is_when_it_comes_again() -> None:
+    """Also where it couldn't follow what came after it: it doesn't follow, it is there."""
+
+    class Backend(GlueBackend):
+        """One whose mending ends with the test."""
+
+    registry_server.check_versions(Backend)
+    glue = Backend("us-east-1", "123456789012")
+    schema = {"RegistryName": "own", "SchemaName": "reading"}
+    glue.create_registry("own", "", {})
+    glue.create_schema(
+        {"RegistryName": "own"}, "reading", "AVRO", "BACKWARD", record("a", "b"), "", {}
+    )
+    assert glue.register_schema_version(schema, record("a"))["Status"] == "AVAILABLE"
+    again = glue.register_schema_version(schema, record("a", "b"))
+    assert (again["VersionNumber"], again["Status"]) == (1, "AVAILABLE")
+    assert glue.register_schema_version(schema, record("a", "c"))["Status"] == "FAILURE"
+    assert glue.get_schema(schema)["LatestSchemaVersion"] == 2

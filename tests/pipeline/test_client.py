@@ -2,9 +2,10 @@
 
 from collections import Counter
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
-from telemetry_client import Avro, Client, ClientOptions, Https, Json, Mqtt
+from telemetry_client import Avro, Client, ClientOptions, Https, Json, Mqtt, Remedy, Verdict
 from telemetry_client.formats import Format
 from telemetry_client.transport import Transport
 
@@ -58,6 +59,25 @@ def test_a_wrong_token_loses_nothing(pipeline: Pipeline, tmp_path: Path) -> None
     with Client(store, "locked", Https(pipeline.state.api_url, token, proxy=None)) as other:
         assert other.flush(20)
     becomes(lambda: pipeline.counts("locked"), {minute: 1}, "the window")
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_avro_by_a_version_that_the_registry_does_not_know_goes_on_as_json(
+    pipeline: Pipeline, tmp_path: Path, is_packed: bool
+) -> None:
+    """As by a device whose firmware is newer than the pipeline, or of another stack's registry."""
+    minute, device_id = minutes_ago(3), f"unknown-{is_packed}"
+    written = Avro(str(uuid4()), gzip=is_packed)
+    way = Https(pipeline.state.api_url, pipeline.token(device_id), body_format=written, proxy=None)
+    problems: list[Verdict] = []
+    options = ClientOptions(on_problem=problems.append)
+    with Client(tmp_path / "a.db", device_id, way, options) as client:
+        for second in range(3):
+            client.record(temperature=20.0 + second, recorded_at=minute + second)
+        assert client.flush(20), client.problem
+        assert (client.status().taken, client.status().rejected) == (3, 0)
+    assert [each.remedy for each in problems] == [Remedy.PLAINER]
+    becomes(lambda: pipeline.counts(device_id), {minute: 3}, "the window")
 
 
 WAYS = (

@@ -57,10 +57,22 @@ class Gateway(SimpleNamespace):
         (b"", "gzip", b""),
         (b"not packed", "gzip", REFUSED),
         (gzip.compress(b"x" * 100)[:-9], "gzip", REFUSED),
+        (gzip.compress(b"x") + gzip.compress(b"y"), "gzip", REFUSED),  # y would be lost unseen
         (gzip.compress(bytes(10 * 1024 * 1024 + 1)), "gzip", REFUSED),
         (b"x", "br", REFUSED),
     ],
-    ids=["plain", "identity", "gzip", "deflate", "none", "unpacked", "cut", "large", "unknown"],
+    ids=[
+        "plain",
+        "identity",
+        "gzip",
+        "deflate",
+        "none",
+        "unpacked",
+        "cut",
+        "two",
+        "large",
+        "unknown",
+    ],
 )
 def test_a_body_is_unpacked_as_its_header_says_or_refused(
     body: bytes, coding: str, wanted: Any

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.mqtt import packets
+from local.mqtt import limits, packets
 from local.mqtt.packets import Connect, Malformed, Packet, Publish, Will
 
 
@@ -78,6 +78,43 @@ def test_a_message_has_topic_number_and_payload() -> None:
 def test_what_is_no_message_is_refused(body: bytes) -> None:
     with pytest.raises(Malformed):
         packets.publish(Packet(3, 0b0010, body))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x00\x04MQTT\x04\x03\x00\x3c\x00\x01a",  # its reserved flag
+        b"\x00\x04MQTT\x04\x06\x00\x3c\x00\x01a\x00\x01+\x00\x00",  # a will to a filter
+        b"\x00\x04MQTT\x04\x06\x00\x3c\x00\x01a\x00\x00\x00\x00",  # a will to nothing
+        b"\x00\x04MQTT\x04\x06\x00\x3c\x00\x01a",  # a will that isn't there
+    ],
+)
+def test_what_is_no_connect_is_refused(body: bytes) -> None:
+    with pytest.raises(Malformed):
+        packets.connect(body)
+
+
+def test_a_subscription_to_nothing_is_refused() -> None:
+    with pytest.raises(Malformed):
+        packets.subscribe(b"\x00\x0a")
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"), [(0, 1800), (1, 45), (29, 45), (31, 46.5), (1200, 1800), (65_535, 1800)]
+)
+def test_a_client_may_be_silent_for_one_and_a_half_times_what_it_asks_for(
+    asked: int, seconds: float
+) -> None:
+    assert limits.patience_seconds(asked) == seconds
+
+
+@pytest.mark.parametrize(
+    "topic", ["$aws/rules/rule/" + "a" * 256, "$aws/rules/rule/1/2/3/4/5/6/7/8", "/1/2/3/4/5/6/7"]
+)
+def test_the_rule_of_basic_ingest_does_not_count_in_a_topic(topic: str) -> None:
+    limits.check_message(topic, b"")
+    with pytest.raises(limits.Exceeded):
+        limits.check_message(f"{topic}{'/' if topic[-1] != 'a' else 'a'}", b"")
 
 
 def test_answers_are_as_the_standard_has_them() -> None:

@@ -102,6 +102,7 @@ def test_basic_ingest_goes_to_the_rule_that_it_names_and_no_other(tmp_path: Path
     running.process(published(f"$aws/rules/gone/{TOPIC}"))
     assert actions.done == [("all", "kinesis", b'{"t":"%s","d":"pump-1"}' % TOPIC.encode())]
     assert chosen(rules, f"$aws/rules/other/{TOPIC}") == ([rules[1]], TOPIC)
+    assert chosen(rules, f"$aws/rules/oth/{TOPIC}") == ([], TOPIC)
 
 
 def test_an_action_is_tried_again_before_it_has_failed(tmp_path: Path) -> None:
@@ -132,6 +133,34 @@ def test_what_an_action_cannot_do_the_error_action_gets_with_the_original_payloa
             }
         ],
     }
+
+
+def test_one_action_of_several_that_fails_is_an_error_and_the_others_are_done(
+    tmp_path: Path,
+) -> None:
+    actions = MemoryActions(kinesis=3)
+    both = rule(actions=[STREAM, {"lambda": {"functionArn": "f"}}])
+    engine(tmp_path, [both], actions)[0].process(published(f"$aws/rules/readings/{TOPIC}"))
+    assert [kind for _, kind, _ in actions.done] == ["lambda", "sqs"]
+    document = json.loads(actions.done[1][2])
+    assert [each["failedAction"] for each in document["failures"]] == ["KinesisAction"]
+    assert document["topic"] == f"$aws/rules/readings/{TOPIC}"  # the whole of it
+
+
+def test_an_error_action_that_fails_too_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    actions = MemoryActions(kinesis=3, sqs=3)
+    engine(tmp_path, [rule(), rule("other")], actions)[0].process(published())
+    assert "ErrorActionFailure: readings: sqs is away" in caplog.text
+    assert [name for name, _, _ in actions.done] == ["other"]
+
+
+def test_what_was_kept_is_found_in_order(tmp_path: Path) -> None:
+    _, spool = engine(tmp_path, [], MemoryActions())
+    for number in range(3):
+        spool.add(published(payload=b"%d" % number))
+    assert [message.payload for _, message in spool.kept()] == [b"0", b"1", b"2"]
 
 
 @pytest.mark.parametrize(

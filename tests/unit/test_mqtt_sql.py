@@ -60,7 +60,18 @@ def value(expression: str, payload: Any = PAYLOAD) -> Any:
         ("t = 21.5", True),
         ("t = '21.5'", False),
         ("t <> 'a'", True),
-        ("name > 'Z'", True),
+        ("name > 'Z'", UNDEFINED),  # which is greater is asked of numbers
+        ("t > '21.4'", True),
+        ("'9' < '10.0'", True),
+        ("'1E2' >= 100", True),
+        ("'0.1' < 0.1", False),
+        ("'\u0661' > 0", UNDEFINED),  # a digit, but not JSON's
+        ("' 1' < 2", UNDEFINED),
+        ("yes > 0", UNDEFINED),
+        ("nothing < 1", UNDEFINED),
+        ("'TRUE' AND yes", True),
+        ("NOT 'false'", True),
+        ("'yes' OR yes", UNDEFINED),
         ("t >= 21.5", True),
         ("t < name", UNDEFINED),
         ("yes = 1", False),
@@ -92,7 +103,21 @@ def test_a_field_without_a_name_has_its_own() -> None:
     assert selected("t, deep.er") == {"t": 21.5, "er": [1]}
 
 
-@pytest.mark.parametrize("payload", [b"\xff\x00", b"", b"[1, 2]", b"17"])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\xff\x00",
+        b"",
+        b"[1, 2]",
+        b"17",
+        b'{"t": NaN}',
+        b'{"t": -Infinity}',
+        b'{"t": 1e999}',
+        b'\xef\xbb\xbf{"t": 1}',
+        '{"t": 1}'.encode("utf-16"),
+        b"[" * 100_000,
+    ],
+)
 def test_what_is_no_object_is_selected_as_its_bytes(payload: bytes) -> None:
     assert parse("SELECT * FROM 'a'").result(message(payload)) == payload
     assert value("encode(*, 'base64')", payload) == base64.b64encode(payload).decode()
@@ -107,6 +132,7 @@ def test_what_is_no_object_is_selected_as_its_bytes(payload: bytes) -> None:
         ("*, 1 AS a", b"not JSON"),  # where it would be added
         ("encode(t, 'base64') AS x", {"t": 2}),
         ("encode(*, 'hex') AS x", {"t": 2}),
+        ("encode(t, 'base64') AS x", {"t": "\ud800"}),  # half of a character
     ],
 )
 def test_what_aws_does_not_say_is_not_guessed(expressions: str, payload: Any) -> None:
@@ -179,8 +205,9 @@ def test_a_topic_filter_matches_as_mqtt_says(topic_filter: str, topic: str, is_m
 def test_a_substitution_template_is_filled_from_the_message() -> None:
     assert sql.template("a-${topic(2)}/${t}")(message()) == "a-pump-1/21.5"
     assert sql.template("as it is")(message()) == "as it is"
-    with pytest.raises(Undocumented):
-        sql.template("${gone}")(message())
+    for text, payload in (("${gone}", {}), ("${t}", {"t": "\ud800"}), ("${t}", {"t": [1]})):
+        with pytest.raises(Undocumented):
+            sql.template(text)(message(payload))
     with pytest.raises(SqlError):
         sql.template("${newuuid()}")
 

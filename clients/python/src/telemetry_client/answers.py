@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 RETRY_AFTER_S_MAX = 3600.0
-PROBLEM_LENGTH = 200
+TEXT_LENGTH = 200
 BUSY = {408, 425, 429}
 UNREADABLE = {400, 415, 422}
 
@@ -40,9 +40,10 @@ class Remedy(Enum):
 
     NOTHING = "nothing is left"
     LATER = "a pause"
+    LESS = "a pause, and fewer readings in a request"
     SMALLER = "fewer readings in a request"
     PLAINER = "JSON without compression"
-    PERSON = "somebody who corrects the address or the token"
+    PERSON = "somebody who corrects the address, the token or the disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +66,25 @@ def judge(answer: Answer | None, count: int, *, is_plain: bool = True, now_s: fl
     """
     everything = list(range(count))
     if answer is None:
-        return Verdict(again=everything, remedy=Remedy.LATER, problem="no answer")
+        return Verdict(again=everything, remedy=Remedy.LESS, problem="no answer")
     document = json_object(answer.body)
     retry_after_s = retry_after_seconds(answer.retry_after, now_s)
     by_reading = of_each(document, answer.status, count, retry_after_s)
     if by_reading:
         return by_reading
-    message = document.get("message")
-    said = message if isinstance(message, str) else "no answer of the pipeline's"
-    problem = f"{answer.status}: {said[:PROBLEM_LENGTH]}"
-    is_unreadable = answer.status in UNREADABLE and isinstance(message, str)
+    message = text_of(document.get("message"))
+    said = "no answer of the pipeline's" if message is None else message
+    problem = f"{answer.status}: {said}"
+    is_unreadable = answer.status in UNREADABLE and message is not None
     if is_unreadable and not is_plain:
         return Verdict(again=everything, remedy=Remedy.PLAINER, problem=problem)
     if answer.status == 413 or (is_unreadable and answer.status != 415):
         if count > 1:
             return Verdict(again=everything, remedy=Remedy.SMALLER, problem=problem)
-        field_name = document.get("field")
-        named = field_name if isinstance(field_name, str) else None
-        return Verdict(rejected=[Rejection(0, named, document.get("value"), problem)])
+        named = text_of(document.get("field"))
+        if named is None:  # of another server, or a proxy: it would refuse every reading
+            return Verdict(again=everything, remedy=Remedy.PERSON, problem=problem)
+        return Verdict(rejected=[Rejection(0, named, shown(document.get("value")), problem)])
     is_passing = answer.status in BUSY or answer.status >= 500
     is_foreign = answer.status < 300 or answer.status == 400
     remedy = Remedy.LATER if is_passing or is_foreign else Remedy.PERSON
@@ -116,9 +118,26 @@ def rejections(entries: Any, count: int) -> list[Rejection] | None:
     if indexes([entry.get("index") for entry in entries], count) is None:
         return None
     return [
-        Rejection(entry["index"], entry.get("field"), entry.get("value"), str(entry.get("reason")))
+        Rejection(
+            entry["index"],
+            text_of(entry.get("field")),
+            shown(entry.get("value")),
+            text_of(entry.get("reason")) or "no reason was given",
+        )
         for entry in entries
     ]
+
+
+def text_of(value: Any) -> str | None:
+    """A text of an answer, of bounded length and such as can be stored; None where it is none."""
+    if not isinstance(value, str):
+        return None
+    return value[:TEXT_LENGTH].encode("utf-8", "replace").decode()
+
+
+def shown(value: Any) -> Any:
+    """A value of an answer; None where it is longer than the pipeline shows one."""
+    return value if len(json.dumps(value)) <= TEXT_LENGTH else None
 
 
 def indexes(found: Any, count: int) -> list[int] | None:

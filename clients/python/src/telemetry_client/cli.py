@@ -75,11 +75,11 @@ def send(options: argparse.Namespace) -> int:
         status = store.status()
         store.close()
     left = f", {client.problem}" if client.problem else ""
-    sys.stderr.write(
-        f"taken {status.taken}, refused {status.rejected}, waiting {status.waiting}{left}\n"
-    )
+    left += f", {status.undated} of them for the clock to be set" if status.undated else ""
+    waiting = status.waiting + status.undated
+    sys.stderr.write(f"taken {status.taken}, refused {status.rejected}, waiting {waiting}{left}\n")
     is_hopeless = any(verdict.remedy is Remedy.PERSON for verdict in problems)
-    return 1 if status.waiting or is_hopeless else 0
+    return 1 if waiting or is_hopeless else 0
 
 
 def status(options: argparse.Namespace) -> int:

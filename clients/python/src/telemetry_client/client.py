@@ -117,23 +117,29 @@ class Client:
             self._thread.start()
 
     def run(self) -> None:
-        """Send whatever is due, until `close` is called by another thread."""
+        """Send whatever is due, until `close` is called by another thread.
+
+        Nothing that goes wrong ends it: the device records on, and somebody has to send.
+        """
         while not self._is_closing.is_set():
             self._wake.clear()
             try:
                 pause_s = self._send_due()
             except StoreFailed as error:
-                LOG.error("%s", error)  # noqa: TRY400 - its message says it all
-                self.problem = str(error)
-                pause_s = self._options.pace.first_s
-            if pause_s > 0:
-                self._wake.wait(pause_s)
+                self._tell(Verdict(remedy=Remedy.PERSON, problem=str(error)))
+            except Exception as error:
+                LOG.exception("sending goes on after")
+                self.problem = repr(error)
+            else:
+                if pause_s > 0:
+                    self._wake.wait(pause_s)
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Send all that waits, without waiting for full batches; True once nothing is left.
 
-        False when the time is up. Pauses that the pipeline or a failure asks for are kept. What
-        waits for the clock to be set can't be sent, and isn't waited for.
+        False when the time is up; a request that is under way then is waited for, as long as the
+        transport does. Pauses that the pipeline or a failure asks for are kept. What waits for the
+        clock to be set can't be sent, and isn't waited for. Raises StoreFailed.
         """
         deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
         self._is_flushing = True
@@ -157,22 +163,25 @@ class Client:
         """Stop; with a time, try to send what waits first. What is left stays in the store."""
         if self._is_closing.is_set():
             return
-        if timeout_s > 0:
-            self.flush(timeout_s)
-        self._is_closing.set()
-        self._wake.set()
-        if self._thread and self._thread is not threading.current_thread():
-            self._thread.join()
-        self._transport.close()
-        if self._owns_store:
-            self.store.close()
+        try:
+            if timeout_s > 0:
+                self.flush(timeout_s)
+        finally:
+            self._is_closing.set()
+            self._wake.set()
+            if self._thread and self._thread is not threading.current_thread():
+                self._thread.join()
+            self._transport.close()
+            if self._owns_store:
+                self.store.close()
 
     def status(self) -> Status:
         """What is in the store, and what became of all that was."""
         return self.store.status()
 
     def _is_sent(self) -> bool:
-        return self.store.waiting == 0
+        # `take` sees what waited for a clock that is set now, and what other processes recorded
+        return self.store.waiting == 0 and not self.store.take(1, 1)
 
     def _send_due(self) -> float:
         """Send a batch if one is due; the seconds until there is more to do."""
@@ -180,32 +189,48 @@ class Client:
             now = time.monotonic()
             if now < self._not_before:
                 return self._not_before - now
-            batch = self.store.take(self._pace.limit, self._transport.max_bytes)
-            if not batch:
-                self._waits_since = 0.0
-                return self._options.batch_age_s or self._options.pace.first_s
-            self._waits_since = self._waits_since or now
-            left_s = self._waits_since + self._options.batch_age_s - now
-            is_full = self.store.waiting >= self._pace.limit
-            if not is_full and not self._is_flushing and left_s > 0:
-                return left_s
-            self._waits_since = 0.0
-            verdict = self._transport.deliver(self.store.device_id, batch)
-            self.store.settle(
-                [batch[index] for index in verdict.taken],
-                [(batch[each.index], each) for each in verdict.rejected],
-            )
-            pause_s = self._pace.after(verdict, len(batch))
-            self._not_before = time.monotonic() + pause_s
-            self._tell(verdict, pause_s)
-            return pause_s
+            try:
+                return self._send_batch(now)
+            except Exception:
+                # A full disk takes no note of what was sent: it must not be sent without a pause.
+                self._pause(Verdict(remedy=Remedy.LATER), 0)
+                raise
 
-    def _tell(self, verdict: Verdict, pause_s: float) -> None:
+    def _send_batch(self, now: float) -> float:
+        batch = self.store.take(self._pace.limit, self._transport.max_bytes)
+        if not batch:
+            self._waits_since = 0.0
+            return self._options.batch_age_s or self._options.pace.first_s
+        self._waits_since = self._waits_since or now
+        left_s = self._waits_since + self._options.batch_age_s - now
+        is_full = self.store.waiting >= self._pace.limit
+        if not is_full and not self._is_flushing and left_s > 0:
+            return left_s
+        self._waits_since = 0.0
+        verdict = self._transport.deliver(self.store.device_id, batch)
+        self.store.settle(
+            [batch[index] for index in verdict.taken],
+            [(batch[each.index], each) for each in verdict.rejected],
+        )
+        pause_s = self._pause(verdict, len(batch))
+        self._tell(verdict)
+        return pause_s
+
+    def _pause(self, verdict: Verdict, sent: int) -> float:
+        pause_s = self._pace.after(verdict, sent)
+        self._not_before = time.monotonic() + pause_s
+        return pause_s
+
+    def _tell(self, verdict: Verdict) -> None:
         for each in verdict.rejected:
             LOG.warning("a reading was refused: %s: %s", each.field, each.reason)
         if verdict.problem is not None and verdict.problem != self.problem:
             level = logging.ERROR if verdict.remedy is Remedy.PERSON else logging.WARNING
+            pause_s = max(0.0, self._not_before - time.monotonic())
             LOG.log(level, "%s; again in %.1f s", verdict.problem, pause_s)
         self.problem = verdict.problem
         if self._options.on_problem and (verdict.problem or verdict.rejected):
-            self._options.on_problem(verdict)
+            try:
+                self._options.on_problem(verdict)
+            except Exception:
+                LOG.exception("on_problem raised")

@@ -13,9 +13,10 @@ from telemetry_client.answers import Answer, Remedy, Verdict, judge
 from telemetry_client.errors import Invalid
 from telemetry_client.formats import Body, Format, Json
 from telemetry_client.reading import Queued
-from telemetry_client.transport import ANSWER_BYTES_MAX
+from telemetry_client.transport import ANSWER_BYTES_MAX, check_host
 
-STALE = (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError)
+# How a kept connection shows that the server has ended it since
+STALE = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -41,6 +42,8 @@ class Https:
         `client_certificate`: the files of a certificate and its key.
         """
         self._url = checked_url("url", url)
+        if "@" in self._url.netloc:
+            raise Invalid("url", "…@…", "has a name or password, which the API doesn't know")
         if not token or not token.isascii() or not token.isprintable() or " " in token:
             raise Invalid("token", "…", "is not a token as POST /tokens gives it")
         if not timeout_s > 0:
@@ -75,7 +78,7 @@ class Https:
 
     def _ask(self, path: str, body: Body) -> tuple[Answer | None, str | None]:
         """The answer, or what went wrong; again at once where a kept connection had ended."""
-        was_kept = self._connection is not None
+        was_kept = self._connection is not None and self._connection.sock is not None
         try:
             return self._request(path, body), None
         except STALE as error:
@@ -109,11 +112,7 @@ class Https:
                 raise http.client.HTTPException(f"an answer over {ANSWER_BYTES_MAX} bytes")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no whole answer in {self._timeout_s} s")
-        if response.length:
-            raise http.client.IncompleteRead(data, response.length)
         response.close()
-        if response.will_close:
-            self.close()
         return Answer(response.status, data, response.getheader("Retry-After"))
 
     def _connect(self) -> http.client.HTTPConnection:
@@ -142,10 +141,12 @@ def checked_url(field: str, url: str) -> SplitResult:
     reason = "is not an address such as https://api.example.com/prod"
     try:
         parts = urlsplit(url)
-        is_right = parts.scheme in DEFAULT_PORTS and parts.hostname and parts.port != 0
+        is_right = parts.scheme in DEFAULT_PORTS and parts.port != 0
+        check_host(field, parts.hostname or "")
     except ValueError:
         raise Invalid(field, url, reason) from None
-    if not is_right or parts.query or parts.fragment:
+    is_plain = parts.path.isascii() and parts.path.isprintable() and " " not in parts.path
+    if not is_right or not is_plain or parts.query or parts.fragment:
         raise Invalid(field, url, reason)
     return parts
 

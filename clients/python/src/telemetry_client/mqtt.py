@@ -14,14 +14,19 @@ from telemetry_client.answers import Remedy, Verdict
 from telemetry_client.errors import Invalid
 from telemetry_client.formats import Body, Format, Json
 from telemetry_client.reading import Queued
+from telemetry_client.transport import check_host
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client as PahoClient
     from paho.mqtt.client import MQTTMessageInfo
 
-INFLIGHT_MAX = 100  # IoT Core's limit for a connection
+INFLIGHT_MAX = 100  # IoT Core's limit for a connection, on the way and in a second
 KEEPALIVE_S = 60
 POLL_S = 0.02
+ENDED = (
+    "the connection ended: the network failed, the certificate's policy doesn't let it connect or "
+    "publish under the device's name, or that name is connected elsewhere"
+)
 
 
 class Mqtt:
@@ -54,7 +59,9 @@ class Mqtt:
         except ImportError:
             reason = "needs paho-mqtt: pip install 'telemetry-client[mqtt]'"
             raise Invalid("transport", "mqtt", reason) from None
-        self._address = host, port
+        if not 0 < port < 65_536:
+            raise Invalid("port", port, "is not from 1 to 65535")
+        self._address = check_host("host", host), port
         self._topics = topics
         self._format = body_format or Json(gzip=topics == "batch")
         self._timeout_s = timeout_s
@@ -65,6 +72,7 @@ class Mqtt:
                 self._tls.load_cert_chain(*client_certificate)
         self._client: PahoClient | None = None
         self._device_id: str | None = None
+        self._next_burst = 0.0
 
     def deliver(self, device_id: str, readings: Sequence[Queued]) -> Verdict:
         """Publish them, and wait until the broker has acknowledged each message."""
@@ -75,17 +83,18 @@ class Mqtt:
         except PermissionError as error:
             return Verdict(again=everything, remedy=Remedy.PERSON, problem=str(error))
         except OSError as error:
-            return Verdict(again=everything, remedy=Remedy.LATER, problem=f"no answer: {error!r}")
-        published = [client.publish(*each, qos=1) for each in self._messages(device_id, readings)]
+            return Verdict(again=everything, remedy=Remedy.LESS, problem=f"no answer: {error!r}")
+        published = self._publish(client, self._messages(device_id, readings))
         acknowledged = [self._is_acknowledged(each, client, deadline) for each in published]
         if all(acknowledged):
             return Verdict(taken=everything)
+        problem = "no acknowledgement" if client.is_connected() else ENDED
         self.close()  # and with it what it would publish again by itself
         if self._topics == "batch":
-            return Verdict(again=everything, remedy=Remedy.LATER, problem="no acknowledgement")
+            return Verdict(again=everything, remedy=Remedy.LESS, problem=problem)
         again = [index for index in everything if not acknowledged[index]]
         taken = [index for index in everything if acknowledged[index]]
-        return Verdict(taken, [], again, Remedy.LATER, "no acknowledgement")
+        return Verdict(taken, [], again, Remedy.LESS, problem)
 
     def close(self) -> None:
         """Disconnect."""
@@ -102,12 +111,25 @@ class Mqtt:
         body: Body = self._format.encode(device_id, readings)
         return [(f"telemetry/{device_id}/batch/{body.name}", body.data)]
 
+    def _publish(
+        self, client: "PahoClient", messages: list[tuple[str, bytes]]
+    ) -> list["MQTTMessageInfo"]:
+        published = []
+        for index, each in enumerate(messages):
+            if index % INFLIGHT_MAX == 0 and len(messages) > 1:
+                time.sleep(max(0.0, self._next_burst - time.monotonic()))
+                self._next_burst = time.monotonic() + 1.0  # IoT Core takes no more in a second
+            published.append(client.publish(*each, qos=1))
+        return published
+
     @staticmethod
     def _is_acknowledged(
         published: "MQTTMessageInfo", client: "PahoClient", deadline: float
     ) -> bool:
+        if published.rc != 0:
+            return False  # there was no connection any more; `is_published` would raise
         while not published.is_published():
-            if published.rc != 0 or not client.is_connected() or time.monotonic() > deadline:
+            if not client.is_connected() or time.monotonic() > deadline:
                 return False
             published.wait_for_publish(POLL_S)
         return True
@@ -127,19 +149,25 @@ class Mqtt:
             answers.append(reason)
             answered.set()
 
+        def note_end(*_details: Any) -> None:
+            answered.set()
+
         client = NewClient(CallbackAPIVersion.VERSION2, device_id, reconnect_on_failure=False)
         client.max_inflight_messages_set(INFLIGHT_MAX)
         client.connect_timeout = self._timeout_s
         client.on_connect = note
+        client.on_disconnect = note_end
         if self._tls:
             client.tls_set_context(self._tls)
         client.connect(*self._address, keepalive=KEEPALIVE_S)
         client.loop_start()
         self._client, self._device_id = client, device_id
-        if not answered.wait(max(0.0, deadline - time.monotonic())):
-            self.close()
-            raise TimeoutError("the broker didn't answer CONNECT")
-        if answers[0].is_failure:
-            self.close()
-            raise PermissionError(f"the broker refuses {device_id}: {answers[0]}")
-        return client
+        is_in_time = answered.wait(max(0.0, deadline - time.monotonic()))
+        if answers and not answers[0].is_failure:
+            return client
+        self.close()
+        if not answers:
+            raise ConnectionError(ENDED if is_in_time else "the broker didn't answer CONNECT")
+        if answers[0] == "Server unavailable":
+            raise ConnectionError(str(answers[0]))
+        raise PermissionError(f"the broker refuses {device_id}: {answers[0]}")

@@ -46,7 +46,10 @@ class Pace:
             bound = doubled(options.refused_first_s, options.refused_most_s, self._refusals)
             self._refusals += 1
             return max(verdict.retry_after_s, bound * self._chance.uniform(0.5, 1.0))
-        if verdict.remedy is Remedy.LATER:
+        if verdict.remedy is Remedy.LESS:
+            # whole batches may be more than a slow link brings over before the time is up
+            self.limit = max(1, sent // 2)
+        if verdict.remedy in {Remedy.LATER, Remedy.LESS}:
             bound = doubled(self._options.first_s, self._options.most_s, self._failures)
             self._failures += 1
             # what an answer asks for is the least: the jitter comes on top of it

@@ -4,13 +4,14 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
 from telemetry_client.errors import Invalid
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST_MS = 253_402_300_799_999  # the end of the year 9999
 Schema = dict[str, Any]
 
@@ -62,7 +63,8 @@ def check_metric(name: str, value: Any) -> None:
     if field is None:
         raise Invalid(name, value, f"is of no metric; the metrics are {', '.join(fields())}")
     unit = field["unit"]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or (isinstance(value, float) and not math.isfinite(value)):
         raise Invalid(name, value, f"is not a finite number of {unit}")
     if value < field["minimum"]:
         raise Invalid(name, value, f"is below {field['minimum']} {unit}")
@@ -75,7 +77,7 @@ def to_ms(recorded_at: Any) -> int:
     if isinstance(recorded_at, datetime):
         if recorded_at.tzinfo is None:
             raise Invalid("recorded_at", recorded_at, "has no offset from UTC: datetime.now(UTC)")
-        return math.floor(recorded_at.timestamp() * 1000 + 0.0005)
+        recorded_at = (recorded_at - EPOCH) // timedelta(milliseconds=1)
     if isinstance(recorded_at, bool) or not isinstance(recorded_at, int):
         reason = "is neither a datetime with an offset nor whole epoch milliseconds"
         raise Invalid("recorded_at", recorded_at, reason)

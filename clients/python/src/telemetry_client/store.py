@@ -59,7 +59,6 @@ REJECTED_MAX = 10_000
 AHEAD_MS = 5 * 60_000  # the pipeline takes readings that are this much ahead
 BUSY_SECONDS = 30.0
 CLOCK_SET_MS = 1_577_836_800_000  # 2020-01-01: a clock before it isn't set yet
-DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,6 @@ class StoreOptions:
     the power may take the last readings with it. It saves a write to the disk per `record()`."""
     max_bytes: int = 64 * 1024 * 1024
     """Of the readings that wait; the file is up to half as large again."""
-    max_age_days: float = 30.0
-    """Older readings are dropped, and counted; the pipeline would refuse them."""
     when_full: Literal["drop_oldest", "refuse"] = "drop_oldest"
     """`drop_oldest` counts what it drops; `refuse` raises StoreFull."""
 
@@ -84,8 +81,6 @@ class StoreOptions:
             raise Invalid("when_full", self.when_full, "is neither 'drop_oldest' nor 'refuse'")
         if self.max_bytes < 1024:
             raise Invalid("max_bytes", self.max_bytes, "is below 1024")
-        if not self.max_age_days > 0:
-            raise Invalid("max_age_days", self.max_age_days, "is not above 0")
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,6 @@ class Status:
     taken: int
     rejected: int
     dropped_full: int
-    dropped_old: int
     is_clock_believed: bool
 
 
@@ -124,7 +118,6 @@ class Store:
         self._lock = threading.RLock()
         self._seen = -1
         self._waiting = self._undated = self._bytes = self._sent = 0
-        self._oldest_ms: int | None = None
         with translated(self.path):
             self._sql = sqlite3.connect(
                 self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -160,8 +153,9 @@ class Store:
             now_ms = self._clock.now_ms()
             is_believed = self._is_believed(now_ms)
             for at_ms in times:
-                if at_ms is not None and is_believed:
-                    self._check_time(at_ms, now_ms)
+                if at_ms is not None and is_believed and at_ms > now_ms + AHEAD_MS:
+                    reason = f"is more than 5 minutes after the device's clock, {now_ms}"
+                    raise Invalid("recorded_at", at_ms, reason)
             self._make_room(bodies)
             if is_believed:
                 self._date(now_ms)
@@ -181,23 +175,12 @@ class Store:
         self._insert(at_ms, body)
         return at_ms
 
-    def _check_time(self, at_ms: int, now_ms: int) -> None:
-        """Raise Invalid for a caller's own time that the pipeline would refuse."""
-        if at_ms > now_ms + AHEAD_MS:
-            reason = f"is more than 5 minutes after the device's clock, {now_ms}"
-            raise Invalid("recorded_at", at_ms, reason)
-        if at_ms < now_ms - self._options.max_age_days * DAY_MS:
-            reason = f"is older than {self._options.max_age_days:g} days, max_age_days"
-            raise Invalid("recorded_at", at_ms, reason)
-
     def _insert(self, at_ms: int, body: str) -> None:
         self._sql.execute(
             "INSERT INTO readings (recorded_at, metrics) VALUES (?, ?)", (at_ms, body)
         )
         self._waiting += 1
         self._bytes += len(body) + ROW_BYTES
-        if self._oldest_ms is None:
-            self._oldest_ms = at_ms
 
     def _insert_undated(self, body: str) -> None:
         row = (self._clock.boot, self._clock.uptime_ms(), body)
@@ -265,8 +248,6 @@ class Store:
             now_ms = self._clock.now_ms()
             if self._is_believed(now_ms):
                 self._date(now_ms)
-                self._drop_old(now_ms)
-        with self._lock, translated(self.path):
             rows = "SELECT number, recorded_at, metrics FROM readings ORDER BY number LIMIT ?"
             found = self._sql.execute(rows, (limit,)).fetchall()
         taken: list[Queued] = []
@@ -278,16 +259,6 @@ class Store:
             taken.append(Queued(*row))
         return taken
 
-    def _drop_old(self, now_ms: int) -> None:
-        oldest_ms = now_ms - int(self._options.max_age_days * DAY_MS)
-        if self._oldest_ms is None or self._oldest_ms >= oldest_ms:
-            return
-        rows = "SELECT recorded_at FROM readings WHERE recorded_at < ?"
-        self._note_sent(row[0] for row in self._sql.execute(rows, (oldest_ms,)).fetchall())
-        found = self._sql.execute("DELETE FROM readings WHERE recorded_at < ?", (oldest_ms,))
-        self._count("dropped_old", found.rowcount)
-        self._recount()
-
     def settle(self, taken: Sequence[Queued], rejected: Iterable[tuple[Queued, Rejection]]) -> None:
         """Remove what the pipeline has taken; put what it refused aside, with the reason.
 
@@ -298,13 +269,12 @@ class Store:
             return
         with self._lock, self._writing():
             gone = [each for each in taken if self._delete(each)]
+            self._count("taken", len(gone))
             for reading, rejection in refused:
                 if self._delete(reading):
                     gone.append(reading)
                     self._reject(reading.recorded_at_ms, reading.metrics, rejection)
-            self._count("taken", len(gone) - len(refused))
             self._note_sent(reading.recorded_at_ms for reading in gone)
-            self._oldest_ms = self._read_oldest()
 
     def _note_sent(self, instants: Iterable[int]) -> None:
         """Remember the instants of readings that leave the queue: perhaps the pipeline has them."""
@@ -337,10 +307,17 @@ class Store:
         )
 
     def _coarsen(self) -> None:
-        """Keep no more than spans of the instants that were sent first."""
-        rows = "SELECT number, first, last FROM sent ORDER BY instants IS NULL DESC, number"
-        found = self._sql.execute(rows).fetchall()
-        old = found[: len(found) - SENT_MAX]
+        """Keep no more than spans of the instants that were sent first.
+
+        What the clock hasn't reached again, since it was ahead once, stays: a span to its far end
+        would have the clock disbelieved until it is there.
+        """
+        rows = (
+            "SELECT number, first, last FROM sent WHERE last < ?"
+            " ORDER BY instants IS NULL DESC, number"
+        )
+        found = self._sql.execute(rows, (self._clock.now_ms(),)).fetchall()
+        old = found[: max(0, len(found) - SENT_MAX)]
         self._sql.executemany("DELETE FROM sent WHERE number = ?", [(row[0],) for row in old])
         spans = joined(Span(row[1], row[2]) for row in old)
         self._sql.executemany("INSERT INTO sent (first, last) VALUES (?, ?)", spans)
@@ -359,17 +336,17 @@ class Store:
         with self._lock, self._writing():
             counts: dict[str, int] = dict(self._sql.execute("SELECT name, value FROM counts"))
             (kept,) = self._sql.execute("SELECT count(*) FROM rejected").fetchone()
+            (oldest_ms,) = self._sql.execute("SELECT min(recorded_at) FROM readings").fetchone()
             return Status(
                 device_id=self.device_id,
                 waiting=self._waiting,
                 undated=self._undated,
-                oldest_recorded_at_ms=self._oldest_ms,
+                oldest_recorded_at_ms=oldest_ms,
                 bytes=self._bytes,
                 rejected_kept=kept,
                 taken=counts.get("taken", 0),
                 rejected=counts.get("rejected", 0),
                 dropped_full=counts.get("dropped_full", 0),
-                dropped_old=counts.get("dropped_old", 0),
                 is_clock_believed=self._is_believed(self._clock.now_ms()),
             )
 
@@ -422,11 +399,7 @@ class Store:
                 self._recount()
                 self._read_instants()
                 self._seen = seen
-            try:
-                yield
-            except BaseException:
-                self._seen = -1  # what is known of the file may be ahead of it
-                raise
+            yield
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -435,7 +408,7 @@ class Store:
             yield
             self._sql.execute("COMMIT")
         except BaseException:
-            self._seen = -1
+            self._seen = -1  # what is known of the file may be ahead of it
             if self._sql.in_transaction:
                 self._sql.execute("ROLLBACK")
             raise
@@ -447,13 +420,6 @@ class Store:
         self._waiting, self._undated = int(waiting), int(undated)
         self._bytes = int(of_dated + of_undated)
         (self._sent,) = self._sql.execute("SELECT count(*) FROM sent").fetchone()
-        self._oldest_ms = self._read_oldest()
-
-    def _read_oldest(self) -> int | None:
-        """When the first in the queue was recorded."""
-        found = self._sql.execute("SELECT recorded_at FROM readings ORDER BY number LIMIT 1")
-        row = found.fetchone()
-        return None if row is None else int(row[0])
 
     def _read_instants(self) -> None:
         newest = (

@@ -4,9 +4,21 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from telemetry_client.answers import Verdict
+from telemetry_client.errors import Invalid
 from telemetry_client.reading import Queued
 
 ANSWER_BYTES_MAX = 1_048_576
+
+
+def check_host(field: str, host: str) -> str:
+    """A host's name or address that can be looked up, or Invalid."""
+    try:
+        is_right = bool(host.encode("idna"))
+    except UnicodeError:
+        is_right = False
+    if not is_right:
+        raise Invalid(field, host, "is not a host's name or address")
+    return host
 
 
 class Transport(Protocol):
