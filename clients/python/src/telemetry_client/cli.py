@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -44,36 +45,33 @@ def record(options: argparse.Namespace) -> int:
     else:
         readings = [dict(pair_of(text) for text in options.metrics)]
     times = [at_of(each.pop("recorded_at", options.at)) for each in readings]
-    store = opened(options)
-    try:
+    with closing(opened(options)) as store:
         if readings:
             store.record_many(readings, times)
-    finally:
-        store.close()
     return 0
 
 
 def send(options: argparse.Namespace) -> int:
     """Send what waits until nothing is left, or, with --follow, until a signal."""
-    store = opened(options)
     problems: list[Verdict] = []
     chosen = ClientOptions(on_problem=problems.append)
-    client = Client(store, options.device, transport_of(options), chosen)
 
     def stop(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-    try:
-        if options.follow:
-            client.run()
-        client.flush(options.timeout)
-    except KeyboardInterrupt:
-        pass  # what waits stays in the store
-    finally:
-        client.close()
+    transport = transport_of(options)
+    with closing(opened(options)) as store:
+        client = Client(store, options.device, transport, chosen)
+        try:
+            if options.follow:
+                client.run()
+            client.flush(options.timeout)
+        except KeyboardInterrupt:
+            pass  # what waits stays in the store
+        finally:
+            client.close()
         status = store.status()
-        store.close()
     left = f", {client.problem}" if client.problem else ""
     left += f", {status.undated} of them for the clock to be set" if status.undated else ""
     waiting = status.waiting + status.undated
@@ -96,11 +94,8 @@ def printed(options: argparse.Namespace, look: Any) -> int:
     """Print what `look` sees in the store."""
     if not Path(options.store).exists():
         raise Invalid("--store", options.store, "is not there: `record` makes it")
-    store = opened(options)
-    try:
+    with closing(opened(options)) as store:
         sys.stdout.write(json.dumps(look(store), indent=2) + "\n")
-    finally:
-        store.close()
     return 0
 
 
