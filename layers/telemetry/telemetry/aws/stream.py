@@ -150,11 +150,13 @@ class Stream:
             if wait_seconds:
                 self._sleep(random.uniform(wait_seconds / 2, wait_seconds))
             calls = chunks(left, _size, MAX_RECORDS, MAX_BYTES)
-            left = [pair for call in calls for pair in self._attempt(call)]
+            left = [pair for call in calls for pair in self._attempt(call, give_up_at)]
         return left
 
-    def _attempt(self, pairs: list[Pair[T]]) -> list[Pair[T]]:
-        """Those of `pairs` that one call didn't put."""
+    def _attempt(self, pairs: list[Pair[T]], give_up_at: float) -> list[Pair[T]]:
+        """Those of `pairs` that one call didn't put; all, where no time is left for it."""
+        if self._clock() > give_up_at:
+            return pairs
         entries = [entry for _, entry in pairs]
         try:
             answer = self._kinesis.put_records(StreamName=self._name, Records=entries)
