@@ -60,6 +60,12 @@ def test_clients_of_influxdb_1_send_the_subject_as_user_and_the_secret_as_passwo
     assert parse_bearer(basic(f"pump-1:{SECRET}")) == ("pump-1", SECRET)
 
 
+@pytest.mark.parametrize("subject", ["p", "pu", "pum", "x" * 128])  # no padding, one =, two
+@pytest.mark.parametrize("secret", ["s" * 20, "s" * 128])
+def test_a_user_and_a_password_may_be_of_any_length(subject: str, secret: str) -> None:
+    assert parse_bearer(basic(f"{subject}:{secret}")) == (subject, secret)
+
+
 @pytest.mark.parametrize(
     "header",
     [
