@@ -41,8 +41,9 @@ class Record(NamedTuple):
 
     @property
     def is_foreign(self) -> bool:
-        """Whether it came past `ingest`, or isn't a reading at all."""
-        return self.reading is None or self.reading.is_foreign
+        """Whether it came past `ingest`, which stamps its readings and has counted them."""
+        reading = self.reading
+        return reading is None or reading.received_at_ms is None or reading.via is not None
 
     @property
     def received_at_ms(self) -> int:
