@@ -218,6 +218,14 @@ def test_a_message_that_is_delivered_again_is_quarantined_once(stage: Stage) -> 
     assert len(stage.bucket.lines()) == 1
 
 
+def test_the_same_bytes_of_two_devices_are_two_in_quarantine(stage: Stage) -> None:
+    stage.ingest(published(BAD, device_id="pump-1"))
+    stage.ingest(published(BAD, device_id="pump-2"))
+    held = stage.bucket.lines()
+    assert len({line["name"] for line in held}) == 2
+    assert {line["reason"] for line in held} == {"-2.0 is below 0.0 %RH"}
+
+
 def test_what_finds_no_place_is_tried_again_and_what_found_one_is_counted(
     stage: Stage, counted: Counted
 ) -> None:
