@@ -139,8 +139,7 @@ def _kept(line: Line, part: str, now_ms: int, region: Region) -> Reading | None:
     """The reading in a line, unless `aggregate` takes it for none, or its window has expired."""
     try:
         reading = decode(line.data)
-        if reading.is_foreign:
-            check_time(reading, archive_of.received_at_ms(reading, part), region.retention_ms)
+        check_time(reading, archive_of.received_at_ms(reading, part), region.retention_ms)
     except Rejected:
         return None
     expiry = expires_at(minute_of(reading.recorded_at_ms), region.retention_ms)

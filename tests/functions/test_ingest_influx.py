@@ -267,6 +267,29 @@ def test_points_overflow_while_the_stream_is_away(stage: Stage, counted: Counted
     assert (counted("ReadingsAccepted"), counted("ReadingsOverflowed")) == (1, 1)
 
 
+class HangingKinesis(MemoryKinesis):
+    """Each call waits for its timeout, then fails."""
+
+    seconds = 0.0
+
+    def put_records(self, **call: Any) -> dict[str, Any]:
+        self.seconds += 3.0
+        self.down = True
+        return super().put_records(**call)
+
+
+def test_a_stream_that_hangs_leaves_the_time_to_put_5000_points_in_the_queue() -> None:
+    kinesis, sqs = HangingKinesis(), MemorySqs()
+    stream = Stream(kinesis, "readings", lambda _seconds: None, lambda: kinesis.seconds)
+    lines = "\n".join(f"m,host=a temperature=1 {NOW_NS - at * 1_000_000}" for at in range(5_000))
+    overflow = Overflow(Queue(sqs, "overflow"))
+    answer = run(sent(lines), NOW_MS, RETENTION_MS, stream, overflow, KnownSchemas(), TRACE)
+    assert answer["statusCode"] == 204
+    assert kinesis.seconds <= 9  # of the function's 25; the queue may hang as long
+    assert sum(len(overflowed(body)[0]) for body in sqs.bodies) == 5_000
+    assert all(len(body) <= 262_144 for body in sqs.bodies)  # what SQS takes everywhere
+
+
 @pytest.mark.parametrize("route", WRITES)
 def test_all_is_to_be_sent_again_when_nothing_takes_a_point(
     stage: Stage, counted: Counted, route: str

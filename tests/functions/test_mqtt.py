@@ -198,10 +198,32 @@ def test_what_is_quarantined_of_a_message_are_its_bytes_and_they_can_be_released
     assert again == {held["name"]}
 
 
+def test_a_message_is_held_to_the_times_of_when_the_rule_got_it(
+    stage: Stage, counted: Counted
+) -> None:
+    late_ms = NOW_MS + RETENTION_MS
+    in_time = [{**GOOD, "recorded_at": at_ms} for at_ms in (NOW_MS, late_ms + 300_000)]
+    early, ahead = ({**GOOD, "recorded_at": at_ms} for at_ms in (NOW_MS - 1, late_ms + 300_001))
+    stage.ingest({**published([early, *in_time, ahead]), "received_at": late_ms})
+    assert [(each["recorded_at"], each["received_at"]) for each in stage.put()] == [
+        (NOW_MS, late_ms),
+        (late_ms + 300_000, late_ms),
+    ]
+    assert counted("ReadingsAccepted", late_ms) == counted("ReadingsRejected", late_ms) == 2
+
+
 def test_a_message_that_is_delivered_again_is_quarantined_once(stage: Stage) -> None:
     for _ in range(2):
         stage.ingest(published([BAD, GOOD]))
     assert len(stage.bucket.lines()) == 1
+
+
+def test_the_same_bytes_of_two_devices_are_two_in_quarantine(stage: Stage) -> None:
+    stage.ingest(published(BAD, device_id="pump-1"))
+    stage.ingest(published(BAD, device_id="pump-2"))
+    held = stage.bucket.lines()
+    assert len({line["name"] for line in held}) == 2
+    assert {line["reason"] for line in held} == {"-2.0 is below 0.0 %RH"}
 
 
 def test_what_finds_no_place_is_tried_again_and_what_found_one_is_counted(

@@ -312,6 +312,11 @@ message Reading {
     )
 
 
+def test_a_removed_fields_number_is_kept_by_all_later_versions() -> None:
+    third = version(3, having(HUMIDITY, without="temperature"))
+    assert 'reserved 3;\n  reserved "temperature";' in proto([*BOTH, third])
+
+
 def test_the_table_of_metrics_says_since_when() -> None:
     assert metrics_table(BOTH).endswith(
         "|---|---|---|---|---|\n| `humidity` | %RH | 0 to 100 | 2 | Of the air |\n"

@@ -60,6 +60,12 @@ def test_clients_of_influxdb_1_send_the_subject_as_user_and_the_secret_as_passwo
     assert parse_bearer(basic(f"pump-1:{SECRET}")) == ("pump-1", SECRET)
 
 
+@pytest.mark.parametrize("subject", ["p", "pu", "pum", "x" * 128])  # no padding, one =, two
+@pytest.mark.parametrize("secret", ["s" * 20, "s" * 128])
+def test_a_user_and_a_password_may_be_of_any_length(subject: str, secret: str) -> None:
+    assert parse_bearer(basic(f"{subject}:{secret}")) == (subject, secret)
+
+
 @pytest.mark.parametrize(
     "header",
     [
@@ -141,6 +147,7 @@ def test_a_secret_is_stored_as_its_sha256() -> None:
     assert same("abc", digest)
     assert not same("abd", digest)
     assert not same("", digest)
+    assert not same("abc", digest[:-1] + "e")
 
 
 INFLUX = ["POST/write", "POST/api/v2/write", "POST/query", "GET/query", "GET/ping"]

@@ -25,10 +25,6 @@ from telemetry.domain.reading import Reading, shown
 from telemetry.errors import Rejected
 
 VIA = "mqtt"  # stamped on what comes past the counting of `ingest`; the rule's SQL says the same
-SINGLE, BATCH = (
-    "readings",
-    "batch",
-)  # telemetry/<device>/readings, telemetry/<device>/batch/<format>
 BASIC_INGEST = "$aws/rules/"  # then the rule's name, then the topic
 GZIPPED = "-gzip"  # "+", as in Internet media types, is a wildcard to MQTT
 # What a topic's last level says of the body, as HTTP's Content-Type would.
@@ -104,13 +100,13 @@ def of_overflow(body: str, sent_at_ms: int | None) -> Message | None:
 
 def _of_error(document: dict[str, Any], sent_at_ms: int | None) -> Message:
     topic = document["topic"]
-    levels = topic.split("/")
+    levels = topic.split("/")  # telemetry/<device>/readings, telemetry/<device>/batch/<format>
     if topic.startswith(BASIC_INGEST):
         levels = levels[3:]
     event = {
         "topic": topic,
         "device_id": levels[1] if len(levels) > 1 else "",
-        "format": levels[3] if levels[2:3] == [BATCH] and len(levels) > 3 else "json",
+        "format": levels[3] if len(levels) > 3 else "json",
         "body": document["base64OriginalPayload"],
         "received_at": sent_at_ms,
     }

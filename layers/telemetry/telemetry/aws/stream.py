@@ -41,8 +41,9 @@ class Record(NamedTuple):
 
     @property
     def is_foreign(self) -> bool:
-        """Whether it came past `ingest`, or isn't a reading at all."""
-        return self.reading is None or self.reading.is_foreign
+        """Whether it came past `ingest`, which stamps its readings and has counted them."""
+        reading = self.reading
+        return reading is None or reading.received_at_ms is None or reading.via is not None
 
     @property
     def received_at_ms(self) -> int:
@@ -150,11 +151,13 @@ class Stream:
             if wait_seconds:
                 self._sleep(random.uniform(wait_seconds / 2, wait_seconds))
             calls = chunks(left, _size, MAX_RECORDS, MAX_BYTES)
-            left = [pair for call in calls for pair in self._attempt(call)]
+            left = [pair for call in calls for pair in self._attempt(call, give_up_at)]
         return left
 
-    def _attempt(self, pairs: list[Pair[T]]) -> list[Pair[T]]:
-        """Those of `pairs` that one call didn't put."""
+    def _attempt(self, pairs: list[Pair[T]], give_up_at: float) -> list[Pair[T]]:
+        """Those of `pairs` that one call didn't put; all, where no time is left for it."""
+        if self._clock() > give_up_at:
+            return pairs
         entries = [entry for _, entry in pairs]
         try:
             answer = self._kinesis.put_records(StreamName=self._name, Records=entries)

@@ -30,11 +30,6 @@ class Reading(NamedTuple):
     via: str | None = None  # past `ingest`, where not None: `mqtt`, `stream`
     replayed_at_ms: int | None = None  # of a replay's copy
 
-    @property
-    def is_foreign(self) -> bool:
-        """Whether it came past `ingest`, which stamps its readings, checks and counts them."""
-        return self.received_at_ms is None or self.via is not None
-
 
 def check_time(reading: Reading, now_ms: int, retention_ms: int) -> None:
     """Raise Rejected for a reading too far in the future, or older than windows are kept."""
