@@ -63,8 +63,10 @@ class Client:
     certificate_id: str
     writer: asyncio.StreamWriter
     will: Will | None
-    patience_seconds: float
-    """How long it may be silent."""
+    keep_alive_seconds: int
+    """How often it has to say something; it is waited for one and a half times as long."""
+    level: int
+    """Of MQTT: 4 is 3.1.1, 5 is 5."""
 
 
 class Broker:
@@ -90,6 +92,9 @@ class Broker:
         except (Malformed, Exceeded, Refused, Unreachable, policy.PolicyUnsupported) as problem:
             who = client.client_id if client else "a client that isn't connected yet"
             LOGGER.warning("%s is disconnected: %s", who, problem)
+            if client is not None and client.level == packets.LEVEL_5:
+                code = packets.MALFORMED if isinstance(problem, Malformed) else packets.NOT_ALLOWED
+                writer.write(packets.disconnect(code))
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             pass  # gone, or silent for too long
         finally:
@@ -107,33 +112,38 @@ class Broker:
         if packet.kind != packets.CONNECT:
             raise Malformed("another packet than CONNECT first")
         wanted = packets.connect(packet.body)
-        if wanted.level != packets.LEVEL_3_1_1:
+        if wanted.level not in packets.LEVELS:
             writer.write(packets.connack(packets.WRONG_LEVEL))
-            raise Malformed(f"MQTT of level {wanted.level}; 3.1.1 (level 4) is supported")
+            raise Malformed(f"MQTT of level {wanted.level}; 3.1.1 (level 4) and 5 are supported")
         limits.check_client_id(wanted.client_id)
         certificate_id = certificate_id_of(writer)
-        patience = limits.patience_seconds(wanted.keep_alive_seconds)
-        client = Client(wanted.client_id, certificate_id, writer, wanted.will, patience)
+        keep_alive = limits.keep_alive_seconds(wanted.keep_alive_seconds)
+        client = Client(
+            wanted.client_id, certificate_id, writer, wanted.will, keep_alive, wanted.level
+        )
         self._registry.forget(certificate_id)  # it may have been registered just now
         try:
             await self._permit(client, "iot:Connect", "client", wanted.client_id)
         except Refused:
-            writer.write(packets.connack(packets.NOT_AUTHORIZED))
+            writer.write(packets.connack(packets.NOT_AUTHORIZED, client.level))
             await writer.drain()
             raise
         before = self._clients.get(client.client_id)
         self._clients[client.client_id] = client
         if before is not None:
+            if before.level == packets.LEVEL_5:
+                before.writer.write(packets.disconnect(packets.TAKEN_OVER))
             before.writer.close()  # the newer connection of a client id wins
-        writer.write(packets.connack(packets.ACCEPTED))
+        writer.write(packets.connack(packets.ACCEPTED, client.level, client.keep_alive_seconds))
         return client
 
     async def _session(self, client: Client, reader: asyncio.StreamReader) -> None:
         while True:
-            async with asyncio.timeout(client.patience_seconds):
+            async with asyncio.timeout(1.5 * client.keep_alive_seconds):
                 packet = await packets.read(reader, PACKET_BYTES_MAX)
             if packet.kind == packets.DISCONNECT:
-                client.will = None
+                if not packets.keeps_will(packet.body, client.level):
+                    client.will = None
                 return
             await self._answer(client, packet)
             await client.writer.drain()
@@ -141,12 +151,13 @@ class Broker:
     async def _answer(self, client: Client, packet: Packet) -> None:
         match packet.kind:
             case packets.PUBLISH:
-                await self._publish(client, packets.publish(packet))
+                await self._publish(client, packets.publish(packet, client.level))
             case packets.SUBSCRIBE:
-                client.writer.write(packets.suback(*packets.subscribe(packet.body)))
+                wanted = packets.subscribe(packet.body, client.level)
+                client.writer.write(packets.suback(*wanted, client.level))
             case packets.UNSUBSCRIBE:
-                number = int.from_bytes(packet.body[:2], "big")
-                client.writer.write(packets.unsuback(number))
+                wanted = packets.subscribe(packet.body, client.level, options=0)
+                client.writer.write(packets.unsuback(*wanted, client.level))
             case packets.PINGREQ:
                 client.writer.write(packets.PINGRESP_BYTES)
             case packets.PUBACK:

@@ -1,6 +1,9 @@
-"""MQTT 3.1.1 on the wire, a server's half of it.
+"""MQTT 3.1.1 and 5 on the wire, a server's half of it.
 
 https://docs.oasis-open.org/mqtt/mqtt/v3.1.1/os/mqtt-v3.1.1-os.html
+https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html
+
+Of a client's properties (5) none is looked at; topic aliases aren't announced, so there are none.
 """
 
 import asyncio
@@ -10,14 +13,19 @@ from typing import NamedTuple
 CONNECT, CONNACK, PUBLISH, PUBACK = 1, 2, 3, 4
 SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK = 8, 9, 10, 11
 PINGREQ, PINGRESP, DISCONNECT = 12, 13, 14
-LEVEL_3_1_1 = 4
+LEVELS = LEVEL_3_1_1, LEVEL_5 = 4, 5
 ACCEPTED, WRONG_LEVEL, NOT_AUTHORIZED = 0, 1, 5
 SUBSCRIPTION_FAILED = 0x80
 LENGTH_BYTES_MAX = 4
 
+# Reason codes and properties of version 5
+WITH_WILL = 0x04
+NO_SUBSCRIPTION, MALFORMED, NOT_ALLOWED, TAKEN_OVER = 0x11, 0x81, 0x87, 0x8E
+SESSION_EXPIRY, SERVER_KEEP_ALIVE, MAXIMUM_QOS = 0x11, 0x13, 0x24
+
 
 class Malformed(Exception):
-    """What came isn't MQTT 3.1.1; the connection ends."""
+    """What came isn't MQTT; the connection ends."""
 
 
 class Packet(NamedTuple):
@@ -111,52 +119,79 @@ class Cursor:
             raise Malformed(f"a message to '{topic}', which is no topic")
         return topic
 
+    def skip_properties(self, level: int) -> None:
+        """Go on behind the properties, which version 5 has here."""
+        if level == LEVEL_5:
+            length = 0
+            for index in range(LENGTH_BYTES_MAX):
+                (byte,) = self.take(1)
+                length |= (byte & 0x7F) << (7 * index)
+                if byte < 0x80:
+                    break
+            self.take(length)
+
     def rest(self) -> bytes:
         """Return all that is left."""
         return self.take(len(self.data) - self.at)
 
 
 def connect(body: bytes) -> Connect:
-    """Return what a CONNECT says; of another level than 3.1.1, that only."""
+    """Return what a CONNECT says; of another level than 3.1.1 and 5, that only."""
     cursor = Cursor(body)
     protocol, (level, flags) = cursor.text(), cursor.take(2)
-    if protocol != "MQTT" or level != LEVEL_3_1_1:
+    if protocol != "MQTT" or level not in LEVELS:
         return Connect(level, "", 0, None)
     if flags & 1:
         raise Malformed("CONNECT with its reserved flag")
-    keep_alive_seconds, client_id = cursor.number(), cursor.text()
+    keep_alive_seconds = cursor.number()
+    cursor.skip_properties(level)
+    client_id = cursor.text()
     will = None
     if flags & 0b100:
+        cursor.skip_properties(level)
         will = Will(cursor.topic(), cursor.binary(), bool(flags & 0b100000))
     return Connect(level, client_id, keep_alive_seconds, will)  # names and passwords tell nothing
 
 
-def publish(packet: Packet) -> Publish:
+def publish(packet: Packet, level: int = LEVEL_3_1_1) -> Publish:
     """Return the message in a PUBLISH."""
     cursor, qos = Cursor(packet.body), packet.flags >> 1 & 0b11
     topic = cursor.topic()
     packet_id = cursor.number() if qos else 0
     if qos and not packet_id:
         raise Malformed("a message of QoS 1 without a packet id")
+    cursor.skip_properties(level)
     return Publish(topic, cursor.rest(), qos, packet_id, bool(packet.flags & 1))
 
 
-def subscribe(body: bytes) -> tuple[int, int]:
-    """Return a SUBSCRIBE's packet id, and how many topic filters it has."""
+def subscribe(body: bytes, level: int = LEVEL_3_1_1, options: int = 1) -> tuple[int, int]:
+    """Return a SUBSCRIBE's packet id, and how many topic filters it has.
+
+    `options` is how many bytes are behind each: one, and none in UNSUBSCRIBE.
+    """
     cursor = Cursor(body)
     packet_id, count = cursor.number(), 0
+    cursor.skip_properties(level)
     while cursor.at < len(body):
         cursor.text()
-        cursor.take(1)
+        cursor.take(options)
         count += 1
     if not count:
         raise Malformed("SUBSCRIBE without a topic filter")
     return packet_id, count
 
 
-def connack(code: int) -> bytes:
-    """Return the answer to CONNECT; there are no sessions to resume."""
-    return bytes([CONNACK << 4, 2, 0, code])
+def connack(code: int, level: int = LEVEL_3_1_1, keep_alive_seconds: int = 0) -> bytes:
+    """Return the answer to CONNECT; there are no sessions to resume.
+
+    Version 5 is told so, and that there is no QoS 2, and how often to send something.
+    """
+    if level != LEVEL_5:
+        return bytes([CONNACK << 4, 2, 0, code])
+    told = SESSION_EXPIRY, 0, SERVER_KEEP_ALIVE, keep_alive_seconds, MAXIMUM_QOS, 1
+    properties = struct.pack("!BIBHBB", *told)
+    body = bytes([0, NOT_ALLOWED if code else ACCEPTED, len(properties)]) + properties
+    return bytes([CONNACK << 4, len(body)]) + body
 
 
 def puback(packet_id: int) -> bytes:
@@ -164,16 +199,28 @@ def puback(packet_id: int) -> bytes:
     return struct.pack("!BBH", PUBACK << 4, 2, packet_id)
 
 
-def suback(packet_id: int, count: int) -> bytes:
+def suback(packet_id: int, count: int, level: int = LEVEL_3_1_1) -> bytes:
     """Return the answer to SUBSCRIBE: none of its filters is subscribed to."""
-    return struct.pack("!BBH", SUBACK << 4, 2 + count, packet_id) + bytes(
-        [SUBSCRIPTION_FAILED] * count
-    )
+    codes = bytes([SUBSCRIPTION_FAILED]) * count
+    if level == LEVEL_5:
+        codes = b"\x00" + bytes([NOT_ALLOWED]) * count  # no properties
+    return struct.pack("!BBH", SUBACK << 4, 2 + len(codes), packet_id) + codes
 
 
-def unsuback(packet_id: int) -> bytes:
+def unsuback(packet_id: int, count: int, level: int = LEVEL_3_1_1) -> bytes:
     """Return the answer to UNSUBSCRIBE."""
-    return struct.pack("!BBH", UNSUBACK << 4, 2, packet_id)
+    codes = b"\x00" + bytes([NO_SUBSCRIPTION]) * count if level == LEVEL_5 else b""
+    return struct.pack("!BBH", UNSUBACK << 4, 2 + len(codes), packet_id) + codes
+
+
+def keeps_will(body: bytes, level: int) -> bool:
+    """Return whether a DISCONNECT asks for the will to be published all the same."""
+    return level == LEVEL_5 and body[:1] == bytes([WITH_WILL])
+
+
+def disconnect(reason: int) -> bytes:
+    """Return the word of a server that ends a connection, which only version 5 has."""
+    return bytes([DISCONNECT << 4, 1, reason])
 
 
 PINGRESP_BYTES = bytes([PINGRESP << 4, 0])
