@@ -148,9 +148,10 @@ def test_the_clock_gives_no_instant_that_a_caller_has_used(kept: Kept) -> None:
     ("given_time", "message"),
     [
         (datetime(2026, 11, 21), "has no offset from UTC"),  # noqa: DTZ001
-        (datetime(1969, 12, 31, tzinfo=UTC), "-86400000 is not from 0"),
-        (-1, "-1 is not from 0"),
-        (253_402_300_800_000, "is not from 0 to 253402300799999 ms"),
+        (datetime(1969, 12, 31, tzinfo=UTC), "-86400000 is not of 2020 to 9999"),
+        (NOW_MS // 1000, "1800000000 is not of 2020 to 9999, in epoch milliseconds"),
+        (1_577_836_799_999, "is not of 2020"),
+        (253_402_300_800_000, "is not of 2020 to 9999"),
         (1.5, "1.5 is neither a datetime with an offset nor whole epoch milliseconds"),
         (NOW_MS + 300_001, "is more than 5 minutes after the device's clock"),
     ],
@@ -167,6 +168,13 @@ def test_of_readings_recorded_together_all_are_kept_or_none(kept: Kept) -> None:
     assert kept.store.take(10, 1000) == []
     kept.store.record_many([{"temperature": 1.0}, {"temperature": 2.0}])
     assert [each.recorded_at_ms for each in kept.store.take(10, 1000)] == [NOW_MS, NOW_MS + 1]
+
+
+@pytest.mark.parametrize("times", [[], [NOW_MS], [NOW_MS, None, NOW_MS]])
+def test_readings_recorded_together_have_a_time_each_or_none(kept: Kept, times: Any) -> None:
+    with pytest.raises(Invalid, match=r"recorded_at: .* are not 2, as many as the readings"):
+        kept.store.record_many([{"temperature": 1.0}, {"temperature": 2.0}], times)
+    assert kept.store.status().waiting == 0
 
 
 # Identity

@@ -19,7 +19,13 @@ from telemetry_client.answers import Rejection
 from telemetry_client.clock import Clock, SystemClock
 from telemetry_client.errors import Invalid, StoreFailed, StoreFull
 from telemetry_client.instants import Instants, Span, joined, runs
-from telemetry_client.reading import Queued, check_device_id, encode_metrics, to_ms
+from telemetry_client.reading import (
+    EARLIEST_MS,
+    Queued,
+    check_device_id,
+    encode_metrics,
+    to_ms,
+)
 
 Metrics = Mapping[str, float | None]
 VERSION = 1
@@ -58,7 +64,6 @@ SENT_MAX = 1000
 REJECTED_MAX = 10_000
 AHEAD_MS = 5 * 60_000  # the pipeline takes readings that are this much ahead
 BUSY_SECONDS = 30.0
-CLOCK_SET_MS = 1_577_836_800_000  # 2020-01-01: a clock before it isn't set yet
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,10 @@ class Store:
     ) -> list[int | None]:
         """Keep readings, all or none of them, for the price of one write to the disk."""
         bodies = [encode_metrics(each) for each in metrics]
-        times = [None if at is None else to_ms(at) for at in recorded_at or [None] * len(bodies)]
+        given = [None] * len(bodies) if recorded_at is None else recorded_at
+        if len(given) != len(bodies):
+            raise Invalid("recorded_at", given, f"are not {len(bodies)}, as many as the readings")
+        times = [None if at is None else to_ms(at) for at in given]
         with self._lock, self._writing():
             now_ms = self._clock.now_ms()
             is_believed = self._is_believed(now_ms)
@@ -189,7 +197,7 @@ class Store:
         self._bytes += len(body) + ROW_BYTES
 
     def _is_believed(self, now_ms: int) -> bool:
-        return now_ms >= CLOCK_SET_MS and self._instants.is_believed(now_ms)
+        return now_ms >= EARLIEST_MS and self._instants.is_believed(now_ms)
 
     def _date(self, now_ms: int) -> None:
         """Date what waits for the clock; what another boot left can't be dated any more."""
