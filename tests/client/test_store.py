@@ -282,6 +282,7 @@ def test_instants_known_only_as_a_span_are_not_believed(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "SENT_MAX", 2)
+    monkeypatch.setattr(store_module, "SENT_ROW", 1)
     for _ in range(6):
         kept.record()
         kept.send()
@@ -295,11 +296,31 @@ def test_instants_known_only_as_a_span_are_not_believed(
     assert kept.send() == [NOW_MS + HOUR_MS - 1000]
 
 
+def test_small_batches_are_remembered_as_long_as_large_ones(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "SENT_MAX", 2)
+    monkeypatch.setattr(store_module, "SENT_ROW", 5)
+    sent = []
+    for _ in range(20):  # four rows' worth, of which two may become a span
+        kept.record()
+        sent += kept.send()
+        kept.clock.pass_ms(1000)
+    for back in (20, 11, 1):
+        kept.clock.wall_ms = NOW_MS + (20 - back) * 1000
+        kept.record()
+        assert kept.store.status().is_clock_believed
+        (again,) = kept.send()
+        assert again not in sent
+        sent.append(again)
+
+
 def test_a_leap_ahead_does_not_have_the_clock_disbelieved_until_it_is_there(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A span from before the leap to its far end would cover all the time between."""
     monkeypatch.setattr(store_module, "SENT_MAX", 2)
+    monkeypatch.setattr(store_module, "SENT_ROW", 1)
     kept.record()
     kept.clock.wall_ms += 20 * HOUR_MS
     kept.record()

@@ -60,7 +60,9 @@ CREATE TABLE sent (
 CREATE TABLE counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
 ROW_BYTES = 24  # what a reading takes beside its metrics
-SENT_MAX = 1000
+SENT_MAX = 1000  # rows of so many instants at least:
+SENT_ROW = 500
+INSTANT_BYTES = 8
 REJECTED_MAX = 10_000
 AHEAD_MS = 5 * 60_000  # the pipeline takes readings that are this much ahead
 BUSY_SECONDS = 30.0
@@ -285,8 +287,18 @@ class Store:
             self._note_sent(reading.recorded_at_ms for reading in gone)
 
     def _note_sent(self, instants: Iterable[int]) -> None:
-        """Remember the instants of readings that leave the queue: perhaps the pipeline has them."""
-        for run in runs(set(instants)):
+        """Remember the instants of readings that leave the queue: perhaps the pipeline has them.
+
+        Those of small batches share a row, so that as many readings are known as of large ones.
+        """
+        gone = set(instants)
+        newest = "SELECT number, instants FROM sent ORDER BY number DESC LIMIT 1"
+        for number, blob in self._sql.execute(newest).fetchall():
+            if blob is not None and len(blob) < SENT_ROW * INSTANT_BYTES:
+                gone.update(array("q", blob))
+                self._sql.execute("DELETE FROM sent WHERE number = ?", (number,))
+                self._sent -= 1
+        for run in runs(gone):
             row = (run[0], run[-1], array("q", run).tobytes())
             self._sql.execute("INSERT INTO sent (first, last, instants) VALUES (?, ?, ?)", row)
             self._sent += 1
