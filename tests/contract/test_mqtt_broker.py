@@ -355,12 +355,16 @@ def test_who_is_silent_for_too_long_is_disconnected(
         assert time.monotonic() - started < 5
 
 
+@pytest.mark.parametrize("version", [MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5])
 @pytest.mark.parametrize("who", ["inactive", "unknown", "another name"])
-def test_who_is_not_known_so_is_not_let_in(site: Site, who: str) -> None:
+def test_who_is_not_known_so_is_not_let_in(
+    site: Site, who: str, version: MQTTProtocolVersion
+) -> None:
     files = site.knows("pump-1", is_active=who != "inactive")
     if who == "unknown":
         site.known.clear()
-    device = Device(site, "pump-2" if who == "another name" else "pump-1", files).connect()
+    name = "pump-2" if who == "another name" else "pump-1"
+    device = Device(site, name, files, protocol=version).connect()
     device.sees("Not authorized", "disconnected")
     device.end()
 
