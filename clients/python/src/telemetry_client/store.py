@@ -332,10 +332,7 @@ class Store:
         What the clock hasn't reached again, since it was ahead once, stays: a span to its far end
         would have the clock disbelieved until it is there.
         """
-        rows = (
-            "SELECT number, first, last FROM sent WHERE last < ?"
-            " ORDER BY instants IS NULL DESC, number"
-        )
+        rows = "SELECT number, first, last FROM sent WHERE last < ? ORDER BY number"
         found = self._sql.execute(rows, (self._clock.now_ms(),)).fetchall()
         old = found[: max(0, len(found) - SENT_MAX)]
         self._sql.executemany("DELETE FROM sent WHERE number = ?", [(row[0],) for row in old])
