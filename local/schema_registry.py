@@ -59,7 +59,7 @@ class Server:
             answer = connection.getresponse()
             kept = {"Content-Type": "application/x-amz-json-1.1"}
             return answer.status, kept, answer.read()
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:  # it ended before, or in the midst
             message = f"the schema registry doesn't answer: {error}"
             return self._responses.error_response_json("InternalServiceException", message, 500)  # type: ignore[no-any-return]
         finally:

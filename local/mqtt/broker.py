@@ -74,8 +74,10 @@ class Client:
     certificate_id: str
     writer: asyncio.StreamWriter
     will: Will | None
-    patience_seconds: float
-    """How long it may be silent."""
+    keep_alive_seconds: int
+    """How often it has to say something; it is waited for one and a half times as long."""
+    level: int
+    """Of MQTT: 4 is 3.1.1, 5 is 5."""
     subscriptions: dict[str, int] = field(default_factory=dict)
     """The QoS granted, by topic filter."""
     answers: set[asyncio.Task[None]] = field(default_factory=set)
@@ -90,7 +92,8 @@ class Client:
     def send(self, topic: str, payload: bytes, qos: int) -> None:
         """Send it a message, once: a connection loses nothing, and no session outlives it."""
         self._packet_id = self._packet_id % 65_535 + 1
-        self.writer.write(packets.message(topic, payload, self._packet_id if qos else 0))
+        number = self._packet_id if qos else 0
+        self.writer.write(packets.message(topic, payload, number, self.level))
         if self.writer.transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
             self.writer.transport.abort()
 
@@ -121,6 +124,9 @@ class Broker:
         except (Malformed, Exceeded, Refused, Unreachable, policy.PolicyUnsupported) as problem:
             who = client.client_id if client else "a client that isn't connected yet"
             LOGGER.warning("%s is disconnected: %s", who, problem)
+            if client is not None and client.level == packets.LEVEL_5:
+                code = packets.MALFORMED if isinstance(problem, Malformed) else packets.NOT_ALLOWED
+                writer.write(packets.disconnect(code))
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             pass  # gone, or silent for too long
         finally:
@@ -138,33 +144,38 @@ class Broker:
         if packet.kind != packets.CONNECT:
             raise Malformed("another packet than CONNECT first")
         wanted = packets.connect(packet.body)
-        if wanted.level != packets.LEVEL_3_1_1:
+        if wanted.level not in packets.LEVELS:
             writer.write(packets.connack(packets.WRONG_LEVEL))
-            raise Malformed(f"MQTT of level {wanted.level}; 3.1.1 (level 4) is supported")
+            raise Malformed(f"MQTT of level {wanted.level}; 3.1.1 (level 4) and 5 are supported")
         limits.check_client_id(wanted.client_id)
         certificate_id = certificate_id_of(writer)
-        patience = limits.patience_seconds(wanted.keep_alive_seconds)
-        client = Client(wanted.client_id, certificate_id, writer, wanted.will, patience)
+        keep_alive = limits.keep_alive_seconds(wanted.keep_alive_seconds)
+        client = Client(
+            wanted.client_id, certificate_id, writer, wanted.will, keep_alive, wanted.level
+        )
         self._registry.forget(certificate_id)  # it may have been registered just now
         try:
             await self._permit(client, "iot:Connect", "client", wanted.client_id)
         except Refused:
-            writer.write(packets.connack(packets.NOT_AUTHORIZED))
+            writer.write(packets.connack(packets.NOT_AUTHORIZED, client.level))
             await writer.drain()
             raise
         before = self._clients.get(client.client_id)
         self._clients[client.client_id] = client
         if before is not None:
+            if before.level == packets.LEVEL_5:
+                before.writer.write(packets.disconnect(packets.TAKEN_OVER))
             before.writer.close()  # the newer connection of a client id wins
-        writer.write(packets.connack(packets.ACCEPTED))
+        writer.write(packets.connack(packets.ACCEPTED, client.level, client.keep_alive_seconds))
         return client
 
     async def _session(self, client: Client, reader: asyncio.StreamReader) -> None:
         while True:
-            async with asyncio.timeout(client.patience_seconds):
+            async with asyncio.timeout(1.5 * client.keep_alive_seconds):
                 packet = await packets.read(reader, PACKET_BYTES_MAX)
             if packet.kind == packets.DISCONNECT:
-                client.will = None
+                if not packets.keeps_will(packet.body, client.level):
+                    client.will = None
                 return
             await self._answer(client, packet)
             await client.writer.drain()
@@ -172,14 +183,13 @@ class Broker:
     async def _answer(self, client: Client, packet: Packet) -> None:
         match packet.kind:
             case packets.PUBLISH:
-                await self._publish(client, packets.publish(packet))
+                await self._publish(client, packets.publish(packet, client.level))
             case packets.SUBSCRIBE:
-                await self._subscribe(client, *packets.subscribe(packet.body))
+                await self._subscribe(client, *packets.subscribe(packet.body, client.level))
             case packets.UNSUBSCRIBE:
-                number, unwanted = packets.unsubscribe(packet.body)
-                for topic_filter in unwanted:
-                    client.subscriptions.pop(topic_filter, None)
-                client.writer.write(packets.unsuback(number))
+                number, unwanted = packets.unsubscribe(packet.body, client.level)
+                found = [client.subscriptions.pop(each, None) is not None for each in unwanted]
+                client.writer.write(packets.unsuback(number, found, client.level))
             case packets.PINGREQ:
                 client.writer.write(packets.PINGRESP_BYTES)
             case packets.PUBACK:
@@ -197,11 +207,18 @@ class Broker:
             client.writer.write(packets.puback(message.packet_id))
 
     async def _subscribe(self, client: Client, number: int, wanted: dict[str, int]) -> None:
-        for topic_filter in wanted:
-            await self._permit(client, "iot:Subscribe", "topicfilter", topic_filter)
-        granted = {topic_filter: min(qos, 1) for topic_filter, qos in wanted.items()}
-        client.subscriptions |= granted
-        client.writer.write(packets.suback(number, list(granted.values())))
+        codes = []
+        for topic_filter, qos in wanted.items():
+            try:
+                await self._permit(client, "iot:Subscribe", "topicfilter", topic_filter)
+            except Refused:
+                if client.level != packets.LEVEL_5:  # which hears of each filter by itself
+                    raise
+                codes.append(packets.NOT_ALLOWED)
+            else:
+                client.subscriptions[topic_filter] = min(qos, 1)
+                codes.append(min(qos, 1))
+        client.writer.write(packets.suback(number, codes, client.level))
 
     async def _take(
         self, client: Client, topic: str, payload: bytes, qos: int, *, is_retained: bool

@@ -36,10 +36,7 @@ def check_client_id(client_id: str) -> None:
         raise Exceeded(f"a client id of over {CLIENT_ID_BYTES_MAX} bytes")
 
 
-def patience_seconds(keep_alive_seconds: int) -> float:
-    """Return how long a client may be silent: one and a half times what it asks for.
-
-    No answer tells it otherwise, but it may ask for no less than half a minute.
-    """
+def keep_alive_seconds(asked: int) -> int:
+    """Return how often a client has to say something, by what it asks for; 0 asks for nothing."""
     least, most = KEEP_ALIVE_SECONDS
-    return 1.5 * (max(least, min(keep_alive_seconds, most)) if keep_alive_seconds else most)
+    return max(least, min(asked, most)) if asked else most

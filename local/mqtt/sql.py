@@ -397,9 +397,8 @@ def compare(sign: str, left: Any, right: Any) -> Any:
 
 def decimal(value: Any) -> Decimal | None:
     """Return a number, or a text that is one, as a Decimal; None for all else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    return Decimal(str(value)) if DECIMAL.fullmatch(str(value)) else None
+    text = str(value) if isinstance(value, int | float | str) else ""
+    return Decimal(text) if DECIMAL.fullmatch(text) else None
 
 
 def type_of(value: Any) -> str:

@@ -164,9 +164,12 @@ def pace(seed: int = 1) -> Pace:
     return Pace(500, PaceOptions(first_s=1.0, most_s=8.0), random.Random(seed))
 
 
-def test_pauses_are_drawn_from_nothing_to_a_bound_that_doubles_to_a_limit() -> None:
+@pytest.mark.parametrize("verdict", [LATER, judge(None, 10)])
+def test_pauses_are_drawn_from_nothing_to_a_bound_that_doubles_to_a_limit(
+    verdict: Verdict,
+) -> None:
     bounds = [1, 2, 4, 8, 8]
-    courses = [[each.after(LATER, 10) for _ in bounds] for each in map(pace, range(400))]
+    courses = [[each.after(verdict, 10) for _ in bounds] for each in map(pace, range(400))]
     for bound, drawn in zip(bounds, zip(*courses, strict=True), strict=True):
         assert 0.0 <= min(drawn) < 0.1 * bound
         assert 0.9 * bound < max(drawn) <= bound

@@ -111,12 +111,14 @@ def test_a_signal_ends_what_follows_and_says_what_became_of_it(
     main(["record", *store, "-"])
     command = [sys.executable, "-m", "telemetry_client", "send", *store, "--follow"]
     source = Path(__file__).parents[2] / "clients/python/src"
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # of a run in the background
     with subprocess.Popen(
         [*command, "--url", pipeline.url],
         env=os.environ | {"PYTHONPATH": str(source)},
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        signal.signal(signal.SIGINT, ignored)
         try:
             deadline = time.monotonic() + 30
             while shown(capsys, "status", *store)["taken"] < 500 and time.monotonic() < deadline:

@@ -148,9 +148,10 @@ def test_the_clock_gives_no_instant_that_a_caller_has_used(kept: Kept) -> None:
     ("given_time", "message"),
     [
         (datetime(2026, 11, 21), "has no offset from UTC"),  # noqa: DTZ001
-        (datetime(1969, 12, 31, tzinfo=UTC), "-86400000 is not from 0"),
-        (-1, "-1 is not from 0"),
-        (253_402_300_800_000, "is not from 0 to 253402300799999 ms"),
+        (datetime(1969, 12, 31, tzinfo=UTC), "-86400000 is not of 2020 to 9999"),
+        (NOW_MS // 1000, "1800000000 is not of 2020 to 9999, in epoch milliseconds"),
+        (1_577_836_799_999, "is not of 2020"),
+        (253_402_300_800_000, "is not of 2020 to 9999"),
         (1.5, "1.5 is neither a datetime with an offset nor whole epoch milliseconds"),
         (NOW_MS + 300_001, "is more than 5 minutes after the device's clock"),
     ],
@@ -167,6 +168,13 @@ def test_of_readings_recorded_together_all_are_kept_or_none(kept: Kept) -> None:
     assert kept.store.take(10, 1000) == []
     kept.store.record_many([{"temperature": 1.0}, {"temperature": 2.0}])
     assert [each.recorded_at_ms for each in kept.store.take(10, 1000)] == [NOW_MS, NOW_MS + 1]
+
+
+@pytest.mark.parametrize("times", [[], [NOW_MS], [NOW_MS, None, NOW_MS]])
+def test_readings_recorded_together_have_a_time_each_or_none(kept: Kept, times: Any) -> None:
+    with pytest.raises(Invalid, match=r"recorded_at: .* are not 2, as many as the readings"):
+        kept.store.record_many([{"temperature": 1.0}, {"temperature": 2.0}], times)
+    assert kept.store.status().waiting == 0
 
 
 # Identity
@@ -274,6 +282,7 @@ def test_instants_known_only_as_a_span_are_not_believed(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "SENT_MAX", 2)
+    monkeypatch.setattr(store_module, "SENT_ROW", 1)
     for _ in range(6):
         kept.record()
         kept.send()
@@ -287,11 +296,31 @@ def test_instants_known_only_as_a_span_are_not_believed(
     assert kept.send() == [NOW_MS + HOUR_MS - 1000]
 
 
+def test_small_batches_are_remembered_as_long_as_large_ones(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "SENT_MAX", 2)
+    monkeypatch.setattr(store_module, "SENT_ROW", 5)
+    sent = []
+    for _ in range(20):  # four rows' worth, of which two may become a span
+        kept.record()
+        sent += kept.send()
+        kept.clock.pass_ms(1000)
+    for back in (20, 11, 1):
+        kept.clock.wall_ms = NOW_MS + (20 - back) * 1000
+        kept.record()
+        assert kept.store.status().is_clock_believed
+        (again,) = kept.send()
+        assert again not in sent
+        sent.append(again)
+
+
 def test_a_leap_ahead_does_not_have_the_clock_disbelieved_until_it_is_there(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A span from before the leap to its far end would cover all the time between."""
     monkeypatch.setattr(store_module, "SENT_MAX", 2)
+    monkeypatch.setattr(store_module, "SENT_ROW", 1)
     kept.record()
     kept.clock.wall_ms += 20 * HOUR_MS
     kept.record()

@@ -18,6 +18,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
 
 from local.embedded import free_port
 from local.errors import LocalError
@@ -133,11 +135,16 @@ class Device:
         authority = certificates.pair(site.folder, certificates.AUTHORITY).certificate
         self.client.tls_set(str(authority), str(files.certificate), str(files.key))
         self.client.on_connect = lambda *details: self.seen.append(str(details[3]))
-        self.client.on_disconnect = lambda *_details: self.seen.append("disconnected")
+        self.client.on_disconnect = self.note_end
         self.client.on_subscribe = lambda *details: self.seen.append(f"subscribed: {details[3]}")
         self.client.on_message = self._on_message
         self.got: list[tuple[str, bytes, int]] = []
         self._port = site.port
+        self.reason = ""
+
+    def note_end(self, *details: Any) -> None:
+        self.reason = str(details[3])
+        self.seen.append("disconnected")
 
     def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
         self.got.append((message.topic, bytes(message.payload), message.qos))
@@ -151,6 +158,11 @@ class Device:
         self.client.connect("127.0.0.1", self._port)
         self.client.loop_start()
         return self
+
+    @property
+    def speaks_5(self) -> bool:
+        """Whether it hears why a connection ends."""
+        return self.client.protocol == MQTTProtocolVersion.MQTTv5
 
     def sees(self, *wanted: str) -> None:
         assert eventually(lambda: self.seen == list(wanted)), self.seen
@@ -177,9 +189,10 @@ def site(tmp_path: Path) -> Iterator[Site]:
         made.end()
 
 
-@pytest.fixture
-def device(site: Site) -> Iterator[Device]:
-    made = Device(site, "pump-1", site.knows("pump-1")).connect()
+@pytest.fixture(params=[MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5])
+def device(site: Site, request: pytest.FixtureRequest) -> Iterator[Device]:
+    files = site.knows("pump-1")
+    made = Device(site, "pump-1", files, protocol=request.param).connect()
     made.sees("Success")
     yield made
     made.end()
@@ -234,6 +247,7 @@ def test_what_a_device_may_not_publish_ends_its_connection(
 ) -> None:
     device.client.publish(topic, b"1", **options)
     device.sees("Success", "disconnected")
+    assert device.reason == ("Not authorized" if device.speaks_5 else "Unspecified error")
     assert site.taken == []
 
 
@@ -259,11 +273,17 @@ def test_who_subscribes_gets_messages_by_the_lower_qos_until_it_unsubscribes(
 
 
 @pytest.mark.parametrize("topic_filter", ["secret/a", "#"])
-def test_who_subscribes_to_what_it_may_not_is_disconnected(
+def test_who_subscribes_to_what_it_may_not_is_disconnected_or_with_mqtt_5_told(
     device: Device, topic_filter: str
 ) -> None:
-    device.client.subscribe(topic_filter)
-    device.sees("Success", "disconnected")
+    device.client.subscribe([(topic_filter, 1), ("pump-1/a", 1)])
+    if not device.speaks_5:
+        device.sees("Success", "disconnected")
+        return
+    codes = "ReasonCode(Suback, 'Not authorized'), ReasonCode(Suback, 'Granted QoS 1')"
+    device.sees("Success", f"subscribed: [{codes}]")
+    device.client.publish("pump-1/a", b"1", qos=1)
+    assert eventually(lambda: device.got == [("pump-1/a", b"1", 1)])
 
 
 def test_what_a_subscriber_may_not_receive_it_does_not_get(site: Site, device: Device) -> None:
@@ -341,6 +361,7 @@ def test_the_newer_connection_of_a_client_id_wins(site: Site, device: Device) ->
     newer = Device(site, "pump-1", site.knows("pump-1")).connect()
     newer.sees("Success")
     device.sees("Success", "disconnected")
+    assert device.reason == ("Session taken over" if device.speaks_5 else "Unspecified error")
     newer.client.publish("pump-1/a", b"1", qos=1).wait_for_publish(SECONDS_MAX)
     newest = Device(site, "pump-1", site.knows("pump-1")).connect()
     newest.sees("Success")
@@ -437,13 +458,35 @@ def test_who_is_silent_for_too_long_is_disconnected(
         assert time.monotonic() - started < 5
 
 
+@pytest.mark.parametrize("version", [MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5])
 @pytest.mark.parametrize("who", ["inactive", "unknown", "another name"])
-def test_who_is_not_known_so_is_not_let_in(site: Site, who: str) -> None:
+def test_who_is_not_known_so_is_not_let_in(
+    site: Site, who: str, version: MQTTProtocolVersion
+) -> None:
     files = site.knows("pump-1", is_active=who != "inactive")
     if who == "unknown":
         site.known.clear()
-    device = Device(site, "pump-2" if who == "another name" else "pump-1", files).connect()
+    name = "pump-2" if who == "another name" else "pump-1"
+    device = Device(site, name, files, protocol=version).connect()
     device.sees("Not authorized", "disconnected")
+    device.end()
+
+
+def test_version_5_is_told_what_there_is_and_may_leave_with_its_will(site: Site) -> None:
+    files, told = site.knows("pump-1"), list[Any]()
+    device = Device(site, "pump-1", files, protocol=MQTTProtocolVersion.MQTTv5)
+    device.client.on_connect = lambda *details: told.append((details[2], details[4]))
+    device.client.will_set("pump-1/gone", b"gone", qos=1)
+    device.client.connect("127.0.0.1", site.port, keepalive=5)
+    device.client.loop_start()
+    assert eventually(lambda: bool(told))
+    ((flags, properties),) = told
+    assert flags.session_present is False
+    assert (properties.MaximumQoS, properties.ServerKeepAlive) == (1, 30)
+    assert properties.SessionExpiryInterval == 0
+    with_will = ReasonCode(PacketTypes.DISCONNECT, "Disconnect with will message")
+    device.client.disconnect(reasoncode=with_will)
+    assert eventually(lambda: [taken[:2] for taken in site.taken] == [("pump-1/gone", b"gone")])
     device.end()
 
 
@@ -526,3 +569,11 @@ def test_simulated_devices_wait_for_a_broker_that_is_starting_and_not_for_ever(
             asyncio.run(devices.start(Ledger()))
     finally:
         devices.close()
+
+
+def test_keys_are_their_owners_alone(site: Site) -> None:
+    site.knows("pump-1")
+    files = [*(site.folder / certificates.FOLDER).iterdir()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert (site.folder / certificates.FOLDER).stat().st_mode & 0o777 == 0o700
+    assert len(files) == 6  # the authority's, the broker's, the device's

@@ -3,7 +3,11 @@
 import json
 import os
 import signal
+import socket
+import threading
 from contextlib import closing
+from types import SimpleNamespace
+from typing import Any
 from uuid import uuid4
 
 import psutil
@@ -14,6 +18,7 @@ from moto.glue.models import GlueBackend
 from local import embedded, instance, registry_server
 from local.deployment import client
 from local.instance import State
+from local.schema_registry import Server
 
 ENDED_SECONDS_MAX = 10
 MODULE = "local.registry_server"
@@ -70,3 +75,31 @@ def test_a_version_that_is_there_is_returned_as_it_is_when_it_comes_again() -> N
     assert (again["VersionNumber"], again["Status"]) == (1, "AVAILABLE")
     assert glue.register_schema_version(schema, record("a", "c"))["Status"] == "FAILURE"
     assert glue.get_schema(schema)["LatestSchemaVersion"] == 2
+
+
+def test_a_server_that_ends_in_the_midst_of_an_answer_is_an_error_of_the_service() -> None:
+    def refuse(kind: str, message: str, status: int) -> tuple[int, str, str]:
+        return status, kind, message
+
+    responses = SimpleNamespace(
+        get_region=lambda: "us-east-1",
+        get_account_id=lambda: "123456789012",
+        error_response_json=refuse,
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        server = Server(["echo", str(port)], "/", responses)
+
+        def answer_half() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{}")
+
+        thread = threading.Thread(target=answer_half)
+        thread.start()
+        answer: Any = server.send("GetRegistry", {})
+        thread.join()
+    server._process.communicate()
+    assert answer[:2] == (500, "InternalServiceException")
+    assert answer[2].startswith("the schema registry doesn't answer: IncompleteRead")

@@ -42,6 +42,7 @@ def may(action: str, resource: str, client_id: str = "pump-1", *things: str) -> 
         ("iot:Publish", "topic/telemetry/pump-1/readings", True),
         ("iot:Publish", "topic/telemetry/pump-1/batch/json", True),
         ("iot:Publish", "topic/$aws/rules/batch_rule/telemetry/pump-1/batch/avro", True),
+        ("iot:Publish", "topic/telemetry/pump-1/batch/a\nb", True),  # * is any character
         ("iot:Publish", "topic/telemetry/pump-2/readings", False),
         ("iot:Publish", "topic/telemetry/pump-1/readings/x", False),
         ("iot:Publish", "topic/telemetry/pump-1x/batch/json", False),

@@ -78,7 +78,7 @@ class Https:
 
     def _ask(self, path: str, body: Body) -> tuple[Answer | None, str | None]:
         """The answer, or what went wrong; again at once where a kept connection had ended."""
-        was_kept = self._connection is not None and self._connection.sock is not None
+        was_kept = self._connection is not None
         try:
             return self._request(path, body), None
         except STALE as error:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from telemetry_client.errors import Invalid
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EARLIEST_MS = 1_577_836_800_000  # 2020: a time before it is a clock that isn't set, or seconds
 LATEST_MS = 253_402_300_799_999  # the end of the year 9999
 Schema = dict[str, Any]
 
@@ -81,6 +82,6 @@ def to_ms(recorded_at: Any) -> int:
     if isinstance(recorded_at, bool) or not isinstance(recorded_at, int):
         reason = "is neither a datetime with an offset nor whole epoch milliseconds"
         raise Invalid("recorded_at", recorded_at, reason)
-    if not 0 <= recorded_at <= LATEST_MS:
-        raise Invalid("recorded_at", recorded_at, f"is not from 0 to {LATEST_MS} ms")
+    if not EARLIEST_MS <= recorded_at <= LATEST_MS:
+        raise Invalid("recorded_at", recorded_at, "is not of 2020 to 9999, in epoch milliseconds")
     return recorded_at

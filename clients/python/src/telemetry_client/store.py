@@ -19,7 +19,13 @@ from telemetry_client.answers import Rejection
 from telemetry_client.clock import Clock, SystemClock
 from telemetry_client.errors import Invalid, StoreFailed, StoreFull
 from telemetry_client.instants import Instants, Span, joined, runs
-from telemetry_client.reading import Queued, check_device_id, encode_metrics, to_ms
+from telemetry_client.reading import (
+    EARLIEST_MS,
+    Queued,
+    check_device_id,
+    encode_metrics,
+    to_ms,
+)
 
 Metrics = Mapping[str, float | None]
 VERSION = 1
@@ -54,11 +60,12 @@ CREATE TABLE sent (
 CREATE TABLE counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
 ROW_BYTES = 24  # what a reading takes beside its metrics
-SENT_MAX = 1000
+SENT_MAX = 1000  # rows of so many instants at least:
+SENT_ROW = 500
+INSTANT_BYTES = 8
 REJECTED_MAX = 10_000
 AHEAD_MS = 5 * 60_000  # the pipeline takes readings that are this much ahead
 BUSY_SECONDS = 30.0
-CLOCK_SET_MS = 1_577_836_800_000  # 2020-01-01: a clock before it isn't set yet
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,10 @@ class Store:
     ) -> list[int | None]:
         """Keep readings, all or none of them, for the price of one write to the disk."""
         bodies = [encode_metrics(each) for each in metrics]
-        times = [None if at is None else to_ms(at) for at in recorded_at or [None] * len(bodies)]
+        given = [None] * len(bodies) if recorded_at is None else recorded_at
+        if len(given) != len(bodies):
+            raise Invalid("recorded_at", given, f"are not {len(bodies)}, as many as the readings")
+        times = [None if at is None else to_ms(at) for at in given]
         with self._lock, self._writing():
             now_ms = self._clock.now_ms()
             is_believed = self._is_believed(now_ms)
@@ -189,7 +199,7 @@ class Store:
         self._bytes += len(body) + ROW_BYTES
 
     def _is_believed(self, now_ms: int) -> bool:
-        return now_ms >= CLOCK_SET_MS and self._instants.is_believed(now_ms)
+        return now_ms >= EARLIEST_MS and self._instants.is_believed(now_ms)
 
     def _date(self, now_ms: int) -> None:
         """Date what waits for the clock; what another boot left can't be dated any more."""
@@ -277,8 +287,18 @@ class Store:
             self._note_sent(reading.recorded_at_ms for reading in gone)
 
     def _note_sent(self, instants: Iterable[int]) -> None:
-        """Remember the instants of readings that leave the queue: perhaps the pipeline has them."""
-        for run in runs(set(instants)):
+        """Remember the instants of readings that leave the queue: perhaps the pipeline has them.
+
+        Those of small batches share a row, so that as many readings are known as of large ones.
+        """
+        gone = set(instants)
+        newest = "SELECT number, instants FROM sent ORDER BY number DESC LIMIT 1"
+        for number, blob in self._sql.execute(newest).fetchall():
+            if blob is not None and len(blob) < SENT_ROW * INSTANT_BYTES:
+                gone.update(array("q", blob))
+                self._sql.execute("DELETE FROM sent WHERE number = ?", (number,))
+                self._sent -= 1
+        for run in runs(gone):
             row = (run[0], run[-1], array("q", run).tobytes())
             self._sql.execute("INSERT INTO sent (first, last, instants) VALUES (?, ?, ?)", row)
             self._sent += 1
@@ -312,10 +332,7 @@ class Store:
         What the clock hasn't reached again, since it was ahead once, stays: a span to its far end
         would have the clock disbelieved until it is there.
         """
-        rows = (
-            "SELECT number, first, last FROM sent WHERE last < ?"
-            " ORDER BY instants IS NULL DESC, number"
-        )
+        rows = "SELECT number, first, last FROM sent WHERE last < ? ORDER BY number"
         found = self._sql.execute(rows, (self._clock.now_ms(),)).fetchall()
         old = found[: max(0, len(found) - SENT_MAX)]
         self._sql.executemany("DELETE FROM sent WHERE number = ?", [(row[0],) for row in old])
