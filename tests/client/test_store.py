@@ -315,6 +315,24 @@ def test_small_batches_are_remembered_as_long_as_large_ones(
         sent.append(again)
 
 
+def test_what_was_sent_ahead_of_the_clock_does_not_have_the_rest_forgotten(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "SENT_MAX", 5)
+    monkeypatch.setattr(store_module, "SENT_ROW", 1)
+    sent = []
+    for start_ms, count in ((NOW_MS + 20 * HOUR_MS, 11), (NOW_MS, 5)):
+        kept.clock.wall_ms = start_ms
+        for _ in range(count):
+            kept.record()
+            sent += kept.send()
+            kept.clock.pass_ms(60_000)
+    kept.clock.wall_ms = NOW_MS  # of the first of the five
+    kept.record()
+    assert kept.send() == [NOW_MS + 1]
+    assert len(set(sent)) == 16
+
+
 def test_a_leap_ahead_does_not_have_the_clock_disbelieved_until_it_is_there(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
