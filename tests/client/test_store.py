@@ -315,6 +315,24 @@ def test_small_batches_are_remembered_as_long_as_large_ones(
         sent.append(again)
 
 
+def test_what_was_sent_ahead_of_the_clock_does_not_have_the_rest_forgotten(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "SENT_MAX", 5)
+    monkeypatch.setattr(store_module, "SENT_ROW", 1)
+    sent = []
+    for start_ms, count in ((NOW_MS + 20 * HOUR_MS, 11), (NOW_MS, 5)):
+        kept.clock.wall_ms = start_ms
+        for _ in range(count):
+            kept.record()
+            sent += kept.send()
+            kept.clock.pass_ms(60_000)
+    kept.clock.wall_ms = NOW_MS  # of the first of the five
+    kept.record()
+    assert kept.send() == [NOW_MS + 1]
+    assert len(set(sent)) == 16
+
+
 def test_a_leap_ahead_does_not_have_the_clock_disbelieved_until_it_is_there(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -608,10 +626,50 @@ def test_a_file_of_another_device_is_refused(kept: Kept) -> None:
 def test_a_file_of_a_newer_version_is_refused(kept: Kept) -> None:
     kept.store.close()
     with sqlite3.connect(kept.path) as sql:
-        sql.execute("PRAGMA user_version = 2")
+        sql.execute("PRAGMA user_version = 3")
     sql.close()
-    with pytest.raises(StoreFailed, match=r"is of version 2 .* update telemetry-client"):
+    with pytest.raises(StoreFailed, match=r"is of version 3 .* update telemetry-client"):
         kept.open()
+
+
+def test_a_file_of_the_first_version_goes_on(path: Path) -> None:
+    """It had no totals; they are counted once."""
+    kept = Kept(path, FakeClock(now_ms=0))
+    kept.record(2)
+    kept.store.record({"temperature": 1.0}, NOW_MS + 9)
+    before = kept.store.status()
+    kept.store.close()
+    with sqlite3.connect(path) as sql:
+        for name in ("recorded", "gone", "put_off", "dated"):
+            sql.execute(f"DROP TRIGGER {name}")
+        sql.execute("DROP TABLE totals")
+        sql.execute("PRAGMA user_version = 1")
+    sql.close()
+    kept.store = kept.open()
+    assert kept.store.status() == before
+    assert (before.waiting, before.undated, before.bytes) == (1, 2, 3 * 44 - 1)
+    kept.clock.wall_ms = NOW_MS + 9
+    kept.record()
+    assert sorted(kept.send()) == [NOW_MS + 9, NOW_MS + 10, NOW_MS + 11, NOW_MS + 12]
+    assert kept.store.status().bytes == 0
+
+
+def test_what_another_process_does_is_not_counted_anew_row_by_row(kept: Kept) -> None:
+    other = kept.open()
+    kept.store.record_many([{"temperature": 20.0}] * 20_000)
+    kept.clock.pass_ms(60_000)
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    other._sql.set_progress_handler(count, 1000)
+    other.record({"temperature": 20.0})
+    other._sql.set_progress_handler(None, 0)
+    assert other.waiting == 20_001
+    assert steps < 5  # thousand instructions; a row takes some
 
 
 def test_a_file_that_is_no_database_is_refused(path: Path) -> None:

@@ -28,7 +28,7 @@ from telemetry_client.reading import (
 )
 
 Metrics = Mapping[str, float | None]
-VERSION = 1
+VERSION = 2
 SCHEMA = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE readings (
@@ -60,6 +60,26 @@ CREATE TABLE sent (
 CREATE TABLE counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
 ROW_BYTES = 24  # what a reading takes beside its metrics
+# Kept by the file itself: to count half a million rows takes as long as to record a hundred, and
+# each process would have to after each write of another
+TOTALS = f"""
+CREATE TABLE totals (waiting INTEGER, undated INTEGER, bytes INTEGER, newest INTEGER);
+INSERT INTO totals SELECT
+  (SELECT count(*) FROM readings),
+  (SELECT count(*) FROM undated),
+  (SELECT ifnull(sum(length(metrics) + {ROW_BYTES}), 0)
+   FROM (SELECT metrics FROM readings UNION ALL SELECT metrics FROM undated)),
+  (SELECT ifnull(max(at), -1)
+   FROM (SELECT recorded_at AS at FROM readings UNION ALL SELECT last FROM sent));
+CREATE TRIGGER recorded AFTER INSERT ON readings BEGIN UPDATE totals SET waiting = waiting + 1,
+  bytes = bytes + length(new.metrics) + {ROW_BYTES}, newest = max(newest, new.recorded_at); END;
+CREATE TRIGGER gone AFTER DELETE ON readings BEGIN UPDATE totals SET waiting = waiting - 1,
+  bytes = bytes - length(old.metrics) - {ROW_BYTES}; END;
+CREATE TRIGGER put_off AFTER INSERT ON undated BEGIN UPDATE totals SET undated = undated + 1,
+  bytes = bytes + length(new.metrics) + {ROW_BYTES}; END;
+CREATE TRIGGER dated AFTER DELETE ON undated BEGIN UPDATE totals SET undated = undated - 1,
+  bytes = bytes - length(old.metrics) - {ROW_BYTES}; END;
+"""  # noqa: S608
 SENT_MAX = 1000  # rows of so many instants at least:
 SENT_ROW = 500
 INSTANT_BYTES = 8
@@ -124,7 +144,7 @@ class Store:
         self._clock = clock or SystemClock()
         self._lock = threading.RLock()
         self._seen = -1
-        self._waiting = self._undated = self._bytes = self._sent = 0
+        self._waiting = self._undated = self._bytes = self._newest_ms = self._sent = 0
         with translated(self.path):
             self._sql = sqlite3.connect(
                 self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -189,14 +209,10 @@ class Store:
         self._sql.execute(
             "INSERT INTO readings (recorded_at, metrics) VALUES (?, ?)", (at_ms, body)
         )
-        self._waiting += 1
-        self._bytes += len(body) + ROW_BYTES
 
     def _insert_undated(self, body: str) -> None:
         row = (self._clock.boot, self._clock.uptime_ms(), body)
         self._sql.execute("INSERT INTO undated (boot, uptime, metrics) VALUES (?, ?, ?)", row)
-        self._undated += 1
-        self._bytes += len(body) + ROW_BYTES
 
     def _is_believed(self, now_ms: int) -> bool:
         return now_ms >= EARLIEST_MS and self._instants.is_believed(now_ms)
@@ -214,7 +230,6 @@ class Store:
                 reason = "was recorded while the clock was not set, before the device restarted"
                 self._reject(None, body, Rejection(0, "recorded_at", None, reason))
         self._sql.execute("DELETE FROM undated")
-        self._recount()
 
     def _make_room(self, bodies: Sequence[str]) -> None:
         coming = sum(len(body) + ROW_BYTES for body in bodies)
@@ -248,7 +263,7 @@ class Store:
             self._note_sent(row[0] for row in self._sql.execute(rows, (last,)).fetchall())
         found = self._sql.execute(f"DELETE FROM {table} WHERE number <= ?", (last,))  # noqa: S608
         self._count("dropped_full", found.rowcount)
-        self._recount()
+        self._read_totals()
 
     # Sending
 
@@ -307,9 +322,6 @@ class Store:
 
     def _delete(self, reading: Queued) -> bool:
         found = self._sql.execute("DELETE FROM readings WHERE number = ?", (reading.number,))
-        if found.rowcount:
-            self._waiting -= 1
-            self._bytes -= len(reading.metrics) + ROW_BYTES
         return bool(found.rowcount)
 
     def _reject(self, at_ms: int | None, body: str, rejection: Rejection) -> None:
@@ -338,7 +350,6 @@ class Store:
         self._sql.executemany("DELETE FROM sent WHERE number = ?", [(row[0],) for row in old])
         spans = joined(Span(row[1], row[2]) for row in old)
         self._sql.executemany("INSERT INTO sent (first, last) VALUES (?, ?)", spans)
-        (self._sent,) = self._sql.execute("SELECT count(*) FROM sent").fetchone()
         self._read_instants()
 
     # Looking
@@ -353,12 +364,13 @@ class Store:
         with self._lock, self._writing():
             counts: dict[str, int] = dict(self._sql.execute("SELECT name, value FROM counts"))
             (kept,) = self._sql.execute("SELECT count(*) FROM rejected").fetchone()
-            (oldest_ms,) = self._sql.execute("SELECT min(recorded_at) FROM readings").fetchone()
+            oldest = "SELECT recorded_at FROM readings ORDER BY number LIMIT 1"
+            found = self._sql.execute(oldest).fetchone()
             return Status(
                 device_id=self.device_id,
                 waiting=self._waiting,
                 undated=self._undated,
-                oldest_recorded_at_ms=oldest_ms,
+                oldest_recorded_at_ms=found[0] if found else None,
                 bytes=self._bytes,
                 rejected_kept=kept,
                 taken=counts.get("taken", 0),
@@ -392,10 +404,11 @@ class Store:
                     f"version {VERSION}: update telemetry-client"
                 )
             if version == 0:
-                for statement in SCHEMA.split(";\n"):
-                    self._sql.execute(statement)
+                self._execute_each(SCHEMA)
                 row = ("device_id", self.device_id)
                 self._sql.execute("INSERT INTO settings (name, value) VALUES (?, ?)", row)
+            if version < VERSION:
+                self._execute_each(TOTALS)
                 self._sql.execute(f"PRAGMA user_version = {VERSION}")
             owner = "SELECT value FROM settings WHERE name = 'device_id'"
             (device_id,) = self._sql.execute(owner).fetchone()
@@ -407,16 +420,21 @@ class Store:
         with self._writing():
             pass  # reads what is in it
 
+    def _execute_each(self, script: str) -> None:
+        for statement in script.split(";\n"):
+            self._sql.execute(statement)
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """A transaction that sees what other processes have done to the file."""
         with translated(self.path), self._transaction():
+            self._read_totals()
             (seen,) = self._sql.execute("PRAGMA data_version").fetchone()
             if seen != self._seen:
-                self._recount()
                 self._read_instants()
                 self._seen = seen
             yield
+            self._read_totals()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -430,20 +448,13 @@ class Store:
                 self._sql.execute("ROLLBACK")
             raise
 
-    def _recount(self) -> None:
-        size = f"SELECT count(*), total(length(metrics) + {ROW_BYTES}) FROM"
-        waiting, of_dated = self._sql.execute(f"{size} readings").fetchone()
-        undated, of_undated = self._sql.execute(f"{size} undated").fetchone()
-        self._waiting, self._undated = int(waiting), int(undated)
-        self._bytes = int(of_dated + of_undated)
-        (self._sent,) = self._sql.execute("SELECT count(*) FROM sent").fetchone()
+    def _read_totals(self) -> None:
+        totals = "SELECT waiting, undated, bytes, newest FROM totals"
+        found = self._sql.execute(totals).fetchone()
+        self._waiting, self._undated, self._bytes, self._newest_ms = found
 
     def _read_instants(self) -> None:
-        newest = (
-            "SELECT max(at) FROM (SELECT max(recorded_at) AS at FROM readings"
-            " UNION ALL SELECT max(last) FROM sent)"
-        )
-        (newest_ms,) = self._sql.execute(newest).fetchone()
+        (self._sent,) = self._sql.execute("SELECT count(*) FROM sent").fetchone()
         latest = (
             "SELECT recorded_at FROM readings ORDER BY number DESC LIMIT 1",
             "SELECT last FROM sent ORDER BY number DESC LIMIT 1",
@@ -452,7 +463,7 @@ class Store:
         spans = self._sql.execute("SELECT first, last FROM sent WHERE instants IS NULL")
         self._instants = Instants(
             last_ms=found[0] if found else -1,
-            newest_ms=-1 if newest_ms is None else newest_ms,
+            newest_ms=self._newest_ms,
             spans=[Span(*row) for row in spans],
             load=self._used_from,
         )
