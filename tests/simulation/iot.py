@@ -89,6 +89,8 @@ class Iot:
         self.world = region.world
         self.at_work = 0
         """Messages whose rules aren't done."""
+        self.records: dict[tuple[str, str], str] = {}
+        """The topics of what rules have put on the stream, by place."""
         self._meant: dict[tuple[str, bytes], list[Any] | None] = {}
         self._skew_ms = self.world.drawn_skew_ms()
 
@@ -173,6 +175,7 @@ class Actions:
             raise ActionFailed("ThrottlingException")
         if kind == "kinesis":
             place = region.stream.take(data, sql.template(of_kind["partitionKey"])(message))
+            region.iot.records[place] = message.topic
             world.history.note(region.name, message.topic, "is on the stream", *place)
         elif kind == "lambda":
             region.events.accept(stage_of(of_kind["functionArn"]), json.loads(data))

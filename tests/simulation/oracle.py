@@ -436,15 +436,19 @@ def what_is_accepted_is_counted(world: World) -> Found:
 
 
 def unmarked(region: Region) -> Found:
-    """Readings of IoT's error documents that look as if ingest had counted them."""
+    """What rules put on the stream, or drain of an error document, without a rule's marks."""
     came = {
         (plain_topic(event["topic"]).split("/")[1], at_ms)
         for event, at_ms in messages(region)
         if "received_at" not in event
     }
     for shard_id, number, data, at_ms in region.stream.log:
-        document = judge.reading_in(data, at_ms) or {"device_id": ""}
-        if (document["device_id"], document.get("received_at")) in came and "via" not in document:
+        document = judge.reading_in(data, at_ms)
+        if document is None:
+            continue
+        source = (document["device_id"], document.get("received_at"))
+        is_by_rule = (shard_id, number) in region.iot.records
+        if (source in came or is_by_rule) and not {"via", "received_at"} <= document.keys():
             yield f"{region.name} {shard_id} {number}: {data!r} is of no rule and no request"
 
 

@@ -104,10 +104,16 @@ MQTT = (
     Way("mqtt-named", one, topic="readings", is_single=True, names_itself=True),
     Way("mqtt-batch", several, topic="batch/json"),
     Way("mqtt-basic", several, topic="batch/json", prefix=BASIC_INGEST),
-    Way("mqtt-lines-gzip", writers.lines, topic="batch/ndjson-gzip"),
+    Way("mqtt-lines-gzip", writers.lines, topic="batch/ndjson-gzip", prefix=BASIC_INGEST),
     Way("mqtt-avro-1", old_avro, topic="batch/avro", metrics=OLD, is_binary=True),
     Way("mqtt-avro-3-gzip", new_avro, topic="batch/avro-gzip", is_binary=True),
-    Way("mqtt-protobuf", writers.readings, topic="batch/protobuf", is_binary=True),
+    Way(
+        "mqtt-protobuf",
+        writers.readings,
+        topic="batch/protobuf",
+        prefix=BASIC_INGEST,
+        is_binary=True,
+    ),
 )
 WAYS = (*HTTPS, *MQTT)
 NEWEST = tuple(way for way in WAYS if way.metrics != OLD)
