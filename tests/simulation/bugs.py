@@ -5,6 +5,7 @@ shows that it does, of every one within 200 seeds; where it doesn't, the simulat
 """
 
 import contextlib
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from unittest.mock import patch
 
 from telemetry.aws import alerts as alerts_module
 from telemetry.aws import functions as functions_module
+from telemetry.aws import mqtt
 from telemetry.aws import stream as stream_module
 from telemetry.aws import windows as windows_module
 from telemetry.aws.alerts import to_notice
@@ -26,18 +28,22 @@ from telemetry.aws.items import (
     Written,
 )
 from telemetry.aws.overflow import Overflow
-from telemetry.aws.quarantine import Quarantine
+from telemetry.aws.quarantine import Quarantine, of_stream
 from telemetry.aws.queue import Queue
+from telemetry.aws.schemas import Schemas
 from telemetry.aws.stream import Stream
 from telemetry.domain import admission, validation
 from telemetry.domain import episode as episode_module
 from telemetry.domain import window as windows_of
 from telemetry.domain.episode import Changed, Episode, join
+from telemetry.domain.schema import versions
 from telemetry.domain.window import Addition, Fate
+from telemetry.errors import Unavailable
 
 from functions.aggregate import handler as aggregate
 from functions.alert import handler as alert
 from functions.dispatch import handler as dispatch
+from functions.drain import handler as drain
 from functions.ingest import handler as ingest
 from functions.notify import handler as notify
 from functions.redrive import handler as redrive
@@ -45,9 +51,14 @@ from functions.sweep import handler as sweep
 from local.mappings import lane, policy
 from local.mappings.lane import Lane
 from local.mappings.model import Batch, Mapping
+from local.mqtt import sql
+from tests.fakes import schema_id
+from tests.simulation import events as events_module
+from tests.simulation import iot as iot_module
 from tests.simulation import oracle
 from tests.simulation import region as region_module
 from tests.simulation.functions import Environment, Handler
+from tests.simulation.judge import RETENTION_MS
 from tests.simulation.world import World
 
 Plant = Callable[[contextlib.ExitStack], None]
@@ -155,9 +166,7 @@ def no_outbox(planted: contextlib.ExitStack) -> None:
             return joined
 
         alerts.join = and_tell  # type: ignore[method-assign]
-        return lambda event: alert.run(
-            event, region_module.shipped(), alerts, region_module.RETENTION_MS
-        )
+        return lambda event: alert.run(event, region_module.shipped(), alerts, RETENTION_MS)
 
     def dispatching(of: Environment) -> Handler:
         real = region_module.dispatching(of)
@@ -511,6 +520,185 @@ def a_late_answer_is_believed(planted: contextlib.ExitStack) -> None:
         self._remember(key, state, max(version, known[1] if known else 0))
 
     planted.enter_context(patch.object(CompareAndSet, "learn", credulous))
+
+
+# MQTT and formats
+
+
+@breaks(oracle.what_is_acknowledged_is_there)
+def iots_documents_dropped(planted: contextlib.ExitStack) -> None:
+    """Drain knows readings that overflowed, and takes IoT's error documents for nothing."""
+    real = drain.contents
+
+    def only_its_own(message: Any, *more: Any) -> Any:
+        return ([], []) if "base64OriginalPayload" in message["body"] else real(message, *more)
+
+    planted.enter_context(patch.object(drain, "contents", only_its_own))
+
+
+@breaks(oracle.what_is_acknowledged_is_there)
+def a_failed_event_is_lost(planted: contextlib.ExitStack) -> None:
+    """Nobody is told of an asynchronous event that Lambda has given up."""
+    nowhere = events_module.Asynchronous(retries=2, destination=None)
+    planted.enter_context(patch.object(events_module, "asynchronous", lambda _function: nowhere))
+
+
+@breaks(oracle.what_is_acknowledged_is_there)
+def a_message_is_done_without_its_readings(planted: contextlib.ExitStack) -> None:
+    """Ingest doesn't raise where it finds no place for a message: Lambda tries no more."""
+    real = ingest.run_message
+
+    def calm(*arguments: Any) -> None:
+        with contextlib.suppress(Unavailable):
+            real(*arguments)
+
+    planted.enter_context(patch.object(ingest, "run_message", calm))
+
+
+@breaks(oracle.what_is_acknowledged_is_there)
+def an_error_document_without_a_time(planted: contextlib.ExitStack) -> None:
+    """Drain doesn't know when a message came, and takes its document for unreadable lines."""
+    planted.enter_context(patch.object(drain, "sent_at_ms", lambda _message: None))
+
+
+@breaks(oracle.nothing_is_unaccounted)
+def counted_as_mqtt_too(planted: contextlib.ExitStack) -> None:
+    """Ingest counts what it takes of a message, and marks it as counted by nobody yet."""
+    real = mqtt.take
+
+    def marked(*arguments: Any) -> Any:
+        taken = real(*arguments)
+        return taken._replace(readings=mqtt.uncounted(taken.readings))
+
+    planted.enter_context(patch.object(mqtt, "take", marked))
+
+
+@breaks(oracle.what_is_accepted_is_counted)
+def drained_unmarked(planted: contextlib.ExitStack) -> None:
+    """What drain takes of an error document looks as if ingest had counted it."""
+    planted.enter_context(patch.object(mqtt, "uncounted", list))
+
+
+@breaks(oracle.streams_have_what_devices_sent)
+def the_payload_names_the_device(planted: contextlib.ExitStack) -> None:
+    """A field of the payload wins over the rule's, and no condition keeps it out."""
+    conditions = (" AND isUndefined(device_id) = true", " OR isUndefined(device_id) = false")
+    real_parse, real_place = sql.parse, sql.place
+
+    def careless(text: str) -> Any:
+        for condition in conditions:
+            text = text.replace(condition, "")
+        return real_parse(text)
+
+    def theirs(result: dict[str, Any], name: tuple[str, ...], value: Any) -> None:
+        if name[0] not in result:
+            real_place(result, name, value)
+
+    planted.enter_context(patch.object(sql, "parse", careless))
+    planted.enter_context(patch.object(sql, "place", theirs))
+    trusting = iot_module.rules.__wrapped__()
+    planted.enter_context(patch.object(iot_module, "rules", lambda: trusting))
+
+
+@breaks(oracle.streams_have_what_devices_sent)
+def identity_by_delivery(planted: contextlib.ExitStack) -> None:
+    """A reading of a message has the instant of its delivery: published again it is another."""
+    real = mqtt.take
+
+    def stamped(message: Any, *more: Any) -> Any:
+        taken = real(message, *more)
+        readings = [
+            reading._replace(recorded_at_ms=message.received_at_ms + place)
+            for place, reading in enumerate(taken.readings)
+        ]
+        return taken._replace(readings=readings)
+
+    planted.enter_context(patch.object(mqtt, "take", stamped))
+
+
+@breaks(oracle.streams_have_what_devices_sent)
+def old_avro_read_by_place(planted: contextlib.ExitStack) -> None:
+    """What the first version's devices wrote is read as if its metrics were others."""
+    real, shifted = Schemas.writer, {"temperature": "humidity", "humidity": "pressure"}
+    first = versions("reading")[0]
+    fields = [
+        {**field, "name": shifted.get(field["name"], field["name"])} for field in first["fields"]
+    ]
+    wrong = {**first, "fields": fields}
+
+    def writer(self: Schemas, asked: Any) -> Any:
+        return wrong if asked == schema_id(1) else real(self, asked)
+
+    planted.enter_context(patch.object(Schemas, "writer", writer))
+
+
+@breaks(oracle.only_what_is_bad_is_quarantined)
+def a_registry_that_is_away_knows_nothing(planted: contextlib.ExitStack) -> None:
+    """No answer of the schema registry is taken for one: that there is no such schema."""
+    real = Schemas._ask
+
+    def hasty(self: Schemas, asked: Any) -> Any:
+        try:
+            return real(self, asked)
+        except Unavailable:
+            return None
+
+    planted.enter_context(patch.object(Schemas, "_ask", hasty))
+
+
+@breaks(oracle.bad_records_are_quarantined_once)
+def quarantined_by_alert_too(planted: contextlib.ExitStack) -> None:
+    """Each consumer puts aside what isn't a reading."""
+    real = region_module.alerting
+
+    def alerting(of: Environment) -> Handler:
+        handle, quarantine = real(of), Quarantine(of.s3, region_module.FAILURES)
+
+        def and_put_aside(event: Any) -> Any:
+            records = stream_module.checked(stream_module.decode(event), RETENTION_MS)
+            rejected = [(each, each.rejected) for each in records if each.rejected]
+            quarantine.keep([of_stream(each, "alert", why) for each, why in rejected])
+            return handle(event)
+
+        return and_put_aside
+
+    planted.enter_context(patch.dict(region_module.BUILDS, {"alert": alerting}))
+
+
+@breaks(oracle.bad_messages_are_quarantined_once)
+def a_name_for_each_delivery(planted: contextlib.ExitStack) -> None:
+    """What a message brings goes into quarantine under another name whenever it is delivered."""
+    real, numbers = mqtt._held, itertools.count()
+
+    def numbered(message: Any, *more: Any) -> Any:
+        held = real(message, *more)
+        return held._replace(name=f"{held.name}:{next(numbers)}")
+
+    planted.enter_context(patch.object(mqtt, "_held", numbered))
+
+
+@breaks(oracle.bad_messages_are_quarantined_once)
+def what_a_message_has_wrong_is_dropped(planted: contextlib.ExitStack) -> None:
+    """Nobody hears of a message's documents that are no readings."""
+    real = mqtt.take
+
+    def silent(*arguments: Any) -> Any:
+        return real(*arguments)._replace(refused=0, held=[])
+
+    planted.enter_context(patch.object(mqtt, "take", silent))
+
+
+@breaks(oracle.windows_are_the_sets_of_readings)
+def without_a_stamp_any_time_will_do(planted: contextlib.ExitStack) -> None:
+    """What came past ingest is held to its times only where a rule has stamped it."""
+    real = stream_module._checked
+
+    def lenient(record: Any, retention_ms: int) -> Any:
+        if record.reading is None or record.reading.received_at_ms is None:
+            return record
+        return real(record, retention_ms)
+
+    planted.enter_context(patch.object(stream_module, "_checked", lenient))
 
 
 @contextlib.contextmanager

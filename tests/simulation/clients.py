@@ -7,8 +7,10 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError
+from telemetry.domain.schema import versions
 
 from local.mappings.ports import NotInvoked
+from tests.fakes import schema_id
 from tests.simulation.processes import wait
 from tests.simulation.tables import Item, Refused, Table
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Json = dict[str, Any]
+REGISTRY = "telemetry/reading"
 
 
 def refusal(code: str, operation: str, item: Item | None = None) -> ClientError:
@@ -36,6 +39,7 @@ class Clients:
         self.sqs = Sqs(self)
         self.s3 = S3(self)
         self.aws_lambda = Lambda(self)
+        self.glue = Glue(self)
         self.sns = Publishing(self, "sns")
         self.events = Publishing(self, "events")
 
@@ -200,6 +204,9 @@ class Sqs(Client):
 
         return self._call("SendMessageBatch", does)
 
+    def send_message(self, *, QueueUrl: str, MessageBody: str) -> None:  # noqa: N803
+        self._call("SendMessage", lambda: self._region.queues[QueueUrl].send(MessageBody))
+
     def receive_message(
         self,
         *,
@@ -275,6 +282,31 @@ class S3(Client):
             return {"Contents": found}
 
         return self._call("ListObjectsV2", does)
+
+
+class Glue(Client):
+    service = "glue"
+
+    def get_schema_version(self, *, SchemaVersionId: str) -> Json:  # noqa: N803
+        def does() -> Json:
+            found = [each for each in versions("reading") if id_of(each) == SchemaVersionId]
+            if not found:
+                raise refusal("EntityNotFoundException", "GetSchemaVersion")
+            if self._world.happens("registry_fails"):
+                raise refusal("InternalServiceException", "GetSchemaVersion")
+            return {
+                "SchemaArn": f"arn:aws:glue:{self._region.name}:123456789012:schema/{REGISTRY}",
+                "SchemaDefinition": json.dumps(found[0]),
+                "DataFormat": "AVRO",
+                "Status": "AVAILABLE",
+            }
+
+        return self._call("GetSchemaVersion", does)
+
+
+def id_of(schema: Json) -> str:
+    """The id under which a version of the reading schema is registered."""
+    return str(schema_id(schema["version"]))
 
 
 class Lambda(Client):

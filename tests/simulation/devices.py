@@ -3,9 +3,14 @@
 import asyncio
 import json
 import random
+from base64 import b64encode
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from local.mappings.ports import NotInvoked
+from tests import writers
+from tests.simulation.iot import Publication
+from tests.simulation.ways import NEWEST, WAYS, Way
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -14,6 +19,8 @@ Json = dict[str, Any]
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 PAUSE_SECONDS = (0.5, 8.0)
+BATTERY_SHARE = 0.3
+BATCH_MOST = 100
 SKEWS_MS = (-90_000, 100_000, -3 * HOUR_MS, -26 * HOUR_MS, 20 * 60_000, -400 * DAY_MS, 800 * DAY_MS)
 REFUSED_SKEWS_MS = {20 * 60_000, -400 * DAY_MS, 800 * DAY_MS}
 ACCEPTED, REFUSED, UNAVAILABLE = 202, 400, 503
@@ -25,8 +32,9 @@ class Device:
     def __init__(self, world: "World", index: int) -> None:
         self._world = world
         self._chance = random.Random(f"{world.seed}/device/{index}")
-        self._neighbour = f"device-{(index + 1) % world.options.devices}"
         self.device_id = f"device-{index}"
+        neighbour = f"device-{(index + 1) % world.options.devices}"
+        self._others = neighbour if neighbour != self.device_id else "device-0x"
         self.region = self._chance.choice(sorted(world.regions))
         is_wrong = self._happens("wrong_clock")
         self._skew_ms = self._chance.choice(SKEWS_MS) if is_wrong else 0
@@ -34,10 +42,12 @@ class Device:
         self.sent: list[Json] = []
         """Every document that it meant, as often as it sent it; not the bad ones."""
         self._sent_to: dict[str, list[Json]] = {}
+        self.published: list[Publication] = []
+        self.way = self._chance.choice(WAYS)
         self._sending: list[asyncio.Task[None]] = []
         self._used: set[int] = set()
-        self.acknowledged: dict[int, list[Json]] = {}
-        """By instant, the documents that an answer said were accepted."""
+        self.acknowledged: list[tuple[str, Json]] = []
+        """The documents that an answer said were accepted, with the region that answered."""
         self.misjudged: list[str] = []
 
     # What it measures
@@ -61,7 +71,10 @@ class Device:
         while at_ms in self._used:
             at_ms += 1
         self._used.add(at_ms)
-        return {"recorded_at": at_ms, "temperature": temperature}
+        document = {"recorded_at": at_ms, "temperature": temperature}
+        if self._chance.random() < BATTERY_SHARE:
+            document["battery"] = round(self._chance.uniform(2, 4), 2)
+        return document
 
     # How it sends it
 
@@ -73,6 +86,9 @@ class Device:
         for temperature in self.temperatures(count):
             await asyncio.sleep(options.period_seconds * chance.uniform(0.5, 1.5))
             measured = self.document(world.now_ms() + self._skew_ms, temperature)
+            if self._happens("new_firmware"):
+                self.way = chance.choice(WAYS)
+                world.history.note(self.device_id, "sends as", self.way.name)
             if self._happens("poison"):
                 world.poison_instants.add(measured["recorded_at"])
             if self._happens("hours_late"):
@@ -107,8 +123,10 @@ class Device:
     def _send(self, documents: list[Json], delay_seconds: float) -> None:
         self.sent += documents
         if documents:
-            task = asyncio.create_task(self._post_until_taken(list(documents), delay_seconds))
-            self._sending.append(task)
+            self._begin(self._send_until_taken(list(documents), delay_seconds, self.way, WAYS))
+
+    def _begin(self, sending: Coroutine[Any, Any, None]) -> None:
+        self._sending.append(asyncio.create_task(sending))
 
     async def finished(self) -> None:
         """Wait until all that it sent was answered."""
@@ -116,35 +134,67 @@ class Device:
             await self._sending.pop(0)
 
     def leave(self, lost: str, other: str) -> None:
-        """Send again what went to a region that is lost; go to the other one for good."""
+        """Send again what went to a region that is lost; go to the other one for good.
+
+        Whole, as the newest firmware does: what an older one leaves out would be gone.
+        """
         if self.region == lost:
             self.region = other
-        self._send(self._sent_to.get(lost, []), 0.0)
+        again = self._sent_to.get(lost, [])
+        documents = list({json.dumps(each): each for each in again}.values())
+        for first in range(0, len(documents), BATCH_MOST):
+            batch = documents[first : first + BATCH_MOST]
+            way = self._chance.choice(NEWEST)
+            self._begin(self._send_until_taken(batch, 0.0, way, NEWEST))
 
-    async def _post_until_taken(self, documents: list[Json], delay_seconds: float) -> None:
+    async def _send_until_taken(
+        self, documents: list[Json], delay_seconds: float, way: Way, ways: tuple[Way, ...]
+    ) -> None:
         await asyncio.sleep(delay_seconds)
-        region = self.region
+        region, whole = self.region, documents
         while documents:
-            documents = await self._post(region, documents)
+            documents = await self._send_once(region, way, documents)
             await asyncio.sleep(self._chance.uniform(*PAUSE_SECONDS))
             if self._happens("other_region"):
                 region = self._chance.choice(sorted(self._world.regions))
-            if self._world.regions[region].is_lost:
-                (region,) = [each for each in self._world.regions if each != region]
+            region = self._if_there(region)
+            if self._happens("other_way"):
+                way, documents = self._chance.choice(ways), whole
 
-    async def _post(self, region: str, documents: list[Json]) -> list[Json]:
+    def _if_there(self, region: str) -> str:
+        """A region, or the other one if it is lost."""
+        if not self._world.regions[region].is_lost:
+            return region
+        (other,) = [each for each in self._world.regions if each != region]
+        return other
+
+    async def _send_once(self, region: str, way: Way, documents: list[Json]) -> list[Json]:
         """Send once; what is to be sent again."""
         self._sent_to.setdefault(region, []).extend(documents)
-        bad = self._bad_bodies()
-        body = [*documents, *bad]
+        meant = [way.meant(document) for document in documents]
+        self.sent += [each for each in meant if each not in documents]
         instants = [document["recorded_at"] for document in documents]
-        self._world.history.note(self.device_id, "posts to", region, instants, f"{len(bad)} bad")
-        response = await self._request(region, body)
+        self._world.history.note(self.device_id, "sends to", region, way.name, instants)
+        if way.topic:
+            return await self._publish(region, way, meant)
+        return await self._post(region, way, meant)
+
+    # Over HTTPS
+
+    async def _post(self, region: str, way: Way, documents: list[Json]) -> list[Json]:
+        bad = self._bad_bodies(way)
+        body = [*documents, *bad]
+        response = await self._request(region, way, body)
         if response is not None and response["statusCode"] == UNAVAILABLE:
             self._world.hits["not taken"] += 1
         if response is None or response["statusCode"] not in {ACCEPTED, REFUSED, UNAVAILABLE}:
             return documents
         answer = json.loads(response["body"])
+        if "rejected" not in answer:  # nothing of it was looked at
+            if response["statusCode"] == UNAVAILABLE:
+                return documents
+            self.misjudged.append(f"{self.device_id}: was told {answer} of {way.name} {body}")
+            return []
         refused = {refusal["index"] for refusal in answer["rejected"]}
         expected = set(range(len(documents), len(body)))
         if self._is_refused:
@@ -162,7 +212,7 @@ class Device:
             self.misjudged.append(f"{self.device_id}: was told {told}")
         for index, document in enumerate(documents):
             if index not in refused and index not in not_taken:
-                self.acknowledged.setdefault(document["recorded_at"], []).append(document)
+                self.acknowledged.append((region, document))
         return [documents[index] for index in sorted(not_taken) if index < len(documents)]
 
     def _good_instants(self) -> set[int]:
@@ -170,34 +220,33 @@ class Device:
         now_ms = self._world.now_ms()
         return {at_ms for at_ms in self._used if now_ms - DAY_MS < at_ms < now_ms + 1}
 
-    def _bad_bodies(self) -> list[Any]:
+    def _bad_bodies(self, way: Way) -> list[Any]:
         if not self._happens("bad_body"):
             return []
         now_ms = self._world.now_ms()
-        others = self._neighbour if self._neighbour != self.device_id else "device-0x"
-        return [
-            self._chance.choice(
-                [
-                    {"recorded_at": now_ms, "temperature": 412.0},
-                    {"recorded_at": now_ms},
-                    {"recorded_at": "yesterday", "temperature": 20.0},
-                    {"recorded_at": now_ms, "temperature": 44.0, "device_id": others},
-                    "not a reading",
-                    {"recorded_at": now_ms, "temperature": float("nan")},
-                ]
-            )
+        of_any_format: list[Any] = [
+            {"recorded_at": now_ms, "temperature": 412.0},
+            {"recorded_at": now_ms},
+            {"recorded_at": now_ms, "temperature": 44.0, "device_id": self._others},
+            {"recorded_at": now_ms, "temperature": float("nan")},
         ]
+        of_json = [{"recorded_at": "yesterday", "temperature": 20.0}, "not a reading"]
+        return [self._chance.choice(of_any_format + [[], of_json][not way.is_binary])]
 
-    async def _request(self, region: str, body: list[Any]) -> Json | None:
+    async def _request(self, region: str, way: Way, body: list[Any]) -> Json | None:
         """An API request; None where no answer comes back."""
         world = self._world
-        event = {
+        event: Json = {
             "httpMethod": "POST",
             "resource": "/devices/{device_id}/readings",
             "pathParameters": {"device_id": self.device_id},
             "requestContext": {"authorizer": {"subject": self.device_id, "role": "device"}},
-            "body": json.dumps(body),
+            "headers": {"content-type": way.content_type},
+            "body": b64encode(way.written(self.device_id, body)).decode(),
+            "isBase64Encoded": True,
         }
+        if way.is_zipped:
+            event["headers"]["content-encoding"] = "gzip"
         try:
             answer = await world.regions[region].lambda_.invoke("ingest", event)
         except NotInvoked:
@@ -207,3 +256,77 @@ class Device:
             return None
         response: Json = answer.payload
         return response
+
+    # Over MQTT
+
+    async def _publish(self, region: str, way: Way, documents: list[Json]) -> list[Json]:
+        """Publish, a message each or all in one; the documents of messages without a PUBACK."""
+        once = [each for place, each in enumerate(documents) if each not in documents[:place]]
+        left = []
+        for group in [[each] for each in once] if way.is_single else [once]:
+            whole: list[Any] = list(group)
+            if self._happens("bad_message"):
+                if way.is_single or self._chance.random() < 0.3:
+                    self._begin(self._publish_bad(region))
+                else:
+                    whole.insert(self._chance.randint(0, len(whole)), self._bad(way))
+            if not await self._message(region, way.message(self.device_id, whole)):
+                left += group
+        return left
+
+    async def _message(self, region: str, message: Publication) -> bool:
+        """Publish a message; whether it was acknowledged."""
+        self.published.append(message)
+        return await self._world.regions[region].iot.publish(message)
+
+    async def _publish_bad(self, region: str) -> None:
+        """Publish what isn't a reading until it is acknowledged, the same every time."""
+        topic, payload, documents = self._bad_message()
+        while True:
+            message = Publication(
+                f"telemetry/{self.device_id}/{topic}", payload, self.device_id, documents
+            )
+            self._world.history.note(self.device_id, "publishes to", region, topic, payload)
+            if await self._message(region, message):
+                return
+            await asyncio.sleep(self._chance.uniform(*PAUSE_SECONDS))
+            region = self._if_there(region)
+
+    def _bad(self, way: Way) -> Json:
+        """A document that isn't a reading, and that a format can have."""
+        at_ms = self._world.now_ms()
+        bad: list[Json] = [
+            {"recorded_at": at_ms, "temperature": 412.0},
+            {"recorded_at": at_ms + 20 * 60_000, "temperature": 44.0},
+            {"recorded_at": at_ms, "temperature": 44.0, "device_id": self._others},
+        ]
+        if not way.is_binary:
+            bad += [{"recorded_at": at_ms, "temperature": "44"}, {"temperature": 44.0}]
+        return self._chance.choice(bad)
+
+    def _bad_message(self) -> tuple[str, bytes, list[Any] | None]:
+        """A message that brings nothing good: its topic, its bytes, its documents if any."""
+        at_ms = self._world.now_ms()
+        hot = {"recorded_at": at_ms, "temperature": 44.0}
+        unreadable = [
+            ("readings", b"not JSON"),
+            ("batch/xml", b"<reading/>"),
+            ("batch/avro", writers.glue([{"device_id": self.device_id, **hot}])[:-3]),
+            ("batch/protobuf", b"\xff\xff"),
+        ]
+        documents: list[Json] = [
+            {"recorded_at": at_ms, "temperature": "44"},
+            {"recorded_at": at_ms, "temperature": 412.0},
+            {"recorded_at": "yesterday", "temperature": 44.0},
+            {"recorded_at": at_ms + 20 * 60_000, "temperature": 44.0},
+            {"recorded_at": at_ms},
+            {"temperature": 44.0},
+            hot | {"colour": "red"},
+            hot | {"device_id": self._others},
+            hot | {"received_at": at_ms},
+            hot | {"via": "mqtt"},
+        ]
+        if self._chance.random() < 0.25:
+            return (*self._chance.choice(unreadable), None)
+        document = self._chance.choice(documents)
+        return "readings", json.dumps(document).encode(), [document]

@@ -52,6 +52,8 @@ class Invocation:
     """What it counted and wrote, by metric and minute: all of it if it came to its end."""
     answer: Any = None
     """What it returned, if it came to that."""
+    has_ended: bool = False
+    """Whether it came to that."""
     is_heard: bool = False
     """Whether the mapping that invoked it went on by its answer."""
     is_given_up: bool = False
@@ -213,7 +215,7 @@ class Lambda:
             environment.write_counts()
         else:
             environment.write_counts()
-            invocation.answer = payload
+            invocation.answer, invocation.has_ended = payload, True
             world.history.note(name, "answers", shortened(payload))
             answer = Answer(payload, None, f"request-{invocation.serial}")
         finally:
@@ -247,7 +249,7 @@ def told(event: Json) -> str:
     """What an event brings, in a few words."""
     records = event.get("Records")
     if not isinstance(records, list):
-        return str(event.get("resource", ""))
+        return str(event.get("resource") or event.get("topic", ""))
     ids = [record.get("eventID") or record.get("messageId") for record in records]
     numbers = [str(each)[-6:] for each in ids]
     return f"gets {len(ids)}: {', '.join(numbers[:8])}{'…' * (len(numbers) > 8)}"

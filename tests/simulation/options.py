@@ -47,6 +47,28 @@ class Options:
     """The device starts again, and sends what it had in its memory."""
     wrong_clock: float = rate(0.3, 1.0)
     """The device's clock is wrong, by minutes, hours or years."""
+    new_firmware: float = rate(0.02, 0.1)
+    """From a reading on the device sends in another format, or over HTTPS instead of MQTT."""
+    other_way: float = rate(0.05, 0.2)
+    """What was sent is sent once more, another way, whatever the answer was."""
+    bad_message: float = rate(0.05, 0.2)
+    """A device publishes over MQTT what isn't a reading, or somebody else's."""
+
+    # MQTT
+    puback_lost: float = rate(0.05, 0.3)
+    """The acknowledgement of a message gets lost: the device publishes it again."""
+    message_late: float = rate(0.1, 0.5)
+    """IoT takes up to twenty seconds with a message; later ones overtake it."""
+    action_fails: float = rate(0.1, 0.6, 0.8)
+    """An attempt at a rule's action is throttled."""
+    error_action_fails: float = rate(0.5, 0.9)
+    """An attempt at what a rule does when its action has failed, fails too."""
+    event_late: float = rate(0.1, 0.5)
+    """An asynchronous event waits up to a minute for its function."""
+    event_fails: float = rate(0.3, 0.8)
+    """The function that an asynchronous event is for doesn't even start."""
+    event_twice: float = rate(0.05, 0.3)
+    """An asynchronous event is delivered once more."""
 
     # functions
     crash_before: float = rate(0.005, 0.04)
@@ -97,6 +119,8 @@ class Options:
     """A failed condition doesn't return the item."""
     stale_read: float = rate(0.1, 0.5)
     """A query gives an item as it was before its last writes, or not at all."""
+    registry_fails: float = rate(0.2, 0.8)
+    """The schema registry refuses a call."""
     outage: float = rate(0.02, 0.08)
     """A service is away for up to two minutes; a chance each ten seconds."""
     replication_seconds: float = switch(5, 40, usual=0.5)

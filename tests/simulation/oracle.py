@@ -10,16 +10,21 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from telemetry.domain import window as windows_of
 from telemetry.domain.accounting import ACCEPTED, FOREIGN, SETTLED, STORED, Metric, unaccounted
 
+from tests.simulation import judge
+from tests.simulation.devices import Device
 from tests.simulation.functions import Invocation
-from tests.simulation.region import ALERTS, RETENTION_MS, WINDOWS, Region
+from tests.simulation.iot import plain_topic
+from tests.simulation.judge import RETENTION_MS
+from tests.simulation.region import ALERTS, WINDOWS, Region, is_killing
 from tests.simulation.world import World
 
 MINUTE_MS = 60_000
-METRICS = {"temperature", "humidity", "pressure", "battery"}
+METRICS = judge.RANGES.keys()
 LIMIT, CLEARS_BELOW = 38.0, 37.0
 WAYS = {"sns", "bus"}
 EXPECTED_ERRORS = {"Unavailable", "ClientError", "ReadTimeoutError"}
@@ -30,6 +35,8 @@ PROMPT = {
     *("apart", "bad_body", "batch_size", "batching_window_seconds", "bisects", "flutter"),
     *("cursors_expire", "duplicate", "foreign", "forgets", "lanes", "lost_ack", "mute_conflict"),
     *("not_readings", "other_region", "redrive", "reshard", "restart", "send_fails", "twin"),
+    *("action_fails", "bad_message", "error_action_fails", "event_twice", "new_firmware"),
+    *("other_way", "puback_lost"),
 }
 
 Metrics = dict[str, float]
@@ -45,16 +52,20 @@ class Reading(NamedTuple):
     metrics: Metrics
 
 
-def readings(world: World, region: Region) -> list[Reading]:
+_readings: "WeakKeyDictionary[Region, list[Reading]]" = WeakKeyDictionary()
+
+
+def readings(region: Region) -> list[Reading]:
     """All readings that were ever put on a region's stream, in the order in which they were."""
-    found = []
-    for shard_id, number, data in region.stream.log:
-        if data in world.garbage:
-            continue
-        document = json.loads(data)
-        metrics = metrics_of(document)
-        place = (shard_id, number)
-        found.append(Reading(place, document["device_id"], document["recorded_at"], metrics))
+    found = _readings.get(region, [])
+    if found:
+        return found
+    for shard_id, number, data, at_ms in region.stream.log:
+        document = judge.reading_in(data, at_ms)
+        if document is not None:
+            place, metrics = (shard_id, number), metrics_of(document)
+            found.append(Reading(place, document["device_id"], document["recorded_at"], metrics))
+    _readings[region] = found
     return found
 
 
@@ -126,23 +137,44 @@ def queues_are_empty(world: World) -> Found:
 
 
 def what_is_acknowledged_is_there(world: World) -> Found:
-    """Each reading that an answer said was accepted is in a window of some region."""
+    """Each reading that an answer or a PUBACK said was taken is in a window of some region.
+
+    But what IoT itself says that it lost: a message for which its error action failed, too. What
+    a lost region had acknowledged is sent again, and may be lost then.
+    """
     stored = merged_windows(world)
     full = {reading.place for each in kept(world) for reading in overflowed(world, each)}
     excused = {
         (reading.device_id, reading.at_ms)
         for each in kept(world)
-        for reading in readings(world, each)
+        for reading in readings(each)
         if reading.place in full
     }
     for device in world.devices:
-        for at_ms, documents in device.acknowledged.items():
-            for document in documents:
-                wanted = metrics_of(document)
-                there = stored.get((device.device_id, at_ms), {})
-                is_there = all(there.get(name, -1e9) >= wanted[name] for name in wanted)
-                if not is_there and (device.device_id, at_ms) not in excused:
-                    yield f"{device.device_id} {at_ms}: {wanted} is acknowledged, {there} is stored"
+        admitted = [
+            document
+            for message in device.published
+            if message.is_lost
+            for document in message.documents or []
+        ]
+        for region, document in acknowledged(device):
+            if world.regions[region].is_lost and document in admitted:
+                continue
+            at_ms, wanted = document["recorded_at"], metrics_of(document)
+            there = stored.get((device.device_id, at_ms), {})
+            is_there = all(there.get(name, -1e9) >= wanted[name] for name in wanted)
+            if not is_there and (device.device_id, at_ms) not in excused:
+                yield f"{device.device_id} {at_ms}: {wanted} is acknowledged, {there} is stored"
+
+
+def acknowledged(device: Device) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What a region has taken: by an answer, or by a PUBACK if it is a reading at all."""
+    yield from device.acknowledged
+    for message in device.published:
+        if message.is_acknowledged and not message.is_lost:
+            for document in message.documents or []:
+                if judge.is_reading(document, device.device_id, message.at_ms):
+                    yield message.region, document
 
 
 def merged_windows(world: World) -> dict[tuple[str, int], Metrics]:
@@ -170,7 +202,7 @@ def own_windows(world: World, region: Region) -> dict[tuple[str, int], bytes]:
 def windows_are_the_sets_of_readings(world: World) -> Found:
     """Each region's windows have exactly the readings of its stream, byte for byte."""
     for region in kept(world):
-        expected, found = union(readings(world, region)), own_windows(world, region)
+        expected, found = union(readings(region)), own_windows(world, region)
         for key in sorted(expected.keys() | found.keys()):
             where = f"{region.name} {key}"
             if key not in found:
@@ -219,7 +251,7 @@ def streams_have_what_devices_sent(world: World) -> Found:
         for device_id, document in sent(world)
     }
     for region in world.regions.values():
-        for reading in readings(world, region):
+        for reading in readings(region):
             if (reading.device_id, reading.at_ms, tuple(reading.metrics.items())) not in meant:
                 yield f"{region.name} {reading.place}: {reading} was sent by nobody"
 
@@ -266,9 +298,7 @@ def overflowed(world: World, region: Region) -> list[Reading]:
         for offset in windows_of.decode(window)
     }
     return [
-        reading
-        for reading in readings(world, region)
-        if (reading.device_id, reading.at_ms) not in stored
+        reading for reading in readings(region) if (reading.device_id, reading.at_ms) not in stored
     ]
 
 
@@ -278,23 +308,100 @@ def quarantine_has_what_cannot_be_stored(world: World) -> Found:
     A reading that was released may have found its window full, and come back from another place.
     """
     for region in kept(world):
-        data = {(shard, number): data for shard, number, data in region.stream.log}
+        data = {(shard, number): data for shard, number, data, _ in region.stream.log}
         found = {
             (line["shard_id"], line["sequence_number"]): line["data"]
             for line in region.quarantined()
+            if line["source"] == "kinesis"
         }
+        good = {reading.place for reading in readings(region)}
         for place in sorted(found):
             if found[place] != data[place]:
                 yield f"{region.name} {place}: {found[place]!r} in quarantine, not {data[place]!r}"
         unstored = {reading.place: reading for reading in overflowed(world, region)}
         held = {unstored[place][1:3] for place in found if place in unstored}
         for place in sorted(data):
-            is_right = place in unstored or data[place] in world.garbage
+            is_right = place in unstored or place not in good
             if place in found and not is_right:
                 yield f"{region.name} {place}: in quarantine, and stored"
             is_held = place in found or (place in unstored and unstored[place][1:3] in held)
             if is_right and not is_held:
                 yield f"{region.name} {place}: neither stored nor in quarantine: {data[place]!r}"
+
+
+def bad_records_are_quarantined_once(world: World) -> Found:
+    """Of the functions that see a record aggregate alone puts it aside, under its one name.
+
+    A function that died of a record is another matter.
+    """
+    for region in kept(world):
+        functions: dict[str, set[str]] = defaultdict(set)
+        for line in region.quarantined():
+            if line["source"] == "kinesis" and not is_killing(line):
+                functions[line["name"]].add(line["function"])
+            elif line["source"] not in {"kinesis", "mqtt"}:
+                yield f"{region.name} {line['name']}: from {line['source']}: {line['data']!r}"
+        for name, by in sorted(functions.items()):
+            if by != {"aggregate"}:
+                yield f"{region.name} {name}: in quarantine by {sorted(by)}"
+
+
+def bad_messages_are_quarantined_once(world: World) -> Found:
+    """Each message that brings what is no reading is there whole, under one name, and no other is.
+
+    However often the message was delivered, by whom, and though operators have released it.
+    """
+    for region in kept(world):
+        names: dict[tuple[str, int, str], set[str]] = defaultdict(set)
+        for line in region.quarantined():
+            if line["source"] == "mqtt":
+                event = json.loads(line["data"])
+                names[event["topic"], event["received_at"], event["body"]].add(line["name"])
+        expected = refused(region)
+        for key in sorted(names.keys() | expected):
+            if len(names[key]) != 1:
+                yield f"{region.name} {key}: in quarantine as {sorted(names[key])}"
+            elif key not in expected:
+                yield f"{region.name} {key}: in quarantine, and nobody was to put it there"
+
+
+def refused(region: Region) -> set[tuple[str, int, str]]:
+    """The messages that bring anything that is no reading: topic, when they came, their bytes."""
+    return {
+        (event["topic"], at_ms, event["body"])
+        for event, at_ms in messages(region)
+        if not all(region.judged(event, at_ms))
+    }
+
+
+def messages(region: Region) -> Iterator[tuple[dict[str, Any], int]]:
+    """The messages of MQTT that functions got, by rules or by the overflow queue, and when."""
+    for invocation in region.lambda_.invocations:
+        event = invocation.event
+        if is_message(invocation):
+            yield event, event["received_at"]
+        elif invocation.function == "drain":
+            for record in event["Records"]:
+                yield from overflowed_message(record)
+
+
+def is_message(invocation: Invocation) -> bool:
+    """Whether a function was invoked with a message of MQTT."""
+    return invocation.function == "ingest" and "httpMethod" not in invocation.event
+
+
+def overflowed_message(record: Any) -> Iterator[tuple[dict[str, Any], int]]:
+    """The message in a document of the overflow queue, and when it came; of readings, nothing."""
+    body = record["body"]
+    if '"topic"' not in body:
+        return
+    document = json.loads(body)
+    if "base64OriginalPayload" in document:
+        event = {"topic": document["topic"], "body": document["base64OriginalPayload"]}
+        yield event, int(record["attributes"]["SentTimestamp"])
+    else:
+        event = document.get("requestPayload", document)
+        yield event, event["received_at"]
 
 
 def only_what_is_bad_is_quarantined(world: World) -> Found:
@@ -308,23 +415,52 @@ def what_is_accepted_is_counted(world: World) -> Found:
     """Ingest counts what it answers, and aggregate what others brought, and what was new."""
     for region in kept(world):
         for invocation in region.lambda_.invocations:
-            if invocation.function == "ingest" and invocation.answer is not None:
-                told = json.loads(invocation.answer["body"]).get("accepted", 0)
+            if invocation.function == "ingest" and invocation.has_ended:
+                told = accepted(region, invocation)
                 counted = counts_of([invocation])[ACCEPTED].total()
                 if counted != told:
                     yield f"{region.name}: {counted} counted, {told} accepted"
         heard = [each for each in region.lambda_.invocations if each.is_heard]
-        foreign = sum(b'"received_at"' not in data for *_, data in region.stream.log)
+        foreign = sum(
+            b'"received_at"' not in data or b'"via":' in data for _, _, data, _ in region.stream.log
+        )
         if not region.given_up["aggregate"] and counts_of(heard)[FOREIGN].total() != foreign:
             yield f"{region.name}: {counts_of(heard)[FOREIGN].total()} foreign, not {foreign}"
+        yield from unmarked(region)
         if not world.options.faults:
-            stored, new = counts_of(heard)[STORED].total(), len(set(instants(world, region)))
+            stored, new = counts_of(heard)[STORED].total(), len(set(instants(region)))
             if stored != new:
                 yield f"{region.name}: {stored} counted as stored, {new} are new"
 
 
-def instants(world: World, region: Region) -> list[tuple[str, int]]:
-    return [(reading.device_id, reading.at_ms) for reading in readings(world, region)]
+def unmarked(region: Region) -> Found:
+    """What rules put on the stream, or drain of an error document, without a rule's marks."""
+    came = {
+        (plain_topic(event["topic"]).split("/")[1], at_ms)
+        for event, at_ms in messages(region)
+        if "received_at" not in event
+    }
+    for shard_id, number, data, at_ms in region.stream.log:
+        document = judge.reading_in(data, at_ms)
+        if document is None:
+            continue
+        source = (document["device_id"], document.get("received_at"))
+        is_by_rule = (shard_id, number) in region.iot.records
+        if (source in came or is_by_rule) and not {"via", "received_at"} <= document.keys():
+            yield f"{region.name} {shard_id} {number}: {data!r} is of no rule and no request"
+
+
+def accepted(region: Region, invocation: Invocation) -> int:
+    """How many readings ingest has found a place for."""
+    if is_message(invocation):
+        event = invocation.event
+        return sum(region.judged(event, event["received_at"]))
+    told: int = json.loads(invocation.answer["body"]).get("accepted", 0)
+    return told
+
+
+def instants(region: Region) -> list[tuple[str, int]]:
+    return [(reading.device_id, reading.at_ms) for reading in readings(region)]
 
 
 def each_record_is_counted_once(world: World) -> Found:
@@ -377,7 +513,7 @@ def true_spells(world: World, region: Region, device_id: str, gap_ms: int = 0) -
     """
     breaches = {
         reading.at_ms
-        for reading in readings(world, region)
+        for reading in readings(region)
         if reading.device_id == device_id and reading.metrics.get("temperature", 0) > LIMIT
     }
     events = [(at_ms, True) for at_ms in breaches]
@@ -398,7 +534,7 @@ def recoveries(world: World, device_id: str) -> set[int]:
     return {
         reading.at_ms
         for region in world.regions.values()
-        for reading in readings(world, region)
+        for reading in readings(region)
         if reading.device_id == device_id
         and reading.metrics.get("temperature", 99.0) < CLEARS_BELOW
     }
@@ -460,7 +596,7 @@ def episodes_join_their_breaches(world: World) -> Found:
     for region in kept(world):
         episodes = own_episodes(world, region)
         breaches: dict[str, dict[int, float]] = defaultdict(dict)
-        for reading in readings(world, region):
+        for reading in readings(region):
             value = reading.metrics.get("temperature", 0.0)
             if value > LIMIT:
                 of_device = breaches[reading.device_id]
@@ -615,6 +751,8 @@ INVARIANTS: tuple[Callable[[World], Found], ...] = (
     nobody_writes_anothers_data,
     the_bad_are_refused,
     quarantine_has_what_cannot_be_stored,
+    bad_records_are_quarantined_once,
+    bad_messages_are_quarantined_once,
     only_what_is_bad_is_quarantined,
     what_is_accepted_is_counted,
     each_record_is_counted_once,

@@ -14,6 +14,7 @@ class Message:
 
     message_id: str
     body: str
+    sent_at_ms: int
     visible_at_ms: int = 0
     receives: int = 0
     receipt: str = ""
@@ -38,7 +39,7 @@ class Queue:
         self.arrived.set()
         self.sent += 1
         message_id = f"{self.name}-{self.sent}"
-        self.messages[message_id] = Message(message_id, body)
+        self.messages[message_id] = Message(message_id, body, self.now_ms())
         return message_id
 
     def receive(self, most: int, visibility_seconds: int | None = None) -> list[Message]:

@@ -25,10 +25,11 @@ from telemetry.aws.overflow import Overflow
 from telemetry.aws.publishers import Bus, Topic
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.queue import Queue as QueueAdapter
+from telemetry.aws.schemas import Schemas
 from telemetry.aws.stream import Stream as StreamAdapter
 from telemetry.aws.windows import WindowReader, Windows
 from telemetry.domain.rule import shipped_rules
-from telemetry.settings import DAY_MS
+from telemetry.domain.schema import versions
 
 from functions.aggregate import handler as aggregate
 from functions.alert import handler as alert
@@ -44,9 +45,13 @@ from local.mappings.ports import NotInvoked, OutsideProblem, Ports
 from ops import quarantine as operators_quarantine
 from ops import redrive as operators_redrive
 from ops.target import Target
-from tests.fakes import KnownSchemas
+from tests.fakes import schema_id
+from tests.simulation import judge
 from tests.simulation.clients import Clients
+from tests.simulation.events import Events
 from tests.simulation.functions import Environment, Handler, Lambda, owner
+from tests.simulation.iot import Iot, plain_topic
+from tests.simulation.judge import RETENTION_MS
 from tests.simulation.processes import running
 from tests.simulation.queues import Bucket, Message, Queue, object_created
 from tests.simulation.streams import Stream, TableStream
@@ -60,7 +65,6 @@ Json = dict[str, Any]
 WINDOWS, ALERTS = "windows", "alerts"
 FAILURES = "failures"
 STACK = "telemetry"
-RETENTION_MS = 30 * DAY_MS
 QUEUE_POLL_SECONDS = 1.0
 SWEEP_SECONDS = 60.0
 IMPATIENT_SECONDS = 3
@@ -73,13 +77,26 @@ BATCH_INFO = {"KinesisBatchInfo", "DDBStreamBatchInfo"}
 def ingesting(of: Environment) -> Handler:
     stream = StreamAdapter(of.kinesis, "readings", of.sleep, of.seconds)
     overflow = Overflow(QueueAdapter(of.sqs, "overflow"))
-    schemas = KnownSchemas()
-    return lambda event: ingest.run(event, of.clock_ms(), RETENTION_MS, stream, overflow, schemas)
+    quarantine, schemas = Quarantine(of.s3, FAILURES), schemas_for(of)
+
+    def handle(event: Json) -> Any:
+        if "httpMethod" in event:
+            return ingest.run(event, of.clock_ms(), RETENTION_MS, stream, overflow, schemas)
+        ingest.run_message(event, RETENTION_MS, stream, overflow, quarantine, schemas)
+        return None
+
+    return handle
+
+
+def schemas_for(of: Environment) -> Schemas:
+    """Glue is asked for the ids of the first and the newest version; the other one ships."""
+    known = {schema_id(2): versions("reading")[1]}
+    return Schemas(lambda: of.glue, STACK, known, of.seconds)
 
 
 def draining(of: Environment) -> Handler:
     stream = StreamAdapter(of.kinesis, "readings", of.sleep, of.seconds)
-    quarantine, schemas = Quarantine(of.s3, FAILURES), KnownSchemas()
+    quarantine, schemas = Quarantine(of.s3, FAILURES), schemas_for(of)
     return lambda event: drain.run(event, stream, quarantine, RETENTION_MS, schemas)
 
 
@@ -228,6 +245,8 @@ class Region:
         self.buckets = {FAILURES: Bucket(FAILURES, announce=self._announce)}
         self.published: dict[str, list[str]] = {"sns": [], "bus": []}
         self.lambda_ = Lambda(self, dict(BUILDS))
+        self.events = Events(self)
+        self.iot = Iot(self)
         self.checkpoints = MemoryCheckpoints()
         self.redriven_at = 0
         """How many invocations there had been when all was redriven, and nothing released."""
@@ -342,6 +361,7 @@ class Region:
                 "RedriveFunctionName": "redrive",
                 "FailuresBucket": FAILURES,
                 "StreamName": "readings",
+                "OverflowUrl": "overflow",
             },
             Operator(self).connect,
         )
@@ -349,7 +369,7 @@ class Region:
         code = await running(lambda: operators_redrive.redrive(Namespace(), target, silent))
         self.world.history.note(f"{self.name}/operator", "redrives, and is told", code)
         self.redriven_at = self.redriven_at or len(self.lambda_.invocations)
-        names = sorted({line["name"] for line in self.quarantined() if self.is_right(line)})
+        names = sorted({line["name"] for line in self.quarantined() if self.is_released(line)})
         if names:
             asked = Namespace(names=names, all=False)
             code = await running(lambda: operators_quarantine.release(asked, target, silent))
@@ -357,8 +377,27 @@ class Region:
 
     def is_right(self, line: Json) -> bool:
         """Whether a person would say of a line in quarantine that it can be stored now."""
+        if line["source"] == "mqtt":
+            event = json.loads(line["data"])
+            return all(self.judged(event, event["received_at"]))
         is_full = line["reason"].startswith("window_full")
-        return not is_full and line["data"] not in self.world.garbage
+        is_reading = judge.reading_in(line["data"], line["arrived_at_ms"]) is not None
+        return line["source"] == "kinesis" and is_reading and not is_full
+
+    def is_released(self, line: Json) -> bool:
+        """Whether an operator releases it: of MQTT also what is as bad as it was."""
+        return line["source"] == "mqtt" or self.is_right(line)
+
+    def judged(self, event: Json, at_ms: int) -> list[bool]:
+        """Whether each document in a message that came at some time is a reading.
+
+        A message that nobody can read is one document, and no reading.
+        """
+        documents = self.iot.meaning(event["topic"], b64decode(event["body"]))
+        if documents is None:
+            return [False]
+        device_id = plain_topic(event["topic"]).split("/")[1]
+        return [judge.is_reading(document, device_id, at_ms) for document in documents]
 
     # The engine's sink and destination
 
@@ -405,7 +444,12 @@ class Region:
     async def _work(self, queue: Queue, function: str, messages: list[Message]) -> None:
         receipts = {message.message_id: message.receipt for message in messages}
         records = [
-            {"messageId": each.message_id, "receiptHandle": each.receipt, "body": each.body}
+            {
+                "messageId": each.message_id,
+                "receiptHandle": each.receipt,
+                "body": each.body,
+                "attributes": {"SentTimestamp": str(each.sent_at_ms)},
+            }
             for each in messages
         ]
         try:

@@ -49,11 +49,11 @@ class WaitingStream(MemoryStream):
 class Stream(WaitingStream):
     """The stream of readings: a shard has a range of the keys' hashes, and can be split or merged.
 
-    `log` has all that was ever put on it, with its shard and sequence number: the oracle reads it.
+    `log` has all that was ever put on it, with its place and time: the oracle reads it.
     """
 
     def __init__(self, now_ms: NowMs, is_away: Callable[[], bool]) -> None:
-        self.log: list[tuple[str, str, bytes]] = []
+        self.log: list[tuple[str, str, bytes, int]] = []
         self.seen: Callable[[bytes], None] = lambda _data: None
         self._ranges = {"shardId-000000000000": (0, HASHES)}
         super().__init__(now_ms, is_away)
@@ -64,7 +64,7 @@ class Stream(WaitingStream):
         place = zlib.crc32(key.encode())
         shard_id = next(name for name, (low, high) in self._ranges.items() if low <= place < high)
         number = self.put(data, key, shard_id)
-        self.log.append((shard_id, number, data))
+        self.log.append((shard_id, number, data, self._now_ms()))
         self._wake()
         return shard_id, number
 

@@ -8,6 +8,7 @@ import random
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -18,7 +19,8 @@ from telemetry.domain.accounting import Metric
 from local.mappings import engine as engine_of
 from local.mappings.memory import VirtualTimeLoop, run_virtually
 from local.mappings.ports import NotInvoked
-from tests.simulation.devices import Device
+from local.mqtt import rules as iot_rules
+from tests.simulation.devices import DAY_MS, Device
 from tests.simulation.functions import Environment, owner
 from tests.simulation.history import History
 from tests.simulation.options import Options
@@ -31,7 +33,8 @@ WEATHER_SECONDS = 10.0
 OUTAGE_SECONDS = (5.0, 120.0)
 CUT_SECONDS = (10.0, 180.0)
 METER = "meter-0"
-SERVICES = ("kinesis", "dynamodb", "sqs", "s3", "sns", "events")
+METER_CLOCKS_MS = (0, 0, 0, 20 * 60_000, -400 * DAY_MS)
+SERVICES = ("kinesis", "dynamodb", "sqs", "s3", "sns", "events", "iot", "glue")
 AFTERWARDS_SECONDS = 150.0
 """How long the storm goes on when devices have measured all: episodes are cleared in it."""
 SEND_SECONDS_MAX = 3600.0
@@ -64,7 +67,6 @@ class World:
         self.replicating = 0
         self.poison_instants: set[int] = set()
         self.poison: set[str] = set()
-        self.garbage: set[bytes] = set()
         self.foreign: list[dict[str, Any]] = []
         """Readings that another producer put on the streams."""
         self.regions = {name: Region(self, name) for name in REGIONS}
@@ -196,12 +198,14 @@ class World:
             self._foreign(region, chance)
         if self.happens("not_readings", chance):
             data = chance.choice(GARBAGE) + b"%d" % chance.randrange(10**9)
-            self.garbage.add(data)
             self.history.note(region.name, "not a reading", region.stream.take(data, "other"))
 
     def _foreign(self, region: Region, chance: random.Random) -> None:
-        """Another producer puts a reading on the stream, of a device of its own; maybe twice."""
-        at_ms = self.now_ms() - chance.randrange(20_000)
+        """Another producer puts a reading on the stream, of a device of its own; maybe twice.
+
+        Its clock may be wrong, by what `ingest` would refuse.
+        """
+        at_ms = self.now_ms() - chance.randrange(20_000) + chance.choice(METER_CLOCKS_MS)
         document = {"recorded_at": at_ms, "temperature": round(chance.uniform(20, 50), 2)}
         self.foreign.append({"device_id": METER} | document)
         for _ in range(chance.choice([1, 1, 2])):
@@ -252,6 +256,10 @@ class World:
                 continue
             if region.lambda_.at_work:
                 return f"{region.name}: {len(region.lambda_.at_work)} functions run"
+            if region.iot.at_work:
+                return f"{region.name}: {region.iot.at_work} messages are with IoT"
+            if region.events.waiting:
+                return f"{region.name}: {region.events.waiting} events wait for their function"
             for name in ("overflow", "notices"):
                 if region.queues[name].messages:
                     return f"{region.name}: {name} has {len(region.queues[name].messages)}"
@@ -275,10 +283,12 @@ class World:
 def simulated(options: Options) -> Iterator[None]:
     """What of the real code is set otherwise while a world goes on."""
     observe.log.setLevel(logging.CRITICAL)
-    logging.getLogger("local.mappings.engine").setLevel(logging.CRITICAL)
+    for name in ("local.mappings.engine", "local.mqtt.rules"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with (
         patch.object(windows_of, "MAX_READINGS", options.window_limit),
         patch.object(engine_of, "FOLLOW_SECONDS", FOLLOW_SECONDS),
+        patch.object(iot_rules, "uuid", SimpleNamespace(uuid4=lambda: "simulated")),
         patch.object(observe, "_metrics", Counting()),
         patch.object(observe, "_metrics_of_minute", Minutes()),
         patch.object(observe, "_flush", write_counts),

@@ -1,0 +1,123 @@
+"""Lambda's asynchronous invocations: events that wait, come late or twice, and are given up.
+
+Waits and attempts are those of AWS's guide; attempts and destination are the template's:
+https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html
+Lambda never says that it gives up sending to a destination that is away, so here it doesn't.
+"""
+
+import asyncio
+import functools
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from local.mappings.model import Answer
+from local.mappings.ports import NotInvoked
+from tests.template import TEMPLATE, resources
+
+if TYPE_CHECKING:
+    from tests.simulation.region import Region
+
+Json = dict[str, Any]
+RETRY_SECONDS = 60.0
+"""The wait before the first retry; before the second it is twice as long."""
+THROTTLED_SECONDS = (1.0, 300.0)
+LATE_SECONDS = (1.0, 60.0)
+AGAIN_SECONDS = 1.0
+QUEUES = {"OverflowQueue.Arn": "overflow"}
+
+
+class Asynchronous(NamedTuple):
+    """A function's EventInvokeConfig: attempts after the first, and where failures go."""
+
+    retries: int
+    destination: str | None
+
+
+@functools.cache
+def asynchronous(function: str) -> Asynchronous:
+    """What the template says of a function's asynchronous invocations."""
+    functions = resources(TEMPLATE.read_text("utf-8"), "AWS::Serverless::Function")
+    config = functions[f"{function.title()}Function"].get("EventInvokeConfig", {})
+    on_failure = config.get("DestinationConfig", {}).get("OnFailure")
+    destination = QUEUES[on_failure["Destination"]] if on_failure else None
+    return Asynchronous(config.get("MaximumRetryAttempts", 2), destination)
+
+
+class Events:
+    """The queue of asynchronous events of one region."""
+
+    def __init__(self, region: "Region") -> None:
+        self._region = region
+        self._world = region.world
+        self.waiting = 0
+        """Events that haven't come to their end."""
+
+    def accept(self, function: str, event: Json) -> None:
+        """Take an event, to run a function with it some time."""
+        self.waiting += 1
+        asyncio.create_task(self._deliver(function, event))  # noqa: RUF006
+        if self._world.happens("event_twice"):
+            self.waiting += 1
+            asyncio.create_task(self._deliver(function, event))  # noqa: RUF006
+
+    async def _deliver(self, function: str, event: Json) -> None:
+        try:
+            if self._world.happens("event_late"):
+                await asyncio.sleep(self._world.chance.uniform(*LATE_SECONDS))
+            retries, destination = asynchronous(function)
+            answer = await self._attempt(function, event)
+            for attempt in range(1, retries + 1):
+                if answer is None or answer.function_error is None:
+                    return
+                await asyncio.sleep(RETRY_SECONDS * attempt)
+                answer = await self._attempt(function, event)
+            if answer is not None and answer.function_error is not None and destination:
+                self._world.hits["event given up"] += 1
+                await self._tell(destination, record(function, event, answer, retries + 1))
+        finally:
+            self.waiting -= 1
+
+    async def _attempt(self, function: str, event: Json) -> Answer | None:
+        """Run the function, however often it is throttled; None once the region is lost."""
+        wait_seconds, most = THROTTLED_SECONDS
+        while not self._region.is_lost:
+            if self._world.happens("event_fails"):
+                return Answer({"errorType": "Runtime.InitError"}, "Unhandled", "request-0")
+            try:
+                return await self._region.lambda_.invoke(function, event)
+            except NotInvoked:
+                await asyncio.sleep(wait_seconds)
+                wait_seconds = min(wait_seconds * 2, most)
+        return None
+
+    async def _tell(self, destination: str, document: Json) -> None:
+        world, region = self._world, self._region
+        world.history.note(region.name, "an event is given up, to", destination)
+        while world.is_out("sqs", region.name) or world.happens("send_fails"):
+            await asyncio.sleep(AGAIN_SECONDS)
+        if not region.is_lost:
+            region.queues[destination].send(json.dumps(document))
+
+
+def record(function: str, event: Json, answer: Answer, attempts: int) -> Json:
+    """What a destination gets of an event that was given up.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html
+    """
+    return {
+        "version": "1.0",
+        "timestamp": "2026-11-21T01:30:00.000Z",
+        "requestContext": {
+            "requestId": answer.request_id,
+            "functionArn": f"arn:aws:lambda:eu-west-1:123456789012:function:{function}:$LATEST",
+            "condition": "RetriesExhausted",
+            "approximateInvokeCount": attempts,
+        },
+        "requestPayload": event,
+        "responseContext": {
+            "statusCode": 200,
+            "executedVersion": "$LATEST",
+            "functionError": answer.function_error,
+        },
+        "responsePayload": answer.payload,
+    }

@@ -1,0 +1,186 @@
+"""AWS IoT Core of one region: it takes messages, and runs the template's rules on them.
+
+The rules are the template's own text, run by the engine of the local broker: its attempts at an
+action, its error document. What may go wrong is simulated: acknowledgements, actions, time.
+"""
+
+import asyncio
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from local.mqtt import sql
+from local.mqtt.rules import ActionFailed, Rule, RulesEngine
+from local.mqtt.spool import Published, Spool
+from tests.simulation.functions import CALL_SECONDS
+from tests.simulation.processes import Crash, running, wait
+from tests.template import TEMPLATE, resources
+
+if TYPE_CHECKING:
+    from tests.simulation.region import Region
+
+Json = dict[str, Any]
+LATE_SECONDS = (0.5, 20.0)
+SERVICES = {"kinesis": "kinesis", "lambda": "lambda", "sqs": "sqs"}
+FAULTS = {"kinesis": "action_fails", "lambda": "action_fails", "sqs": "error_action_fails"}
+QUEUES = {"OverflowQueue": "overflow"}
+NO_SPOOL = cast("Spool", SimpleNamespace())  # nothing is kept: the engine is told each message
+
+
+@dataclass
+class Publication:
+    """A message as a device published it, once."""
+
+    topic: str
+    payload: bytes
+    device_id: str
+    documents: list[Any] | None
+    """What it means; None where nobody can read it."""
+    region: str = ""
+    """Where it went, and when: as IoT sets it."""
+    at_ms: int = 0
+    is_acknowledged: bool = False
+    is_lost: bool = False
+    """Whether IoT has told its owner, by a metric, that it could put it nowhere."""
+
+
+@functools.cache
+def rules() -> tuple[Rule, ...]:
+    """The template's rules, under their logical ids."""
+    found = resources(TEMPLATE.read_text("utf-8"), "AWS::IoT::TopicRule")
+    return tuple(rule_of(name, each["TopicRulePayload"]) for name, each in found.items())
+
+
+def rule_of(name: str, payload: Json) -> Rule:
+    """A rule as the API would tell it."""
+    found = {
+        "ruleName": name,
+        "sql": payload["Sql"],
+        "awsIotSqlVersion": payload["AwsIotSqlVersion"],
+        "actions": [in_the_apis_words(each) for each in payload["Actions"]],
+        "errorAction": in_the_apis_words(payload.get("ErrorAction")),
+    }
+    rule = Rule.from_api(name, found)
+    if rule is None or rule.statement is None:
+        raise ValueError(f"{name}: {payload['Sql']}")
+    return rule
+
+
+def in_the_apis_words(value: Any) -> Any:
+    """The same with names that begin in lower case."""
+    if not isinstance(value, dict):
+        return value
+    return {name[:1].lower() + name[1:]: in_the_apis_words(of) for name, of in value.items()}
+
+
+def plain_topic(topic: str) -> str:
+    """A topic without what Basic Ingest puts before it."""
+    return topic.split("/", 3)[3] if topic.startswith("$aws/rules/") else topic
+
+
+class Iot:
+    """The message broker and the rules of one region."""
+
+    def __init__(self, region: "Region") -> None:
+        self.region = region
+        self.world = region.world
+        self.at_work = 0
+        """Messages whose rules aren't done."""
+        self.records: dict[tuple[str, str], str] = {}
+        """The topics of what rules have put on the stream, by place."""
+        self._meant: dict[tuple[str, bytes], list[Any] | None] = {}
+        self._skew_ms = self.world.drawn_skew_ms()
+
+    async def publish(self, message: Publication) -> bool:
+        """Take a message, at QoS 1; whether its sender gets the acknowledgement."""
+        world = self.world
+        if self.region.is_lost or world.is_out("iot", self.region.name):
+            return False
+        message.region, message.at_ms = self.region.name, world.now_ms()
+        self._meant[plain_topic(message.topic), message.payload] = message.documents
+        self.at_work += 1
+        asyncio.create_task(self._process(message))  # noqa: RUF006
+        if world.happens("puback_lost"):
+            world.history.note(message.device_id, "gets no PUBACK from", self.region.name)
+            return False
+        message.is_acknowledged = True
+        return True
+
+    def meaning(self, topic: str, payload: bytes) -> list[Any] | None:
+        """The documents in a message; None where nobody can read it."""
+        return self._meant[plain_topic(topic), payload]
+
+    async def _process(self, message: Publication) -> None:
+        """Give a message to the rules, some time."""
+        try:
+            if self.world.happens("message_late"):
+                await asyncio.sleep(self.world.chance.uniform(*LATE_SECONDS))
+            at_ms = self.world.now_ms() + self._skew_ms
+            actions, found = Actions(self), rules()
+            engine = RulesEngine(
+                NO_SPOOL, lambda: found, actions, lambda seconds: wait(asyncio.sleep(seconds))
+            )
+            published = Published(
+                message.topic, message.payload, message.device_id, "certificate", at_ms
+            )
+            try:
+                await running(lambda: engine.process(published))
+            except Crash:
+                return
+            if actions.is_lost:
+                self.world.history.note(self.region.name, "IoT loses a message to", message.topic)
+                self.world.hits["lost by IoT"] += 1
+                message.is_lost = True
+        finally:
+            self.at_work -= 1
+
+
+class Actions:
+    """What rules do with one message."""
+
+    def __init__(self, iot: Iot) -> None:
+        self._region = iot.region
+        self._world = iot.world
+        self.is_lost = False
+        """Whether an error action has failed, too, as far as IoT can tell."""
+
+    def run(self, rule: Rule, action: Mapping[str, Any], message: sql.Message, data: bytes) -> None:
+        """Run one action; raise ActionFailed."""
+        ((kind, of_kind),) = action.items()
+        try:
+            self._run(kind, of_kind, message, data)
+        except ActionFailed as error:
+            self._world.history.note(self._region.name, rule.name, kind, error)
+            self.is_lost = action is rule.error_action
+            raise
+        self.is_lost = False
+
+    def _run(
+        self, kind: str, of_kind: Mapping[str, Any], message: sql.Message, data: bytes
+    ) -> None:
+        world, region = self._world, self._region
+        wait(asyncio.sleep(world.chance.choice(CALL_SECONDS)))
+        if region.is_lost:
+            raise Crash("the region is lost")
+        if world.is_out(SERVICES[kind], region.name) or world.happens("call_fails"):
+            raise ActionFailed("ServiceUnavailable")
+        if world.happens(FAULTS[kind]):
+            raise ActionFailed("ThrottlingException")
+        if kind == "kinesis":
+            place = region.stream.take(data, sql.template(of_kind["partitionKey"])(message))
+            region.iot.records[place] = message.topic
+            world.history.note(region.name, message.topic, "is on the stream", *place)
+        elif kind == "lambda":
+            region.events.accept(stage_of(of_kind["functionArn"]), json.loads(data))
+        else:
+            region.queues[QUEUES[of_kind["queueUrl"]]].send(data.decode())
+        if world.happens("answer_lost"):
+            raise ActionFailed("its answer is lost")
+
+
+def stage_of(function: str) -> str:
+    """The stage of a function that the template names."""
+    return function.removesuffix("Function.Arn").lower()
