@@ -23,6 +23,9 @@ from tests.simulation.checking import Outcome, course, reduced
 from tests.simulation.options import Options, drawn
 
 TELL_SECONDS = 5.0
+SEEDS_A_CHUNK = 4
+# A greenlet that never ends keeps its world for good, half a megabyte a seed.
+CHUNKS_A_PROCESS = 50
 FAILURES_SHOWN = 3
 INTERRUPTED = 130
 
@@ -68,9 +71,11 @@ def sweep(seeds: Sequence[int], bug: str | None, jobs: int) -> int:
     failed: list[Outcome] = []
     hits = Counter[str]()
     records = done = 0
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), max_tasks_per_child=CHUNKS_A_PROCESS
+    ) as pool:
         try:
-            for outcome in pool.map(partial(course, bug=bug), seeds, chunksize=4):
+            for outcome in pool.map(partial(course, bug=bug), seeds, chunksize=SEEDS_A_CHUNK):
                 done += 1
                 records += outcome.readings
                 hits += outcome.hits
