@@ -669,13 +669,16 @@ def test_a_file_of_the_first_version_goes_on(path: Path) -> None:
 
 def test_a_file_of_the_first_version_knows_what_was_sent(path: Path) -> None:
     kept = Kept(path, FakeClock())
-    kept.record(3)
+    kept.record()
+    kept.clock.pass_ms(5_000)
+    kept.record()
     kept.send()
     kept.store.close()
     as_first_version(path)
     kept.store = kept.open()
+    kept.clock.wall_ms = NOW_MS
     kept.record()
-    assert kept.send() == [NOW_MS + 3]
+    assert kept.send() == [NOW_MS + 1]
 
 
 def test_what_is_remembered_is_bounded_however_often_the_process_starts(
