@@ -72,6 +72,9 @@ def test_a_metric_that_the_avro_version_lacks_goes_as_json() -> None:
     body = Avro(ID, 1).encode("pump-17", readings)
     assert body.content_type == "application/json"
     assert [each.get("battery") for each in json.loads(body.data)] == [None, None, 3.7]
+    packed = Avro(ID, 1, gzip=True).encode("pump-17", readings)
+    assert (packed.content_type, packed.content_encoding) == ("application/json", "gzip")
+    assert gzip.decompress(packed.data) == body.data
 
 
 @pytest.mark.parametrize(

@@ -500,6 +500,15 @@ def test_what_waits_for_the_clock_is_dropped_too_when_the_store_is_full(path: Pa
     assert len(kept.send()) == status.undated
 
 
+def test_no_more_is_dropped_of_what_waits_for_the_clock_than_has_to_be(path: Path) -> None:
+    kept = Kept(path, FakeClock(), max_bytes=44 * 30)
+    kept.record(20)
+    kept.clock.wall_ms = 0
+    kept.record(11)  # the last of them makes it full
+    status = kept.store.status()
+    assert (status.waiting, status.undated, status.dropped_full) == (19, 11, 1)
+
+
 def test_an_instant_that_was_dropped_is_not_used_again(path: Path) -> None:
     """It may have been sent before, and the answer lost."""
     kept = Kept(path, FakeClock(step_ms=1000), max_bytes=2000)
@@ -632,6 +641,15 @@ def test_a_file_of_a_newer_version_is_refused(kept: Kept) -> None:
         kept.open()
 
 
+def as_first_version(path: Path) -> None:
+    with sqlite3.connect(path) as sql:
+        for name in ("recorded", "gone", "put_off", "dated"):
+            sql.execute(f"DROP TRIGGER {name}")
+        sql.execute("DROP TABLE totals")
+        sql.execute("PRAGMA user_version = 1")
+    sql.close()
+
+
 def test_a_file_of_the_first_version_goes_on(path: Path) -> None:
     """It had no totals; they are counted once."""
     kept = Kept(path, FakeClock(now_ms=0))
@@ -639,12 +657,7 @@ def test_a_file_of_the_first_version_goes_on(path: Path) -> None:
     kept.store.record({"temperature": 1.0}, NOW_MS + 9)
     before = kept.store.status()
     kept.store.close()
-    with sqlite3.connect(path) as sql:
-        for name in ("recorded", "gone", "put_off", "dated"):
-            sql.execute(f"DROP TRIGGER {name}")
-        sql.execute("DROP TABLE totals")
-        sql.execute("PRAGMA user_version = 1")
-    sql.close()
+    as_first_version(path)
     kept.store = kept.open()
     assert kept.store.status() == before
     assert (before.waiting, before.undated, before.bytes) == (1, 2, 3 * 44 - 1)
@@ -652,6 +665,35 @@ def test_a_file_of_the_first_version_goes_on(path: Path) -> None:
     kept.record()
     assert sorted(kept.send()) == [NOW_MS + 9, NOW_MS + 10, NOW_MS + 11, NOW_MS + 12]
     assert kept.store.status().bytes == 0
+
+
+def test_a_file_of_the_first_version_knows_what_was_sent(path: Path) -> None:
+    kept = Kept(path, FakeClock())
+    kept.record()
+    kept.clock.pass_ms(5_000)
+    kept.record()
+    kept.send()
+    kept.store.close()
+    as_first_version(path)
+    kept.store = kept.open()
+    kept.clock.wall_ms = NOW_MS
+    kept.record()
+    assert kept.send() == [NOW_MS + 1]
+
+
+def test_what_is_remembered_is_bounded_however_often_the_process_starts(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "SENT_MAX", 2)
+    monkeypatch.setattr(store_module, "SENT_ROW", 1)
+    for _ in range(12):
+        kept.store.close()
+        kept.store = kept.open()
+        kept.record()
+        kept.send()
+        kept.clock.pass_ms(1000)
+    (rows,) = kept.store._sql.execute("SELECT count(*) FROM sent").fetchone()
+    assert rows <= 5
 
 
 def test_what_another_process_does_is_not_counted_anew_row_by_row(kept: Kept) -> None:
