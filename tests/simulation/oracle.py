@@ -339,7 +339,7 @@ def bad_records_are_quarantined_once(world: World) -> Found:
         for line in region.quarantined():
             if line["source"] == "kinesis" and not is_killing(line):
                 functions[line["name"]].add(line["function"])
-            elif line["source"] not in {"kinesis", "mqtt"}:
+            elif line["source"] not in {"kinesis", "mqtt", "dynamodb"}:
                 yield f"{region.name} {line['name']}: from {line['source']}: {line['data']!r}"
         for name, by in sorted(functions.items()):
             if by != {"aggregate"}:

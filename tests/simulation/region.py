@@ -380,9 +380,10 @@ class Region:
         if line["source"] == "mqtt":
             event = json.loads(line["data"])
             return all(self.judged(event, event["received_at"]))
+        if line["source"] != "kinesis":
+            return bool(line["source"] == "dynamodb")
         is_full = line["reason"].startswith("window_full")
-        is_reading = judge.reading_in(line["data"], line["arrived_at_ms"]) is not None
-        return line["source"] == "kinesis" and is_reading and not is_full
+        return not is_full and judge.reading_in(line["data"], line["arrived_at_ms"]) is not None
 
     def is_released(self, line: Json) -> bool:
         """Whether an operator releases it: of MQTT also what is as bad as it was."""
