@@ -8,12 +8,12 @@ python -m tests.simulation --seeds 200 --bug blind_write
 import argparse
 import json
 import os
+import signal
 import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
@@ -23,9 +23,9 @@ from tests.simulation.checking import Outcome, course, reduced
 from tests.simulation.options import Options, drawn
 
 TELL_SECONDS = 5.0
-# A greenlet that never ends keeps its world for good, half a megabyte a seed. Not by the pool's
-# max_tasks_per_child, with which it comes to a stop (CPython, gh-115634).
-SEEDS_A_POOL = 400
+SEEDS_A_CHUNK = 4
+# A greenlet that never ends keeps its world for good, half a megabyte a seed.
+CHUNKS_A_PROCESS = 50
 FAILURES_SHOWN = 3
 INTERRUPTED = 130
 
@@ -65,16 +65,16 @@ def tell_violations(outcome: Outcome) -> None:
         print("✓ every invariant holds")
 
 
-def outcomes(seeds: Sequence[int], bug: str | None, jobs: int) -> Iterator[Outcome]:
-    """Run seeds on several processes, which are replaced now and then."""
-    for first in range(0, len(seeds), SEEDS_A_POOL):
-        some = seeds[first : first + SEEDS_A_POOL]
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            try:
-                yield from pool.map(partial(course, bug=bug), some, chunksize=4)
-            except BaseException:  # also of who takes the outcomes
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+def outcomes(seeds: Sequence[int], bug: str | None, jobs: int) -> Generator[Outcome, None, None]:
+    """Run seeds on several processes, which are replaced now and then.
+
+    Not a ProcessPoolExecutor: with max_tasks_per_child it comes to a stop (CPython, gh-115634), and
+    when it is interrupted by anything but a terminal it waits for its processes for ever.
+    """
+    leave_interrupts = (signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    pool = get_context("spawn").Pool(jobs, *leave_interrupts, maxtasksperchild=CHUNKS_A_PROCESS)
+    with pool:  # at its end all processes are ended
+        yield from pool.imap(partial(course, bug=bug), seeds, SEEDS_A_CHUNK)
 
 
 def sweep(seeds: Sequence[int], bug: str | None, jobs: int) -> int:
@@ -83,8 +83,9 @@ def sweep(seeds: Sequence[int], bug: str | None, jobs: int) -> int:
     failed: list[Outcome] = []
     hits = Counter[str]()
     records = done = 0
+    running = outcomes(seeds, bug, jobs)
     try:
-        for outcome in outcomes(seeds, bug, jobs):
+        for outcome in running:
             done += 1
             records += outcome.readings
             hits += outcome.hits
@@ -99,6 +100,8 @@ def sweep(seeds: Sequence[int], bug: str | None, jobs: int) -> int:
     except KeyboardInterrupt:
         print(f"interrupted after {done:,} seeds, {len(failed)} failed")
         return INTERRUPTED
+    finally:
+        running.close()
     for outcome in failed[:FAILURES_SHOWN]:
         show(reduced(outcome, bug), bug)
     struck = ", ".join(f"{name} {times:,}" for name, times in sorted(hits.items()))
