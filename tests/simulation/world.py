@@ -282,10 +282,10 @@ class World:
 @contextlib.contextmanager
 def simulated(options: Options) -> Iterator[None]:
     """What of the real code is set otherwise while a world goes on."""
-    observe.log.setLevel(logging.CRITICAL)
-    for name in ("local.mappings.engine", "local.mqtt.rules"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     with (
+        silent(observe.log),
+        silent(logging.getLogger("local.mappings.engine")),
+        silent(logging.getLogger("local.mqtt.rules")),
         patch.object(windows_of, "MAX_READINGS", options.window_limit),
         patch.object(engine_of, "FOLLOW_SECONDS", FOLLOW_SECONDS),
         patch.object(iot_rules, "uuid", SimpleNamespace(uuid4=lambda: "simulated")),
@@ -294,6 +294,17 @@ def simulated(options: Options) -> Iterator[None]:
         patch.object(observe, "_flush", write_counts),
     ):
         yield
+
+
+@contextlib.contextmanager
+def silent(logger: Any) -> Iterator[None]:
+    """A logger says nothing while a world goes on: faults are what that is full of."""
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class Counting:
