@@ -3,8 +3,9 @@
     make client-faults ARGS="--for 5m"
 
 The device is a process of its own (`tests.client.device`), behind a network that delays, resets
-and is cut for a while; the pipeline answers 429, 503, 503 with `not_taken`, 502 for what it took,
-or too late. At the end all of that stops, and the device sends what it still has.
+and is cut for a while, and for two fifths of the time drops everything; the pipeline answers 429,
+503, 503 with `not_taken`, 502 for what it took, or too late. At the end all of that stops, and the
+device sends what it still has.
 """
 
 import argparse
@@ -32,6 +33,7 @@ DEVICE_ID = "suffering"
 TICK_SECONDS = 0.05
 LIFE_SECONDS = (0.4, 1.2)
 CUT_SECONDS = (0.2, 1.5)
+DROPPING = (0.3, 0.7)  # of the time: nothing goes through, and nobody says so
 END_SECONDS = 90.0
 KILLS_MIN = 2  # however short the time, and slow the machine
 
@@ -46,6 +48,8 @@ class Journal:
     kills: int
     cuts: int
     resets: int
+    dropped: int = 0
+    """Connections that got no answer while the network dropped everything."""
 
     @property
     def problems(self) -> list[str]:
@@ -145,13 +149,14 @@ class Device:
         """Let it send what it has, and end."""
         self.process.communicate(b"\n", timeout=END_SECONDS)
 
-    def read(self, kills: int, cuts: int, resets: int) -> Journal:
+    def read(self, kills: int, cuts: int, network: Network) -> Journal:
         lines = self.journal.read_text("ascii").splitlines()
         recorded = [tuple(map(int, line.split())) for line in lines]
         with closing(sqlite3.connect(self.store)) as sql:
             blobs = sql.execute("SELECT instants FROM sent").fetchall()
         sent = [at_ms for (blob,) in blobs for at_ms in array("q", blob)]
-        return Journal([(a, b, c) for a, b, c in recorded], sent, kills, cuts, resets)
+        noted = [(a, b, c) for a, b, c in recorded]
+        return Journal(noted, sent, kills, cuts, network.resets, len(network.dropped))
 
 
 def suffer(
@@ -171,6 +176,7 @@ def suffer(
         own = Device(folder, behind, name, timeout_s)
         try:
             end = time.monotonic() + seconds
+            drops, carries = (end - seconds * (1 - share) for share in DROPPING)
             dies = cut = heals = 0.0
             while (now := time.monotonic()) < end or kills < KILLS_MIN:
                 cut = cut or now + 1.0
@@ -180,6 +186,12 @@ def suffer(
                     own.kill()
                     own.start()
                     kills, dies = kills + 1, 0.0
+                if drops <= now < carries:
+                    if not network.is_dropping:
+                        network.drop()
+                    cut = carries
+                elif network.is_dropping:
+                    network.carry_again()
                 if now >= cut and not network.is_cut:
                     network.cut()
                     cuts, heals = cuts + 1, now + chance.uniform(*CUT_SECONDS)
@@ -187,10 +199,11 @@ def suffer(
                     network.is_cut, cut = False, now + chance.uniform(0.5, 3.0)
                 time.sleep(TICK_SECONDS)
             network.is_cut, network.reset_share = False, 0.0
+            network.carry_again()
             own.end()
         finally:
             own.kill()
-        return own.read(kills, cuts, network.resets)
+        return own.read(kills, cuts, network)
 
 
 def problems(journal: Journal, pipeline: Pipeline) -> list[str]:
@@ -222,7 +235,9 @@ def main() -> int:
         journal = suffer(pipeline.url, Path(folder), seconds, options.seed)
         found = problems(journal, pipeline)
     print(f"seed {options.seed}: {len(journal.recorded):,} readings recorded and noted")
+    first, last = DROPPING
     print(f"  {journal.kills} kills, {journal.cuts} cuts, {journal.resets} resets")
+    print(f"  {journal.dropped} connections without an answer in {seconds * (last - first):.0f} s")
     print(f"  {len(pipeline.requests):,} requests answered: {dict(trouble.answers)}")
     print(f"  {len(pipeline.stored):,} stored, {pipeline.repeated:,} came again, each counted once")
     for problem in found:

@@ -181,11 +181,13 @@ class Network:
         self.port = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
         self._is_over = False
-        self.is_cut = False
+        self.is_cut = self.is_dropping = False
         self.reset_share = 0.0
         self.delay_s = 0.0
         self.resets = 0
         self.refused = 0
+        self.dropped: list[socket.socket] = []
+        """Connections that were made while it drops, and got no answer."""
         self._threads = [threading.Thread(target=self._accept)]
 
     def __enter__(self) -> Self:
@@ -194,6 +196,7 @@ class Network:
 
     def __exit__(self, *_error: object) -> None:
         self._is_over = True
+        self.carry_again()
         with socket.socket() as waker:
             waker.connect(("127.0.0.1", self.port))
         self.cut()
@@ -207,6 +210,18 @@ class Network:
         for each in list(self._open):
             shut(each)
 
+    def drop(self) -> None:
+        """Break all connections; those that come get no answer, until `carry_again`."""
+        self.is_dropping = True
+        for each in list(self._open):
+            shut(each)
+
+    def carry_again(self) -> None:
+        """Drop no longer."""
+        self.is_dropping = False
+        for each in self.dropped:
+            each.close()
+
     def _accept(self) -> None:
         while True:
             near, _ = self._listener.accept()
@@ -215,6 +230,9 @@ class Network:
                 reset(near)
                 if self._is_over:
                     return
+                continue
+            if self.is_dropping:
+                self.dropped.append(near)
                 continue
             thread = threading.Thread(target=self._carry, args=(near,))
             self._threads.append(thread)

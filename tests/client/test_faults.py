@@ -16,6 +16,7 @@ def test_a_device_that_is_killed_cut_off_and_answered_wrongly_loses_and_repeats_
     assert len(journal.recorded) > 20
     assert journal.kills >= 2
     assert journal.cuts >= 1
+    assert journal.dropped >= 1
     assert len(trouble.answers) > 2
 
 
