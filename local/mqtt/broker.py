@@ -119,8 +119,7 @@ class Broker:
         client = None
         try:
             client = await self._connect(reader, writer)
-            if client is not None:
-                await self._session(client, reader)
+            await self._session(client, reader)
         except (Malformed, Exceeded, Refused, Unreachable, policy.PolicyUnsupported) as problem:
             who = client.client_id if client else "a client that isn't connected yet"
             LOGGER.warning("%s is disconnected: %s", who, problem)
@@ -136,9 +135,7 @@ class Broker:
             with suppress(OSError):
                 await writer.wait_closed()
 
-    async def _connect(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> Client | None:
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Client:
         async with asyncio.timeout(CONNECT_SECONDS_MAX):
             packet = await packets.read(reader, PACKET_BYTES_MAX)
         if packet.kind != packets.CONNECT:
@@ -239,7 +236,7 @@ class Broker:
         await self._deliver(topic, payload, qos)
 
     async def _ask(self, client: Client, message: Published) -> None:
-        """Send a client the answer to what it asked, if it has subscribed to that."""
+        """Offer a client the answer to what it asked."""
         try:
             answer = await asyncio.to_thread(self._services.answer, message)
         except Unreachable as problem:
@@ -247,18 +244,22 @@ class Broker:
             return
         if answer is None:
             LOGGER.error("nobody answers %s here", message.topic)
-        elif (qos := client.granted(answer[0])) is not None:
-            client.send(*answer, qos)
+        else:
+            await self._offer(client, *answer, qos=1)
 
     async def _deliver(self, topic: str, payload: bytes, qos: int) -> None:
-        """Send a message to who has subscribed to it, and may receive it."""
+        """Offer a message to all who have subscribed to anything."""
         for each in [client for client in self._clients.values() if client.subscriptions]:
-            granted = each.granted(topic)
-            if granted is None:
-                continue
-            with suppress(Refused, Unreachable, policy.PolicyUnsupported):
-                await self._permit(each, "iot:Receive", "topic", topic)
-                each.send(topic, payload, min(granted, qos))
+            await self._offer(each, topic, payload, qos)
+
+    async def _offer(self, client: Client, topic: str, payload: bytes, qos: int) -> None:
+        """Send a client a message if it has subscribed to it, and may receive it."""
+        granted = client.granted(topic)
+        if granted is None:
+            return
+        with suppress(Refused, Unreachable, policy.PolicyUnsupported):
+            await self._permit(client, "iot:Receive", "topic", topic)
+            client.send(topic, payload, min(granted, qos))
 
     async def _permit(self, client: Client, action: str, kind: str, name: str) -> None:
         """Raise Refused unless the certificate's policies allow it."""

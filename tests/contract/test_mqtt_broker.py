@@ -46,7 +46,11 @@ POLICY = {
             "Action": "iot:Subscribe",
             "Resource": [f"{ARN}topicfilter/{each}" for each in ("pump-*", "+/b", "$aws/*")],
         },
-        {"Effect": "Allow", "Action": "iot:Receive", "Resource": f"{ARN}topic/pump-*"},
+        {
+            "Effect": "Allow",
+            "Action": "iot:Receive",
+            "Resource": [f"{ARN}topic/pump-*", f"{ARN}topic/$aws/certificates/create/*"],
+        },
         {"Effect": "Deny", "Action": "iot:Receive", "Resource": f"{ARN}topic/pump-1/deaf"},
     ]
 }
@@ -309,6 +313,17 @@ def test_what_is_asked_of_a_service_is_answered_to_who_asked_and_goes_to_no_rule
     (asked,) = site.asked
     assert (asked.payload, asked.client_id) == (b"{}", "pump-1")
     other.end()
+
+
+def test_an_answer_that_a_device_may_not_receive_it_does_not_get(
+    site: Site, device: Device
+) -> None:
+    topics = [f"$aws/certificates/{each}/json" for each in ("create-from-csr", "create")]
+    device.subscribes(*((f"{topic}/+", 1) for topic in topics))
+    for topic in topics:
+        device.client.publish(topic, b"{}", qos=1).wait_for_publish(SECONDS_MAX)
+    assert eventually(lambda: len(site.asked) == 2 and bool(device.got))
+    assert [topic for topic, *_ in device.got] == [f"{topics[1]}/accepted"]
 
 
 def test_who_has_not_subscribed_to_an_answer_gets_none_and_no_answer_ends_nothing(
