@@ -4,9 +4,9 @@ import base64
 import json
 from typing import Any
 
+from telemetry.domain.decoders.compression import unpacked, within_limit
+from telemetry.domain.decoders.text import json_value
 from telemetry.domain.formats import Body
-from telemetry.domain.formats.compression import unpacked, within_limit
-from telemetry.domain.formats.text import json_value
 from telemetry.domain.reading import shown
 from telemetry.domain.times import LATEST_MS, from_iso
 from telemetry.errors import Rejected, TooLarge, Unavailable, Undecodable, Unsupported

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 
 from telemetry.aws.http import RETRY_AFTER_SECONDS, query_parameter
 from telemetry.domain.admission import Poster
-from telemetry.domain.formats.compression import GZIP_MAGIC, unpacked
+from telemetry.domain.decoders.compression import GZIP_MAGIC, unpacked
 from telemetry.domain.influx import Batch, shipped_mapping, translate
 from telemetry.domain.line_protocol import Fault, TooManyLines, parse
 from telemetry.domain.reading import shown

@@ -13,8 +13,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from telemetry.domain.formats import glue
-from telemetry.domain.formats.bounds import MAX_BODY_BYTES, MAX_MESSAGE_BYTES, too_many
+from telemetry.domain.decoders import glue
+from telemetry.domain.decoders.bounds import MAX_BODY_BYTES, MAX_MESSAGE_BYTES, too_many
 from telemetry.domain.reading import FIELDS
 from telemetry.errors import Rejected, Undecodable
 

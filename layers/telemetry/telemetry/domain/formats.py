@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
-from telemetry.domain.formats import text
-from telemetry.domain.formats.compression import unpacked, within_limit
+from telemetry.domain.decoders import text
+from telemetry.domain.decoders.compression import unpacked, within_limit
 from telemetry.errors import Unsupported
 
 
@@ -67,13 +67,13 @@ def _lines(data: bytes, _parameters: dict[str, str], _schemas: Schemas, most: in
 
 
 def _avro(data: bytes, _parameters: dict[str, str], schemas: Schemas, most: int) -> list[Any]:
-    from telemetry.domain.formats import avro  # noqa: PLC0415
+    from telemetry.domain.decoders import avro  # noqa: PLC0415
 
     return avro.documents(data, schemas.writer, most)
 
 
 def _protobuf(data: bytes, parameters: dict[str, str], _schemas: Schemas, most: int) -> list[Any]:
-    from telemetry.domain.formats import protobuf  # noqa: PLC0415
+    from telemetry.domain.decoders import protobuf  # noqa: PLC0415
 
     message = parameters.get("messagetype") or parameters.get("proto") or protobuf.READINGS
     return protobuf.documents(data, message, most)

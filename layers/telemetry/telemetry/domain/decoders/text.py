@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from telemetry.domain.formats.bounds import too_many
+from telemetry.domain.decoders.bounds import too_many
 from telemetry.errors import Rejected
 
 

@@ -6,8 +6,8 @@ https://avro.apache.org/docs/1.12.0/specification/#object-container-files
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from telemetry.domain.formats.bounds import MAX_BODY_BYTES, MAX_SCHEMA_BYTES
-from telemetry.domain.formats.compression import DEFLATE, inflated
+from telemetry.domain.decoders.bounds import MAX_BODY_BYTES, MAX_SCHEMA_BYTES
+from telemetry.domain.decoders.compression import DEFLATE, inflated
 from telemetry.errors import Rejected, Undecodable, Unsupported
 
 MAGIC = b"Obj\x01"

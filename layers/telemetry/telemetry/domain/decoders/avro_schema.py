@@ -8,7 +8,7 @@ say. What is left of a schema here takes a decoder a time in proportion to the b
 import json
 from typing import Any, NamedTuple
 
-from telemetry.domain.formats.bounds import (
+from telemetry.domain.decoders.bounds import (
     MAX_BODY_BYTES,
     MAX_NODES_A_BYTE,
     MAX_SCHEMA_BYTES,

@@ -17,8 +17,8 @@ from fastavro import parse_schema, schemaless_reader
 from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, UnknownType
 
-from telemetry.domain.formats import avro_schema, container, glue
-from telemetry.domain.formats.bounds import MAX_BODY_BYTES, too_many
+from telemetry.domain.decoders import avro_schema, container, glue
+from telemetry.domain.decoders.bounds import MAX_BODY_BYTES, too_many
 from telemetry.domain.reading import FIELDS, STAMPED, shown
 from telemetry.errors import Rejected, Undecodable
 

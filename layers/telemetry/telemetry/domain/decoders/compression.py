@@ -2,7 +2,7 @@
 
 import zlib
 
-from telemetry.domain.formats.bounds import MAX_BODY_BYTES
+from telemetry.domain.decoders.bounds import MAX_BODY_BYTES
 from telemetry.errors import TooLarge, Undecodable, Unsupported
 
 GZIP = 31  # window bits, as zlib tells its containers apart

@@ -7,7 +7,7 @@ Byte 3, a byte for the compression (0 none, 5 zlib), 16 bytes of the schema vers
 from typing import NamedTuple
 from uuid import UUID
 
-from telemetry.domain.formats.compression import ZLIB, inflated
+from telemetry.domain.decoders.compression import ZLIB, inflated
 from telemetry.errors import Undecodable
 
 VERSION = 3
