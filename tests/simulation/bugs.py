@@ -55,10 +55,11 @@ from local.mqtt import sql
 from tests.fakes import schema_id
 from tests.simulation import events as events_module
 from tests.simulation import iot as iot_module
-from tests.simulation import oracle
+from tests.simulation import oracle, wiring
 from tests.simulation import region as region_module
 from tests.simulation.functions import Environment, Handler
 from tests.simulation.judge import RETENTION_MS
+from tests.simulation.services import FAILURES
 from tests.simulation.world import World
 
 Plant = Callable[[contextlib.ExitStack], None]
@@ -155,7 +156,7 @@ def no_outbox(planted: contextlib.ExitStack) -> None:
     """`alert` queues the notice itself once it has written: two writes, and a gap between them."""
 
     def alerting(of: Environment) -> Handler:
-        alerts, queue = region_module.alerts_for(of), Queue(of.sqs, "notices")
+        alerts, queue = wiring.alerts_for(of), Queue(of.sqs, "notices")
         real = alerts.join
 
         def and_tell(breaches: Any) -> dict[Any, Changed]:
@@ -166,10 +167,10 @@ def no_outbox(planted: contextlib.ExitStack) -> None:
             return joined
 
         alerts.join = and_tell  # type: ignore[method-assign]
-        return lambda event: alert.run(event, region_module.shipped(), alerts, RETENTION_MS)
+        return lambda event: alert.run(event, wiring.shipped(), alerts, RETENTION_MS)
 
     def dispatching(of: Environment) -> Handler:
-        real = region_module.dispatching(of)
+        real = wiring.dispatching(of)
 
         def only_clears(event: Any) -> Any:
             records = [
@@ -182,7 +183,7 @@ def no_outbox(planted: contextlib.ExitStack) -> None:
         return only_clears
 
     builds = {"alert": alerting, "dispatch": dispatching}
-    planted.enter_context(patch.dict(region_module.BUILDS, builds))
+    planted.enter_context(patch.dict(wiring.BUILDS, builds))
 
 
 @breaks(oracle.notices_go_out_once)
@@ -649,10 +650,10 @@ def a_registry_that_is_away_knows_nothing(planted: contextlib.ExitStack) -> None
 @breaks(oracle.bad_records_are_quarantined_once)
 def quarantined_by_alert_too(planted: contextlib.ExitStack) -> None:
     """Each consumer puts aside what isn't a reading."""
-    real = region_module.alerting
+    real = wiring.alerting
 
     def alerting(of: Environment) -> Handler:
-        handle, quarantine = real(of), Quarantine(of.s3, region_module.FAILURES)
+        handle, quarantine = real(of), Quarantine(of.s3, FAILURES)
 
         def and_put_aside(event: Any) -> Any:
             records = stream_module.checked(stream_module.decode(event), RETENTION_MS)
@@ -662,7 +663,7 @@ def quarantined_by_alert_too(planted: contextlib.ExitStack) -> None:
 
         return and_put_aside
 
-    planted.enter_context(patch.dict(region_module.BUILDS, {"alert": alerting}))
+    planted.enter_context(patch.dict(wiring.BUILDS, {"alert": alerting}))
 
 
 @breaks(oracle.bad_messages_are_quarantined_once)

@@ -40,7 +40,7 @@ def course(seed: int, options: Options | None = None, bug: str | None = None) ->
             found = violations(world)
         except Exception as error:  # noqa: BLE001 - whatever it is, the seed shows it
             return Outcome(seed, options, [(BROKEN, repr(error))], [], "", 0, Counter())
-    lines, digest = world.history.lines(), world.history.digest()
+    lines, digest = world.conditions.history.lines(), world.conditions.history.digest()
     return Outcome(seed, options, found, lines, digest, stored(world), hits(world))
 
 
@@ -52,7 +52,7 @@ def first_that_finds(bug: str, seeds: int) -> int | None:
 
 def hits(world: World) -> Counter[str]:
     """How often each fault struck, and how often it came to what they are meant to bring about."""
-    found = world.hits.copy()
+    found = world.conditions.hits.copy()
     for region in kept(world):
         found["dead letter"] += region.queues["dead-letters"].sent
         found["second episode"] += sum(
