@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from botocore.exceptions import ClientError
 from telemetry.domain.schema import versions
 
-from local.mappings.ports import NotInvoked
+from emulator.mappings.ports import NotInvoked
 from tests.fakes import schema_id
 from tests.simulation.processes import wait
 from tests.simulation.tables import Item, Refused, Table

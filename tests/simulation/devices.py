@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from local.mappings.ports import NotInvoked
+from emulator.mappings.ports import NotInvoked
 from tests import writers
 from tests.simulation.iot import Publication
 from tests.simulation.ways import NEWEST, WAYS, Way

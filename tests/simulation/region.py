@@ -31,6 +31,9 @@ from telemetry.aws.windows import WindowReader, Windows
 from telemetry.domain.rule import shipped_rules
 from telemetry.domain.schema import versions
 
+from emulator.mappings.engine import Engine
+from emulator.mappings.model import Answer, Mapping, Record
+from emulator.mappings.ports import NotInvoked, OutsideProblem, Ports
 from functions.aggregate import handler as aggregate
 from functions.alert import handler as alert
 from functions.dispatch import handler as dispatch
@@ -39,9 +42,6 @@ from functions.ingest import handler as ingest
 from functions.notify import handler as notify
 from functions.redrive import handler as redrive
 from functions.sweep import handler as sweep
-from local.mappings.engine import Engine
-from local.mappings.model import Answer, Mapping, Record
-from local.mappings.ports import NotInvoked, OutsideProblem, Ports
 from ops import quarantine as operators_quarantine
 from ops import redrive as operators_redrive
 from ops.target import Target
