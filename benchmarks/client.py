@@ -2,7 +2,7 @@
 
     PYTHONPATH=clients/python/src .venv/bin/python -m benchmarks.client
 
-Readings are a simulated device's (`local.fleet`), four metrics each.
+Readings are a simulated device's (`local.fleet.simulated`), four metrics each.
 
 1. `record()` alone, by what the store promises: `normal` survives the process's end, `full` a loss
    of power too (a write to the disk each); and for 100 readings at once. Beside it, what a bare
@@ -24,7 +24,7 @@ from typing import Any
 from telemetry_client import Avro, Client, ClientOptions, Format, Https, Json, Store, StoreOptions
 from telemetry_client.store import ROW_BYTES, Metrics
 
-from local.fleet import Device, FleetOptions
+from local.fleet.simulated import Device, FleetOptions
 
 RECORDED = {"normal": 20_000, "full": 500}
 TOGETHER = 100

@@ -2,9 +2,10 @@
 
     .tools/aws/bin/python benchmarks/filters.py
 
-In the embedded AWS's interpreter, where both run: `local.event_pattern`, and what ministack matches
-with itself. One in twenty readings is above 38. "parsed" is the match alone; "record" also decodes
-a Kinesis record's data, from base64 and from JSON, as the emulator does for each. Best of five.
+In the embedded AWS's interpreter, where both run: `emulator.event_pattern`, and what ministack
+matches with itself. One in twenty readings is above 38. "parsed" is the match alone; "record" also
+decodes a Kinesis record's data, from base64 and from JSON, as the emulator does for each. Best of
+five.
 """
 
 import base64
@@ -61,7 +62,7 @@ def events_per_second(matches: Filter, events: Sequence[Record]) -> tuple[float,
 def main() -> None:
     sys.path.insert(0, str(ROOT))
     lambda_svc = import_module("ministack.services.lambda_svc")
-    compile_pattern = import_module("local.event_pattern").compile_pattern
+    compile_pattern = import_module("emulator.event_pattern").compile_pattern
     chance = random.Random(38)
     parsed = [{"data": reading(chance)} for _ in range(READINGS)]
     records = [kinesis_record(event) for event in parsed]

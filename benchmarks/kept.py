@@ -1,16 +1,16 @@
 """What the embedded AWS was told to keep, and what memory that takes there.
 
 A window's item is there as the dictionaries of DynamoDB's JSON; records of the stream are packed
-(`local.keeping`). Each is read, and measured in that form.
+(`emulator.gaps.keeping`). Each is read, and measured in that form.
 """
 
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from emulator.gaps.keeping import BLOCK_RECORDS, pack
 from local.deployment import client
 from local.instance import State
-from local.keeping import BLOCK_RECORDS, pack
 
 
 def kept_bytes(state: State) -> int:

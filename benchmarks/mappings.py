@@ -30,13 +30,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from local import deployment, embedded
-from local.consumer import create_consumer, stream_arn_of
-from local.instance import REGION, Instance, State, unused
-from local.mappings import aws
-from local.mappings.checkpoints import SqliteCheckpoints
-from local.mappings.engine import Engine
-from local.mappings.memory import (
+from emulator import embedded
+from emulator.instance import REGION
+from emulator.mappings import aws
+from emulator.mappings.checkpoints import SqliteCheckpoints
+from emulator.mappings.engine import Engine
+from emulator.mappings.memory import (
     FUNCTION_ARN,
     STREAM_ARN,
     FunctionSink,
@@ -45,8 +44,12 @@ from local.mappings.memory import (
     VirtualTimeLoop,
     run_virtually,
 )
-from local.mappings.model import Answer, Mapping
-from local.mappings.ports import Ports
+from emulator.mappings.model import Answer, Mapping
+from emulator.mappings.ports import Ports
+from local import deployment
+from local.instance import Instance, State, unused
+from local.tools import tool
+from local.trial.consumer import create_consumer, stream_arn_of
 
 T = TypeVar("T")
 RECORDS = 100_000
@@ -190,7 +193,7 @@ def emulator() -> Iterator[tuple[Instance, State]]:
     instance = unused("bench")
     instance.create()
     try:
-        running = embedded.start(instance, with_mappings=False)
+        running = embedded.start(instance, tool("aws", "python"), with_mappings=False)
         try:
             state = State(pid=running.process.pid, port=running.port)
             yield instance, state

@@ -35,14 +35,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.kept import kept_bytes
+from emulator.processes import EMBEDDED_AWS, processes_of
 from local.cli import INTERRUPTED, option
-from local.fleet import Fleet, FleetOptions
+from local.fleet.over_https import PostingOptions
+from local.fleet.simulated import Fleet, FleetOptions
 from local.instance import Instance, unused
-from local.posting import PostingOptions
-from local.processes import EMBEDDED_AWS, processes_of
-from local.report import verdict
-from local.run import Exercise, Plan, now_ms
 from local.session import brought_up, raise_on_terminate
+from local.trial.report import verdict
+from local.trial.run import Exercise, Plan, now_ms
 from local.values import duration_seconds, positive, rate
 from local.view import Steps
 

@@ -1,4 +1,4 @@
-"""The pipeline's HTTP API as operators and admins use it; devices post by `local.posting`."""
+"""The pipeline's HTTP API as operators and admins use it; `local.fleet` posts for devices."""
 
 from collections.abc import Iterable, Iterator
 from types import TracebackType

@@ -8,12 +8,12 @@ from typing import Any, TypeAlias, TypeVar
 
 from rich.console import Console
 
+from emulator.errors import EmulatorError
 from local import commands
-from local.errors import LocalError
-from local.fleet import FleetOptions
+from local.fleet.over_https import PostingOptions
+from local.fleet.recorded import TO_CELSIUS, metric_column
+from local.fleet.simulated import FleetOptions
 from local.instance import DEFAULT_NAME
-from local.posting import PostingOptions
-from local.recorded import TO_CELSIUS, metric_column
 from local.session import raise_on_terminate
 from local.values import (
     duration_seconds,
@@ -400,7 +400,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     raise_on_terminate()
     try:
         done: int = options.does(options, console_on(to_stderr))
-    except LocalError as error:
+    except EmulatorError as error:
         show_error(Console(stderr=True), error)
         return 1
     except KeyboardInterrupt:

@@ -14,31 +14,32 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from local import embedded
+from emulator import embedded
+from emulator.mqtt.certificates import Pair
 from local import invoke as sam_invoke
 from local.api import Api
-from local.chaos import GRACE_SECONDS, PATIENCE_SECONDS, Chaos
-from local.check import from_iso, iso
 from local.deployment import aws_environment, client
 from local.errors import LocalError
-from local.fleet import Fleet, FleetOptions
+from local.fleet.credentials import claim, issue_certificates, mqtt_authority
+from local.fleet.over_https import BATCH_MAX, PostingOptions
+from local.fleet.over_mqtt import speakers
+from local.fleet.reading import Source
+from local.fleet.recorded import CsvOptions, Recording
+from local.fleet.simulated import Fleet, FleetOptions
 from local.instance import DEFAULT_NAME, Instance, State, existing, named, unused
-from local.mapping_state import MappingReader, shards_table
-from local.mapping_state import as_json as mappings_as_json
-from local.monitor import Monitor
-from local.mqtt.certificates import Pair
-from local.mqtt.devices import claim, issue_certificates, mqtt_authority
-from local.mqtt.posting import speakers
-from local.poison import Poisoning
-from local.posting import BATCH_MAX, PostingOptions
-from local.reading import Source
-from local.recorded import CsvOptions, Recording
-from local.report import Report, as_json, verdict
-from local.run import REFRESH_SECONDS, Plan, elapsed_text, exercise, now_ms
 from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens
 from local.tracing import show_trace
+from local.trial.chaos import GRACE_SECONDS, PATIENCE_SECONDS, Chaos
+from local.trial.check import from_iso, iso
+from local.trial.mapping_state import MappingReader, shards_table
+from local.trial.mapping_state import as_json as mappings_as_json
+from local.trial.monitor import Monitor
+from local.trial.poison import Poisoning
+from local.trial.report import Report, as_json, verdict
+from local.trial.run import REFRESH_SECONDS, Plan, elapsed_text, exercise, now_ms
+from local.trial.watch import PLAIN_LINE_SECONDS, live_table, plain_line
 from local.values import duration_text
-from local.view import PLAIN_LINE_SECONDS, Steps, live_table, plain_line
+from local.view import Steps
 from ops.cli import Command
 from ops.errors import OpsError
 from ops.target import ANSWER_SECONDS_MAX, Target

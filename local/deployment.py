@@ -22,9 +22,11 @@ import boto3
 import yaml
 from botocore.config import Config
 
-from local.embedded import end_group, tool
-from local.errors import LocalError, StepFailed
+from emulator.embedded import end_group
+from emulator.errors import StepFailed
+from local.errors import LocalError
 from local.instance import ROOT, Instance, State
+from local.tools import tool
 
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient

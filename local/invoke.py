@@ -28,9 +28,9 @@ from local.deployment import (
     overrides,
     tool_environment,
 )
-from local.embedded import tool
 from local.errors import LocalError
 from local.instance import ROOT, Instance, State
+from local.tools import tool
 
 INSPECT_BRIDGE = ("docker", "network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}")
 # What Docker Desktop, where the containers are in a virtual machine, calls the host's loopback.

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from local import deployment, embedded
+from emulator import embedded
+from local import deployment
 from local.api import Api
 from local.errors import LocalError
 from local.instance import Instance, State
+from local.tools import TOOLS, tool
 from local.view import Steps
 
 DEVICE_OF_EXAMPLES = "device-0001"
@@ -22,8 +24,7 @@ def brought_up(
 ) -> Iterator[embedded.EmbeddedAws]:
     """Bring an instance up; end it when that, or the block, ends by an error."""
     with steps.step("tools", "sam, uv and the embedded AWS found"):
-        for environment, program in (("sam", "sam"), ("uv", "uv"), ("aws", "python")):
-            embedded.tool(environment, program)
+        tools = {name: tool(name, program) for name, program in TOOLS.items()}
     if instance.is_running():
         raise LocalError(
             f"instance '{instance.name}' is up already: `watch` shows it, `down` ends it"
@@ -33,7 +34,7 @@ def brought_up(
     build = deployment.build(instance, parameters)
     try:
         started = time.monotonic()
-        aws = embedded.start(instance)
+        aws = embedded.start(instance, tools["aws"])
     except BaseException:
         build.end()
         raise

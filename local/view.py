@@ -3,23 +3,13 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 
-from rich.box import SIMPLE
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
-from local.errors import LocalError, StepFailed
-from local.mapping_state import mappings_table
-from local.monitor import Monitor
+from emulator.errors import EmulatorError, StepFailed
 from local.values import duration_text
 
-ALERTS_SHOWN = 7
-PLAIN_LINE_SECONDS = 5.0
-BARS = " ▁▂▃▄▅▆▇█"
 NAME_WIDTH = 14
 NOTE_WIDTH = 62
 
@@ -53,7 +43,7 @@ class Steps:
         return moment - self._started
 
 
-def show_error(console: Console, error: LocalError) -> None:
+def show_error(console: Console, error: EmulatorError) -> None:
     """Show what is wrong; of a tool that failed also its last lines, and where its log is."""
     console.print(f"[red]✗[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     if isinstance(error, StepFailed):
@@ -61,79 +51,3 @@ def show_error(console: Console, error: LocalError) -> None:
             console.print(f"  [dim]│[/] {escape(line)}", highlight=False, soft_wrap=True)
         if error.log.exists():
             console.print(f"  whole log: {escape(str(error.log))}", highlight=False, soft_wrap=True)
-
-
-def live_table(monitor: Monitor, title: str, status: str) -> RenderableType:
-    """Return the live table: what became of the readings, how fast, and who overheats."""
-    grid = Table.grid(padding=(0, 1))
-    grid.add_row(counts_table(monitor), alerts_table(monitor))
-    heading = Text.assemble((title, "bold"), "  ", (status, "dim"))
-    bars = sparkline([seen.stored for seen in monitor.history])
-    stored = Text(f"stored {bars}", style="dim")
-    parts: list[RenderableType] = [
-        heading,
-        grid,
-        stored,
-        mappings_table(monitor.mappings, monitor.stack),
-    ]
-    if monitor.problem:
-        parts.append(Text(monitor.problem, style="yellow"))
-    return Padding(Group(*parts), (1, 0, 0, 1))
-
-
-def counts_table(monitor: Monitor) -> Table:
-    """Return the readings by what became of them."""
-    table = Table(box=SIMPLE, pad_edge=False)
-    table.add_column("readings", no_wrap=True, min_width=11)
-    table.add_column("total", justify="right", min_width=8)
-    table.add_column("per s", justify="right", min_width=6)
-    for name in ("posted", "accepted", "rejected", "stored", "duplicate", "quarantined"):
-        count = monitor.count(name)
-        style = "red" if name in ("rejected", "quarantined") and count else ""
-        table.add_row(name, f"{count:,}", f"{monitor.per_second(name):,.0f}", style=style)
-    if monitor.latest.overflowed:
-        table.add_row("in overflow", f"{monitor.latest.overflowed:,}", "", style="yellow")
-    table.add_row("lag", lag_text(monitor.latest.lag_ms), "")
-    return table
-
-
-def alerts_table(monitor: Monitor) -> Table:
-    """Return the open alerts, the newest breaches first."""
-    alerts = sorted(monitor.alerts, key=lambda alert: str(alert["first_breach_at"]), reverse=True)
-    table = Table(box=SIMPLE, pad_edge=False)
-    table.add_column(
-        f"{len(alerts)} open alerts" if len(alerts) != 1 else "1 open alert", no_wrap=True
-    )
-    table.add_column("rule")
-    table.add_column("since", no_wrap=True, min_width=8)
-    table.add_column("peak", justify="right")
-    for alert in alerts[:ALERTS_SHOWN]:
-        since = str(alert["first_breach_at"])[11:19]
-        table.add_row(
-            str(alert["device_id"]), str(alert["rule"]), since, f"{alert['peak']:.1f}", style="red"
-        )
-    return table
-
-
-def plain_line(monitor: Monitor, status: str) -> str:
-    """Return the same in one line."""
-    seen = monitor.latest
-    counts = ", ".join(
-        f"{name} {monitor.count(name):,}"
-        for name in ("posted", "accepted", "rejected", "stored", "duplicate", "quarantined")
-    )
-    return f"{status}: {counts}, open alerts {len(monitor.alerts):,}, lag {lag_text(seen.lag_ms)}"
-
-
-def lag_text(lag_ms: float | None) -> str:
-    """Return how long readings take from their arrival to their window."""
-    return "-" if lag_ms is None else duration_text(lag_ms / 1000)
-
-
-def sparkline(totals: list[int]) -> str:
-    """Return how a total grew from look to look, as bars."""
-    grown = [after - before for before, after in pairwise(totals)]
-    most = max(grown, default=0)
-    return "".join(
-        BARS[round(value / most * (len(BARS) - 1))] if most else BARS[0] for value in grown
-    )

@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from local.mappings.checkpoints import SqliteCheckpoints
-from local.mappings.engine import Engine
-from local.mappings.memory import (
+from emulator.mappings.checkpoints import SqliteCheckpoints
+from emulator.mappings.engine import Engine
+from emulator.mappings.memory import (
     EPOCH_MS,
     FUNCTION_ARN,
     STREAM_ARN,
@@ -23,8 +23,8 @@ from local.mappings.memory import (
     VirtualTimeLoop,
     run_virtually,
 )
-from local.mappings.model import Mapping, Record
-from local.mappings.ports import Ports
+from emulator.mappings.model import Mapping, Record
+from emulator.mappings.ports import Ports
 
 UUID = "7f0e2d6c-0000-4000-8000-000000000001"
 BUCKET_ARN = "arn:aws:s3:::failures"

@@ -72,7 +72,47 @@ def sdk_uses(tree: ast.Module) -> list[str]:
 
 
 def local_uses(tree: ast.Module) -> list[str]:
-    return importing(tree, "local")
+    return importing(tree, "local", "emulator")
+
+
+PRODUCT = ("telemetry", "telemetry_client", "functions", "contract", "ops", "tests", "benchmarks")
+
+
+def uses_of_the_product(tree: ast.Module) -> list[str]:
+    return importing(tree, *PRODUCT)
+
+
+def words_of_the_product(source: str) -> list[str]:
+    """Where the emulator speaks of what runs on it, or of this project's commands."""
+    return [
+        f"{source.count(chr(10), 0, found.start()) + 1}: says {found.group()}"
+        for found in re.finditer(r"(?i)telemetry|\bmake (up|run)\b|python -m local\b", source)
+    ]
+
+
+def strange_to_the_emulators_interpreter(tree: ast.Module) -> list[str]:
+    """Imports beyond what `.tools/aws` has: the standard library, ministack, and these modules."""
+    known = {*sys.stdlib_module_names, "ministack"}
+    return [
+        f"{line}: imports {name}"
+        for line, name in imports(tree)
+        if name.partition(".")[0] not in known
+        and not name.startswith(("emulator.gaps", "emulator.event_pattern"))
+    ]
+
+
+# From the top down; a part imports those below it.
+PARTS_OF_LOCAL = (("cli", "commands", "invoke", "tracing"), ("trial",), ("fleet",))
+
+
+def upward_imports(tree: ast.Module, part: str) -> list[str]:
+    """Imports of parts of `local` above this one; the rest of its modules are at the bottom."""
+    above: list[str] = []
+    for level in PARTS_OF_LOCAL:
+        if part in level:
+            break
+        above += level
+    return importing(tree, *(f"local.{name}" for name in above))
 
 
 def missing_from_layer(tree: ast.Module) -> list[str]:
@@ -130,6 +170,46 @@ def test_only_adapters_use_boto3() -> None:
 
 def test_what_is_deployed_knows_nothing_of_the_local_run() -> None:
     assert breaking(local_uses, "functions/", LAYER) == []
+
+
+def test_the_emulator_knows_nothing_of_the_local_run_or_of_what_runs_on_it() -> None:
+    in_local = breaking(lambda tree: importing(tree, "local"), "emulator/")
+    said = [
+        f"{name}:{problem}"
+        for name in files()
+        if name.startswith("emulator/")
+        for problem in words_of_the_product(text(name))
+    ]
+    assert in_local + breaking(uses_of_the_product, "emulator/") + said == []
+
+
+def test_what_runs_in_the_emulators_interpreter_imports_only_what_that_has() -> None:
+    there = ("emulator/launcher.py", "emulator/event_pattern.py", "emulator/gaps/")
+    packages = (
+        "emulator/__init__.py",
+        "emulator/mappings/__init__.py",
+        "emulator/mqtt/__init__.py",
+    )
+    assert breaking(strange_to_the_emulators_interpreter, *there, *packages) == []
+
+
+def test_the_local_run_reaches_the_pipeline_only_from_outside() -> None:
+    assert breaking(lambda tree: importing(tree, "telemetry", "functions"), "local/") == []
+
+
+def test_the_parts_of_the_local_run_import_downwards() -> None:
+    modules = [name for name in files() if name.startswith("local/") and name.endswith(".py")]
+    wrong = [
+        f"{name}:{problem}"
+        for name in modules
+        for problem in upward_imports(ast.parse(text(name)), part_of_local(name))
+    ]
+    assert wrong == []
+
+
+def part_of_local(name: str) -> str:
+    """The folder or module directly under `local/`; its entry point counts as the command line."""
+    return name.split("/")[1].removesuffix(".py").replace("__main__", "cli")
 
 
 def test_what_is_deployed_imports_only_what_the_layer_brings() -> None:
@@ -334,6 +414,16 @@ def parsed(rule: CodeRule) -> Callable[[str], list[str]]:
         (parsed(impurities), "at = datetime.now(UTC)"),
         (parsed(sdk_uses), "from botocore.exceptions import ClientError"),
         (parsed(local_uses), "from local import api"),
+        (parsed(local_uses), "from emulator.instance import State"),
+        (parsed(uses_of_the_product), "from telemetry.domain import rule"),
+        (parsed(uses_of_the_product), "import ops.cli"),
+        (words_of_the_product, "# the stack is called telemetry"),
+        (words_of_the_product, "start it with `python -m local up`"),
+        (parsed(strange_to_the_emulators_interpreter), "import rich"),
+        (parsed(strange_to_the_emulators_interpreter), "from emulator.mqtt import sql"),
+        (lambda source: upward_imports(ast.parse(source), "fleet"), "from local.trial import run"),
+        (lambda source: upward_imports(ast.parse(source), "view"), "from local.fleet import rules"),
+        (lambda source: upward_imports(ast.parse(source), "trial"), "from local import commands"),
         (parsed(missing_from_layer), "import httpx"),
         (parsed(long_functions), "def f():\n" + "  pass\n" * LONGEST_FUNCTION_LINES),
         (lambda template: unpaired_folders(template, set()), FUNCTION % "CodeUri: functions/gone"),

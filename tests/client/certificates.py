@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from local.mqtt import certificates
+from emulator.mqtt import certificates
 
 
 class Authority:

@@ -11,8 +11,10 @@ import boto3
 import moto
 import pytest
 
-from local import embedded
-from local.instance import REGION, Instance, unused
+from emulator import embedded
+from emulator.instance import REGION
+from local.instance import Instance, unused
+from local.tools import tool
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -33,7 +35,7 @@ def embedded_instance() -> Iterator[Instance]:
 @pytest.fixture(scope="session")
 def embedded_endpoint(embedded_instance: Instance) -> Iterator[str]:
     """Address of an embedded AWS that ends with the tests, or with the process that runs them."""
-    aws = embedded.start(embedded_instance)
+    aws = embedded.start(embedded_instance, tool("aws", "python"))
     try:
         yield f"http://127.0.0.1:{aws.port}"
     finally:

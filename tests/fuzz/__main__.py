@@ -19,10 +19,10 @@ from typing import Any
 import httpx
 from rich.console import Console
 
-from local.check import iso
+from local.fleet.reading import MINUTE_MS
 from local.instance import unused
-from local.reading import MINUTE_MS
 from local.session import brought_up, raise_on_terminate
+from local.trial.check import iso
 from local.values import duration_seconds
 from local.view import Steps
 from tests.fuzz.requests import RANGES, Document, Request, request

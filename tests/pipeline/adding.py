@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from local.errors import StepFailed
+from emulator.errors import StepFailed
 from local.instance import unused
 from local.session import brought_up, raise_on_terminate
 from local.view import Steps

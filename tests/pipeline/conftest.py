@@ -6,7 +6,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from local.errors import StepFailed
+from emulator.errors import StepFailed
 from local.instance import unused
 from local.session import brought_up
 from local.view import Steps

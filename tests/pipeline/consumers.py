@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from local import deployment
-from local.consumer import create_consumer, stream_arn_of
 from local.instance import Instance
+from local.trial.consumer import create_consumer, stream_arn_of
 
 NOTING = Path(__file__).with_name("noting.py")
 

@@ -15,12 +15,12 @@ import httpx
 
 from local import deployment
 from local.api import Api, Json
-from local.check import Difference, check, from_iso, iso
+from local.fleet.ledger import Ledger
+from local.fleet.reading import MINUTE_MS, Reading
+from local.fleet.rules import load as load_rules
 from local.instance import ROOT, Instance, State
-from local.ledger import Ledger
-from local.reading import MINUTE_MS, Reading
-from local.rules import load as load_rules
 from local.session import issue_device_tokens
+from local.trial.check import Difference, check, from_iso, iso
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 40.0  # on a busy machine; an idle one needs two

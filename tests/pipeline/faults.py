@@ -141,7 +141,7 @@ def glue_away(pipeline: Pipeline) -> Iterator[None]:
     (server,) = [
         each
         for each in psutil.Process(pipeline.state.pid).children(recursive=True)
-        if "local.registry_server" in each.cmdline()
+        if "emulator.registry_server" in each.cmdline()
     ]
     server.suspend()
     try:

@@ -16,8 +16,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from local import embedded
+from emulator import embedded
 from local.instance import Instance, State, unused
+from local.tools import tool
 from tests.pipeline.consumers import Consumer
 
 NAME = "killing"
@@ -125,7 +126,7 @@ def main() -> int:
     instance = unused(NAME)
     instance.create()
     try:
-        aws = embedded.start(instance)
+        aws = embedded.start(instance, tool("aws", "python"))
         try:
             instance.save(State(pid=aws.process.pid, port=aws.port))
             outcome = kill_while_records_flow(instance, options.kills, options.seed)

@@ -9,8 +9,8 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from local.mqtt.certificates import Pair
-from local.mqtt.devices import issue_certificates, mqtt_authority
+from emulator.mqtt.certificates import Pair
+from local.fleet.credentials import issue_certificates, mqtt_authority
 from tests.pipeline.deployed import Pipeline
 
 ANSWER_SECONDS_MAX = 20.0

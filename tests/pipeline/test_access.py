@@ -2,7 +2,7 @@
 
 import pytest
 
-from local.reading import Reading
+from local.fleet.reading import Reading
 from tests.pipeline.deployed import Pipeline, at, bearer, minutes_ago
 
 REFUSED = {401, 403}

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from local.check import iso
+from local.trial.check import iso
 from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago, now_ms
 from tests.pipeline.faults import without
 

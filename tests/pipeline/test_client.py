@@ -9,8 +9,8 @@ from telemetry_client import Avro, Client, ClientOptions, Https, Json, Mqtt, Rem
 from telemetry_client.formats import Format
 from telemetry_client.transport import Transport
 
-from local.mqtt.devices import issue_certificates, mqtt_authority
-from local.reading import MINUTE_MS
+from local.fleet.credentials import issue_certificates, mqtt_authority
+from local.fleet.reading import MINUTE_MS
 from tests.client.faults import suffer
 from tests.pipeline.deployed import Pipeline, becomes, minutes_ago
 

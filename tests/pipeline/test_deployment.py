@@ -11,9 +11,10 @@ import pytest
 from rich.console import Console
 from telemetry.aws.schemas import known_ids
 
-from local import embedded
+from emulator import embedded
 from local.deployment import EMULATOR_POLICY, as_list, client, role_statements, stack_roles
 from local.instance import State, unused
+from local.tools import tool
 from local.tracing import segments, show_trace
 from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago
 
@@ -127,7 +128,7 @@ def test_two_instances_share_nothing(pipeline: Pipeline) -> None:
     other = unused("test")
     other.create()
     try:
-        aws = embedded.start(other)
+        aws = embedded.start(other, tool("aws", "python"))
         try:
             assert aws.port != pipeline.state.port
             assert other.folder != pipeline.instance.folder

@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from local.ledger import Ledger
-from local.reading import Reading
+from local.fleet.ledger import Ledger
+from local.fleet.reading import Reading
 from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago, now_ms, shown
 from tests.pipeline.faults import dying, without
 from tests.pipeline.notices import Notices

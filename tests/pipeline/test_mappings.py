@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from local.mapping_state import MappingReader
-from local.poison import Poisoning
-from local.reading import Reading
+from local.fleet.reading import Reading
+from local.trial.mapping_state import MappingReader
+from local.trial.poison import Poisoning
 from tests.pipeline.consumers import Consumer
 from tests.pipeline.deployed import Pipeline, becomes, minutes_ago
 from tests.pipeline.faults import without

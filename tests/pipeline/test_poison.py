@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from local.reading import Reading
+from local.fleet.reading import Reading
 from tests.pipeline.deployed import (
     DAY_MS,
     RETENTION_DAYS,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from local.consumer import allowing, zipped
+from emulator.mqtt import certificates
 from local.deployment import host_python
 from local.errors import LocalError
-from local.mqtt import certificates
-from local.mqtt.claiming import FROM_CSR, Claimant, claiming, template_topic
-from local.mqtt.devices import claim, mqtt_authority
+from local.fleet.claiming import FROM_CSR, Claimant, claiming, template_topic
+from local.fleet.credentials import claim, mqtt_authority
+from local.trial.consumer import allowing, zipped
 from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago
 from tests.pipeline.mqtt import MqttDevice, connected
 

@@ -2,7 +2,7 @@
 
 import json
 
-from local.reading import Reading
+from local.fleet.reading import Reading
 from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago, shown
 from tests.pipeline.faults import impatient, killed_by, without
 from tests.pipeline.notices import Notices

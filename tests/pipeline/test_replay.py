@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from local.api import Json
-from local.check import iso
 from local.cli import parser
-from local.reading import MINUTE_MS, Reading
+from local.fleet.reading import MINUTE_MS, Reading
+from local.trial.check import iso
 from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago, now_ms
 
 HOUR_MS = 3_600_000

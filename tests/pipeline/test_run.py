@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import vega_datasets
 
-from local.check import iso
+from local.fleet.ledger import Ledger
+from local.fleet.reading import Reading
 from local.instance import ROOT, named, unused
-from local.ledger import Ledger
-from local.reading import Reading
+from local.trial.check import iso
 from tests.pipeline.deployed import Pipeline, becomes, minutes_ago
 
 RECORDED = Path(vega_datasets.__file__).parent / "_data" / "seattle-temps.csv"

@@ -40,6 +40,10 @@ from telemetry.domain.schema import versions
 from telemetry.domain.window import Addition, Fate
 from telemetry.errors import Unavailable
 
+from emulator.mappings import lane, policy
+from emulator.mappings.lane import Lane
+from emulator.mappings.model import Batch, Mapping
+from emulator.mqtt import sql
 from functions.aggregate import handler as aggregate
 from functions.alert import handler as alert
 from functions.dispatch import handler as dispatch
@@ -48,10 +52,6 @@ from functions.ingest import handler as ingest
 from functions.notify import handler as notify
 from functions.redrive import handler as redrive
 from functions.sweep import handler as sweep
-from local.mappings import lane, policy
-from local.mappings.lane import Lane
-from local.mappings.model import Batch, Mapping
-from local.mqtt import sql
 from tests.fakes import schema_id
 from tests.simulation import events as events_module
 from tests.simulation import iot as iot_module

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from botocore.exceptions import ClientError
 from telemetry.domain.schema import versions
 
-from local.mappings.model import Answer
-from local.mappings.ports import NotInvoked
+from emulator.mappings.model import Answer
+from emulator.mappings.ports import NotInvoked
 from tests.fakes import schema_id
 from tests.simulation.processes import wait
 from tests.simulation.services import STACK, Services

@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from local.mappings.ports import NotInvoked
+from emulator.mappings.ports import NotInvoked
 from tests import writers
 from tests.simulation.conditions import Conditions
 from tests.simulation.iot import Publication

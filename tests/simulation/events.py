@@ -10,8 +10,8 @@ import functools
 import json
 from typing import Any, NamedTuple
 
-from local.mappings.model import Answer
-from local.mappings.ports import NotInvoked
+from emulator.mappings.model import Answer
+from emulator.mappings.ports import NotInvoked
 from tests.simulation.functions import Lambda
 from tests.simulation.services import Services
 from tests.template import TEMPLATE, resources

@@ -12,8 +12,8 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from greenlet import getcurrent, greenlet
 from telemetry.domain.accounting import Metric
 
-from local.mappings.model import Answer
-from local.mappings.ports import NotInvoked
+from emulator.mappings.model import Answer
+from emulator.mappings.ports import NotInvoked
 from tests.simulation.clients import Clients, Invoke
 from tests.simulation.conditions import owner
 from tests.simulation.processes import Crash, running, wait

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
-from local.mqtt import sql
-from local.mqtt.rules import ActionFailed, Rule, RulesEngine
-from local.mqtt.spool import Published, Spool
+from emulator.mqtt import sql
+from emulator.mqtt.rules import ActionFailed, Rule, RulesEngine
+from emulator.mqtt.spool import Published, Spool
 from tests.simulation.events import Events
 from tests.simulation.functions import CALL_SECONDS
 from tests.simulation.processes import Crash, running, wait

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from local.mappings.engine import Engine
-from local.mappings.model import Answer, Mapping, Record
-from local.mappings.ports import NotInvoked, OutsideProblem, Ports
+from emulator.mappings.engine import Engine
+from emulator.mappings.model import Answer, Mapping, Record
+from emulator.mappings.ports import NotInvoked, OutsideProblem, Ports
 from ops import quarantine as operators_quarantine
 from ops import redrive as operators_redrive
 from ops.target import Target

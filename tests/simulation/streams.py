@@ -6,9 +6,9 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from local.mappings.memory import MemoryShard, MemoryStream
-from local.mappings.model import Page, Record
-from local.mappings.ports import NowMs, OutsideProblem
+from emulator.mappings.memory import MemoryShard, MemoryStream
+from emulator.mappings.model import Page, Record
+from emulator.mappings.ports import NowMs, OutsideProblem
 
 LINGER_SECONDS = 20.0
 """How long a fetch waits for a record, so that an idle stream costs nothing."""

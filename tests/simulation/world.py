@@ -15,10 +15,10 @@ from telemetry.aws import observe
 from telemetry.domain import window as windows_of
 from telemetry.domain.accounting import Metric
 
-from local.mappings import engine as engine_of
-from local.mappings.memory import VirtualTimeLoop, run_virtually
-from local.mappings.ports import NotInvoked
-from local.mqtt import rules as iot_rules
+from emulator.mappings import engine as engine_of
+from emulator.mappings.memory import VirtualTimeLoop, run_virtually
+from emulator.mappings.ports import NotInvoked
+from emulator.mqtt import rules as iot_rules
 from tests.simulation.conditions import Conditions, owner
 from tests.simulation.devices import DAY_MS, Device
 from tests.simulation.functions import Environment
@@ -259,8 +259,8 @@ def simulated(options: Options) -> Iterator[None]:
     """What of the real code is set otherwise while a world goes on."""
     with (
         silent(observe.log),
-        silent(logging.getLogger("local.mappings.engine")),
-        silent(logging.getLogger("local.mqtt.rules")),
+        silent(logging.getLogger("emulator.mappings.engine")),
+        silent(logging.getLogger("emulator.mqtt.rules")),
         patch.object(windows_of, "MAX_READINGS", options.window_limit),
         patch.object(engine_of, "FOLLOW_SECONDS", FOLLOW_SECONDS),
         patch.object(iot_rules, "uuid", SimpleNamespace(uuid4=lambda: "simulated")),

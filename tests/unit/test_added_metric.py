@@ -85,5 +85,5 @@ def test_a_new_metric_is_in_what_devices_are_given_and_in_the_documents(
     assert body["$defs"]["reading"]["properties"]["wobble"]["maximum"] == 500.0
     row = f"| `wobble` | mm/s | 0 to 500 | {added.version} | Velocity of a bearing"
     assert row in (folder / "docs/metrics.md").read_text("utf-8")
-    local = run(folder, "-c", "from local.reading import METRICS; print(METRICS[-1])")
+    local = run(folder, "-c", "from local.fleet.reading import METRICS; print(METRICS[-1])")
     assert local.stdout == "wobble\n", local.stderr

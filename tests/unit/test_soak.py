@@ -11,9 +11,9 @@ import pytest
 
 from benchmarks import kept, soak
 from benchmarks.soak import POSTING, Sample, Sampler, Usage, cost, growths
+from emulator.gaps.keeping import pack
+from emulator.processes import EMBEDDED_AWS, Running
 from local.instance import Instance
-from local.keeping import pack
-from local.processes import EMBEDDED_AWS, Running
 
 MB = 1_000_000
 

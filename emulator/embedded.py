@@ -1,0 +1,155 @@
+"""The embedded AWS: ministack as a child process, on loopback, with IAM enforced.
+
+It runs in a session of its own, so that one signal reaches it with all its worker processes. It
+ends when `stop` is called, and by itself when its starter dies (`emulator.launcher`); `release`
+lets it outlive its starter. It keeps no state worth saving, so ending it is killing it.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import httpx
+
+from emulator.errors import EmulatorError, StepFailed
+from emulator.instance import REGION, Instance
+
+START_SECONDS_MAX = 30.0
+STOP_SECONDS_MAX = 5.0
+POLL_SECONDS = 0.03
+LAUNCHER = Path(__file__).with_name("launcher.py")
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SYSTEMROOT")
+
+
+class EmbeddedAws:
+    """A running embedded AWS that this process started."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, mqtt_port: int = 0) -> None:
+        """Take over a process that answers on `port`, and to MQTT on another."""
+        self.process = process
+        self.port = port
+        self.mqtt_port = mqtt_port
+
+    def release(self) -> None:
+        """Let it live on after this process has ended."""
+        if self.process.stdin is not None:
+            self.process.stdin.write(b"d")
+            self.process.stdin.close()
+
+    def stop(self) -> None:
+        """End it, with all its workers."""
+        end_group(self.process.pid)
+        self.process.wait(STOP_SECONDS_MAX)
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+
+def start(
+    instance: Instance, python: Path, with_mappings: bool = True, without: Sequence[str] = ()
+) -> EmbeddedAws:
+    """Start an embedded AWS on a free port and wait until it answers.
+
+    `python`: the interpreter that has ministack, and runs the functions. `with_mappings`: also run
+    the event source mappings of streams (`emulator.mappings`), and MQTT (`emulator.mqtt`), in this
+    interpreter. `without`: gaps to leave open (`emulator.launcher.GAPS`), to see whether they are
+    still there.
+
+    If this process dies before `release`, the embedded AWS ends and removes the folder.
+    """
+    port, mqtt_port = free_port(), free_port() if with_mappings else 0
+    options = ["--python", sys.executable, "--mqtt-port", str(mqtt_port)] if with_mappings else []
+    options += [option for gap in without for option in ("--without", gap)]
+    log = instance.log("aws")
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [python, "-I", LAUNCHER, "serve", instance.folder, *options],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment(instance, port),
+            start_new_session=True,
+        )
+    aws = EmbeddedAws(process, port, mqtt_port)
+    try:
+        wait_until_healthy(aws, log)
+    except BaseException:
+        aws.stop()
+        raise
+    return aws
+
+
+def environment(
+    instance: Instance, port: int, inherited: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Return all that the emulator and the functions in it see of the environment.
+
+    Nothing else is passed on: neither a person's AWS credentials nor a PYTHONPATH, which would
+    hide that the layer lacks a dependency.
+    """
+    temporary = str(instance.folder / "tmp")
+    return {name: inherited[name] for name in INHERITED if name in inherited} | {
+        "GATEWAY_PORT": str(port),
+        "BIND_HOST": "127.0.0.1",
+        "AUTH": "true",
+        "IOT_MTLS_ENABLED": "0",  # its MQTT listener binds every interface
+        "SFTP_ENABLED": "0",
+        "PERSIST_STATE": "0",
+        "MINISTACK_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "LOG_LEVEL": "WARNING",
+        "TMPDIR": temporary,
+        "S3_PERSIST": "1",  # objects are files, not memory
+        "S3_DATA_DIR": f"{temporary}/s3",
+        "STATE_DIR": f"{temporary}/state",
+        "NO_PROXY": "127.0.0.1,localhost",
+    }
+
+
+def wait_until_healthy(aws: EmbeddedAws, log: Path) -> None:
+    """Return once the embedded AWS answers; raise StepFailed when it ends or takes too long."""
+    deadline = time.monotonic() + START_SECONDS_MAX
+    url = f"http://127.0.0.1:{aws.port}/_ministack/ready"
+    with httpx.Client(trust_env=False, timeout=2.0) as client:
+        while time.monotonic() < deadline:
+            if aws.process.poll() is not None:
+                raise StepFailed(f"the embedded AWS ended with code {aws.process.returncode}", log)
+            with contextlib.suppress(httpx.TransportError):
+                if client.get(url).status_code == httpx.codes.OK:
+                    return
+            time.sleep(POLL_SECONDS)
+    raise StepFailed(f"the embedded AWS didn't answer within {START_SECONDS_MAX:.0f} s", log)
+
+
+def stop(instance: Instance) -> bool:
+    """End the embedded AWS that another command left running; tell whether there was one."""
+    if not instance.is_running():
+        return False
+    end_group(instance.load().pid)
+    deadline = time.monotonic() + STOP_SECONDS_MAX
+    while instance.is_running():
+        if time.monotonic() > deadline:
+            raise EmulatorError(
+                f"instance '{instance.name}' doesn't end: its process id is {instance.load().pid}"
+            )
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def end_group(pid: int) -> None:
+    """Kill a process that leads its session, and every process in its group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    """Return a TCP port on loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,74 @@
+"""Gaps of the embedded AWS, closed: how API Gateway takes bodies.
+
+On AWS a body with a Content-Encoding is unpacked before anything looks at it, and refused with 415
+where it isn't what the header says
+(https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-make-request-with-compressed-payload.html);
+a model applies to requests of its own content type, and others aren't validated
+(https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-method-request-validation.html).
+The emulator (1.5.33) passes packed bodies on as broken text, and holds the model of
+application/json against every type; and it keeps the slashes of BinaryMediaTypes escaped, as
+CloudFormation has them
+(https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-apigateway-restapi.html).
+"""
+
+import zlib
+from typing import Any
+
+WINDOW_BITS = {"gzip": 31, "deflate": 15}
+BODY_BYTES_MAX = 10 * 1024 * 1024  # API Gateway's quota of a payload
+DEFAULT_TYPE = "application/json"
+UNSUPPORTED = 415, {"Content-Type": DEFAULT_TYPE}, b'{"message": "Unsupported Media Type"}'
+
+
+def close(modules: Any) -> None:
+    """Close these gaps in the emulator's modules (`emulator.gaps.Modules`)."""
+    take_bodies_as_aws(modules.service("apigateway_v1"))
+
+
+def take_bodies_as_aws(apigateway: Any) -> None:
+    """Mend the emulator's module `ministack.services.apigateway_v1`."""
+    execute, validate = apigateway._execute_in_scope, apigateway._check_request_validation
+    match = apigateway._media_type_matches
+
+    async def execute_unpacked(
+        request: Any, api_id: str, stage: str, method: str, path: str, headers: Any, body: bytes,
+        *rest: Any,
+    ) -> Any:  # fmt: skip
+        try:
+            body = unpacked(body, apigateway._header_ci(headers, "content-encoding"))
+        except ValueError:
+            return UNSUPPORTED
+        return await execute(request, api_id, stage, method, path, headers, body, *rest)
+
+    def validate_own_type(
+        method: Any, api_id: str, request: Any, headers: Any, body: bytes, query: Any
+    ) -> Any:
+        given = apigateway._header_ci(headers, "content-type") or DEFAULT_TYPE
+        if given.partition(";")[0].strip().lower() not in (method.get("requestModels") or {}):
+            method = {**method, "requestModels": {}}
+        return validate(method, api_id, request, headers, body, query)
+
+    def matches(media_type: str | None, binary: list[str]) -> bool:
+        found: bool = match(media_type, [each.replace("~1", "/") for each in binary])
+        return found
+
+    apigateway._media_type_matches = matches
+    apigateway._execute_in_scope = execute_unpacked
+    apigateway._check_request_validation = validate_own_type
+
+
+def unpacked(body: bytes, coding: str) -> bytes:
+    """A body without its Content-Encoding; raises ValueError for what AWS answers with 415."""
+    coding = coding.strip().lower()
+    if not body or coding in ("", "identity"):
+        return body
+    if coding not in WINDOW_BITS:
+        raise ValueError(coding)
+    stream = zlib.decompressobj(WINDOW_BITS[coding])
+    try:
+        whole = stream.decompress(body, BODY_BYTES_MAX)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if not stream.eof or stream.unused_data:
+        raise ValueError("cut short, more than a payload may be, or more behind it")
+    return whole

@@ -1,0 +1,27 @@
+"""A gap of the embedded AWS, closed: looking for expired records costs little where there are none.
+
+The emulator (1.5.33) copies every shard's records at every put: with 400,000 records on the stream
+a put took 50 ms, all of it on the one thread that serves every request. Here it looks for expired
+records only when the oldest one has expired.
+"""
+
+import time
+from typing import Any
+
+
+def close(modules: Any) -> None:
+    """Close this gap in the emulator's modules (`emulator.gaps.Modules`)."""
+    expire_when_due(modules.service("kinesis"))
+
+
+def expire_when_due(kinesis: Any) -> None:
+    """Have `ministack.services.kinesis` look through a stream only when a record has expired."""
+    expire_records = kinesis._expire_records
+
+    def expire_if_due(stream: dict[str, Any]) -> None:
+        cutoff = time.time() - stream["RetentionPeriodHours"] * 3600
+        oldest = [shard["records"][0] for shard in stream["shards"].values() if shard["records"]]
+        if any(record["ApproximateArrivalTimestamp"] < cutoff for record in oldest):
+            expire_records(stream)
+
+    kinesis._expire_records = expire_if_due

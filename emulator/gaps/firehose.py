@@ -1,0 +1,197 @@
+"""A gap of the embedded AWS, closed: Firehose delivers many records in one compressed object.
+
+On AWS it buffers what it reads from a stream for so long or until it is so much, appends the
+delimiter to each record, compresses, and names the object by the arrival of its oldest record
+(https://docs.aws.amazon.com/firehose/latest/dev/s3-object-name.html). The emulator (1.5.33) writes
+an object for each record, as it came, on the thread that serves every request; here that thread
+only notes the records, and one beside it writes. It writes only what the role may write, too.
+"""
+
+import asyncio
+import contextvars
+import gzip
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+LOOK_SECONDS = 0.2
+AGAIN_SECONDS = 2.0
+MEGABYTE = 1024 * 1024
+COMPRESSION = 1  # of 9: quick
+BUFFER_SECONDS, BUFFER_MEGABYTES = 300, 5  # where nothing is said
+OK_STATUS = 200
+
+log = logging.getLogger("firehose")
+Stream = dict[str, Any]
+Put = Callable[[str, bytes], None]
+"""Puts an object at /bucket/key; raises Undelivered."""
+
+
+def close(modules: Any) -> None:
+    """Close this gap in the emulator's modules (`emulator.gaps.Modules`)."""
+    deliver_in_objects(
+        modules.service("firehose"), modules.service("s3"), modules.core("iam_evaluator")
+    )
+
+
+class Undelivered(Exception):
+    """Why an object couldn't be written."""
+
+
+@dataclass
+class Buffer:
+    """What a delivery stream has read and not written yet."""
+
+    stream: Stream
+    context: contextvars.Context  # which account and region the emulator is in
+    since: float
+    records: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+    def is_due(self, now: float) -> bool:
+        """Whether it has waited long enough, or is large enough."""
+        hints = self.config.get("BufferingHints") or {}
+        seconds = int(hints.get("IntervalInSeconds", BUFFER_SECONDS))
+        most = int(hints.get("SizeInMBs", BUFFER_MEGABYTES)) * MEGABYTE
+        return now - self.since >= seconds or self.size >= most
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """How the stream's destination is configured."""
+        found: dict[str, Any] = self.stream["destinations"][0]["config"]
+        return found
+
+
+class Delivery:
+    """The buffers of all delivery streams, and the thread that writes what is due."""
+
+    def __init__(self, firehose: Any, iam: Any, put: Put) -> None:
+        """Take the emulator's modules of these names, and what puts an object."""
+        self._firehose = firehose
+        self._iam = iam
+        self._put = put
+        self._buffers: dict[str, Buffer] = {}
+        self._lock = threading.Lock()
+
+    def note(self, stream_arn: str, records: Sequence[tuple[str, bytes]]) -> None:
+        """Keep records that were put on a stream for each delivery stream that reads it."""
+        now = time.time()
+        with self._lock:
+            for stream in list(self._firehose._streams.values()):
+                if self._reads(stream, stream_arn):
+                    buffer = self._buffers.get(stream["arn"])
+                    if buffer is None:
+                        buffer = Buffer(stream, contextvars.copy_context(), now)
+                        self._buffers[stream["arn"]] = buffer
+                    for _, data in records:
+                        buffer.records.append(data)
+                        buffer.size += len(data)
+
+    @staticmethod
+    def _reads(stream: Stream, stream_arn: str) -> bool:
+        source = stream.get("kinesis_source") or {}
+        kinds = [destination["type"] for destination in stream["destinations"]]
+        return source.get("KinesisStreamARN") == stream_arn and kinds == ["ExtendedS3"]
+
+    def run(self) -> None:
+        """Write what is due, for ever: AWS tries, too, as long as the stream keeps the records."""
+        while True:
+            time.sleep(LOOK_SECONDS)
+            try:
+                self.deliver_due()
+            except Exception:
+                log.exception("not delivered")
+                time.sleep(AGAIN_SECONDS)
+
+    def deliver_due(self) -> None:
+        """Write what is due; what can't be written waits on, and raises why."""
+        for buffer in self._due():
+            try:
+                buffer.context.run(self._write, buffer)
+            except BaseException:
+                self._put_back(buffer)
+                raise
+
+    def _due(self) -> Iterator[Buffer]:
+        """Take each buffer that is due, when it is its turn."""
+        now = time.time()
+        for arn in list(self._buffers):
+            with self._lock:
+                buffer = self._buffers[arn]
+                if buffer.is_due(now):
+                    del self._buffers[arn]
+                else:
+                    continue
+            yield buffer
+
+    def _put_back(self, buffer: Buffer) -> None:
+        """Before what has come since."""
+        with self._lock:
+            newer = self._buffers.get(buffer.stream["arn"])
+            if newer is not None:
+                buffer.records += newer.records
+                buffer.size += newer.size
+            self._buffers[buffer.stream["arn"]] = buffer
+
+    def _write(self, buffer: Buffer) -> None:
+        config, stream = buffer.config, buffer.stream
+        arrival = time.gmtime(buffer.since)
+        stamp = self._firehose._java_time("yyyy-MM-dd-HH-mm-ss", arrival)
+        prefix = self._firehose._evaluate_prefix(config.get("Prefix", ""), arrival)
+        is_compressed = config.get("CompressionFormat") == "GZIP"
+        name = f"{stream['name']}-{stream['version']}-{stamp}-{self._firehose.new_uuid()}"
+        key = f"{prefix}{name}{'.gz' if is_compressed else ''}"
+        bucket = self._firehose._s3_bucket_from_arn(config["BucketARN"])
+        self._check(stream["kinesis_source"], "kinesis:GetRecords", None)
+        self._check(config, "s3:PutObject", f"{config['BucketARN']}/{key}")
+        delimiter = delimiter_of(config)
+        body = b"".join(record + delimiter for record in buffer.records)
+        if is_compressed:
+            body = gzip.compress(body, COMPRESSION, mtime=0)
+        self._put(f"/{bucket}/{key}", body)
+
+    def _check(self, grants: dict[str, Any], action: str, resource: str | None) -> None:
+        """Raise Undelivered where the role lacks a permission."""
+        role = grants["RoleARN"]
+        account = role.split(":")[4]
+        asked = self._iam.EvalContext(
+            role, "AssumedRole", account, action, resource or grants["KinesisStreamARN"], ""
+        )
+        policies = self._iam._gather_role_policies(role.rpartition("/")[2], account)
+        if self._iam.evaluate(asked, policies).decision != "Allow":
+            raise Undelivered(f"{role} isn't allowed {action} on {asked.resource_arn}")
+
+
+def delimiter_of(config: dict[str, Any]) -> bytes:
+    """What is appended to each record: AppendDelimiterToRecord writes a newline as backslash n."""
+    processing = config.get("ProcessingConfiguration") or {}
+    for processor in processing.get("Processors") or []:
+        if processor["Type"] == "AppendDelimiterToRecord":
+            values = {each["ParameterName"]: each for each in processor["Parameters"]}
+            text: str = values["Delimiter"]["ParameterValue"]
+            return text.replace("\\n", "\n").encode()
+    return b""
+
+
+def putter(s3: Any) -> Put:
+    """Return what puts objects into the emulator's buckets."""
+
+    def put(path: str, body: bytes) -> None:
+        headers = {"content-type": "application/octet-stream", "content-length": str(len(body))}
+        headers["host"] = "s3.localhost"
+        request = s3.handle_request("PUT", path, headers, body, {}, internal=True)
+        status, _, answer = asyncio.run(request)
+        if status != OK_STATUS:
+            raise Undelivered(f"{path}: {status} {answer!r}")
+
+    return put
+
+
+def deliver_in_objects(firehose: Any, s3: Any, iam: Any) -> None:
+    """Make the emulator's Firehose deliver what comes over a stream as AWS's does."""
+    delivery = Delivery(firehose, iam, putter(s3))
+    firehose.ingest_from_kinesis_source = delivery.note
+    threading.Thread(target=delivery.run, daemon=True).start()

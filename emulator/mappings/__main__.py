@@ -1,0 +1,75 @@
+"""The engine's process: `python -m emulator.mappings --endpoint … --file …`.
+
+`emulator.launcher` starts it beside the embedded AWS, and again when it dies. It ends when its
+starter does: standard input closes then.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from emulator.mappings.aws import AwsDestination, Endpoint, LambdaSink, source_of
+from emulator.mappings.checkpoints import SqliteCheckpoints
+from emulator.mappings.engine import Engine
+from emulator.mappings.ports import Ports
+
+LOGGER = logging.getLogger(__name__)
+CALLS_MAX = 32
+INVOCATIONS_MAX = 256
+"""Enough for every lane of some mappings to wait for its function."""
+
+
+def now_ms() -> int:
+    """Return the time in ms since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+async def serve(url: str, region: str, file: Path) -> None:
+    """Run the mappings of an AWS endpoint until told to stop."""
+    calls, invocations = ThreadPoolExecutor(CALLS_MAX), ThreadPoolExecutor(INVOCATIONS_MAX)
+    endpoint = Endpoint(url, region, calls, invocations)
+    ports = Ports(
+        partial(source_of, endpoint),
+        LambdaSink(endpoint),
+        AwsDestination(endpoint),
+        SqliteCheckpoints(file),
+        now_ms,
+    )
+    engine = Engine(ports, endpoint.mappings)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, engine.stop)
+    await engine.run()
+
+
+def end_with_starter() -> None:
+    """End this process when the one that started it is gone, and the embedded AWS with it."""
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(0)
+
+
+def main() -> None:
+    """Read the options and serve."""
+    parser = argparse.ArgumentParser(prog="python -m emulator.mappings", description=__doc__)
+    parser.add_argument("--endpoint", required=True, help="address of the AWS services")
+    parser.add_argument("--region", required=True)
+    parser.add_argument("--file", required=True, type=Path, help="where the checkpoints are kept")
+    options = parser.parse_args()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    threading.Thread(target=end_with_starter, daemon=True).start()
+    try:
+        asyncio.run(serve(options.endpoint, options.region, options.file))
+    except BaseException:
+        LOGGER.exception("the engine ends")
+        os._exit(1)  # at once: functions under way would hold up the one that comes after it
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The broker's process: `python -m emulator.mqtt --endpoint … --folder … --port …`.
+
+`emulator.launcher` starts it beside the embedded AWS, and again when it dies. It ends when its
+starter does: standard input closes then.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+from emulator.mappings.__main__ import end_with_starter
+from emulator.mqtt import certificates
+from emulator.mqtt.aws import AwsActions, Iot, endpoint_at
+from emulator.mqtt.broker import Broker, tls_context
+from emulator.mqtt.rules import RulesEngine
+from emulator.mqtt.services import AwsServices
+from emulator.mqtt.spool import Spool
+
+LOGGER = logging.getLogger(__name__)
+
+
+def now_ms() -> int:
+    """Return the time in ms since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+async def serve(url: str, region: str, folder: Path, port: int) -> None:
+    """Serve devices until told to stop."""
+    certificates.prepare(folder)
+    endpoint = endpoint_at(url, region)
+    iot = Iot(endpoint)
+    rules = RulesEngine(Spool(folder / "mqtt.sqlite3"), iot.rules, AwsActions(endpoint))
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    broker = Broker(iot, rules, AwsServices(endpoint), now_ms)
+    server = await broker.serve(port, tls_context(folder))
+    rules.start()
+    await stopped.wait()
+    server.close()  # no waiting until it is closed: that is until the last device goes
+
+
+def main() -> None:
+    """Read the options and serve."""
+    parser = argparse.ArgumentParser(prog="python -m emulator.mqtt", description=__doc__)
+    parser.add_argument("--endpoint", required=True, help="address of the AWS services")
+    parser.add_argument("--region", required=True)
+    parser.add_argument("--folder", required=True, type=Path, help="of the instance")
+    parser.add_argument("--port", required=True, type=int, help="to listen on, on 127.0.0.1")
+    options = parser.parse_args()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    threading.Thread(target=end_with_starter, daemon=True).start()
+    try:
+        asyncio.run(serve(options.endpoint, options.region, options.folder, options.port))
+    except BaseException:
+        LOGGER.exception("the broker ends")
+        os._exit(1)
+    os._exit(0)  # at once: what its workers have under way is in the spool
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The processes of a running instance, by what they are: the embedded AWS and all that it started.
+
+The mappings' engine, the MQTT broker and the functions' workers are its children. A worker's
+program lies in a folder that the emulator names after the function.
+"""
+
+import re
+from contextlib import suppress
+from typing import NamedTuple
+
+import psutil
+
+from emulator.instance import Instance
+
+EMBEDDED_AWS = "embedded AWS"
+ENGINE = "mapping engine"
+BROKER = "MQTT broker"
+WORKER_PATTERN = re.compile(r"/ministack-lambda-(?P<function>.+)-[^-/]+/_worker\.py$")
+MODULES = {"emulator.mappings": ENGINE, "emulator.mqtt": BROKER}
+
+
+class Running(NamedTuple):
+    """A process and what it is: a worker has the name of its function."""
+
+    role: str
+    process: psutil.Process
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether it runs a function."""
+        return self.role not in (EMBEDDED_AWS, *MODULES.values())
+
+
+def processes_of(instance: Instance) -> list[Running]:
+    """Return the processes that an instance has now; none where it has ended."""
+    state = instance.load()
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        aws = psutil.Process(state.pid)
+        found.append(Running(EMBEDDED_AWS, aws))
+        for process in aws.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                role = role_of(process.cmdline())
+                if role is not None:
+                    found.append(Running(role, process))
+    return found
+
+
+def role_of(command: list[str]) -> str | None:
+    """Return what a process is by its command line; None for one that is nothing of ours."""
+    for module, role in MODULES.items():
+        if module in command:
+            return role
+    worker = WORKER_PATTERN.search(command[-1]) if command else None
+    return worker["function"] if worker else None

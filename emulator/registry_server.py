@@ -1,0 +1,160 @@
+"""Glue Schema Registry for the embedded AWS: moto's, in a process of its own, on loopback.
+
+moto keeps schemas and checks nothing, so what Glue does besides is added here: a version that can't
+read what the ones before it wrote gets the status FAILURE, a definition is found however it is
+written, and versions can be deleted.
+
+`emulator.launcher` starts it and reads its port from its standard output. It ends when its standard
+input closes, and its state, which is in memory, with it.
+"""
+
+import json
+import os
+import sys
+import threading
+from typing import Any
+
+import avro.errors
+import avro.schema
+from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
+from moto.core.responses import ActionResult
+from moto.glue.exceptions import SchemaVersionNotFoundFromSchemaIdException
+from moto.glue.models import GlueBackend
+from moto.glue.responses import GlueResponse
+from moto.moto_server.werkzeug_app import create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+LOOPBACK = "127.0.0.1"
+CHECKPOINT = 1  # the version that a schema begins with, which Glue doesn't delete
+
+
+class Quiet(WSGIRequestHandler):
+    """Logs no request: the emulator's log is where they are."""
+
+    def log(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def reads(reader: str, writer: str) -> bool:
+    """Whether what was written with one Avro schema can be read with the other."""
+    try:
+        schemas = avro.schema.parse(reader), avro.schema.parse(writer)
+    except avro.errors.AvroException:
+        return False
+    checker = ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]
+    found = checker.get_compatibility(*schemas)
+    return found.compatibility is SchemaCompatibilityType.compatible
+
+
+def is_compatible(schema: Any, definition: str) -> bool:
+    """Whether a schema of moto's may have this as its next version."""
+    written = [
+        version.schema_definition
+        for version in schema.schema_versions.values()
+        if version.schema_version_status == "AVAILABLE"
+    ]
+    if schema.data_format != "AVRO" or not schema.compatibility.startswith("BACKWARD"):
+        return True
+    older = written if schema.compatibility == "BACKWARD_ALL" else written[-1:]
+    return all(reads(definition, each) for each in older)
+
+
+def find(backend: GlueBackend, schema_id: dict[str, Any]) -> Any:
+    """Return moto's schema; raises what moto raises where there is none."""
+    described = backend.get_schema(schema_id)
+    return backend.registries[described["RegistryName"]].schemas[described["SchemaName"]]
+
+
+def check_versions(backend: type[GlueBackend]) -> None:
+    """Have a version that may not follow the others kept as failed, as Glue does."""
+    register = backend.register_schema_version
+
+    def register_checked(
+        self: GlueBackend, schema_id: dict[str, Any], schema_definition: str
+    ) -> dict[str, Any]:
+        schema = find(self, schema_id)
+        known, compatible = {*schema.schema_versions}, is_compatible(schema, schema_definition)
+        answer: dict[str, Any] = register(self, schema_id, schema_definition)
+        if answer["SchemaVersionId"] not in known and not compatible:
+            version = schema.schema_versions[answer["SchemaVersionId"]]
+            version.schema_version_status = answer["Status"] = "FAILURE"
+            schema.latest_schema_version -= 1
+        return answer
+
+    backend.register_schema_version = register_checked  # type: ignore[method-assign]
+
+
+def find_by_meaning(backend: type[GlueBackend]) -> None:
+    """Have a version found by its definition in any form, and told of as Glue does if it isn't.
+
+    Glue compares what is canonical:
+    https://docs.aws.amazon.com/glue/latest/webapi/API_GetSchemaByDefinition.html
+    """
+    get = backend.get_schema_by_definition
+
+    def get_by_meaning(
+        self: GlueBackend, schema_id: dict[str, Any], schema_definition: str
+    ) -> dict[str, Any]:
+        schema = find(self, schema_id)
+        kept = [each.schema_definition for each in schema.schema_versions.values()]
+        same = [each for each in kept if meaning(each) == meaning(schema_definition)]
+        if not same:
+            of_schema = schema.registry_name, schema.schema_name, schema.schema_arn
+            raise SchemaVersionNotFoundFromSchemaIdException(*of_schema, None, None)
+        answer: dict[str, Any] = get(self, schema_id, same[0])
+        return answer
+
+    backend.get_schema_by_definition = get_by_meaning  # type: ignore[method-assign]
+
+
+def meaning(definition: str) -> Any:
+    """What a definition says, if it is JSON; else itself."""
+    try:
+        return json.loads(definition)
+    except ValueError:
+        return definition
+
+
+def delete_versions(response: GlueResponse) -> ActionResult:
+    """DeleteSchemaVersions: of one number, `2`, or of several, `2-4`."""
+    request = json.loads(response.body)
+    versions = find(response.glue_backend, request["SchemaId"]).schema_versions
+    first, _, last = request["Versions"].partition("-")
+    errors = []
+    for number in range(int(first), int(last or first) + 1):
+        if number == CHECKPOINT:
+            message = "the checkpoint version can't be deleted"
+            details = {"ErrorCode": "InvalidInputException", "ErrorMessage": message}
+            errors.append({"VersionNumber": number, "ErrorDetails": details})
+            continue
+        for version in [each for each in versions.values() if each.version_number == number]:
+            del versions[version.schema_version_id]
+    return ActionResult({"SchemaVersionErrors": errors})
+
+
+def update_registry(response: GlueResponse) -> ActionResult:
+    """UpdateRegistry: its description."""
+    request = json.loads(response.body)
+    described = response.glue_backend.get_registry(request["RegistryId"])
+    registry = response.glue_backend.registries[described["RegistryName"]]
+    registry.description = request["Description"]
+    return ActionResult({"RegistryName": registry.name, "RegistryArn": registry.registry_arn})
+
+
+def main() -> None:
+    """Serve until the starter is gone."""
+    check_versions(GlueBackend)
+    find_by_meaning(GlueBackend)
+    GlueResponse.delete_schema_versions = delete_versions  # type: ignore[attr-defined]
+    GlueResponse.update_registry = update_registry  # type: ignore[attr-defined]
+    app = create_backend_app("glue")
+    server = make_server(LOOPBACK, 0, app, threaded=True, request_handler=Quiet)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    sys.stdout.write(f"{server.server_port}\n")
+    sys.stdout.flush()
+    sys.stdin.buffer.read()
+    os._exit(0)  # whatever its threads are at
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Devices, simulated and recorded, over HTTPS and MQTT; and the ledger of what they sent."""

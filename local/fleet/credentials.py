@@ -1,0 +1,62 @@
+"""Devices that speak MQTT, as the local run makes and simulates them."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from emulator.mqtt import certificates
+from emulator.mqtt.certificates import CLAIM, Pair
+from local.deployment import client
+from local.errors import LocalError
+from local.fleet.claiming import claim_certificate, claiming
+from local.fleet.recorded import DEVICE_ID_PATTERN
+from local.instance import Instance
+
+REGISTRARS = 4
+
+
+def mqtt_authority(folder: Path) -> Path:
+    """Return the file by which a client knows the broker."""
+    return certificates.pair(folder, certificates.AUTHORITY).certificate
+
+
+def check_id(device_id: str) -> None:
+    """Raise LocalError for what can't be a device's id."""
+    if not DEVICE_ID_PATTERN.fullmatch(device_id):
+        raise LocalError(f"'{device_id}' isn't a device id: letters, digits, - and _, at most 128")
+
+
+def issue_certificates(instance: Instance, devices: Iterable[str]) -> dict[str, Pair]:
+    """Make devices' certificates and make them known to IoT; return their files by device."""
+    state = instance.deployed()
+    policy_name = state.outputs["DevicePolicyName"]
+
+    def issue(device_id: str) -> Pair:
+        check_id(device_id)
+        files = certificates.device(instance.folder, device_id)
+        iot = client(state, "iot")
+        certificates.register_device(iot, device_id, policy_name, files.certificate)
+        return files
+
+    wanted = list(devices)
+    with ThreadPoolExecutor(REGISTRARS) as pool:
+        return dict(zip(wanted, pool.map(issue, wanted), strict=True))
+
+
+def claim(instance: Instance, device_id: str) -> Pair:
+    """Have a device come with a claim, and get a certificate of its own; return its files.
+
+    Raise LocalError when it doesn't get one: the template is disabled, or its hook says no.
+    """
+    check_id(device_id)
+    state = instance.deployed()
+    template, policy_name = (
+        state.outputs[name] for name in ("ProvisioningTemplateName", "ClaimPolicyName")
+    )
+    claim_files = certificates.claim(instance.folder)
+    certificates.register(client(state, "iot"), policy_name, claim_files.certificate)
+    files = certificates.of_device(instance.folder, device_id)
+    where = state.mqtt_port, mqtt_authority(instance.folder)
+    with claiming(*where, claim_files, f"{CLAIM}-{device_id}") as claimant:
+        claim_certificate(claimant, template, device_id, files)
+    return files

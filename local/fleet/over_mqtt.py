@@ -1,0 +1,125 @@
+"""Devices that post over MQTT: a connection each, as the policy wants it, each reading a message.
+
+A reading counts as accepted when the broker has acknowledged it. What isn't acknowledged the client
+sends again when it is connected again.
+"""
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from emulator.mqtt import certificates
+from local.errors import LocalError
+from local.fleet.ledger import Ledger
+from local.fleet.reading import Reading
+
+CONNECTIONS_MAX = 250
+"""A device is a thread and a TLS session here, and one more in the broker."""
+CONNECTORS = 8
+CONNECT_SECONDS_MAX = 20.0
+OUTSTANDING_MAX = 2_000
+LOOK_SECONDS = 0.02
+RETRY_SECONDS = 0.2
+
+
+def speakers(devices: Sequence[str], share: float) -> list[str]:
+    """Return the devices that speak MQTT: the first ones; raise LocalError for too many."""
+    count = math.ceil(len(devices) * share)
+    if count > CONNECTIONS_MAX:
+        raise LocalError(
+            f"--mqtt: {count} devices would speak MQTT, a connection each; {CONNECTIONS_MAX} can "
+            f"here: --mqtt {CONNECTIONS_MAX / len(devices):.2g} is a share that fits"
+        )
+    return list(devices[:count])
+
+
+class MqttDevices:
+    """The connections of some devices, and what they have sent that isn't acknowledged yet."""
+
+    def __init__(self, folder: Path, port: int, devices: Sequence[str]) -> None:
+        """Connect to an instance's broker with the certificates in its folder."""
+        self.devices = frozenset(devices)
+        self._folder = folder
+        self._port = port
+        self._clients: dict[str, paho.Client] = {}
+        self._outstanding: dict[tuple[str, int], Reading] = {}
+        self.last_answer_at: float | None = None
+
+    async def start(self, ledger: Ledger) -> None:
+        """Connect all; raise LocalError when one isn't let in."""
+        self._ledger = ledger
+        self._loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(CONNECTORS) as pool:
+            made = [self._loop.run_in_executor(pool, self._connect, each) for each in self.devices]
+            await asyncio.gather(*made)
+        deadline = time.monotonic() + CONNECT_SECONDS_MAX
+        while not all(client.is_connected() for client in self._clients.values()):
+            if time.monotonic() > deadline:
+                raise self._not_let_in()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _not_let_in(self) -> LocalError:
+        log = self._folder / "mqtt.log"
+        return LocalError(f"the MQTT broker lets devices in no more: {log} says why")
+
+    def _connect(self, device_id: str) -> None:
+        client = paho.Client(CallbackAPIVersion.VERSION2, device_id)
+        authority = certificates.pair(self._folder, certificates.AUTHORITY).certificate
+        files = certificates.of_device(self._folder, device_id)
+        client.tls_set(str(authority), str(files.certificate), str(files.key))
+        client.reconnect_delay_set(1, 4)
+
+        def acknowledged(_client: Any, _data: Any, number: int, *_details: Any) -> None:
+            self._loop.call_soon_threadsafe(self._taken, (device_id, number))
+
+        client.on_publish = acknowledged
+        deadline = time.monotonic() + CONNECT_SECONDS_MAX
+        while True:
+            try:
+                client.connect("127.0.0.1", self._port)
+                break
+            except OSError as error:  # it may be starting again, which takes a second
+                if time.monotonic() > deadline:
+                    raise self._not_let_in() from error
+                time.sleep(RETRY_SECONDS)
+        client.loop_start()
+        self._clients[device_id] = client
+
+    async def send(self, reading: Reading) -> None:
+        """Send a reading of one of these devices; wait while too many aren't acknowledged."""
+        while len(self._outstanding) > OUTSTANDING_MAX:
+            await asyncio.sleep(LOOK_SECONDS)
+        body = {name: value for name, value in reading.body().items() if name != "device_id"}
+        sent = self._clients[reading.device_id].publish(
+            f"telemetry/{reading.device_id}/readings", json.dumps(body), qos=1
+        )
+        self._ledger.counts.posted += 1
+        self._outstanding[reading.device_id, sent.mid] = reading  # before `_taken` can run
+
+    def _taken(self, key: tuple[str, int]) -> None:
+        """Note an acknowledgement, once: after a reconnection there may be two."""
+        reading = self._outstanding.pop(key, None)
+        if reading is not None:
+            self.last_answer_at = time.monotonic()
+            self._ledger.accept([reading])
+
+    async def settle(self, gives_up: asyncio.Event) -> None:
+        """Wait until all is acknowledged, or it is given up."""
+        while self._outstanding and not gives_up.is_set():
+            await asyncio.sleep(LOOK_SECONDS)
+        self._ledger.counts.unanswered += len(self._outstanding)
+
+    def close(self) -> None:
+        """Disconnect."""
+        for client in self._clients.values():
+            client.disconnect()
+        for client in self._clients.values():
+            client.loop_stop()

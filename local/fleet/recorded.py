@@ -1,0 +1,232 @@
+"""Recorded measurements from a CSV file, sent as if its devices were there.
+
+Columns are mapped to the device, the time and the metrics. The readings are sent at their own pace,
+faster, or as fast as they are taken, and can be shifted in time so that the last one ends now.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from local.errors import LocalError
+from local.fleet.reading import METRICS, Reading
+
+DEVICE_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
+EPOCH_PATTERN = re.compile(r"\d{9,13}(\.\d+)?")
+EPOCH_SECONDS_MAX = 10**11
+
+TO_CELSIUS: Mapping[str, Callable[[float], float]] = {
+    "fahrenheit": lambda value: (value - 32) * 5 / 9,
+    "kelvin": lambda value: value - 273.15,
+}
+
+
+@dataclass(frozen=True)
+class CsvOptions:
+    """How to read a file and when to send what is in it."""
+
+    path: Path
+    time_column: str
+    metrics: Mapping[str, str]
+    """Which column each metric is in: {"temperature": "temp"}."""
+    device: str | None = None
+    device_column: str | None = None
+    celsius_from: str | None = None
+    """Unit that the file's temperatures are in, if it isn't Celsius: a key of TO_CELSIUS."""
+    time_format: str | None = None
+    speed: float | None = 1.0
+    """How many times faster than recorded; None: as fast as they are taken."""
+    is_ending_now: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise LocalError for a mapping that says too little or too much."""
+        if (self.device is None) == (self.device_column is None):
+            raise LocalError(
+                "--csv needs the device: either --device NAME or --device-column COLUMN"
+            )
+        if not self.metrics:
+            raise LocalError(
+                "--csv needs at least one --metric, for example --metric temperature=temp"
+            )
+
+
+class Recording:
+    """The source of a file's readings."""
+
+    def __init__(self, options: CsvOptions, start_ms: int) -> None:
+        """Read the file; raise LocalError, naming row and column, for what can't be read."""
+        self.options = options
+        self.start_ms = start_ms
+        rows = read(options)
+        self._readings = (
+            shifted(rows.readings, start_ms) if options.is_ending_now else rows.readings
+        )
+        self._taken = 0
+        self.conflicting = rows.conflicting
+
+    @property
+    def devices(self) -> list[str]:
+        """The ids of its devices."""
+        return sorted({reading.device_id for reading in self._readings})
+
+    @property
+    def size(self) -> int:
+        """How many readings there are in all."""
+        return len(self._readings)
+
+    def due(self, now_ms: int, limit: int) -> list[Reading]:
+        """Take the readings that are to be sent by now, at most `limit`."""
+        start = end = self._taken
+        while end < min(len(self._readings), start + limit) and self._send_ms(end) <= now_ms:
+            end += 1
+        self._taken = end
+        return self._readings[start:end]
+
+    def held(self) -> list[Reading]:
+        """Nothing is held back."""
+        return []
+
+    def next_due_ms(self) -> int | None:
+        """Tell when the next reading is to be sent; None after the last."""
+        return self._send_ms(self._taken) if self._taken < len(self._readings) else None
+
+    def _send_ms(self, index: int) -> int:
+        if self.options.speed is None:
+            return self.start_ms
+        waited_ms = self._readings[index].recorded_at_ms - self._readings[0].recorded_at_ms
+        return self.start_ms + int(waited_ms / self.options.speed)
+
+
+@dataclass
+class Rows:
+    """What was read of a file."""
+
+    readings: list[Reading] = field(default_factory=list)
+    conflicting: int = 0
+    """Rows left out because another row has the same device and time with other values."""
+
+
+def read(options: CsvOptions) -> Rows:
+    """Read a whole file, ordered by time; a cell that is empty is a metric that wasn't measured."""
+    try:
+        with options.path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            check_columns(options, table.fieldnames or [])
+            return ordered(from_row(options, table.line_num, row) for row in table)
+    except (OSError, UnicodeDecodeError) as error:
+        raise LocalError(f"--csv {options.path}: {error}") from error
+
+
+def check_columns(options: CsvOptions, columns: Iterable[str]) -> None:
+    """Raise LocalError when a column that an option names isn't in the file."""
+    named = {"--time-column": options.time_column, "--device-column": options.device_column}
+    named |= {f"--metric {metric}": column for metric, column in options.metrics.items()}
+    present = list(columns)
+    for option, column in named.items():
+        if column is not None and column not in present:
+            columns_there = ", ".join(present)
+            raise LocalError(
+                f"{option}: {options.path.name} has no column '{column}'; it has {columns_there}"
+            )
+
+
+def from_row(options: CsvOptions, line: int, row: Mapping[str, str]) -> Reading | None:
+    """Return the reading in a row, or None if the row has no metric at all."""
+    where = f"{options.path.name} line {line}"
+    metrics: dict[str, float] = {}
+    for metric, column in options.metrics.items():
+        cell = (row[column] or "").strip()
+        if not cell:
+            continue
+        value = number(cell, f"{where}, column {column}")
+        if metric == "temperature" and options.celsius_from:
+            value = TO_CELSIUS[options.celsius_from](value)
+        metrics[metric] = value
+    if not metrics:
+        return None
+    device = options.device if options.device_column is None else row[options.device_column]
+    if device is None or not DEVICE_ID_PATTERN.fullmatch(device):
+        raise LocalError(
+            f"{where}: '{device}' isn't a device id: letters, digits, - and _, at most 128"
+        )
+    recorded_at_ms = time_ms(
+        row[options.time_column] or "",
+        options.time_format,
+        f"{where}, column {options.time_column}",
+    )
+    return Reading(device, recorded_at_ms, metrics)
+
+
+def ordered(readings: Iterable[Reading | None]) -> Rows:
+    """Order readings by time; keep the first of those with the same device and time.
+
+    Which of two values wins is the pipeline's affair; a file with both can't say which is right.
+    """
+    rows = Rows()
+    first: dict[tuple[str, int], Reading] = {}
+    for reading in readings:
+        if reading is None:
+            continue
+        kept = first.setdefault((reading.device_id, reading.recorded_at_ms), reading)
+        rows.conflicting += kept.metrics != reading.metrics
+    rows.readings = sorted(
+        first.values(), key=lambda reading: (reading.recorded_at_ms, reading.device_id)
+    )
+    if not rows.readings:
+        raise LocalError("--csv: the file has no reading")
+    return rows
+
+
+def shifted(readings: list[Reading], end_ms: int) -> list[Reading]:
+    """Move readings in time, all alike, so that the last is at `end_ms`."""
+    shift_ms = end_ms - readings[-1].recorded_at_ms
+    return [
+        reading._replace(recorded_at_ms=reading.recorded_at_ms + shift_ms) for reading in readings
+    ]
+
+
+def number(cell: str, where: str) -> float:
+    """Return a cell's number; raise LocalError, saying where, if it isn't one."""
+    try:
+        return float(cell)
+    except ValueError:
+        raise LocalError(f"{where}: '{cell}' isn't a number") from None
+
+
+def time_ms(cell: str, time_format: str | None, where: str) -> int:
+    """Return a cell's time in ms since 1970; a time without a zone is UTC.
+
+    It is written as `time_format` says, else in ISO 8601 (with - or /) or as epoch seconds or ms.
+    """
+    text = cell.strip()
+    try:
+        if time_format is not None:
+            moment = datetime.strptime(text, time_format)  # noqa: DTZ007 - the zone is set below
+        elif EPOCH_PATTERN.fullmatch(text):
+            epoch = float(text)
+            return round(epoch if epoch > EPOCH_SECONDS_MAX else epoch * 1000)
+        else:
+            moment = datetime.fromisoformat(text.replace("/", "-"))
+    except ValueError:
+        expected = (
+            time_format
+            or "a time like 2026-11-21T01:30:00Z, 2026/11/21 01:30, or seconds since 1970"
+        )
+        raise LocalError(
+            f"{where}: '{cell}' isn't {expected} (--time-format sets another)"
+        ) from None
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return round(aware.timestamp() * 1000)
+
+
+def metric_column(text: str) -> tuple[str, str]:
+    """Return metric and column of `temperature=temp`; raise ValueError for anything else."""
+    metric, equals, column = text.partition("=")
+    if not equals or not column:
+        raise ValueError(f"'{text}' isn't METRIC=COLUMN, for example temperature=temp")
+    if metric not in METRICS:
+        raise ValueError(f"'{metric}' isn't a metric: {', '.join(METRICS)} are")
+    return metric, column

@@ -1,0 +1,161 @@
+"""Watches a running pipeline from outside: its own metrics, and its open alerts."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from emulator.errors import EmulatorError
+from local.api import Api
+from local.deployment import client
+from local.instance import Instance
+from local.trial.mapping_state import MappingReader, MappingState
+from local.trial.metrics import LogReader, Tally
+
+LOOK_SECONDS = 1.0
+LOOK_SECONDS_BEFORE_FIRST_ALERT = 0.3
+RATE_SECONDS = 5.0
+HISTORY = 40
+JOIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What was seen at one moment."""
+
+    at: float
+    posted: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    overflowed: int = 0
+    stored: int = 0
+    duplicate: int = 0
+    quarantined: int = 0
+    settled: int = 0
+    lag_ms: float | None = None
+
+
+class Monitor:
+    """Looks at the pipeline again and again, in threads of its own, without slowing it much."""
+
+    def __init__(
+        self, instance: Instance, since_ms: int, posted: Callable[[], int] | None = None
+    ) -> None:
+        """Count from `since_ms`; `posted` tells what devices of this process have sent."""
+        state = instance.load()
+        self._reader = LogReader(client(state, "logs"), state.stack, since_ms)
+        self._api = Api(state.api_url, state.tokens["operator"])
+        self._tally = Tally()
+        self._posted = posted
+        self._stop = threading.Event()
+        self._snapshots = [Snapshot(time.monotonic())]
+        self._alerts: list[dict[str, Any]] = []
+        self._mapping_reader = MappingReader(instance)
+        self._mappings: list[MappingState] = []
+        self.stack = state.stack
+        self._threads = [
+            threading.Thread(target=self._watch, args=(look,), daemon=True)
+            for look in (self._look_at_metrics, self._look_at_alerts)
+        ]
+        self.first_alert_at: float | None = None
+        self.problem: str | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        for thread in self._threads:
+            thread.start()
+
+    def abandon(self) -> None:
+        """Look no more, from now on."""
+        self._stop.set()
+
+    def stop(self) -> None:
+        """Look a last time, and then no more."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(JOIN_SECONDS)
+        if not any(thread.is_alive() for thread in self._threads):
+            self._see(self._look_at_alerts)
+            self._see(self._look_at_metrics)
+        self._api.close()
+
+    @property
+    def alerts(self) -> list[dict[str, Any]]:
+        """The alerts that were open at the last look."""
+        return self._alerts
+
+    @property
+    def mappings(self) -> list[MappingState]:
+        """How far the event source mappings are now; as seen last where nobody answers."""
+        with suppress(BotoCoreError, ClientError):
+            self._mappings = self._mapping_reader.read()
+        return self._mappings
+
+    @property
+    def latest(self) -> Snapshot:
+        """What was seen last."""
+        return self._snapshots[-1]
+
+    def count(self, name: str) -> int:
+        """Return a count; what the devices of this process have sent is known at once."""
+        counted: int = getattr(self.latest, name)
+        return self._posted() if name == "posted" and self._posted else counted
+
+    @property
+    def history(self) -> list[Snapshot]:
+        """What was seen of late, oldest first."""
+        return self._snapshots
+
+    def per_second(self, name: str) -> float:
+        """Return how fast a count grew over the last seconds."""
+        snapshots = self.history
+        newest = snapshots[-1]
+        oldest = next(seen for seen in snapshots if newest.at - seen.at <= RATE_SECONDS)
+        seconds = newest.at - oldest.at
+        grown: int = getattr(newest, name) - getattr(oldest, name)
+        return grown / seconds if seconds else 0.0
+
+    def _watch(self, look: Callable[[], None]) -> None:
+        while not self._stop.is_set():
+            started = time.monotonic()
+            self._see(look)
+            took = time.monotonic() - started
+            usual = LOOK_SECONDS if self.first_alert_at else LOOK_SECONDS_BEFORE_FIRST_ALERT
+            self._stop.wait(max(usual - took, took))
+
+    def _see(self, look: Callable[[], None]) -> None:
+        try:
+            look()
+            self.problem = None
+        except (BotoCoreError, ClientError, EmulatorError) as error:
+            self.problem = str(error)
+
+    def _look_at_alerts(self) -> None:
+        self._alerts = list(self._api.alerts("open"))
+        if self._alerts and self.first_alert_at is None:
+            self.first_alert_at = time.monotonic()
+
+    def _look_at_metrics(self) -> None:
+        self._reader.read(self._tally)
+        tally, now = self._tally, time.monotonic()
+        accepted = tally["ReadingsAccepted"] + tally["ReadingsForeign"]
+        rejected = tally["ReadingsRejected"]
+        seen = Snapshot(
+            at=now,
+            posted=self._posted() if self._posted else accepted + rejected,
+            accepted=accepted,
+            rejected=rejected,
+            overflowed=max(0, tally["ReadingsOverflowed"] - tally["ReadingsDrained"]),
+            stored=tally["ReadingsStored"],
+            duplicate=tally["ReadingsDuplicate"],
+            quarantined=tally["ReadingsQuarantined"],
+            settled=tally.settled,
+            lag_ms=tally.lag_ms(now),
+        )
+        self._snapshots = [*self._snapshots[-HISTORY:], seen]  # another thread reads the old ones

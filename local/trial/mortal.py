@@ -1,0 +1,27 @@
+"""A function that one device's reading kills; `run --poison` deploys it (`local.trial.poison`).
+
+It notes each delivery in a file, which it can because it runs on this machine.
+"""
+
+import json
+import os
+from typing import Any
+
+
+def handler(event: dict[str, Any], _context: object) -> None:
+    """Note what was delivered, and die of the poison."""
+    records = [each["kinesis"] for each in event["Records"]]
+    is_deadly = any(each["partitionKey"] == os.environ["POISON"] for each in records)
+    sequences = [each["sequenceNumber"] for each in records]
+    note(json.dumps({"died": is_deadly, "records": sequences}))
+    if is_deadly:
+        raise RuntimeError("a reading killed this function")
+
+
+def note(line: str) -> None:
+    """Append a line in one write, since several of this function run at once."""
+    file = os.open(os.environ["DELIVERIES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(file, f"{line}\n".encode())
+    finally:
+        os.close(file)

@@ -1,0 +1,188 @@
+"""A record that kills a function, injected: shows what a mapping does about it, on real functions.
+
+The pipeline's own functions quarantine what isn't a reading, so a consumer of its own reads the
+same stream here, with a role of its own: it dies on one reading that is otherwise a good one. Its
+mapping has two retries, bisects, and gives up to the pipeline's bucket of failures.
+"""
+
+import contextlib
+import json
+import math
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from local.deployment import client
+from local.instance import Instance
+from local.trial.consumer import create_consumer, stream_arn_of
+
+DEVICE = "poison"
+NAME = "poisoned"
+RETRIES = 2
+BATCH_SIZE = 100
+WINDOW_SECONDS = 5
+INJECT_AFTER_SECONDS = 6.0
+PATIENCE_SECONDS = 60.0
+LOOK_SECONDS = 0.5
+POSTS_MAX = 10
+CONSUMER = Path(__file__).with_name("mortal.py")
+DELIVERIES = "deliveries.jsonl"
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """What became of the record and of those around it."""
+
+    batch: int
+    """How many records were in the batch that the function died of first."""
+    splits: int
+    tries: int
+    delivered: int
+    expected: int | None
+    """How many other records there were; None where that isn't known."""
+    repeated: int
+    """Records but the poison that were delivered more than once without an error."""
+    object_key: str | None
+    is_payload_whole: bool
+    is_announced: bool
+
+    def problems(self) -> list[str]:
+        """Return what isn't as it must be."""
+        most = math.ceil(math.log2(self.batch)) if self.batch else 0
+        found = {
+            "the poison record never reached the consumer": self.batch == 0,
+            f"it was isolated in {self.splits} splits, not {most} at most": self.splits > most,
+            f"it was tried alone {self.tries} times, not {RETRIES + 1}": self.tries != RETRIES + 1,
+            f"{self.delivered} other records were delivered, not {self.expected}": (
+                self.expected is not None and self.delivered != self.expected
+            ),
+            f"{self.repeated} other records were delivered more than once": self.repeated > 0,
+            "the bucket has no document of it": self.object_key is None,
+            "its document hasn't the record": not self.is_payload_whole,
+            "no message on the queue of failures announces it": not self.is_announced,
+        }
+        return [text for text, is_wrong in found.items() if is_wrong]
+
+    def summary(self) -> str:
+        """Say it in a line."""
+        return (
+            f"poison: isolated from a batch of {self.batch} in {self.splits} splits, tried alone "
+            f"{self.tries} times, then kept in s3 and announced; {self.delivered:,} other records "
+            "delivered once each"
+        )
+
+
+class Poisoning:
+    """A consumer that dies of one record, beside the pipeline's own."""
+
+    def __init__(self, instance: Instance) -> None:
+        """Work on a deployed instance."""
+        self._state = instance.load()
+        self._log = instance.folder / DELIVERIES
+        self._mapping_id = ""
+
+    def begin(self, seconds: float | None) -> None:
+        """Deploy the consumer and its mapping; send the poison a little later.
+
+        `seconds` is how long devices post, if that is known: the poison comes between readings.
+        """
+        outputs, name = self._state.outputs, f"{self._state.stack}-{NAME}"
+        bucket = f"arn:aws:s3:::{outputs['FailuresBucket']}"
+        mapping = create_consumer(
+            self._state,
+            name,
+            stream_arn_of(self._state, outputs["StreamName"]),
+            files={CONSUMER.name: CONSUMER.read_text("utf-8")},
+            mapping={
+                "BatchSize": BATCH_SIZE,
+                "MaximumBatchingWindowInSeconds": WINDOW_SECONDS,
+                "BisectBatchOnFunctionError": True,
+                "MaximumRetryAttempts": RETRIES,
+                "DestinationConfig": {"OnFailure": {"Destination": bucket}},
+            },
+            may_also=[
+                {"Action": "s3:PutObject", "Resource": f"{bucket}/*"},
+                {"Action": "s3:ListBucket", "Resource": bucket},
+            ],
+            variables={"DELIVERIES": str(self._log), "POISON": DEVICE},
+        )
+        self._mapping_id = mapping["UUID"]
+        pause = min(INJECT_AFTER_SECONDS, seconds / 2 if seconds else INJECT_AFTER_SECONDS)
+        later = threading.Timer(pause, self._inject)
+        later.daemon = True
+        later.start()
+
+    def _inject(self) -> None:
+        """Post a good reading of the device that the consumer dies of."""
+        reading = {
+            "device_id": DEVICE,
+            "recorded_at": time.time_ns() // 1_000_000,
+            "temperature": 21.5,
+        }
+        token = self._state.tokens["gateway"]
+        headers = {"Authorization": f"Bearer {token}"}
+        with httpx.Client(trust_env=False, timeout=30, headers=headers) as http:
+            for _ in range(POSTS_MAX):
+                with contextlib.suppress(httpx.TransportError):
+                    if http.post(f"{self._state.api_url}/readings", json=[reading]).is_success:
+                        return
+                time.sleep(LOOK_SECONDS)
+
+    def end(self, expected: int | None = None) -> Isolation:
+        """Wait until the poison is isolated and the rest delivered; say what became of them.
+
+        `expected` is how many other records were put on the stream.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        found = self._look(expected)
+        while time.monotonic() < deadline and found.problems():
+            time.sleep(LOOK_SECONDS)
+            found = self._look(expected)
+        return found
+
+    def remove(self) -> None:
+        """Delete the consumer's mapping."""
+        client(self._state, "lambda").delete_event_source_mapping(UUID=self._mapping_id)
+
+    def _look(self, expected: int | None) -> Isolation:
+        lines = self._log.read_text("utf-8").splitlines() if self._log.exists() else []
+        deliveries = [json.loads(line) for line in lines]
+        died = [each for each in deliveries if each["died"]]
+        delivered = Counter(
+            sequence for each in deliveries if not each["died"] for sequence in each["records"]
+        )
+        key, payload = self._kept()
+        return Isolation(
+            batch=max((len(each["records"]) for each in died), default=0),
+            splits=sum(1 for each in died if len(each["records"]) > 1),
+            tries=sum(1 for each in died if len(each["records"]) == 1),
+            delivered=len(delivered),
+            expected=expected,
+            repeated=sum(1 for times in delivered.values() if times > 1),
+            object_key=key,
+            is_payload_whole=[each["kinesis"]["partitionKey"] for each in payload] == [DEVICE],
+            is_announced=key is not None and self._is_announced(key),
+        )
+
+    def _kept(self) -> tuple[str | None, list[dict[str, Any]]]:
+        """Return the key of the document in the bucket, and the records in it."""
+        s3, bucket = client(self._state, "s3"), self._state.outputs["FailuresBucket"]
+        prefix = f"aws/lambda/{self._mapping_id}/"
+        found = s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+        if len(found) != 1:
+            return None, []
+        key: str = found[0]["Key"]
+        document = json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+        records: list[dict[str, Any]] = json.loads(document["payload"])["Records"]
+        return key, records
+
+    def _is_announced(self, key: str) -> bool:
+        """Tell whether a message on the queue of failures names the object; leave it there."""
+        sqs, url = client(self._state, "sqs"), self._state.outputs["FailuresQueueUrl"]
+        answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=0)
+        return any(key in message["Body"] for message in answer.get("Messages", []))

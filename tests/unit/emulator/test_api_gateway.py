@@ -1,0 +1,108 @@
+"""How the embedded API Gateway takes bodies: unpacked, and held against their own type's model."""
+
+import gzip
+import json
+import zlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from telemetry.domain import formats
+
+from emulator.gaps import api_gateway
+from local.instance import ROOT
+from tests.template import resources
+
+REFUSED = api_gateway.UNSUPPORTED
+
+
+class Gateway(SimpleNamespace):
+    """The emulator's functions, each answering what it was given."""
+
+    def __init__(self) -> None:
+        async def execute(_request: Any, *rest: Any) -> Any:
+            return rest
+
+        super().__init__(
+            _execute_in_scope=execute,
+            _check_request_validation=lambda method, *_: method["requestModels"],
+            _media_type_matches=lambda media_type, binary: media_type in binary,
+            _header_ci=lambda headers, name: headers.get(name, ""),
+        )
+        api_gateway.take_bodies_as_aws(self)
+
+    def handed_on(self, body: bytes, coding: str) -> Any:
+        """The body that an integration gets, or the error that is answered."""
+        headers = {"content-encoding": coding}
+        called = self._execute_in_scope({}, "api", "v1", "POST", "/", headers, body, {})
+        with pytest.raises(StopIteration) as ended:  # it waits for nothing
+            called.send(None)
+        answer = ended.value.value
+        return answer if answer == REFUSED else answer[5]
+
+    def models(self, **headers: str) -> Any:
+        """The models that a request is held against."""
+        method = {"requestModels": {"application/json": "Readings"}}
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self._check_request_validation(method, "api", {}, named, b"", {})
+
+
+@pytest.mark.parametrize(
+    ("body", "coding", "wanted"),
+    [
+        (b"plain", "", b"plain"),
+        (b"plain", "identity", b"plain"),
+        (gzip.compress(b"x"), "GZIP", b"x"),
+        (zlib.compress(b"x"), "deflate", b"x"),
+        (b"", "gzip", b""),
+        (b"not packed", "gzip", REFUSED),
+        (gzip.compress(b"x" * 100)[:-9], "gzip", REFUSED),
+        (gzip.compress(b"x") + gzip.compress(b"y"), "gzip", REFUSED),  # y would be lost unseen
+        (gzip.compress(bytes(10 * 1024 * 1024 + 1)), "gzip", REFUSED),
+        (b"x", "br", REFUSED),
+    ],
+    ids=[
+        "plain",
+        "identity",
+        "gzip",
+        "deflate",
+        "none",
+        "unpacked",
+        "cut",
+        "two",
+        "large",
+        "unknown",
+    ],
+)
+def test_a_body_is_unpacked_as_its_header_says_or_refused(
+    body: bytes, coding: str, wanted: Any
+) -> None:
+    assert Gateway().handed_on(body, coding) == wanted
+
+
+def test_a_model_applies_to_requests_of_its_own_content_type() -> None:
+    gateway = Gateway()
+    models = {"application/json": "Readings"}
+    assert gateway.models() == models
+    assert gateway.models(content_type="Application/JSON; charset=utf-8") == models
+    assert gateway.models(content_type="application/x-ndjson") == {}
+    assert gateway.models(content_type="application/avro") == {}
+
+
+def test_the_slashes_of_binary_types_may_be_escaped() -> None:
+    gateway = Gateway()
+    assert gateway._media_type_matches("avro/binary", ["image/png", "avro~1binary"])
+    assert gateway._media_type_matches("image/png", ["image/png", "avro~1binary"])
+    assert not gateway._media_type_matches("image/jpeg", ["image/png", "avro~1binary"])
+
+
+def test_the_template_lists_every_binary_type_that_ingest_reads() -> None:
+    text = (ROOT / "template.yaml").read_text("utf-8")
+    (api,) = resources(text, "AWS::Serverless::Api").values()
+    listed = {each.replace("~1", "/") for each in api["BinaryMediaTypes"]}
+    binary = {
+        name
+        for name, decoder in formats.MEDIA_TYPES.items()
+        if decoder in (formats._avro, formats._protobuf)
+    }
+    assert json.dumps(sorted(listed)) == json.dumps(sorted(binary))

@@ -1,0 +1,160 @@
+"""Delivery into the archive, by the embedded AWS as mended: in objects, none lost, as allowed."""
+
+import gzip
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from emulator.gaps.firehose import Delivery, Undelivered, delimiter_of
+
+STREAM = "arn:aws:kinesis:us-east-1:123456789012:stream/readings"
+ROLE = "arn:aws:iam::123456789012:role/archive"
+TEN = 1_795_255_200  # 2026-11-21T10:00:00Z
+NEWLINE = {
+    "Processors": [
+        {
+            "Type": "AppendDelimiterToRecord",
+            "Parameters": [{"ParameterName": "Delimiter", "ParameterValue": "\\n"}],
+        }
+    ]
+}
+
+
+class Emulator:
+    """The modules that the mend works on."""
+
+    def __init__(self) -> None:
+        self.config: dict[str, Any] = {
+            "BucketARN": "arn:aws:s3:::archive",
+            "RoleARN": ROLE,
+            "BufferingHints": {"IntervalInSeconds": 60, "SizeInMBs": 1},
+            "CompressionFormat": "GZIP",
+            "ProcessingConfiguration": NEWLINE,
+        }
+        self.streams: dict[str, Any] = {
+            "archive": {
+                "name": "archive",
+                "arn": "arn:of:archive",
+                "version": 1,
+                "kinesis_source": {"KinesisStreamARN": STREAM, "RoleARN": ROLE},
+                "destinations": [{"type": "ExtendedS3", "config": self.config}],
+            }
+        }
+        self.objects: dict[str, bytes] = {}
+        self.denied = ""
+        self.is_away = False
+
+    def delivery(self) -> Delivery:
+        serials: Iterator[int] = iter(range(100))
+        firehose = SimpleNamespace(
+            _streams=self.streams,
+            _java_time=lambda _pattern, at: time.strftime("%Y-%m-%d-%H-%M-%S", at),
+            _evaluate_prefix=lambda _prefix, at: time.strftime("hour=%H/", at),
+            _s3_bucket_from_arn=lambda arn: arn.rpartition(":")[2],
+            new_uuid=lambda: next(serials),
+        )
+        iam = SimpleNamespace(
+            EvalContext=lambda *asked: SimpleNamespace(action=asked[3], resource_arn=asked[4]),
+            _gather_role_policies=lambda *_role: [],
+            evaluate=lambda asked, _policies: SimpleNamespace(
+                decision="Deny" if asked.action == self.denied else "Allow"
+            ),
+        )
+        return Delivery(firehose, iam, self.put)
+
+    def put(self, path: str, body: bytes) -> None:
+        if self.is_away:
+            raise Undelivered("503")
+        self.objects[path] = body
+
+
+@pytest.fixture
+def emulator() -> Emulator:
+    return Emulator()
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    now = SimpleNamespace(at=float(TEN))
+    monkeypatch.setattr("emulator.gaps.firehose.time.time", lambda: now.at)
+    return now
+
+
+def test_records_of_a_while_are_one_compressed_object_a_line_each(
+    emulator: Emulator, clock: SimpleNamespace
+) -> None:
+    delivery = emulator.delivery()
+    delivery.note(STREAM, [("a", b"one"), ("b", b"two")])
+    clock.at += 59
+    delivery.note(STREAM, [("a", b"three")])
+    delivery.deliver_due()
+    assert emulator.objects == {}
+    clock.at += 1
+    delivery.deliver_due()
+    # named by the arrival of its oldest record
+    ((path, body),) = emulator.objects.items()
+    assert path == "/archive/hour=10/archive-1-2026-11-21-10-00-00-0.gz"
+    assert gzip.decompress(body) == b"one\ntwo\nthree\n"
+    clock.at += 1000
+    delivery.deliver_due()
+    assert len(emulator.objects) == 1
+
+
+def test_so_much_is_delivered_at_once(emulator: Emulator) -> None:
+    delivery = emulator.delivery()
+    delivery.note(STREAM, [("a", b"x" * 1024 * 1024)])
+    delivery.deliver_due()
+    assert len(emulator.objects) == 1
+
+
+def test_records_of_other_streams_are_no_business_of_it(
+    emulator: Emulator, clock: SimpleNamespace
+) -> None:
+    delivery = emulator.delivery()
+    delivery.note("another", [("a", b"one")])
+    emulator.streams["archive"]["destinations"][0]["type"] = "Splunk"
+    delivery.note(STREAM, [("a", b"one")])
+    clock.at += 1000
+    delivery.deliver_due()
+    assert emulator.objects == {}
+
+
+@pytest.mark.parametrize("denied", ["kinesis:GetRecords", "s3:PutObject"])
+def test_what_the_role_may_not_do_is_done_when_it_may(
+    emulator: Emulator, clock: SimpleNamespace, denied: str
+) -> None:
+    delivery, emulator.denied = emulator.delivery(), denied
+    delivery.note(STREAM, [("a", b"one")])
+    clock.at += 60
+    with pytest.raises(Undelivered, match=f"isn't allowed {denied}"):
+        delivery.deliver_due()
+    delivery.note(STREAM, [("a", b"two")])
+    emulator.denied = ""
+    delivery.deliver_due()
+    assert [gzip.decompress(body) for body in emulator.objects.values()] == [b"one\ntwo\n"]
+
+
+def test_what_the_bucket_does_not_take_is_kept(emulator: Emulator, clock: SimpleNamespace) -> None:
+    delivery, emulator.is_away = emulator.delivery(), True
+    delivery.note(STREAM, [("a", b"one")])
+    clock.at += 60
+    with pytest.raises(Undelivered, match="503"):
+        delivery.deliver_due()
+    emulator.is_away = False
+    delivery.deliver_due()
+    assert len(emulator.objects) == 1
+
+
+def test_without_a_delimiter_or_compression_records_are_as_they_were(
+    emulator: Emulator, clock: SimpleNamespace
+) -> None:
+    emulator.config |= {"ProcessingConfiguration": {}, "CompressionFormat": "UNCOMPRESSED"}
+    assert delimiter_of(emulator.config) == b""
+    delivery = emulator.delivery()
+    delivery.note(STREAM, [("a", b"one"), ("a", b"two")])
+    clock.at += 60
+    delivery.deliver_due()
+    assert list(emulator.objects.values()) == [b"onetwo"]

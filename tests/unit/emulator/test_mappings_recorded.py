@@ -1,0 +1,750 @@
+"""Event source mappings do what was recorded of AWS: its recordings are replayed, field by field.
+
+A recording is what one of LocalStack's tests saw on AWS: the mapping as it was created, what its
+function got, what its failure destination got. What the function did, and what was put that never
+reached it, follows from the recording's name. Replayed, the mapping runs on the engine; records are
+made from what GetRecords answers, events go to Invoke, documents to a queue, topic or bucket, all
+by the code that runs outside of tests. Only the stream's paging and the AWS behind are fakes.
+
+In a recording a placeholder stands for each value that differs from run to run; equal placeholders
+are equal values. Texts that begin with "{" are recorded parsed: patterns, the bodies of messages, a
+bucket's `payload`. Here they are texts, as AWS documents them, and parsed to be compared. The order
+of keys isn't compared.
+"""
+
+import asyncio
+import base64
+import io
+import json
+import random
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
+
+import pytest
+
+from emulator.mappings.aws import (
+    AwsDestination,
+    DynamoDbSource,
+    Endpoint,
+    KinesisSource,
+    LambdaSink,
+)
+from emulator.mappings.memory import (
+    EPOCH_MS,
+    FIRST_SEQUENCE,
+    MemoryShard,
+    VirtualTimeLoop,
+    run_virtually,
+)
+from emulator.mappings.model import DYNAMODB, Mapping, Record
+from tests.mapping_rig import Rig
+
+SNAPSHOTS = Path(__file__).parents[4] / "shared" / "conformance" / "snapshots"
+pytestmark = pytest.mark.skipif(
+    not SNAPSHOTS.is_dir(),
+    reason="the recordings of AWS are not in this clone: ../shared/conformance/snapshots",
+)
+as_aws = pytest.mark.as_aws
+
+Document = dict[str, Any]
+Function = Callable[[Document], Any]
+T = TypeVar("T")
+
+NOT_HERE = dict.fromkeys(
+    [
+        "dynamodb__dynamodb_invalid_event_filter_single-string",
+        "dynamodb__esm_with_not_existing_dynamodb_stream",
+        "kinesis__duplicate_event_source_mappings",
+        "kinesis__esm_with_not_existing_kinesis_stream",
+    ],
+    "the API refuses to create a mapping: no engine runs; tests/contract",
+)
+REPLAYED: list[str] = []
+
+
+def recorded(*names: str) -> pytest.MarkDecorator:
+    """Run a test with each of these recordings."""
+    REPLAYED.extend(names)
+    return pytest.mark.parametrize("name", names)
+
+
+def test_no_recording_of_a_stream_is_forgotten() -> None:
+    found = {path.stem for kind in ("kinesis", "dynamodb") for path in SNAPSHOTS.glob(f"{kind}__*")}
+    assert sorted(found) == sorted([*REPLAYED, *NOT_HERE])
+
+
+# Recordings
+
+ACCOUNT = "1" * 12
+PLACEHOLDER = re.compile(rf"(<[^<>]+>|{ACCOUNT})")
+UUID_FORM = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+FORMS = {
+    "uuid": UUID_FORM,
+    "sequence-number": r"[1-9]\d{20,55}",
+    "event-i-d": r"[0-9a-f]{32}",
+    "shard-id": r"shardId-\d{20}-[0-9a-f]{8}",
+    "kinesis-shard-id": r"shardId-\d{12}",
+    "resource": r"[\w.:-]+",
+    "region": r"[a-z]+-[a-z]+-\d",
+    "partition": r"aws[a-z-]*",
+    ACCOUNT: r"\d{12}",
+}
+TIMES = {
+    "<timestamp:2022-07-13T13:48:01.000Z>": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z",
+    "<timestamp:2022-07-13T13:48:01Z>": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ",
+}
+"""The recorder wrote the same time for each: the form tells, not the value."""
+SECONDS = {"<approximate-arrival-timestamp>", "<approximate-creation-datetime>"}
+"""Numbers with a fraction, in an event; equal though they are different times."""
+STAND_INS = {"<region>": "eu-central-1", "<partition>": "aws", ACCOUNT: "123456789012"}
+STREAM_LABEL = "2026-01-01T00:00:00.000"
+ROLE_ARN = "arn:aws:iam::123456789012:role/consumer"
+CLIENTS = {("lambda", ""), ("sqs", ROLE_ARN), ("sns", ROLE_ARN), ("s3", ROLE_ARN)}
+
+
+def kind_of(placeholder: str) -> str:
+    """Return what a placeholder stands for; the sequence numbers of two names are of one kind."""
+    return placeholder.strip("<>").partition(":")[0].removeprefix("start-")
+
+
+def nodes(value: Any) -> Iterator[Document]:
+    """Return every object in a document, outer ones first."""
+    if isinstance(value, dict):
+        yield value
+    for child in value.values() if isinstance(value, dict) else value:
+        if isinstance(child, dict | list):
+            yield from nodes(child)
+
+
+class Recording:
+    """A recording, and the values that its placeholders are found to stand for."""
+
+    def __init__(self, name: str) -> None:
+        self.content: Document = json.loads((SNAPSHOTS / f"{name}.json").read_text())["content"]
+        self._bound = dict(STAND_INS)
+
+    @cached_property
+    def mappings(self) -> list[Mapping]:
+        """The mappings created, with values in the place of placeholders."""
+        replies = [
+            reply
+            for key, reply in self.content.items()
+            if key.startswith("create_event_source_mapping")
+        ]
+        return [Mapping.from_api(self._filled(with_pattern_texts(reply))) for reply in replies]
+
+    @cached_property
+    def records(self) -> list[Document]:
+        """The records that some function or bucket got, each once, in their order."""
+        found = [each for each in nodes(self.content) if "eventSource" in each]
+        return list({each["eventID"]: each for each in found}.values())
+
+    @cached_property
+    def documents(self) -> list[Document]:
+        """What the failure destination got."""
+        return [each for each in nodes(self.content) if "requestContext" in each]
+
+    def differences(self, actual: Any, expected: Any, at: str = "") -> Iterator[str]:
+        """Tell each place where a document isn't what was recorded."""
+        if isinstance(expected, dict) and isinstance(actual, dict):
+            for key in sorted(expected.keys() | actual.keys()):
+                if key not in actual:
+                    yield f"{at}.{key} is missing"
+                elif key not in expected:
+                    yield f"{at}.{key} was not recorded"
+                else:
+                    yield from self.differences(actual[key], expected[key], f"{at}.{key}")
+        elif isinstance(expected, list) and isinstance(actual, list):
+            if len(expected) != len(actual):
+                yield f"{at} has {len(actual)} elements, recorded are {len(expected)}"
+            for place, (ours, theirs) in enumerate(zip(actual, expected, strict=False)):
+                yield from self.differences(ours, theirs, f"{at}[{place}]")
+        elif not self._is_as(actual, expected):
+            yield f"{at} is {actual!r}, recorded is {expected!r}"
+
+    def _is_as(self, actual: Any, expected: Any) -> bool:
+        if not isinstance(expected, str) or not PLACEHOLDER.search(expected):
+            return type(actual) is type(expected) and bool(actual == expected)
+        if expected in SECONDS:
+            return isinstance(actual, float) and EPOCH_MS <= actual * 1000 <= EPOCH_MS + 10**9
+        if expected in TIMES:
+            return isinstance(actual, str) and bool(re.fullmatch(TIMES[expected], actual))
+        parts = PLACEHOLDER.split(expected)
+        names = parts[1::2]
+        forms = [
+            f"({FORMS[kind_of(part)]})" if place % 2 else re.escape(part)
+            for place, part in enumerate(parts)
+        ]
+        match = re.fullmatch("".join(forms), actual) if isinstance(actual, str) else None
+        if not match:
+            return False
+        return all(self._binds(*each) for each in zip(names, match.groups(), strict=True))
+
+    def _binds(self, placeholder: str, value: str) -> bool:
+        """Tell whether a placeholder stands for a value: it alone of its kind, and always."""
+        kind = kind_of(placeholder)
+        if (kind, value) not in {(kind_of(name), each) for name, each in self._bound.items()}:
+            self._bound.setdefault(placeholder, value)
+        return self._bound.get(placeholder) == value
+
+    def _filled(self, value: Any) -> Any:
+        """Return a document with values that look real in the place of placeholders."""
+        if isinstance(value, dict):
+            return {key: self._filled(child) for key, child in value.items()}
+        if isinstance(value, list):
+            return [self._filled(child) for child in value]
+        if not isinstance(value, str) or value == "<datetime>":
+            return value
+        for label in re.findall(r"/stream/(<resource:\d+>)", value):  # of a table
+            self._bound.setdefault(label, STREAM_LABEL)
+        return PLACEHOLDER.sub(lambda found: self._stand_in(found[0]), value)
+
+    def _stand_in(self, placeholder: str) -> str:
+        number = int(re.sub(r"\D", "", placeholder) or 0)
+        made = {"uuid": str(UUID(int=number << 32, version=4)), "resource": f"name-{number}"}
+        if placeholder not in self._bound:
+            self._bound[placeholder] = made[kind_of(placeholder)]
+        return self._bound[placeholder]
+
+
+def with_pattern_texts(reply: Document) -> Document:
+    """Return a reply with its patterns as texts: what one says of a time became a placeholder."""
+    filters = reply.get("FilterCriteria", {"Filters": []})["Filters"]
+    lost, condition = '"<approximate-creation-datetime>"', '[{"numeric":[">",0]}]'
+    texts = [json.dumps(each["Pattern"]).replace(lost, condition) for each in filters]
+    return reply | {"FilterCriteria": {"Filters": [{"Pattern": text} for text in texts]}}
+
+
+# The stage
+
+
+class Invoked(NamedTuple):
+    """An event that reached a function."""
+
+    at_ms: int
+    function_arn: str
+    event: Document
+
+
+class Sent(NamedTuple):
+    """What a failure destination got."""
+
+    at_ms: int
+    service: str
+    target: str
+    text: str
+    key: str = ""
+
+
+class FakeAws(Endpoint):
+    """Invoke, queues, topics and buckets, with what AWS answers; and any client of them."""
+
+    def __init__(self, now_ms: Callable[[], int], function: Function) -> None:
+        self._now_ms = now_ms
+        self._function = function
+        self._ids = random.Random(0)
+        self._seconds = 0.0
+        self.function_seconds = 0.0
+        self.invoked: list[Invoked] = []
+        self.sent: list[Sent] = []
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Do it, and let the time pass that it takes."""
+        done = work()
+        seconds, self._seconds = self._seconds, 0.0
+        await asyncio.sleep(seconds)
+        return done
+
+    async def run_long(self, work: Callable[[], T]) -> T:
+        return await self.run(work)
+
+    def client(self, service: str, role_arn: str = "") -> Any:
+        assert (service, role_arn) in {*CLIENTS, ("sqs", "")}  # the latter finds a queue's address
+        return self
+
+    def role_of(self, function_arn: str) -> str:
+        assert ":function:" in function_arn
+        return ROLE_ARN
+
+    def new_id(self) -> str:
+        return f"{self._ids.getrandbits(128):032x}"
+
+    def invoke(self, **request: Any) -> Document:
+        """Lambda's; a function that returns bytes answers just these."""
+        event = json.loads(request["Payload"])
+        self.invoked.append(Invoked(self._now_ms(), request["FunctionName"], event))
+        self._seconds = self.function_seconds
+        error: Document = {}
+        try:
+            result = self._function(event)
+        except ZeroDivisionError as problem:
+            error = {"FunctionError": "Unhandled"}
+            result = {"errorMessage": str(problem), "errorType": "ZeroDivisionError"}
+        text = result if isinstance(result, bytes) else json.dumps(result).encode()
+        return error | {
+            "StatusCode": 200,
+            "ExecutedVersion": "$LATEST",
+            "Payload": io.BytesIO(text),
+            "ResponseMetadata": {"RequestId": str(UUID(self.new_id(), version=4))},
+        }
+
+    def get_queue_url(self, **request: Any) -> Document:
+        return {"QueueUrl": f"https://sqs.eu-central-1.amazonaws.com/1/{request['QueueName']}"}
+
+    def send_message(self, **request: Any) -> None:
+        name = request["QueueUrl"].rpartition("/")[2]
+        self.sent.append(Sent(self._now_ms(), "sqs", name, request["MessageBody"]))
+
+    def publish(self, **request: Any) -> None:
+        name = request["TopicArn"].rpartition(":")[2]
+        self.sent.append(Sent(self._now_ms(), "sns", name, request["Message"]))
+
+    def put_object(self, **request: Any) -> None:
+        text = request["Body"].decode()
+        self.sent.append(Sent(self._now_ms(), "s3", request["Bucket"], text, request["Key"]))
+
+
+class Stage(Rig):
+    """One recording's mappings on the engine; virtual time, as everywhere in the rig."""
+
+    def __init__(
+        self, loop: VirtualTimeLoop, recording: Recording, function: Function, seed: int
+    ) -> None:
+        super().__init__(loop, recording.mappings[0], None, shards=0)
+        self.recording = recording
+        self.mappings = list(recording.mappings)
+        self.aws = FakeAws(loop.now_ms, function)
+        self.ports.sink = LambdaSink(self.aws)
+        self.ports.destination = AwsDestination(self.aws)
+        self.ports.chance = random.Random(seed)
+        is_table = self.mappings[0].service == DYNAMODB
+        number = f"{0:020d}-{0xC0FFEE:08x}" if is_table else f"{0:012d}"
+        self.shard = MemoryShard(f"shardId-{number}")
+        self.stream.by_id[self.shard.shard_id] = self.shard
+
+    def put_as_recorded(self, *records: Document) -> None:
+        """Put what became these records: they come from what GetRecords answers about it now."""
+        for each in records:
+            sequence = str(FIRST_SEQUENCE + len(self.shard.records))
+            make = self._change if self.mappings[0].service == DYNAMODB else self._record
+            self.shard.records.append(make(each, sequence))
+
+    def _record(self, recorded: Document, sequence: str) -> Record:
+        found = {
+            "SequenceNumber": sequence,
+            "ApproximateArrivalTimestamp": self.loop.now_ms() / 1000,
+            "Data": recorded["kinesis"]["data"],
+            "PartitionKey": recorded["kinesis"]["partitionKey"],
+            "EncryptionType": "NONE",
+        }
+        return KinesisSource(self.aws, self.mappings[0])._record(self.shard.shard_id, found)
+
+    def _change(self, recorded: Document, sequence: str) -> Record:
+        found = recorded | {
+            "eventID": self.aws.new_id(),
+            "awsRegion": "eu-central-1",
+            "dynamodb": recorded["dynamodb"]
+            | {
+                "ApproximateCreationDateTime": self.loop.now_ms() // 1000,
+                "SequenceNumber": sequence,
+            },
+        }
+        del found["eventSourceARN"]  # GetRecords doesn't tell it
+        return DynamoDbSource(self.aws, self.mappings[0])._record(found)
+
+    @property
+    def events(self) -> list[Document]:
+        """What functions got, in order."""
+        return [each.event for each in self.aws.invoked]
+
+    @property
+    def delivered_records(self) -> list[Document]:
+        return [record for event in self.events for record in event["Records"]]
+
+    def grouping(self) -> list[list[int]]:
+        """Which records each invocation got, by their place in the shard."""
+        places = {record.event["eventID"]: at for at, record in enumerate(self.shard.records)}
+        return [[places[each["eventID"]] for each in event["Records"]] for event in self.events]
+
+    def assert_got(self, *expected: Document) -> None:
+        """All invocations, one after the other, had just these events."""
+        assert list(self.recording.differences(self.events, list(expected))) == []
+
+    def assert_gave_up(self, *expected: Document) -> None:
+        """The mapping's destination got just these documents."""
+        arn = self.mappings[0].destination_arn or ""
+        documents = [json.loads(each.text) for each in self.aws.sent]
+        for document in documents:
+            if ":s3:" in arn:
+                assert isinstance(document["payload"], str)
+                document["payload"] = json.loads(document["payload"])
+        assert list(self.recording.differences(documents, list(expected))) == []
+        where = {f":{each.service}:{each.target}" for each in self.aws.sent}
+        assert where <= {f":{arn.split(':')[2]}:{arn.rpartition(':')[2]}"}
+
+
+Story = Callable[[Stage], Awaitable[None]]
+
+
+def play(story: Story, name: str, function: Function = lambda _event: None, seed: int = 1) -> Stage:
+    """Play a recording again."""
+
+    async def main(loop: VirtualTimeLoop) -> Stage:
+        stage = Stage(loop, Recording(name), function, seed)
+        await story(stage)
+        await stage.kill()
+        return stage
+
+    return run_virtually(main)
+
+
+def put_to_running(*records: Document) -> Story:
+    """The mapping is there, then records are put: those recorded, if no others are given."""
+
+    async def story(stage: Stage) -> None:
+        stage.start()
+        await asyncio.sleep(5.5)
+        stage.put_as_recorded(*(records or stage.recording.records))
+        await asyncio.sleep(600)
+
+    return story
+
+
+def raising(_event: Document) -> None:
+    """A function that fails, as (lambda: 1 / 0)() did."""
+    raise ZeroDivisionError("division by zero")
+
+
+def names_failures(event: Document) -> Document:
+    """A function that reports each record that says it should fail."""
+    failed = []
+    for record in event["Records"]:
+        if "kinesis" in record:
+            fails = json.loads(base64.b64decode(record["kinesis"]["data"]))["should_fail"]
+            number = record["kinesis"]["sequenceNumber"]
+        else:
+            fails = record["dynamodb"]["NewImage"]["should_fail"]["BOOL"]
+            number = record["dynamodb"]["SequenceNumber"]
+        failed += [{"itemIdentifier": number}] if fails else []
+    return {"batchItemFailures": failed}
+
+
+def kinesis_put(data: str, key: str) -> Document:
+    """A record that was put and is in no recording."""
+    return {"kinesis": {"data": base64.b64encode(data.encode()).decode(), "partitionKey": key}}
+
+
+# Batches
+
+
+@as_aws("batch_size", "recorded")
+@recorded("kinesis__create_kinesis_event_source_mapping")
+def test_ten_records_put_at_once_are_one_batch_of_a_mapping_with_the_defaults(name: str) -> None:
+    stage = play(put_to_running(), name)
+    stage.assert_got(stage.recording.content["kinesis_records"])
+
+
+@as_aws("batch_size", "recorded")
+@recorded("dynamodb__dynamodb_event_source_mapping")
+def test_a_function_gets_a_tables_change_with_its_binary_values_encoded(name: str) -> None:
+    stage = play(put_to_running(), name)
+    stage.assert_got(*stage.recording.content["event_logs"])
+
+
+@as_aws("batch_size", "recorded")
+@as_aws("starting_position", "recorded")
+@recorded("kinesis__kinesis_event_source_trim_horizon")
+def test_from_the_horizon_what_came_before_the_mapping_is_delivered_in_order(name: str) -> None:
+    async def story(stage: Stage) -> None:
+        stage.aws.function_seconds = 5
+        stage.put_as_recorded(*stage.recording.records[:20])
+        await asyncio.sleep(10)
+        stage.start()
+        stage.put_as_recorded(*stage.recording.records[20:])
+        await asyncio.sleep(60)
+
+    stage = play(story, name)
+    stage.assert_got(*[each["event"] for each in stage.recording.content["invocation_events"]])
+
+
+@as_aws("batch_size", "recorded")
+@recorded("kinesis__kinesis_event_source_mapping_with_async_invocation")
+def test_a_shards_next_batch_waits_for_the_one_before_it(name: str) -> None:
+    async def story(stage: Stage) -> None:
+        stage.aws.function_seconds = 5
+        stage.start()
+        await asyncio.sleep(5.5)
+        stage.put_as_recorded(*stage.recording.records[:10])
+        await asyncio.sleep(0.2)
+        stage.put_as_recorded(*stage.recording.records[10:])
+        await asyncio.sleep(60)
+
+    stage = play(story, name)
+    stage.assert_got(*[each["event"] for each in stage.recording.content["invocation_events"]])
+    first, second = [each.at_ms for each in stage.aws.invoked]
+    assert second - first >= 5000
+
+
+# Filters
+
+
+@as_aws("filter_criteria", "recorded")
+@recorded("kinesis__kinesis_event_filtering_json_pattern")
+def test_of_two_mappings_of_a_stream_each_delivers_what_its_own_pattern_matches(name: str) -> None:
+    messages = [
+        {"event_type": "function_1", "message": "foo"},
+        {"event_type": "function_2", "message": "bar"},
+    ]
+    puts = [kinesis_put(json.dumps(each), "custom") for each in messages]
+    stage = play(put_to_running(*puts), name)
+    got = {each.function_arn: each.event["Records"] for each in stage.aws.invoked}
+    first, second = stage.mappings
+    assert len(stage.events) == 2
+    [record] = got[first.function_arn]
+    logged = json.dumps([json.loads(base64.b64decode(record["kinesis"]["data"]))])
+    assert logged == stage.recording.content["kinesis-record-lambda-payload"]
+    assert record["kinesis"]["data"] == puts[0]["kinesis"]["data"]
+    [record] = got[second.function_arn]
+    assert record["kinesis"]["data"] == puts[1]["kinesis"]["data"]
+
+
+FILTERED = "dynamodb__dynamodb_event_filter_"
+DROPPED: dict[str, Document] = {
+    "content_filter_type": {"id": {"S": "id_value_2"}},
+    "exists_filter_type": {"id": {"S": "id_value_2"}},
+    "insert_same_entry_twice": {"id": {"S": "id_value"}, "id2": {"S": "id2_value"}},
+    "numeric_filter": {"id": {"S": "id_value_2"}, "numericFilter": {"N": "101"}},
+    "prefix_filter": {"id": {"S": "id_value_1"}, "prefix": {"S": "other-suffix"}},
+}
+"""The items that were put second, where the function got only the first."""
+
+
+def change_to(item: Document, first: Document) -> Document:
+    """What the stream holds of an item put after the first; of the same key, it modifies it."""
+    change = first["dynamodb"]
+    is_same = item["id"] == change["Keys"]["id"]
+    images = {"NewImage": item} | ({"OldImage": change["NewImage"]} if is_same else {})
+    return first | {
+        "eventName": "MODIFY" if is_same else "INSERT",
+        "dynamodb": change | {"Keys": {"id": item["id"]}} | images,
+    }
+
+
+@as_aws("filter_criteria", "recorded")
+@recorded(
+    *[FILTERED + each for each in DROPPED],
+    FILTERED + "content_or_filter",
+    FILTERED + "date_time_conversion",
+    FILTERED + "exists_false_filter",
+)
+def test_of_a_tables_changes_the_function_gets_those_that_match(name: str) -> None:
+    async def story(stage: Stage) -> None:
+        content, (first, *more) = stage.recording.content, stage.recording.records
+        dropped = DROPPED.get(name.removeprefix(FILTERED))
+        assert bool(dropped) != bool(more)
+        stage.start()
+        await asyncio.sleep(5.5)
+        stage.put_as_recorded(first)
+        await asyncio.sleep(10)
+        stage.assert_got(*content["lambda-log-events"])
+        stage.put_as_recorded(*([change_to(dropped, first)] if dropped else more))
+        await asyncio.sleep(60)
+        stage.assert_got(*content["lambda-multiple-log-events"])
+        assert stage.view(stage.shard.shard_id, stage.mappings[0].uuid)["lanes"] == [
+            stage.shard.records[1].sequence
+        ]
+
+    play(story, name)
+
+
+# What fails, and where it goes
+
+ON_FAILURE_S3 = [
+    "kinesis__kinesis_event_source_mapping_with_s3_on_failure_destination",
+    "dynamodb__dynamodb_event_source_mapping_with_s3_on_failure_destination",
+]
+
+
+def failed_put(name: str) -> Document:
+    """What was put, whatever the destination: only the bucket's recording has it."""
+    like = next(each for each in ON_FAILURE_S3 if each.startswith(name.partition("__")[0]))
+    [record] = Recording(like).records
+    return record
+
+
+def play_failure(name: str) -> Stage:
+    """Play a recording of a function that raises until its retries are used up."""
+    stage = play(put_to_running(failed_put(name)), name, raising)
+    stage.assert_gave_up(*stage.recording.documents)
+    [document] = stage.recording.documents
+    count = document["requestContext"]["approximateInvokeCount"]
+    assert stage.grouping() == [[0]] * count
+    assert count == stage.mappings[0].retries_max + 1
+    return stage
+
+
+@as_aws("on_failure_sqs", "recorded")
+@as_aws("max_retry_attempts", "recorded")
+@recorded(
+    "kinesis__kinesis_event_source_mapping_with_on_failure_destination_config",
+    "dynamodb__dynamodb_event_source_mapping_with_on_failure_destination_config",
+)
+def test_a_queue_gets_the_document_of_a_batch_whose_retries_are_used_up(name: str) -> None:
+    assert play_failure(name).aws.sent[0].service == "sqs"
+
+
+@as_aws("on_failure_sns", "recorded")
+@as_aws("max_retry_attempts", "recorded")
+@recorded(
+    "kinesis__kinesis_event_source_mapping_with_sns_on_failure_destination_config",
+    "dynamodb__dynamodb_event_source_mapping_with_sns_on_failure_destination_config",
+)
+def test_a_topic_gets_the_same_document_as_a_message(name: str) -> None:
+    stage = play_failure(name)
+    topic_arn = stage.recording.content["failure_sns_message"]["TopicArn"]
+    assert list(stage.recording.differences(stage.mappings[0].destination_arn, topic_arn)) == []
+    assert stage.aws.sent[0].service == "sns"
+
+
+@as_aws("on_failure_s3", "recorded")
+@as_aws("max_retry_attempts", "recorded")
+@recorded(*ON_FAILURE_S3)
+def test_a_bucket_gets_the_document_with_the_records_under_a_key_of_the_time(name: str) -> None:
+    stage = play_failure(name)
+    [sent] = stage.aws.sent
+    written_at = json.loads(sent.text)["timestamp"]
+    day, second = written_at[:10].replace("-", "/"), written_at[:19].replace(":", ".")
+    folder = f"aws/lambda/{stage.mappings[0].uuid}/{stage.shard.shard_id}/{day}"
+    assert sent.service == "s3"
+    assert re.fullmatch(f"{re.escape(f'{folder}/{second}')}-{UUID_FORM}", sent.key)
+
+
+# Partial responses
+
+SUCCEEDED = "kinesis__kinesis_report_batch_item_success_scenarios_"
+SUCCESSES: dict[str, Any] = {
+    "empty_batch_item_failure_success": {"batchItemFailures": []},
+    "empty_dict_success": {},
+    "empty_list_success": [],
+    "empty_string_success": "",
+    "null_batch_item_failure_success": {"batchItemFailures": None},
+    "null_success": None,
+}
+FAILED = "kinesis__kinesis_report_batch_item_failure_scenarios_"
+FAILURES: dict[str, Any] = {
+    "empty_string_item_identifier_failure": {"batchItemFailures": [{"itemIdentifier": ""}]},
+    "invalid_key_foo_failure": {"batchItemFailures": [{"foo": 123}]},
+    "item_identifier_not_present_failure": {"batchItemFailures": [{"itemIdentifier": 123}]},
+    "null_item_identifier_failure": {"batchItemFailures": [{"itemIdentifier": None}]},
+}
+
+
+@as_aws("report_batch_item_failures", "recorded")
+@recorded(*[SUCCEEDED + each for each in SUCCESSES])
+def test_an_answer_that_names_no_failure_is_a_success(name: str) -> None:
+    answer = SUCCESSES[name.removeprefix(SUCCEEDED)]
+    stage = play(put_to_running(), name, lambda _: answer)
+    assert stage.mappings[0].reports_item_failures
+    stage.assert_got(*stage.recording.content["kinesis_events"])
+
+
+@as_aws("report_batch_item_failures", "recorded")
+@as_aws("max_retry_attempts", "recorded")
+@recorded(*[FAILED + each for each in [*FAILURES, "unhandled_exception_in_function"]])
+def test_an_answer_that_names_no_record_of_the_batch_fails_all_of_it(name: str) -> None:
+    answer = FAILURES.get(name.removeprefix(FAILED))
+    stage = play(put_to_running(), name, (lambda _: answer) if answer else raising)
+    stage.assert_got(*stage.recording.content["kinesis_events"])
+    stage.assert_gave_up(*stage.recording.documents)
+
+
+@as_aws("report_batch_item_failures", "recorded")
+@as_aws("fresh_retry_budget", "recorded")
+@recorded(
+    "kinesis__kinesis_report_batch_item_failures", "dynamodb__dynamodb_report_batch_item_failures"
+)
+def test_what_is_left_after_progress_has_all_its_retries(name: str) -> None:
+    stage = play(put_to_running(), name, names_failures)
+    key = next(key for key in stage.recording.content if key.endswith("_records"))
+    expected = stage.recording.content[key]["Records"]  # in order of their partition keys
+    assert list(stage.recording.differences(stage.delivered_records, expected)) == []
+    assert stage.grouping() == [[0, 1, 2], [3, 4, 5], [5], [5], [5], [5]]
+    stage.assert_gave_up(*stage.recording.documents)
+
+
+# Age
+
+AGE_EXCEEDED = "kinesis__kinesis_maximum_record_age_exceeded_"
+
+
+@as_aws("max_record_age", "recorded")
+@as_aws("exponential_backoff", "recorded")
+@recorded(AGE_EXCEEDED + "expire-while-retrying")
+def test_a_record_is_tried_eight_times_in_a_minute_whatever_the_jitter(name: str) -> None:
+    async def story(stage: Stage) -> None:
+        stage.put_as_recorded(kinesis_put("stream-data", "test"))
+        stage.start()
+        await asyncio.sleep(300)
+
+    tried = {}
+    for seed in range(20):
+        stage = play(story, name, raising, seed)
+        tried[seed] = len(stage.events)
+        stage.assert_gave_up(*stage.recording.documents)
+        assert [each.at_ms - EPOCH_MS for each in stage.aws.sent] == [60_000]
+    assert tried == dict.fromkeys(range(20), 8)
+
+
+@as_aws("max_record_age", "recorded")
+@recorded(AGE_EXCEEDED + "expire-before-ingestion")
+def test_a_record_too_old_when_it_is_read_is_given_up_without_an_invocation(name: str) -> None:
+    async def story(stage: Stage) -> None:
+        stage.put_as_recorded(kinesis_put("stream-data", "test"))
+        await asyncio.sleep(60)
+        stage.start()
+        await asyncio.sleep(300)
+
+    stage = play(story, name, raising)
+    stage.assert_got()
+    stage.assert_gave_up(*stage.recording.documents)
+
+
+@as_aws("max_record_age", "recorded")
+@recorded(AGE_EXCEEDED + "discard_records")
+def test_a_record_too_old_is_given_up_apart_from_the_fresh_ones_behind_it(name: str) -> None:
+    async def story(stage: Stage) -> None:
+        stage.put_as_recorded(kinesis_put("stream-data", "test"))
+        await asyncio.sleep(80)
+        stage.put_as_recorded(*stage.recording.records)
+        stage.start()
+        await asyncio.sleep(300)
+
+    stage = play(story, name)
+    expected = stage.recording.content["Records"]
+    assert list(stage.recording.differences(stage.delivered_records, expected)) == []
+    stage.assert_gave_up(*stage.recording.documents)
+
+
+# State
+
+
+@as_aws("state_visible", "recorded")
+@recorded("kinesis__kinesis_empty_provided")
+def test_the_last_result_is_ok_once_a_function_has_answered_even_nothing(name: str) -> None:
+    async def story(stage: Stage) -> None:
+        created = stage.recording.content["create_event_source_mapping_response"]
+        later = stage.recording.content["get_esm_result"]
+        uuid = stage.mappings[0].uuid
+        stage.start()
+        await asyncio.sleep(5.5)
+        assert stage.checkpoints.known() == {uuid: ("Enabled", created["LastProcessingResult"])}
+        stage.put_as_recorded(kinesis_put("hello", "test"))
+        await asyncio.sleep(60)
+        assert stage.checkpoints.known() == {uuid: (later["State"], later["LastProcessingResult"])}
+
+    stage = play(story, name, lambda _: b"")
+    assert stage.grouping() == [[0]]

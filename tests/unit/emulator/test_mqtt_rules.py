@@ -1,0 +1,252 @@
+"""The rules engine: which rules, which actions, what fails, and that nothing is forgotten."""
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emulator.mqtt import sql
+from emulator.mqtt.aws import permits
+from emulator.mqtt.rules import ActionFailed, Rule, RulesEngine, Unreachable, chosen
+from emulator.mqtt.spool import Published, Spool
+
+TOPIC = "telemetry/pump-1/readings"
+STREAM = {"kinesis": {"streamName": "readings", "partitionKey": "${topic(2)}", "roleArn": "r"}}
+QUEUE = {"sqs": {"queueUrl": "overflow", "roleArn": "r"}}
+
+
+def rule(
+    name: str = "readings",
+    text: str = "SELECT * FROM 'telemetry/+/readings'",
+    error_action: Mapping[str, Any] | None = QUEUE,
+    **more: Any,
+) -> Rule:
+    found = {"ruleName": name, "sql": text, "actions": [STREAM], "awsIotSqlVersion": sql.VERSION}
+    made = Rule.from_api(f"arn:{name}", {**found, "errorAction": error_action, **more})
+    assert made
+    return made
+
+
+class MemoryActions:
+    """Notes what is done; fails for the kinds in `broken`, so many times."""
+
+    def __init__(self, **broken: int) -> None:
+        self.broken = broken
+        self.done: list[tuple[str, str, bytes]] = []
+
+    def run(self, of: Rule, action: Mapping[str, Any], message: sql.Message, data: bytes) -> None:
+        assert message.client_id == "pump-1"
+        (kind,) = action
+        if self.broken.get(kind, 0):
+            self.broken[kind] -= 1
+            raise ActionFailed(f"{kind} is away")
+        self.done.append((of.name, kind, data))
+
+
+@pytest.fixture(autouse=True)
+def spools(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each spool is closed at the end."""
+    made: list[Spool] = []
+    make = Spool.__init__
+
+    def make_and_note(self: Spool, file: Path) -> None:
+        make(self, file)
+        made.append(self)
+
+    monkeypatch.setattr(Spool, "__init__", make_and_note)
+    yield
+    for spool in made:
+        spool.close()
+
+
+def engine(
+    tmp_path: Path, rules: Sequence[Rule], actions: MemoryActions
+) -> tuple[RulesEngine, Spool]:
+    spool = Spool(tmp_path / "spool")
+    return RulesEngine(spool, lambda: rules, actions, lambda _seconds: None), spool
+
+
+def published(topic: str = TOPIC, payload: bytes = b'{"a":1}') -> Published:
+    return Published(topic, payload, "pump-1", "cert-1", 1_000)
+
+
+def eventually(is_so: Any) -> None:
+    deadline = time.monotonic() + 10
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert is_so()
+
+
+def test_a_message_goes_to_every_rule_that_selects_it(tmp_path: Path) -> None:
+    actions = MemoryActions()
+    rules = [
+        rule("all"),
+        rule("some", "SELECT a FROM 'telemetry/#' WHERE a = 1"),
+        rule("none", "SELECT a FROM 'telemetry/#' WHERE a = 2"),
+        rule("other", "SELECT * FROM 'other'"),
+    ]
+    engine(tmp_path, rules, actions)[0].process(published())
+    assert actions.done == [("all", "kinesis", b'{"a":1}'), ("some", "kinesis", b'{"a":1}')]
+
+
+def test_basic_ingest_goes_to_the_rule_that_it_names_and_no_other(tmp_path: Path) -> None:
+    actions = MemoryActions()
+    rules = [rule("all", "SELECT topic() AS t, topic(2) AS d FROM '#'"), rule("other")]
+    running, _ = engine(tmp_path, rules, actions)
+    running.process(published(f"$aws/rules/all/{TOPIC}"))
+    running.process(published(f"$aws/rules/gone/{TOPIC}"))
+    assert actions.done == [("all", "kinesis", b'{"t":"%s","d":"pump-1"}' % TOPIC.encode())]
+    assert chosen(rules, f"$aws/rules/other/{TOPIC}") == ([rules[1]], TOPIC)
+    assert chosen(rules, f"$aws/rules/oth/{TOPIC}") == ([], TOPIC)
+
+
+def test_an_action_is_tried_again_before_it_has_failed(tmp_path: Path) -> None:
+    actions = MemoryActions(kinesis=2)
+    engine(tmp_path, [rule()], actions)[0].process(published())
+    assert [kind for _, kind, _ in actions.done] == ["kinesis"]
+
+
+def test_what_an_action_cannot_do_the_error_action_gets_with_the_original_payload(
+    tmp_path: Path,
+) -> None:
+    actions = MemoryActions(kinesis=3)
+    engine(tmp_path, [rule()], actions)[0].process(published(payload=b"\x00\xff"))
+    ((_, kind, data),) = actions.done
+    document = json.loads(data)
+    assert kind == "sqs"
+    assert base64.b64decode(document.pop("base64OriginalPayload")) == b"\x00\xff"
+    assert document.pop("cloudwatchTraceId")
+    assert document == {
+        "ruleName": "readings",
+        "topic": TOPIC,
+        "clientId": "pump-1",
+        "failures": [
+            {
+                "failedAction": "KinesisAction",
+                "failedResource": "readings",
+                "errorMessage": "kinesis is away",
+            }
+        ],
+    }
+
+
+def test_one_action_of_several_that_fails_is_an_error_and_the_others_are_done(
+    tmp_path: Path,
+) -> None:
+    actions = MemoryActions(kinesis=3)
+    both = rule(actions=[STREAM, {"lambda": {"functionArn": "f"}}])
+    engine(tmp_path, [both], actions)[0].process(published(f"$aws/rules/readings/{TOPIC}"))
+    assert [kind for _, kind, _ in actions.done] == ["lambda", "sqs"]
+    document = json.loads(actions.done[1][2])
+    assert [each["failedAction"] for each in document["failures"]] == ["KinesisAction"]
+    assert document["topic"] == f"$aws/rules/readings/{TOPIC}"  # the whole of it
+
+
+def test_an_error_action_that_fails_too_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    actions = MemoryActions(kinesis=3, sqs=3)
+    engine(tmp_path, [rule(), rule("other")], actions)[0].process(published())
+    assert "ErrorActionFailure: readings: sqs is away" in caplog.text
+    assert [name for name, _, _ in actions.done] == ["other"]
+
+
+def test_what_was_kept_is_found_in_order(tmp_path: Path) -> None:
+    _, spool = engine(tmp_path, [], MemoryActions())
+    for number in range(3):
+        spool.add(published(payload=b"%d" % number))
+    assert [message.payload for _, message in spool.kept()] == [b"0", b"1", b"2"]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        rule(text="SELECT upper(a) AS a FROM '#'"),
+        rule(text="SELECT *, 1 AS a FROM '#'"),  # which of the two: AWS doesn't say
+        rule(awsIotSqlVersion="2015-10-08"),
+    ],
+)
+def test_a_rule_that_is_not_supported_is_told_and_keeps_no_other_from_its_work(
+    tmp_path: Path, broken: Rule, caplog: pytest.LogCaptureFixture
+) -> None:
+    actions = MemoryActions()
+    engine(tmp_path, [broken, rule("other")], actions)[0].process(published())
+    assert [name for name, _, _ in actions.done] == ["other"]
+    assert broken.statement is None or "AWS doesn't say" in caplog.text
+
+
+def test_a_disabled_rule_is_none() -> None:
+    assert Rule.from_api("arn", {"ruleName": "off", "ruleDisabled": True}) is None
+
+
+def test_what_a_broker_has_accepted_the_next_one_finds(tmp_path: Path) -> None:
+    first, spool = engine(tmp_path, [rule()], MemoryActions())
+    first.accept(published())
+    first.accept(published(payload=b"\x00"))
+    spool.close()  # it dies before a worker came to it
+    actions = MemoryActions()
+    second, spool = engine(tmp_path, [rule()], actions)
+    second.start()
+    eventually(lambda: spool.kept() == [])
+    assert sorted(data for _, _, data in actions.done) == [b"\x00", b'{"a":1}']
+
+
+def test_a_message_waits_while_the_rules_cannot_be_read(tmp_path: Path) -> None:
+    actions, asked = MemoryActions(), threading.Semaphore(0)
+    looks: list[int] = []
+
+    def rules() -> Sequence[Rule]:
+        looks.append(1)
+        asked.release()
+        if len(looks) < 3:
+            raise Unreachable("not now")
+        return [rule()]
+
+    spool = Spool(tmp_path / "spool")
+    running = RulesEngine(spool, rules, actions, lambda _seconds: None)
+    running.start()
+    running.accept(published())
+    eventually(lambda: spool.kept() == [])
+    assert len(actions.done) == 1
+
+
+def test_a_message_whose_rules_break_the_worker_stays(tmp_path: Path) -> None:
+    class Breaking(MemoryActions):
+        def run(self, *_args: Any) -> None:
+            raise ZeroDivisionError
+
+    running, spool = engine(tmp_path, [rule()], Breaking())
+    running.start()
+    running.accept(published())
+    eventually(lambda: running.pending == 0)
+    time.sleep(0.05)
+    assert [message for _, message in spool.kept()] == [published()]
+
+
+@pytest.mark.parametrize(
+    ("changed", "may"),
+    [
+        ({}, True),
+        ({"Effect": "Deny"}, False),
+        ({"Action": "lambda:GetFunction"}, False),
+        ({"Principal": {"Service": "s3.amazonaws.com"}}, False),
+        ({"Principal": "*"}, False),
+        ({"Condition": {"ArnLike": {"AWS:SourceArn": "arn:other"}}}, False),
+        ({"Condition": {}}, True),
+    ],
+)
+def test_a_function_is_invoked_by_the_rule_that_it_permits(
+    changed: dict[str, Any], may: bool
+) -> None:
+    statement = {
+        "Effect": "Allow",
+        "Action": "lambda:InvokeFunction",
+        "Principal": {"Service": "iot.amazonaws.com"},
+        "Condition": {"ArnLike": {"AWS:SourceArn": "arn:rule"}},
+    }
+    assert permits(statement | changed, "arn:rule") is may

@@ -1,0 +1,272 @@
+"""The SQL of IoT rules: what is selected, what comes out, and what is refused, with its place."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from telemetry.domain.reading import STAMPED
+
+from emulator.mqtt import sql
+from emulator.mqtt.sql import UNDEFINED, Message, SqlError, Undocumented, matches, parse
+from tests.template import TEMPLATE, resources
+
+PAYLOAD = {"t": 21.5, "name": "a", "deep": {"er": [1]}, "nothing": None, "yes": True}
+
+
+def message(payload: Any = PAYLOAD, topic: str = "telemetry/pump-1/readings") -> Message:
+    data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    return Message(topic, data, "pump-1", "cert-1", 1_000)
+
+
+def selected(expressions: str, payload: Any = PAYLOAD) -> Any:
+    statement = parse("{} {} {}".format("SELECT", expressions, "FROM '#'"))
+    return json.loads(statement.result(message(payload)))
+
+
+def value(expression: str, payload: Any = PAYLOAD) -> Any:
+    """The value of an expression; what SELECT leaves out is Undefined."""
+    return selected(f"{expression} AS x", payload).get("x", UNDEFINED)
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("t", 21.5),
+        ("deep.er", [1]),
+        ("deep.er.est", UNDEFINED),
+        ("t.x", UNDEFINED),
+        ("gone", UNDEFINED),
+        ("nothing", None),
+        ("'it''s'", "it's"),
+        ("-3", -3),
+        ("2.50", 2.5),
+        ("true", True),
+        ("null", None),
+        ("topic()", "telemetry/pump-1/readings"),
+        ("topic(2)", "pump-1"),
+        ("topic(4)", UNDEFINED),
+        ("topic(0)", UNDEFINED),
+        ("TIMESTAMP()", 1_000),
+        ("clientid()", "pump-1"),
+        ("principal()", "cert-1"),
+        ("isUndefined(gone)", True),
+        ("isUndefined(nothing)", False),
+        ("isNull(nothing)", True),
+        ("isNull(gone)", False),
+        ("encode(name, 'base64')", "YQ=="),
+        ("t = 21.5", True),
+        ("t = '21.5'", False),
+        ("t <> 'a'", True),
+        ("name > 'Z'", UNDEFINED),  # which is greater is asked of numbers
+        ("t > '21.4'", True),
+        ("'9' < '10.0'", True),
+        ("'1E2' >= 100", True),
+        ("'0.1' < 0.1", False),
+        ("'\u0661' > 0", UNDEFINED),  # a digit, but not JSON's
+        ("' 1' < 2", UNDEFINED),
+        ("yes > 0", UNDEFINED),
+        ("nothing < 1", UNDEFINED),
+        ("'TRUE' AND yes", True),
+        ("NOT 'false'", True),
+        ("'yes' OR yes", UNDEFINED),
+        ("t >= 21.5", True),
+        ("t < name", UNDEFINED),
+        ("yes = 1", False),
+        ("gone = gone", UNDEFINED),
+        ("gone <> 1", UNDEFINED),
+        ("NOT yes", False),
+        ("NOT name", UNDEFINED),
+        ("yes OR gone", UNDEFINED),
+        ("yes AND t > 21", True),
+        ("false AND false OR true", True),  # AND binds first
+        ("false AND (false OR true)", False),
+        ("NOT false AND false", False),  # NOT binds before it
+    ],
+)
+def test_an_expression_has_its_value(expression: str, expected: Any) -> None:
+    assert value(expression) == expected
+    assert type(value(expression)) is type(expected)
+
+
+def test_everything_is_selected_with_what_is_added_to_it() -> None:
+    assert selected("*, topic(2) AS device_id, gone AS gone, 1 AS a.b", {"t": 1}) == {
+        "t": 1,
+        "device_id": "pump-1",
+        "a": {"b": 1},
+    }
+
+
+def test_a_field_without_a_name_has_its_own() -> None:
+    assert selected("t, deep.er") == {"t": 21.5, "er": [1]}
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\xff\x00",
+        b"",
+        b"[1, 2]",
+        b"17",
+        b'{"t": NaN}',
+        b'{"t": -Infinity}',
+        b'{"t": 1e999}',
+        b'\xef\xbb\xbf{"t": 1}',
+        '{"t": 1}'.encode("utf-16"),
+        b"[" * 100_000,
+    ],
+)
+def test_what_is_no_object_is_selected_as_its_bytes(payload: bytes) -> None:
+    assert parse("SELECT * FROM 'a'").result(message(payload)) == payload
+    assert value("encode(*, 'base64')", payload) == base64.b64encode(payload).decode()
+    assert value("isUndefined(t)", payload) is True
+
+
+@pytest.mark.parametrize(
+    ("expressions", "payload"),
+    [
+        ("*, 1 AS t", {"t": 2}),  # which of the two wins
+        ("*, gone AS t", {"t": 2}),
+        ("*, 1 AS a", b"not JSON"),  # where it would be added
+        ("encode(t, 'base64') AS x", {"t": 2}),
+        ("encode(*, 'hex') AS x", {"t": 2}),
+        ("encode(t, 'base64') AS x", {"t": "\ud800"}),  # half of a character
+    ],
+)
+def test_what_aws_does_not_say_is_not_guessed(expressions: str, payload: Any) -> None:
+    with pytest.raises(Undocumented):
+        selected(expressions, payload)
+
+
+@pytest.mark.parametrize(
+    ("where", "is_selected"),
+    [("", True), ("WHERE t > 21", True), ("WHERE t > 22", False), ("WHERE gone > 1", False)],
+)
+def test_where_selects_what_it_is_true_of(where: str, is_selected: bool) -> None:
+    assert parse(" ".join(["select * from 'a'", where])).selects(message()) is is_selected
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "SELECT is expected, not 'the end' at character 1:"),
+        ("SELECT *", "FROM is expected, not 'the end' at character 9:"),
+        ("SELECT * FROM a", "'a' isn't a topic filter in single quotes at character 15:"),
+        ("SELECT t + 1 AS x FROM 'a'", "'+' isn't supported at character 10:"),
+        ("SELECT t, FROM 'a'", "'FROM' isn't expected at character 11:"),
+        ("SELECT upper(t) AS x FROM 'a'", "upper() isn't supported; topic, timestamp, clientid"),
+        ("SELECT topic(1, 2) AS x FROM 'a'", "topic() takes 0 or 1 arguments at character 8:"),
+        ("SELECT topic(1) FROM 'a'", "an expression without AS and a name isn't supported"),
+        ("SELECT t = name FROM 'a'", "an expression without AS and a name isn't supported"),
+        ("SELECT * FROM 'a' WHERE t > 1 LIMIT 1", "'LIMIT' isn't supported here at character 31:"),
+        ("SELECT * FROM 'a' WHERE (t > 1", ") is expected, not 'the end' at character 31:"),
+        ("SELECT * FROM 'a' WHERE t IN [1]", "'[' isn't supported at character 30:"),
+        ("SELECT t AS 1 FROM 'a'", "'1' isn't a name at character 13:"),
+    ],
+)
+def test_what_is_not_supported_is_said_with_its_place(text: str, problem: str) -> None:
+    with pytest.raises(SqlError) as caught:
+        parse(text)
+    assert str(caught.value).startswith(problem)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_statement_or_a_sql_error(text: str) -> None:
+    for prefix in ("", "SELECT * FROM 'a' WHERE "):
+        try:
+            parse(prefix + text)
+        except SqlError:
+            continue
+
+
+@pytest.mark.parametrize(
+    ("topic_filter", "topic", "is_match"),
+    [
+        ("telemetry/+/readings", "telemetry/pump-1/readings", True),
+        ("telemetry/+/readings", "telemetry/pump-1/readings/x", False),
+        ("telemetry/+/readings", "telemetry/readings", False),
+        ("telemetry/#", "telemetry", True),
+        ("telemetry/#", "telemetry/a/b", True),
+        ("telemetry", "telemetry/a", False),
+        ("#", "a/b", True),
+        ("#", "$aws/rules/a", False),
+        ("+/b", "$aws/b", False),
+        ("$aws/+", "$aws/b", True),
+        ("+/+", "/a", True),
+        ("+", "/a", False),
+    ],
+)
+def test_a_topic_filter_matches_as_mqtt_says(topic_filter: str, topic: str, is_match: bool) -> None:
+    assert matches(topic_filter, topic) is is_match
+
+
+def test_a_substitution_template_is_filled_from_the_message() -> None:
+    assert sql.template("a-${topic(2)}/${t}")(message()) == "a-pump-1/21.5"
+    assert sql.template("as it is")(message()) == "as it is"
+    for text, payload in (("${gone}", {}), ("${t}", {"t": "\ud800"}), ("${t}", {"t": [1]})):
+        with pytest.raises(Undocumented):
+            sql.template(text)(message(payload))
+    with pytest.raises(SqlError):
+        sql.template("${newuuid()}")
+
+
+# The rules of the template.
+
+RULES = {
+    name: parse(rule["TopicRulePayload"]["Sql"])
+    for name, rule in resources(TEMPLATE.read_text("utf-8"), "AWS::IoT::TopicRule").items()
+}
+READINGS = [
+    rule for rule in RULES.values() if matches(rule.topic_filter, "telemetry/pump-1/readings")
+]
+STAMPS = ("device_id", *STAMPED)  # a device may send none of them past `ingest`
+scalars = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
+payloads = (
+    st.dictionaries(st.sampled_from(["recorded_at", "temperature", *STAMPS]), scalars).map(
+        lambda fields: json.dumps(fields).encode()
+    )
+    | st.binary(max_size=20)
+    | st.lists(scalars).map(lambda items: json.dumps(items).encode())
+)
+
+
+@given(payloads)
+def test_each_message_of_a_reading_is_for_exactly_one_rule_and_no_rule_has_to_guess(
+    payload: bytes,
+) -> None:
+    sent = message(payload)
+    (rule,) = [rule for rule in READINGS if rule.selects(sent)]
+    result = json.loads(rule.result(sent))
+    if rule is RULES["ReadingRule"]:
+        stamped = {"device_id": "pump-1", "received_at": 1_000, "via": "mqtt"}
+        assert result == {**json.loads(payload), **stamped}
+        assert not json.loads(payload).keys() & {*STAMPS}
+    else:
+        assert base64.b64decode(result["body"]) == payload
+        assert result["device_id"] == "pump-1"
+
+
+def test_a_batch_goes_on_with_its_bytes_and_what_its_topic_says() -> None:
+    sent = message(b"\x00\xff", "telemetry/pump-1/batch/ndjson-gzip")
+    assert [name for name, rule in RULES.items() if matches(rule.topic_filter, sent.topic)] == [
+        "BatchRule"
+    ]
+    assert json.loads(RULES["BatchRule"].result(sent)) == {
+        "body": "AP8=",
+        "topic": "telemetry/pump-1/batch/ndjson-gzip",
+        "device_id": "pump-1",
+        "format": "ndjson-gzip",
+        "received_at": 1_000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("below", "form"), [("json/", "json"), ("json/more/levels", "json"), ("", "")]
+)
+def test_whatever_the_policy_lets_a_device_publish_is_for_a_rule(below: str, form: str) -> None:
+    sent = message(b"[]", f"telemetry/pump-1/batch/{below}")  # telemetry/<thing>/batch/*
+    found = [name for name, rule in RULES.items() if matches(rule.topic_filter, sent.topic)]
+    assert found == ["BatchRule"]
+    assert json.loads(RULES["BatchRule"].result(sent))["format"] == form

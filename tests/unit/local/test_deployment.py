@@ -1,0 +1,112 @@
+from pathlib import Path
+
+import pytest
+
+from emulator import embedded
+from emulator.errors import StepFailed
+from local import deployment
+from local.errors import LocalError
+from local.instance import Instance, State, named
+
+
+@pytest.mark.parametrize(
+    ("system", "architecture", "platform"),
+    [
+        ("linux", "x86_64", "x86_64-manylinux2014"),
+        ("linux", "arm64", "aarch64-manylinux2014"),
+        ("darwin", "arm64", "aarch64-apple-darwin"),
+        ("darwin", "x86_64", "x86_64-apple-darwin"),
+    ],
+)
+def test_the_layer_is_built_for_this_kind_of_machine(
+    system: str, architecture: str, platform: str
+) -> None:
+    assert deployment.layer_platform(system, architecture) == platform
+
+
+def test_a_processor_that_lambda_has_not_is_named() -> None:
+    assert deployment.host_architecture("AMD64") == "x86_64"
+    assert deployment.host_architecture("aarch64") == "arm64"
+    with pytest.raises(LocalError, match="riscv64, is neither x86-64 nor ARM64"):
+        deployment.host_architecture("riscv64")
+
+
+def test_a_tool_can_not_reach_the_real_aws_whatever_a_person_has_set(tmp_path: Path) -> None:
+    persons = {
+        "AWS_PROFILE": "work",
+        "AWS_ACCESS_KEY_ID": "theirs",
+        "AWS_SESSION_TOKEN": "theirs",
+        "AWS_ENDPOINT_URL_S3": "https://elsewhere",
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true",
+        "SAM_CLI_TELEMETRY": "1",
+        "NO_PROXY": "intranet",
+        "PATH": "/bin",
+    }
+    seen = deployment.tool_environment(tmp_path, "http://127.0.0.1:1", persons)
+    assert seen["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
+    assert seen["AWS_ACCESS_KEY_ID"] == "test"
+    assert seen["SAM_CLI_TELEMETRY"] == "0"
+    assert seen["NO_PROXY"] == "intranet,127.0.0.1,localhost"
+    assert seen["AWS_SHARED_CREDENTIALS_FILE"] == "/dev/null"
+    left = {"AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"}
+    assert not (left | {"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"}) & seen.keys()
+
+
+def test_the_functions_see_neither_a_persons_credentials_nor_their_packages(tmp_path: Path) -> None:
+    instance = Instance("a", tmp_path)
+    persons = {"AWS_PROFILE": "work", "PYTHONPATH": "src", "HOME": "/h", "PATH": "/bin"}
+    seen = embedded.environment(instance, 4000, persons)
+    assert not {"AWS_PROFILE", "PYTHONPATH"} & seen.keys()
+    assert seen["GATEWAY_PORT"] == "4000"
+    assert seen["BIND_HOST"] == "127.0.0.1"
+    assert seen["AUTH"] == "true"
+    assert seen["IOT_MTLS_ENABLED"] == "0"
+    assert Path(seen["TMPDIR"]).is_relative_to(tmp_path)
+
+
+def test_the_api_is_found_where_the_embedded_aws_serves_it() -> None:
+    output = "https://a1b2c3.execute-api.us-east-1.amazonaws.com/v1"
+    expected = "http://127.0.0.1:4000/_aws/execute-api/a1b2c3/v1"
+    assert deployment.local_api_url(output, 4000) == expected
+    with pytest.raises(LocalError, match=r"ApiUrl is 'https://example\.com'"):
+        deployment.local_api_url("https://example.com", 4000)
+
+
+def test_a_built_template_says_the_same_as_json(tmp_path: Path) -> None:
+    template = tmp_path / "template.yaml"
+    template.write_text("A: {B: [1, '2', true]}\nC: &x {D: e}\nF: *x\n", "utf-8")
+    deployment.write_as_json(template)
+    assert template.read_text() == '{"A": {"B": [1, "2", true]}, "C": {"D": "e"}, "F": {"D": "e"}}'
+
+
+def test_the_state_is_its_owners_alone_and_comes_back(tmp_path: Path) -> None:
+    instance = named("one", tmp_path)
+    instance.create()
+    state = State(pid=1, port=2, tokens={"admin": "admin.secret"}, is_deployed=True)
+    instance.save(state)
+    assert instance.load() == state
+    assert (instance.folder / "state.json").stat().st_mode & 0o777 == 0o600
+    assert instance.folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_command_without_its_instance_says_how_to_start_it(tmp_path: Path) -> None:
+    with pytest.raises(LocalError, match=r"no instance 'main' is up: .* `python -m local up`"):
+        named("main", tmp_path).deployed()
+    instance = named("two", tmp_path)
+    instance.create()
+    instance.save(State())
+    with pytest.raises(LocalError, match=r"'two' has ended: .* `python -m local up --name two`"):
+        instance.deployed()
+
+
+def test_a_name_that_is_no_folders_is_refused(tmp_path: Path) -> None:
+    for name in ("../etc", "", "A", "a b"):
+        with pytest.raises(LocalError, match="isn't a name"):
+            named(name, tmp_path)
+
+
+def test_a_failed_step_keeps_the_last_lines_of_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "build.log"
+    log.write_text("\n".join(f"line {number}" for number in range(40)) + "\n\n", "utf-8")
+    failed = StepFailed("`sam build` failed with code 1", log)
+    assert failed.tail == [f"line {number}" for number in range(28, 40)]

@@ -1,0 +1,135 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local.errors import LocalError
+from local.fleet.reading import Reading
+from local.fleet.recorded import CsvOptions, Recording, metric_column, time_ms
+
+NOW_MS = 1_800_000_000_000
+HOUR_MS = 3_600_000
+JULY_4_NOON_MS = 1_783_166_400_000  # 2026-07-04T12:00:00Z
+
+TEXT = """\
+date,station,temp,hum
+2026/07/04 12:00,roof,50,40
+2026/07/04 13:00,roof,59,
+2026/07/04 13:00,cellar,,80.5
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "temps.csv"
+    path.write_text(TEXT, "utf-8")
+    return path
+
+
+def options(path: Path, **changed: Any) -> CsvOptions:
+    mapped: dict[str, Any] = {
+        "path": path,
+        "time_column": "date",
+        "device_column": "station",
+        "metrics": {"temperature": "temp", "humidity": "hum"},
+        "celsius_from": "fahrenheit",
+        "speed": None,
+    }
+    return CsvOptions(**{**mapped, **changed})
+
+
+def test_columns_become_device_time_and_metrics_and_an_empty_cell_no_metric(file: Path) -> None:
+    assert Recording(options(file), NOW_MS).due(NOW_MS, 10) == [
+        Reading("roof", JULY_4_NOON_MS, {"temperature": 10.0, "humidity": 40.0}),
+        Reading("cellar", JULY_4_NOON_MS + HOUR_MS, {"humidity": 80.5}),
+        Reading("roof", JULY_4_NOON_MS + HOUR_MS, {"temperature": 15.0}),
+    ]
+
+
+def test_one_device_can_have_taken_them_all(file: Path) -> None:
+    mapping = options(file, device="attic", device_column=None, metrics={"temperature": "temp"})
+    assert Recording(mapping, NOW_MS).devices == ["attic"]
+
+
+def test_shifted_times_keep_their_distances_and_the_last_is_now(file: Path) -> None:
+    readings = Recording(options(file, is_ending_now=True), NOW_MS).due(NOW_MS, 10)
+    assert [each.recorded_at_ms for each in readings] == [NOW_MS - HOUR_MS, NOW_MS, NOW_MS]
+
+
+def test_readings_come_at_their_own_pace_times_the_speed(file: Path) -> None:
+    recording = Recording(options(file, speed=60.0), NOW_MS)
+    assert len(recording.due(NOW_MS, 10)) == 1
+    assert recording.next_due_ms() == NOW_MS + 60_000
+    assert recording.due(NOW_MS + 59_999, 10) == []
+    assert len(recording.due(NOW_MS + 60_000, 10)) == 2
+    assert recording.next_due_ms() is None
+
+
+def test_of_rows_with_one_identity_and_other_values_the_first_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "twice.csv"
+    path.write_text("date,temp\n2026-07-04,1\n2026-07-04,2\n2026-07-04,1\n", "utf-8")
+    mapping = options(
+        path, device="a", device_column=None, metrics={"temperature": "temp"}, celsius_from=None
+    )
+    recording = Recording(mapping, NOW_MS)
+    assert [each.metrics for each in recording.due(NOW_MS, 10)] == [{"temperature": 1.0}]
+    assert recording.conflicting == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("2026/07/04 12:00,roof,warm,1", r"line 2, column temp: 'warm' isn't a number"),
+        ("yesterday,roof,1,1", r"line 2, column date: 'yesterday' isn't a time like 2026"),
+        ("2026/07/04 12:00,the roof,1,1", r"line 2: 'the roof' isn't a device id"),
+    ],
+)
+def test_a_cell_that_can_not_be_read_is_named(tmp_path: Path, row: str, message: str) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(f"date,station,temp,hum\n{row}\n", "utf-8")
+    with pytest.raises(LocalError, match=message):
+        Recording(options(path), NOW_MS)
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(file: Path) -> None:
+    with pytest.raises(
+        LocalError, match=r"--time-column: .* no column 'when'; it has date, station"
+    ):
+        Recording(options(file, time_column="when"), NOW_MS)
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(LocalError, match=r"--csv gone\.csv: .*No such file"):
+        Recording(options(Path("gone.csv")), NOW_MS)
+
+
+def test_the_device_is_told_in_one_way_exactly(file: Path) -> None:
+    for both_or_none in ({"device": "a"}, {"device_column": None}):
+        with pytest.raises(LocalError, match="either --device NAME or --device-column"):
+            options(file, **both_or_none)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-07-04T12:00:00Z",
+        "2026-07-04 14:00+02:00",
+        "2026/07/04 12:00",
+        "1783166400",
+        "1783166400000",
+    ],
+)
+def test_a_time_is_iso_8601_or_epoch_seconds_or_ms(text: str) -> None:
+    assert time_ms(text, None, "here") == JULY_4_NOON_MS
+
+
+def test_a_time_can_be_written_as_a_format_says() -> None:
+    assert time_ms("04.07.2026 12h00", "%d.%m.%Y %Hh%M", "here") == JULY_4_NOON_MS
+
+
+def test_a_metric_is_mapped_to_its_column() -> None:
+    assert metric_column("temperature=Outside T") == ("temperature", "Outside T")
+    with pytest.raises(ValueError, match="'wind' isn't a metric: temperature, humidity"):
+        metric_column("wind=w")
+    with pytest.raises(ValueError, match="isn't METRIC=COLUMN"):
+        metric_column("temperature")
