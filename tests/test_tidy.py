@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -121,13 +122,17 @@ def missing_from_layer(tree: ast.Module) -> list[str]:
     pinned = set(re.findall(r"^[\w.-]+(?===)", lock, re.MULTILINE))
     brought = {"telemetry", "boto3", "botocore", *sys.stdlib_module_names}
     brought |= {package for package, names in distributions().items() if pinned & names}
-    types_only = [node for node in tree.body if isinstance(node, ast.If) and names_types(node)]
-    runs = ast.Module([node for node in tree.body if node not in types_only], [])
     return [
         f"{line}: imports {name}"
-        for line, name in imports(runs)
+        for line, name in imports(without_types(tree))
         if name.partition(".")[0] not in brought
     ]
+
+
+def without_types(tree: ast.Module) -> ast.Module:
+    """The module as it runs: without what it imports for types only."""
+    runs = [node for node in tree.body if not (isinstance(node, ast.If) and names_types(node))]
+    return ast.Module(runs, [])
 
 
 def names_types(branch: ast.If) -> bool:
@@ -158,6 +163,39 @@ def breaking(rule: CodeRule, *folders: str, but: str = "-") -> list[str]:
         if name.endswith(".py") and name.startswith(folders) and not name.startswith(but)
         for problem in rule(ast.parse(text(name)))
     ]
+
+
+NO_CIRCLES = (
+    *("functions/", f"{LAYER}/", "ops/", "contract/", "local/", "emulator/", "tests/simulation/"),
+    *("clients/python/src/", "benchmarks/"),
+)
+IMPORT_ROOTS = ("layers/telemetry/", "clients/python/src/")  # and the repository itself
+
+
+def module_name(file: str) -> str:
+    """What a file is imported as."""
+    for root in IMPORT_ROOTS:
+        file = file.removeprefix(root)
+    return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def circles(sources: dict[str, str]) -> list[str]:
+    """The first circle of modules, by their names, that import each other.
+
+    An import inside a function counts as any other; those for types don't count. `from a import b`
+    takes both `a` and, if it is a module, `a.b`. `from a.b import c` doesn't take `a`: a package's
+    `__init__` may hand on what its modules define.
+    """
+    arrows: dict[str, list[str]] = {}
+    for module, source in sources.items():
+        names = [name for _, name in imports(without_types(ast.parse(source)))]
+        taken = {each for name in names for each in (name, name.rpartition(".")[0])}
+        arrows[module] = sorted(taken & sources.keys() - {module})
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        return [" is imported by ".join(error.args[1])]
+    return []
 
 
 def test_the_domain_knows_no_aws_environment_clock_or_logging() -> None:
@@ -214,6 +252,11 @@ def part_of_local(name: str) -> str:
 
 def test_what_is_deployed_imports_only_what_the_layer_brings() -> None:
     assert breaking(missing_from_layer, "functions/", LAYER) == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    modules = [name for name in files() if name.endswith(".py") and name.startswith(NO_CIRCLES)]
+    assert circles({module_name(name): text(name) for name in modules}) == []
 
 
 def test_no_function_is_over_60_lines() -> None:
@@ -425,6 +468,9 @@ def parsed(rule: CodeRule) -> Callable[[str], list[str]]:
         (lambda source: upward_imports(ast.parse(source), "view"), "from local.fleet import rules"),
         (lambda source: upward_imports(ast.parse(source), "trial"), "from local import commands"),
         (parsed(missing_from_layer), "import httpx"),
+        (lambda source: circles({"p.a": source, "p.b": "from p.a import f"}), "from p import b"),
+        (lambda source: circles({"p.a": source, "p.b": "import p.a"}), "def f():\n  import p.b"),
+        (lambda source: circles({"p": source, "p.a": "from p import b"}), "from p.a import f"),
         (parsed(long_functions), "def f():\n" + "  pass\n" * LONGEST_FUNCTION_LINES),
         (lambda template: unpaired_folders(template, set()), FUNCTION % "CodeUri: functions/gone"),
         (lambda template: unpaired_folders(template, {"functions/new"}), "Resources: {}"),
