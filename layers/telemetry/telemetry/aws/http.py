@@ -26,13 +26,13 @@ def read_body(event: dict[str, Any]) -> Body:
 
 
 def read_json(event: dict[str, Any]) -> Any:
-    """The request's body, decoded as JSON whatever it says it is; raises Rejected, TooLarge."""
+    """The request's body, decoded as JSON whatever its Content-Type; raises Rejected, TooLarge."""
     body = read_body(event)
     return json_value(unpacked(body.data, body.content_encoding))
 
 
 def header(event: dict[str, Any], name: str) -> str | None:
-    """A header of the request, where it has it; a name's case doesn't matter, so in lower case."""
+    """A header of the request, if it has it; `name` in lower case finds it in any case."""
     for given, value in (event.get("headers") or {}).items():
         if given.lower() == name:
             return str(value)
