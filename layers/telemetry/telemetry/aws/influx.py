@@ -47,7 +47,7 @@ def read(event: dict[str, Any], poster: Poster, now_ms: int) -> Batch:
 
 
 def _body(event: dict[str, Any]) -> bytes:
-    """The request's bytes. API Gateway decompresses them; what it leaves compressed begins as gzip."""
+    """The request's bytes. API Gateway decompresses gzip; if it hasn't, the first two say so."""
     body = event.get("body") or ""
     try:
         is_base64 = event.get("isBase64Encoded")
