@@ -53,6 +53,7 @@ GAPS = (
     "iot",
     "states",
     "schema_registry",
+    "nested_stacks",
 )
 """The modules of `emulator.gaps`, in the order in which they are closed."""
 
