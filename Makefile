@@ -41,14 +41,14 @@ contract = PYTHONPATH=layers/telemetry .venv/bin/python -m contract
 schemas: $(venv) ## Check schemas/, and write what derives from it and from rules.yaml: ARGS=--check
 	@$(contract) $(ARGS)
 
-check: $(venv) $(sam) ## Lint, format, types, template, and the project's own rules (tests/test_tidy.py).
+check: $(venv) $(sam) ## Lint, format, types; the template, by AWS's rules; the project's own (tests/test_tidy.py).
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	@$(contract) --check
 	.venv/bin/cfn-lint template.yaml
 	$(with_tools) sam validate --lint
-	.venv/bin/python -m pytest --quiet tests/test_tidy.py
+	.venv/bin/python -m pytest --quiet tests/test_tidy.py tests/template
 
 build: $(uv) $(sam) ## Build the functions and the layer for AWS.
 	@$(with_tools) sam build

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-TEMPLATE = Path(__file__).parent.parent / "template.yaml"
+TEMPLATE = Path(__file__).parent.parent.parent / "template.yaml"
 
 
 class TemplateLoader(yaml.SafeLoader):
