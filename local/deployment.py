@@ -216,7 +216,8 @@ def deploy(instance: Instance, parameters: Mapping[str, str]) -> SamRun:
     arguments = ["deploy", "--config-file", str(ROOT / "samconfig.toml"), "--config-env", "local"]
     arguments += ["--template-file", str(template), "--no-progressbar"]
     arguments += ["--stack-name", state.stack, "--region", state.region]
-    return SamRun(instance, instance.endpoint, [*arguments, *overrides(parameters)])
+    named = {"Name": state.stack} | dict(parameters)
+    return SamRun(instance, instance.endpoint, [*arguments, *overrides(named)])
 
 
 def built_template(instance: Instance) -> Path:
@@ -225,12 +226,14 @@ def built_template(instance: Instance) -> Path:
 
 
 def write_as_json(template: Path) -> None:
-    """Write a built template as JSON, which is YAML too: the SAM CLI reads it seven times.
+    """Write a built template and its nested ones as JSON, which is YAML too.
 
-    Reading it as YAML takes it 0.3 s each time, and is most of what it does here.
+    The SAM CLI reads each seven times. Reading it as YAML takes it 0.3 s each time, and is most of
+    what it does here.
     """
-    document = yaml.load(template.read_text("utf-8"), yaml.CSafeLoader)
-    template.write_text(json.dumps(document), "utf-8")
+    for each in (template, *template.parent.glob("*/template.yaml")):
+        document = yaml.load(each.read_text("utf-8"), yaml.CSafeLoader)
+        each.write_text(json.dumps(document), "utf-8")
 
 
 def overrides(parameters: Mapping[str, str]) -> list[str]:
@@ -294,18 +297,17 @@ def is_partiql(names: list[str]) -> bool:
 
 
 def stack_roles(state: State) -> list[str]:
-    """Return the names of the stack's roles."""
-    pages = (
-        client(state, "cloudformation")
-        .get_paginator("list_stack_resources")
-        .paginate(StackName=state.stack)
-    )
-    resources = [resource for page in pages for resource in page["StackResourceSummaries"]]
-    return [
-        found["PhysicalResourceId"]
-        for found in resources
-        if found["ResourceType"] == "AWS::IAM::Role"
-    ]
+    """Return the names of the roles of the stack and of those nested in it."""
+    pages = client(state, "cloudformation").get_paginator("list_stack_resources")
+    roles, stacks = [], [state.stack]
+    while stacks:
+        for page in pages.paginate(StackName=stacks.pop()):
+            for found in page["StackResourceSummaries"]:
+                if found["ResourceType"] == "AWS::CloudFormation::Stack":
+                    stacks.append(found["PhysicalResourceId"])
+                elif found["ResourceType"] == "AWS::IAM::Role":
+                    roles.append(found["PhysicalResourceId"])
+    return roles
 
 
 def role_statements(iam: "IAMClient", role: str) -> list[dict[str, Any]]:

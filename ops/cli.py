@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from ops import quarantine, redrive, replay
-from ops.command_types import Add, Command
+from ops.command_types import Add
 from ops.errors import OpsError
 from ops.target import on_aws
-
-__all__ = ["COMMANDS", "Command", "main", "parser"]  # local takes the first two from here
 
 INTERRUPTED = 130
 DEFAULT_ENVIRONMENT = "default"

@@ -182,13 +182,13 @@ def module_name(file: str) -> str:
 def circles(sources: dict[str, str]) -> list[str]:
     """The first circle of modules, by their names, that import each other.
 
-    An import inside a function counts as any other; those for types don't count. `from a import b`
+    An import inside a function, or for types, counts as any other. `from a import b`
     takes both `a` and, if it is a module, `a.b`. `from a.b import c` doesn't take `a`: a package's
     `__init__` may hand on what its modules define.
     """
     arrows: dict[str, list[str]] = {}
     for module, source in sources.items():
-        names = [name for _, name in imports(without_types(ast.parse(source)))]
+        names = [name for _, name in imports(ast.parse(source))]
         taken = {each for name in names for each in (name, name.rpartition(".")[0])}
         arrows[module] = sorted(taken & sources.keys() - {module})
     try:
@@ -263,13 +263,33 @@ def test_no_function_is_over_60_lines() -> None:
     assert breaking(long_functions, "") == []
 
 
-# The template.
+# The templates.
+
+STACKS = tuple(name for name in files() if name.startswith("stacks/"))
+TEMPLATES = ("template.yaml", *STACKS)
+
+
+LONGEST_TEMPLATE_LINE = 120
+LONGEST_ROOT_TEMPLATE = 900
+
+
+def long_lines(template: str) -> list[str]:
+    return [
+        f"{number}: has {len(line)} characters"
+        for number, line in enumerate(template.splitlines(), 1)
+        if len(line) > LONGEST_TEMPLATE_LINE
+    ]
 
 
 def unpaired_folders(template: str, folders: set[str]) -> list[str]:
     """Functions whose CodeUri isn't among the folders, and folders that no function has."""
+    return sorted(code_folders(template) ^ folders)
+
+
+def code_folders(template: str) -> set[str]:
+    """The folders of a template's functions, seen from the repository."""
     functions = resources(template, "AWS::Serverless::Function").values()
-    return sorted({function["CodeUri"].strip("./") for function in functions} ^ folders)
+    return {function["CodeUri"].strip("./") for function in functions}
 
 
 def unlike_the_rules(template: str, rules: str) -> list[str]:
@@ -334,11 +354,23 @@ def has_null(value: Any) -> bool:
 
 def test_each_function_has_its_folder_and_each_folder_its_function() -> None:
     folders = {str(Path(name).parent) for name in files() if name.startswith("functions/")}
-    assert unpaired_folders(text("template.yaml"), folders) == []
+    nested = {folder for name in STACKS for folder in code_folders(text(name))}
+    assert unpaired_folders(text("template.yaml"), folders - nested) == []
+    assert nested <= folders
 
 
 def test_cloudformation_gets_no_null() -> None:
-    assert refused_nulls(text("template.yaml")) == []
+    assert [each for name in TEMPLATES for each in refused_nulls(text(name))] == []
+
+
+def test_a_template_can_be_read_in_one_sitting() -> None:
+    assert [f"{name}:{each}" for name in TEMPLATES for each in long_lines(text(name))] == []
+    assert len(text("template.yaml").splitlines()) < LONGEST_ROOT_TEMPLATE
+
+
+def test_a_logical_id_is_in_one_template_only() -> None:
+    ids = [each for name in TEMPLATES for each in loaded(text(name))["Resources"]]
+    assert sorted(ids) == sorted(set(ids))
 
 
 def test_the_event_filters_are_those_of_the_rules() -> None:
@@ -346,11 +378,11 @@ def test_the_event_filters_are_those_of_the_rules() -> None:
 
 
 def test_the_columns_of_the_archive_are_a_readings_fields() -> None:
-    assert unlike_the_schema(text("template.yaml"), json.dumps(latest("reading"))) == []
+    assert unlike_the_schema(text("stacks/archive.yaml"), json.dumps(latest("reading"))) == []
 
 
 def test_a_replay_does_as_many_parts_at_once_as_it_shares_its_rate_among() -> None:
-    assert unlike_the_plan(text("template.yaml"), text("functions/replay/handler.py")) == []
+    assert unlike_the_plan(text("stacks/recovery.yaml"), text("functions/replay/handler.py")) == []
 
 
 # The documents: what they tell people to type or to open is there.
@@ -472,6 +504,7 @@ def parsed(rule: CodeRule) -> Callable[[str], list[str]]:
         (lambda source: circles({"p.a": source, "p.b": "import p.a"}), "def f():\n  import p.b"),
         (lambda source: circles({"p": source, "p.a": "from p import b"}), "from p.a import f"),
         (parsed(long_functions), "def f():\n" + "  pass\n" * LONGEST_FUNCTION_LINES),
+        (long_lines, f"Description: {'long ' * 30}"),
         (lambda template: unpaired_folders(template, set()), FUNCTION % "CodeUri: functions/gone"),
         (lambda template: unpaired_folders(template, {"functions/new"}), "Resources: {}"),
         (lambda pattern: unlike_the_rules(FILTERED % pattern, RULES % 38), COLDER),

@@ -14,7 +14,7 @@ from emulator.mappings.model import Answer
 from emulator.mappings.ports import NotInvoked
 from tests.simulation.functions import Lambda
 from tests.simulation.services import Services
-from tests.template import TEMPLATE, resources
+from tests.template import everywhere
 
 Json = dict[str, Any]
 RETRY_SECONDS = 60.0
@@ -35,7 +35,7 @@ class Asynchronous(NamedTuple):
 @functools.cache
 def asynchronous(function: str) -> Asynchronous:
     """What the template says of a function's asynchronous invocations."""
-    functions = resources(TEMPLATE.read_text("utf-8"), "AWS::Serverless::Function")
+    functions = everywhere("AWS::Serverless::Function")
     config = functions[f"{function.title()}Function"].get("EventInvokeConfig", {})
     on_failure = config.get("DestinationConfig", {}).get("OnFailure")
     destination = QUEUES[on_failure["Destination"]] if on_failure else None

@@ -19,7 +19,7 @@ from tests.simulation.events import Events
 from tests.simulation.functions import CALL_SECONDS
 from tests.simulation.processes import Crash, running, wait
 from tests.simulation.services import Services
-from tests.template import TEMPLATE, resources
+from tests.template import everywhere
 
 Json = dict[str, Any]
 LATE_SECONDS = (0.5, 20.0)
@@ -49,7 +49,7 @@ class Publication:
 @functools.cache
 def rules() -> tuple[Rule, ...]:
     """The template's rules, under their logical ids."""
-    found = resources(TEMPLATE.read_text("utf-8"), "AWS::IoT::TopicRule")
+    found = everywhere("AWS::IoT::TopicRule")
     return tuple(rule_of(name, each["TopicRulePayload"]) for name, each in found.items())
 
 

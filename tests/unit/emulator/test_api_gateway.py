@@ -10,8 +10,7 @@ import pytest
 from telemetry.domain import formats
 
 from emulator.gaps import api_gateway
-from local.instance import ROOT
-from tests.template import resources
+from tests.template import everywhere
 
 REFUSED = api_gateway.UNSUPPORTED
 
@@ -97,8 +96,7 @@ def test_the_slashes_of_binary_types_may_be_escaped() -> None:
 
 
 def test_the_template_lists_every_binary_type_that_ingest_reads() -> None:
-    text = (ROOT / "template.yaml").read_text("utf-8")
-    (api,) = resources(text, "AWS::Serverless::Api").values()
+    (api,) = everywhere("AWS::Serverless::Api").values()
     listed = {each.replace("~1", "/") for each in api["BinaryMediaTypes"]}
     binary = {
         name
