@@ -305,10 +305,8 @@ def changed_since_registered(stack: str, contracts: Contracts) -> list[str]:
         for version in versions
     }
     problems = []
-    for resource, properties in yaml.load(stack, TagsIgnored)["Resources"].items():  # noqa: S506 - safe
-        if "SchemaDefinition" not in properties["Properties"]:
-            continue
-        schema = json.loads(properties["Properties"]["SchemaDefinition"])
+    for resource, text in definitions(stack).items():
+        schema = json.loads(text)
         version = files.get(resource)
         unless = f"or, if it was never deployed, remove {resource} from {CONTRACTS}"
         if version is None:
@@ -321,6 +319,20 @@ def changed_since_registered(stack: str, contracts: Contracts) -> list[str]:
                 f"{version.number}, which stays as it is: write a new version ({unless} first)"
             )
     return problems
+
+
+def definitions(stack: str) -> dict[str, str]:
+    """What stacks/contracts.yaml registers, by resource; raises ContractBroken."""
+    try:
+        resources = yaml.load(stack, TagsIgnored)["Resources"]  # noqa: S506 - it is a SafeLoader
+    except (yaml.YAMLError, TypeError, KeyError) as error:
+        reason = "is not YAML, so nobody knows what is registered: take it from version control"
+        raise ContractBroken([f"{CONTRACTS}: {reason} ({error})"]) from error
+    return {
+        name: each["Properties"]["SchemaDefinition"]
+        for name, each in resources.items()
+        if "SchemaDefinition" in each["Properties"]
+    }
 
 
 class TagsIgnored(yaml.SafeLoader):
