@@ -47,6 +47,7 @@ GAPS = (
     "mapping_api",
     "cloudwatch",
     "api_gateway",
+    "api_imports",
     "layers",
     "failing",
     "firehose",
