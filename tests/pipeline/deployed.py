@@ -176,6 +176,19 @@ class Pipeline:
 
     # AWS's side
 
+    def made(self, logical_id: str) -> str:
+        """The physical id of a resource of the stack or of one that is nested in it."""
+        pages = self.aws("cloudformation").get_paginator("list_stack_resources")
+        stacks = [self.state.stack]
+        while stacks:
+            for page in pages.paginate(StackName=stacks.pop()):
+                for found in page["StackResourceSummaries"]:
+                    if found["LogicalResourceId"] == logical_id:
+                        return str(found["PhysicalResourceId"])
+                    if found["ResourceType"] == "AWS::CloudFormation::Stack":
+                        stacks.append(found["PhysicalResourceId"])
+        raise AssertionError(f"the stack has no {logical_id}")
+
     def stored(self, prefix: str) -> list[str]:
         """The minutes and regions of the windows of devices whose names start so."""
         pages = self.aws("dynamodb").get_paginator("scan")
