@@ -46,6 +46,7 @@ GAPS = (
     "authorization",
     "mapping_api",
     "cloudwatch",
+    "alarms",
     "api_gateway",
     "api_imports",
     "layers",
