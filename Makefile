@@ -46,7 +46,7 @@ check: $(venv) $(sam) ## Lint, format, types; the template, by AWS's rules; the 
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	@$(contract) --check
-	.venv/bin/cfn-lint template.yaml
+	.venv/bin/cfn-lint template.yaml stacks/*.yaml
 	$(with_tools) sam validate --lint
 	.venv/bin/python -m pytest --quiet tests/test_tidy.py tests/template
 
