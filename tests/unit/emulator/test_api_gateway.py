@@ -1,5 +1,6 @@
 """How the embedded API Gateway takes bodies: unpacked, and held against their own type's model."""
 
+import asyncio
 import gzip
 import json
 import zlib
@@ -37,7 +38,7 @@ class Gateway(SimpleNamespace):
         with pytest.raises(StopIteration) as ended:  # it waits for nothing
             called.send(None)
         answer = ended.value.value
-        return answer if answer == REFUSED else answer[5]
+        return answer if answer[0] in (413, 415) else answer[5]
 
     def models(self, **headers: str) -> Any:
         """The models that a request is held against."""
@@ -59,6 +60,8 @@ class Gateway(SimpleNamespace):
         (gzip.compress(b"x") + gzip.compress(b"y"), "gzip", REFUSED),  # y would be lost unseen
         (gzip.compress(bytes(10 * 1024 * 1024 + 1)), "gzip", REFUSED),
         (b"x", "br", REFUSED),
+        (bytes(10 * 1024 * 1024), "", bytes(10 * 1024 * 1024)),
+        (bytes(10 * 1024 * 1024 + 1), "", api_gateway.TOO_LARGE),
     ],
     ids=[
         "plain",
@@ -71,6 +74,8 @@ class Gateway(SimpleNamespace):
         "two",
         "large",
         "unknown",
+        "at the limit",
+        "over the limit",
     ],
 )
 def test_a_body_is_unpacked_as_its_header_says_or_refused(
@@ -86,6 +91,27 @@ def test_a_model_applies_to_requests_of_its_own_content_type() -> None:
     assert gateway.models(content_type="Application/JSON; charset=utf-8") == models
     assert gateway.models(content_type="application/x-ndjson") == {}
     assert gateway.models(content_type="application/avro") == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        ("x" * (6 * 1024 * 1024 - 12), "answered"),  # and {"body": ""}
+        ("x" * (6 * 1024 * 1024 - 11), api_gateway.TOO_LONG),
+        ('"' * (3 * 1024 * 1024), api_gateway.TOO_LONG),  # a quote is two characters of a JSON text
+    ],
+    ids=["at the limit", "over it", "escaped"],
+)
+def test_an_event_is_as_long_as_lambda_takes_at_most(body: str, answer: Any) -> None:
+    async def call(*_call: Any, **_scope: Any) -> Any:
+        return "answered"
+
+    async def invoke(event: Any) -> Any:
+        return await gateway._call_lambda_raw("function", event, account_id=None)
+
+    gateway = SimpleNamespace(_call_lambda_raw=call, _invoke_lambda_proxy_v1=invoke)
+    api_gateway.refuse_long_events(gateway)
+    assert asyncio.run(gateway._invoke_lambda_proxy_v1({"body": body})) == answer
 
 
 def test_the_slashes_of_binary_types_may_be_escaped() -> None:
