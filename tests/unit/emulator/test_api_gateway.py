@@ -1,9 +1,9 @@
 """How the embedded API Gateway takes bodies: unpacked, and held against their own type's model."""
 
-import asyncio
 import gzip
 import json
 import zlib
+from collections.abc import Coroutine
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +14,13 @@ from emulator.gaps import api_gateway
 from tests.template import everywhere
 
 REFUSED = api_gateway.UNSUPPORTED
+
+
+def answer_of(called: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine returns that waits for nothing."""
+    with pytest.raises(StopIteration) as ended:
+        called.send(None)
+    return ended.value.value
 
 
 class Gateway(SimpleNamespace):
@@ -35,9 +42,7 @@ class Gateway(SimpleNamespace):
         """The body that an integration gets, or the error that is answered."""
         headers = {"content-encoding": coding}
         called = self._execute_in_scope({}, "api", "v1", "POST", "/", headers, body, {})
-        with pytest.raises(StopIteration) as ended:  # it waits for nothing
-            called.send(None)
-        answer = ended.value.value
+        answer = answer_of(called)
         return answer if answer[0] in (413, 415) else answer[5]
 
     def models(self, **headers: str) -> Any:
@@ -111,7 +116,7 @@ def test_an_event_is_as_long_as_lambda_takes_at_most(body: str, answer: Any) -> 
 
     gateway = SimpleNamespace(_call_lambda_raw=call, _invoke_lambda_proxy_v1=invoke)
     api_gateway.refuse_long_events(gateway)
-    assert asyncio.run(gateway._invoke_lambda_proxy_v1({"body": body})) == answer
+    assert answer_of(gateway._invoke_lambda_proxy_v1({"body": body})) == answer
 
 
 def test_the_slashes_of_binary_types_may_be_escaped() -> None:
