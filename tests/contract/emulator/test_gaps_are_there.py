@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from botocore.exceptions import ClientError
+from cryptography import x509
 
 from emulator import embedded, launcher
 from local.instance import unused
@@ -357,7 +358,9 @@ def unpacked(body: bytes) -> bytes:
 
 @shows("iot")
 def test_certificates_are_signed_by_an_authority_of_the_emulators(stacks: Stacks) -> None:
-    assert stacks.client("iot").create_keys_and_certificate()["certificatePem"]
+    pem = stacks.client("iot").create_keys_and_certificate()["certificatePem"]
+    issuer = x509.load_pem_x509_certificate(pem.encode()).issuer.rfc4514_string()
+    assert issuer != "CN=authority of an embedded AWS"
 
 
 @shows("states")
