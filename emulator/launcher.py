@@ -56,6 +56,9 @@ GAPS = (
     "iot",
     "states",
     "schema_registry",
+    "existing",
+    "protected",
+    "imports",
     "nested_stacks",
 )
 """The modules of `emulator.gaps`, in the order in which they are closed."""

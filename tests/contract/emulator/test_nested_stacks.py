@@ -435,6 +435,16 @@ def test_a_nested_stack_is_named_and_tagged_after_its_parent(account: Account) -
     assert account.sqs.list_queue_tags(QueueUrl=url)["Tags"]["team"] == "north"
 
 
+def test_a_nested_stack_tells_its_parent_and_its_root(account: Account) -> None:
+    inner = account.nested(template(Own=account.queue("own")))
+    stack = account.create(template(Child=account.nested(template(Inner=inner))))
+    child = account.child(stack)
+    grandchild = account.child(child, "Inner")
+    assert "ParentId" not in stack
+    assert (child["ParentId"], child["RootId"]) == (stack["StackId"], stack["StackId"])
+    assert (grandchild["ParentId"], grandchild["RootId"]) == (child["StackId"], stack["StackId"])
+
+
 def test_a_template_shows_where_aws_would_have_its_nested_templates(account: Account) -> None:
     """`sam delete` looks there for what `sam deploy` uploaded to the address that it was given."""
     nested = account.nested(template(Own=account.queue("own")))
