@@ -72,13 +72,18 @@ def kind_of(placeholder: str) -> str:
 class Recording:
     """A recording, and the values that its placeholders are found to stand for."""
 
+    forms = FORMS
+
     def __init__(self, name: str, bound: Mapping[str, str]) -> None:
         """Read it; some placeholders' values are known: the region, the account."""
+        self.name = name
         self.content: Document = json.loads(FILES[name].read_text("utf-8"))["content"]
         self.bound = dict(bound)
 
     def differences(self, actual: Any, expected: Any, at: str = "") -> Iterator[str]:
         """Tell each place where a document isn't what was recorded."""
+        if isinstance(expected, dict) and isinstance(actual, str) and actual.startswith("{"):
+            actual = json.loads(actual)
         if isinstance(expected, dict) and isinstance(actual, dict):
             for key in sorted(expected.keys() | actual.keys()):
                 if key not in actual:
@@ -106,7 +111,7 @@ class Recording:
         parts = PLACEHOLDER.split(expected)
         names = parts[1::2]
         forms = [
-            f"({FORMS[kind_of(part)]})" if place % 2 else re.escape(part)
+            f"({self.forms[kind_of(part)]})" if place % 2 else re.escape(part)
             for place, part in enumerate(parts)
         ]
         match = re.fullmatch("".join(forms), actual)

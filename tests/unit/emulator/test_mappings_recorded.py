@@ -120,7 +120,6 @@ class StreamRecording(Recording):
 
     def __init__(self, name: str) -> None:
         super().__init__(name, STAND_INS)
-        self.name = name
 
     @cached_property
     def mappings(self) -> list[Mapping]:
