@@ -170,7 +170,8 @@ class MappingApi:
             settings = checked(data, mapping)
             if "FunctionName" in data:
                 self.check_unique(data["FunctionName"], mapping["EventSourceArn"], but=uuid)
-            self.check_visibility(mapping | {"FunctionName": mapping["FunctionArn"]} | data)
+            function = data.get("FunctionName") or mapping.get("FunctionArn", "")
+            self.check_visibility(mapping["EventSourceArn"], function)
         except Refused as refused:
             return self.refusal(refused)
         was_enabled = bool(mapping.get("Enabled", True))
@@ -201,7 +202,7 @@ class MappingApi:
         old, new = typed(old_props), typed(new_props)
         try:
             settings = checked(new, new)
-            self.check_visibility(new)
+            self.check_visibility(new.get("EventSourceArn", ""), new.get("FunctionName", ""))
         except Refused as refused:
             raise ValueError(f"{refused.code}: {refused}") from refused
         updated = self.own_update_resource(uuid, old, new, stack)
@@ -218,7 +219,7 @@ class MappingApi:
         elif service_of(data) == "sqs":
             self.check_queue(source)
         self.check_unique(data.get("FunctionName", ""), source)
-        self.check_visibility(data)
+        self.check_visibility(source, data.get("FunctionName", ""))
         return settings
 
     def check_stream(self, arn: str) -> None:
@@ -246,17 +247,17 @@ class MappingApi:
         if self.provisioners._sqs._queue_by_arn(arn) is None:
             raise Refused(INVALID, NO_QUEUE)
 
-    def check_visibility(self, mapping: Document) -> None:
+    def check_visibility(self, source_arn: str, function: str) -> None:
         """Refuse a queue whose messages reappear while the function may still work on them.
 
         https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html; the words are
         those that deployments were refused with.
         """
-        if is_stream(mapping):
+        if service_of({"EventSourceArn": source_arn}) != "sqs":
             return
-        queue = self.provisioners._sqs._queue_by_arn(str(mapping.get("EventSourceArn", "")))
-        function = self.emulator._resolve_existing_esm_function(mapping.get("FunctionName", ""))
-        _, config = self.emulator._get_func_record_for_qualifier(*function[:2])
+        queue = self.provisioners._sqs._queue_by_arn(source_arn)
+        name, qualifier, _ = self.emulator._resolve_existing_esm_function(function)
+        _, config = self.emulator._get_func_record_for_qualifier(name, qualifier)
         if queue is None or config is None:
             return
         hidden, timeout = int(queue["attributes"]["VisibilityTimeout"]), int(config["Timeout"])

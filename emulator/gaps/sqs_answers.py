@@ -1,7 +1,7 @@
 """A gap of the embedded AWS, closed: a batch in which nothing failed has no list of failures.
 
-So AWS answers SendMessageBatch (recorded) in SQS's JSON protocol. The emulator (1.5.33) has an empty
-list there, which lets a program work that won't on AWS.
+So AWS answers SendMessageBatch (recorded), in SQS's JSON protocol. The emulator (1.5.33) has an
+empty list there, which lets a program work that won't on AWS.
 """
 
 from typing import Any

@@ -10,6 +10,7 @@ some fields of the event are missing.
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -123,6 +124,8 @@ class Gathering:
     """The messages of a mapping's next batch, with the records made of them."""
 
     began_at: float
+    hidden_until: float = math.inf
+    """When the first of the messages reappears in the queue."""
     messages: list[Message] = field(default_factory=list)
     records: list[Document] = field(default_factory=list)
     size_bytes: int = EVENT_BYTES
@@ -133,6 +136,7 @@ class Gathering:
         if self.records and self.size_bytes + size_bytes > PAYLOAD_BYTES_MAX:
             return False
         self.size_bytes += size_bytes
+        self.hidden_until = min(self.hidden_until, message["visible_at"])
         self.messages.append(message)
         self.records.append(record)
         return True
@@ -215,7 +219,7 @@ class QueuePoller:
         return at_work < (limit or CONCURRENCY_DEFAULT) and paused_until <= self.now()
 
     def gather(self, gathering: Gathering, mapping: Document, url: str) -> tuple[bool, bool]:
-        """Receive until the queue is empty or the batch full; tell whether anything came, and that.
+        """Receive what a batch takes; tell whether anything came, and whether the batch is full.
 
         What doesn't match is deleted; what the payload has no room for goes back.
         """
@@ -224,24 +228,25 @@ class QueuePoller:
         region = self.lambda_svc.get_region()
         size = mapping.get("BatchSize") or BATCH_SIZE_DEFAULT
         found = False
-        while (room := size - len(gathering.records)) > 0:
-            received = self.sqs._receive_messages_for_esm(url, min(room, RECEIVED_MAX))
+        for _ in range(0, size, RECEIVED_MAX):
+            room = min(size - len(gathering.records), RECEIVED_MAX)
+            received = self.sqs._receive_messages_for_esm(url, room) if room > 0 else []
             if not received:
-                return found, False
+                break
             found = True
-            dropped: list[Message] = []
+            dropped: list[Document] = []
             excess: list[Message] = []
             for message in received:
                 record = record_of(message, self.sqs, mapping, region)
                 if not passes(record, patterns):
-                    dropped.append(message)
+                    dropped.append(record)
                 elif excess or not gathering.add(message, record):
                     excess.append(message)
             self.delete(url, dropped)
             if excess:
                 self.give_back(excess)
-                break
-        return found, True
+                return found, True
+        return found, len(gathering.records) >= size
 
     def deliver(
         self, mapping: Document, function: Document, url: str, gathering: Gathering
@@ -249,32 +254,34 @@ class QueuePoller:
         """Invoke the function with a batch; delete what it has done."""
         result = self.invoke(function, gathering)
         reports_failures = "ReportBatchItemFailures" in (mapping.get("FunctionResponseTypes") or [])
-        ids = [message["id"] for message in gathering.messages]
+        ids = [record["messageId"] for record in gathering.records]
         failed = failed_messages(result, ids, reports_failures)
         if result.get("error"):
             source = mapping["EventSourceArn"]
             LOGGER.warning("a batch of %s has failed: %s", source, result.get("body"))
         if failed and not reports_failures:
             self.lambda_svc._esm_backoff_until[mapping["UUID"]] = self.now() + FAILED_SECONDS
-        self.delete(url, [each for each in gathering.messages if each["id"] not in failed])
+        self.delete(url, [each for each in gathering.records if each["messageId"] not in failed])
 
     def invoke(self, function: Document, gathering: Gathering) -> Document:
         """Return what the function answers; when throttled, try until the messages reappear.
 
         https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
         """
-        visible_at = min(message["visible_at"] for message in gathering.messages)
         while True:
             result: Document = self.lambda_svc._execute_function(
                 function, {"Records": gathering.records}
             )
-            if not result.get("throttle") or self.now() + THROTTLED_SECONDS >= visible_at:
+            if (
+                not result.get("throttle")
+                or self.now() + THROTTLED_SECONDS >= gathering.hidden_until
+            ):
                 return result
             self.sleep(THROTTLED_SECONDS)
 
-    def delete(self, url: str, messages: Sequence[Message]) -> None:
-        """Delete messages, unless they have been received again since."""
-        self.sqs._delete_messages_for_esm(url, {each["receipt_handle"] for each in messages})
+    def delete(self, url: str, records: Sequence[Document]) -> None:
+        """Delete the messages of records, but those that have been received again since."""
+        self.sqs._delete_messages_for_esm(url, {each["receiptHandle"] for each in records})
 
     def give_back(self, messages: Sequence[Message]) -> None:
         """Let messages be received again as if they hadn't been."""

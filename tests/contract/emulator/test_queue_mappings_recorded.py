@@ -309,6 +309,26 @@ def test_a_groups_messages_come_one_after_the_other(name: str, played: Played) -
         ended = each["ended"]
 
 
+@as_aws("queue_fifo", "documented")
+def test_two_groups_are_worked_on_at_once_each_in_its_order(stage: Stage) -> None:
+    queue = stage.queue(".fifo", FifoQueue="true", ContentBasedDeduplication="true")
+    function = stage.function(DOES="echo", SECONDS="1")
+    groups = ["a", "b", "a", "b"]
+    queue.send(
+        *[f"{group}-{number}" for number, group in enumerate(groups)],
+        MessageGroupId=lambda number: groups[number - 1],
+    )
+    stage.mapping(queue, function, BatchSize=1)
+    wait_until(lambda: queue.left() == 0)
+    spans = {
+        each["event"]["Records"][0]["body"]: (each["began"], each["ended"])
+        for each in stage.invocations(queue)
+    }
+    assert spans["a-0"][1] <= spans["a-2"][0]
+    assert spans["b-1"][1] <= spans["b-3"][0]
+    assert max(spans["a-0"][0], spans["b-1"][0]) < min(spans["a-2"][1], spans["b-3"][1])
+
+
 # The event
 
 
