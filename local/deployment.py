@@ -205,7 +205,8 @@ def deploy(instance: Instance, parameters: Mapping[str, str]) -> SamRun:
     arguments = ["deploy", "--config-file", str(ROOT / "samconfig.toml"), "--config-env", "local"]
     arguments += ["--template-file", str(template), "--no-progressbar"]
     arguments += ["--stack-name", state.stack, "--region", state.region]
-    return SamRun(instance, instance.endpoint, [*arguments, *overrides(parameters)])
+    named = {"Name": state.stack} | dict(parameters)
+    return SamRun(instance, instance.endpoint, [*arguments, *overrides(named)])
 
 
 def built_template(instance: Instance) -> Path:
@@ -214,12 +215,14 @@ def built_template(instance: Instance) -> Path:
 
 
 def write_as_json(template: Path) -> None:
-    """Write a built template as JSON, which is YAML too: the SAM CLI reads it seven times.
+    """Write a built template and its nested ones as JSON, which is YAML too.
 
-    Reading it as YAML takes it 0.3 s each time, and is most of what it does here.
+    The SAM CLI reads each seven times. Reading it as YAML takes it 0.3 s each time, and is most of
+    what it does here.
     """
-    document = yaml.load(template.read_text("utf-8"), yaml.CSafeLoader)
-    template.write_text(json.dumps(document), "utf-8")
+    for each in (template, *template.parent.glob("*/template.yaml")):
+        document = yaml.load(each.read_text("utf-8"), yaml.CSafeLoader)
+        each.write_text(json.dumps(document), "utf-8")
 
 
 def overrides(parameters: Mapping[str, str]) -> list[str]:

@@ -7,15 +7,9 @@ from tests.pipeline.deployed import Pipeline
 
 def stack_roles(pipeline: Pipeline) -> list[str]:
     """The names of the stack's roles."""
-    pages = (
-        pipeline.aws("cloudformation")
-        .get_paginator("list_stack_resources")
-        .paginate(StackName=pipeline.state.stack)
-    )
-    resources = [resource for page in pages for resource in page["StackResourceSummaries"]]
     return [
         found["PhysicalResourceId"]
-        for found in resources
+        for found in pipeline.resources()
         if found["ResourceType"] == "AWS::IAM::Role"
     ]
 

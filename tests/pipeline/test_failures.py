@@ -123,7 +123,7 @@ def test_a_function_whose_role_lacks_a_permission_fails_and_catches_up_when_it_h
         failed = partial(pipeline.logged, "aggregate", "AccessDenied", since_ms)
         becomes(failed, bool, "aggregate's log of its failure")
         assert pipeline.counts("held-up") == {}
-        with without(pipeline, "query", "dynamodb:Query"):
+        with without(pipeline, "query", "dynamodb:GetItem"):
             assert pipeline.http.get("/health").status_code == 502
     assert pipeline.http.get("/health").status_code == 200
     becomes(lambda: pipeline.counts("held-up"), {minute: 5}, "windows, caught up")
