@@ -9,5 +9,6 @@ It knows nothing of what is deployed to it.
     mqtt            IoT Core's message broker and rules
     registry_server Glue Schema Registry
     event_pattern   event patterns, for filters
+    states_language what Step Functions refuses
     instance        the folder of a running one; processes: what runs for it
 """

@@ -40,7 +40,7 @@ from local.trial.run import REFRESH_SECONDS, Plan, elapsed_text, exercise, now_m
 from local.trial.watch import PLAIN_LINE_SECONDS, live_table, plain_line
 from local.values import duration_text
 from local.view import Steps
-from ops.cli import Command
+from ops.command_types import Command
 from ops.errors import OpsError
 from ops.target import ANSWER_SECONDS_MAX, Target
 

@@ -5,24 +5,17 @@ Each command is added by a function that `python -m local` uses too, for the sta
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from ops import quarantine, redrive, replay
+from ops.command_types import Add
 from ops.errors import OpsError
-from ops.target import Target, on_aws
+from ops.target import on_aws
 
 INTERRUPTED = 130
 DEFAULT_ENVIRONMENT = "default"
-
-# argparse has no public name for it
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
-Command = Callable[[argparse.Namespace, Target, Console], int]
-"""What a command does: its options, the stack, where to tell; gives the exit code."""
-Add = Callable[[Subparsers], list[argparse.ArgumentParser]]
-"""Adds a command; gives its parsers, each with `does` set to a Command."""
 
 COMMANDS: tuple[Add, ...] = (redrive.add, quarantine.add, replay.add)
 

@@ -12,16 +12,14 @@ import sys
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
+from ops.command_types import Subparsers
 from ops.errors import OpsError
 from ops.target import Target
-
-if TYPE_CHECKING:
-    from ops.cli import Subparsers
 
 PREFIX = "quarantine/"
 READERS = 8
@@ -34,7 +32,7 @@ GONE = {"NoSuchKey", "404"}
 Line = dict[str, Any]
 
 
-def add(added: "Subparsers") -> list[argparse.ArgumentParser]:
+def add(added: Subparsers) -> list[argparse.ArgumentParser]:
     """Add `quarantine list | show | release | drop`."""
     text = "What no retry mends, until a person has looked."
     asked = added.add_parser("quarantine", help=text, description=text).add_subparsers(

@@ -4,16 +4,14 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
+from ops.command_types import Subparsers
 from ops.errors import OpsError
 from ops.target import Target
-
-if TYPE_CHECKING:
-    from ops.cli import Subparsers
 
 STEP_SECONDS = 10
 """How long an invocation may begin new work: so often one sees how far it is."""
@@ -21,7 +19,7 @@ MOVED = ("succeeded", "quarantined", "dead_letters")
 TEXT = "Try again the batches that a mapping gave up on, and the notices that could not be sent."
 
 
-def add(added: "Subparsers") -> list[argparse.ArgumentParser]:
+def add(added: Subparsers) -> list[argparse.ArgumentParser]:
     """Add `redrive`."""
     parser = added.add_parser("redrive", help=TEXT, description=TEXT)
     parser.set_defaults(does=redrive)

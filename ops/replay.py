@@ -7,16 +7,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
+from ops.command_types import Subparsers
 from ops.errors import OpsError
 from ops.target import Target
-
-if TYPE_CHECKING:
-    from ops.cli import Subparsers
 
 POLL_SECONDS = 1.0
 LOOK_AGAIN_SECONDS = (2, 5, 10, 20, 40)  # where AWS doesn't answer, or is asked too often
@@ -50,7 +48,7 @@ SAID = {
 """What the items of each map are called, and what their outputs count."""
 
 
-def add(added: "Subparsers") -> list[argparse.ArgumentParser]:
+def add(added: Subparsers) -> list[argparse.ArgumentParser]:
     """Add `replay`."""
     replay = added.add_parser(
         "replay",

@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         tier = item.path.relative_to(TESTS).parts[0]
-        if tier in {"unit", "functions", "contract", "pipeline"}:
+        if tier in {"unit", "functions", "contract", "template", "pipeline"}:
             item.add_marker(tier)
         if tier == "unit":
             item.add_marker("disable_socket")

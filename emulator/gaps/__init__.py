@@ -31,3 +31,8 @@ class Modules:
     def core(self, name: str) -> Any:
         """Return a module that several services share."""
         return importlib.import_module(f"ministack.core.{name}")
+
+    @property
+    def app(self) -> Any:
+        """The module that takes requests and knows the event loop."""
+        return importlib.import_module("ministack.app")

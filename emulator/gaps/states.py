@@ -1,17 +1,64 @@
-"""A gap of the embedded AWS, closed: who stops an execution stops the children of its maps too.
+"""Gaps of the embedded AWS, closed: which state machines are refused, and what a stop stops.
 
-On AWS a stopped execution's distributed maps are aborted, with all that runs in them. The emulator
-(1.5.33) lets them go on to their ends.
+Step Functions refuses a definition that the States Language doesn't allow
+(https://docs.aws.amazon.com/step-functions/latest/apireference/API_CreateStateMachine.html,
+InvalidDefinition). The emulator (1.5.33) takes any, and CloudFormation's way in doesn't even read
+it. On AWS a stopped execution's distributed maps are aborted, with all that runs in them. The
+emulator lets them go on to their ends.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+from emulator import states_language
+
 STOPPED = "States.Runtime"
+BAD_REQUEST = 400
+
+Document = dict[str, Any]
+Response = tuple[int, dict[str, str], bytes]
 
 
 def close(modules: Any) -> None:
-    """Close this gap in the emulator's modules (`emulator.gaps.Modules`)."""
-    stop_children(modules.service("stepfunctions"))
+    """Close these gaps in the emulator's modules (`emulator.gaps.Modules`)."""
+    step_functions = modules.service("stepfunctions")
+    refuse_as_aws(step_functions, modules.service("cloudformation.provisioners"))
+    stop_children(step_functions)
+
+
+def refuse_as_aws(step_functions: Any, provisioners: Any) -> None:
+    """Make the emulator hold each definition against the States Language before it takes it."""
+    own_refusal = step_functions._validate_definition_jsonata
+    definition_of = provisioners._sfn_definition
+
+    def refusal(definition: Any) -> str | None:
+        text = definition if isinstance(definition, str) else ""
+        found: str | None = states_language.refusal(text) or own_refusal(definition)
+        return found
+
+    def checked_definition(properties: Document) -> str:
+        definition: str = definition_of(properties)
+        refused = refusal(definition)
+        if refused:
+            told = provisioners._sdk_error(refused, "Sfn", BAD_REQUEST)
+            raise provisioners._sfn_handler_error(told)
+        return definition
+
+    step_functions._validate_definition_jsonata = refusal
+    step_functions._validate_state_machine_definition = validating(step_functions.json_response)
+    provisioners._sfn_definition = checked_definition
+
+
+def validating(json_response: Callable[[Document], Response]) -> Callable[[Document], Response]:
+    """Return the operation ValidateStateMachineDefinition."""
+
+    def validate(request: Document) -> Response:
+        found = states_language.problems(request.get("definition") or "")
+        diagnostics = [problem._asdict() | {"severity": "ERROR"} for problem in found]
+        result = "FAIL" if found else "OK"
+        return json_response({"result": result, "diagnostics": diagnostics, "truncated": False})
+
+    return validate
 
 
 def stop_children(stepfunctions: Any) -> None:

@@ -38,6 +38,7 @@ def peers() -> dict[str, Any]:
     return found
 
 
+@cache
 def marked() -> Marks:
     """Return the marks of all test functions, as they stand in the files."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))

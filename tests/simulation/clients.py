@@ -1,24 +1,25 @@
 """What functions use of boto3: the calls that the adapters make, against the simulated services."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 from telemetry.domain.schema import versions
 
+from emulator.mappings.model import Answer
 from emulator.mappings.ports import NotInvoked
 from tests.fakes import schema_id
 from tests.simulation.processes import wait
+from tests.simulation.services import STACK, Services
 from tests.simulation.tables import Item, Refused, Table
-
-if TYPE_CHECKING:
-    from tests.simulation.region import Region
 
 T = TypeVar("T")
 Json = dict[str, Any]
+Invoke = Callable[[str, Json], Awaitable[Answer]]
+"""Runs a function with an event, and waits for its answer."""
 REGISTRY = "telemetry/reading"
 
 
@@ -32,8 +33,10 @@ def refusal(code: str, operation: str, item: Item | None = None) -> ClientError:
 class Clients:
     """The clients of one environment; `call` is what makes each call go wrong or not."""
 
-    def __init__(self, region: "Region") -> None:
-        self.region = region
+    def __init__(self, services: Services, invoke: Invoke) -> None:
+        self.services = services
+        self.conditions = services.conditions
+        self.invoke = invoke
         self.dynamodb = DynamoDb(self)
         self.kinesis = Kinesis(self)
         self.sqs = Sqs(self)
@@ -54,8 +57,8 @@ class Client:
 
     def __init__(self, of: Clients) -> None:
         self._of = of
-        self._region = of.region
-        self._world = of.region.world
+        self._services = of.services
+        self._conditions = of.conditions
 
     def _call(self, operation: str, does: Callable[[], T]) -> T:
         return self._of.call(self.service, operation, does)
@@ -65,17 +68,19 @@ class Kinesis(Client):
     service = "kinesis"
 
     def put_record(self, *, StreamName: str, PartitionKey: str, Data: bytes) -> None:  # noqa: ARG002, N803
-        self._call("PutRecord", lambda: self._region.stream.take(Data, PartitionKey))
+        self._call("PutRecord", lambda: self._services.stream.take(Data, PartitionKey))
 
     def put_records(self, *, StreamName: str, Records: list[Json]) -> Json:  # noqa: ARG002, N803
+        stream = self._services.stream
+
         def does() -> Json:
             results: list[Json] = []
             for record in Records:
-                if self._world.happens("put_throttle"):
+                if self._conditions.happens("put_throttle"):
                     code = "ProvisionedThroughputExceededException"
                     results.append({"ErrorCode": code, "ErrorMessage": "simulated"})
                     continue
-                shard_id, number = self._region.stream.take(record["Data"], record["PartitionKey"])
+                shard_id, number = stream.take(record["Data"], record["PartitionKey"])
                 results.append({"ShardId": shard_id, "SequenceNumber": number})
             failed = sum("ErrorCode" in result for result in results)
             return {"FailedRecordCount": failed, "Records": results}
@@ -93,18 +98,18 @@ class DynamoDb(Client):
         )
 
     def _execute(self, statement: Json) -> Json:
-        world, text = self._world, statement["Statement"]
-        if world.happens("item_throttle"):
+        conditions, text = self._conditions, statement["Statement"]
+        if conditions.happens("item_throttle"):
             return {"Error": {"Code": "ThrottlingError", "Message": "simulated"}}
         table = self._table(text.split('"')[1])
         try:
-            table.execute(self._region.name, text, statement["Parameters"])
+            table.execute(self._services.name, text, statement["Parameters"])
         except Refused as refused:
-            world.hits["conflict"] += 1
+            conditions.hits["conflict"] += 1
             is_insert = text.startswith("INSERT")
             code = "DuplicateItem" if is_insert else "ConditionalCheckFailed"
             error: Json = {"Code": code, "Message": "simulated"}
-            if refused.item is not None and not world.happens("mute_conflict"):
+            if refused.item is not None and not conditions.happens("mute_conflict"):
                 error["Item"] = refused.item
             self._note(table, statement, code)
             return {"Error": error}
@@ -115,12 +120,12 @@ class DynamoDb(Client):
         """Note which item a statement was about: keys are its only plain texts with a region."""
         texts = [value["S"] for value in statement["Parameters"] if "S" in value]
         version = statement["Parameters"][-1].get("N", "")
-        self._world.history.note(self._region.name, table.name, *texts[:2], version, outcome)
+        self._conditions.history.note(self._services.name, table.name, *texts[:2], version, outcome)
 
     def get_item(self, *, TableName: str, Key: Item, ConsistentRead: bool = False) -> Json:  # noqa: N803
         def does() -> Json:
             table = self._table(TableName)
-            item = table.get(self._region.name, table.key_of(Key), ConsistentRead)
+            item = table.get(self._services.name, table.key_of(Key), ConsistentRead)
             return {} if item is None else {"Item": item}
 
         return self._call("GetItem", does)
@@ -131,7 +136,7 @@ class DynamoDb(Client):
             values = request["ExpressionAttributeValues"]
             condition = request["ConditionExpression"]
             try:
-                table.claim(self._region.name, request["Item"], condition, values)
+                table.claim(self._services.name, request["Item"], condition, values)
             except Refused as refused:
                 code = "ConditionalCheckFailedException"
                 raise refusal(code, "PutItem", refused.item) from None
@@ -141,7 +146,7 @@ class DynamoDb(Client):
     def update_item(self, **request: Any) -> None:
         def does() -> None:
             self._table(request["TableName"]).set_state(
-                self._region.name,
+                self._services.name,
                 request["Key"],
                 request["UpdateExpression"],
                 request["ExpressionAttributeValues"],
@@ -153,7 +158,7 @@ class DynamoDb(Client):
         def does() -> Json:
             (value,) = request["ExpressionAttributeValues"].values()
             found = self._table(request["TableName"]).having(
-                self._region.name, "status_bucket", value
+                self._services.name, "status_bucket", value
             )
             return {"Items": found}
 
@@ -164,7 +169,7 @@ class DynamoDb(Client):
         return Windows(self)
 
     def _table(self, name: str) -> Table:
-        return self._world.tables[name]
+        return self._services.tables[name]
 
 
 class Windows:
@@ -176,7 +181,7 @@ class Windows:
     def paginate(self, **request: Any) -> Iterator[Json]:
         values = request["ExpressionAttributeValues"]
         table = self._dynamodb._table(request["TableName"])
-        region = self._dynamodb._region.name
+        region = self._dynamodb._services.name
         if ":partition" in values:  # the regions' generations
             (name,) = values.values()
             yield self._dynamodb._call(
@@ -194,18 +199,18 @@ class Sqs(Client):
         def does() -> Json:
             answer: Json = {"Successful": [], "Failed": []}
             for entry in Entries:
-                if self._world.happens("send_fails"):
+                if self._conditions.happens("send_fails"):
                     failure = {"Id": entry["Id"], "Code": "InternalError", "SenderFault": False}
                     answer["Failed"].append(failure)
                     continue
-                sent = self._region.queues[QueueUrl].send(entry["MessageBody"])
+                sent = self._services.queues[QueueUrl].send(entry["MessageBody"])
                 answer["Successful"].append({"Id": entry["Id"], "MessageId": sent})
             return answer
 
         return self._call("SendMessageBatch", does)
 
     def send_message(self, *, QueueUrl: str, MessageBody: str) -> None:  # noqa: N803
-        self._call("SendMessage", lambda: self._region.queues[QueueUrl].send(MessageBody))
+        self._call("SendMessage", lambda: self._services.queues[QueueUrl].send(MessageBody))
 
     def receive_message(
         self,
@@ -215,13 +220,13 @@ class Sqs(Client):
         WaitTimeSeconds: int,  # noqa: ARG002, N803
     ) -> Json:
         def does() -> Json:
-            found = self._region.queues[QueueUrl].receive(MaxNumberOfMessages)
+            found = self._services.queues[QueueUrl].receive(MaxNumberOfMessages)
             return {"Messages": [{"Body": m.body, "ReceiptHandle": m.receipt} for m in found]}
 
         return self._call("ReceiveMessage", does)
 
     def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> None:  # noqa: N803
-        queue = self._region.queues[QueueUrl]
+        queue = self._services.queues[QueueUrl]
         self._call("DeleteMessage", lambda: queue.delete(ReceiptHandle))
 
     def change_message_visibility(
@@ -231,7 +236,7 @@ class Sqs(Client):
         ReceiptHandle: str,  # noqa: N803
         VisibilityTimeout: int,  # noqa: N803
     ) -> None:
-        queue = self._region.queues[QueueUrl]
+        queue = self._services.queues[QueueUrl]
         self._call("ChangeMessageVisibility", lambda: queue.hide(ReceiptHandle, VisibilityTimeout))
 
 
@@ -249,7 +254,7 @@ class S3(Client):
         body = Body.encode() if isinstance(Body, str) else Body
 
         def does() -> None:
-            bucket = self._region.buckets[Bucket]
+            bucket = self._services.buckets[Bucket]
             if IfMatch not in (None, bucket.etag(Key)):
                 raise refusal("PreconditionFailed", "PutObject")
             bucket.put(Key, body)
@@ -258,7 +263,7 @@ class S3(Client):
 
     def get_object(self, *, Bucket: str, Key: str) -> Json:  # noqa: N803
         def does() -> Json:
-            bucket = self._region.buckets[Bucket]
+            bucket = self._services.buckets[Bucket]
             if Key not in bucket.objects:
                 raise refusal("NoSuchKey", "GetObject")
             return {"Body": BytesIO(bucket.objects[Key]), "ETag": bucket.etag(Key)}
@@ -267,7 +272,7 @@ class S3(Client):
 
     def delete_object(self, *, Bucket: str, Key: str, IfMatch: str | None = None) -> None:  # noqa: N803
         def does() -> None:
-            bucket = self._region.buckets[Bucket]
+            bucket = self._services.buckets[Bucket]
             if IfMatch not in (None, bucket.etag(Key)):
                 raise refusal("PreconditionFailed", "DeleteObject")
             bucket.objects.pop(Key, None)
@@ -276,8 +281,8 @@ class S3(Client):
 
     def list_objects_v2(self, *, Bucket: str, Prefix: str) -> Json:  # noqa: N803
         def does() -> Json:
-            keys = sorted(self._region.buckets[Bucket].objects)
-            at = datetime.fromtimestamp(self._world.now_ms() / 1000, UTC)
+            keys = sorted(self._services.buckets[Bucket].objects)
+            at = datetime.fromtimestamp(self._conditions.now_ms() / 1000, UTC)
             found = [{"Key": key, "LastModified": at} for key in keys if key.startswith(Prefix)]
             return {"Contents": found}
 
@@ -292,10 +297,10 @@ class Glue(Client):
             found = [each for each in versions("reading") if id_of(each) == SchemaVersionId]
             if not found:
                 raise refusal("EntityNotFoundException", "GetSchemaVersion")
-            if self._world.happens("registry_fails"):
+            if self._conditions.happens("registry_fails"):
                 raise refusal("InternalServiceException", "GetSchemaVersion")
             return {
-                "SchemaArn": f"arn:aws:glue:{self._region.name}:123456789012:schema/{REGISTRY}",
+                "SchemaArn": f"arn:aws:glue:{self._services.name}:123456789012:schema/{REGISTRY}",
                 "SchemaDefinition": json.dumps(found[0]),
                 "DataFormat": "AVRO",
                 "Status": "AVAILABLE",
@@ -315,9 +320,9 @@ class Lambda(Client):
     def invoke(self, *, FunctionName: str, Payload: bytes) -> Json:  # noqa: N803
         """Invoke a function; the wait for its answer is part of the call."""
         self._call("Invoke", lambda: None)
-        stage = FunctionName.removeprefix("telemetry-")
+        stage = FunctionName.removeprefix(f"{STACK}-")
         try:
-            answer = wait(self._region.lambda_.invoke(stage, json.loads(Payload)))
+            answer = wait(self._of.invoke(stage, json.loads(Payload)))
         except NotInvoked:
             raise refusal("TooManyRequestsException", "Invoke") from None
         found: Json = {"Payload": BytesIO(json.dumps(answer.payload).encode())}
@@ -334,12 +339,12 @@ class Publishing(Client):
         self.service = service
 
     def publish(self, *, TopicArn: str, Message: str, **_more: Any) -> None:  # noqa: ARG002, N803
-        self._call("Publish", lambda: self._region.published["sns"].append(Message))
+        self._call("Publish", lambda: self._services.published["sns"].append(Message))
 
     def put_events(self, *, Entries: list[Json]) -> Json:  # noqa: N803
         def does() -> Json:
             for entry in Entries:
-                self._region.published["bus"].append(entry["Detail"])
+                self._services.published["bus"].append(entry["Detail"])
             return {"FailedEntryCount": 0, "Entries": [{}]}
 
         return self._call("PutEvents", does)

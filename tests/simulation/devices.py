@@ -4,16 +4,15 @@ import asyncio
 import json
 import random
 from base64 import b64encode
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 from emulator.mappings.ports import NotInvoked
 from tests import writers
+from tests.simulation.conditions import Conditions
 from tests.simulation.iot import Publication
+from tests.simulation.region import Region
 from tests.simulation.ways import NEWEST, WAYS, Way
-
-if TYPE_CHECKING:
-    from tests.simulation.world import World
 
 Json = dict[str, Any]
 HOUR_MS = 3_600_000
@@ -29,13 +28,14 @@ ACCEPTED, REFUSED, UNAVAILABLE = 202, 400, 503
 class Device:
     """One device: its plan is drawn from the seed, its sending depends on the answers it gets."""
 
-    def __init__(self, world: "World", index: int) -> None:
-        self._world = world
-        self._chance = random.Random(f"{world.seed}/device/{index}")
+    def __init__(self, conditions: Conditions, regions: Mapping[str, Region], index: int) -> None:
+        self._conditions = conditions
+        self._regions = regions
+        self._chance = random.Random(f"{conditions.seed}/device/{index}")
         self.device_id = f"device-{index}"
-        neighbour = f"device-{(index + 1) % world.options.devices}"
+        neighbour = f"device-{(index + 1) % conditions.options.devices}"
         self._others = neighbour if neighbour != self.device_id else "device-0x"
-        self.region = self._chance.choice(sorted(world.regions))
+        self.region = self._chance.choice(sorted(regions))
         is_wrong = self._happens("wrong_clock")
         self._skew_ms = self._chance.choice(SKEWS_MS) if is_wrong else 0
         self._is_refused = self._skew_ms in REFUSED_SKEWS_MS
@@ -80,19 +80,20 @@ class Device:
 
     async def run(self) -> None:
         """Measure and send until its time is over."""
-        options, chance, world = self._world.options, self._chance, self._world
+        conditions, chance = self._conditions, self._chance
+        options = conditions.options
         count = int(options.minutes * 60 / options.period_seconds)
         waiting: list[Json] = []
         for temperature in self.temperatures(count):
             await asyncio.sleep(options.period_seconds * chance.uniform(0.5, 1.5))
-            measured = self.document(world.now_ms() + self._skew_ms, temperature)
+            measured = self.document(conditions.now_ms() + self._skew_ms, temperature)
             if self._happens("new_firmware"):
                 self.way = chance.choice(WAYS)
-                world.history.note(self.device_id, "sends as", self.way.name)
+                conditions.history.note(self.device_id, "sends as", self.way.name)
             if self._happens("poison"):
-                world.poison_instants.add(measured["recorded_at"])
+                conditions.poison_instants.add(measured["recorded_at"])
             if self._happens("hours_late"):
-                old_ms = world.now_ms() - chance.randint(1, 20) * HOUR_MS
+                old_ms = conditions.now_ms() - chance.randint(1, 20) * HOUR_MS
                 waiting.append(self.document(old_ms, round(chance.uniform(20, 50), 2)))
             waiting += self._parts(measured)
             if self._happens("late"):
@@ -118,7 +119,7 @@ class Device:
         return parts
 
     def _happens(self, fault: str) -> bool:
-        return self._world.happens(fault, self._chance)
+        return self._conditions.happens(fault, self._chance)
 
     def _send(self, documents: list[Json], delay_seconds: float) -> None:
         self.sent += documents
@@ -156,16 +157,16 @@ class Device:
             documents = await self._send_once(region, way, documents)
             await asyncio.sleep(self._chance.uniform(*PAUSE_SECONDS))
             if self._happens("other_region"):
-                region = self._chance.choice(sorted(self._world.regions))
+                region = self._chance.choice(sorted(self._regions))
             region = self._if_there(region)
             if self._happens("other_way"):
                 way, documents = self._chance.choice(ways), whole
 
     def _if_there(self, region: str) -> str:
         """A region, or the other one if it is lost."""
-        if not self._world.regions[region].is_lost:
+        if not self._regions[region].is_lost:
             return region
-        (other,) = [each for each in self._world.regions if each != region]
+        (other,) = [each for each in self._regions if each != region]
         return other
 
     async def _send_once(self, region: str, way: Way, documents: list[Json]) -> list[Json]:
@@ -174,7 +175,7 @@ class Device:
         meant = [way.meant(document) for document in documents]
         self.sent += [each for each in meant if each not in documents]
         instants = [document["recorded_at"] for document in documents]
-        self._world.history.note(self.device_id, "sends to", region, way.name, instants)
+        self._conditions.history.note(self.device_id, "sends to", region, way.name, instants)
         if way.topic:
             return await self._publish(region, way, meant)
         return await self._post(region, way, meant)
@@ -186,7 +187,7 @@ class Device:
         body = [*documents, *bad]
         response = await self._request(region, way, body)
         if response is not None and response["statusCode"] == UNAVAILABLE:
-            self._world.hits["not taken"] += 1
+            self._conditions.hits["not taken"] += 1
         if response is None or response["statusCode"] not in {ACCEPTED, REFUSED, UNAVAILABLE}:
             return documents
         answer = json.loads(response["body"])
@@ -217,13 +218,13 @@ class Device:
 
     def _good_instants(self) -> set[int]:
         """The instants of a device whose clock is refused that are right all the same."""
-        now_ms = self._world.now_ms()
+        now_ms = self._conditions.now_ms()
         return {at_ms for at_ms in self._used if now_ms - DAY_MS < at_ms < now_ms + 1}
 
     def _bad_bodies(self, way: Way) -> list[Any]:
         if not self._happens("bad_body"):
             return []
-        now_ms = self._world.now_ms()
+        now_ms = self._conditions.now_ms()
         of_any_format: list[Any] = [
             {"recorded_at": now_ms, "temperature": 412.0},
             {"recorded_at": now_ms},
@@ -235,7 +236,7 @@ class Device:
 
     async def _request(self, region: str, way: Way, body: list[Any]) -> Json | None:
         """An API request; None where no answer comes back."""
-        world = self._world
+        conditions = self._conditions
         event: Json = {
             "httpMethod": "POST",
             "resource": "/devices/{device_id}/readings",
@@ -248,11 +249,11 @@ class Device:
         if way.is_zipped:
             event["headers"]["content-encoding"] = "gzip"
         try:
-            answer = await world.regions[region].lambda_.invoke("ingest", event)
+            answer = await self._regions[region].lambda_.invoke("ingest", event)
         except NotInvoked:
             return None
-        if answer.function_error is not None or world.happens("lost_ack"):
-            world.history.note(self.device_id, "gets no answer from", region)
+        if answer.function_error is not None or conditions.happens("lost_ack"):
+            conditions.history.note(self.device_id, "gets no answer from", region)
             return None
         response: Json = answer.payload
         return response
@@ -277,7 +278,7 @@ class Device:
     async def _message(self, region: str, message: Publication) -> bool:
         """Publish a message; whether it was acknowledged."""
         self.published.append(message)
-        return await self._world.regions[region].iot.publish(message)
+        return await self._regions[region].iot.publish(message)
 
     async def _publish_bad(self, region: str) -> None:
         """Publish what isn't a reading until it is acknowledged, the same every time."""
@@ -286,7 +287,7 @@ class Device:
             message = Publication(
                 f"telemetry/{self.device_id}/{topic}", payload, self.device_id, documents
             )
-            self._world.history.note(self.device_id, "publishes to", region, topic, payload)
+            self._conditions.history.note(self.device_id, "publishes to", region, topic, payload)
             if await self._message(region, message):
                 return
             await asyncio.sleep(self._chance.uniform(*PAUSE_SECONDS))
@@ -294,7 +295,7 @@ class Device:
 
     def _bad(self, way: Way) -> Json:
         """A document that isn't a reading, and that a format can have."""
-        at_ms = self._world.now_ms()
+        at_ms = self._conditions.now_ms()
         bad: list[Json] = [
             {"recorded_at": at_ms, "temperature": 412.0},
             {"recorded_at": at_ms + 20 * 60_000, "temperature": 44.0},
@@ -306,7 +307,7 @@ class Device:
 
     def _bad_message(self) -> tuple[str, bytes, list[Any] | None]:
         """A message that brings nothing good: its topic, its bytes, its documents if any."""
-        at_ms = self._world.now_ms()
+        at_ms = self._conditions.now_ms()
         hot = {"recorded_at": at_ms, "temperature": 44.0}
         unreadable = [
             ("readings", b"not JSON"),

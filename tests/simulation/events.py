@@ -8,14 +8,13 @@ Lambda never says that it gives up sending to a destination that is away, so her
 import asyncio
 import functools
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from emulator.mappings.model import Answer
 from emulator.mappings.ports import NotInvoked
-from tests.template import TEMPLATE, resources
-
-if TYPE_CHECKING:
-    from tests.simulation.region import Region
+from tests.simulation.functions import Lambda
+from tests.simulation.services import Services
+from tests.template import everywhere
 
 Json = dict[str, Any]
 RETRY_SECONDS = 60.0
@@ -36,7 +35,7 @@ class Asynchronous(NamedTuple):
 @functools.cache
 def asynchronous(function: str) -> Asynchronous:
     """What the template says of a function's asynchronous invocations."""
-    functions = resources(TEMPLATE.read_text("utf-8"), "AWS::Serverless::Function")
+    functions = everywhere("AWS::Serverless::Function")
     config = functions[f"{function.title()}Function"].get("EventInvokeConfig", {})
     on_failure = config.get("DestinationConfig", {}).get("OnFailure")
     destination = QUEUES[on_failure["Destination"]] if on_failure else None
@@ -46,9 +45,10 @@ def asynchronous(function: str) -> Asynchronous:
 class Events:
     """The queue of asynchronous events of one region."""
 
-    def __init__(self, region: "Region") -> None:
-        self._region = region
-        self._world = region.world
+    def __init__(self, services: Services, functions: Lambda) -> None:
+        self._services = services
+        self._conditions = services.conditions
+        self._functions = functions
         self.waiting = 0
         """Events that haven't come to their end."""
 
@@ -56,14 +56,14 @@ class Events:
         """Take an event, to run a function with it some time."""
         self.waiting += 1
         asyncio.create_task(self._deliver(function, event))  # noqa: RUF006
-        if self._world.happens("event_twice"):
+        if self._conditions.happens("event_twice"):
             self.waiting += 1
             asyncio.create_task(self._deliver(function, event))  # noqa: RUF006
 
     async def _deliver(self, function: str, event: Json) -> None:
         try:
-            if self._world.happens("event_late"):
-                await asyncio.sleep(self._world.chance.uniform(*LATE_SECONDS))
+            if self._conditions.happens("event_late"):
+                await asyncio.sleep(self._conditions.chance.uniform(*LATE_SECONDS))
             retries, destination = asynchronous(function)
             answer = await self._attempt(function, event)
             for attempt in range(1, retries + 1):
@@ -72,7 +72,7 @@ class Events:
                 await asyncio.sleep(RETRY_SECONDS * attempt)
                 answer = await self._attempt(function, event)
             if answer is not None and answer.function_error is not None and destination:
-                self._world.hits["event given up"] += 1
+                self._conditions.hits["event given up"] += 1
                 await self._tell(destination, record(function, event, answer, retries + 1))
         finally:
             self.waiting -= 1
@@ -80,23 +80,23 @@ class Events:
     async def _attempt(self, function: str, event: Json) -> Answer | None:
         """Run the function, however often it is throttled; None once the region is lost."""
         wait_seconds, most = THROTTLED_SECONDS
-        while not self._region.is_lost:
-            if self._world.happens("event_fails"):
+        while not self._services.is_lost:
+            if self._conditions.happens("event_fails"):
                 return Answer({"errorType": "Runtime.InitError"}, "Unhandled", "request-0")
             try:
-                return await self._region.lambda_.invoke(function, event)
+                return await self._functions.invoke(function, event)
             except NotInvoked:
                 await asyncio.sleep(wait_seconds)
                 wait_seconds = min(wait_seconds * 2, most)
         return None
 
     async def _tell(self, destination: str, document: Json) -> None:
-        world, region = self._world, self._region
-        world.history.note(region.name, "an event is given up, to", destination)
-        while world.is_out("sqs", region.name) or world.happens("send_fails"):
+        conditions, services = self._conditions, self._services
+        conditions.history.note(services.name, "an event is given up, to", destination)
+        while conditions.is_out("sqs", services.name) or conditions.happens("send_fails"):
             await asyncio.sleep(AGAIN_SECONDS)
-        if not region.is_lost:
-            region.queues[destination].send(json.dumps(document))
+        if not services.is_lost:
+            services.queues[destination].send(json.dumps(document))
 
 
 def record(function: str, event: Json, answer: Answer, attempts: int) -> Json:

@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-import contextvars
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from botocore.exceptions import ClientError, ReadTimeoutError
@@ -15,12 +14,11 @@ from telemetry.domain.accounting import Metric
 
 from emulator.mappings.model import Answer
 from emulator.mappings.ports import NotInvoked
-from tests.simulation.clients import Clients
+from tests.simulation.clients import Clients, Invoke
+from tests.simulation.conditions import owner
 from tests.simulation.processes import Crash, running, wait
+from tests.simulation.services import Services
 from tests.template import timeout_seconds
-
-if TYPE_CHECKING:
-    from tests.simulation.region import Region
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -32,10 +30,6 @@ CALL_SECONDS = (0.001, 0.004, 0.03)
 START_SECONDS = (0.5, 4.0)
 # Which functions a poison record kills.
 MORTAL = {"aggregate", "alert"}
-
-owner: contextvars.ContextVar[str] = contextvars.ContextVar("owner", default="world")
-"""Whose a task is: what kills the mapping engine leaves running functions alone."""
-
 
 _environments: "WeakKeyDictionary[greenlet, Environment]" = WeakKeyDictionary()
 
@@ -65,13 +59,13 @@ class Invocation:
 class Environment(Clients):
     """One execution environment: its code's clients, each call of which may go wrong."""
 
-    def __init__(self, region: "Region", invocation: Invocation) -> None:
-        super().__init__(region)
+    def __init__(self, services: Services, invoke: Invoke, invocation: Invocation) -> None:
+        super().__init__(services, invoke)
         self.function = invocation.function
-        self.name = f"{region.name}/{self.function}/{invocation.serial}"
+        self.name = f"{services.name}/{self.function}/{invocation.serial}"
         self.is_dead = False
         self.begin(invocation)
-        self._skew_ms = region.world.drawn_skew_ms()
+        self._skew_ms = self.conditions.drawn_skew_ms()
 
     def begin(self, invocation: Invocation) -> None:
         """Run for this invocation from now on."""
@@ -88,11 +82,11 @@ class Environment(Clients):
         self.counts.clear()
 
     def clock_ms(self) -> int:
-        return self.region.world.now_ms() + self._skew_ms
+        return self.conditions.now_ms() + self._skew_ms
 
     def remaining_ms(self) -> int:
         """What is left of the function's time."""
-        return self.invocation.deadline_ms - self.region.world.now_ms()
+        return self.invocation.deadline_ms - self.conditions.now_ms()
 
     def sleep(self, seconds: float) -> None:
         wait(asyncio.sleep(seconds))
@@ -102,39 +96,39 @@ class Environment(Clients):
 
     def die(self, why: str) -> Crash:
         self.is_dead = True
-        self.region.world.history.note(self.name, "dies", why)
+        self.conditions.history.note(self.name, "dies", why)
         return Crash(why)
 
     def call(self, service: str, operation: str, does: Callable[[], T]) -> T:
         """One call of a service, and what may come between it and the function."""
-        world = self.region.world
-        wait(asyncio.sleep(world.chance.choice(CALL_SECONDS)))
+        conditions = self.conditions
+        wait(asyncio.sleep(conditions.chance.choice(CALL_SECONDS)))
         self._check_region()
-        if world.happens("stall"):
-            hangs = timeout_seconds(self.function) * world.chance.uniform(1.0, 3.0)
-            world.history.note(self.name, f"{operation} hangs for {hangs:.0f} s")
+        if conditions.happens("stall"):
+            hangs = timeout_seconds(self.function) * conditions.chance.uniform(1.0, 3.0)
+            conditions.history.note(self.name, f"{operation} hangs for {hangs:.0f} s")
             wait(asyncio.sleep(hangs))
             self._check_region()
-        if world.happens("crash_before"):
+        if conditions.happens("crash_before"):
             raise self.die(f"before {operation}")
-        if world.is_out(service, self.region.name) or world.happens("call_fails"):
-            world.history.note(self.name, operation, "is refused")
+        if conditions.is_out(service, self.services.name) or conditions.happens("call_fails"):
+            conditions.history.note(self.name, operation, "is refused")
             self.invocation.unsure[operation] += 1
             error = {"Error": {"Code": "ServiceUnavailable", "Message": "simulated"}}
             raise ClientError(error, operation)  # type: ignore[arg-type]
         answer = does()
         if self.invocation.is_given_up:
-            world.hits["zombie's call"] += 1
-        if world.happens("crash_after"):
+            conditions.hits["zombie's call"] += 1
+        if conditions.happens("crash_after"):
             raise self.die(f"after {operation}")
-        if world.happens("answer_lost"):
-            world.history.note(self.name, operation, "takes place, its answer is lost")
+        if conditions.happens("answer_lost"):
+            conditions.history.note(self.name, operation, "takes place, its answer is lost")
             self.invocation.unsure["lost answer"] += 1
             raise ReadTimeoutError(endpoint_url=service)
         return answer
 
     def _check_region(self) -> None:
-        if self.region.is_lost:
+        if self.services.is_lost:
             self.is_dead = True
             raise Crash("the region is lost")
 
@@ -143,7 +137,7 @@ class Environment(Clients):
 class Lambda:
     """The functions of one region."""
 
-    region: "Region"
+    services: Services
     builds: dict[str, Build]
     invocations: list[Invocation] = field(default_factory=list)
     raised: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -162,23 +156,23 @@ class Lambda:
         self, function: str, event: Json, is_twin: bool = False
     ) -> "tuple[Answer, Invocation]":
         """The same, and what there is to know of it."""
-        world = self.region.world
-        if self.region.is_lost:
+        conditions = self.services.conditions
+        if self.services.is_lost:
             raise NotInvoked("the region is lost")
-        if world.happens("throttle"):
+        if conditions.happens("throttle"):
             raise NotInvoked("Rate exceeded")
-        if not is_twin and "httpMethod" not in event and world.happens("twin"):
+        if not is_twin and "httpMethod" not in event and conditions.happens("twin"):
             self._in_background(self._twin(function, event))
         self._serial += 1
         serial = self._serial
         invocation = Invocation(serial, function, event)
         self.invocations.append(invocation)
-        world.history.note(self._name(serial, function), told(event))
+        conditions.history.note(self._name(serial, function), told(event))
         task = self._in_background(self._run(function, event, invocation))
         await asyncio.wait({task}, timeout=timeout_seconds(function))
         if not task.done():
             invocation.is_given_up = True
-            world.history.note(self._name(serial, function), "has timed out, and goes on")
+            conditions.history.note(self._name(serial, function), "has timed out, and goes on")
             payload = {"errorType": "Sandbox.Timedout", "errorMessage": "Task timed out"}
             return Answer(payload, "Unhandled", f"request-{serial}"), invocation
         answer: Answer = task.result()
@@ -189,17 +183,17 @@ class Lambda:
             await self.invoke(function, event, is_twin=True)
 
     async def _run(self, function: str, event: Json, invocation: Invocation) -> Answer:
-        world = self.region.world
+        conditions = self.services.conditions
         name = self._name(invocation.serial, function)
         if self._idle[function]:
             environment, handler = self._idle[function].pop()
             environment.begin(invocation)
         else:
-            if world.happens("slow_start"):
-                await asyncio.sleep(world.chance.uniform(*START_SECONDS))
-            environment = Environment(self.region, invocation)
+            if conditions.happens("slow_start"):
+                await asyncio.sleep(conditions.chance.uniform(*START_SECONDS))
+            environment = Environment(self.services, self.invoke, invocation)
             handler = self.builds[function](environment)
-        invocation.deadline_ms = world.now_ms() + int(timeout_seconds(function) * 1000)
+        invocation.deadline_ms = conditions.now_ms() + int(timeout_seconds(function) * 1000)
         self.at_work.add(invocation.serial)
         try:
             payload = await running(lambda: self._mortal(environment, handler, event))
@@ -209,14 +203,14 @@ class Lambda:
             answer = Answer(payload, "Unhandled", f"request-{invocation.serial}")
         except Exception as error:  # noqa: BLE001 - whatever a function raises is its failure
             payload = {"errorType": type(error).__name__, "errorMessage": str(error)}
-            world.history.note(name, "raises", type(error).__name__, error)
+            conditions.history.note(name, "raises", type(error).__name__, error)
             self.raised[function, type(error).__name__] += 1
             answer = Answer(payload, "Unhandled", f"request-{invocation.serial}")
             environment.write_counts()
         else:
             environment.write_counts()
             invocation.answer, invocation.has_ended = payload, True
-            world.history.note(name, "answers", shortened(payload))
+            conditions.history.note(name, "answers", shortened(payload))
             answer = Answer(payload, None, f"request-{invocation.serial}")
         finally:
             self.at_work.discard(invocation.serial)
@@ -226,10 +220,10 @@ class Lambda:
 
     def _mortal(self, environment: Environment, handler: Handler, event: Json) -> Any:
         """Run the handler, unless a record of the event is one that kills it."""
-        world = self.region.world
-        if environment.function in MORTAL and not world.is_mended:
+        conditions = self.services.conditions
+        if environment.function in MORTAL and not conditions.is_mended:
             for record in event["Records"]:
-                if record["kinesis"]["data"] in world.poison:
+                if record["kinesis"]["data"] in conditions.poison:
                     raise environment.die("of poison")
         _environments[getcurrent()] = environment
         return handler(event)
@@ -242,7 +236,7 @@ class Lambda:
             owner.reset(token)
 
     def _name(self, serial: int, function: str) -> str:
-        return f"{self.region.name}/{function}#{serial}"
+        return f"{self.services.name}/{function}#{serial}"
 
 
 def told(event: Json) -> str:

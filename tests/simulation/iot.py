@@ -10,17 +10,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from emulator.mqtt import sql
 from emulator.mqtt.rules import ActionFailed, Rule, RulesEngine
 from emulator.mqtt.spool import Published, Spool
+from tests.simulation.events import Events
 from tests.simulation.functions import CALL_SECONDS
 from tests.simulation.processes import Crash, running, wait
-from tests.template import TEMPLATE, resources
-
-if TYPE_CHECKING:
-    from tests.simulation.region import Region
+from tests.simulation.services import Services
+from tests.template import everywhere
 
 Json = dict[str, Any]
 LATE_SECONDS = (0.5, 20.0)
@@ -50,7 +49,7 @@ class Publication:
 @functools.cache
 def rules() -> tuple[Rule, ...]:
     """The template's rules, under their logical ids."""
-    found = resources(TEMPLATE.read_text("utf-8"), "AWS::IoT::TopicRule")
+    found = everywhere("AWS::IoT::TopicRule")
     return tuple(rule_of(name, each["TopicRulePayload"]) for name, each in found.items())
 
 
@@ -84,27 +83,28 @@ def plain_topic(topic: str) -> str:
 class Iot:
     """The message broker and the rules of one region."""
 
-    def __init__(self, region: "Region") -> None:
-        self.region = region
-        self.world = region.world
+    def __init__(self, services: Services, events: Events) -> None:
+        self.services = services
+        self.conditions = services.conditions
+        self.events = events
         self.at_work = 0
         """Messages whose rules aren't done."""
         self.records: dict[tuple[str, str], str] = {}
         """The topics of what rules have put on the stream, by place."""
         self._meant: dict[tuple[str, bytes], list[Any] | None] = {}
-        self._skew_ms = self.world.drawn_skew_ms()
+        self._skew_ms = self.conditions.drawn_skew_ms()
 
     async def publish(self, message: Publication) -> bool:
         """Take a message, at QoS 1; whether its sender gets the acknowledgement."""
-        world = self.world
-        if self.region.is_lost or world.is_out("iot", self.region.name):
+        conditions = self.conditions
+        if self.services.is_lost or conditions.is_out("iot", self.services.name):
             return False
-        message.region, message.at_ms = self.region.name, world.now_ms()
+        message.region, message.at_ms = self.services.name, conditions.now_ms()
         self._meant[plain_topic(message.topic), message.payload] = message.documents
         self.at_work += 1
         asyncio.create_task(self._process(message))  # noqa: RUF006
-        if world.happens("puback_lost"):
-            world.history.note(message.device_id, "gets no PUBACK from", self.region.name)
+        if conditions.happens("puback_lost"):
+            conditions.history.note(message.device_id, "gets no PUBACK from", self.services.name)
             return False
         message.is_acknowledged = True
         return True
@@ -115,10 +115,11 @@ class Iot:
 
     async def _process(self, message: Publication) -> None:
         """Give a message to the rules, some time."""
+        conditions = self.conditions
         try:
-            if self.world.happens("message_late"):
-                await asyncio.sleep(self.world.chance.uniform(*LATE_SECONDS))
-            at_ms = self.world.now_ms() + self._skew_ms
+            if conditions.happens("message_late"):
+                await asyncio.sleep(conditions.chance.uniform(*LATE_SECONDS))
+            at_ms = conditions.now_ms() + self._skew_ms
             actions, found = Actions(self), rules()
             engine = RulesEngine(
                 NO_SPOOL, lambda: found, actions, lambda seconds: wait(asyncio.sleep(seconds))
@@ -131,8 +132,8 @@ class Iot:
             except Crash:
                 return
             if actions.is_lost:
-                self.world.history.note(self.region.name, "IoT loses a message to", message.topic)
-                self.world.hits["lost by IoT"] += 1
+                conditions.history.note(self.services.name, "IoT loses a message to", message.topic)
+                conditions.hits["lost by IoT"] += 1
                 message.is_lost = True
         finally:
             self.at_work -= 1
@@ -142,8 +143,9 @@ class Actions:
     """What rules do with one message."""
 
     def __init__(self, iot: Iot) -> None:
-        self._region = iot.region
-        self._world = iot.world
+        self._iot = iot
+        self._services = iot.services
+        self._conditions = iot.conditions
         self.is_lost = False
         """Whether an error action has failed, too, as far as IoT can tell."""
 
@@ -153,7 +155,7 @@ class Actions:
         try:
             self._run(kind, of_kind, message, data)
         except ActionFailed as error:
-            self._world.history.note(self._region.name, rule.name, kind, error)
+            self._conditions.history.note(self._services.name, rule.name, kind, error)
             self.is_lost = action is rule.error_action
             raise
         self.is_lost = False
@@ -161,23 +163,23 @@ class Actions:
     def _run(
         self, kind: str, of_kind: Mapping[str, Any], message: sql.Message, data: bytes
     ) -> None:
-        world, region = self._world, self._region
-        wait(asyncio.sleep(world.chance.choice(CALL_SECONDS)))
-        if region.is_lost:
+        conditions, services = self._conditions, self._services
+        wait(asyncio.sleep(conditions.chance.choice(CALL_SECONDS)))
+        if services.is_lost:
             raise Crash("the region is lost")
-        if world.is_out(SERVICES[kind], region.name) or world.happens("call_fails"):
+        if conditions.is_out(SERVICES[kind], services.name) or conditions.happens("call_fails"):
             raise ActionFailed("ServiceUnavailable")
-        if world.happens(FAULTS[kind]):
+        if conditions.happens(FAULTS[kind]):
             raise ActionFailed("ThrottlingException")
         if kind == "kinesis":
-            place = region.stream.take(data, sql.template(of_kind["partitionKey"])(message))
-            region.iot.records[place] = message.topic
-            world.history.note(region.name, message.topic, "is on the stream", *place)
+            place = services.stream.take(data, sql.template(of_kind["partitionKey"])(message))
+            self._iot.records[place] = message.topic
+            conditions.history.note(services.name, message.topic, "is on the stream", *place)
         elif kind == "lambda":
-            region.events.accept(stage_of(of_kind["functionArn"]), json.loads(data))
+            self._iot.events.accept(stage_of(of_kind["functionArn"]), json.loads(data))
         else:
-            region.queues[QUEUES[of_kind["queueUrl"]]].send(data.decode())
-        if world.happens("answer_lost"):
+            services.queues[QUEUES[of_kind["queueUrl"]]].send(data.decode())
+        if conditions.happens("answer_lost"):
             raise ActionFailed("its answer is lost")
 
 

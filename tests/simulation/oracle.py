@@ -20,7 +20,8 @@ from tests.simulation.devices import Device
 from tests.simulation.functions import Invocation
 from tests.simulation.iot import plain_topic
 from tests.simulation.judge import RETENTION_MS
-from tests.simulation.region import ALERTS, WINDOWS, Region, is_killing
+from tests.simulation.region import Region, is_killing
+from tests.simulation.services import ALERTS, WINDOWS
 from tests.simulation.world import World
 
 MINUTE_MS = 60_000
@@ -214,7 +215,7 @@ def windows_are_the_sets_of_readings(world: World) -> Found:
                 yield f"{where}: no window, {len(expected[key])} readings"
             elif key not in expected:
                 yield f"{where}: a window of no readings"
-            elif len(expected[key]) > world.options.window_limit:
+            elif len(expected[key]) > world.conditions.options.window_limit:
                 yield from badly_filled(world, where, expected[key], found[key])
             elif found[key] != windows_of.encode(expected[key]):
                 yield f"{where}: {different(expected[key], windows_of.decode(found[key]))}"
@@ -223,7 +224,7 @@ def windows_are_the_sets_of_readings(world: World) -> Found:
 def badly_filled(world: World, where: str, expected: dict[int, Metrics], found: bytes) -> Found:
     """A full window has as many readings as it takes, each of them whole."""
     stored = windows_of.decode(found)
-    if len(stored) != world.options.window_limit:
+    if len(stored) != world.conditions.options.window_limit:
         yield f"{where}: {len(stored)} readings in a full window"
     for offset, metrics in stored.items():
         if expected.get(offset) != metrics:
@@ -295,7 +296,7 @@ def the_bad_are_refused(world: World) -> Found:
 
 def overflowed(world: World, region: Region) -> list[Reading]:
     """The readings that full windows of a region didn't take."""
-    if world.options.window_limit > len(region.stream.log):
+    if world.conditions.options.window_limit > len(region.stream.log):
         return []
     stored = {
         (device_id, minute_ms + offset)
@@ -432,7 +433,7 @@ def what_is_accepted_is_counted(world: World) -> Found:
         if not region.given_up["aggregate"] and counts_of(heard)[FOREIGN].total() != foreign:
             yield f"{region.name}: {counts_of(heard)[FOREIGN].total()} foreign, not {foreign}"
         yield from unmarked(region)
-        if not world.options.faults:
+        if not world.conditions.options.faults:
             stored, new = counts_of(heard)[STORED].total(), len(set(instants(region)))
             if stored != new:
                 yield f"{region.name}: {stored} counted as stored, {new} are new"
@@ -511,7 +512,7 @@ def nothing_is_unaccounted(world: World) -> Found:
 
 def is_prompt(world: World) -> bool:
     """Whether all that strikes lets readings and sweeps come in time: episodes are exact then."""
-    return world.options.faults.keys() <= PROMPT
+    return world.conditions.options.faults.keys() <= PROMPT
 
 
 def true_spells(world: World, region: Region, device_id: str, gap_ms: int = 0) -> int:
@@ -640,7 +641,7 @@ def badly_cleared(world: World, region: Region, item: Any) -> Found:
     cleared_ms, last_ms = item["cleared_ms"].get("N"), int(item["last_breach_ms"]["N"])
     if cleared_ms is not None and int(cleared_ms) not in recovered:
         yield f"{region.name} {device_id}: cleared at {cleared_ms}, which is no recovery"
-    settled_ms = world.now_ms() - 180_000
+    settled_ms = world.conditions.now_ms() - 180_000
     due = [at_ms for at_ms in union_recoveries(world, device_id) if last_ms < at_ms < settled_ms]
     if cleared_ms is None and due:
         yield f"{region.name} {device_id}: recovered at {min(due)}, and not cleared"

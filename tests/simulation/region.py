@@ -1,4 +1,4 @@
-"""One region of the pipeline: its functions wired to simulated services, mappings and queues."""
+"""One region of the pipeline: what goes on there by itself, and what its operators do."""
 
 import asyncio
 import contextlib
@@ -10,166 +10,37 @@ from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
-from telemetry.aws import alerts as alerts_of
-from telemetry.aws import windows as windows_of
-from telemetry.aws.alerts import AlertReader, Alerts
-from telemetry.aws.claims import Claims
-from telemetry.aws.failures import Failures
-from telemetry.aws.functions import Functions
-from telemetry.aws.generations import Generations
-from telemetry.aws.items import CompareAndSet, DynamoItems
-from telemetry.aws.overflow import Overflow
-from telemetry.aws.publishers import Bus, Topic
-from telemetry.aws.quarantine import Quarantine
-from telemetry.aws.queue import Queue as QueueAdapter
-from telemetry.aws.schemas import Schemas
-from telemetry.aws.stream import Stream as StreamAdapter
-from telemetry.aws.windows import WindowReader, Windows
-from telemetry.domain.rule import shipped_rules
-from telemetry.domain.schema import versions
 
 from emulator.mappings.engine import Engine
 from emulator.mappings.model import Answer, Mapping, Record
 from emulator.mappings.ports import NotInvoked, OutsideProblem, Ports
-from functions.aggregate import handler as aggregate
-from functions.alert import handler as alert
-from functions.dispatch import handler as dispatch
-from functions.drain import handler as drain
-from functions.ingest import handler as ingest
-from functions.notify import handler as notify
-from functions.redrive import handler as redrive
-from functions.sweep import handler as sweep
 from ops import quarantine as operators_quarantine
 from ops import redrive as operators_redrive
 from ops.target import Target
-from tests.fakes import schema_id
 from tests.simulation import judge
 from tests.simulation.clients import Clients
+from tests.simulation.conditions import Conditions, owner
 from tests.simulation.events import Events
-from tests.simulation.functions import Environment, Handler, Lambda, owner
+from tests.simulation.functions import Lambda
 from tests.simulation.iot import Iot, plain_topic
-from tests.simulation.judge import RETENTION_MS
 from tests.simulation.processes import running
-from tests.simulation.queues import Bucket, Message, Queue, object_created
-from tests.simulation.streams import Stream, TableStream
+from tests.simulation.queues import Message, Queue
+from tests.simulation.services import FAILURES, STACK, Services
+from tests.simulation.tables import Table
+from tests.simulation.wiring import BUILDS
 from tests.template import filter_patterns
-
-if TYPE_CHECKING:
-    from tests.simulation.world import World
 
 T = TypeVar("T")
 Json = dict[str, Any]
-WINDOWS, ALERTS = "windows", "alerts"
-FAILURES = "failures"
-STACK = "telemetry"
 QUEUE_POLL_SECONDS = 1.0
 SWEEP_SECONDS = 60.0
 IMPATIENT_SECONDS = 3
 BATCH_INFO = {"KinesisBatchInfo", "DDBStreamBatchInfo"}
 
-
-# The functions, wired as their `wired()` does, to an environment's clients and clock.
-
-
-def ingesting(of: Environment) -> Handler:
-    stream = StreamAdapter(of.kinesis, "readings", of.sleep, of.seconds)
-    overflow = Overflow(QueueAdapter(of.sqs, "overflow"))
-    quarantine, schemas = Quarantine(of.s3, FAILURES), schemas_for(of)
-
-    def handle(event: Json) -> Any:
-        if "httpMethod" in event:
-            return ingest.run(event, of.clock_ms(), RETENTION_MS, stream, overflow, schemas)
-        ingest.run_message(event, RETENTION_MS, stream, overflow, quarantine, schemas)
-        return None
-
-    return handle
-
-
-def schemas_for(of: Environment) -> Schemas:
-    """Glue is asked for the ids of the first and the newest version; the other one ships."""
-    known = {schema_id(2): versions("reading")[1]}
-    return Schemas(lambda: of.glue, STACK, known, of.seconds)
-
-
-def draining(of: Environment) -> Handler:
-    stream = StreamAdapter(of.kinesis, "readings", of.sleep, of.seconds)
-    quarantine, schemas = Quarantine(of.s3, FAILURES), schemas_for(of)
-    return lambda event: drain.run(event, stream, quarantine, RETENTION_MS, schemas)
-
-
-def aggregating(of: Environment) -> Handler:
-    items, region = DynamoItems(of.dynamodb, WINDOWS, windows_of.KEY), of.region.name
-    generations = Generations(of.dynamodb, WINDOWS, region, items, of.seconds)
-    windows = Windows(items, region, RETENTION_MS, generations.written)
-    simulate(windows._states, of)
-    quarantine = Quarantine(of.s3, FAILURES)
-    return lambda event: aggregate.run(event, of.clock_ms(), windows, quarantine)
-
-
-def simulate(states: CompareAndSet[Any, Any, Any], of: Environment) -> None:
-    """Let states wait and forget in virtual time, as much as the options say."""
-    states._sleep, states._clock = of.sleep, of.seconds
-    if of.region.world.options.forgets:
-        states._remembered = 0
-
-
-def alerts_for(of: Environment) -> Alerts:
-    items = DynamoItems(of.dynamodb, ALERTS, alerts_of.KEY)
-    severities = {rule.name: rule.severity for rule in shipped()}
-    alerts = Alerts(items, of.region.name, severities)
-    simulate(alerts._states, of)
-    return alerts
-
-
-def alerting(of: Environment) -> Handler:
-    alerts = alerts_for(of)
-    return lambda event: alert.run(event, shipped(), alerts, RETENTION_MS)
-
-
-def sweeping(of: Environment) -> Handler:
-    open_episodes = functools.partial(AlertReader(of.dynamodb, ALERTS).open_in, of.region.name)
-    windows, alerts = WindowReader(of.dynamodb, WINDOWS, of.seconds), alerts_for(of)
-    return lambda _event: sweep.run(
-        of.clock_ms(), shipped(), open_episodes, windows, alerts, of.remaining_ms
-    )
-
-
-def dispatching(of: Environment) -> Handler:
-    queue = QueueAdapter(of.sqs, "notices")
-    return lambda event: dispatch.run(event, queue)
-
-
-def notifying(of: Environment) -> Handler:
-    claims = Claims(of.dynamodb, ALERTS)
-    ways = (Topic(of.sns, "topic"), Bus(of.events, "bus"))
-    return lambda event: notify.run(event, of.clock_ms() // 1000, claims, ways)
-
-
-def redriving(of: Environment) -> Handler:
-    failures, quarantine = Failures(of.s3, FAILURES, STACK), Quarantine(of.s3, FAILURES)
-    functions = Functions(of.aws_lambda, STACK)
-    announcements = QueueAdapter(of.sqs, FAILURES)
-    dead_letters, notices = QueueAdapter(of.sqs, "dead-letters"), QueueAdapter(of.sqs, "notices")
-    return lambda event: redrive.run(
-        event, failures, functions, quarantine, announcements, dead_letters, notices, of.seconds
-    )
-
-
-shipped = functools.cache(shipped_rules)
 patterns = functools.cache(filter_patterns)
-BUILDS = {
-    "ingest": ingesting,
-    "drain": draining,
-    "aggregate": aggregating,
-    "alert": alerting,
-    "sweep": sweeping,
-    "dispatch": dispatching,
-    "notify": notifying,
-    "redrive": redriving,
-}
 
 
 @dataclass
@@ -228,25 +99,14 @@ class Operator(Clients):
         return self.aws_lambda if service == "lambda" else getattr(self, service)
 
 
-class Region:
-    """A region: all that is in it, and what goes on there by itself."""
+class Region(Services):
+    """A region: its services, and what goes on there by itself."""
 
-    def __init__(self, world: "World", name: str) -> None:
-        self.world = world
-        self.name = name
-        self.is_lost = False
-        self.stream = Stream(world.now_ms, lambda: world.is_out("kinesis", name))
-        self.alerts_stream = TableStream(world.now_ms, name, lambda: world.is_out("dynamodb", name))
-        self.windows_stream = TableStream(world.now_ms, name)
-        dead = Queue("dead-letters", world.now_ms)
-        notices = Queue("notices", world.now_ms, 180, world.options.receives_max, dead)
-        plain = [Queue(each, world.now_ms) for each in ("overflow", FAILURES)]
-        self.queues = {queue.name: queue for queue in (*plain, notices, dead)}
-        self.buckets = {FAILURES: Bucket(FAILURES, announce=self._announce)}
-        self.published: dict[str, list[str]] = {"sns": [], "bus": []}
+    def __init__(self, conditions: Conditions, name: str, tables: dict[str, Table]) -> None:
+        super().__init__(conditions, name, tables)
         self.lambda_ = Lambda(self, dict(BUILDS))
-        self.events = Events(self)
-        self.iot = Iot(self)
+        self.events = Events(self, self.lambda_)
+        self.iot = Iot(self, self.events)
         self.checkpoints = MemoryCheckpoints()
         self.redriven_at = 0
         """How many invocations there had been when all was redriven, and nothing released."""
@@ -254,10 +114,6 @@ class Region:
         """What operators found in quarantine that no fault of a process explains."""
         self.given_up: Counter[str] = Counter()
         """Records that mappings gave up, by function."""
-
-    def _announce(self, key: str) -> None:
-        if key.startswith("aws/lambda/"):
-            self.queues[FAILURES].send(object_created(FAILURES, key))
 
     # What goes on by itself
 
@@ -277,8 +133,8 @@ class Region:
             self,
             self,
             self.checkpoints,
-            self.world.now_ms,
-            self.world.engine_chance,
+            self.conditions.now_ms,
+            self.conditions.engine_chance,
         )
         token = owner.set(self._engine_owner)
         try:
@@ -289,7 +145,7 @@ class Region:
     def kill_engine(self) -> None:
         """End the engine as SIGKILL does; what it invoked runs on."""
         self.checkpoints = self.checkpoints.copy()
-        for task in list(self.world.tasks.get(self._engine_owner, {})):
+        for task in list(self.conditions.tasks.get(self._engine_owner, {})):
             task.cancel()
 
     def lose(self) -> None:
@@ -309,7 +165,7 @@ class Region:
     @functools.cached_property
     def mappings(self) -> list[Mapping]:
         """The template's, with what the options set."""
-        options = self.world.options
+        options = self.conditions.options
         stream = f"arn:aws:kinesis:{self.name}:123456789012:stream/readings"
         changes = f"arn:aws:dynamodb:{self.name}:123456789012:table/alerts/stream/1"
         arn = f"arn:aws:lambda:{self.name}:123456789012:function:{STACK}-{{}}".format
@@ -351,7 +207,7 @@ class Region:
 
     async def operate(self) -> None:
         """Redrive until nothing is left, then release what is right by now, as operators do."""
-        self.world.is_mended = True
+        self.conditions.is_mended = True
         self.healthy_held += [
             line for line in self.quarantined() if self.is_right(line) and not is_killing(line)
         ]
@@ -363,17 +219,17 @@ class Region:
                 "StreamName": "readings",
                 "OverflowUrl": "overflow",
             },
-            Operator(self).connect,
+            Operator(self, self.lambda_.invoke).connect,
         )
         silent = Console(file=io.StringIO())
         code = await running(lambda: operators_redrive.redrive(Namespace(), target, silent))
-        self.world.history.note(f"{self.name}/operator", "redrives, and is told", code)
+        self.conditions.history.note(f"{self.name}/operator", "redrives, and is told", code)
         self.redriven_at = self.redriven_at or len(self.lambda_.invocations)
         names = sorted({line["name"] for line in self.quarantined() if self.is_released(line)})
         if names:
             asked = Namespace(names=names, all=False)
             code = await running(lambda: operators_quarantine.release(asked, target, silent))
-            self.world.history.note(f"{self.name}/operator", f"releases {len(names)}:", code)
+            self.conditions.history.note(f"{self.name}/operator", f"releases {len(names)}:", code)
 
     def is_right(self, line: Json) -> bool:
         """Whether a person would say of a line in quarantine that it can be stored now."""
@@ -407,15 +263,15 @@ class Region:
         answer, invocation = await self.lambda_.invoked(stage, event)
         invocation.is_heard = answer.function_error is None
         if invocation.is_heard and answer.payload["batchItemFailures"]:
-            self.world.hits["partial answer"] += 1
+            self.conditions.hits["partial answer"] += 1
         return answer
 
     async def send(self, mapping: Mapping, key: str, document: Json) -> None:  # noqa: ARG002
         """Keep what a mapping has given up."""
-        if self.world.is_out("s3", self.name) or self.world.happens("call_fails"):
+        if self.conditions.is_out("s3", self.name) or self.conditions.happens("call_fails"):
             raise OutsideProblem("the bucket is away")
-        self.world.history.note(self.name, "given up", key)
-        self.world.hits["given up"] += 1
+        self.conditions.history.note(self.name, "given up", key)
+        self.conditions.hits["given up"] += 1
         stage = document["requestContext"]["functionArn"].split("-")[-1]
         self.given_up[stage] += document[next(iter(document.keys() & BATCH_INFO))]["batchSize"]
         self.buckets[FAILURES].put(key, json.dumps(document).encode())
@@ -430,13 +286,13 @@ class Region:
                 queue.arrived.clear()
                 await queue.arrived.wait()
             while len(working) < concurrency:
-                impatient = self.world.happens("impatience")
+                impatient = self.conditions.happens("impatience")
                 messages = queue.receive(10, IMPATIENT_SECONDS if impatient else None)
                 if not messages:
                     break
                 for message in messages:
-                    if self.world.happens("duplicate"):
-                        message.visible_at_ms = self.world.now_ms()
+                    if self.conditions.happens("duplicate"):
+                        message.visible_at_ms = self.conditions.now_ms()
                 task = asyncio.create_task(self._work(queue, function, messages))
                 working.add(task)
                 task.add_done_callback(working.discard)

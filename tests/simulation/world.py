@@ -5,9 +5,8 @@ import contextlib
 import json
 import logging
 import random
-from base64 import b64encode
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -20,12 +19,13 @@ from emulator.mappings import engine as engine_of
 from emulator.mappings.memory import VirtualTimeLoop, run_virtually
 from emulator.mappings.ports import NotInvoked
 from emulator.mqtt import rules as iot_rules
+from tests.simulation.conditions import Conditions, owner
 from tests.simulation.devices import DAY_MS, Device
-from tests.simulation.functions import Environment, owner
-from tests.simulation.history import History
+from tests.simulation.functions import Environment
 from tests.simulation.options import Options
-from tests.simulation.region import ALERTS, WINDOWS, Region
-from tests.simulation.streams import SHARDS_MAX
+from tests.simulation.region import Region
+from tests.simulation.services import ALERTS, WINDOWS
+from tests.simulation.streams import SHARDS_MAX, TableStream
 from tests.simulation.tables import Item, Table
 
 REGIONS = ("eu-west-1", "us-east-1")
@@ -50,73 +50,46 @@ class World:
 
     def __init__(self, loop: VirtualTimeLoop, seed: int, options: Options) -> None:
         self.loop = loop
-        self.now_ms = loop.now_ms
-        self.seed = seed
-        self.options = options
-        self.is_faulty = True
-        self.is_mended = False
-        self.hits: Counter[str] = Counter()
-        """How often each fault has struck."""
-        self.chance = random.Random(f"{seed}/faults")
-        self.engine_chance = random.Random(f"{seed}/engine")
+        self.conditions = Conditions(loop.now_ms, seed, options)
         self._weather_chance = random.Random(f"{seed}/weather")
-        self.history = History(self.now_ms)
-        self.tasks: dict[str, dict[asyncio.Task[Any], None]] = {}
-        self._outages: dict[tuple[str, str], int] = {}
         self._cut_until_ms = 0
         self.replicating = 0
-        self.poison_instants: set[int] = set()
-        self.poison: set[str] = set()
         self.foreign: list[dict[str, Any]] = []
         """Readings that another producer put on the streams."""
-        self.regions = {name: Region(self, name) for name in REGIONS}
-        self._skews_ms = {name: self.drawn_skew_ms() for name in REGIONS}
         self.tables = {
-            name: Table(
-                name,
-                key,
-                {region: getattr(self.regions[region], f"{name}_stream") for region in REGIONS},
-                lambda region: self.now_ms() + self._skews_ms[region],
-                self.replicate,
-                self._pick,
-            )
-            for name, key in (
-                (WINDOWS, ("device_id", "minute_region")),
-                (ALERTS, ("device_id", "rule_region")),
-            )
+            WINDOWS: self._table(WINDOWS, "minute_region"),
+            ALERTS: self._table(ALERTS, "rule_region"),
         }
-        for region in self.regions.values():
-            region.stream.seen = self._mark_poison
-        self.devices = [Device(self, index) for index in range(options.devices)]
+        self.regions = {name: Region(self.conditions, name, self.tables) for name in REGIONS}
+        self._skews_ms = {name: self.conditions.drawn_skew_ms() for name in REGIONS}
+        self.devices = [
+            Device(self.conditions, self.regions, index) for index in range(options.devices)
+        ]
         self.unsettled = ""
         self.failure = ""
         """What broke the course itself, if anything did."""
 
-    # Chance
-
-    def happens(self, fault: str, chance: random.Random | None = None) -> bool:
-        """Whether a fault strikes now, by its rate; what strikes is counted."""
-        rate = getattr(self.options, fault)
-        if not self.is_faulty or not rate or (chance or self.chance).random() >= rate:
-            return False
-        self.hits[fault] += 1
-        return True
-
-    def is_out(self, service: str, region: str) -> bool:
-        """Whether a service of a region is away."""
-        return self._outages.get((service, region), 0) > self.now_ms()
-
-    def drawn_skew_ms(self) -> int:
-        """How far a clock of AWS is wrong."""
-        most = self.options.clock_skew_seconds
-        return int(self.chance.uniform(-most, most) * 1000) if most else 0
+    def _table(self, name: str, sort_key: str) -> Table:
+        """A global table, written by the clocks of the regions."""
+        conditions = self.conditions
+        streams = {
+            region: TableStream(
+                conditions.now_ms, region, partial(conditions.is_out, "dynamodb", region)
+            )
+            for region in REGIONS
+        }
+        return Table(
+            name,
+            ("device_id", sort_key),
+            streams,
+            lambda region: conditions.now_ms() + self._skews_ms[region],
+            self.replicate,
+            self._pick,
+        )
 
     def _pick(self, states: list[Item | None]) -> Item | None:
-        return self.chance.choice(states) if self.happens("stale_read") else states[-1]
-
-    def _mark_poison(self, data: bytes) -> None:
-        if any(b'"recorded_at":%d,' % at_ms in data for at_ms in self.poison_instants):
-            self.poison.add(b64encode(data).decode())
+        conditions = self.conditions
+        return conditions.chance.choice(states) if conditions.happens("stale_read") else states[-1]
 
     # Replication
 
@@ -128,10 +101,11 @@ class World:
                 asyncio.create_task(self._replicate(region, other, apply))  # noqa: RUF006
 
     async def _replicate(self, region: str, other: str, apply: Callable[[str], None]) -> None:
-        delay = self.chance.uniform(0.2, 2.0) * self.options.replication_seconds
+        conditions = self.conditions
+        delay = conditions.chance.uniform(0.2, 2.0) * conditions.options.replication_seconds
         await asyncio.sleep(delay)
-        while self._cut_until_ms > self.now_ms():
-            await asyncio.sleep((self._cut_until_ms - self.now_ms()) / 1000)
+        while self._cut_until_ms > conditions.now_ms():
+            await asyncio.sleep((self._cut_until_ms - conditions.now_ms()) / 1000)
         if not self.regions[region].is_lost and not self.regions[other].is_lost:
             apply(other)
         self.replicating -= 1
@@ -140,6 +114,7 @@ class World:
 
     async def run(self) -> None:
         """Devices at work under faults; then all that was begun is brought to its end."""
+        conditions, options = self.conditions, self.conditions.options
         for region in self.regions.values():
             region.start()
         weather = asyncio.create_task(self._weather())
@@ -148,9 +123,9 @@ class World:
         self._weather_ends()
         weather.cancel()
         await self._all_is_sent()
-        self.history.note("world", "devices are done; the pipeline drains")
-        if self.options.retries_max >= 1000 and self.options.age_seconds_max > 60:
-            self.is_mended = True
+        conditions.history.note("world", "devices are done; the pipeline drains")
+        if options.retries_max >= 1000 and options.age_seconds_max > 60:
+            conditions.is_mended = True
         await self._settle()
         await self._operate()
         await asyncio.sleep(SWEEPS_SECONDS)
@@ -158,74 +133,74 @@ class World:
 
     async def _weather(self) -> None:
         """What happens to whole services, streams, engines and regions."""
-        chance, options = self._weather_chance, self.options
-        loss_at = chance.uniform(0.5, 0.9) * options.minutes * 60
-        is_to_lose = self.happens("region_loss", chance)
+        conditions, chance = self.conditions, self._weather_chance
+        loss_at = chance.uniform(0.5, 0.9) * conditions.options.minutes * 60
+        is_to_lose = conditions.happens("region_loss", chance)
         started = self.loop.time()
         while True:
             await asyncio.sleep(WEATHER_SECONDS)
             for region in [each for each in self.regions.values() if not each.is_lost]:
                 self._trouble(region, chance)
-            if self.happens("replication_cut", chance):
-                self._cut_until_ms = self.now_ms() + int(chance.uniform(*CUT_SECONDS) * 1000)
-                self.history.note("world", "the regions are cut from each other")
+            if conditions.happens("replication_cut", chance):
+                self._cut_until_ms = conditions.now_ms() + int(chance.uniform(*CUT_SECONDS) * 1000)
+                conditions.history.note("world", "the regions are cut from each other")
             if is_to_lose and self.loop.time() - started > loss_at:
                 is_to_lose = False
                 self._lose(self.regions[chance.choice(REGIONS)])
 
     def _trouble(self, region: Region, chance: random.Random) -> None:
-        if region.stream.open_shards < SHARDS_MAX and self.happens("reshard", chance):
+        conditions, note = self.conditions, self.conditions.history.note
+        if region.stream.open_shards < SHARDS_MAX and conditions.happens("reshard", chance):
             if region.stream.open_shards > 1 and chance.random() < 0.5:
-                self.history.note(region.name, region.stream.merge())
+                note(region.name, region.stream.merge())
             else:
-                self.history.note(region.name, region.stream.split(chance.randrange(9)))
-        if self.happens("kill_engine", chance):
-            self.history.note(region.name, "the mappings' engine is killed")
+                note(region.name, region.stream.split(chance.randrange(9)))
+        if conditions.happens("kill_engine", chance):
+            note(region.name, "the mappings' engine is killed")
             region.kill_engine()
             region.start_engine()
-        if self.happens("outage", chance):
+        if conditions.happens("outage", chance):
             service = chance.choice(SERVICES)
             seconds = chance.uniform(*OUTAGE_SECONDS)
-            self._outages[service, region.name] = self.now_ms() + int(seconds * 1000)
-            self.history.note(region.name, service, f"is away for {seconds:.0f} s")
-        if self.happens("redrive", chance):
+            conditions.take_away(service, region.name, seconds)
+            note(region.name, service, f"is away for {seconds:.0f} s")
+        if conditions.happens("redrive", chance):
             asyncio.create_task(self._redrive_amid(region))  # noqa: RUF006
-        if self.happens("cursors_expire", chance):
-            self.history.note(region.name, "the cursors of its streams expire")
+        if conditions.happens("cursors_expire", chance):
+            note(region.name, "the cursors of its streams expire")
             region.stream.expire_cursors()
             region.alerts_stream.expire_cursors()
-        if self.happens("foreign", chance):
+        if conditions.happens("foreign", chance):
             self._foreign(region, chance)
-        if self.happens("not_readings", chance):
+        if conditions.happens("not_readings", chance):
             data = chance.choice(GARBAGE) + b"%d" % chance.randrange(10**9)
-            self.history.note(region.name, "not a reading", region.stream.take(data, "other"))
+            note(region.name, "not a reading", region.stream.take(data, "other"))
 
     def _foreign(self, region: Region, chance: random.Random) -> None:
         """Another producer puts a reading on the stream, of a device of its own; maybe twice.
 
         Its clock may be wrong, by what `ingest` would refuse.
         """
-        at_ms = self.now_ms() - chance.randrange(20_000) + chance.choice(METER_CLOCKS_MS)
+        at_ms = self.conditions.now_ms() - chance.randrange(20_000) + chance.choice(METER_CLOCKS_MS)
         document = {"recorded_at": at_ms, "temperature": round(chance.uniform(20, 50), 2)}
         self.foreign.append({"device_id": METER} | document)
         for _ in range(chance.choice([1, 1, 2])):
             data = json.dumps(self.foreign[-1]).encode()
-            self.history.note(region.name, METER, region.stream.take(data, METER))
+            self.conditions.history.note(region.name, METER, region.stream.take(data, METER))
 
     async def _redrive_amid(self, region: Region) -> None:
         with contextlib.suppress(NotInvoked):
             await region.lambda_.invoke("redrive", {"seconds": 10})
 
     def _lose(self, region: Region) -> None:
-        self.history.note(region.name, "is lost for good")
+        self.conditions.history.note(region.name, "is lost for good")
         region.lose()
         (other,) = [name for name in REGIONS if name != region.name]
         for device in self.devices:
             device.leave(region.name, other)
 
     def _weather_ends(self) -> None:
-        self.is_faulty = False
-        self._outages.clear()
+        self.conditions.calm()
         self._cut_until_ms = 0
 
     async def _all_is_sent(self) -> None:
@@ -243,7 +218,7 @@ class World:
         while self.loop.time() < give_up_at:
             await asyncio.sleep(SETTLE_SECONDS)
             if not self._on_its_way():
-                self.history.note("world", "settled")
+                self.conditions.history.note("world", "settled")
                 return
         self.unsettled = self.unsettled or self._on_its_way()
 
@@ -340,7 +315,7 @@ def run(seed: int, options: Options) -> World:
     async def main(loop: VirtualTimeLoop) -> World:
         def owned(of: Any, work: Coroutine[Any, Any, Any], **more: Any) -> "asyncio.Task[Any]":
             task = asyncio.Task(work, loop=of, **more)
-            of_owner = world.tasks.setdefault(owner.get(), {})
+            of_owner = world.conditions.tasks.setdefault(owner.get(), {})
             of_owner[task] = None
             task.add_done_callback(lambda done: of_owner.pop(done, None))
             return task

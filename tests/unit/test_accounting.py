@@ -18,7 +18,7 @@ from telemetry.domain.accounting import (
     unaccounted,
 )
 
-from tests.template import TEMPLATE, resources
+from tests.template import everywhere
 
 amounts = st.dictionaries(st.integers(0, 3), st.integers(0, 100))
 
@@ -69,11 +69,12 @@ def test_operators_see_every_metric_of_the_balance_by_its_stage() -> None:
 
 
 def test_no_alarm_watches_what_is_counted_in_a_minute_that_may_be_long_past() -> None:
-    alarms = resources(TEMPLATE.read_text("utf-8"), "AWS::CloudWatch::Alarm").values()
+    alarms = everywhere("AWS::CloudWatch::Alarm").values()
     watched = {
-        Metric(alarm["Dimensions"][0]["Value"], alarm["MetricName"])
+        Metric(dimension["Value"], alarm["MetricName"])
         for alarm in alarms
-        if alarm["Dimensions"][0]["Name"] == "service"
+        for dimension in alarm.get("Dimensions", [])
+        if dimension["Name"] == "service"
     }
     assert {Metric("account", "ReadingsUnaccounted")} <= watched
     assert watched & set(BALANCE) == set()

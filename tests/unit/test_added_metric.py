@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.added_metric import Added, add_metric, copied_to, run
-from tests.template import resources
+from tests.template import loaded, resources
 
 # A reading with the metric, on its way: validated, put on the stream, taken from it, kept in a
 # window; a breach of the rule; and one out of its range.
@@ -35,7 +35,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     folder = copied_to(tmp_path_factory.mktemp("copy"))
     added = add_metric(folder)
     stale = run(folder, "-m", "contract", "--check")
-    assert (stale.returncode, stale.stderr.count("run `make schemas`")) == (1, 5), stale
+    assert (stale.returncode, stale.stderr.count("run `make schemas`")) == (1, 7), stale
     made = run(folder, "-m", "contract")
     assert made.returncode == 0, made
     again = run(folder, "-m", "contract", "--check")
@@ -59,14 +59,15 @@ def test_a_new_metric_is_registered_archived_and_lets_its_breaches_through(
     copy: tuple[Path, Added],
 ) -> None:
     folder, added = copy
-    template = (folder / "template.yaml").read_text("utf-8")
-    version = resources(template, "AWS::Glue::SchemaVersion")[f"ReadingSchemaV{added.version}"]
+    contracts = (folder / "stacks/contracts.yaml").read_text("utf-8")
+    version = resources(contracts, "AWS::Glue::SchemaVersion")[f"ReadingSchemaV{added.version}"]
     assert json.loads(version["SchemaDefinition"])["fields"][-1]["name"] == "wobble"
-    ingest = resources(template, "AWS::Serverless::Function")["IngestFunction"]
-    ids = ingest["Environment"]["Variables"]["READING_SCHEMA_IDS"][1]
+    ids = loaded(contracts)["Outputs"]["ReadingVersionIds"]["Value"][1]
     assert ids[added.version - 1] == f"ReadingSchemaV{added.version}.VersionId"
-    table = resources(template, "AWS::Glue::Table")["ArchiveTable"]["TableInput"]
+    archive = (folder / "stacks/archive.yaml").read_text("utf-8")
+    table = resources(archive, "AWS::Glue::Table")["ArchiveTable"]["TableInput"]
     assert {"Name": "wobble", "Type": "double"} in table["StorageDescriptor"]["Columns"]
+    template = (folder / "template.yaml").read_text("utf-8")
     alert = resources(template, "AWS::Serverless::Function")["AlertFunction"]["Events"]
     filters = alert["Breaches"]["Properties"]["FilterCriteria"]["Filters"]
     assert [yaml.safe_load(each["Pattern"]) for each in filters] == [

@@ -16,15 +16,14 @@ from contract.__main__ import ROOT, main
 from contract.derived import (
     CLIENT,
     columns,
-    id_output,
     json_schema,
     metrics_table,
     proto,
-    registered,
-    schema_ids,
+    registry,
 )
 from contract.evolution import check, snake_case
 from contract.versions import ContractBroken, Version, load
+from tests.template import loaded
 
 METRIC = {"number": 3, "type": ["null", "double"], "default": None, "doc": "Of the air"}
 RANGE = {"unit": "°C", "minimum": -90.0, "maximum": 150.0}
@@ -167,7 +166,9 @@ def test_a_name_near_by_is_proposed(name: str, near: str) -> None:
 
 def committed(root: Path) -> Path:
     """A copy of what `make schemas` reads and writes."""
-    read_and_written = ["schemas", "rules.yaml", "template.yaml", "docs/metrics.md", CLIENT]
+    read_and_written = [
+        *("schemas", "rules.yaml", "template.yaml", "stacks", "docs/metrics.md", CLIENT)
+    ]
     listed = subprocess.check_output(["git", "ls-files", *read_and_written], cwd=ROOT, text=True)
     for name in listed.split():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -210,8 +211,12 @@ def listed(folder: Path) -> None:
 
 
 def unmarked(folder: Path) -> None:
-    path = folder / "template.yaml"
+    path = folder / "stacks/archive.yaml"
     path.write_text(path.read_text("utf-8").replace("# end columns", "# columns end"), "utf-8")
+
+
+def unreadable(folder: Path) -> None:
+    (folder / "stacks/contracts.yaml").write_text("Resources: {", "utf-8")
 
 
 def unruly(folder: Path) -> None:
@@ -228,10 +233,11 @@ def unruly(folder: Path) -> None:
         (listed, "schemas/alert/v2.avsc: is not an Avro record with a list of named fields"),
         (
             changed,
-            "schemas/reading/v2.avsc: differs from what template.yaml registers as version 2",
+            "v2.avsc: differs from what stacks/contracts.yaml registers as version 2",
         ),
-        (removed, "schemas/reading/v3.avsc: is gone, and template.yaml registers it: put it back"),
-        (unmarked, "template.yaml: the lines `# begin columns` and `# end columns` are not there"),
+        (removed, "v3.avsc: is gone, and stacks/contracts.yaml registers it: put it back"),
+        (unmarked, "archive.yaml: the lines `# begin columns` and `# end columns` are not there"),
+        (unreadable, "stacks/contracts.yaml: is not YAML, so nobody knows what is registered"),
         (unruly, "rules.yaml: `rules` is not a list of one rule or more"),
     ],
 )
@@ -252,11 +258,10 @@ def test_files_that_cannot_be_are_named_and_nothing_is_written(
         ("schemas/reading.schema.json", "battery"),
         ("docs/metrics.md", "battery"),
         (f"{CLIENT}/schemas/reading/v3.avsc", "battery"),
-        ("template.yaml", "{Name: battery"),
-        ("template.yaml", "battery: {description"),
+        ("stacks/archive.yaml", "{Name: battery"),
         ("template.yaml", "{Pattern: '"),
-        ("template.yaml", "- !GetAtt ReadingSchemaV2"),
-        ("template.yaml", "Compatibility: BACKWARD"),
+        ("stacks/contracts.yaml", "ReadingSchemaV2.VersionId"),
+        ("stacks/contracts.yaml", "BACKWARD"),
     ],
 )
 def test_a_stale_file_is_named_with_the_command_and_then_written(
@@ -323,29 +328,45 @@ def test_the_table_of_metrics_says_since_when() -> None:
     )
 
 
-def test_the_template_registers_a_schema_and_its_further_versions_in_order() -> None:
-    lines = registered({"reading": [*BOTH, version(3, having(HUMIDITY))]})
-    assert lines[0:2] == ["ReadingSchema:", "  Type: AWS::Glue::Schema"]
-    assert "    Description: 'A fact'" in lines
-    assert lines[lines.index("ReadingSchemaV3:") + 2] == "  DependsOn: ReadingSchemaV2 # in order"
-    (definition,) = [each for each in lines if '"version":2' in each]
-    text = definition.removeprefix("    SchemaDefinition: '").removesuffix("'")
-    assert json.loads(text.replace("''", "'")) == BOTH[1].schema
+THREE = [*BOTH, version(3, having(HUMIDITY, doc="A long  doc " + "of words " * 30))]
+
+
+def test_the_stack_registers_a_schema_and_its_further_versions_in_order() -> None:
+    text = registry({"reading": THREE})
+    stack = loaded(text)["Resources"]
+    assert stack["ReadingSchema"]["Properties"]["Description"] == "A fact"
+    assert stack["ReadingSchemaV3"]["DependsOn"] == "ReadingSchemaV2"
+    definitions = [
+        json.loads(stack[each]["Properties"]["SchemaDefinition"])
+        for each in ("ReadingSchema", "ReadingSchemaV2", "ReadingSchemaV3")
+    ]
+    assert definitions == [each.schema for each in THREE]
     assert text.isascii()
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_each_field_of_a_schema_begins_a_line() -> None:
+    lines = registry({"reading": BOTH}).splitlines()
+    begun = [line for line in lines if line.startswith('        {"')]
+    assert len(begun) == sum(1 + len(each.fields) for each in BOTH)
 
 
 def test_ingest_is_told_the_ids_in_the_order_of_the_versions() -> None:
-    assert schema_ids([*BOTH, version(3, FIELDS)])[3:] == [
-        "    - !GetAtt ReadingSchema.InitialSchemaVersionId",
-        "    - !GetAtt ReadingSchemaV2.VersionId",
-        "    - !GetAtt ReadingSchemaV3.VersionId",
-        "    - !If [HasOtherSchemaIds, !Ref OtherSchemaIds, !Ref AWS::NoValue]",
+    outputs = loaded(registry({"reading": THREE}))["Outputs"]
+    assert outputs["ReadingVersionIds"]["Value"] == [
+        ",",
+        [
+            "ReadingSchema.InitialSchemaVersionId",
+            "ReadingSchemaV2.VersionId",
+            "ReadingSchemaV3.VersionId",
+        ],
     ]
 
 
 def test_another_region_is_given_the_ids_with_their_versions() -> None:
     first, second = "${ReadingSchema.InitialSchemaVersionId}=1", "${ReadingSchemaV2.VersionId}=2"
-    assert id_output(BOTH) == [f"Value: !Sub '{first},{second}'"]
+    outputs = loaded(registry({"reading": BOTH}))["Outputs"]
+    assert outputs["ReadingSchemaIds"]["Value"] == [",", [first, second]]
 
 
 def test_the_archive_has_a_column_for_each_field() -> None:

@@ -15,7 +15,7 @@ from ops import quarantine
 from ops.errors import OpsError
 from ops.target import Target
 from tests.fakes import MemoryKinesis, MemoryLambda, MemoryS3, MemorySqs
-from tests.template import TEMPLATE, resources
+from tests.template import everywhere
 
 SHARD = "shardId-000000000003"
 AT_MS = 1_795_224_600_250  # 2026-11-21T01:30:00.250Z
@@ -299,7 +299,7 @@ def test_a_bucket_out_of_reach_is_named(stack: Stack) -> None:
 
 
 def test_what_is_dropped_can_be_had_as_long_as_the_command_says() -> None:
-    bucket = resources(TEMPLATE.read_text("utf-8"), "AWS::S3::Bucket")["FailuresBucket"]
+    bucket = everywhere("AWS::S3::Bucket")["FailuresBucket"]
     (rule,) = bucket["LifecycleConfiguration"]["Rules"]
     assert rule["NoncurrentVersionExpiration"]["NoncurrentDays"] == quarantine.OLD_VERSIONS_DAYS
     assert "ExpirationInDays" not in rule  # nothing that waits for a person goes by itself

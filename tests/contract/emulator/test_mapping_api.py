@@ -31,10 +31,14 @@ ASSUMED_BY_LAMBDA = json.dumps(
         },
     }
 )
-MAY_READ_STREAMS = json.dumps(
+READS_EVERY_SOURCE = json.dumps(
     {
         "Version": "2012-10-17",
-        "Statement": {"Effect": "Allow", "Action": "dynamodb:*", "Resource": "*"},
+        "Statement": {
+            "Effect": "Allow",
+            "Action": ["dynamodb:*", "kinesis:*", "sqs:*"],
+            "Resource": "*",
+        },
     }
 )
 INVALID = "InvalidParameterValueException"
@@ -135,6 +139,9 @@ def aws(embedded_endpoint: str, aws_environment: None) -> Iterator[Aws]:  # noqa
         archive.writestr("handler.py", "def handler(event, context): pass")
     iam = own.client("iam")
     role = iam.create_role(RoleName=own.function, AssumeRolePolicyDocument=ASSUMED_BY_LAMBDA)
+    iam.put_role_policy(
+        RoleName=own.function, PolicyName="reading", PolicyDocument=READS_EVERY_SOURCE
+    )
     functions = own.client("lambda")
     functions.create_function(
         FunctionName=own.function,
@@ -224,7 +231,7 @@ class TestAnswers:
         name = "dynamodb__disabled_dynamodb_event_source_mapping"
         created = aws.create(changes, MaximumBatchingWindowInSeconds=1)
         aws.client("iam").put_role_policy(
-            RoleName=aws.function, PolicyName="read", PolicyDocument=MAY_READ_STREAMS
+            RoleName=aws.function, PolicyName="read", PolicyDocument=READS_EVERY_SOURCE
         )
         aws.client("dynamodb").put_item(TableName=table_of(changes), Item={"name": {"S": "a"}})
         aws.wait_until(created, "LastProcessingResult", "OK")

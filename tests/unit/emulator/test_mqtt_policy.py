@@ -8,10 +8,10 @@ import pytest
 from emulator.mqtt.aws import Principal
 from emulator.mqtt.broker import variables_of
 from emulator.mqtt.policy import PolicyUnsupported, allows
-from tests.template import TEMPLATE, resources
+from tests.template import everywhere
 
 ARN = "arn:aws:iot:us-east-1:123456789012:"
-POLICIES = resources(TEMPLATE.read_text("utf-8"), "AWS::IoT::Policy")
+POLICIES = everywhere("AWS::IoT::Policy")
 
 
 def deployed(name: str) -> Any:

@@ -11,7 +11,7 @@ from telemetry.domain.reading import STAMPED
 
 from emulator.mqtt import sql
 from emulator.mqtt.sql import UNDEFINED, Message, SqlError, Undocumented, matches, parse
-from tests.template import TEMPLATE, resources
+from tests.template import everywhere
 
 PAYLOAD = {"t": 21.5, "name": "a", "deep": {"er": [1]}, "nothing": None, "yes": True}
 
@@ -216,7 +216,7 @@ def test_a_substitution_template_is_filled_from_the_message() -> None:
 
 RULES = {
     name: parse(rule["TopicRulePayload"]["Sql"])
-    for name, rule in resources(TEMPLATE.read_text("utf-8"), "AWS::IoT::TopicRule").items()
+    for name, rule in everywhere("AWS::IoT::TopicRule").items()
 }
 READINGS = [
     rule for rule in RULES.values() if matches(rule.topic_filter, "telemetry/pump-1/readings")

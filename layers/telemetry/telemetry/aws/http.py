@@ -4,9 +4,9 @@ import base64
 import json
 from typing import Any
 
+from telemetry.domain.decoders.compression import unpacked, within_limit
+from telemetry.domain.decoders.text import json_value
 from telemetry.domain.formats import Body
-from telemetry.domain.formats.compression import unpacked, within_limit
-from telemetry.domain.formats.text import json_value
 from telemetry.domain.reading import shown
 from telemetry.domain.times import LATEST_MS, from_iso
 from telemetry.errors import Rejected, TooLarge, Unavailable, Undecodable, Unsupported
@@ -26,13 +26,13 @@ def read_body(event: dict[str, Any]) -> Body:
 
 
 def read_json(event: dict[str, Any]) -> Any:
-    """The request's body, decoded as JSON whatever it says it is; raises Rejected, TooLarge."""
+    """The request's body, decoded as JSON whatever its Content-Type; raises Rejected, TooLarge."""
     body = read_body(event)
     return json_value(unpacked(body.data, body.content_encoding))
 
 
 def header(event: dict[str, Any], name: str) -> str | None:
-    """A header of the request, where it has it; a name's case doesn't matter, so in lower case."""
+    """A header of the request, if it has it; `name` in lower case finds it in any case."""
     for given, value in (event.get("headers") or {}).items():
         if given.lower() == name:
             return str(value)

@@ -1,4 +1,4 @@
-"""InfluxDB's HTTP API, as far as fleets write by it: requests read, answers in InfluxDB's form.
+"""InfluxDB's HTTP API, as far as fleets write through it: reads requests, answers as InfluxDB.
 
 1.x: https://docs.influxdata.com/influxdb/v1/tools/api/, 2.x: https://docs.influxdata.com/influxdb/v2/api/
 """
@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 
 from telemetry.aws.http import RETRY_AFTER_SECONDS, query_parameter
 from telemetry.domain.admission import Poster
-from telemetry.domain.formats.compression import GZIP_MAGIC, unpacked
+from telemetry.domain.decoders.compression import GZIP_MAGIC, unpacked
 from telemetry.domain.influx import Batch, shipped_mapping, translate
 from telemetry.domain.line_protocol import Fault, TooManyLines, parse
 from telemetry.domain.reading import shown
@@ -23,7 +23,7 @@ from telemetry.errors import Rejected, TooLarge
 # invocation takes: 6 MB of JSON. https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 MAX_BODY_BYTES = 4 * 1_048_576
 V1_WRITE, V2_WRITE, QUERY = "/write", "/api/v2/write", "/query"
-VERSION = "1.8-telemetry"  # whose protocol it is; clients ask for it when they start
+VERSION = "1.8-telemetry"  # clients ask when they start; it says which protocol this is
 FAULTS_TOLD = 10
 HEADER_LENGTH = 500
 V2_CODES = {
@@ -47,7 +47,7 @@ def read(event: dict[str, Any], poster: Poster, now_ms: int) -> Batch:
 
 
 def _body(event: dict[str, Any]) -> bytes:
-    """The request's bytes. API Gateway decompresses them; what it leaves compressed begins so."""
+    """The request's bytes. API Gateway decompresses gzip; if it hasn't, the first two say so."""
     body = event.get("body") or ""
     try:
         is_base64 = event.get("isBase64Encoded")
@@ -64,8 +64,8 @@ def _body(event: dict[str, Any]) -> bytes:
 def written(event: dict[str, Any], faults: Sequence[Fault], ignored: Counter[str]) -> Response:
     """204 where every point was taken or ignored; else 400 with the faults of the others.
 
-    InfluxDB says "partial write" also of one point that it drops; old Telegrafs look for the words,
-    and send again for ever what is refused in others.
+    InfluxDB says "partial write" even where it drops a single point. Old Telegrafs look for these
+    words: what is refused in other words they send again for ever.
     """
     if not faults:
         return _empty({"X-Telemetry-Ignored": _ignored(ignored)} if ignored else {})
@@ -89,12 +89,12 @@ def refuse(event: dict[str, Any], error: Rejected) -> Response:
 
 
 def forbid(event: dict[str, Any]) -> Response:
-    """403 for who is neither a device nor a gateway."""
+    """403 for a caller that is neither a device nor a gateway."""
     return _error(event, 403, "Only a device or a gateway writes.")
 
 
 def answer(event: dict[str, Any]) -> Response:
-    """Of what clients ask when they start: /ping, CREATE DATABASE and SHOW DATABASES at /query."""
+    """What clients ask when they start, answered: /ping; CREATE and SHOW DATABASES at /query."""
     if event["resource"] != QUERY:
         return _empty({})
     query = query_parameter(event, "q")
@@ -113,7 +113,7 @@ def answer(event: dict[str, Any]) -> Response:
 
 
 def _form(event: dict[str, Any]) -> dict[str, list[str]]:
-    """The fields of a form in the body; none where it is no form that such a client sends."""
+    """The fields of a form in the body; none where it has more than such a client sends."""
     try:
         return parse_qs(event.get("body") or "", max_num_fields=20)
     except ValueError:  # more fields

@@ -1,14 +1,14 @@
-"""JSON: one document or a list of them, or a document a line."""
+"""JSON: one document, a list of documents, or one a line."""
 
 import json
 from typing import Any
 
-from telemetry.domain.formats.bounds import too_many
+from telemetry.domain.decoders.bounds import too_many
 from telemetry.errors import Rejected
 
 
 def json_documents(data: bytes, most: int) -> list[Any]:
-    """One object stands for a list of one."""
+    """The documents in a list; one object alone is a document, too. Raises Rejected."""
     body = json_value(data)
     documents = body if isinstance(body, list) else [body]
     if not documents or len(documents) > most:
@@ -18,7 +18,7 @@ def json_documents(data: bytes, most: int) -> list[Any]:
 
 
 def lines(data: bytes, most: int) -> list[Any]:
-    """A document of each line that isn't blank; of a line that isn't JSON, the Rejected."""
+    """The document of each line that isn't blank, or the Rejected of a line that isn't JSON."""
     found = [line for line in data.split(b"\n") if line and not line.isspace()]
     if not found:
         raise Rejected(f"has no lines; a request brings 1 to {most}", field="body")

@@ -1,7 +1,7 @@
 """Protobuf: a Reading, or Readings (`repeated Reading readings = 1`), also behind Glue's header.
 
-The messages are made from the reading schema: a field's `number` is its tag, so no version of them
-needs another decoder. Fields with other tags are a newer firmware's and are passed over.
+The messages are made from the reading schema: a field's `number` is its tag. So this decoder reads
+every version. Fields with other tags come from newer firmware, and are dropped.
 """
 
 from functools import cache
@@ -13,16 +13,16 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from telemetry.domain.formats import glue
-from telemetry.domain.formats.bounds import MAX_BODY_BYTES, MAX_MESSAGE_BYTES, too_many
+from telemetry.domain.decoders import glue
+from telemetry.domain.decoders.bounds import MAX_BODY_BYTES, MAX_MESSAGE_BYTES, too_many
 from telemetry.domain.reading import FIELDS
 from telemetry.errors import Rejected, Undecodable
 
 READING, READINGS = "Reading", "Readings"
-# Glue's serializer writes which message of the file it is: its place among their sorted names.
-GLUE_INDEXES = (READING, READINGS)
+# In the order of their names: Glue's serializer writes a message's place in it.
+MESSAGES = (READING, READINGS)
 TYPES = {
-    "string": (FieldDescriptor.TYPE_STRING, 2),  # and the wire type
+    "string": (FieldDescriptor.TYPE_STRING, 2),  # Protobuf's type, and its wire type
     "long": (FieldDescriptor.TYPE_INT64, 0),
     "double": (FieldDescriptor.TYPE_DOUBLE, 1),
 }
@@ -33,18 +33,18 @@ MAX_UNKNOWN = 100  # fields of a Readings that a newer firmware may have beside 
 
 
 class Part(NamedTuple):
-    """Bytes `at` so many bytes of the body."""
+    """Bytes of the body, and their offset in it."""
 
     data: bytes
     at: int
 
 
 def documents(data: bytes, message: str, most: int) -> list[dict[str, Any]]:
-    """The readings in a body: `message` says what it is, unless Glue's header does."""
+    """The documents in a body: `message` names what it is, unless Glue's header does."""
     kind, body = message.rpartition(".")[2], Part(data, 0)
     if data[:1] == bytes([glue.VERSION]):  # no message begins so: it would be field 0
         kind, body = _behind_header(data)
-    if kind not in GLUE_INDEXES:
+    if kind not in MESSAGES:
         reason = f"is no message of ours; they are {READING} and {READINGS}"
         raise Rejected(reason, field="messageType", value=message)
     parts = [body] if kind == READING else _split(body, most)
@@ -60,14 +60,14 @@ def _behind_header(data: bytes) -> tuple[str, Part]:
         end = len(data) - len(message.rest)
         raise Undecodable("goes on behind its message; Readings takes several", offset=end)
     index, start = _varint(Part(message.data, glue.HEADER_BYTES), 0)
-    if index >= len(GLUE_INDEXES):
+    if index >= len(MESSAGES):
         reason = f"has message {index} behind Glue's header; 0 is {READING}, 1 {READINGS}"
         raise Undecodable(reason, offset=glue.HEADER_BYTES)
-    return GLUE_INDEXES[index], Part(message.data[start:], glue.HEADER_BYTES + start)
+    return MESSAGES[index], Part(message.data[start:], glue.HEADER_BYTES + start)
 
 
 def _split(body: Part, most: int) -> list[Part]:
-    """The readings of a Readings, still encoded: so they are counted before any is decoded."""
+    """The readings of a Readings, still encoded, so that they are counted before any is decoded."""
     parts: list[Part] = []
     at = unknown = 0
     while at < len(body.data):
@@ -129,9 +129,9 @@ def _document(part: Part, index: int) -> dict[str, Any]:
     except (DecodeError, ValueError) as error:
         reason = f"is not a message {READING}: {error}"
         raise Undecodable(reason, index=index, offset=part.at) from None
-    unknown_fields: Any = UnknownFieldSet(message)  # its types don't know that it is a sequence
+    unknown_fields: Any = UnknownFieldSet(message)  # its stubs don't say that it is a sequence
     for unknown in unknown_fields:
-        if unknown.field_number in _wire_types():  # of a known field, or it would be known
+        if unknown.field_number in _wire_types():  # a known field, of a wrong wire type
             name, expected = _wire_types()[unknown.field_number]
             reason = f"has wire type {unknown.wire_type} for {name}; it has {expected}"
             raise Undecodable(reason, index=index, offset=part.at)
@@ -172,7 +172,7 @@ def _reading() -> type[Message]:
 
 
 def _avro_type(field: dict[str, Any]) -> str:
-    """A field's type, whether or not it may be null and whatever it means."""
+    """A field's type, without null and without its logical type."""
     kind = field["type"]
     if isinstance(kind, list):
         kind = next(each for each in kind if each != "null")

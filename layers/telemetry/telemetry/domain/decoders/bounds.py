@@ -1,6 +1,6 @@
 """How much a request's body may ask of a decoder."""
 
-MAX_BODY_BYTES = 1_048_576  # as sent, and unpacked
+MAX_BODY_BYTES = 1_048_576  # both as sent and unpacked
 MAX_SCHEMA_BYTES = 65_536  # of an Avro schema as JSON
 MAX_SCHEMA_NODES = 1_000  # types in an Avro schema, names written out
 MAX_SCHEMA_DEPTH = 16

@@ -2,10 +2,10 @@
 
 import zlib
 
-from telemetry.domain.formats.bounds import MAX_BODY_BYTES
+from telemetry.domain.decoders.bounds import MAX_BODY_BYTES
 from telemetry.errors import TooLarge, Undecodable, Unsupported
 
-GZIP = 31  # window bits, as zlib tells its containers apart
+GZIP = 31  # zlib's window bits, which also say what container it is
 ZLIB = 15
 DEFLATE = -15
 GZIP_MAGIC = b"\x1f\x8b"
@@ -51,8 +51,8 @@ def inflated(
 ) -> tuple[bytes, bytes]:
     """What a compressed stream at the start of `data` holds, and the bytes behind it.
 
-    `limit` is how many bytes it may hold, of `most` that a request may bring; `index` and `at` are
-    where it is, for the error.
+    `limit`: how many bytes it may hold; `most`: how many a whole request may bring. `index` and
+    `at`: which record it is and its offset in the body, for errors. Raises TooLarge, Undecodable.
     """
     stream = zlib.decompressobj(container)
     try:

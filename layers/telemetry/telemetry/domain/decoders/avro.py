@@ -1,8 +1,8 @@
 """Avro: records behind Glue's headers, or an object container file.
 
-Each record is read by the schema that wrote it and resolved to the newest of `schemas/reading/`, so
-old and new firmware may post side by side: fields that a writer lacks are absent, those that only
-it knows are passed over.
+Each record is read by the schema that it was written with, and resolved to the newest of
+`schemas/reading/`. So old and new firmware may post side by side. A field that the writer's schema
+lacks is absent; a field that only the writer's schema has is dropped.
 """
 
 import json
@@ -17,13 +17,13 @@ from fastavro import parse_schema, schemaless_reader
 from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, UnknownType
 
-from telemetry.domain.formats import avro_schema, container, glue
-from telemetry.domain.formats.bounds import MAX_BODY_BYTES, too_many
+from telemetry.domain.decoders import avro_schema, container, glue
+from telemetry.domain.decoders.bounds import MAX_BODY_BYTES, too_many
 from telemetry.domain.reading import FIELDS, STAMPED, shown
 from telemetry.errors import Rejected, Undecodable
 
 Schema = dict[str, Any]
-# What a decoder raises of bytes and schemas that don't fit each other.
+# What fastavro raises where bytes don't fit a schema, or a schema isn't one.
 UNREADABLE = (
     EOFError,
     ValueError,
@@ -34,37 +34,37 @@ UNREADABLE = (
     SchemaResolutionError,
 )
 NAME = "telemetry.Reading"
-KEPT = 32  # writers' schemas
-ENDED = (EOFError, LookupError, StructError)  # of these, what it raises where the bytes end
+WRITERS_KEPT = 32  # so that a request needn't parse its schema again
+ENDED = (EOFError, LookupError, StructError)  # those that it raises where the bytes end
 
 
 class Writer(NamedTuple):
-    """What records are written with; `reader` is what they are resolved to, if they have to be."""
+    """The schema that records are written with; `reader`: what they are resolved to, if at all."""
 
     schema: Schema
     reader: Schema | None
 
     def source(self, data: bytes) -> BytesIO:
-        """What its records are read from; only resolving passes over a field."""
+        """The stream to read its records from; only where they are resolved are fields skipped."""
         return Whole(data) if self.reader else BytesIO(data)
 
 
 class Whole(BytesIO):
-    """Bytes that are not read beyond their end.
+    """A stream that raises EOFError where it has fewer bytes than are asked for.
 
-    fastavro passes over what has a fixed size without a look at whether it is there: an array of
-    2^60 doubles would take twelve bytes, and for ever.
+    fastavro skips values of a fixed size without checking that their bytes are there. An array of
+    2^60 doubles can be claimed in twelve bytes, and would be skipped for ever.
     """
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = super().read(size)
-        if len(data) != size:  # nor is a length below 0
+        if len(data) != size:  # or the size is below 0
             raise EOFError
         return data
 
 
 def documents(data: bytes, writer: Callable[[UUID], Schema], most: int) -> list[Schema]:
-    """The readings in a body, whichever of the two it begins as."""
+    """The documents in a body: its first bytes say whether it is a container file."""
     if data.startswith(container.MAGIC):
         return _of_container(data, most)
     if data[:1] == bytes([glue.VERSION]):
@@ -74,9 +74,9 @@ def documents(data: bytes, writer: Callable[[UUID], Schema], most: int) -> list[
 
 
 def _of_messages(data: bytes, writer: Callable[[UUID], Schema], most: int) -> list[Schema]:
-    """Records one after another, a header before the first and wherever the schema changes.
+    """The documents of records, with a header before the first and wherever the schema changes.
 
-    A record can't begin as a header does: 3 would be a device id of a negative length.
+    A record can't begin with a header's 3: that would be the length of a device id, and negative.
     """
     found: list[Schema] = []
     unpacked = 0
@@ -117,9 +117,9 @@ def _of_container(data: bytes, most: int) -> list[Schema]:
 def _read_into(
     found: list[Schema], data: bytes, written_by: Writer, most: int, place: tuple[int, bool]
 ) -> int:
-    """Read records up to the end, or up to the next header where one may follow; where that is.
+    """Read records up to the end of `data`, or up to the next header; return that offset in it.
 
-    `place`: where `data` is in the body, and whether a header may follow.
+    `place`: the offset of `data` in the body, and whether a header may follow.
     """
     at, headers_follow = place
     source = written_by.source(data)
@@ -128,7 +128,7 @@ def _read_into(
         if len(found) == most:
             raise Rejected(too_many(most), field="body")
         found.append(_record(source, written_by, len(found), at))
-        if source.tell() == end:  # of a schema without a field that takes a byte
+        if source.tell() == end:  # none of its schema's fields takes a byte
             raise Undecodable("has a record of no bytes", index=len(found) - 1, offset=at + end)
         end = source.tell()
         if end >= len(data) or (headers_follow and data[end] == glue.VERSION):
@@ -145,7 +145,7 @@ def _record(source: BytesIO, written_by: Writer, index: int, at: int) -> Schema:
             raise Undecodable(reason, index=index, offset=at + source.tell()) from None
         reason = f"can't be read as a reading: {shown(str(error))}"
         raise Undecodable(reason, index=index, offset=at + begun) from None
-    # what only the pipeline may set comes as null where a device leaves it alone
+    # a field that only the pipeline may set is null unless a device has set it
     return {
         name: value for name, value in record.items() if value is not None or name not in STAMPED
     }
@@ -170,10 +170,10 @@ def _plain(kind: Any) -> Any:
 
 
 def _of_id(schema_id: UUID, schema: Schema) -> Writer:
-    """A registered schema, which is looked at again only when it is another object."""
+    """The writer of a registered schema; parsed again only where the schema is another object."""
     known = _registered.get(schema_id)
     if known is None or known[0] is not schema:
-        if len(_registered) == KEPT:
+        if len(_registered) == WRITERS_KEPT:
             _registered.clear()
         known = _registered[schema_id] = schema, _of_text(json.dumps(schema))
     return known[1]
@@ -182,12 +182,12 @@ def _of_id(schema_id: UUID, schema: Schema) -> Writer:
 _registered: dict[UUID, tuple[Schema, Writer]] = {}
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=WRITERS_KEPT)
 def _of_text(text: str) -> Writer:
     """A writer's schema, checked and parsed; raises Rejected.
 
-    Its record may have any name. Where all of its fields are a reading's and of the same types,
-    there is nothing to resolve: records are read in a third of the time.
+    Its record may have any name. Where all of its fields are a reading's, with the same types,
+    records aren't resolved: they are read in a third of the time.
     """
     schema = {**avro_schema.read(text), "name": NAME}
     parsed, ours = (

@@ -6,8 +6,8 @@ https://avro.apache.org/docs/1.12.0/specification/#object-container-files
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from telemetry.domain.formats.bounds import MAX_BODY_BYTES, MAX_SCHEMA_BYTES
-from telemetry.domain.formats.compression import DEFLATE, inflated
+from telemetry.domain.decoders.bounds import MAX_BODY_BYTES, MAX_SCHEMA_BYTES
+from telemetry.domain.decoders.compression import DEFLATE, inflated
 from telemetry.errors import Rejected, Undecodable, Unsupported
 
 MAGIC = b"Obj\x01"
@@ -18,7 +18,7 @@ VARINT_BYTES = 10  # of a long
 
 
 class Block(NamedTuple):
-    """So many records in `data`, which is `at` so many bytes of the file."""
+    """A block: how many records it has, their bytes, and the offset of those in the file."""
 
     records: int
     data: bytes
@@ -62,14 +62,14 @@ class File:
                 reason = "has a block that doesn't end with the file's sync marker"
                 raise Undecodable(reason, index=index, offset=self._at - SYNC_BYTES)
             if self._codec == "deflate":
-                # behind it some writers (fastavro) leave a part of zlib's checksum
+                # some writers (fastavro) leave a part of zlib's checksum behind the data
                 block, _ = inflated(block, DEFLATE, left, index=index, at=at)
             left -= len(block)
             yield Block(count, block, at)
             index += count
 
     def _metadata(self) -> dict[bytes, bytes]:
-        """The header's map: blocks of entries, of which a negative count tells its bytes too."""
+        """The header's map, in blocks of entries; behind a negative count is the block's size."""
         metadata: dict[bytes, bytes] = {}
         while count := self._long():
             if count < 0:

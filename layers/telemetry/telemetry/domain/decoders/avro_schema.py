@@ -1,14 +1,14 @@
-"""Avro schemas from outside: read with bounds, before anything is decoded by them.
+"""Avro schemas from outside: held to bounds before anything is decoded by them.
 
-A record's bytes can't be trusted to be long: `null` takes none, so that an array of 2^60 of them
-does; a name stands for a type of any size; and a type that holds itself nests as deep as the bytes
-say. What is left of a schema here takes a decoder a time in proportion to the bytes it reads.
+By some schemas a few bytes take a decoder for ever. `null` takes no byte, so an array of 2^60 of
+them is short. A name stands for a type of any size. A type that holds itself nests as deep as the
+bytes say. By a schema that passes here, decoding takes time in proportion to the bytes.
 """
 
 import json
 from typing import Any, NamedTuple
 
-from telemetry.domain.formats.bounds import (
+from telemetry.domain.decoders.bounds import (
     MAX_BODY_BYTES,
     MAX_NODES_A_BYTE,
     MAX_SCHEMA_BYTES,
@@ -24,7 +24,7 @@ PRIMITIVES |= {"float": 4, "double": 8, "bytes": 1, "string": 1}
 
 
 class Checked(NamedTuple):
-    """A type with what decoding needs of it; `nodes`: types to go through, `least`: bytes."""
+    """A type; a decoder goes through `nodes` types for a value, which has `least` bytes or more."""
 
     schema: Any
     nodes: int
@@ -46,7 +46,7 @@ def read(text: bytes | str) -> dict[str, Any]:
 def within_bounds(schema: Any) -> dict[str, Any]:
     """A record's schema with nothing in it but types and names; raises Rejected.
 
-    Logical types go too, so that times stay numbers, which `validation` looks at.
+    Logical types are dropped, so times stay numbers, as `validation` expects them.
     """
     if not isinstance(schema, dict) or schema.get("type") != "record":
         raise _refused("is not of a record", schema)
@@ -98,7 +98,7 @@ def _full_name(schema: dict[str, Any], space: str, names: dict[str, Checked | No
     full = name if "." in name or not own else f"{own}.{name}"
     if full in names or full in PRIMITIVES:
         raise _refused("has two types of one name", full)
-    names[full] = None  # until it is known whole
+    names[full] = None  # until all of it is checked; to use it before that is to hold itself
     return full
 
 
@@ -148,7 +148,7 @@ def _union(schema: list[Any], space: str, names: dict[str, Checked | None], dept
 
 
 def _repeated(schema: dict[str, Any], of: str, item: Checked) -> Checked:
-    """An array or a map; a map's keys take a byte at least."""
+    """An array or a map; a map's keys take at least a byte each."""
     least = item.least + (of == "values")
     if item.nodes > MAX_NODES_A_BYTE * least:
         raise _refused(

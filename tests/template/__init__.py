@@ -1,4 +1,4 @@
-"""template.yaml as data, for tests that hold code or simulation to it."""
+"""The templates as data, for tests that hold code or simulation to them."""
 
 from functools import cache
 from pathlib import Path
@@ -6,14 +6,15 @@ from typing import Any
 
 import yaml
 
-TEMPLATE = Path(__file__).parent.parent / "template.yaml"
+TEMPLATE = Path(__file__).parent.parent.parent / "template.yaml"
+STACKS = TEMPLATE.with_name("stacks")
 
 
-class TemplateLoader(yaml.SafeLoader):
+class TemplateLoader(yaml.CSafeLoader):
     """YAML without CloudFormation's tags: `!Ref X` is "X"."""
 
 
-def untagged(loader: yaml.SafeLoader, _tag: str, node: yaml.Node) -> Any:
+def untagged(loader: yaml.CSafeLoader, _tag: str, node: yaml.Node) -> Any:
     if isinstance(node, yaml.MappingNode):
         return loader.construct_mapping(node, deep=True)
     if isinstance(node, yaml.SequenceNode):
@@ -39,17 +40,26 @@ def loaded(template: str) -> Any:
     return yaml.load(template, TemplateLoader)  # noqa: S506 - it is a SafeLoader
 
 
+def texts() -> tuple[str, ...]:
+    """The root template and the nested ones."""
+    return tuple(path.read_text("utf-8") for path in (TEMPLATE, *sorted(STACKS.glob("*.yaml"))))
+
+
+def everywhere(kind: str) -> dict[str, dict[str, Any]]:
+    """The same of all templates: a logical id is there once."""
+    return {name: each for text in texts() for name, each in resources(text, kind).items()}
+
+
 @cache
 def timeout_seconds(stage: str) -> float:
     """How long a stage's function may run: its own time, or what all have."""
-    template = TEMPLATE.read_text("utf-8")
-    functions = resources(template, "AWS::Serverless::Function")
-    usual = loaded(template)["Globals"]["Function"]["Timeout"]
-    return float(functions[f"{stage.title()}Function"].get("Timeout", usual))
+    usual = loaded(TEMPLATE.read_text("utf-8"))["Globals"]["Function"]["Timeout"]
+    function = everywhere("AWS::Serverless::Function")[f"{stage.title()}Function"]
+    return float(function.get("Timeout", usual))
 
 
 def filter_patterns(function: str, event: str) -> list[str]:
     """The filters of a function's event source mapping, as the template has them."""
-    functions = resources(TEMPLATE.read_text("utf-8"), "AWS::Serverless::Function")
+    functions = everywhere("AWS::Serverless::Function")
     criteria = functions[function]["Events"][event]["Properties"].get("FilterCriteria", {})
     return [each["Pattern"] for each in criteria.get("Filters", [])]

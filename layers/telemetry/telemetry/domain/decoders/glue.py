@@ -1,13 +1,13 @@
 """The header that AWS Glue Schema Registry's serializers write before a record.
 
-Byte 3, a byte for the compression (0 none, 5 zlib), 16 bytes of the schema version's id; so
-`AWSSchemaRegistryConstants` of https://github.com/awslabs/aws-glue-schema-registry has it.
+The byte 3, a byte for the compression (0 none, 5 zlib), the 16 bytes of the schema version's id.
+Source: `AWSSchemaRegistryConstants` in https://github.com/awslabs/aws-glue-schema-registry
 """
 
 from typing import NamedTuple
 from uuid import UUID
 
-from telemetry.domain.formats.compression import ZLIB, inflated
+from telemetry.domain.decoders.compression import ZLIB, inflated
 from telemetry.errors import Undecodable
 
 VERSION = 3
@@ -16,7 +16,7 @@ HEADER_BYTES = 18
 
 
 class Message(NamedTuple):
-    """What a header is of: `data` begins `at` so many bytes of the body; `rest` is behind it."""
+    """The schema that a header names, the bytes of the message, unpacked, and what follows it."""
 
     schema_id: UUID
     data: bytes
@@ -26,7 +26,8 @@ class Message(NamedTuple):
 def read(data: bytes, limit: int, *, index: int = 0, at: int = 0) -> Message:
     """The message that `data` begins with, of up to `limit` bytes when unpacked.
 
-    Where it isn't compressed nothing tells its end, so all that follows is its data.
+    Nothing tells the end of a message that isn't compressed, so all that follows is its data.
+    `index`, `at`: which record it is and its offset in the body. Raises Undecodable, TooLarge.
     """
     if len(data) < HEADER_BYTES:
         reason = f"ends within Glue's header of {HEADER_BYTES} bytes"

@@ -1,23 +1,23 @@
-"""Formats: the documents in a request's body, whichever way a device writes them.
+"""Formats: the documents in a request's body, by the decoder that its Content-Type asks for.
 
-A document is what `validation.parse` takes: a dict of a reading's fields. Where one document of
-several can be refused alone (a line of NDJSON), its place in the list holds the Rejected.
+A document is a dict of a reading's fields, for `validation.parse` to check. Where one document of
+several can be refused alone (a line of NDJSON), the Rejected stands in its place in the list.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
-from telemetry.domain.formats import text
-from telemetry.domain.formats.compression import unpacked, within_limit
+from telemetry.domain.decoders import text
+from telemetry.domain.decoders.compression import unpacked, within_limit
 from telemetry.errors import Unsupported
 
 
 class Schemas(Protocol):
-    """Where the schema is that a record was written with."""
+    """Where decoders find the schema that a record was written with."""
 
     def writer(self, schema_id: UUID) -> dict[str, Any]:
-        """The version's Avro schema; raises Rejected for no version of ours, or Unavailable."""
+        """The Avro schema of a version; raises Rejected if it isn't one of ours, or Unavailable."""
         ...
 
 
@@ -33,7 +33,7 @@ def decode(body: Body, schemas: Schemas, most: int) -> list[Any]:
     """The 1 to `most` documents in a body.
 
     Raises Unsupported, TooLarge, Undecodable or another Rejected for what isn't readable, and
-    Unavailable where a schema can't be had now.
+    Unavailable where the schema registry doesn't answer now.
     """
     within_limit(body.data)
     media_type, parameters = _parsed(body.content_type or "")
@@ -67,24 +67,24 @@ def _lines(data: bytes, _parameters: dict[str, str], _schemas: Schemas, most: in
 
 
 def _avro(data: bytes, _parameters: dict[str, str], schemas: Schemas, most: int) -> list[Any]:
-    from telemetry.domain.formats import avro  # noqa: PLC0415
+    from telemetry.domain.decoders import avro  # noqa: PLC0415
 
     return avro.documents(data, schemas.writer, most)
 
 
 def _protobuf(data: bytes, parameters: dict[str, str], _schemas: Schemas, most: int) -> list[Any]:
-    from telemetry.domain.formats import protobuf  # noqa: PLC0415
+    from telemetry.domain.decoders import protobuf  # noqa: PLC0415
 
     message = parameters.get("messagetype") or parameters.get("proto") or protobuf.READINGS
     return protobuf.documents(data, message, most)
 
 
 MEDIA_TYPES: dict[str, Decoder] = {
-    "": _json,  # says nothing of its body
+    "": _json,  # no Content-Type
     "application/json": _json,
     "text/json": _json,
-    "text/plain": _json,  # what a browser's fetch says of a string
-    "application/x-www-form-urlencoded": _json,  # what curl -d says of anything
+    "text/plain": _json,  # what a browser's fetch sends with a string
+    "application/x-www-form-urlencoded": _json,  # what curl -d sends with anything
     "application/x-ndjson": _lines,
     "application/jsonl": _lines,
     "application/avro": _avro,
