@@ -15,8 +15,8 @@ from botocore.config import Config
 
 Document = dict[str, Any]
 
-AT_ONCE = 16
-REAPPEAR_SECONDS = 3
+AT_ONCE = 10
+REAPPEAR_SECONDS = 5
 WAIT_SECONDS_MAX = 60
 ASSUMED_BY_LAMBDA = json.dumps({
     "Version": "2012-10-17",
