@@ -26,6 +26,10 @@ ASSUMED_BY_LAMBDA = json.dumps({
         "Action": "sts:AssumeRole",
     },
 })  # fmt: skip
+MAY_READ_QUEUES = json.dumps({
+    "Version": "2012-10-17",
+    "Statement": {"Effect": "Allow", "Action": "sqs:*", "Resource": "*"},
+})  # fmt: skip
 FUNCTION = '''
 import json
 import os
@@ -82,7 +86,12 @@ class Stage:
         self.name = f"queues-{uuid4()}"
         role = iam.create_role(RoleName=self.name, AssumeRolePolicyDocument=ASSUMED_BY_LAMBDA)
         self.role_arn = role["Role"]["Arn"]
-        self.made: list[Callable[[], object]] = [lambda: iam.delete_role(RoleName=self.name)]
+        whose = {"RoleName": self.name, "PolicyName": "read"}
+        iam.put_role_policy(**whose, PolicyDocument=MAY_READ_QUEUES)
+        self.made: list[Callable[[], object]] = [
+            lambda: iam.delete_role(RoleName=self.name),
+            lambda: iam.delete_role_policy(**whose),
+        ]
         self.echo = self.function(DOES="echo")
 
     def end(self) -> None:
