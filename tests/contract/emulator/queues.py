@@ -26,10 +26,6 @@ ASSUMED_BY_LAMBDA = json.dumps({
         "Action": "sts:AssumeRole",
     },
 })  # fmt: skip
-MAY_READ_QUEUES = json.dumps({
-    "Version": "2012-10-17",
-    "Statement": {"Effect": "Allow", "Action": "sqs:*", "Resource": "*"},
-})  # fmt: skip
 FUNCTION = '''
 import json
 import os
@@ -72,6 +68,13 @@ def note(invocation):
     path.rename(path.with_suffix(".json"))
 '''
 
+CONSUMES_QUEUES = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": {"Effect": "Allow", "Action": "sqs:*", "Resource": "*"},
+    }
+)
+
 
 class Stage:
     """The embedded AWS, a role that everything is done as, and a folder where functions note."""
@@ -86,11 +89,11 @@ class Stage:
         self.name = f"queues-{uuid4()}"
         role = iam.create_role(RoleName=self.name, AssumeRolePolicyDocument=ASSUMED_BY_LAMBDA)
         self.role_arn = role["Role"]["Arn"]
-        whose = {"RoleName": self.name, "PolicyName": "read"}
-        iam.put_role_policy(**whose, PolicyDocument=MAY_READ_QUEUES)
+        named = {"RoleName": self.name, "PolicyName": "consume"}
+        iam.put_role_policy(**named, PolicyDocument=CONSUMES_QUEUES)
         self.made: list[Callable[[], object]] = [
             lambda: iam.delete_role(RoleName=self.name),
-            lambda: iam.delete_role_policy(**whose),
+            lambda: iam.delete_role_policy(**named),
         ]
         self.echo = self.function(DOES="echo")
 
