@@ -32,8 +32,8 @@ NESTED = "AWS::CloudFormation::Stack"
 class Identity(NamedTuple):
     """What a type of resource is known by: the property that names it, its ARN, what `Ref` gives.
 
-    A property in another has that one's name before it. {at} is region and account. What `Ref` and `Arn` return is on a type's page in CloudFormation's
-    Template Reference.
+    A property in another has that one's name before it. {at} is region and account. What `Ref` and
+    `Arn` return is on a type's page in CloudFormation's Template Reference.
     """
 
     named_by: str

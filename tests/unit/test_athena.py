@@ -4,6 +4,7 @@ DuckDB runs the views' own SQL, and the pipeline's decoder says what should come
 """
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from random import Random
@@ -316,3 +317,27 @@ def test_a_metric_may_be_named_as_a_word_of_sql() -> None:
         (row,) = made.ask(f'SELECT "order", "group", "date", "table" FROM {view}')  # noqa: S608
         assert row == {"order": 1.5, "group": None, "date": 2.0, "table": None}
     made.close()
+
+
+QUERIES = re.findall(r"```sql\n(.*?)```", (ROOT / "docs/archive.md").read_text("utf-8"), re.DOTALL)
+
+
+def test_the_queries_that_people_copy_give_what_their_page_says(athena: Athena) -> None:
+    again = {"temperature": 30.0, "humidity": 40.0}
+    lines = [
+        json.dumps(READING),
+        json.dumps(READING | again),
+        json.dumps(READING | {"replayed_at": AT}),
+        '{"temperature":"warm"}',
+    ]
+    athena.keep((line, "2026-11-21", "01") for line in lines)
+    at = datetime(2026, 11, 21, 1, 30)  # noqa: DTZ001
+    by_day, once, ever, odd = map(athena.ask, QUERIES)
+    assert sorted(by_day, key=lambda row: row["temperature"]) == [
+        {"recorded_at": at, "temperature": 21.5, "humidity": None},
+        {"recorded_at": at, **again},
+    ]
+    hour = at.replace(minute=0)
+    assert once == [{"device_id": "pump-17", "at": hour, "readings": 1, "mean": 30.0}]
+    assert ever == [{"device_id": "pump-17", "readings": 1, "first": at, "last": at}]
+    assert odd == [{"hour": "01", "line": lines[-1]}]
