@@ -44,8 +44,13 @@ GAPS = (
     "keeping",
     "resharding",
     "authorization",
+    "permissions",  # before `mapping_api`, which looks at a mapping's settings first
     "mapping_api",
+    "sqs_poller",
+    "sqs_answers",
+    "dead_letters",
     "cloudwatch",
+    "alarms",
     "api_gateway",
     "api_imports",
     "layers",
@@ -54,6 +59,9 @@ GAPS = (
     "iot",
     "states",
     "schema_registry",
+    "existing",
+    "protected",
+    "imports",
     "nested_stacks",
 )
 """The modules of `emulator.gaps`, in the order in which they are closed."""

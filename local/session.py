@@ -63,8 +63,6 @@ def deploy(instance: Instance, steps: Steps, parameters: dict[str, str]) -> None
         state.outputs = deployment.read_outputs(state)
         state.api_url = deployment.local_api_url(state.outputs["ApiUrl"], state.port)
         instance.save(state)
-    with steps.step("permissions", "those that the emulator names otherwise"):
-        deployment.translate_permissions(state)
     note = "functions started; tokens of admin, operator, gateway, device"
     with steps.step("first calls", note), ThreadPoolExecutor(1) as pool:
         started = pool.submit(deployment.start_functions, state)
@@ -89,13 +87,14 @@ def first_tokens(state: State) -> dict[str, str]:
 def issue_device_tokens(instance: Instance, devices: Iterable[str]) -> State:
     """Create the tokens of devices that have none yet; return the state with all of them."""
     state = instance.load()
-    missing = [device for device in devices if device not in state.tokens]
-    if missing:
-        with Api(state.api_url, state.tokens["admin"]) as api:
-            state.tokens |= api.create_tokens(
-                {"subject": device, "role": "device"} for device in missing
-            )
-        instance.save(state)
+    wanted = set(devices)
+    if wanted <= state.tokens.keys():
+        return state
+    with instance.changing() as state, Api(state.api_url, state.tokens["admin"]) as api:
+        missing = sorted(wanted - state.tokens.keys())
+        state.tokens |= api.create_tokens(
+            {"subject": device, "role": "device"} for device in missing
+        )
     return state
 
 

@@ -399,6 +399,10 @@ class MemoryWindowReader(WindowReader):
         self.items_read = 0
         self.down = False
 
+    def ping(self) -> None:
+        if self.down:
+            raise ConnectionError("the table is away")
+
     def _pointers(self) -> Iterator[Attributes]:
         stored = self.items.stored.items()
         return (item for (partition, _), item in stored if partition == PARTITION)

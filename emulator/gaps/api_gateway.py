@@ -9,20 +9,33 @@ The emulator (1.5.33) passes packed bodies on as broken text, and holds the mode
 application/json against every type; and it keeps the slashes of BinaryMediaTypes escaped, as
 CloudFormation has them
 (https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-apigateway-restapi.html).
+A body over 10 MB, and one that makes an event over the 6 MB that Lambda takes, are each answered
+with a 413 of their own (https://docs.aws.amazon.com/apigateway/latest/developerguide/limits.html,
+https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html; the answers are as people
+report them: koki-develop/lgtm-generator issue 10). The emulator takes both.
 """
 
+import json
 import zlib
 from typing import Any
 
 WINDOW_BITS = {"gzip": 31, "deflate": 15}
 BODY_BYTES_MAX = 10 * 1024 * 1024  # API Gateway's quota of a payload
 DEFAULT_TYPE = "application/json"
+EVENT_BYTES_MAX = 6 * 1024 * 1024  # Lambda's quota of an invocation's payload
+TOO_LARGE = (
+    413,
+    {"Content-Type": "text/plain"},
+    f"HTTP content length exceeded {BODY_BYTES_MAX} bytes.".encode(),
+)
+TOO_LONG = 413, {"Content-Type": DEFAULT_TYPE}, b'{"message": "Request Too Long"}'
 UNSUPPORTED = 415, {"Content-Type": DEFAULT_TYPE}, b'{"message": "Unsupported Media Type"}'
 
 
 def close(modules: Any) -> None:
     """Close these gaps in the emulator's modules (`emulator.gaps.Modules`)."""
     take_bodies_as_aws(modules.service("apigateway_v1"))
+    refuse_long_events(modules.service("apigateway_v1"))
 
 
 def take_bodies_as_aws(apigateway: Any) -> None:
@@ -34,6 +47,8 @@ def take_bodies_as_aws(apigateway: Any) -> None:
         request: Any, api_id: str, stage: str, method: str, path: str, headers: Any, body: bytes,
         *rest: Any,
     ) -> Any:  # fmt: skip
+        if len(body) > BODY_BYTES_MAX:
+            return TOO_LARGE
         try:
             body = unpacked(body, apigateway._header_ci(headers, "content-encoding"))
         except ValueError:
@@ -55,6 +70,29 @@ def take_bodies_as_aws(apigateway: Any) -> None:
     apigateway._media_type_matches = matches
     apigateway._execute_in_scope = execute_unpacked
     apigateway._check_request_validation = validate_own_type
+
+
+class EventTooLong(Exception):
+    """Lambda takes no event of that size."""
+
+
+def refuse_long_events(apigateway: Any) -> None:
+    """Make `ministack.services.apigateway_v1` answer 413 for what Lambda wouldn't take."""
+    call, invoke = apigateway._call_lambda_raw, apigateway._invoke_lambda_proxy_v1
+
+    async def call_unless_long(function: Any, event: Any, **scope: Any) -> Any:
+        if len(json.dumps(event).encode()) > EVENT_BYTES_MAX:
+            raise EventTooLong
+        return await call(function, event, **scope)
+
+    async def invoke_or_refuse(*args: Any, **options: Any) -> Any:
+        try:
+            return await invoke(*args, **options)
+        except EventTooLong:
+            return TOO_LONG
+
+    apigateway._call_lambda_raw = call_unless_long
+    apigateway._invoke_lambda_proxy_v1 = invoke_or_refuse
 
 
 def unpacked(body: bytes, coding: str) -> bytes:

@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
+from emulator.gaps.alarms import watched
+
 Point = dict[str, Any]
 Event = dict[str, Any]
 
@@ -135,7 +137,7 @@ def metrics_from_logs(cloudwatch_logs: Any, cloudwatch: Any) -> None:
                 cloudwatch._metric_bucket(key).append(point)
                 names.add((namespace, name))
         for alarm in list(cloudwatch._alarms.values()):
-            if (alarm.get("Namespace"), alarm.get("MetricName")) in names:
+            if watched(alarm) in names:
                 cloudwatch._evaluate_alarm(alarm)
 
     cloudwatch_logs._append_log_events = append_and_count

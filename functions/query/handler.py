@@ -96,11 +96,13 @@ def get_alerts(
 
 
 def get_health(
-    _event: dict[str, Any], now_ms: int, windows: WindowReader, alerts: AlertReader
+    _event: dict[str, Any], _now_ms: int, windows: WindowReader, _alerts: AlertReader
 ) -> dict[str, Any]:
-    """Whether this region can read its tables; an error is API Gateway's 502."""
-    next(windows.between("health", minute_of(now_ms), minute_of(now_ms), 1), None)
-    alerts.listed(OPEN, 1, None)
+    """Whether this region can read its windows; an error is API Gateway's 502.
+
+    Anybody may ask, so it is one small read.
+    """
+    windows.ping()
     # the words are InfluxDB's, whose clients may ask before they write
     return http.respond(200, {"name": "telemetry", "status": "pass"})
 

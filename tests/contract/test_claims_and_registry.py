@@ -150,6 +150,19 @@ class TestRegistry:
         assert registry.create([(PUMP, "second")], CREATED_AT) == []
 
 
+def test_a_grant_is_looked_up_as_it_is_now_and_not_as_a_replica_remembers_it() -> None:
+    client = boto3.client("dynamodb")
+    with Stubber(client) as stub:
+        asked = {
+            "TableName": "devices",
+            "Key": {"device_id": {"S": "pump-1"}},
+            "ConsistentRead": True,
+        }
+        stub.add_response("get_item", {}, asked)
+        assert Registry(client, "devices").find("pump-1", "secret") is None
+        stub.assert_no_pending_responses()
+
+
 def test_no_secret_is_in_the_table(dynamodb: "DynamoDBClient") -> None:
     create_table(dynamodb, "devices", "device_id")
     Registry(dynamodb, "devices").create([(PUMP, "a-secret")], CREATED_AT)

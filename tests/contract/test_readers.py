@@ -65,6 +65,16 @@ def minutes(store: WindowStore, first: int, end: int, **options: bool) -> list[i
     return [(minute_ms - NOW_MS) // MINUTE_MS for minute_ms, _ in found]
 
 
+def test_a_table_that_is_gone_is_told_of(in_moto: None) -> None:  # noqa: ARG001
+    dynamodb = boto3.client("dynamodb")
+    create_table(dynamodb, "windows", *windows_of.KEY)
+    reader = WindowReader(dynamodb, "windows")
+    reader.ping()
+    dynamodb.delete_table(TableName="windows")
+    with pytest.raises(dynamodb.exceptions.ResourceNotFoundException):
+        reader.ping()
+
+
 class TestWindowReader:
     def test_windows_come_in_order_of_time_from_inclusive_to_exclusive(
         self, windows: WindowStore

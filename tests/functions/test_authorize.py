@@ -30,8 +30,9 @@ ROUTES = [
     "POST/query",
     "GET/query",
     "GET/ping",
+    "HEAD/ping",
 ]
-INFLUX = {"POST/write", "POST/api/v2/write", "POST/query", "GET/query", "GET/ping"}
+INFLUX = {*("POST/write", "POST/api/v2/write", "POST/query", "GET/query", "GET/ping", "HEAD/ping")}
 
 
 def is_allowed(policy: dict[str, Any], resource: str) -> bool:

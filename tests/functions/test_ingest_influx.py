@@ -310,8 +310,9 @@ def test_all_is_to_be_sent_again_when_nothing_takes_a_point(
 # What clients ask when they start.
 
 
-def test_a_ping_is_answered_with_a_version(stage: Stage) -> None:
-    response = stage.run(request("GET", "/ping", subject="a", role="device"))
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_ping_is_answered_with_a_version(stage: Stage, method: str) -> None:
+    response = stage.run(request(method, "/ping", subject="a", role="device"))
     assert (response["statusCode"], response["body"]) == (204, "")
     assert response["headers"]["X-Influxdb-Version"].startswith("1.8")
 

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import psutil
 
-from local.deployment import as_list
 from local.instance import ROOT
 from tests.pipeline.deployed import Pipeline, becomes
+from tests.pipeline.roles import as_list
 
 DYING = Path(__file__).with_name("dying.py")
 DEADLY = Path(__file__).with_name("deadly.py")
@@ -96,10 +96,7 @@ def without(pipeline: Pipeline, function: str, *actions: str) -> Iterator[None]:
 def role_without(pipeline: Pipeline, logical_id: str, *actions: str) -> Iterator[None]:
     """Take actions from a role of the template; at the end it has them again."""
     iam = pipeline.aws("iam")
-    found = pipeline.aws("cloudformation").describe_stack_resource(
-        StackName=pipeline.state.stack, LogicalResourceId=logical_id
-    )
-    role = found["StackResourceDetail"]["PhysicalResourceId"]
+    role = pipeline.made(logical_id)
     policies = {
         policy: iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
         for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]

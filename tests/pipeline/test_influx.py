@@ -120,3 +120,4 @@ def test_a_device_writes_its_own_points_alone_and_who_has_no_token_none(pipeline
         query = {"u": "gateway", "p": pipeline.token("gateway").partition(".")[2]}
         assert pipeline.http.post(path, content=lines, params=query).status_code == 401
     assert pipeline.http.get("/ping").status_code == 401
+    assert pipeline.http.head("/ping", headers=own).status_code == 204

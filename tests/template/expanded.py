@@ -1,6 +1,7 @@
 """The templates as CloudFormation gets them: expanded by SAM's translator, which AWS runs, too."""
 
 import json
+import logging
 import os
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,8 @@ UPLOADED = {
     "AWS::Serverless::StateMachine": "DefinitionUri",
 }
 CODE = "s3://code/"
+# At its end the translator says, where nobody listens to its log, that nobody took its metrics.
+logging.getLogger("samtranslator").addHandler(logging.NullHandler())
 
 
 @cache
@@ -61,11 +64,11 @@ def repository_path(template: Path, local: str) -> str:
     return os.path.relpath(template.parent / local, ROOT)
 
 
-class FunctionsLoader(yaml.SafeLoader):
+class FunctionsLoader(yaml.CSafeLoader):
     """YAML with CloudFormation's tags in their long form: `!Ref X` is {"Ref": "X"}."""
 
 
-def long_form(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Any:
+def long_form(loader: yaml.CSafeLoader, tag: str, node: yaml.Node) -> Any:
     name = tag if tag in {"Ref", "Condition"} else f"Fn::{tag}"
     if isinstance(node, yaml.MappingNode):
         return {name: loader.construct_mapping(node, deep=True)}

@@ -150,7 +150,7 @@ def test_a_secret_is_stored_as_its_sha256() -> None:
     assert not same("abc", digest[:-1] + "e")
 
 
-INFLUX = ["POST/write", "POST/api/v2/write", "POST/query", "GET/query", "GET/ping"]
+INFLUX = [*("POST/write", "POST/api/v2/write", "POST/query", "GET/query", "GET/ping", "HEAD/ping")]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import gzip
 import json
 import zlib
+from collections.abc import Coroutine
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,13 @@ from emulator.gaps import api_gateway
 from tests.template import everywhere
 
 REFUSED = api_gateway.UNSUPPORTED
+
+
+def answer_of(called: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine returns that waits for nothing."""
+    with pytest.raises(StopIteration) as ended:
+        called.send(None)
+    return ended.value.value
 
 
 class Gateway(SimpleNamespace):
@@ -34,10 +42,8 @@ class Gateway(SimpleNamespace):
         """The body that an integration gets, or the error that is answered."""
         headers = {"content-encoding": coding}
         called = self._execute_in_scope({}, "api", "v1", "POST", "/", headers, body, {})
-        with pytest.raises(StopIteration) as ended:  # it waits for nothing
-            called.send(None)
-        answer = ended.value.value
-        return answer if answer == REFUSED else answer[5]
+        answer = answer_of(called)
+        return answer if answer[0] in (413, 415) else answer[5]
 
     def models(self, **headers: str) -> Any:
         """The models that a request is held against."""
@@ -59,6 +65,8 @@ class Gateway(SimpleNamespace):
         (gzip.compress(b"x") + gzip.compress(b"y"), "gzip", REFUSED),  # y would be lost unseen
         (gzip.compress(bytes(10 * 1024 * 1024 + 1)), "gzip", REFUSED),
         (b"x", "br", REFUSED),
+        (bytes(10 * 1024 * 1024), "", bytes(10 * 1024 * 1024)),
+        (bytes(10 * 1024 * 1024 + 1), "", api_gateway.TOO_LARGE),
     ],
     ids=[
         "plain",
@@ -71,6 +79,8 @@ class Gateway(SimpleNamespace):
         "two",
         "large",
         "unknown",
+        "at the limit",
+        "over the limit",
     ],
 )
 def test_a_body_is_unpacked_as_its_header_says_or_refused(
@@ -86,6 +96,27 @@ def test_a_model_applies_to_requests_of_its_own_content_type() -> None:
     assert gateway.models(content_type="Application/JSON; charset=utf-8") == models
     assert gateway.models(content_type="application/x-ndjson") == {}
     assert gateway.models(content_type="application/avro") == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        ("x" * (6 * 1024 * 1024 - 12), "answered"),  # and {"body": ""}
+        ("x" * (6 * 1024 * 1024 - 11), api_gateway.TOO_LONG),
+        ('"' * (3 * 1024 * 1024), api_gateway.TOO_LONG),  # a quote is two characters of a JSON text
+    ],
+    ids=["at the limit", "over it", "escaped"],
+)
+def test_an_event_is_as_long_as_lambda_takes_at_most(body: str, answer: Any) -> None:
+    async def call(*_call: Any, **_scope: Any) -> Any:
+        return "answered"
+
+    async def invoke(event: Any) -> Any:
+        return await gateway._call_lambda_raw("function", event, account_id=None)
+
+    gateway = SimpleNamespace(_call_lambda_raw=call, _invoke_lambda_proxy_v1=invoke)
+    api_gateway.refuse_long_events(gateway)
+    assert answer_of(gateway._invoke_lambda_proxy_v1({"body": body})) == answer
 
 
 def test_the_slashes_of_binary_types_may_be_escaped() -> None:

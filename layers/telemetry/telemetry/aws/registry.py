@@ -18,8 +18,14 @@ class Registry:
         self._table = table
 
     def find(self, subject: str, secret: str) -> Grant | None:
-        """The grant of a subject, if this is its secret."""
-        answer = self._dynamodb.get_item(TableName=self._table, Key={"device_id": {"S": subject}})
+        """The grant of a subject, if this is its secret.
+
+        Read consistently: API Gateway remembers for a minute that a token is refused, and one that
+        was made a moment ago is often used at once.
+        """
+        answer = self._dynamodb.get_item(
+            TableName=self._table, Key={"device_id": {"S": subject}}, ConsistentRead=True
+        )
         item = answer.get("Item")
         if item is None or not same(secret, item["secret_hash"]["S"]):
             return None

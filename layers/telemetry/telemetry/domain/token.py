@@ -16,7 +16,9 @@ BEARER = re.compile(r"(?:Bearer|Token) ([A-Za-z0-9_-]{1,128})\.([A-Za-z0-9_-]{20
 BASIC = re.compile(r"Basic ([A-Za-z0-9+/]{28,344}={0,2})")
 USER = re.compile(rb"([A-Za-z0-9_-]{1,128}):([A-Za-z0-9_-]{20,128})")
 # What clients of InfluxDB call: they write, and ask whether it is there before they do.
-INFLUX_METHODS = ["POST/write", "POST/api/v2/write", "POST/query", "GET/query", "GET/ping"]
+INFLUX_WRITES = ["POST/write", "POST/api/v2/write"]
+INFLUX_QUESTIONS = ["POST/query", "GET/query", "GET/ping", "HEAD/ping"]
+INFLUX_METHODS = [*INFLUX_WRITES, *INFLUX_QUESTIONS]
 
 
 class Grant(NamedTuple):
