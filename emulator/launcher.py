@@ -56,6 +56,9 @@ GAPS = (
     "states",
     "schema_registry",
     "nested_stacks",
+    "deleted_stacks",
+    "imports",
+    "existing",
 )
 """The modules of `emulator.gaps`, in the order in which they are closed."""
 
