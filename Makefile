@@ -15,6 +15,7 @@ uv    := .tools/uv/$(stamp)
 venv  := .venv/$(stamp)
 sam   := .tools/sam/$(stamp)
 aws   := .tools/aws/$(stamp)
+tools := .tools/scan/$(stamp) .tools/checkov/$(stamp)
 
 # sam finds uv here (for the layer), and the rest finds sam. MAKE…: the make that sam starts for the
 # layer is none of this one's.
@@ -49,6 +50,10 @@ check: $(venv) $(sam) ## Lint, format, types; the template, by AWS's rules; the 
 	.venv/bin/cfn-lint template.yaml stacks/*.yaml
 	$(with_tools) sam validate --lint
 	.venv/bin/python -m pytest --quiet tests/test_tidy.py tests/template
+
+# ACCEPT=3: also where something can't be looked at, for want of a network or of npm.
+scan: $(venv) $(tools) ## Look for known faults: template, code, dependencies, secrets: ACCEPT=3
+	@.venv/bin/python -m scan $(ARGS) || { code=$$?; [ $$code = "$(ACCEPT)" ] || exit $$code; }
 
 build: $(uv) $(sam) ## Build the functions and the layer for AWS.
 	@$(with_tools) sam build
@@ -105,7 +110,7 @@ compile = .tools/uv/bin/uv pip compile --quiet --universal --python-version 3.11
 not_in_layer = $(addprefix --no-emit-package ,boto3 botocore python-dateutil s3transfer six urllib3)
 lock: $(uv) ## Lock requirements/*.in again; to newer versions: ARGS=--upgrade
 	@$(compile) $(not_in_layer) requirements/layer.in --output-file layers/telemetry/requirements.txt
-	@for each in dev aws sam uv; do \
+	@for each in dev aws sam uv scan checkov; do \
 		$(compile) requirements/$$each.in --output-file requirements/$$each.txt || exit; done
 
 clean: ## Remove the environments, builds and caches.
@@ -119,9 +124,8 @@ $(uv): requirements/uv.txt
 	@$(PYTHON) requirements/sync.py $@ $<
 $(venv): requirements/dev.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
-$(sam): requirements/sam.txt | $(uv)
-	@$(PYTHON) requirements/sync.py $@ $<
-$(aws): requirements/aws.txt | $(uv)
+
+.tools/%/$(stamp): requirements/%.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test schemas check build deploy redrive quarantine replay invoke bench soak year kills metric client-faults simulate fuzz conformance lock clean help
+.PHONY: run up down test schemas check scan build deploy redrive quarantine replay invoke bench soak year kills metric client-faults simulate fuzz conformance lock clean help

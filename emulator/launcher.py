@@ -45,6 +45,7 @@ GAPS = (
     "resharding",
     "authorization",
     "mapping_api",
+    "permissions",
     "cloudwatch",
     "alarms",
     "api_gateway",

@@ -2,8 +2,7 @@
 
 The functions run in this machine's interpreter, so the layer is built for it and the template's
 `Runtime` and `Architecture` are overridden, and the archive's buffer is short; nothing else differs
-from a deployment to AWS, except the permissions that the emulator names otherwise than AWS
-(`translate_permissions`).
+from a deployment to AWS.
 """
 
 import json
@@ -16,7 +15,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import boto3
 import yaml
@@ -28,22 +27,12 @@ from local.errors import LocalError
 from local.instance import ROOT, Instance, State
 from local.tools import tool
 
-if TYPE_CHECKING:
-    from mypy_boto3_iam import IAMClient
-
 SAM_SECONDS_MAX = 300.0
 CLOUDFORMATION_POLL_SECONDS = 0.2
 CONTAINER_PYTHON = "3.13"  # the template's own
 STREAM_FUNCTIONS = ("aggregate", "alert")
 ARCHIVE_BUFFER_SECONDS = 2
 NO_ENDPOINT = "http://127.0.0.1:9"
-# What AWS asks for, and what the emulator (1.5.33) asks for instead: it names by API operation.
-EMULATOR_ACTIONS = {
-    "dynamodb:PartiQLInsert": "dynamodb:BatchExecuteStatement",
-    "dynamodb:PartiQLUpdate": "dynamodb:BatchExecuteStatement",
-    "sqs:SendMessage": "sqs:SendMessageBatch",
-}
-EMULATOR_POLICY = "emulator-names"
 API_URL_PATTERN = re.compile(r"https://(?P<api>[^./]+)\.execute-api\.[^/]+/(?P<stage>[^/]+)/?")
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
 
@@ -263,66 +252,6 @@ def local_api_url(output: str, port: int) -> str:
             f"the stack's output ApiUrl is '{output}': an execute-api address was expected"
         )
     return f"http://127.0.0.1:{port}/_aws/execute-api/{match['api']}/{match['stage']}"
-
-
-def translate_permissions(state: State) -> list[str]:
-    """Allow roles what the template allows them, by the emulator's names; return those roles.
-
-    The emulator resolves no table for a batch of PartiQL, so that one is on every resource.
-    """
-    iam: IAMClient = client(state, "iam")
-    translated = []
-    for role in stack_roles(state):
-        statements = [
-            found | {"Action": names, "Resource": "*" if is_partiql(names) else found["Resource"]}
-            for found in role_statements(iam, role)
-            if (names := emulator_names(found))
-        ]
-        if statements:
-            document = json.dumps({"Version": "2012-10-17", "Statement": statements})
-            iam.put_role_policy(RoleName=role, PolicyName=EMULATOR_POLICY, PolicyDocument=document)
-            translated.append(role)
-    return translated
-
-
-def emulator_names(statement: Mapping[str, Any]) -> list[str]:
-    """Return the emulator's names of the actions that it names otherwise than AWS."""
-    actions = as_list(statement.get("Action", []))
-    return sorted({EMULATOR_ACTIONS[action] for action in actions if action in EMULATOR_ACTIONS})
-
-
-def is_partiql(names: list[str]) -> bool:
-    """Return whether a batch of PartiQL is among the emulator's names of actions."""
-    return EMULATOR_ACTIONS["dynamodb:PartiQLInsert"] in names
-
-
-def stack_roles(state: State) -> list[str]:
-    """Return the names of the roles of the stack and of those nested in it."""
-    pages = client(state, "cloudformation").get_paginator("list_stack_resources")
-    roles, stacks = [], [state.stack]
-    while stacks:
-        for page in pages.paginate(StackName=stacks.pop()):
-            for found in page["StackResourceSummaries"]:
-                if found["ResourceType"] == "AWS::CloudFormation::Stack":
-                    stacks.append(found["PhysicalResourceId"])
-                elif found["ResourceType"] == "AWS::IAM::Role":
-                    roles.append(found["PhysicalResourceId"])
-    return roles
-
-
-def role_statements(iam: "IAMClient", role: str) -> list[dict[str, Any]]:
-    """Return the statements of a role's inline policies."""
-    statements: list[dict[str, Any]] = []
-    for name in iam.list_role_policies(RoleName=role)["PolicyNames"]:
-        document: Any = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
-        found = document["Statement"]
-        statements += found if isinstance(found, list) else [found]
-    return statements
-
-
-def as_list(value: str | list[str]) -> list[str]:
-    """Return a policy element, which may be one text or several, as a list."""
-    return [value] if isinstance(value, str) else value
 
 
 def start_functions(state: State) -> None:

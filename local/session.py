@@ -63,8 +63,6 @@ def deploy(instance: Instance, steps: Steps, parameters: dict[str, str]) -> None
         state.outputs = deployment.read_outputs(state)
         state.api_url = deployment.local_api_url(state.outputs["ApiUrl"], state.port)
         instance.save(state)
-    with steps.step("permissions", "those that the emulator names otherwise"):
-        deployment.translate_permissions(state)
     note = "functions started; tokens of admin, operator, gateway, device"
     with steps.step("first calls", note), ThreadPoolExecutor(1) as pool:
         started = pool.submit(deployment.start_functions, state)

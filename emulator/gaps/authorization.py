@@ -1,4 +1,4 @@
-"""Gaps of the embedded AWS, closed: what permissions on a table's stream are about, and trust.
+"""Gaps of the embedded AWS, closed: permissions on a table's stream, trust, and transport.
 
 On AWS a role that may read one table's stream may read no other. The emulator (1.5.33) finds no
 resource in the requests of DynamoDB streams, so a permission that names the stream allowed nothing.
@@ -15,6 +15,7 @@ def close(modules: Any) -> None:
     """Close these gaps in the emulator's modules (`emulator.gaps.Modules`)."""
     know_table_streams(modules.core("iam_actions"), modules.service("dynamodb_streams"))
     say_for_which_account(modules.core("iam_evaluator"))
+    stand_for_tls(modules.core("iam_evaluator"))
 
 
 def know_table_streams(iam_actions: Any, dynamodb_streams: Any) -> None:
@@ -60,3 +61,17 @@ def say_for_which_account(iam_evaluator: Any) -> None:
         return allowed
 
     iam_evaluator.evaluate_trust_policy = evaluate_for_account
+
+
+def stand_for_tls(iam_evaluator: Any) -> None:
+    """Make the emulator's `ministack.core.iam_evaluator` tell policies that a request came by TLS.
+
+    SDKs speak TLS to AWS. Here they speak HTTP on loopback in its place, and a policy that refuses
+    requests without TLS (aws:SecureTransport) would refuse all of them.
+    """
+    resolve = iam_evaluator._resolve_condition_key
+
+    def resolve_as_over_tls(key: str, context: Any) -> Any:
+        return "true" if key.lower() == "aws:securetransport" else resolve(key, context)
+
+    iam_evaluator._resolve_condition_key = resolve_as_over_tls

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from emulator.gaps.permissions import role_allows
+
 LOOK_SECONDS = 0.2
 AGAIN_SECONDS = 2.0
 MEGABYTE = 1024 * 1024
@@ -155,14 +157,9 @@ class Delivery:
 
     def _check(self, grants: dict[str, Any], action: str, resource: str | None) -> None:
         """Raise Undelivered where the role lacks a permission."""
-        role = grants["RoleARN"]
-        account = role.split(":")[4]
-        asked = self._iam.EvalContext(
-            role, "AssumedRole", account, action, resource or grants["KinesisStreamARN"], ""
-        )
-        policies = self._iam._gather_role_policies(role.rpartition("/")[2], account)
-        if self._iam.evaluate(asked, policies).decision != "Allow":
-            raise Undelivered(f"{role} isn't allowed {action} on {asked.resource_arn}")
+        role, asked = grants["RoleARN"], resource or grants["KinesisStreamARN"]
+        if not role_allows(self._iam, role, action, asked):
+            raise Undelivered(f"{role} isn't allowed {action} on {asked}")
 
 
 def delimiter_of(config: dict[str, Any]) -> bytes:

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import cache
@@ -176,18 +176,23 @@ class Pipeline:
 
     # AWS's side
 
-    def made(self, logical_id: str) -> str:
-        """The physical id of a resource of the stack or of one that is nested in it."""
+    def resources(self) -> Iterator[Json]:
+        """The summaries of the stack's resources, and of those of the stacks nested in it."""
         pages = self.aws("cloudformation").get_paginator("list_stack_resources")
         stacks = [self.state.stack]
         while stacks:
             for page in pages.paginate(StackName=stacks.pop()):
-                for found in page["StackResourceSummaries"]:
-                    if found["LogicalResourceId"] == logical_id:
-                        return str(found["PhysicalResourceId"])
-                    if found["ResourceType"] == "AWS::CloudFormation::Stack":
-                        stacks.append(found["PhysicalResourceId"])
-        raise AssertionError(f"the stack has no {logical_id}")
+                yield from page["StackResourceSummaries"]
+                stacks += [
+                    found["PhysicalResourceId"]
+                    for found in page["StackResourceSummaries"]
+                    if found["ResourceType"] == "AWS::CloudFormation::Stack"
+                ]
+
+    def made(self, logical_id: str) -> str:
+        """The physical id of a resource, in whichever of the stacks it is."""
+        (found,) = [each for each in self.resources() if each["LogicalResourceId"] == logical_id]
+        return str(found["PhysicalResourceId"])
 
     def stored(self, prefix: str) -> list[str]:
         """The minutes and regions of the windows of devices whose names start so."""

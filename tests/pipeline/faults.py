@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import psutil
 
-from local.deployment import as_list
 from local.instance import ROOT
 from tests.pipeline.deployed import Pipeline, becomes
+from tests.pipeline.roles import as_list
 
 DYING = Path(__file__).with_name("dying.py")
 DEADLY = Path(__file__).with_name("deadly.py")

@@ -18,7 +18,7 @@ def test_readings_that_cannot_be_stored_are_unaccounted_until_they_are(
     start_ms, minute = now_ms(), minutes_ago(2)
     becomes(lambda: account(pipeline, start_ms)["unaccounted"], 0, "what other tests have sent")
     before = account(pipeline, start_ms)["stages"]
-    with without(pipeline, "aggregate", "dynamodb:BatchExecuteStatement"):
+    with without(pipeline, "aggregate", "dynamodb:PartiQLInsert", "dynamodb:PartiQLUpdate"):
         pipeline.send("late", at(minute, 1, battery=1.0), at(minute, 2, battery=1.0))
         failed = partial(pipeline.logged, "aggregate", "AccessDenied", start_ms)
         becomes(failed, bool, "the writes that are denied")

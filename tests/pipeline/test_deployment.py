@@ -12,11 +12,12 @@ from rich.console import Console
 from telemetry.aws.schemas import known_ids
 
 from emulator import embedded
-from local.deployment import EMULATOR_POLICY, as_list, client, role_statements, stack_roles
+from local.deployment import client
 from local.instance import State, unused
 from local.tools import tool
 from local.tracing import segments, show_trace
 from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago
+from tests.pipeline.roles import as_list, role_statements, stack_roles
 
 WITHOUT_RESOURCE = {  # actions that AWS authorizes on no resource
     "cloudwatch:GetMetricData",
@@ -30,31 +31,19 @@ LOGS_POLICY = "AmazonAPIGatewayPushToCloudWatchLogs"  # AWS's own, for API Gatew
 
 def test_no_role_has_an_action_or_a_resource_that_it_need_not_have(pipeline: Pipeline) -> None:
     iam = pipeline.aws("iam")
-    roles = stack_roles(pipeline.state)
+    roles = stack_roles(pipeline)
     # fourteen functions', two state machines', Firehose's, IoT's two for rules and one to provision
     # devices, and API Gateway's for its logs
     assert len(roles) == 21
     for role in roles:
         attached = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
         assert {policy["PolicyName"] for policy in attached} <= {LOGS_POLICY}, role
-        emulators = statements_of(pipeline, role, EMULATOR_POLICY)  # no part of the template
         for statement in role_statements(iam, role):
-            if statement in emulators:
-                continue
             actions = set(as_list(statement["Action"]))
             assert statement["Effect"] == "Allow"
             assert not [action for action in actions if "*" in action or "?" in action], role
             if "*" in as_list(statement["Resource"]):
                 assert actions <= WITHOUT_RESOURCE, (role, statement)
-
-
-def statements_of(pipeline: Pipeline, role: str, policy: str) -> list[Any]:
-    """The statements of one of a role's policies, if it has it."""
-    iam = pipeline.aws("iam")
-    if policy not in iam.list_role_policies(RoleName=role)["PolicyNames"]:
-        return []
-    document = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
-    return list(document["Statement"])
 
 
 def test_each_output_names_something_that_is_there(pipeline: Pipeline) -> None:

@@ -13,7 +13,7 @@ DEADLY = "13.125"
 def test_a_batch_that_aggregate_gives_up_on_comes_back_by_redrive(pipeline: Pipeline) -> None:
     minute = minutes_ago(3)
     with impatient(pipeline, "aggregate"):
-        with without(pipeline, "aggregate", "dynamodb:BatchExecuteStatement"):
+        with without(pipeline, "aggregate", "dynamodb:PartiQLInsert", "dynamodb:PartiQLUpdate"):
             pipeline.send("given-up", *(at(minute, second, humidity=50.0) for second in range(3)))
             becomes(
                 lambda: pipeline.given_up("aggregate"),

@@ -1,6 +1,7 @@
 """The templates as CloudFormation gets them: expanded by SAM's translator, which AWS runs, too."""
 
 import json
+import logging
 import os
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,8 @@ UPLOADED = {
     "AWS::Serverless::StateMachine": "DefinitionUri",
 }
 CODE = "s3://code/"
+# At its end the translator says, where nobody listens to its log, that nobody took its metrics.
+logging.getLogger("samtranslator").addHandler(logging.NullHandler())
 
 
 @cache

@@ -31,6 +31,16 @@ ASSUMED_BY_LAMBDA = json.dumps(
         },
     }
 )
+READS_EVERY_SOURCE = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": {
+            "Effect": "Allow",
+            "Action": ["dynamodb:*", "kinesis:*", "sqs:*"],
+            "Resource": "*",
+        },
+    }
+)
 CREATED = "create_event_source_mapping_response"
 INVALID = "InvalidParameterValueException"
 STREAM_DEFAULTS = {
@@ -123,6 +133,9 @@ def aws(embedded_endpoint: str, aws_environment: None) -> Iterator[Aws]:  # noqa
         archive.writestr("handler.py", "def handler(event, context): pass")
     iam = own.client("iam")
     role = iam.create_role(RoleName=own.function, AssumeRolePolicyDocument=ASSUMED_BY_LAMBDA)
+    iam.put_role_policy(
+        RoleName=own.function, PolicyName="reading", PolicyDocument=READS_EVERY_SOURCE
+    )
     functions = own.client("lambda")
     functions.create_function(
         FunctionName=own.function,
@@ -135,6 +148,7 @@ def aws(embedded_endpoint: str, aws_environment: None) -> Iterator[Aws]:  # noqa
     for mapping in own.mappings():
         functions.delete_event_source_mapping(UUID=mapping["UUID"])
     functions.delete_function(FunctionName=own.function)
+    iam.delete_role_policy(RoleName=own.function, PolicyName="reading")
     iam.delete_role(RoleName=own.function)
 
 

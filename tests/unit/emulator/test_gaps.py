@@ -47,6 +47,13 @@ def test_other_services_requests_are_left_alone() -> None:
     assert resource_of("dynamodb", {"StreamArn": ALERTS}) == "*"
 
 
+def test_a_request_on_loopback_counts_as_one_over_tls() -> None:
+    evaluator = SimpleNamespace(_resolve_condition_key=lambda key, _context: f"{key} as it was")
+    authorization.stand_for_tls(evaluator)
+    assert evaluator._resolve_condition_key("aws:SecureTransport", None) == "true"
+    assert evaluator._resolve_condition_key("aws:SourceIp", None) == "aws:SourceIp as it was"
+
+
 @pytest.mark.parametrize(("status", "runs"), [("RUNNING", True), ("ABORTED", False)])
 def test_who_stops_an_execution_stops_what_its_maps_do(status: str, runs: bool) -> None:
     done: list[str] = []
