@@ -335,7 +335,7 @@ def definitions(stack: str) -> dict[str, str]:
     }
 
 
-class TagsIgnored(yaml.SafeLoader):
+class TagsIgnored(yaml.CSafeLoader):
     """YAML in which CloudFormation's tags (!Ref, !GetAtt …) mean nothing."""
 
 

@@ -46,6 +46,9 @@ GAPS = (
     "authorization",
     "mapping_api",
     "permissions",
+    "sqs_poller",
+    "sqs_answers",
+    "dead_letters",
     "cloudwatch",
     "alarms",
     "api_gateway",
@@ -56,10 +59,11 @@ GAPS = (
     "iot",
     "states",
     "schema_registry",
+    "existing",
+    "protected",
+    "imports",
     "nested_stacks",
     "deleted_stacks",
-    "imports",
-    "existing",
 )
 """The modules of `emulator.gaps`, in the order in which they are closed."""
 

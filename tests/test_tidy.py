@@ -1,11 +1,13 @@
 """The house rules: each a function that lists what breaks it. The last test breaks each one."""
 
 import ast
+import io
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
@@ -16,6 +18,7 @@ import pytest
 from telemetry.domain.rule import filter_pattern, load_rules
 from telemetry.domain.schema import latest
 
+from local.cli import parser
 from tests.template import loaded, resources
 
 ROOT = Path(__file__).parent.parent
@@ -31,8 +34,15 @@ def files() -> tuple[str, ...]:
     return tuple(sorted(name for name in set(out.splitlines()) if (ROOT / name).is_file()))
 
 
+@cache
 def text(name: str) -> str:
     return (ROOT / name).read_text("utf-8", errors="replace")
+
+
+@cache
+def syntax_of(source: str) -> ast.Module:
+    """Code, parsed once for all rules: none of them changes it."""
+    return ast.parse(source)
 
 
 # The code: a rule takes a module and lists "line: what is wrong".
@@ -162,7 +172,7 @@ def breaking(rule: CodeRule, *folders: str, but: str = "-") -> list[str]:
         f"{name}:{problem}"
         for name in files()
         if name.endswith(".py") and name.startswith(folders) and not name.startswith(but)
-        for problem in rule(ast.parse(text(name)))
+        for problem in rule(syntax_of(text(name)))
     ]
 
 
@@ -189,7 +199,7 @@ def circles(sources: dict[str, str]) -> list[str]:
     """
     arrows: dict[str, list[str]] = {}
     for module, source in sources.items():
-        names = [name for _, name in imports(ast.parse(source))]
+        names = [name for _, name in imports(syntax_of(source))]
         taken = {each for name in names for each in (name, name.rpartition(".")[0])}
         arrows[module] = sorted(taken & sources.keys() - {module})
     try:
@@ -242,7 +252,7 @@ def test_the_parts_of_the_local_run_import_downwards() -> None:
     wrong = [
         f"{name}:{problem}"
         for name in modules
-        for problem in upward_imports(ast.parse(text(name)), part_of_local(name))
+        for problem in upward_imports(syntax_of(text(name)), part_of_local(name))
     ]
     assert wrong == []
 
@@ -429,8 +439,10 @@ def is_there(name: str) -> bool:
 @cache
 def help_of_local(command: str) -> str:
     """What a subcommand of `python -m local` says of itself; nothing where there is none."""
-    line = [sys.executable, "-m", "local", command, "--help"]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    told = io.StringIO()
+    with redirect_stdout(told), redirect_stderr(io.StringIO()), suppress(SystemExit):
+        parser().parse_args([command, "--help"])
+    return told.getvalue()
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])

@@ -51,7 +51,9 @@ def close(modules: Any) -> None:
     }
     always_visit(modules.service("cloudformation.stacks"), nested)
     may_have_changed(modules.service("cloudformation.changesets"))
-    show_aws_addresses(modules.service("cloudformation.handlers"), modules.core("responses"))
+    handlers = modules.service("cloudformation.handlers")
+    show_aws_addresses(handlers, modules.core("responses"))
+    show_parents(handlers, modules.service("cloudformation"))
 
 
 class NestedStacks:
@@ -392,3 +394,20 @@ def show_aws_addresses(handlers: Any, responses: Any) -> None:
         return status, headers, uploaded.sub(address, body.decode()).encode()
 
     handlers._ACTION_HANDLERS["GetTemplate"] = get_with_addresses
+
+
+def show_parents(handlers: Any, all_stacks: Any) -> None:
+    """Have DescribeStacks tell a nested stack's parent and root, as AWS's does."""
+    describe = handlers._ACTION_HANDLERS["DescribeStacks"]
+
+    def describe_with_parents(parameters: Document) -> Response:
+        status, headers, body = describe(parameters)
+        text = body.decode()
+        for stack in all_stacks._stacks.values():
+            if stack.get("ParentId"):
+                own = f"<StackId>{stack['StackId']}</StackId>"
+                parent = f"<ParentId>{stack['ParentId']}</ParentId>"
+                text = text.replace(own, f"{own}{parent}<RootId>{stack['RootId']}</RootId>")
+        return status, headers, text.encode()
+
+    handlers._ACTION_HANDLERS["DescribeStacks"] = describe_with_parents

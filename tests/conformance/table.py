@@ -38,6 +38,7 @@ def peers() -> dict[str, Any]:
     return found
 
 
+@cache
 def marked() -> Marks:
     """Return the marks of all test functions, as they stand in the files."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
@@ -64,7 +65,7 @@ def rows(marks: Marks) -> Iterator[str]:
     """Return the table, a line each."""
     versions = peers()["versions"]
     tools = [name.format(versions[tool]) for tool, name in TOOLS.items()]
-    yield "| " + " | ".join(["feature", "AWS: how we know", "this engine", *tools]) + " |"
+    yield "| " + " | ".join(["feature", "AWS: how we know", "here", *tools]) + " |"
     yield "|" + "---|" * (3 + len(tools))
     for key, feature in peers()["features"].items():
         known = [f"{marks[key, basis]} {basis}" for basis in BASES if marks[key, basis]]

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from io import StringIO
@@ -13,7 +14,8 @@ from rich.console import Console
 from ops import adopt
 from ops.errors import OpsError
 from ops.target import Target
-from tests.contract.emulator.account import ALL_CAPABILITIES, Account, Document
+from tests.contract.emulator.stacks import Document, Stacks
+from tests.contract.emulator.test_imports import Import
 
 KEEPS = {"DeletionPolicy": "RetainExceptOnCreate", "UpdateReplacePolicy": "Retain"}
 IDS = "11111111-2222-3333-4444-555555555555=1"
@@ -76,21 +78,24 @@ def template(name: str) -> Document:
 class Environment:
     """A stack that comes and goes, and `adopt` as an operator gives it."""
 
-    def __init__(self, account: Account) -> None:
-        self.account = account
-        self.name = account.named("prod")
+    def __init__(self, stacks: Stacks) -> None:
+        self.stacks = stacks
+        self.name = f"prod-{uuid.uuid4().hex[:8]}"
         self.template = template(self.name)
-        self.target = Target(self.name, None, account.client)
+        self.target = Target(self.name, None, stacks.client)
 
     def deploy(self) -> Document:
         """As `sam deploy` does: a new stack, or an update of the one that is there."""
-        whole = {"StackName": self.name, "TemplateBody": json.dumps(self.template)}
-        formation = self.account.formation
+        formation = self.stacks.formation
         action = formation.create_stack
         if adopt.status_of(formation, self.name):
             action = formation.update_stack
-        made = action(**whole, Capabilities=list(ALL_CAPABILITIES))
-        return self.account.ended(made["StackId"])
+        made = action(
+            StackName=self.name,
+            TemplateBody=json.dumps(self.template),
+            Capabilities=["CAPABILITY_AUTO_EXPAND"],
+        )
+        return self.stacks.ended(made["StackId"])
 
     def adopt(self, *without: str, env: str = "default") -> str:
         """What it prints, as one text."""
@@ -99,61 +104,54 @@ class Environment:
         assert adopt.adopt(options, self.target, Console(file=told, width=80)) == 0
         return told.getvalue()
 
-    def output(self, stack: Document, name: str) -> str:
-        found = {each["OutputKey"]: each["OutputValue"] for each in stack["Outputs"]}
-        return str(found[name])
-
 
 @pytest.fixture
-def environment(embedded_endpoint: str, aws_environment: None) -> Iterator[Environment]:  # noqa: ARG001
-    account = Account(embedded_endpoint)
-    yield Environment(account)
-    for url in account.sqs.list_queues().get("QueueUrls", []):
-        if account.suffix in url:
-            account.sqs.delete_queue(QueueUrl=url)
+def environment(embedded_endpoint: str, aws_environment: None) -> Environment:  # noqa: ARG001
+    return Environment(Stacks(embedded_endpoint))
 
 
 @pytest.fixture
 def dynamodb(environment: Environment) -> Iterator[Any]:
-    with closing(environment.account.client("dynamodb")) as client:
+    with closing(environment.stacks.client("dynamodb")) as client:
         yield client
 
 
 def test_a_deployment_goes_on_with_what_a_deleted_stack_has_left(
     environment: Environment, dynamodb: Any
 ) -> None:
-    account, table = environment.account, f"{environment.name}-table"
+    stacks, table = environment.stacks, f"{environment.name}-table"
     first = environment.deploy()
-    key = environment.output(first, "KeyId")
-    queue = account.physical(first, "Overflow")
+    made = stacks.resources(first)
+    queue = made["Overflow"]
     dynamodb.put_item(TableName=table, Item={"id": {"S": "one"}})
-    account.sqs.send_message(QueueUrl=queue, MessageBody="a reading")
-    assert account.delete(first)["StackStatus"] == "DELETE_COMPLETE"
+    stacks.client("sqs").send_message(QueueUrl=queue, MessageBody="a reading")
+    assert stacks.delete(first)["StackStatus"] == "DELETE_COMPLETE"
 
     told = environment.adopt()
-    adopted = account.ended(environment.name)
+    adopted = stacks.ended(environment.name)
     assert adopted["StackStatus"] == "IMPORT_COMPLETE"
-    assert account.resources(adopted) == {"Key", "Table", "Bucket", "Overflow"}
+    kept = {name: made[name] for name in ("Key", "Table", "Bucket", "Overflow")}
+    assert stacks.resources(adopted) == kept
     assert "without Bucket.NotificationConfiguration, which needs Announced" in told
     parameters = f"Name={environment.name} OtherSchemaIds={IDS}"
     assert told.splitlines()[-1] == f'make deploy ARGS="--parameter-overrides {parameters}"'
 
     second = environment.deploy()
     assert second["StackStatus"] == "UPDATE_COMPLETE"
-    assert environment.output(second, "KeyId") == key
-    assert account.physical(second, "Overflow") == queue
-    assert account.resources(second) == set(environment.template["Resources"])
+    deployed = stacks.resources(second)
+    assert set(deployed) == set(environment.template["Resources"])
+    assert kept.items() <= deployed.items()
     assert dynamodb.scan(TableName=table)["Items"] == [{"id": {"S": "one"}}]
-    announced = account.s3.get_bucket_notification_configuration(
+    announced = stacks.client("s3").get_bucket_notification_configuration(
         Bucket=f"{environment.name}-bucket"
     )
     (configured,) = announced["QueueConfigurations"]
-    assert configured["QueueArn"].split(":")[-1] in account.physical(second, "Announced")
+    assert configured["QueueArn"].split(":")[-1] in deployed["Announced"]
     attributes = ["ApproximateNumberOfMessages"]
-    found = account.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=attributes)
+    found = stacks.client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=attributes)
     assert found["Attributes"]["ApproximateNumberOfMessages"] == "1"
 
-    account.delete(second)  # and once more: the import is no special past
+    stacks.delete(second)  # and once more: the import is no special past
     environment.adopt()
     assert environment.deploy()["StackStatus"] == "UPDATE_COMPLETE"
     assert dynamodb.scan(TableName=table)["Count"] == 1
@@ -163,20 +161,20 @@ def test_a_plain_deployment_is_refused_and_takes_nothing_and_what_it_leaves_is_p
     environment: Environment, dynamodb: Any
 ) -> None:
     table = f"{environment.name}-table"
-    environment.account.delete(environment.deploy())
+    environment.stacks.delete(environment.deploy())
     dynamodb.put_item(TableName=table, Item={"id": {"S": "one"}})
     refused = environment.deploy()
     assert refused["StackStatus"] == "ROLLBACK_COMPLETE"
     assert dynamodb.scan(TableName=table)["Count"] == 1
     with pytest.raises(OpsError, match=r"exists, ROLLBACK_COMPLETE: .*delete-stack"):
         environment.adopt()
-    environment.account.delete(refused)  # now the newest deleted stack, and it has left nothing
+    environment.stacks.delete(refused)  # now the newest deleted stack, and it has left nothing
     environment.adopt()
     assert environment.deploy()["StackStatus"] == "UPDATE_COMPLETE"
 
 
 def test_an_import_that_is_done_only_says_what_comes_next(environment: Environment) -> None:
-    environment.account.delete(environment.deploy())
+    environment.stacks.delete(environment.deploy())
     command = environment.adopt(env="prod").splitlines()[-1]
     assert command.startswith('make deploy ARGS="--config-env prod --parameter-overrides Name=')
     again = environment.adopt(env="prod")
@@ -197,7 +195,7 @@ def test_a_stack_that_nobody_deleted_is_not_known(environment: Environment) -> N
 
 def test_a_stack_that_has_left_nothing_has_nothing_to_adopt(environment: Environment) -> None:
     environment.template = {"Resources": {"Queue": {"Type": "AWS::SQS::Queue"}}}
-    environment.account.delete(environment.deploy())
+    environment.stacks.delete(environment.deploy())
     with pytest.raises(OpsError, match="was deleted, and nothing of it was retained"):
         environment.adopt()
 
@@ -205,31 +203,32 @@ def test_a_stack_that_has_left_nothing_has_nothing_to_adopt(environment: Environ
 def test_what_is_gone_since_is_named_and_can_be_left_to_the_deployment(
     environment: Environment,
 ) -> None:
-    account = environment.account
+    stacks = environment.stacks
     stack = environment.deploy()
-    queue = account.physical(stack, "Overflow")
-    account.delete(stack)
-    account.sqs.delete_queue(QueueUrl=queue)
+    queue = stacks.resources(stack)["Overflow"]
+    stacks.delete(stack)
+    stacks.client("sqs").delete_queue(QueueUrl=queue)
     with pytest.raises(OpsError, match=r"Overflow \(.*\) was retained, and is gone .*--without"):
         environment.adopt()
     with pytest.raises(OpsError, match=r"--without: .* has left no Overfull: "):
         environment.adopt("Overfull")
     environment.adopt("Overflow")
-    assert account.resources(account.ended(environment.name)) == {"Key", "Table", "Bucket"}
+    adopted = stacks.resources(stacks.ended(environment.name))
+    assert set(adopted) == {"Key", "Table", "Bucket"}
     deployed = environment.deploy()
     assert deployed["StackStatus"] == "UPDATE_COMPLETE"
-    assert account.physical(deployed, "Overflow")
+    assert stacks.resources(deployed)["Overflow"]
 
 
 @pytest.mark.parametrize("gone", ["Table", "Bucket"])
 def test_a_table_or_a_bucket_that_is_gone_is_named(
     environment: Environment, dynamodb: Any, gone: str
 ) -> None:
-    environment.account.delete(environment.deploy())
+    environment.stacks.delete(environment.deploy())
     if gone == "Table":
         dynamodb.delete_table(TableName=f"{environment.name}-table")
     else:
-        environment.account.s3.delete_bucket(Bucket=f"{environment.name}-bucket")
+        environment.stacks.client("s3").delete_bucket(Bucket=f"{environment.name}-bucket")
     with pytest.raises(OpsError, match=rf"{gone} \({environment.name}.*\) was retained, and is"):
         environment.adopt()
 
@@ -238,9 +237,9 @@ def test_a_key_that_is_to_be_deleted_is_told_of_and_how_it_is_saved(
     environment: Environment,
 ) -> None:
     stack = environment.deploy()
-    key = environment.output(stack, "KeyId")
-    environment.account.delete(stack)
-    with closing(environment.account.client("kms")) as kms:
+    key = environment.stacks.resources(stack)["Key"]
+    environment.stacks.delete(stack)
+    with closing(environment.stacks.client("kms")) as kms:
         kms.schedule_key_deletion(KeyId=key, PendingWindowInDays=7)
         with pytest.raises(OpsError, match=rf"{key} is PendingDeletion.*cancel-key-deletion"):
             environment.adopt()
@@ -254,31 +253,19 @@ def test_a_key_that_is_to_be_deleted_is_told_of_and_how_it_is_saved(
 def test_a_refusal_of_cloudformations_is_shown_and_leaves_no_stack(
     environment: Environment,
 ) -> None:
-    account = environment.account
-    account.delete(environment.deploy())
+    stacks = environment.stacks
+    stacks.delete(environment.deploy())
     table = environment.template["Resources"]["Table"]["Properties"]
-    alone = {
-        "Type": "AWS::DynamoDB::GlobalTable",
-        "DeletionPolicy": "Retain",
-        "Properties": table
-        | {"TableName": f"{environment.name}-table", "Replicas": [{"Region": "us-east-1"}]},
-    }
-    other = account.named("other")
-    created = account.formation.create_change_set(
-        StackName=other,
-        ChangeSetName="import",
-        ChangeSetType="IMPORT",
-        TemplateBody=json.dumps({"Resources": {"Mine": alone}}),
-        ResourcesToImport=[
-            {
-                "ResourceType": "AWS::DynamoDB::GlobalTable",
-                "LogicalResourceId": "Mine",
-                "ResourceIdentifier": {"TableName": f"{environment.name}-table"},
-            }
-        ],
+    own = {"TableName": f"{environment.name}-table"}
+    other = Import(stacks)
+    other.add(
+        "Mine",
+        "AWS::DynamoDB::GlobalTable",
+        table | own | {"Replicas": [{"Region": "us-east-1"}]},
+        own,
     )
-    account.formation.execute_change_set(ChangeSetName=created["Id"])
-    account.ended(created["StackId"])
-    with pytest.raises(OpsError, match=rf"refuses the import: .*already exists in stack .*{other}"):
+    other.execute()
+    reason = rf"refuses the import: .*already exists in stack .*{other.name}"
+    with pytest.raises(OpsError, match=reason):
         environment.adopt()
-    assert adopt.status_of(account.formation, environment.name) is None
+    assert adopt.status_of(stacks.formation, environment.name) is None

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.bugs import BUGS
-from tests.simulation.checking import Outcome, course, first_that_finds, reduced
+from tests.simulation.checking import Outcome, course, reduced, seed_that_finds
 from tests.simulation.options import Options, drawn
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 
 @pytest.fixture(scope="module")
 def finding(pool: ProcessPoolExecutor) -> dict[str, "Future[int | None]"]:
-    return {bug: pool.submit(first_that_finds, bug, SEEDS) for bug in BUGS}
+    return {bug: pool.submit(seed_that_finds, bug, SEEDS) for bug in BUGS}
 
 
 @pytest.fixture(scope="module")

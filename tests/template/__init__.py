@@ -10,11 +10,11 @@ TEMPLATE = Path(__file__).parent.parent.parent / "template.yaml"
 STACKS = TEMPLATE.with_name("stacks")
 
 
-class TemplateLoader(yaml.SafeLoader):
+class TemplateLoader(yaml.CSafeLoader):
     """YAML without CloudFormation's tags: `!Ref X` is "X"."""
 
 
-def untagged(loader: yaml.SafeLoader, _tag: str, node: yaml.Node) -> Any:
+def untagged(loader: yaml.CSafeLoader, _tag: str, node: yaml.Node) -> Any:
     if isinstance(node, yaml.MappingNode):
         return loader.construct_mapping(node, deep=True)
     if isinstance(node, yaml.SequenceNode):

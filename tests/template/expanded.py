@@ -64,11 +64,11 @@ def repository_path(template: Path, local: str) -> str:
     return os.path.relpath(template.parent / local, ROOT)
 
 
-class FunctionsLoader(yaml.SafeLoader):
+class FunctionsLoader(yaml.CSafeLoader):
     """YAML with CloudFormation's tags in their long form: `!Ref X` is {"Ref": "X"}."""
 
 
-def long_form(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Any:
+def long_form(loader: yaml.CSafeLoader, tag: str, node: yaml.Node) -> Any:
     name = tag if tag in {"Ref", "Condition"} else f"Fn::{tag}"
     if isinstance(node, yaml.MappingNode):
         return {name: loader.construct_mapping(node, deep=True)}

@@ -4,6 +4,7 @@ import io
 import json
 import tracemalloc
 import zlib
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -150,6 +151,7 @@ def test_a_gzip_body_is_one_member_and_whole() -> None:
         assert isinstance(refused(member[:end], "application/x-ndjson", "gzip"), Undecodable)
 
 
+@cache
 def bomb(megabytes: int, window_bits: int) -> bytes:
     stream = zlib.compressobj(9, zlib.DEFLATED, window_bits)
     parts = [stream.compress(b"0" * 1_048_576) for _ in range(megabytes)]
