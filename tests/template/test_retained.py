@@ -8,6 +8,7 @@ from cfnlint.api import lint
 from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
 
 from ops.retained import IDENTIFIERS, Deleted, Import, Retained, import_of
+from tests.template import TEMPLATE
 from tests.template.expanded import REGION, Template, templates
 from tests.template.rendered import ACCOUNT, GIVEN, STACK, Resource, Stack
 
@@ -79,3 +80,27 @@ def test_each_is_named_by_what_cloudformation_knows_it_by() -> None:
     for kind, name in IDENTIFIERS.items():
         schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema(REGION, kind).schema
         assert schema["primaryIdentifier"] == [f"/properties/{name}"]
+
+
+# By type, the command that removes it, or the name by which docs/operations.md tells of it.
+REMOVED_BY = {
+    "AWS::ApiGateway::Account": "get-account",
+    "AWS::DynamoDB::GlobalTable": "delete-table",
+    "AWS::IAM::Role": "ApiLogsRole",
+    "AWS::IoT::Policy": "delete-policy",
+    "AWS::KMS::Key": "schedule-key-deletion",
+    "AWS::S3::Bucket": "delete-bucket",
+    "AWS::SQS::Queue": "delete-queue",
+}
+
+
+def test_the_document_tells_how_each_thing_that_stays_is_removed() -> None:
+    told = (TEMPLATE.parent / "docs/operations.md").read_text("utf-8")
+    kept = {
+        resource["Type"]
+        for template in templates().values()
+        for resource in template["Resources"].values()
+        if resource.get("DeletionPolicy") == "RetainExceptOnCreate"
+    }
+    assert {kind for kind in kept if REMOVED_BY.get(kind, kind) not in told} == set()
+    assert kept == set(REMOVED_BY)
