@@ -9,7 +9,7 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -104,34 +104,43 @@ def status_of(formation: Any, stack: str) -> str | None:
     return None if found is None else str(found["StackStatus"])
 
 
-def newest_deleted(target: Target, without: list[str]) -> Deleted:
+def newest_deleted(target: Target, without: Collection[str]) -> Deleted:
     """Return the newest deleted stack of the target's name that has left something.
 
-    Raises OpsError if there is none, or if something that it left is gone since.
+    One that has no parameters was imported and never deployed: the one before it knows more, and
+    has left the same. Raises OpsError if there is none, or if something that it left is gone since.
     """
     formation = target.connect("cloudformation")
-    pages = formation.get_paginator("list_stacks").paginate(StackStatusFilter=["DELETE_COMPLETE"])
-    deleted = [
-        each
-        for page in pages
-        for each in page["StackSummaries"]
-        if each["StackName"] == target.stack
-    ]
-    for each in sorted(deleted, key=lambda each: each["DeletionTime"], reverse=True):
-        left = dict(left_by(formation, each["StackId"]))
-        if left:
-            kept = {name: found for name, found in left.items() if name not in without}
-            for name in set(without) - left.keys():
-                raise OpsError(
-                    f"--without: {each['StackId']} has left no {name}: {', '.join(left)}"
-                )
-            return known_of(target, each["StackId"], kept)
-    if deleted:
-        raise OpsError(f"stack {target.stack} was deleted, and nothing of it was retained")
-    raise OpsError(
-        f"CloudFormation knows no deleted stack {target.stack} in this region. It forgets one "
-        f"after {KNOWN_DAYS} days, and adopt goes by nothing else: see docs/operations.md"
+    deleted = list(newest_first(formation, target.stack))
+    have_left = [(each, left) for each in deleted if (left := dict(left_by(formation, each)))]
+    if not have_left:
+        raise OpsError(nothing_left(target.stack, bool(deleted)))
+    stacks = [formation.describe_stacks(StackName=each)["Stacks"][0] for each, _ in have_left]
+    place = next((n for n, stack in enumerate(stacks) if stack.get("Parameters")), 0)
+    _, left = have_left[place]
+    for name in set(without) - left.keys():
+        raise OpsError(f"--without {name}: it isn't among what was left, {', '.join(left)}")
+    kept = {name: found for name, found in left.items() if name not in without}
+    return known_of(target, stacks[place], kept)
+
+
+def nothing_left(stack: str, is_known: bool) -> str:
+    """Return why there is nothing to adopt of a stack, which CloudFormation knows or doesn't."""
+    if is_known:
+        return f"stack {stack} was deleted, and nothing of it was retained"
+    return (
+        f"CloudFormation knows no deleted stack {stack} in this region. It forgets one after "
+        f"{KNOWN_DAYS} days, and adopt goes by nothing else: see docs/operations.md"
     )
+
+
+def newest_first(formation: Any, stack: str) -> Iterator[str]:
+    """Yield the ids of the deleted stacks of a name."""
+    pages = formation.get_paginator("list_stacks").paginate(StackStatusFilter=["DELETE_COMPLETE"])
+    found = [each for page in pages for each in page["StackSummaries"]]
+    for each in sorted(found, key=lambda each: each["DeletionTime"], reverse=True):
+        if each["StackName"] == stack:
+            yield each["StackId"]
 
 
 class Left(NamedTuple):
@@ -152,10 +161,9 @@ def left_by(formation: Any, stack_id: str) -> Iterator[tuple[str, Left]]:
                 )
 
 
-def known_of(target: Target, stack_id: str, left: Mapping[str, Left]) -> Deleted:
+def known_of(target: Target, stack: Mapping[str, Any], left: Mapping[str, Left]) -> Deleted:
     """Return all that is known of a deleted stack; raise OpsError if what it left is gone."""
-    formation = target.connect("cloudformation")
-    stack = formation.describe_stacks(StackName=stack_id)["Stacks"][0]
+    stack_id, formation = stack["StackId"], target.connect("cloudformation")
     template = formation.get_template(StackName=stack_id, TemplateStage="Processed")["TemplateBody"]
     if not isinstance(template, Mapping):  # JSON is read, and what SAM's transform makes is JSON
         raise OpsError(f"{stack_id} has a template of YAML: SAM's transform hasn't made it")
@@ -173,7 +181,7 @@ def known_of(target: Target, stack_id: str, left: Mapping[str, Left]) -> Deleted
                 f"with --without {logical_id} the deployment makes another"
             ) from None
     return Deleted(
-        stack["StackId"],
+        stack_id,
         template,
         {each["ParameterKey"]: each["ParameterValue"] for each in stack.get("Parameters", [])},
         outputs_of(stack),
@@ -314,6 +322,8 @@ def why_failed(formation: Any, stack: str) -> str:
 
 def next_command(environment: str, parameters: Mapping[str, str]) -> str:
     """Return the deployment that follows an import, as a line for a shell."""
-    chosen = "" if environment == "default" else f"--config-env {environment} "
-    overrides = " ".join(f"{name}={value}" for name, value in parameters.items())
-    return f'make deploy ARGS="{chosen}--parameter-overrides {overrides}"'
+    options = [] if environment == "default" else [f"--config-env {environment}"]
+    if parameters:
+        given = (f"{name}={value}" for name, value in parameters.items())
+        options.append(" ".join(["--parameter-overrides", *given]))
+    return f'make deploy ARGS="{" ".join(options)}"'

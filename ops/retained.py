@@ -77,7 +77,7 @@ def import_of(deleted: Deleted) -> Import:
             known = ", ".join(sorted(IDENTIFIERS))
             raise OpsError(
                 f"{logical_id}: adopt doesn't know how an import names a {retained.type}, "
-                f"only {known}"
+                f"only {known}; --without {logical_id} leaves it out"
             )
         definition = deleted.template["Resources"][logical_id]
         properties = {}

@@ -1,11 +1,13 @@
 """Gaps of the embedded AWS, closed: a queue's messages come to functions as AWS brings them.
 
-What AWS does, says https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html with the pages below
-it, or was recorded. The emulator (1.5.33) knows no batching window and no batch of more than 10
-messages; of the pattern language it knows a part. It deletes messages that don't match only with
-those of their batch that do. An answer that it can't read is a success to it; a batch that is
-throttled has failed. It works on one batch of a FIFO queue at a time, whatever its groups. And
-some fields of the event are missing.
+What AWS does is documented (https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html, and the
+pages below it) or was recorded. The emulator (1.5.33) does otherwise:
+
+- It has no batching window, no batch of more than 10 messages, and no limit of the payload.
+- It knows a part of the pattern language. What doesn't match is deleted only with its batch.
+- A partial response that it can't read is a success; a throttled batch has failed.
+- It works on one batch of a FIFO queue at a time, whatever the groups.
+- Fields of the event are missing.
 """
 
 import json
@@ -54,8 +56,9 @@ def failed_messages(result: Document, ids: Sequence[str], reports_failures: bool
     conditions", in the page with-sqs). Whatever else a mapping without partial responses gets is
     a success.
     """
+    everything = set(ids)
     if result.get("error"):
-        return set(ids)
+        return everything
     answer = result.get("body")
     if not reports_failures or answer in SUCCESS:
         return set()
@@ -63,10 +66,10 @@ def failed_messages(result: Document, ids: Sequence[str], reports_failures: bool
     if failures in (None, []):
         return set()
     if not isinstance(failures, list):
-        return set(ids)
+        return everything
     named = [each.get("itemIdentifier") if isinstance(each, dict) else None for each in failures]
-    is_readable = all(isinstance(each, str) and each in ids for each in named)
-    return {str(each) for each in named} if is_readable else set(ids)
+    is_readable = all(isinstance(each, str) and each in everything for each in named)
+    return {str(each) for each in named} if is_readable else everything
 
 
 def passes(record: Document, patterns: Sequence[str]) -> bool:
@@ -75,8 +78,10 @@ def passes(record: Document, patterns: Sequence[str]) -> bool:
     A pattern for an object never matches a text (recorded), nor a pattern for a text an object
     (https://docs.aws.amazon.com/lambda/latest/dg/with-sqs-filtering.html).
     """
+    if not patterns:
+        return True
     seen = record | {"body": decoded(record["body"])}
-    return not patterns or any(compile_pattern(each).matches(seen) for each in patterns)
+    return any(compile_pattern(each).matches(seen) for each in patterns)
 
 
 def decoded(body: str) -> Any:

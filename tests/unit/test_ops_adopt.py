@@ -132,3 +132,21 @@ def test_where_nobody_can_answer_the_option_is_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("builtins.input", end)
     with pytest.raises(OpsError, match="give --yes"):
         adopt.confirmed(Console(file=StringIO()))
+
+
+@pytest.mark.parametrize(
+    ("environment", "parameters", "command"),
+    [
+        ("default", {}, 'make deploy ARGS=""'),
+        (
+            "default",
+            {"A": "1", "B": "x=1,y=2"},
+            'make deploy ARGS="--parameter-overrides A=1 B=x=1,y=2"',
+        ),
+        ("prod", {"A": "1"}, 'make deploy ARGS="--config-env prod --parameter-overrides A=1"'),
+    ],
+)
+def test_the_next_command_is_a_line_to_be_copied(
+    environment: str, parameters: dict[str, str], command: str
+) -> None:
+    assert adopt.next_command(environment, parameters) == command

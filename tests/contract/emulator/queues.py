@@ -15,8 +15,8 @@ from botocore.config import Config
 
 Document = dict[str, Any]
 
-AT_ONCE = 16
-REAPPEAR_SECONDS = 3
+AT_ONCE = 10
+REAPPEAR_SECONDS = 5
 WAIT_SECONDS_MAX = 60
 ASSUMED_BY_LAMBDA = json.dumps({
     "Version": "2012-10-17",
@@ -68,6 +68,13 @@ def note(invocation):
     path.rename(path.with_suffix(".json"))
 '''
 
+CONSUMES_QUEUES = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": {"Effect": "Allow", "Action": "sqs:*", "Resource": "*"},
+    }
+)
+
 
 class Stage:
     """The embedded AWS, a role that everything is done as, and a folder where functions note."""
@@ -82,7 +89,12 @@ class Stage:
         self.name = f"queues-{uuid4()}"
         role = iam.create_role(RoleName=self.name, AssumeRolePolicyDocument=ASSUMED_BY_LAMBDA)
         self.role_arn = role["Role"]["Arn"]
-        self.made: list[Callable[[], object]] = [lambda: iam.delete_role(RoleName=self.name)]
+        named = {"RoleName": self.name, "PolicyName": "consume"}
+        iam.put_role_policy(**named, PolicyDocument=CONSUMES_QUEUES)
+        self.made: list[Callable[[], object]] = [
+            lambda: iam.delete_role(RoleName=self.name),
+            lambda: iam.delete_role_policy(**named),
+        ]
         self.echo = self.function(DOES="echo")
 
     def end(self) -> None:

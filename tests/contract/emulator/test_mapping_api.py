@@ -230,9 +230,6 @@ class TestAnswers:
     ) -> None:
         name = "dynamodb__disabled_dynamodb_event_source_mapping"
         created = aws.create(changes, MaximumBatchingWindowInSeconds=1)
-        aws.client("iam").put_role_policy(
-            RoleName=aws.function, PolicyName="read", PolicyDocument=READS_EVERY_SOURCE
-        )
         aws.client("dynamodb").put_item(TableName=table_of(changes), Item={"name": {"S": "a"}})
         aws.wait_until(created, "LastProcessingResult", "OK")
         updated = aws.update(created, Enabled=False)

@@ -2,9 +2,8 @@
 
 They run on the embedded AWS as it is started everywhere: its queues, its poller with that mended
 (`emulator.gaps.sqs_poller`), functions in processes of their own. Each recording is played from its
-first call to its last, in real time and all at once, since most of that time is waited; the tests
-then look at what came of it. Where a recording waited 5 s or more for a message to come back, or
-10 s for a batch, it is fewer here.
+first call to its last, in real time and many at once, since most of that time is waited; the tests
+then look at what came of it. Where a recording had a batching window of 10 s, it is 2 s here.
 """
 
 import json
