@@ -17,6 +17,7 @@ from local.fleet.credentials import issue_certificates
 from local.instance import ROOT, Instance, unused
 from local.session import brought_up, deploy_stack
 from local.view import Steps
+from ops.target import described
 from tests import writers
 from tests.pipeline.deployed import Pipeline, at, bearer, becomes, minutes_ago
 from tests.pipeline.mqtt import connected
@@ -55,10 +56,16 @@ def parameters_of(pipeline: Pipeline) -> dict[str, str]:
     return {name: value for name, value in given.items() if value}
 
 
-def delete(instance: Instance) -> None:
-    """`sam delete`, as an operator gives it."""
-    stack = ["--stack-name", instance.load().stack, "--region", instance.load().region]
-    deployment.SamRun(instance, instance.endpoint, ["delete", "--no-prompts", *stack]).wait()
+def delete(pipeline: Pipeline) -> None:
+    """`sam delete`, as an operator gives it, until the stack is gone: SAM looks every 30 s."""
+    instance, state = pipeline.instance, pipeline.state
+    arguments = ["--no-prompts", "--stack-name", state.stack, "--region", state.region]
+    sam = deployment.SamRun(instance, instance.endpoint, ["delete", *arguments])
+    try:
+        formation = pipeline.aws("cloudformation")
+        becomes(lambda: described(formation, state.stack), None, f"what is left; see {sam.log}")
+    finally:
+        sam.end()
 
 
 def adopted(instance: Instance) -> dict[str, str]:
@@ -141,7 +148,7 @@ def test_a_stack_is_updated_deleted_and_deployed_again_on_its_data(instance: Ins
         assert pipeline.counts(DEVICE) == {first: 2}
         before, tokens = left(pipeline), dict(pipeline.state.tokens)
 
-        delete(instance)
+        delete(pipeline)
         assert left(pipeline) == before
         assert pipeline.aws("kinesis").list_streams()["StreamNames"] == []
 
