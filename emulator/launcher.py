@@ -63,6 +63,7 @@ GAPS = (
     "protected",
     "imports",
     "nested_stacks",
+    "deleted_stacks",
 )
 """The modules of `emulator.gaps`, in the order in which they are closed."""
 

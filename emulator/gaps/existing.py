@@ -4,7 +4,9 @@ CloudFormation fails the creation of a resource whose name is taken
 ("… already exists", https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/troubleshooting.html,
 and the error code AlreadyExists of
 https://docs.aws.amazon.com/cloudformation-cli/latest/userguide/resource-type-test-contract-errors.html).
-The emulator (1.5.33) makes many types anew, over what is there, with what is in it: a second
+A bucket's policy, too, though PutBucketPolicy would replace it: many have met that
+(aws-cloudformation/cloudformation-coverage-roadmap, issue 1068; aws-samples/aws-cdk-examples, issue
+1022). The emulator (1.5.33) makes many types anew, over what is there, with what is in it: a second
 deployment beside retained tables succeeded, and emptied them.
 """
 
@@ -20,6 +22,7 @@ BY_NAME = {
     "AWS::Kinesis::Stream": ("Name", "kinesis", "_streams"),
     "AWS::Lambda::Function": ("FunctionName", "lambda_svc", "_functions"),
     "AWS::Logs::LogGroup": ("LogGroupName", "cloudwatch_logs", "_log_groups"),
+    "AWS::S3::BucketPolicy": ("Bucket", "s3", "_bucket_policies"),
     "AWS::SQS::Queue": ("QueueName", "sqs", "_queue_name_to_url"),
     "AWS::SecretsManager::Secret": ("Name", "secretsmanager", "_secrets"),
 }
@@ -32,6 +35,8 @@ BY_ARN = {
     ),
 }  # fmt: skip
 """The same where it has them by ARN: also the ARN's service, and what is before the name."""
+TOLD = "Resource of type '{kind}' with identifier '{name}' already exists."
+TOLD_OF = {"AWS::S3::BucketPolicy": "The bucket policy already exists on bucket {name}."}
 
 Document = dict[str, Any]
 Exists = Callable[[str, Document], str | None]
@@ -53,7 +58,7 @@ def refuse_existing(stacks: Any, exists: Exists) -> None:
     ) -> Any:
         name = exists(kind, properties)
         if name is not None:
-            told = f"Resource of type '{kind}' with identifier '{name}' already exists."
+            told = TOLD_OF.get(kind, TOLD).format(kind=kind, name=name)
             raise ValueError(f"{told} (HandlerErrorCode: AlreadyExists)")
         return provision(kind, logical_id, properties, stack_name)
 

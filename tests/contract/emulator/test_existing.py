@@ -52,6 +52,12 @@ OTHERS: dict[str, Document] = {
         "Runtime": "python3.11",
         "Role": ROLE,
     },
+    "AWS::S3::BucketPolicy": {
+        "PolicyDocument": {
+            "Version": "2012-10-17",
+            "Statement": [{"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": "*"}],
+        }
+    },
     "AWS::SecretsManager::Secret": {"SecretString": "s"},
     "AWS::StepFunctions::StateMachine": {"RoleArn": ROLE, "DefinitionString": MACHINE},
 }
@@ -97,6 +103,20 @@ def test_what_was_there_keeps_what_is_in_it(stacks: Stacks) -> None:
     dynamodb.put_item(TableName=name, Item={"id": {"S": "a"}})
     assert stacks.create({"Table": kept})["StackStatus"] == "ROLLBACK_COMPLETE"
     assert dynamodb.scan(TableName=name)["Count"] == 1
+
+
+def test_a_buckets_policy_is_changed_by_the_stack_that_has_made_it(stacks: Stacks) -> None:
+    bucket, resource = named("AWS::S3::BucketPolicy", "Bucket")
+    stacks.client("s3").create_bucket(Bucket=bucket)
+    stack = stacks.create({"Policy": resource})
+    document = {"Version": "2012-10-17", "Statement": []}
+    changed = {"Type": resource["Type"], "Properties": {"Bucket": bucket}}
+    changed["Properties"]["PolicyDocument"] = document
+    assert stacks.update(stack, {"Policy": changed})["StackStatus"] == "UPDATE_COMPLETE"
+    found = stacks.client("s3").get_bucket_policy(Bucket=bucket)["Policy"]
+    assert json.loads(found) == document
+    other = stacks.create({"Policy": resource})
+    assert f"The bucket policy already exists on bucket {bucket}." in stacks.reasons(other)
 
 
 def failing(*depends_on: str) -> Document:

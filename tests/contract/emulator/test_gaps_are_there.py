@@ -487,3 +487,11 @@ def test_a_nested_stack_knows_no_transform_and_retains_nothing(stacks: Stacks) -
     capabilities = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
     stack = stacks.create({"Child": nested(transformed)}, Capabilities=capabilities)
     assert stack["StackStatus"] == "ROLLBACK_COMPLETE"
+
+
+@shows("deleted_stacks")
+def test_what_a_deleted_stack_has_left_is_forgotten(stacks: Stacks) -> None:
+    queue = {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": name()}}
+    stack = stacks.create({"Queue": queue | {"DeletionPolicy": "Retain"}})
+    stacks.delete(stack)
+    assert stacks.resources({"StackId": stack["StackName"]}) == {}
