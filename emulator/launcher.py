@@ -44,8 +44,8 @@ GAPS = (
     "keeping",
     "resharding",
     "authorization",
+    "permissions",  # before `mapping_api`, which looks at a mapping's settings first
     "mapping_api",
-    "permissions",
     "sqs_poller",
     "sqs_answers",
     "dead_letters",

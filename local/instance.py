@@ -1,7 +1,10 @@
 """An instance: an embedded AWS with the pipeline on it, in the folder `.local/<name>`."""
 
+import fcntl
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +39,15 @@ class Instance(emulator_instance.Instance):
             raise LocalError(
                 f"no instance '{self.name}' is up: start it with {up_command(self.name)}"
             ) from None
+
+    @contextmanager
+    def changing(self) -> Iterator[State]:
+        """Give the state to change, and save it at the end; who else changes it waits."""
+        with (self.folder / "state.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            state = self.load()
+            yield state
+            self.save(state)
 
     def deployed(self) -> State:
         """Return the state of a running, deployed instance; raise LocalError if it isn't one."""

@@ -93,13 +93,14 @@ def first_tokens(state: State) -> dict[str, str]:
 def issue_device_tokens(instance: Instance, devices: Iterable[str]) -> State:
     """Create the tokens of devices that have none yet; return the state with all of them."""
     state = instance.load()
-    missing = [device for device in devices if device not in state.tokens]
-    if missing:
-        with Api(state.api_url, state.tokens["admin"]) as api:
-            state.tokens |= api.create_tokens(
-                {"subject": device, "role": "device"} for device in missing
-            )
-        instance.save(state)
+    wanted = set(devices)
+    if wanted <= state.tokens.keys():
+        return state
+    with instance.changing() as state, Api(state.api_url, state.tokens["admin"]) as api:
+        missing = sorted(wanted - state.tokens.keys())
+        state.tokens |= api.create_tokens(
+            {"subject": device, "role": "device"} for device in missing
+        )
     return state
 
 

@@ -1,57 +1,99 @@
 """A gap of the embedded AWS, closed: a function that starts finds its layers, as on Lambda.
 
 The emulator (1.5.33) unpacks all layers anew for each worker, in its own process, and each worker
-compiles them again: two seconds of CPU at every cold start. Here a layer is unpacked once into the
-instance's folder, and workers get a link to it.
+compiles them again: two seconds of CPU at every cold start. Even to look at the names in an archive
+takes it 0.15 s. Here a layer is unpacked once into the instance's folder; a worker that starts gets
+an empty archive, whose comment says where that is, and from it a link.
 """
 
-import hashlib
+import io
 import tempfile
+import threading
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-LAYER = "layer_"
-"""What the folder's name begins with that a worker's layer is unpacked into."""
+UNPACKED_AT = b"unpacked at "
 
 
 def close(modules: Any) -> None:
     """Close this gap in the emulator's modules (`emulator.gaps.Modules`)."""
-    share_layers(modules.core("lambda_runtime"), modules.folder / "layers")
+    share_layers(
+        modules.core("lambda_runtime"), modules.service("lambda_svc"), modules.folder / "layers"
+    )
 
 
-def share_layers(lambda_runtime: Any, folder: Path) -> None:
-    """Have `ministack.core.lambda_runtime` unpack each layer once, into `folder`."""
+def share_layers(lambda_runtime: Any, lambda_svc: Any, folder: Path) -> None:
+    """Have `ministack.core.lambda_runtime` unpack each layer once, into `folder`.
 
-    class SharingZipFile(zipfile.ZipFile):
-        """An archive that is unpacked by linking to what is there of an equal one."""
+    A worker that starts asks `ministack.services.lambda_svc` for the archives of its layers.
+    """
+    starting = threading.local()  # .is_worker: whether this thread is starting one
+    layers = Layers(folder)
+    spawn, resolve = lambda_runtime.Worker._spawn, lambda_svc._resolve_layer_zip
+
+    class LinkingZipFile(zipfile.ZipFile):
+        """An archive that, where its comment names a folder, is unpacked by linking to that."""
 
         def extractall(self, path: Any = None, *args: Any) -> None:
-            if Path(path).name.startswith(LAYER):
-                link(unpacked(self, folder), Path(path))
+            if self.comment.startswith(UNPACKED_AT):
+                link(Path(self.comment.removeprefix(UNPACKED_AT).decode()), Path(path))
             else:
                 super().extractall(path, *args)
 
+    def spawn_with_links(self: Any) -> None:
+        starting.is_worker = True
+        try:
+            spawn(self)
+        finally:
+            starting.is_worker = False
+
+    def resolve_for_worker(attachment: Any) -> bytes | None:
+        archive: bytes | None = resolve(attachment)
+        is_worker = getattr(starting, "is_worker", False)
+        return layers.reference(archive) if archive and is_worker else archive
+
+    lambda_runtime.Worker._spawn = spawn_with_links
+    lambda_svc._resolve_layer_zip = resolve_for_worker
     lambda_runtime.zipfile = SimpleNamespace(
-        ZipFile=SharingZipFile,
+        ZipFile=LinkingZipFile,
         BadZipFile=zipfile.BadZipFile,
         LargeFileError=zipfile.LargeZipFile,  # as the emulator calls it
     )
 
 
-def unpacked(archive: zipfile.ZipFile, folder: Path) -> Path:
-    """Return the folder in which the archive's files are; unpack them if they are not yet."""
-    parts = [f"{each.filename} {each.CRC} {each.file_size}" for each in archive.infolist()]
-    found = folder / hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    if not found.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        own = Path(tempfile.mkdtemp(dir=folder))
-        zipfile.ZipFile.extractall(archive, own)
-        with suppress(OSError):  # another worker's start was faster
-            own.rename(found)
-    return found
+class Layers:
+    """The layers that are unpacked, each in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        """Unpack into this folder."""
+        self._folder = folder
+        self._lock = threading.Lock()  # several workers start at once, often
+        self._known: dict[int, tuple[bytes, bytes]] = {}
+        """An archive by its identity, and what stands for it."""
+
+    def reference(self, archive: bytes) -> bytes:
+        """Return an archive that stands for this one; unpack this one if it isn't yet."""
+        with self._lock:
+            if id(archive) not in self._known:
+                self._known[id(archive)] = archive, standing_for(self._unpacked(archive))
+            return self._known[id(archive)][1]
+
+    def _unpacked(self, archive: bytes) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        own = Path(tempfile.mkdtemp(dir=self._folder))
+        with zipfile.ZipFile(io.BytesIO(archive)) as whole:
+            whole.extractall(own)
+        return own
+
+
+def standing_for(folder: Path) -> bytes:
+    """Return an empty archive that says where another is unpacked."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        archive.comment = UNPACKED_AT + str(folder).encode()
+    return written.getvalue()
 
 
 def link(source: Path, target: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from telemetry.aws.items import (
     Attributes,
     Conflict,
+    Denied,
     DynamoItems,
     Failed,
     Items,
@@ -264,6 +265,14 @@ def test_a_conflict_that_brings_its_item_costs_no_read() -> None:
 @pytest.mark.parametrize("code", ["ThrottlingError", "InternalServerError", "ValidationError"])
 def test_a_statement_refused_for_another_reason_has_failed(code: str) -> None:
     assert Scripted().refusing(code).items.write([Write(item("a", 1), 0)]) == [Failed()]
+
+
+def test_a_statement_or_a_call_that_the_role_may_not_make_is_denied() -> None:
+    writes = [Write(item("a", 1), 0), Write(item("b", 1), 0)]
+    assert Scripted().refusing("AccessDenied").items.write(writes[:1]) == [Denied()]
+    scripted = Scripted()
+    scripted.stub.add_client_error("batch_execute_statement", "AccessDeniedException")
+    assert scripted.items.write(writes) == [Denied(), Denied()]
 
 
 @pytest.mark.parametrize("code", ["DuplicateItem", "ConditionalCheckFailed"])

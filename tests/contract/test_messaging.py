@@ -2,7 +2,7 @@
 
 import base64
 import json
-from typing import Any
+from typing import Any, NoReturn
 
 import boto3
 import pytest
@@ -17,6 +17,8 @@ from telemetry.aws.stream import Record, Stream
 from telemetry.domain.notice import Notice
 from telemetry.domain.reading import Reading
 from telemetry.errors import Rejected, Unavailable
+
+from tests.fakes import refuse
 
 NOW_MS = 1_795_224_600_000
 NOTICE = Notice(
@@ -104,6 +106,18 @@ class TestStream:
                 stub.add_response("put_records", self.answer("throttled", "throttled"))
             left = put(client, batch)
         assert [id(each) for each in left] == [id(batch[0]), id(batch[2])]
+
+    def test_a_stream_that_the_role_may_not_put_to_is_tried_once(self) -> None:
+        class Forbidden:
+            calls = 0
+
+            def put_records(self, **_arguments: Any) -> NoReturn:
+                self.calls += 1
+                refuse("AccessDeniedException", "PutRecords")
+
+        client, batch = Forbidden(), readings(3)
+        assert put(client, batch) == batch
+        assert client.calls == 1
 
     def test_a_connection_that_breaks_is_tried_again(self) -> None:
         class Flaky:

@@ -11,6 +11,7 @@ from telemetry.aws.items import (
     ROUNDS,
     Attributes,
     CompareAndSet,
+    Denied,
     Failed,
     Outcome,
     Write,
@@ -265,17 +266,18 @@ def test_a_state_that_nobody_changes_any_more_is_forgotten() -> None:
 class Stubborn:
     """A table whose writes always fail, and that somebody else can't mend."""
 
-    def __init__(self) -> None:
+    def __init__(self, outcome: Outcome) -> None:
         self.calls = 0
+        self.outcome = outcome
 
     def write(self, writes: Sequence[Write]) -> list[Outcome]:
         self.calls += 1
-        return [Failed()] * len(writes)
+        return [self.outcome] * len(writes)
 
 
 def test_attempts_end_and_wait_a_few_seconds_in_all() -> None:
     waits: list[float] = []
-    stubborn = Stubborn()
+    stubborn = Stubborn(Failed())
     target: Writer = CompareAndSet(stubborn, to_item, to_state, sleep=waits.append)
     assert target.apply({"a": adding(frozenset({1}))}) == {}
     assert stubborn.calls == ROUNDS == 8
@@ -283,6 +285,13 @@ def test_attempts_end_and_wait_a_few_seconds_in_all() -> None:
     assert len(waits) == 7
     assert 2.54 <= sum(waits) <= 5.08
     assert all(later > earlier / 2 for earlier, later in itertools.pairwise(waits))
+
+
+def test_what_the_role_may_not_write_is_tried_once() -> None:
+    forbidden = Stubborn(Denied())
+    target: Writer = CompareAndSet(forbidden, to_item, to_state)
+    assert target.apply({"a": adding(frozenset({1}))}) == {}
+    assert forbidden.calls == 1
 
 
 def test_only_what_failed_is_tried_again() -> None:

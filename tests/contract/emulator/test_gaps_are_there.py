@@ -14,7 +14,9 @@ import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError
 from cryptography import x509
@@ -22,6 +24,7 @@ from cryptography import x509
 from emulator import embedded, launcher
 from local.instance import unused
 from local.tools import tool
+from tests.contract.emulator.queues import Stage, wait_until
 from tests.contract.emulator.stacks import Document, Stacks
 from tests.contract.emulator.test_api_imports import Deployed, description
 from tests.contract.emulator.test_existing import ATTRIBUTES
@@ -83,8 +86,7 @@ def shows(*gaps: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return note
 
 
-# Those of queues: test_without_what_mends_it_the_emulator_does_otherwise, where recordings are.
-SHOWN = {"dead_letters", "sqs_answers", "sqs_poller"}
+SHOWN: set[str] = set()
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +232,50 @@ def test_a_state_machine_does_what_its_role_does_not_allow(account: Account) -> 
     function = account.function(account.role("lambda"))
     task = {"Type": "Task", "Resource": function, "End": True}
     assert execution(account, account.role("states"), task)["status"] == "SUCCEEDED"
+
+
+@pytest.fixture
+def queues(session: boto3.Session, endpoint: str, tmp_path: Path) -> Iterator[Stage]:
+    own = Stage(session, endpoint, tmp_path)
+    yield own
+    own.end()
+
+
+@shows("sqs_poller")
+def test_a_queues_answer_that_cannot_be_read_is_a_success_and_its_event_lacks_fields(
+    queues: Stage,
+) -> None:
+    queue = queues.queue()
+    queues.mapping(
+        queue,
+        queues.function(DOES="echo", ANSWER='{"batchItemFailures": [{"of": "no item"}]}'),
+        MaximumBatchingWindowInSeconds=1,
+        FunctionResponseTypes=["ReportBatchItemFailures"],
+    )
+    queue.send("a")
+    wait_until(lambda: queue.left() == 0)
+    [record] = queues.records(queue)
+    assert "md5OfMessageAttributes" not in record
+
+
+@shows("sqs_answers")
+def test_a_batch_in_which_nothing_failed_has_a_list_of_failures(queues: Stage) -> None:
+    assert queues.queue().send("a")["Failed"] == []
+
+
+@shows("dead_letters")
+def test_a_functions_dead_letter_is_not_the_event(queues: Stage) -> None:
+    dead, function = queues.queue(), queues.function(DOES="raise")
+    queues.lambdas.update_function_configuration(
+        FunctionName=function, DeadLetterConfig={"TargetArn": dead.arn}
+    )
+    queues.lambdas.put_function_event_invoke_config(FunctionName=function, MaximumRetryAttempts=0)
+    event = {"raise_error": 1}
+    queues.lambdas.invoke(FunctionName=function, InvocationType="Event", Payload=json.dumps(event))
+    wait_until(lambda: dead.left() > 0)
+    [message] = dead.received(MessageAttributeNames=["All"])["Messages"]
+    assert json.loads(message["Body"])["requestPayload"] == event
+    assert "MessageAttributes" not in message
 
 
 @shows("cloudwatch")

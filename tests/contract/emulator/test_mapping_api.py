@@ -243,7 +243,7 @@ class TestAnswers:
         aws.wait_until(created, "State", "Enabled")
         aws.client("dynamodb").delete_table(TableName=table_of(changes))
         listed = aws.client("lambda").list_event_source_mappings(EventSourceArn=changes)
-        for mapping in listed["EventSourceMappings"]:  # here it says that it may not read
+        for mapping in listed["EventSourceMappings"]:  # the engine may have noticed
             mapping["LastProcessingResult"] = created["LastProcessingResult"]
         parts = {"create_event_source_mapping_result": created}
         assert differences(name, **parts, list_event_source_mapping_result=listed) == []

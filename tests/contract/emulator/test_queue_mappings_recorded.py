@@ -16,9 +16,6 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from emulator import embedded
-from local.instance import unused
-from local.tools import tool
 from tests.contract.emulator.queues import (
     AT_ONCE,
     REAPPEAR_SECONDS,
@@ -628,80 +625,3 @@ def invoke_in_vain(stage: Stage, content: Document) -> Played:
 @recorded("sqs_queue_as_lambda_dead_letter_queue")
 def test_an_event_that_failed_is_a_dead_letter_as_it_came(name: str, played: Played) -> None:
     assert differences(name, played) == []
-
-
-# The same on the emulator as it is, so that a newer one tells which of this isn't needed any more
-
-GAPS = ("mapping_api", "sqs_poller", "sqs_answers", "dead_letters")
-THERE = {
-    "mapping_api": {
-        "sqs_event_source_mapping_update": [
-            ".create-event-source-mapping-response.LastProcessingResult was not recorded",
-            ".updated_esm.State is 'Enabled', recorded is 'Updating'",
-        ],
-    },
-    "sqs_poller": {
-        "sqs_event_source_mapping": [".events[0].Records[0].md5OfMessageAttributes is missing"],
-        "message_body_and_attributes_passed_correctly": [
-            ".first_attempt.event.Records[0].md5OfMessageAttributes is missing",
-            ".first_attempt.event.Records[0].messageAttributes.Title.stringListValues is missing",
-        ],
-        "report_batch_item_failures_invalid_result_json_batch_fails": [
-            ".second_invocation is missing",
-            ".dlq_response is missing",
-        ],
-        "sqs_event_source_mapping_batching_reserved_concurrency": [
-            ".batch_info.total_batches_received is ",
-        ],
-    },
-    "sqs_answers": {
-        "sqs_event_source_mapping_batch_size_15": [
-            ".send-message-batch-result-10.Failed was not recorded",
-        ],
-    },
-    "dead_letters": {
-        "sqs_queue_as_lambda_dead_letter_queue": [
-            ".messages.Messages[0].MessageAttributes is missing",
-            ".messages.Messages[0].Body.raise_error is missing",
-        ],
-    },
-}
-"""By gap and recording: what differs while the gap is open, or how that begins."""
-
-
-@pytest.fixture(scope="module")
-def played_unmended(
-    session: boto3.Session, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, "Future[Played]"]]:
-    """These recordings, played on the emulator without what mends it."""
-    instance = unused("unmended")
-    instance.create()
-    aws = embedded.start(instance, tool("aws", "python"), with_mappings=False, without=GAPS)
-    names = [f"sqs__{name}" for gap in THERE.values() for name in gap]
-    folder = tmp_path_factory.mktemp("invocations")
-    try:
-        stage = Stage(session, f"http://127.0.0.1:{aws.port}", folder)
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            yield {
-                name: threads.submit(STORIES[name], stage, QueueRecording(name).content)
-                for name in names
-            }
-    finally:
-        aws.stop()
-        instance.remove()
-
-
-@pytest.mark.parametrize(
-    ("recording", "difference"),
-    [
-        (f"sqs__{recording}", difference)
-        for gap in THERE.values()
-        for recording, found in gap.items()
-        for difference in found
-    ],
-)
-def test_without_what_mends_it_the_emulator_does_otherwise(
-    played_unmended: dict[str, "Future[Played]"], recording: str, difference: str
-) -> None:
-    found = differences(recording, played_unmended[recording].result())
-    assert any(each.startswith(difference) for each in found)

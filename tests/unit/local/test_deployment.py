@@ -1,4 +1,7 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -87,6 +90,23 @@ def test_the_state_is_its_owners_alone_and_comes_back(tmp_path: Path) -> None:
     assert instance.load() == state
     assert (instance.folder / "state.json").stat().st_mode & 0o777 == 0o600
     assert instance.folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_commands_that_change_the_state_at_once_keep_each_others_changes(tmp_path: Path) -> None:
+    instance = named("one", tmp_path)
+    instance.create()
+    instance.save(State())
+    together = Barrier(8)
+
+    def add(number: int) -> None:
+        together.wait()
+        with instance.changing() as state:
+            time.sleep(0.005)  # in which the others would read the same state
+            state.tokens[f"device-{number}"] = "secret"
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(8)))
+    assert len(instance.load().tokens) == 8
 
 
 def test_a_command_without_its_instance_says_how_to_start_it(tmp_path: Path) -> None:

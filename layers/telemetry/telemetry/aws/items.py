@@ -15,6 +15,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError
 
 from telemetry.aws.chunks import chunks
+from telemetry.aws.clients import is_denied
 from telemetry.aws.observe import log
 from telemetry.errors import Rejected
 
@@ -31,6 +32,8 @@ ROUNDS = 8  # of compare-and-set; each lost round means that somebody else's wri
 BACKOFF_SECONDS = 0.02  # before the second round, doubling, with jitter
 # What a failed condition is called: on an INSERT, on an UPDATE
 CONFLICTS = ("DuplicateItem", "ConditionalCheckFailed")
+# https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchStatementError.html
+STATEMENT_DENIED = "AccessDenied"
 
 
 class Write(NamedTuple):
@@ -54,7 +57,11 @@ class Failed(NamedTuple):
     """The write may not have taken place; a retry may succeed."""
 
 
-Outcome = Written | Conflict | Failed
+class Denied(NamedTuple):
+    """The role may not write this: a retry may succeed once somebody has changed that."""
+
+
+Outcome = Written | Conflict | Failed | Denied
 
 
 class Items(Protocol):
@@ -88,7 +95,7 @@ class DynamoItems:
             answer = self._dynamodb.batch_execute_statement(Statements=statements)
         except (ClientError, BotoCoreError) as error:
             log.warning("table unavailable", extra={"table": self._table, "why": str(error)})
-            return [Failed()] * len(writes)
+            return [Denied() if is_denied(error) else Failed()] * len(writes)
         return [
             self._outcome(write, response)
             for write, response in zip(writes, answer["Responses"], strict=True)
@@ -100,7 +107,7 @@ class DynamoItems:
             return Written()
         if error["Code"] not in CONFLICTS:
             log.warning("item not written", extra={"table": self._table, "why": error["Code"]})
-            return Failed()
+            return Denied() if error["Code"] == STATEMENT_DENIED else Failed()
         return Conflict(error["Item"]) if "Item" in error else self._read(write.item)
 
     def _read(self, item: Attributes) -> Outcome:
@@ -236,6 +243,8 @@ class CompareAndSet(Generic[K, S, R]):
                 case Failed():
                     # the write may have arrived after all; the next one finds out
                     pass
+                case Denied():  # for longer than the rounds take
+                    del pending[key]
 
     def _remember(self, key: K, state: S, version: int) -> None:
         self._forget(key)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError
 
 from telemetry.aws.chunks import chunks
+from telemetry.aws.clients import is_denied
 from telemetry.aws.observe import log
 from telemetry.domain import validation
 from telemetry.domain.reading import Reading, check_time, encode
@@ -114,6 +115,10 @@ def resume_from(records: Sequence[Record], failed: Iterable[str]) -> dict[str, A
     return {"batchItemFailures": []}
 
 
+class _DeniedError(Exception):
+    """The role may not put: to try again within seconds is no use."""
+
+
 class Stream:
     """Puts readings on the stream."""
 
@@ -151,11 +156,17 @@ class Stream:
             if wait_seconds:
                 self._sleep(random.uniform(wait_seconds / 2, wait_seconds))
             calls = chunks(left, _size, MAX_RECORDS, MAX_BYTES)
-            left = [pair for call in calls for pair in self._attempt(call, give_up_at)]
+            try:
+                left = [pair for call in calls for pair in self._attempt(call, give_up_at)]
+            except _DeniedError:
+                break
         return left
 
     def _attempt(self, pairs: list[Pair[T]], give_up_at: float) -> list[Pair[T]]:
-        """Those of `pairs` that one call didn't put; all, where no time is left for it."""
+        """Those of `pairs` that one call didn't put; all, where no time is left for it.
+
+        Raises _DeniedError where the role may not put.
+        """
         if self._clock() > give_up_at:
             return pairs
         entries = [entry for _, entry in pairs]
@@ -163,6 +174,8 @@ class Stream:
             answer = self._kinesis.put_records(StreamName=self._name, Records=entries)
         except (ClientError, BotoCoreError) as error:
             log.warning("stream unavailable", extra={"why": str(error)})
+            if is_denied(error):
+                raise _DeniedError from error
             return pairs
         results = answer["Records"]
         codes = Counter(result["ErrorCode"] for result in results if result.get("ErrorCode"))
