@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from local.api import Json
 from local.cli import parser
 from local.fleet.reading import MINUTE_MS, Reading
 from local.trial.check import iso
@@ -18,15 +17,13 @@ from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago, now_ms
 HOUR_MS = 3_600_000
 
 
-def archived(pipeline: Pipeline, prefix: str) -> list[Json]:
-    """The archived readings of devices whose names start so."""
+def archived(pipeline: Pipeline, prefix: str) -> int:
+    """How many readings of devices whose names start so are archived."""
     s3, bucket = pipeline.aws("s3"), pipeline.outputs["ArchiveBucket"]
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="readings/")
     keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
     bodies = [s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys]
-    lines = [line for body in bodies for line in gzip.decompress(body).splitlines()]
-    documents = [json.loads(line) for line in lines if line.startswith(b"{")]
-    return [each for each in documents if each.get("device_id", "").startswith(prefix)]
+    return sum(gzip.decompress(body).count(f'"device_id":"{prefix}'.encode()) for body in bodies)
 
 
 def items(pipeline: Pipeline, prefix: str) -> dict[tuple[str, str], tuple[bytes, str, str]]:
@@ -72,7 +69,7 @@ def post_some(pipeline: Pipeline, prefix: str) -> list[str]:
     for name in names:
         pipeline.passed(name, minutes_ago(2))
     sent = len(readings) + 2 * len(late) + 12 + len(disagreeing) + len(names)
-    becomes(lambda: len(archived(pipeline, prefix)), sent, "the archive of all that was sent")
+    becomes(lambda: archived(pipeline, prefix), sent, "the archive of all that was sent")
     return names
 
 
