@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -193,6 +194,11 @@ def build(instance: Instance, parameters: Mapping[str, str]) -> SamRun:
     """Start `sam build` into the instance's folder; it asks no AWS anything."""
     arguments = ["build", "--build-dir", str(built_template(instance).parent)]
     return SamRun(instance, NO_ENDPOINT, [*arguments, *overrides(parameters)])
+
+
+def copy_build(source: Instance, target: Instance) -> None:
+    """Give an instance what was built for another."""
+    shutil.copytree(built_template(source).parent, built_template(target).parent)
 
 
 def container_parameters() -> dict[str, str]:
