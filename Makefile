@@ -61,6 +61,9 @@ build: $(uv) $(sam) ## Build the functions and the layer for AWS.
 deploy: build ## Build, and deploy to the AWS account and region of your credentials.
 	@$(with_tools) sam deploy $(ARGS)
 
+adopt: $(venv) ## Make a stack of what a deleted one has left, before `make deploy`, on AWS: ENV=default
+	@.venv/bin/python -m ops adopt --env $(ENV) $(ARGS)
+
 redrive: $(venv) ## Try again what was given up, on AWS: ENV=default
 	@.venv/bin/python -m ops redrive --env $(ENV) $(ARGS)
 

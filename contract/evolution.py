@@ -18,7 +18,7 @@ IDENTITY = (
     "recorded_at",
 )  # what names a reading; every other device field is a metric
 METRIC_TYPE = ["null", "double"]
-PARTITIONS = ("year", "month", "day", "hour")  # of the archive's table
+PARTITIONS = ("day", "hour")  # of the archive's table
 SNAKE_CASE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 # https://protobuf.dev/programming-guides/proto3/#assigning
 NUMBER_MAX = 2**29 - 1

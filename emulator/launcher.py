@@ -44,8 +44,11 @@ GAPS = (
     "keeping",
     "resharding",
     "authorization",
+    "permissions",  # before `mapping_api`, which looks at a mapping's settings first
     "mapping_api",
-    "permissions",
+    "sqs_poller",
+    "sqs_answers",
+    "dead_letters",
     "cloudwatch",
     "alarms",
     "api_gateway",
@@ -56,7 +59,11 @@ GAPS = (
     "iot",
     "states",
     "schema_registry",
+    "existing",
+    "protected",
+    "imports",
     "nested_stacks",
+    "deleted_stacks",
 )
 """The modules of `emulator.gaps`, in the order in which they are closed."""
 

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -38,6 +38,7 @@ ARCHIVE_BUFFER_SECONDS = 2
 NO_ENDPOINT = "http://127.0.0.1:9"
 CLIENTS_LOCK = Lock()
 API_URL_PATTERN = re.compile(r"https://(?P<api>[^./]+)\.execute-api\.[^/]+/(?P<stage>[^/]+)/?")
+NESTED_STACK = "AWS::CloudFormation::Stack"
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
 
 # The emulator takes this key for the account's root, with any secret.
@@ -269,6 +270,18 @@ def local_api_url(output: str, port: int) -> str:
             f"the stack's output ApiUrl is '{output}': an execute-api address was expected"
         )
     return f"http://127.0.0.1:{port}/_aws/execute-api/{match['api']}/{match['stage']}"
+
+
+def stack_resources(state: State) -> Iterator[dict[str, Any]]:
+    """Return the summaries of the stack's resources, and of those of the stacks nested in it."""
+    pages = client(state, "cloudformation").get_paginator("list_stack_resources")
+    stacks = [state.stack]
+    while stacks:
+        for page in pages.paginate(StackName=stacks.pop()):
+            for resource in page["StackResourceSummaries"]:
+                yield resource
+                if resource["ResourceType"] == NESTED_STACK:
+                    stacks.append(resource["PhysicalResourceId"])
 
 
 def start_functions(state: State) -> None:

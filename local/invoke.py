@@ -1,10 +1,11 @@
 """One function in a container, by `sam local invoke`, with an instance as its AWS.
 
-Three gaps lie between the container and the embedded AWS. All are closed here, so that neither
+Four gaps lie between the container and the embedded AWS. All are closed here, so that neither
 the template nor a function knows of it:
 
 - `sam local` gives `!Ref` as logical ids: the values are read from the deployed function;
 - it passes on only variables that the template declares: AWS_ENDPOINT_URL is added to a copy;
+- a nested stack gets its layer by a parameter, which it takes for one on AWS: a copy has it itself;
 - the embedded AWS listens on loopback, and a container's loopback is its own: a relay listens on
   the Docker bridge for as long as the invocation takes.
 """
@@ -18,14 +19,17 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from local.deployment import (
+    NESTED_STACK,
     build_for_container,
     client,
     container_parameters,
     overrides,
+    stack_resources,
     tool_environment,
 )
 from local.errors import LocalError
@@ -36,6 +40,9 @@ INSPECT_BRIDGE = ("docker", "network", "inspect", "bridge", "--format", "{{json 
 # What Docker Desktop, where the containers are in a virtual machine, calls the host's loopback.
 DESKTOP_HOST = "host.docker.internal"
 CHUNK_BYTES = 65_536
+LAYER = "AWS::Serverless::LayerVersion"
+
+Json = dict[str, Any]
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -65,11 +72,9 @@ def invoke(instance: Instance, function: str, event: Path, arguments: list[str])
 
 def deployed_variables(state: State, function: str) -> dict[str, str]:
     """Return the environment that the stack gave a function; raise LocalError for none of its."""
-    pages = client(state, "cloudformation").get_paginator("list_stack_resources")
     names = {
         resource["LogicalResourceId"]: resource["PhysicalResourceId"]
-        for page in pages.paginate(StackName=state.stack)
-        for resource in page["StackResourceSummaries"]
+        for resource in stack_resources(state)
         if resource["ResourceType"] == "AWS::Lambda::Function"
     }
     if function not in names:
@@ -80,11 +85,49 @@ def deployed_variables(state: State, function: str) -> dict[str, str]:
 
 
 def with_endpoint_declared(built: Path, function: str) -> Path:
-    """Write a copy of the template whose function declares AWS_ENDPOINT_URL; return its path."""
+    """Write copies of templates in which a function declares AWS_ENDPOINT_URL; return the root's.
+
+    The function is in the built root template or in one that is nested in it.
+    """
     template = yaml.safe_load(built.read_text("utf-8"))
+    if function in template["Resources"]:
+        declare_endpoint(template, function)
+    else:
+        for nested in template["Resources"].values():
+            if nested["Type"] == NESTED_STACK:
+                path = built.parent / nested["Properties"]["TemplateURL"]
+                inner = yaml.safe_load(path.read_text("utf-8"))
+                if function in inner["Resources"]:
+                    declare_endpoint(inner, function)
+                    bring_layers(inner, nested["Properties"], template["Resources"], built.parent)
+                    nested["Properties"]["TemplateURL"] = str(copied_beside(path, inner))
+    return copied_beside(built, template)
+
+
+def declare_endpoint(template: Json, function: str) -> None:
+    """Add AWS_ENDPOINT_URL to a function's variables."""
     properties = template["Resources"][function]["Properties"]
     properties["Environment"]["Variables"]["AWS_ENDPOINT_URL"] = ""
-    copy = built.with_name("template-local.json")  # beside it: its paths are relative
+
+
+def bring_layers(inner: Json, given: Json, resources: Json, folder: Path) -> None:
+    """Make a nested template's parameters that are layers of the root's layers of its own.
+
+    `sam local` takes a layer that comes by a parameter for an ARN on AWS.
+    """
+    for name, value in list(given["Parameters"].items()):
+        layer = resources.get(str(value.get("Ref"))) if isinstance(value, dict) else None
+        if layer and layer["Type"] == LAYER:
+            content = str(folder / layer["Properties"]["ContentUri"])
+            own = {**layer, "Properties": {**layer["Properties"], "ContentUri": content}}
+            own["Properties"].pop("LayerName", None)
+            inner["Resources"][name] = own
+            del inner["Parameters"][name], given["Parameters"][name]
+
+
+def copied_beside(path: Path, template: Json) -> Path:
+    """Write a changed template beside the built one, since its paths are relative."""
+    copy = path.with_name("template-local.json")
     copy.write_text(json.dumps(template, default=str), "utf-8")
     return copy
 

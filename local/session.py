@@ -63,11 +63,7 @@ def brought_up(
 def deploy(instance: Instance, steps: Steps, parameters: dict[str, str]) -> None:
     """Deploy what was built, and make it ready for devices and operators."""
     with steps.step("deploy", "sam deploy of template.yaml"):
-        deployment.deploy(instance, parameters).wait()
-        state = instance.load()
-        state.outputs = deployment.read_outputs(state)
-        state.api_url = deployment.local_api_url(state.outputs["ApiUrl"], state.port)
-        instance.save(state)
+        state = deploy_stack(instance, parameters)
     note = "functions started; tokens of admin, operator, gateway, device"
     with steps.step("first calls", note), ThreadPoolExecutor(1) as pool:
         started = pool.submit(deployment.start_functions, state)
@@ -75,6 +71,16 @@ def deploy(instance: Instance, steps: Steps, parameters: dict[str, str]) -> None
         started.result()
     state.is_deployed = True
     instance.save(state)
+
+
+def deploy_stack(instance: Instance, parameters: dict[str, str]) -> State:
+    """Deploy what was built, once more if it is there; return the state with what it is now."""
+    deployment.deploy(instance, parameters).wait()
+    state = instance.load()
+    state.outputs = deployment.read_outputs(state)
+    state.api_url = deployment.local_api_url(state.outputs["ApiUrl"], state.port)
+    instance.save(state)
+    return state
 
 
 def first_tokens(state: State) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The command line of the operators: `python -m ops COMMAND --env ENVIRONMENT`.
 
-Each command is added by a function that `python -m local` uses too, for the stack of an instance.
+Each command is added by a function. Those of COMMANDS are for the stack of a local instance, too
+(`python -m local`).
 """
 
 import argparse
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from ops import quarantine, redrive, replay
+from ops import adopt, quarantine, redrive, replay
 from ops.command_types import Add
 from ops.errors import OpsError
 from ops.target import on_aws
@@ -18,6 +19,7 @@ INTERRUPTED = 130
 DEFAULT_ENVIRONMENT = "default"
 
 COMMANDS: tuple[Add, ...] = (redrive.add, quarantine.add, replay.add)
+WITHOUT_STACK: tuple[Add, ...] = (adopt.add,)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m ops", description="What operators do to a stack on AWS."
     )
     added = whole.add_subparsers(metavar="COMMAND", required=True)
-    for add in COMMANDS:
+    for add in (*COMMANDS, *WITHOUT_STACK):
         for each in add(added):
             each.add_argument(
                 "--env",

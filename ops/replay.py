@@ -175,7 +175,7 @@ def archived_until(target: Target, now: datetime) -> datetime | None:
     """Return when the newest object of the archive was written."""
     pages = target.connect("s3").get_paginator("list_objects_v2")
     for hours in range(ARCHIVED_HOURS):
-        prefix = f"readings/{now - timedelta(hours=hours):year=%Y/month=%m/day=%d/hour=%H}/"
+        prefix = f"readings/{now - timedelta(hours=hours):day=%Y-%m-%d/hour=%H}/"
         found = pages.paginate(Bucket=target.output("ArchiveBucket"), Prefix=prefix)
         written = [each["LastModified"] for page in found for each in page.get("Contents", [])]
         if written:

@@ -16,18 +16,25 @@ SAMCONFIG = Path(__file__).parent.parent / "samconfig.toml"
 Connect = Callable[[str], Any]
 ANSWER_SECONDS_MAX = 300
 """How long to wait for an answer: longer than any function that operators invoke may run."""
+ABSENT = "ValidationError"
+"""What DescribeStacks answers where there is no stack of that name."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A stack that commands act on; `connect` makes a boto3 client of a service in its region."""
+    """A stack that commands act on; `connect` makes a boto3 client of a service in its region.
+
+    `outputs` is None where there is no stack of this name.
+    """
 
     stack: str
-    outputs: Mapping[str, str]
+    outputs: Mapping[str, str] | None
     connect: Connect
 
     def output(self, name: str) -> str:
         """Return an output of the stack; raise OpsError if this version of it has none such."""
+        if self.outputs is None:
+            raise OpsError(f"there is no stack {self.stack}: `make deploy` makes it")
         try:
             return self.outputs[name]
         except KeyError:
@@ -45,19 +52,33 @@ def on_aws(environment: str, samconfig: Path = SAMCONFIG) -> Target:
         session = boto3.Session(
             region_name=settings.get("region"), profile_name=settings.get("profile")
         )
-        found = session.client("cloudformation").describe_stacks(StackName=settings["stack_name"])
+        stack = described(session.client("cloudformation"), settings["stack_name"])
     except (BotoCoreError, ClientError) as error:
         reason = f"stack {settings['stack_name']} (environment {environment}): {error}"
         raise OpsError(reason) from None
-    listed = found["Stacks"][0].get("Outputs", [])
-    outputs = {each["OutputKey"]: each["OutputValue"] for each in listed}
-
     config = Config(read_timeout=ANSWER_SECONDS_MAX, retries={"mode": "standard"})
 
     def connect(service: str) -> Any:
         return session.client(service, config=config)  # type: ignore[call-overload]
 
+    outputs = None if stack is None else outputs_of(stack)
     return Target(settings["stack_name"], outputs, connect)
+
+
+def described(formation: Any, stack: str) -> dict[str, Any] | None:
+    """Return what DescribeStacks says of a stack, or None if there is none of that name."""
+    try:
+        found: dict[str, Any] = formation.describe_stacks(StackName=stack)["Stacks"][0]
+    except ClientError as error:
+        if error.response["Error"]["Code"] == ABSENT:
+            return None
+        raise
+    return found
+
+
+def outputs_of(stack: Mapping[str, Any]) -> dict[str, str]:
+    """Return the outputs of a stack that was described, by name."""
+    return {each["OutputKey"]: each["OutputValue"] for each in stack.get("Outputs", [])}
 
 
 def settings_of(environment: str, samconfig: Path = SAMCONFIG) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 from telemetry.domain.rule import filter_pattern, load_rules
-from telemetry.domain.schema import latest
 
 from local.cli import parser
 from tests.template import loaded, resources
@@ -316,27 +315,6 @@ def unlike_the_rules(template: str, rules: str) -> list[str]:
     return [] if patterns == expected else [f"{patterns}, and the rules say {expected}"]
 
 
-GLUE_TYPES = {"string": "string", "long": "bigint", "double": "double"}
-
-
-def unlike_the_schema(template: str, schema: str) -> list[str]:
-    """The columns of the archive's table, where they aren't those of a reading's fields."""
-    table = resources(template, "AWS::Glue::Table")["ArchiveTable"]["TableInput"]
-    columns = {each["Name"]: each["Type"] for each in table["StorageDescriptor"]["Columns"]}
-    expected = {
-        field["name"]: GLUE_TYPES[avro_type(field["type"])]
-        for field in json.loads(schema)["fields"]
-    }
-    return [] if columns == expected else [f"{columns}, and the schema says {expected}"]
-
-
-def avro_type(kind: Any) -> str:
-    """A field's type, whether or not it may be null and whatever it means."""
-    if isinstance(kind, list):
-        (kind,) = [each for each in kind if each != "null"]
-    return str(kind["type"] if isinstance(kind, dict) else kind)
-
-
 def unlike_the_plan(template: str, handler: str) -> list[str]:
     """How many parts a replay does at once, where the plan shares the rate among more or fewer."""
     states = resources(template, "AWS::Serverless::StateMachine")["ReplayMachine"]["Definition"]
@@ -387,10 +365,6 @@ def test_a_logical_id_is_in_one_template_only() -> None:
 
 def test_the_event_filters_are_those_of_the_rules() -> None:
     assert unlike_the_rules(text("template.yaml"), text("rules.yaml")) == []
-
-
-def test_the_columns_of_the_archive_are_a_readings_fields() -> None:
-    assert unlike_the_schema(text("stacks/archive.yaml"), json.dumps(latest("reading"))) == []
 
 
 def test_a_replay_does_as_many_parts_at_once_as_it_shares_its_rate_among() -> None:
@@ -480,8 +454,6 @@ FUNCTION = "Resources: {AlertFunction: {Type: 'AWS::Serverless::Function', Prope
 FILTERED = FUNCTION % "Events: {S: {Properties: {FilterCriteria: {Filters: [{Pattern: '%s'}]}}}}"
 RULES = "rules: [{name: hot, metric: temperature, above: %s, clears_below: 1, severity: info}]"
 TABLE = "Resources: {ArchiveTable: {Type: 'AWS::Glue::Table', Properties: {TableInput: %s}}}"
-COLUMNS = TABLE % "{StorageDescriptor: {Columns: [{Name: a, Type: string}]}}"
-FIELDS = '{"fields": [{"name": "a", "type": ["null", {"type": "long"}]}]}'
 MACHINE = "Resources: {ReplayMachine: {Type: 'AWS::Serverless::StateMachine', Properties: %s}}"
 MAP = MACHINE % "{Definition: {States: {Hours: {MaxConcurrency: 4}}}}"
 COLDER = '{"data": {"temperature": [{"numeric": [">", 37]}]}}'
@@ -522,7 +494,6 @@ def parsed(rule: CodeRule) -> Callable[[str], list[str]]:
         (lambda template: unpaired_folders(template, set()), FUNCTION % "CodeUri: functions/gone"),
         (lambda template: unpaired_folders(template, {"functions/new"}), "Resources: {}"),
         (lambda pattern: unlike_the_rules(FILTERED % pattern, RULES % 38), COLDER),
-        (lambda schema: unlike_the_schema(COLUMNS, schema), FIELDS),
         (refused_nulls, TABLE % "{StorageDescriptor: [{Parameters: null}]}"),
         (lambda handler: unlike_the_plan(MAP, handler), "PARTS_AT_ONCE = 5"),
         (lambda words: untrue(words, lambda _: "--for"), "`make tea`"),

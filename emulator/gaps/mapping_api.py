@@ -1,11 +1,11 @@
-"""A gap of the embedded AWS, closed: event source mappings of streams, as Lambda's API has them.
+"""A gap of the embedded AWS, closed: event source mappings, as Lambda's API has them.
 
 On AWS (https://docs.aws.amazon.com/lambda/latest/api/API_CreateEventSourceMapping.html) a mapping
 has all its settings with their defaults, a wrong one is refused, and a mapping's state is what
 its poller does. The emulator (1.5.33) keeps what it is given, whatever it is, forgets
 TumblingWindowInSeconds and StartingPositionTimestamp, and its state is what is wanted. Mappings
-come by the API and by CloudFormation; both go through here. The emulator's own pollers are off:
-`emulator.mappings` is the engine that delivers.
+come by the API and by CloudFormation; both go through here. The emulator's own pollers of streams
+are off: `emulator.mappings` is the engine that delivers. Queues it polls itself (`sqs_poller`).
 """
 
 import importlib
@@ -53,10 +53,22 @@ DEFAULTS = {
 SETTINGS = (*DEFAULTS, "FilterCriteria")
 START = ("StartingPosition", "StartingPositionTimestamp")
 INTERNAL = ("Qualifier", "Tags")
+NOT_OF_QUEUES = (*START, "LastProcessingResult")
 AGE_SECONDS_LEAST = 60
 FILTERS_MAX = 10
 PATTERN_CHARACTERS_MAX = 4_096
 QUEUE_BATCH_WITHOUT_WINDOW_MAX = 10
+NO_QUEUE = (
+    "Error occurred while ReceiveMessage. SQS Error Code: AWS.SimpleQueueService.NonExistentQueue. "
+    "SQS Error Message: The specified queue does not exist."
+)
+CHANGING = {
+    (True, True): "Updating",
+    (False, True): "Enabling",
+    (True, False): "Disabling",
+    (False, False): "Disabled",
+}
+"""What an update answers that a queue's mapping is, by whether it was enabled and whether it is."""
 DESTINATION = re.compile(
     r"arn:aws[a-z-]*:(?:(?:sqs|sns):[a-z0-9-]+:\d{12}:[\w-]+|s3:::[a-z0-9][a-z0-9.-]+[a-z0-9])"
 )
@@ -140,10 +152,13 @@ class MappingApi:
         except Refused as refused:
             return self.refusal(refused)
         response = self.own_create(data | settings)
-        if response[0] != 202 or not is_stream(data):
+        if response[0] != 202:
             return response
         mapping = self.keep(json.loads(response[2])["UUID"], settings)
-        return self.answer(self.describe(mapping) | {"State": "Creating"})
+        is_polled = is_stream(data) or mapping["Enabled"]
+        return self.answer(
+            self.describe(mapping) | {"State": "Creating" if is_polled else "Disabled"}
+        )
 
     def update(self, uuid: str, request: Document) -> Response:
         """UpdateEventSourceMapping: what the request names changes, or nothing does."""
@@ -155,12 +170,17 @@ class MappingApi:
             settings = checked(data, mapping)
             if "FunctionName" in data:
                 self.check_unique(data["FunctionName"], mapping["EventSourceArn"], but=uuid)
+            function = data.get("FunctionName") or mapping.get("FunctionArn", "")
+            self.check_visibility(mapping["EventSourceArn"], function)
         except Refused as refused:
             return self.refusal(refused)
+        was_enabled = bool(mapping.get("Enabled", True))
         response = self.own_update(uuid, data | settings)
-        if response[0] != 200 or not is_stream(mapping):
+        if response[0] != 200:
             return response
         shown = self.describe(self.keep(uuid, settings))
+        if not is_stream(mapping):
+            return self.answer(shown | {"State": CHANGING[was_enabled, mapping["Enabled"]]})
         changing = {"State": "Updating"} if shown["State"] == "Enabled" else {}
         return self.answer(shown | changing)
 
@@ -182,6 +202,7 @@ class MappingApi:
         old, new = typed(old_props), typed(new_props)
         try:
             settings = checked(new, new)
+            self.check_visibility(new.get("EventSourceArn", ""), new.get("FunctionName", ""))
         except Refused as refused:
             raise ValueError(f"{refused.code}: {refused}") from refused
         updated = self.own_update_resource(uuid, old, new, stack)
@@ -195,7 +216,10 @@ class MappingApi:
         if is_stream(data):
             settings = deepcopy(DEFAULTS) | settings | checked_start(data)
             self.check_stream(source)
+        elif service_of(data) == "sqs":
+            self.check_queue(source)
         self.check_unique(data.get("FunctionName", ""), source)
+        self.check_visibility(source, data.get("FunctionName", ""))
         return settings
 
     def check_stream(self, arn: str) -> None:
@@ -215,6 +239,34 @@ class MappingApi:
             exists = is_latest or dynamodb.closed_stream(arn)
         if not exists:
             raise Refused(INVALID, f"Stream not found: {arn}")
+
+    def check_queue(self, arn: str) -> None:
+        """Refuse a queue that isn't there."""
+        _, error = self.emulator._validate_event_source_arn(arn)
+        raise_refused(error)
+        if self.provisioners._sqs._queue_by_arn(arn) is None:
+            raise Refused(INVALID, NO_QUEUE)
+
+    def check_visibility(self, source_arn: str, function: str) -> None:
+        """Refuse a queue whose messages reappear while the function may still work on them.
+
+        https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html; the words are
+        those that deployments were refused with.
+        """
+        if service_of({"EventSourceArn": source_arn}) != "sqs":
+            return
+        queue = self.provisioners._sqs._queue_by_arn(source_arn)
+        name, qualifier, _ = self.emulator._resolve_existing_esm_function(function)
+        _, config = self.emulator._get_func_record_for_qualifier(name, qualifier)
+        if queue is None or config is None:
+            return
+        hidden, timeout = int(queue["attributes"]["VisibilityTimeout"]), int(config["Timeout"])
+        if hidden < timeout:
+            raise Refused(
+                INVALID,
+                f"Queue visibility timeout: {hidden} seconds is less than Function timeout: "
+                f"{timeout} seconds",
+            )
 
     def check_unique(self, function: str, source_arn: str, but: str = "") -> None:
         """Refuse a function that isn't there, or has another mapping of the source already."""
@@ -241,7 +293,8 @@ class MappingApi:
         """Return the mapping as the API shows it."""
         shown = self.own_describe(mapping)
         if not is_stream(mapping):
-            return shown
+            hidden = (*INTERNAL, *NOT_OF_QUEUES)
+            return {name: value for name, value in shown.items() if name not in hidden}
         found = self.status(mapping["UUID"])
         if mapping["State"] != "Deleting":
             shown["State"] = state(bool(mapping.get("Enabled", True)), found and found[0])
@@ -330,11 +383,11 @@ def checked(data: Document, source: Document) -> Document:
     `source` has the EventSourceArn, and what a setting is that the request doesn't name.
     """
     given = {name: data[name] for name in SETTINGS if name in data}
+    check_shapes(given | {name: data[name] for name in BOOLEANS if name in data})
     if not is_stream(source):
         check_filters(given.get("FilterCriteria", {}))
-        check_queue(source | given)
+        check_batches(source | given)
         return {}
-    check_shapes(given | {name: data[name] for name in BOOLEANS if name in data})
     if 0 <= given.get("MaximumRecordAgeInSeconds", -1) < AGE_SECONDS_LEAST:
         raise Refused(
             INVALID,
@@ -347,9 +400,14 @@ def checked(data: Document, source: Document) -> Document:
     return given
 
 
-def check_queue(mapping: Document) -> None:
-    """Refuse a big batch of a queue that isn't waited for."""
+def check_batches(mapping: Document) -> None:
+    """Refuse a big batch of a queue that isn't waited for, and to wait for one of a FIFO queue.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-parameters.html
+    """
     window = mapping.get("MaximumBatchingWindowInSeconds") or 0
+    if window and str(mapping.get("EventSourceArn", "")).endswith(".fifo"):
+        raise Refused(INVALID, "Batching window is not supported for FIFO queues")
     if (mapping.get("BatchSize") or 0) > QUEUE_BATCH_WITHOUT_WINDOW_MAX and window == 0:
         raise Refused(
             INVALID,

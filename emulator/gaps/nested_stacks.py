@@ -22,6 +22,14 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
+from emulator.gaps.nested_cleanup import (
+    OPERATION,
+    UPDATING,
+    Operation,
+    clean_up_after_roots,
+    undoing,
+)
+
 TYPE = "AWS::CloudFormation::Stack"
 AUTO_EXPAND = "CAPABILITY_AUTO_EXPAND"
 NAME_CHARACTERS = string.ascii_uppercase + string.digits
@@ -50,8 +58,11 @@ def close(modules: Any) -> None:
         "delete": nested.delete,
     }
     always_visit(modules.service("cloudformation.stacks"), nested)
+    clean_up_after_roots(modules)
     may_have_changed(modules.service("cloudformation.changesets"))
-    show_aws_addresses(modules.service("cloudformation.handlers"), modules.core("responses"))
+    handlers = modules.service("cloudformation.handlers")
+    show_aws_addresses(handlers, modules.core("responses"))
+    show_parents(handlers, modules.service("cloudformation"))
 
 
 class NestedStacks:
@@ -59,6 +70,7 @@ class NestedStacks:
 
     def __init__(self, modules: Any) -> None:
         """Keep the parts of the emulator's CloudFormation."""
+        self._modules = modules
         self._app = modules.app
         self._all = modules.service("cloudformation")
         self._engine = modules.service("cloudformation.engine")
@@ -115,6 +127,9 @@ class NestedStacks:
         stack = self._handlers._resolve_stack(stack_id)
         if stack is None:
             return self.create(logical_id, new, parent_name)
+        operation = OPERATION.get()
+        if operation is not None and stack["StackId"] in operation.updated:
+            return self._undo(stack, operation)
         prepared = self._prepared(new, parent_name, stack)
         if is_unchanged(stack, prepared):
             return stack["StackId"], outputs(stack)
@@ -125,7 +140,20 @@ class NestedStacks:
                 f"Embedded stack {stack_id} was not successfully updated. Currently in "
                 f"{stack['StackStatus']} with reason: {reason}"
             )
+        if operation is not None:
+            operation.updated[stack["StackId"]] = undoing(self._modules, stack, previous)
         return stack["StackId"], outputs(stack)
+
+    def _undo(self, stack: Document, operation: Operation) -> Resource:
+        """Bring a nested stack back to what it was before its root's update, which has failed."""
+        name, stack_id = stack["StackName"], stack["StackId"]
+        undo = operation.updated.pop(stack_id)
+        operation.keep_all_of(name)
+        self._wait(self._stacks._roll_back_operation(name, stack_id, stack, undo))
+        stack["_conditions"] = undo["previous_stack"]["_conditions"]
+        if stack["StackStatus"] != "UPDATE_ROLLBACK_COMPLETE":
+            raise ValueError(f"Embedded stack {stack_id} was not successfully rolled back")
+        return stack_id, outputs(stack)
 
     def delete(self, stack_id: str, _properties: Document) -> None:
         """Delete a nested stack, but for what it retains; raises ValueError where that fails."""
@@ -220,16 +248,18 @@ class NestedStacks:
                 name, stack_id, prepared["_template"], prepared["_resolved_params"],
                 stack["DisableRollback"], prepared["Tags"], is_update=previous is not None,
                 previous_stack=previous,
-            )
+            ),
+            updating=name if previous is not None else "",
         )  # fmt: skip
         if stack["StackStatus"] == f"{verb}_COMPLETE":
             return ""
         return why_failed(events[before:], name)
 
-    def _wait(self, work: Coroutine[Any, Any, None]) -> None:
+    def _wait(self, work: Coroutine[Any, Any, None], updating: str = "") -> None:
         """Have the event loop do this, as it does a root's, and wait for its end."""
         context = contextvars.copy_context()
         context.run(self._forget_parent)
+        context.run(UPDATING.set, updating)
         loop = self._app._MAIN_LOOP
         context.run(asyncio.run_coroutine_threadsafe, work, loop).result()
 
@@ -392,3 +422,20 @@ def show_aws_addresses(handlers: Any, responses: Any) -> None:
         return status, headers, uploaded.sub(address, body.decode()).encode()
 
     handlers._ACTION_HANDLERS["GetTemplate"] = get_with_addresses
+
+
+def show_parents(handlers: Any, all_stacks: Any) -> None:
+    """Have DescribeStacks tell a nested stack's parent and root, as AWS's does."""
+    describe = handlers._ACTION_HANDLERS["DescribeStacks"]
+
+    def describe_with_parents(parameters: Document) -> Response:
+        status, headers, body = describe(parameters)
+        text = body.decode()
+        for stack in all_stacks._stacks.values():
+            if stack.get("ParentId"):
+                own = f"<StackId>{stack['StackId']}</StackId>"
+                parent = f"<ParentId>{stack['ParentId']}</ParentId>"
+                text = text.replace(own, f"{own}{parent}<RootId>{stack['RootId']}</RootId>")
+        return status, headers, text.encode()
+
+    handlers._ACTION_HANDLERS["DescribeStacks"] = describe_with_parents

@@ -231,7 +231,7 @@ def hold_mappings_to_roles(lambda_svc: Any, provisioners: Any, allows: Allows) -
         return create_resource(logical_id, properties, stack)
 
     lambda_svc._create_esm = create_allowed
-    handlers["create"] = create_allowed_resource
+    handlers["create"] = provisioners._lambda_esm_create = create_allowed_resource
 
 
 def cannot_read(allows: Allows, role: str, source: str) -> str:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from subprocess import PIPE, Popen
 from typing import Any
 
+from emulator.gaps.imports import import_type
+
 LOOPBACK = "127.0.0.1"
 ANSWER_SECONDS_MAX = 20.0
 OK_STATUS = 200
@@ -41,6 +43,12 @@ def close(modules: Any) -> None:
     serve_operations(modules.service("glue"), server.send)
     know_resources(modules.core("iam_actions"))
     serve_types(modules.service("cloudformation.provisioners"), server.send)
+    types = Types(server.send)
+    import_type(modules, "AWS::Glue::Registry", "Arn", unless_missing(types.find_registry))
+    import_type(modules, "AWS::Glue::Schema", "Arn", unless_missing(types.find_schema))
+    import_type(
+        modules, "AWS::Glue::SchemaVersion", "VersionId", unless_missing(types.find_version)
+    )
 
 
 class Server:
@@ -177,6 +185,11 @@ class Types:
         self.call("UpdateRegistry", request)
         return arn, {"Arn": arn}
 
+    def find_registry(self, arn: str) -> Resource:
+        """Return what is there."""
+        self.call("GetRegistry", {"RegistryId": {"RegistryArn": arn}})
+        return arn, {"Arn": arn}
+
     def delete_registry(self, arn: str, _properties: Document) -> None:
         """Delete it with its schemas."""
         self.call("DeleteRegistry", {"RegistryId": {"RegistryArn": arn}})
@@ -196,6 +209,10 @@ class Types:
         """Change what can be changed of it."""
         changes = {key: wanted.get(key) for key in ("Compatibility", "Description")}
         self.call("UpdateSchema", {"SchemaId": {"SchemaArn": arn}, **changes})
+        return self.find_schema(arn)
+
+    def find_schema(self, arn: str) -> Resource:
+        """Return what is there."""
         first = {"SchemaId": {"SchemaArn": arn}, "SchemaVersionNumber": {"VersionNumber": 1}}
         version = self.call("GetSchemaVersion", first)["SchemaVersionId"]
         return arn, {"Arn": arn, "InitialSchemaVersionId": version}
@@ -215,6 +232,11 @@ class Types:
 
     def change_version(self, version: str, _wanted: Document) -> Resource:
         """Nothing of it can be changed."""
+        return version, {"VersionId": version}
+
+    def find_version(self, version: str) -> Resource:
+        """Return what is there."""
+        self.call("GetSchemaVersion", {"SchemaVersionId": version})
         return version, {"VersionId": version}
 
     def delete_version(self, version: str, _properties: Document) -> None:
@@ -262,6 +284,20 @@ def updating(
         return made
 
     return update
+
+
+def unless_missing(find: Callable[[str], Resource]) -> Callable[[str], Resource | None]:
+    """Return what finds a resource, or that it isn't there."""
+
+    def found_or_none(identifier: str) -> Resource | None:
+        try:
+            return find(identifier)
+        except ValueError as error:
+            if "EntityNotFoundException" not in str(error):
+                raise
+            return None
+
+    return found_or_none
 
 
 def unless_gone(delete: Callable[..., None]) -> Callable[..., None]:

@@ -65,7 +65,7 @@ def rows(marks: Marks) -> Iterator[str]:
     """Return the table, a line each."""
     versions = peers()["versions"]
     tools = [name.format(versions[tool]) for tool, name in TOOLS.items()]
-    yield "| " + " | ".join(["feature", "AWS: how we know", "this engine", *tools]) + " |"
+    yield "| " + " | ".join(["feature", "AWS: how we know", "here", *tools]) + " |"
     yield "|" + "---|" * (3 + len(tools))
     for key, feature in peers()["features"].items():
         known = [f"{marks[key, basis]} {basis}" for basis in BASES if marks[key, basis]]

@@ -27,7 +27,7 @@ FUNCTIONS = sorted(path.parent.name for path in ROOT.glob("functions/*/handler.p
 EVENTS = sorted(path.stem for path in ROOT.glob("events/*.json"))
 NOW_MS = from_iso("2026-11-21T01:31:00Z")  # soon after the events' readings
 SECRET = "sample-sample-sample-sample-sample-sample-x"  # the events' tokens have it
-ARCHIVED = "readings/year=2026/month=11/day=21/hour=01/archive-1.gz"
+ARCHIVED = "readings/day=2026-11-21/hour=01/archive-1.gz"
 READING = (
     b'{"device_id":"pump-17","recorded_at":1795224600000,"temperature":21.5,'
     b'"received_at":1795224601000}'

@@ -14,7 +14,7 @@ def test_an_object_is_a_file_and_its_versions_are_read_as_they_were(
     s3.create_bucket(Bucket="objects")
     s3.put_bucket_versioning(Bucket="objects", VersioningConfiguration={"Status": "Enabled"})
     bodies = [b"first" * 1000, b"second" * 1000]
-    key = "readings/year=2026/hour=10/archive-1.gz"
+    key = "readings/day=2026-11-21/hour=10/archive-1.gz"
     versions = [s3.put_object(Bucket="objects", Key=key, Body=body) for body in bodies]
     for body, version in zip(bodies, versions, strict=True):
         found = s3.get_object(Bucket="objects", Key=key, VersionId=version["VersionId"])

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import cache
@@ -178,22 +178,10 @@ class Pipeline:
 
     # AWS's side
 
-    def resources(self) -> Iterator[Json]:
-        """The summaries of the stack's resources, and of those of the stacks nested in it."""
-        pages = self.aws("cloudformation").get_paginator("list_stack_resources")
-        stacks = [self.state.stack]
-        while stacks:
-            for page in pages.paginate(StackName=stacks.pop()):
-                yield from page["StackResourceSummaries"]
-                stacks += [
-                    found["PhysicalResourceId"]
-                    for found in page["StackResourceSummaries"]
-                    if found["ResourceType"] == "AWS::CloudFormation::Stack"
-                ]
-
     def made(self, logical_id: str) -> str:
         """The physical id of a resource, in whichever of the stacks it is."""
-        (found,) = [each for each in self.resources() if each["LogicalResourceId"] == logical_id]
+        resources = deployment.stack_resources(self.state)
+        (found,) = [each for each in resources if each["LogicalResourceId"] == logical_id]
         return str(found["PhysicalResourceId"])
 
     def stored(self, prefix: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from local import deployment
 from tests.pipeline.deployed import Pipeline
 
 
@@ -9,7 +10,7 @@ def stack_roles(pipeline: Pipeline) -> list[str]:
     """The names of the stack's roles."""
     return [
         found["PhysicalResourceId"]
-        for found in pipeline.resources()
+        for found in deployment.stack_resources(pipeline.state)
         if found["ResourceType"] == "AWS::IAM::Role"
     ]
 

@@ -100,7 +100,7 @@ def test_what_only_the_archive_has_comes_into_windows_and_alerts(pipeline: Pipel
         for second in range(5)
     ]
     lines = [json.dumps({**each, "received_at": received_ms}) for each in readings]
-    hour = time.strftime("readings/year=%Y/month=%m/day=%d/hour=%H", time.gmtime())
+    hour = time.strftime("readings/day=%Y-%m-%d/hour=%H", time.gmtime())
     pipeline.aws("s3").put_object(
         Bucket=pipeline.outputs["ArchiveBucket"],
         Key=f"{hour}/by-hand.gz",

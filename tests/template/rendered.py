@@ -5,6 +5,7 @@ a function would be given. All that is optional is switched on (GIVEN), so that 
 out. Names that CloudFormation makes up have its form.
 """
 
+import base64
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -31,8 +32,8 @@ NESTED = "AWS::CloudFormation::Stack"
 class Identity(NamedTuple):
     """What a type of resource is known by: the property that names it, its ARN, what `Ref` gives.
 
-    {at} is region and account. What `Ref` and `Arn` return is on a type's page in CloudFormation's
-    Template Reference.
+    A property in another has that one's name before it. {at} is region and account. What `Ref` and
+    `Arn` return is on a type's page in CloudFormation's Template Reference.
     """
 
     named_by: str
@@ -45,6 +46,7 @@ IDENTITIES = {
     "AWS::DynamoDB::GlobalTable": Identity("TableName", "arn:aws:dynamodb:{at}:table/{name}"),
     "AWS::Events::EventBus": Identity("Name", "arn:aws:events:{at}:event-bus/{name}"),
     "AWS::Events::Rule": Identity("Name", "arn:aws:events:{at}:rule/{name}"),
+    "AWS::Glue::Database": Identity("DatabaseInput.Name", "arn:aws:glue:{at}:database/{name}"),
     "AWS::Glue::Registry": Identity("Name", "arn:aws:glue:{at}:registry/{name}", "{arn}"),
     "AWS::IAM::Role": Identity("RoleName", f"arn:aws:iam::{ACCOUNT}:role/{{name}}"),
     "AWS::IoT::TopicRule": Identity("RuleName", "arn:aws:iot:{at}:rule/{name}"),
@@ -144,7 +146,11 @@ class Stack:
         made_up = self._made_up(logical_id)
         if known is None:
             return made_up, "", made_up
-        name = self.value(resource.get("Properties", {}).get(known.named_by, made_up))
+        properties = resource.get("Properties", {})
+        *above, last = known.named_by.split(".")
+        for each in above:
+            properties = properties[each]
+        name = self.value(properties.get(last, made_up))
         arn = known.arn.format(at=f"{REGION}:{ACCOUNT}", name=name)
         return name, arn, known.ref.format(name=name, arn=arn)
 
@@ -214,6 +220,7 @@ FUNCTIONS: dict[str, Callable[[Stack, Any], Any]] = {
     "Fn::If": Stack._chosen,
     "Fn::Select": lambda stack, at: stack.value(at[1])[int(at[0])],
     "Fn::Split": lambda stack, at: str(stack.value(at[1])).split(at[0]),
+    "Fn::Base64": lambda stack, at: base64.b64encode(stack.value(at).encode()).decode(),
     "Fn::ToJsonString": lambda stack, at: json.dumps(stack.value(at)),
 }
 

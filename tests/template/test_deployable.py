@@ -239,6 +239,33 @@ def out_of_reach_of_an_import(of: Templates) -> list[str]:
     ]
 
 
+# Which properties name a resource: its type's primaryIdentifier in CloudFormation's registry, and
+# the names that are unique in an account.
+NAMES = {
+    "AWS::ApiGateway::Account": set(),
+    "AWS::IAM::Role": {"RoleName"},
+    "AWS::IoT::Policy": {"PolicyName"},
+    "AWS::S3::BucketPolicy": {"Bucket"},
+}
+
+
+def in_the_way_of_the_next(of: Templates) -> list[str]:
+    """What a nested stack leaves under a name by which the next deployment can't make it again.
+
+    CloudFormation makes nothing that is there, not even a bucket's policy ("The bucket policy
+    already exists on bucket …": aws-cloudformation/cloudformation-coverage-roadmap, issue 1068),
+    and imports nothing into a nested stack.
+    """
+    return [
+        f"{path}: {name} is kept, and {resource['Type']} isn't made twice"
+        for path, template in of.items()
+        if path != ROOT
+        for name, resource in template["Resources"].items()
+        if resource.get("DeletionPolicy") == KEEPS
+        if resource["Type"] not in NAMES or NAMES[resource["Type"]] & set(resource["Properties"])
+    ]
+
+
 def referred(value: Any) -> set[str]:
     """The logical ids that an expression refers to."""
     if isinstance(value, list):
@@ -414,6 +441,7 @@ RULES: tuple[Rule, ...] = (
     unreadable_when_kept,
     lost_with_the_stack,
     out_of_reach_of_an_import,
+    in_the_way_of_the_next,
     unfit_names,
     names_of_a_nested_stacks_own,
     unfit_mappings,
@@ -535,6 +563,16 @@ BY_RULE_ALONE = {"Dimensions": [{"Name": "RuleName", "Value": "a"}], "Namespace"
             "WindowsTable: goes with the stack",
         ),
         (out_of_reach_of_an_import, moved_table, "AlertsTable belongs in template.yaml"),
+        (
+            in_the_way_of_the_next,
+            marked("ArchiveBucketPolicy", DeletionPolicy=KEEPS),
+            "access.yaml: ArchiveBucketPolicy is kept",
+        ),
+        (
+            in_the_way_of_the_next,
+            setting("DevicePolicy", PolicyName="device"),
+            "provisioning.yaml: DevicePolicy is kept",
+        ),
         (unfit_names, longer_name, "64 characters, 63 at most"),
         (names_of_a_nested_stacks_own, own_name, "archive.yaml: refers to AWS::StackName"),
         (unfit_mappings, setting("OverflowQueue", VisibilityTimeout=60), "VisibilityTimeout is 60"),

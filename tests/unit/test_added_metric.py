@@ -65,8 +65,10 @@ def test_a_new_metric_is_registered_archived_and_lets_its_breaches_through(
     ids = loaded(contracts)["Outputs"]["ReadingVersionIds"]["Value"][1]
     assert ids[added.version - 1] == f"ReadingSchemaV{added.version}.VersionId"
     archive = (folder / "stacks/archive.yaml").read_text("utf-8")
-    table = resources(archive, "AWS::Glue::Table")["ArchiveTable"]["TableInput"]
-    assert {"Name": "wobble", "Type": "double"} in table["StorageDescriptor"]["Columns"]
+    views = resources(archive, "AWS::Glue::Table")
+    for view in ("ReadingsView", "ReadingsOnceView"):
+        columns = views[view]["TableInput"]["StorageDescriptor"]["Columns"]
+        assert {"Name": "wobble", "Type": "double"} in columns
     template = (folder / "template.yaml").read_text("utf-8")
     alert = resources(template, "AWS::Serverless::Function")["AlertFunction"]["Events"]
     filters = alert["Breaches"]["Properties"]["FilterCriteria"]["Filters"]

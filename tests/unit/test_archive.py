@@ -103,10 +103,10 @@ def test_a_devices_replay_takes_only_that_devices_readings() -> None:
 
 
 def test_a_part_is_an_hours_partition_and_a_day_where_hours_are_too_many() -> None:
-    hour = "readings/year=2026/month=11/day=21/hour=10/"
+    hour = "readings/day=2026-11-21/hour=10/"
     assert archive_of.parts([hour, "readings/else/"]) == [PART]
     assert archive_of.prefix_of(PART) == archive_of.prefix_at(TEN + 1) == hour
-    assert archive_of.prefix_of("2026-11-21") == "readings/year=2026/month=11/day=21/"
+    assert archive_of.prefix_of("2026-11-21") == "readings/day=2026-11-21/"
     many = [archive_of.prefix_at(TEN + 3_600_000 * index) for index in range(5_001)]
     days = archive_of.parts(many)
     assert (days[0], len(days)) == ("2026-11-21", 209)  # the 5,001st hour is 14 of day 209

@@ -13,9 +13,9 @@ from telemetry.domain.validation import parse
 from telemetry.errors import Rejected
 
 from contract.__main__ import ROOT, main
+from contract.athena import resources, views
 from contract.derived import (
     CLIENT,
-    columns,
     json_schema,
     metrics_table,
     proto,
@@ -33,6 +33,7 @@ FIELDS: list[dict[str, Any]] = [
     {"name": "temperature", **METRIC, **RANGE},
     {"name": "trace_id", "type": "string", "default": "", "doc": "How", "stamped_by": "ingest"},
 ]
+INSTANT = {"type": "long", "logicalType": "timestamp-millis"}
 HUMIDITY = {**METRIC, "name": "humidity", "number": 4, "unit": "%RH", "minimum": 0, "maximum": 100}
 
 
@@ -212,7 +213,7 @@ def listed(folder: Path) -> None:
 
 def unmarked(folder: Path) -> None:
     path = folder / "stacks/archive.yaml"
-    path.write_text(path.read_text("utf-8").replace("# end columns", "# columns end"), "utf-8")
+    path.write_text(path.read_text("utf-8").replace("# end views", "# views end"), "utf-8")
 
 
 def unreadable(folder: Path) -> None:
@@ -236,7 +237,7 @@ def unruly(folder: Path) -> None:
             "v2.avsc: differs from what stacks/contracts.yaml registers as version 2",
         ),
         (removed, "v3.avsc: is gone, and stacks/contracts.yaml registers it: put it back"),
-        (unmarked, "archive.yaml: the lines `# begin columns` and `# end columns` are not there"),
+        (unmarked, "archive.yaml: the lines `# begin views` and `# end views` are not there"),
         (unreadable, "stacks/contracts.yaml: is not YAML, so nobody knows what is registered"),
         (unruly, "rules.yaml: `rules` is not a list of one rule or more"),
     ],
@@ -259,6 +260,7 @@ def test_files_that_cannot_be_are_named_and_nothing_is_written(
         ("docs/metrics.md", "battery"),
         (f"{CLIENT}/schemas/reading/v3.avsc", "battery"),
         ("stacks/archive.yaml", "{Name: battery"),
+        ("stacks/archive.yaml", "AS _battery_"),
         ("template.yaml", "{Pattern: '"),
         ("stacks/contracts.yaml", "ReadingSchemaV2.VersionId"),
         ("stacks/contracts.yaml", "BACKWARD"),
@@ -369,14 +371,32 @@ def test_another_region_is_given_the_ids_with_their_versions() -> None:
     assert outputs["ReadingSchemaIds"]["Value"] == [",", [first, second]]
 
 
-def test_the_archive_has_a_column_for_each_field() -> None:
-    assert columns(BOTH[1]) == [
-        "Columns:",
-        "  - {Name: device_id, Type: string}",
-        "  - {Name: recorded_at, Type: bigint}",
-        "  - {Name: trace_id, Type: string}",
-        "  - {Name: humidity, Type: double}",
+def test_the_archives_views_have_a_column_for_each_field_of_its_type() -> None:
+    fields = [
+        *having(HUMIDITY, without="temperature"),
+        {"name": "at", "type": ["null", INSTANT], "stamped_by": "ingest", "doc": "When"},
     ]
+    every, once = views(version(3, fields))
+    assert every.columns == [
+        ("device_id", "string", "varchar"),
+        ("recorded_at", "bigint", "bigint"),
+        ("trace_id", "string", "varchar"),
+        ("humidity", "double", "double"),
+        ("at", "timestamp", "timestamp(3)"),
+        ("day", "string", "varchar"),
+        ("hour", "string", "varchar"),
+    ]
+    assert [column.name for column in once.columns] == ["device_id", "recorded_at", "humidity"]
+
+
+def test_a_views_definition_is_folded_into_one_line_of_json() -> None:
+    text = "\n".join(resources(BOTH[1]))
+    every, _ = loaded(text).values()
+    _, given = every["Properties"]["TableInput"]["ViewOriginalText"]
+    folded = json.loads(given["View"]["Fn::Base64"])
+    assert folded["originalSql"].split() == views(BOTH[1])[0].sql.split()
+    assert {each["name"] for each in folded["columns"]} >= {"humidity", "day", "hour"}
+    assert max(map(len, text.splitlines())) <= 120
 
 
 DOCUMENT = {"device_id": "pump-17", "recorded_at": 1_795_224_600_000, "temperature": 21.5}

@@ -271,7 +271,7 @@ def test_ctrl_c_stops_the_execution_and_says_how_far_it_is(
 @pytest.mark.parametrize("hours", [0, 1, 47])
 def test_the_newest_of_the_archive_is_found_hours_back(hours: int) -> None:
     at = NOW - timedelta(hours=hours)
-    s3 = S3({f"readings/{at:year=%Y/month=%m/day=%d/hour=%H}/": at})
+    s3 = S3({f"readings/{at:day=%Y-%m-%d/hour=%H}/": at})
     target = Target("telemetry", OUTPUTS, lambda _service: s3)
     assert replay.archived_until(target, NOW) == at
     told = StringIO()

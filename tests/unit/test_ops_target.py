@@ -1,9 +1,12 @@
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from ops.errors import OpsError
-from ops.target import Target, settings_of
+from ops.target import Target, described, outputs_of, settings_of
 
 SAMCONFIG = """
 version = 0.1
@@ -41,3 +44,34 @@ def test_an_environment_without_a_stack_says_where_its_name_goes(samconfig: Path
 def test_an_output_that_the_stack_lacks_asks_for_a_deployment() -> None:
     with pytest.raises(OpsError, match="stack telemetry has no output ArchiveBucket"):
         Target("telemetry", {}, lambda service: service).output("ArchiveBucket")
+
+
+def test_a_stack_that_is_not_there_asks_for_a_deployment() -> None:
+    with pytest.raises(OpsError, match="there is no stack telemetry: `make deploy` makes it"):
+        Target("telemetry", None, lambda service: service).output("ArchiveBucket")
+
+
+def formation(answer: Any) -> Any:
+    """CloudFormation, that answers so to DescribeStacks, or raises it."""
+
+    def describe_stacks(**_options: str) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return {"Stacks": [answer]}
+
+    return SimpleNamespace(describe_stacks=describe_stacks)
+
+
+def test_a_stack_is_described_and_one_that_is_not_there_is_none() -> None:
+    stack = {"Outputs": [{"OutputKey": "KeyId", "OutputValue": "mrk-1"}]}
+    assert described(formation(stack), "telemetry") == stack
+    assert outputs_of(stack) == {"KeyId": "mrk-1"}
+    assert outputs_of({}) == {}
+    absent = ClientError({"Error": {"Code": "ValidationError"}}, "DescribeStacks")
+    assert described(formation(absent), "telemetry") is None
+
+
+def test_another_error_is_no_absence() -> None:
+    denied = ClientError({"Error": {"Code": "AccessDenied"}}, "DescribeStacks")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        described(formation(denied), "telemetry")

@@ -18,9 +18,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from emulator.gaps import mapping_api
-from local.instance import ROOT
+from tests.recordings import ACCOUNT, Recording, as_recorded, needed
 
-SNAPSHOTS = ROOT.parent / "shared" / "conformance" / "snapshots"
+HERE = {"<region>": "us-east-1", "<partition>": "aws", ACCOUNT: "0" * 12}
 ASSUMED_BY_LAMBDA = json.dumps(
     {
         "Version": "2012-10-17",
@@ -41,7 +41,6 @@ READS_EVERY_SOURCE = json.dumps(
         },
     }
 )
-CREATED = "create_event_source_mapping_response"
 INVALID = "InvalidParameterValueException"
 STREAM_DEFAULTS = {
     "BatchSize": 100,
@@ -69,23 +68,11 @@ CHANGES = {
 }
 
 
-def recorded(snapshot: str, part: str) -> dict[str, Any]:
-    """What AWS answered, less what is another in each answer."""
-    path = SNAPSHOTS / f"{snapshot}.json"
-    if not path.exists():
-        pytest.skip(f"{path} with AWS's recorded answers isn't on this machine")
-    answer: dict[str, Any] = json.loads(path.read_text())["content"][part]
-    return answer
-
-
-IDENTITY = ("UUID", "LastModified")
-
-
-def comparable(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer without what is another in each: ids, names, times."""
-    status = answer["ResponseMetadata"]["HTTPStatusCode"]
-    other = {name: "…" for name in answer if name.endswith("Arn") or name in IDENTITY}
-    return answer | other | {"ResponseMetadata": {"HTTPStatusCode": status}}
+def differences(name: str, **answers: Any) -> list[str]:
+    """Where answers aren't as they were recorded, by the recording's names."""
+    recording = Recording(name, HERE)
+    expected = {part: recording.content[part] for part in answers}
+    return list(recording.differences(as_recorded(answers), expected))
 
 
 @dataclass
@@ -118,6 +105,25 @@ class Aws:
         )
         return answer
 
+    def queue(self, suffix: str = "", **attributes: str) -> str:
+        """A queue of its own; return its ARN."""
+        name = f"queue-{uuid.uuid4()}{suffix}"
+        self.client("sqs").create_queue(QueueName=name, Attributes=attributes)
+        return f"arn:aws:sqs:us-east-1:000000000000:{name}"
+
+    def map(self, queue: str, **settings: Any) -> dict[str, Any]:
+        """Create a mapping of a queue, which has no start."""
+        answer: dict[str, Any] = self.client("lambda").create_event_source_mapping(
+            EventSourceArn=queue, FunctionName=self.function, **settings
+        )
+        return answer
+
+    def wait_until(self, mapping: dict[str, Any], member: str, value: str) -> None:
+        deadline = time.monotonic() + 20
+        while self.get(mapping)[member] != value:
+            assert time.monotonic() < deadline, self.get(mapping)
+            time.sleep(0.05)
+
     def mappings(self) -> list[dict[str, Any]]:
         listed = self.client("lambda").list_event_source_mappings(FunctionName=self.function)
         found: list[dict[str, Any]] = listed["EventSourceMappings"]
@@ -148,7 +154,8 @@ def aws(embedded_endpoint: str, aws_environment: None) -> Iterator[Aws]:  # noqa
     for mapping in own.mappings():
         functions.delete_event_source_mapping(UUID=mapping["UUID"])
     functions.delete_function(FunctionName=own.function)
-    iam.delete_role_policy(RoleName=own.function, PolicyName="reading")
+    for policy in iam.list_role_policies(RoleName=own.function)["PolicyNames"]:
+        iam.delete_role_policy(RoleName=own.function, PolicyName=policy)
     iam.delete_role(RoleName=own.function)
 
 
@@ -172,11 +179,9 @@ def changes(aws: Aws) -> str:
     return str(created["TableDescription"]["LatestStreamArn"])
 
 
-@pytest.fixture
-def queue(aws: Aws) -> str:
-    name = f"queue-{uuid.uuid4()}"
-    aws.client("sqs").create_queue(QueueName=name)
-    return f"arn:aws:sqs:us-east-1:000000000000:{name}"
+def table_of(changes: str) -> str:
+    """The table whose stream it is."""
+    return changes.split("/")[1]
 
 
 @dataclass
@@ -188,29 +193,60 @@ class Refusal:
     http_status: int = 0
 
 
-def refusal(call: Callable[[], Any]) -> Refusal:
-    """How AWS refused a call."""
+def refused(call: Callable[[], Any]) -> Any:
+    """What AWS answered a call that it refused."""
     with pytest.raises(ClientError) as error:
         call()
-    response = error.value.response
+    return error.value.response
+
+
+def refusal(call: Callable[[], Any]) -> Refusal:
+    """How AWS refused a call."""
+    response = refused(call)
     found = response["Error"]
     return Refusal(found["Code"], found["Message"], response["ResponseMetadata"]["HTTPStatusCode"])
 
 
 class TestAnswers:
+    @needed
     def test_a_streams_mapping_has_all_of_awss_members_and_defaults(
         self, aws: Aws, stream: str
     ) -> None:
         created = aws.create(stream, StartingPosition="LATEST")
-        expected = recorded("kinesis__create_kinesis_event_source_mapping", CREATED)
-        assert comparable(created) == comparable(expected)
+        name = "kinesis__create_kinesis_event_source_mapping"
+        assert differences(name, create_event_source_mapping_response=created) == []
 
+    @needed
     def test_a_tables_mapping_has_them_too(self, aws: Aws, changes: str) -> None:
         created = aws.create(
             changes, BatchSize=1, MaximumBatchingWindowInSeconds=1, MaximumRetryAttempts=1
         )
-        expected = recorded("dynamodb__dynamodb_event_source_mapping", CREATED)
-        assert comparable(created) == comparable(expected)
+        name = "dynamodb__dynamodb_event_source_mapping"
+        assert differences(name, create_event_source_mapping_response=created) == []
+
+    @needed
+    def test_a_mapping_that_has_worked_is_disabling_with_its_last_result(
+        self, aws: Aws, changes: str
+    ) -> None:
+        name = "dynamodb__disabled_dynamodb_event_source_mapping"
+        created = aws.create(changes, MaximumBatchingWindowInSeconds=1)
+        aws.client("dynamodb").put_item(TableName=table_of(changes), Item={"name": {"S": "a"}})
+        aws.wait_until(created, "LastProcessingResult", "OK")
+        updated = aws.update(created, Enabled=False)
+        parts = {"create_event_source_mapping_result": created}
+        assert differences(name, **parts, update_event_source_mapping_result=updated) == []
+
+    @needed
+    def test_a_mapping_is_listed_when_its_table_is_deleted(self, aws: Aws, changes: str) -> None:
+        name = "dynamodb__deletion_event_source_mapping_with_dynamodb"
+        created = aws.create(changes)
+        aws.wait_until(created, "State", "Enabled")
+        aws.client("dynamodb").delete_table(TableName=table_of(changes))
+        listed = aws.client("lambda").list_event_source_mappings(EventSourceArn=changes)
+        for mapping in listed["EventSourceMappings"]:  # the engine may have noticed
+            mapping["LastProcessingResult"] = created["LastProcessingResult"]
+        parts = {"create_event_source_mapping_result": created}
+        assert differences(name, **parts, list_event_source_mapping_result=listed) == []
 
     def test_get_and_list_show_what_was_created(self, aws: Aws, stream: str) -> None:
         created = shown(aws.create(stream))
@@ -260,12 +296,32 @@ class TestAnswers:
         aws.update(created, Enabled=True)
         assert aws.get(created)["State"] in {"Creating", "Enabling", "Enabled"}
 
-    def test_a_queues_mapping_is_as_it_was(self, aws: Aws, queue: str) -> None:
-        created = aws.client("lambda").create_event_source_mapping(
-            EventSourceArn=queue, FunctionName=aws.function
-        )
+    def test_a_queues_mapping_has_no_settings_of_a_streams(self, aws: Aws) -> None:
+        created = aws.map(aws.queue())
         assert created["BatchSize"] == 10
-        assert not created.keys() & {"TumblingWindowInSeconds", "MaximumRetryAttempts"}
+        assert not created.keys() & {
+            "StartingPosition",
+            "MaximumRetryAttempts",
+            "DestinationConfig",
+        }
+
+    @pytest.mark.as_aws("queue_states", "inferred")
+    @pytest.mark.parametrize(
+        ("was", "wanted", "state"),
+        [
+            (True, True, "Updating"),
+            (True, False, "Disabling"),
+            (False, True, "Enabling"),
+            (False, False, "Disabled"),
+        ],
+    )
+    def test_an_update_tells_what_a_queues_mapping_is_about_to_be(
+        self, aws: Aws, was: bool, wanted: bool, state: str
+    ) -> None:
+        created = aws.map(aws.queue(), Enabled=was)
+        assert created["State"] == ("Creating" if was else "Disabled")
+        assert aws.update(created, Enabled=wanted)["State"] == state
+        assert aws.get(created)["State"] == ("Enabled" if wanted else "Disabled")
 
 
 def shown(answer: dict[str, Any]) -> dict[str, Any]:
@@ -277,24 +333,20 @@ def shown(answer: dict[str, Any]) -> dict[str, Any]:
 class TestRefusals:
     """Messages are AWS's where they were recorded, or AWS says what they are."""
 
+    @needed
     def test_a_second_mapping_of_a_stream_to_the_function(self, aws: Aws, stream: str) -> None:
-        first = aws.create(stream)
-        assert refusal(lambda: aws.create(stream)) == error_of(
-            "kinesis__duplicate_event_source_mappings",
-            {"stream/<resource:1>": stream.partition(":stream/")[2].join(["stream/", ""])},
-            {"<resource:2>": aws.function, "<uuid:1>": first["UUID"]},
-        )
+        parts = {"create": aws.create(stream, StartingPosition="LATEST")}
+        parts["error"] = refused(lambda: aws.create(stream))
+        assert differences("kinesis__duplicate_event_source_mappings", **parts) == []
 
-    def test_a_second_mapping_of_a_queue_to_the_function(self, aws: Aws, queue: str) -> None:
-        functions = aws.client("lambda")
-        request = {"EventSourceArn": queue, "FunctionName": aws.function}
-        first = functions.create_event_source_mapping(**request)
-        assert refusal(lambda: functions.create_event_source_mapping(**request)) == error_of(
-            "sqs__duplicate_event_source_mappings",
-            {"<resource:1>": queue.rpartition(":")[2]},
-            {"<resource:2>": aws.function, "<uuid:1>": first["UUID"]},
-        )
+    @needed
+    def test_a_second_mapping_of_a_table_to_the_function(self, aws: Aws, changes: str) -> None:
+        settings = {"MaximumBatchingWindowInSeconds": 1, "MaximumRetryAttempts": 1}
+        parts = {"create": aws.create(changes, **settings)}
+        parts["error"] = refused(lambda: aws.create(changes, **settings))
+        assert differences("dynamodb__duplicate_event_source_mappings", **parts) == []
 
+    @needed
     @pytest.mark.parametrize(
         ("service", "source"),
         [
@@ -304,19 +356,31 @@ class TestRefusals:
     )
     def test_a_stream_that_is_not_there(self, aws: Aws, service: str, source: str) -> None:
         arn = f"arn:aws:{service}:us-east-1:000000000000:{source}"
-        snapshot = f"{service}__esm_with_not_existing_{service}_stream"
-        assert refusal(lambda: aws.create(arn)) == error_of(snapshot)
+        error = refused(lambda: aws.create(arn))
+        name = f"{service}__esm_with_not_existing_{service}_stream"
+        assert differences(name, error=error) == []
 
-    @pytest.mark.parametrize("pattern", ["simple string", '{"data":"a"}', "[]", ""])
-    def test_what_is_not_a_pattern(self, aws: Aws, changes: str, pattern: str) -> None:
+    @needed
+    @pytest.mark.parametrize(
+        ("recording", "pattern"),
+        [
+            ("single-string", "simple string"),
+            ("single-string", '{"data":"a"}'),
+            ("single-string", "[]"),
+            ("single-string", ""),
+            ("eventName_INSERT_123", '[{"eventName": ["INSERT"=123}]'),
+        ],
+    )
+    def test_what_is_not_a_pattern(
+        self, aws: Aws, changes: str, recording: str, pattern: str
+    ) -> None:
+        name = f"dynamodb__dynamodb_invalid_event_filter_{recording}"
         filters = {"FilterCriteria": {"Filters": [{"Pattern": pattern}]}}
-        expected = error_of(
-            "dynamodb__dynamodb_invalid_event_filter_single-string",
-            part="exception_event_source_creation",
-        )
-        assert refusal(lambda: aws.create(changes, **filters)) == expected
+        error = refused(lambda: aws.create(changes, **filters))
+        assert differences(name, exception_event_source_creation=error) == []
         created = aws.create(changes)
-        assert refusal(lambda: aws.update(created, **filters)) == expected
+        error = refused(lambda: aws.update(created, **filters))
+        assert differences(name, exception_event_source_creation=error) == []
 
     def test_a_pattern_that_is_too_long(self, aws: Aws, stream: str) -> None:
         longest = json.dumps({"data": ["x" * 4_082]})
@@ -452,25 +516,34 @@ class TestRefusals:
         assert refusal(lambda: aws.update(created, FunctionName="none")).http_status == 404
         assert aws.get(created)["FunctionArn"] == created["FunctionArn"]
 
-    def test_a_big_batch_of_a_queue_that_is_not_waited_for(self, aws: Aws, queue: str) -> None:
-        functions = aws.client("lambda")
-        request = {"EventSourceArn": queue, "FunctionName": aws.function}
-        created = functions.create_event_source_mapping(**request)
-        assert refusal(lambda: aws.update(created, BatchSize=15)) == error_of(
-            "sqs__event_source_mapping_default_batch_size",
-            part="invalid-update-event-source-mapping",
+    @pytest.mark.as_aws("queue_states", "documented")
+    def test_a_fifo_queues_batch_that_would_be_waited_for(self, aws: Aws) -> None:
+        queue = aws.queue(".fifo", FifoQueue="true")
+        assert refusal(lambda: aws.map(queue, MaximumBatchingWindowInSeconds=1)) == Refusal(
+            INVALID, "Batching window is not supported for FIFO queues", 400
         )
-        aws.update(created, BatchSize=15, MaximumBatchingWindowInSeconds=1)
+        assert refusal(lambda: aws.map(queue, BatchSize=11)).code == INVALID
+        aws.map(queue, BatchSize=10)
 
-
-def error_of(snapshot: str, *names: dict[str, str], part: str = "error") -> Refusal:
-    """The error that was recorded, with this machine's names."""
-    answer = recorded(snapshot, part)
-    message = answer["Error"]["Message"]
-    known = {"<partition>": "aws", "<region>": "us-east-1", "1" * 12: "0" * 12}
-    for placeholder, name in [pair for each in (known, *names) for pair in each.items()]:
-        message = message.replace(placeholder, name)
-    return Refusal(answer["Error"]["Code"], message, answer["ResponseMetadata"]["HTTPStatusCode"])
+    @pytest.mark.as_aws("queue_states", "documented")
+    def test_a_queue_whose_messages_reappear_before_the_functions_time_is_up(
+        self, aws: Aws
+    ) -> None:
+        queue, enough = aws.queue(VisibilityTimeout="2"), aws.queue(VisibilityTimeout="3")
+        created = aws.map(enough)
+        expected = Refusal(
+            INVALID,
+            "Queue visibility timeout: 2 seconds is less than Function timeout: 3 seconds",
+            400,
+        )
+        assert refusal(lambda: aws.map(queue)) == expected
+        aws.client("sqs").set_queue_attributes(
+            QueueUrl=aws.client("sqs").get_queue_url(QueueName=enough.rpartition(":")[2])[
+                "QueueUrl"
+            ],
+            Attributes={"VisibilityTimeout": "2"},
+        )
+        assert refusal(lambda: aws.update(created, BatchSize=1)) == expected
 
 
 def unchecking(aws: Aws) -> Any:

@@ -333,6 +333,58 @@ def test_a_child_whose_sibling_fails_in_an_update_goes_back_too(account: Account
     assert not account.has_queue("new")
 
 
+def message_in(account: Account, name: str) -> bool:
+    """Whether the message is in a queue that was sent to it."""
+    url = account.sqs.get_queue_url(QueueName=account.named(name))["QueueUrl"]
+    counted = account.sqs.get_queue_attributes(
+        QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"]
+    )["Attributes"]  # fmt: skip
+    return bool(counted == {"ApproximateNumberOfMessages": "1"})
+
+
+def put_message(account: Account, name: str) -> None:
+    url = account.sqs.get_queue_url(QueueName=account.named(name))["QueueUrl"]
+    account.sqs.send_message(QueueUrl=url, MessageBody="m")
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_what_an_update_takes_out_of_a_child_is_untouched_when_its_root_rolls_back(
+    account: Account, depth: int
+) -> None:
+    def root(*names: str, **others: Document) -> Document:
+        inner = template(**{name.title(): account.queue(name) for name in names})
+        for _ in range(depth):
+            inner = template(Child=account.nested(inner))
+        return template(**inner["Resources"], **others)
+
+    stack = account.create(root("own", "old"))
+    put_message(account, "old")
+    failed = account.update(stack, root("own", "new", Bad=failing("Child")))
+    assert failed["StackStatus"] == "UPDATE_ROLLBACK_COMPLETE"
+    assert message_in(account, "old")
+    assert not account.has_queue("new")
+    assert account.update(stack, root("own", "new"))["StackStatus"] == "UPDATE_COMPLETE"
+    assert (account.has_queue("old"), account.has_queue("new")) == (False, True)
+    assert account.delete(stack)["StackStatus"] == "DELETE_COMPLETE"
+    assert not account.has_queue("new")
+
+
+def test_what_an_update_replaces_in_a_child_is_there_when_its_root_rolls_back(
+    account: Account,
+) -> None:
+    def child(name: str) -> Document:
+        return account.nested(template(Own=account.queue(name)))
+
+    stack = account.create(template(Child=child("one")))
+    put_message(account, "one")
+    root = template(Child=child("two"), Bad=failing("Child"))
+    assert account.update(stack, root)["StackStatus"] == "UPDATE_ROLLBACK_COMPLETE"
+    assert message_in(account, "one")
+    assert not account.has_queue("two")
+    assert account.update(stack, template(Child=child("two")))["StackStatus"] == "UPDATE_COMPLETE"
+    assert (account.has_queue("one"), account.has_queue("two")) == (False, True)
+
+
 def test_a_parent_whose_child_cannot_be_deleted_is_not_deleted(account: Account) -> None:
     name, group = account.named("policy"), account.named("group")
     statement = {"Effect": "Allow", "Action": "iot:Connect", "Resource": "*"}
@@ -433,6 +485,16 @@ def test_a_nested_stack_is_named_and_tagged_after_its_parent(account: Account) -
     assert nested["Tags"] == tags
     url = account.sqs.get_queue_url(QueueName=account.named("own"))["QueueUrl"]
     assert account.sqs.list_queue_tags(QueueUrl=url)["Tags"]["team"] == "north"
+
+
+def test_a_nested_stack_tells_its_parent_and_its_root(account: Account) -> None:
+    inner = account.nested(template(Own=account.queue("own")))
+    stack = account.create(template(Child=account.nested(template(Inner=inner))))
+    child = account.child(stack)
+    grandchild = account.child(child, "Inner")
+    assert "ParentId" not in stack
+    assert (child["ParentId"], child["RootId"]) == (stack["StackId"], stack["StackId"])
+    assert (grandchild["ParentId"], grandchild["RootId"]) == (child["StackId"], stack["StackId"])
 
 
 def test_a_template_shows_where_aws_would_have_its_nested_templates(account: Account) -> None:

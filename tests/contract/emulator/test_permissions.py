@@ -299,6 +299,18 @@ def test_a_mapping_needs_its_functions_role_to_read_the_queue(account: Account, 
     lambdas.create_event_source_mapping(EventSourceArn=arn, FunctionName=function, Enabled=False)
 
 
+def test_a_mappings_settings_are_looked_at_before_its_functions_role(
+    account: Account, queue: str
+) -> None:
+    assert queue
+    arn = f"arn:aws:sqs:us-east-1:{ACCOUNT}:{account.name}"
+    function = account.function(account.role("lambda"))
+    with pytest.raises(ClientError, match=r"(?i)batch"):
+        account.root("lambda").create_event_source_mapping(
+            EventSourceArn=arn, FunctionName=function, BatchSize=11
+        )
+
+
 @pytest.mark.parametrize("kind", ["kinesis", "dynamodb"])
 def test_a_mapping_needs_its_functions_role_to_read_the_stream(account: Account, kind: str) -> None:
     if kind == "kinesis":

@@ -1,15 +1,11 @@
 """Event source mappings do what was recorded of AWS: its recordings are replayed, field by field.
 
-A recording is what one of LocalStack's tests saw on AWS: the mapping as it was created, what its
-function got, what its failure destination got. What the function did, and what was put that never
-reached it, follows from the recording's name. Replayed, the mapping runs on the engine; records are
+These are the recordings of streams: the mapping as it was created, what its function got, what its
+failure destination got (tests/recordings.py). Replayed, the mapping runs on the engine; records are
 made from what GetRecords answers, events go to Invoke, documents to a queue, topic or bucket, all
 by the code that runs outside of tests. Only the stream's paging and the AWS behind are fakes.
 
-In a recording a placeholder stands for each value that differs from run to run; equal placeholders
-are equal values. Texts that begin with "{" are recorded parsed: patterns, the bodies of messages, a
-bucket's `payload`. Here they are texts, as AWS documents them, and parsed to be compared. The order
-of keys isn't compared.
+A bucket's `payload` is a text too, as AWS documents it, and recorded parsed.
 """
 
 import asyncio
@@ -20,7 +16,6 @@ import random
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -42,20 +37,28 @@ from emulator.mappings.memory import (
 )
 from emulator.mappings.model import DYNAMODB, Mapping, Record
 from tests.mapping_rig import Rig
-
-SNAPSHOTS = Path(__file__).parents[4] / "shared" / "conformance" / "snapshots"
-pytestmark = pytest.mark.skipif(
-    not SNAPSHOTS.is_dir(),
-    reason="the recordings of AWS are not in this clone: ../shared/conformance/snapshots",
+from tests.recordings import (
+    ACCOUNT,
+    PLACEHOLDER,
+    UUID_FORM,
+    Document,
+    Recording,
+    kind_of,
+    needed,
+    recorded_of,
+    with_pattern_texts,
 )
+
+pytestmark = needed
 as_aws = pytest.mark.as_aws
 
-Document = dict[str, Any]
 Function = Callable[[Document], Any]
 T = TypeVar("T")
 
 NOT_HERE = dict.fromkeys(
     [
+        "dynamodb__duplicate_event_source_mappings",
+        "dynamodb__dynamodb_invalid_event_filter_eventName_INSERT_123",
         "dynamodb__dynamodb_invalid_event_filter_single-string",
         "dynamodb__esm_with_not_existing_dynamodb_stream",
         "kinesis__duplicate_event_source_mappings",
@@ -73,42 +76,34 @@ def recorded(*names: str) -> pytest.MarkDecorator:
 
 
 def test_no_recording_of_a_stream_is_forgotten() -> None:
-    found = {path.stem for kind in ("kinesis", "dynamodb") for path in SNAPSHOTS.glob(f"{kind}__*")}
-    assert sorted(found) == sorted([*REPLAYED, *NOT_HERE])
+    assert recorded_of("kinesis", "dynamodb") == sorted({*REPLAYED, *NOT_HERE})
 
 
 # Recordings
 
-ACCOUNT = "1" * 12
-PLACEHOLDER = re.compile(rf"(<[^<>]+>|{ACCOUNT})")
-UUID_FORM = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
-FORMS = {
-    "uuid": UUID_FORM,
-    "sequence-number": r"[1-9]\d{20,55}",
-    "event-i-d": r"[0-9a-f]{32}",
-    "shard-id": r"shardId-\d{20}-[0-9a-f]{8}",
-    "kinesis-shard-id": r"shardId-\d{12}",
-    "resource": r"[\w.:-]+",
-    "region": r"[a-z]+-[a-z]+-\d",
-    "partition": r"aws[a-z-]*",
-    ACCOUNT: r"\d{12}",
-}
-TIMES = {
-    "<timestamp:2022-07-13T13:48:01.000Z>": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z",
-    "<timestamp:2022-07-13T13:48:01Z>": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ",
-}
-"""The recorder wrote the same time for each: the form tells, not the value."""
 SECONDS = {"<approximate-arrival-timestamp>", "<approximate-creation-datetime>"}
 """Numbers with a fraction, in an event; equal though they are different times."""
 STAND_INS = {"<region>": "eu-central-1", "<partition>": "aws", ACCOUNT: "123456789012"}
 STREAM_LABEL = "2026-01-01T00:00:00.000"
 ROLE_ARN = "arn:aws:iam::123456789012:role/consumer"
 CLIENTS = {("lambda", ""), ("sqs", ROLE_ARN), ("sns", ROLE_ARN), ("s3", ROLE_ARN)}
-
-
-def kind_of(placeholder: str) -> str:
-    """Return what a placeholder stands for; the sequence numbers of two names are of one kind."""
-    return placeholder.strip("<>").partition(":")[0].removeprefix("start-")
+TABLE_FAILED = "dynamodb__dynamodb_report_batch_item_failure_scenarios_"
+TABLE_SUCCEEDED = "dynamodb__dynamodb_report_batch_item_success_scenarios_"
+UNRECORDED: dict[str, Document] = {
+    TABLE_FAILED: {
+        "BatchSize": 3,
+        "MaximumBatchingWindowInSeconds": 1,
+        "MaximumRetryAttempts": 3,
+        "DestinationConfig": {"OnFailure": {"Destination": "arn:aws:sqs:::failures"}},
+        "FunctionResponseTypes": ["ReportBatchItemFailures"],
+    },
+    TABLE_SUCCEEDED: {
+        "BatchSize": 1,
+        "MaximumRetryAttempts": 2,
+        "FunctionResponseTypes": ["ReportBatchItemFailures"],
+    },
+}
+"""Mappings' settings that were not recorded: what those tests asked for."""
 
 
 def nodes(value: Any) -> Iterator[Document]:
@@ -120,12 +115,11 @@ def nodes(value: Any) -> Iterator[Document]:
             yield from nodes(child)
 
 
-class Recording:
-    """A recording, and the values that its placeholders are found to stand for."""
+class StreamRecording(Recording):
+    """A recording of mappings of a stream."""
 
     def __init__(self, name: str) -> None:
-        self.content: Document = json.loads((SNAPSHOTS / f"{name}.json").read_text())["content"]
-        self._bound = dict(STAND_INS)
+        super().__init__(name, STAND_INS)
 
     @cached_property
     def mappings(self) -> list[Mapping]:
@@ -135,12 +129,25 @@ class Recording:
             for key, reply in self.content.items()
             if key.startswith("create_event_source_mapping")
         ]
-        return [Mapping.from_api(self._filled(with_pattern_texts(reply))) for reply in replies]
+        return [
+            Mapping.from_api(self._filled(with_pattern_texts(reply)))
+            for reply in replies or [self._unrecorded()]
+        ]
+
+    def _unrecorded(self) -> Document:
+        """The mapping of a recording that hasn't got it."""
+        [settings] = [UNRECORDED[each] for each in UNRECORDED if self.name.startswith(each)]
+        function_arns = [each["requestContext"]["functionArn"] for each in self.documents]
+        return settings | {
+            "UUID": "<uuid:90>",
+            "EventSourceArn": self.records[0]["eventSourceARN"],
+            "FunctionArn": next(iter(function_arns), "arn:aws:lambda:::function:consumer"),
+        }
 
     @cached_property
     def records(self) -> list[Document]:
         """The records that some function or bucket got, each once, in their order."""
-        found = [each for each in nodes(self.content) if "eventSource" in each]
+        found = [each for each in nodes(self.content) if "eventID" in each]
         return list({each["eventID"]: each for each in found}.values())
 
     @cached_property
@@ -148,48 +155,10 @@ class Recording:
         """What the failure destination got."""
         return [each for each in nodes(self.content) if "requestContext" in each]
 
-    def differences(self, actual: Any, expected: Any, at: str = "") -> Iterator[str]:
-        """Tell each place where a document isn't what was recorded."""
-        if isinstance(expected, dict) and isinstance(actual, dict):
-            for key in sorted(expected.keys() | actual.keys()):
-                if key not in actual:
-                    yield f"{at}.{key} is missing"
-                elif key not in expected:
-                    yield f"{at}.{key} was not recorded"
-                else:
-                    yield from self.differences(actual[key], expected[key], f"{at}.{key}")
-        elif isinstance(expected, list) and isinstance(actual, list):
-            if len(expected) != len(actual):
-                yield f"{at} has {len(actual)} elements, recorded are {len(expected)}"
-            for place, (ours, theirs) in enumerate(zip(actual, expected, strict=False)):
-                yield from self.differences(ours, theirs, f"{at}[{place}]")
-        elif not self._is_as(actual, expected):
-            yield f"{at} is {actual!r}, recorded is {expected!r}"
-
-    def _is_as(self, actual: Any, expected: Any) -> bool:
-        if not isinstance(expected, str) or not PLACEHOLDER.search(expected):
-            return type(actual) is type(expected) and bool(actual == expected)
-        if expected in SECONDS:
+    def is_as(self, actual: Any, expected: Any) -> bool:
+        if isinstance(expected, str) and expected in SECONDS:
             return isinstance(actual, float) and EPOCH_MS <= actual * 1000 <= EPOCH_MS + 10**9
-        if expected in TIMES:
-            return isinstance(actual, str) and bool(re.fullmatch(TIMES[expected], actual))
-        parts = PLACEHOLDER.split(expected)
-        names = parts[1::2]
-        forms = [
-            f"({FORMS[kind_of(part)]})" if place % 2 else re.escape(part)
-            for place, part in enumerate(parts)
-        ]
-        match = re.fullmatch("".join(forms), actual) if isinstance(actual, str) else None
-        if not match:
-            return False
-        return all(self._binds(*each) for each in zip(names, match.groups(), strict=True))
-
-    def _binds(self, placeholder: str, value: str) -> bool:
-        """Tell whether a placeholder stands for a value: it alone of its kind, and always."""
-        kind = kind_of(placeholder)
-        if (kind, value) not in {(kind_of(name), each) for name, each in self._bound.items()}:
-            self._bound.setdefault(placeholder, value)
-        return self._bound.get(placeholder) == value
+        return super().is_as(actual, expected)
 
     def _filled(self, value: Any) -> Any:
         """Return a document with values that look real in the place of placeholders."""
@@ -200,23 +169,15 @@ class Recording:
         if not isinstance(value, str) or value == "<datetime>":
             return value
         for label in re.findall(r"/stream/(<resource:\d+>)", value):  # of a table
-            self._bound.setdefault(label, STREAM_LABEL)
+            self.bound.setdefault(label, STREAM_LABEL)
         return PLACEHOLDER.sub(lambda found: self._stand_in(found[0]), value)
 
     def _stand_in(self, placeholder: str) -> str:
         number = int(re.sub(r"\D", "", placeholder) or 0)
         made = {"uuid": str(UUID(int=number << 32, version=4)), "resource": f"name-{number}"}
-        if placeholder not in self._bound:
-            self._bound[placeholder] = made[kind_of(placeholder)]
-        return self._bound[placeholder]
-
-
-def with_pattern_texts(reply: Document) -> Document:
-    """Return a reply with its patterns as texts: what one says of a time became a placeholder."""
-    filters = reply.get("FilterCriteria", {"Filters": []})["Filters"]
-    lost, condition = '"<approximate-creation-datetime>"', '[{"numeric":[">",0]}]'
-    texts = [json.dumps(each["Pattern"]).replace(lost, condition) for each in filters]
-    return reply | {"FilterCriteria": {"Filters": [{"Pattern": text} for text in texts]}}
+        if placeholder not in self.bound:
+            self.bound[placeholder] = made[kind_of(placeholder)]
+        return self.bound[placeholder]
 
 
 # The stage
@@ -312,7 +273,7 @@ class Stage(Rig):
     """One recording's mappings on the engine; virtual time, as everywhere in the rig."""
 
     def __init__(
-        self, loop: VirtualTimeLoop, recording: Recording, function: Function, seed: int
+        self, loop: VirtualTimeLoop, recording: StreamRecording, function: Function, seed: int
     ) -> None:
         super().__init__(loop, recording.mappings[0], None, shards=0)
         self.recording = recording
@@ -394,7 +355,7 @@ def play(story: Story, name: str, function: Function = lambda _event: None, seed
     """Play a recording again."""
 
     async def main(loop: VirtualTimeLoop) -> Stage:
-        stage = Stage(loop, Recording(name), function, seed)
+        stage = Stage(loop, StreamRecording(name), function, seed)
         await story(stage)
         await stage.kill()
         return stage
@@ -436,6 +397,15 @@ def names_failures(event: Document) -> Document:
 def kinesis_put(data: str, key: str) -> Document:
     """A record that was put and is in no recording."""
     return {"kinesis": {"data": base64.b64encode(data.encode()).decode(), "partitionKey": key}}
+
+
+def item_put(item: Document) -> Document:
+    """The same, of a table whose key is `id`."""
+    return {
+        "eventName": "INSERT",
+        "eventSourceARN": "",
+        "dynamodb": {"Keys": {"id": item["id"]}, "NewImage": item},
+    }
 
 
 # Batches
@@ -489,6 +459,23 @@ def test_a_shards_next_batch_waits_for_the_one_before_it(name: str) -> None:
     assert second - first >= 5000
 
 
+TWO_FUNCTIONS = (
+    "kinesis__create_kinesis_event_source_mapping_multiple_lambdas_single_kinesis_event_stream"
+)
+
+
+@as_aws("batch_size", "recorded")
+@recorded(TWO_FUNCTIONS)
+def test_two_functions_on_one_stream_each_get_every_record(name: str) -> None:
+    stage = play(put_to_running(), name)
+    got = {each.function_arn: each.event for each in stage.aws.invoked}
+    content = stage.recording.content
+    expected = [content["kinesis_records-a"], content["kinesis_records-b"]]
+    events = [got[mapping.function_arn] for mapping in stage.mappings]
+    assert list(stage.recording.differences(events, expected)) == []
+    assert len(stage.events) == 2
+
+
 # Filters
 
 
@@ -515,6 +502,7 @@ def test_of_two_mappings_of_a_stream_each_delivers_what_its_own_pattern_matches(
 FILTERED = "dynamodb__dynamodb_event_filter_"
 DROPPED: dict[str, Document] = {
     "content_filter_type": {"id": {"S": "id_value_2"}},
+    "content_multiple_filters": {"id": {"S": "id_value"}, "id2": {"S": "id2_new_value"}},
     "exists_filter_type": {"id": {"S": "id_value_2"}},
     "insert_same_entry_twice": {"id": {"S": "id_value"}, "id2": {"S": "id2_value"}},
     "numeric_filter": {"id": {"S": "id_value_2"}, "numericFilter": {"N": "101"}},
@@ -572,7 +560,7 @@ ON_FAILURE_S3 = [
 def failed_put(name: str) -> Document:
     """What was put, whatever the destination: only the bucket's recording has it."""
     like = next(each for each in ON_FAILURE_S3 if each.startswith(name.partition("__")[0]))
-    [record] = Recording(like).records
+    [record] = StreamRecording(like).records
     return record
 
 
@@ -638,27 +626,37 @@ FAILED = "kinesis__kinesis_report_batch_item_failure_scenarios_"
 FAILURES: dict[str, Any] = {
     "empty_string_item_identifier_failure": {"batchItemFailures": [{"itemIdentifier": ""}]},
     "invalid_key_foo_failure": {"batchItemFailures": [{"foo": 123}]},
+    "invalid_key_foo_null_value_failure": {"batchItemFailures": [{"foo": None}]},
     "item_identifier_not_present_failure": {"batchItemFailures": [{"itemIdentifier": 123}]},
     "null_item_identifier_failure": {"batchItemFailures": [{"itemIdentifier": None}]},
 }
 
 
 @as_aws("report_batch_item_failures", "recorded")
-@recorded(*[SUCCEEDED + each for each in SUCCESSES])
+@recorded(
+    *[SUCCEEDED + each for each in SUCCESSES],
+    *[TABLE_SUCCEEDED + each for each in SUCCESSES if each != "empty_string_success"],
+)
 def test_an_answer_that_names_no_failure_is_a_success(name: str) -> None:
-    answer = SUCCESSES[name.removeprefix(SUCCEEDED)]
+    answer = SUCCESSES[name.partition("_scenarios_")[2]]
     stage = play(put_to_running(), name, lambda _: answer)
     assert stage.mappings[0].reports_item_failures
-    stage.assert_got(*stage.recording.content["kinesis_events"])
+    stage.assert_got(*stage.recording.content[name.partition("__")[0] + "_events"])
 
 
 @as_aws("report_batch_item_failures", "recorded")
 @as_aws("max_retry_attempts", "recorded")
-@recorded(*[FAILED + each for each in [*FAILURES, "unhandled_exception_in_function"]])
+@recorded(
+    *[
+        prefix + each
+        for prefix in (FAILED, TABLE_FAILED)
+        for each in [*FAILURES, "unhandled_exception_in_function"]
+    ]
+)
 def test_an_answer_that_names_no_record_of_the_batch_fails_all_of_it(name: str) -> None:
-    answer = FAILURES.get(name.removeprefix(FAILED))
+    answer = FAILURES.get(name.partition("_scenarios_")[2])
     stage = play(put_to_running(), name, (lambda _: answer) if answer else raising)
-    stage.assert_got(*stage.recording.content["kinesis_events"])
+    stage.assert_got(*stage.recording.content[name.partition("__")[0] + "_events"])
     stage.assert_gave_up(*stage.recording.documents)
 
 
@@ -674,6 +672,18 @@ def test_what_is_left_after_progress_has_all_its_retries(name: str) -> None:
     assert list(stage.recording.differences(stage.delivered_records, expected)) == []
     assert stage.grouping() == [[0, 1, 2], [3, 4, 5], [5], [5], [5], [5]]
     stage.assert_gave_up(*stage.recording.documents)
+
+
+@as_aws("report_batch_item_failures", "recorded")
+@as_aws("on_failure_sqs", "recorded")
+@recorded("dynamodb__dynamodb_report_batch_item_failures_with_on_failure_destination_config")
+def test_only_the_record_that_failed_to_the_end_goes_to_the_destination(name: str) -> None:
+    like = StreamRecording("dynamodb__dynamodb_report_batch_item_failures")
+    stage = play(put_to_running(*like.records), name, names_failures)
+    stage.assert_gave_up(*stage.recording.documents)
+    [document] = [json.loads(each.text) for each in stage.aws.sent]
+    fails = stage.shard.records[-1].sequence
+    assert document["DDBStreamBatchInfo"]["startSequenceNumber"] == fails
 
 
 # Age
@@ -748,3 +758,56 @@ def test_the_last_result_is_ok_once_a_function_has_answered_even_nothing(name: s
 
     stage = play(story, name, lambda _: b"")
     assert stage.grouping() == [[0]]
+
+
+def play_disabling(name: str, *puts: Document) -> Stage:
+    """The mapping delivers what is put, is disabled, and what is put then waits."""
+
+    async def story(stage: Stage) -> None:
+        uuid = stage.mappings[0].uuid
+        stage.start()
+        await asyncio.sleep(5.5)
+        stage.put_as_recorded(*puts)
+        await asyncio.sleep(60)
+        assert stage.checkpoints.known() == {uuid: ("Enabled", "OK")}
+        stage.change(is_enabled=False)
+        await asyncio.sleep(5)
+        assert stage.checkpoints.known() == {uuid: ("Disabled", "OK")}
+        stage.put_as_recorded(*puts)
+        await asyncio.sleep(60)
+
+    return play(story, name)
+
+
+@as_aws("follows_mapping", "recorded")
+@recorded("kinesis__disable_kinesis_event_source_mapping")
+def test_a_disabled_mapping_delivers_nothing_more(name: str) -> None:
+    stage = play_disabling(name, *StreamRecording(name).records)
+    stage.assert_got(*stage.recording.content["invocation_events"])
+
+
+@as_aws("follows_mapping", "recorded")
+@recorded("dynamodb__disabled_dynamodb_event_source_mapping")
+def test_a_tables_disabled_mapping_shows_the_last_result_it_had(name: str) -> None:
+    stage = play_disabling(name, item_put({"id": {"S": "an-id"}, "data": {"S": "data1"}}))
+    assert stage.grouping() == [[0]]
+    answer = stage.recording.content["update_event_source_mapping_result"]
+    [(_, last_result)] = stage.checkpoints.known().values()
+    assert last_result == answer["LastProcessingResult"]
+
+
+@as_aws("follows_mapping", "recorded")
+@recorded("dynamodb__deletion_event_source_mapping_with_dynamodb")
+def test_a_mapping_stays_when_its_table_is_deleted(name: str) -> None:
+    async def story(stage: Stage) -> None:
+        answer = stage.recording.content["list_event_source_mapping_result"]
+        [listed] = answer["EventSourceMappings"]
+        expected = {stage.mappings[0].uuid: (listed["State"], listed["LastProcessingResult"])}
+        stage.start()
+        await asyncio.sleep(5.5)
+        stage.stream.problem = "ResourceNotFoundException"
+        assert stage.checkpoints.known() == expected
+        await asyncio.sleep(60)
+        assert stage.checkpoints.known()[stage.mappings[0].uuid][0] == "Enabled"
+
+    play(story, name)

@@ -10,7 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from telemetry.domain.archive import FOLDER, prefix_at, prefix_of
 from telemetry.errors import Unavailable
 
-LEVELS = 4  # year, month, day, hour
+LEVELS = 2  # day, hour
 
 
 class Position(NamedTuple):

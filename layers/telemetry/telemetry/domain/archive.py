@@ -1,9 +1,9 @@
 """The archive: every record of the stream, a line each, in partitions of an hour of arrival.
 
-A partition is `readings/year=2026/month=11/day=21/hour=10/`, in UTC. Firehose names it by the
-arrival of the oldest record in an object, which may have 15 minutes of records; and a reading that
-waited in the overflow queue reached the stream later than it was received. So what was received in
-an hour is looked for in the hours beside it too, by the time that ingest stamped on it.
+A partition is `readings/day=2026-11-21/hour=10/`, in UTC. Firehose names it by the arrival of the
+oldest record in an object, which may have 15 minutes of records; and a reading that waited in the
+overflow queue reached the stream later than it was received. So what was received in an hour is
+looked for in the hours beside it too, by the time that ingest stamped on it.
 """
 
 import re
@@ -20,8 +20,8 @@ DAY_MS = 24 * HOUR_MS
 MARGIN_MS = HOUR_MS
 RECEIVED, RECORDED = "received", "recorded"
 PARTS_MAX = 5_000  # of an hour each, over half a year; what is more goes by days
-PART = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:T(\d\d))?")  # 2026-11-21T10, or 2026-11-21
-PREFIX = re.compile(rf"{FOLDER}year=(\d{{4}})/month=(\d\d)/day=(\d\d)/hour=(\d\d)/")
+PART = re.compile(r"(\d{4}-\d\d-\d\d)(?:T(\d\d))?")  # 2026-11-21T10, or 2026-11-21
+PREFIX = re.compile(rf"{FOLDER}day=(\d{{4}}-\d\d-\d\d)/hour=(\d\d)/")
 
 
 class Selection(NamedTuple):
@@ -104,9 +104,7 @@ def received_at_ms(reading: Reading, part: str) -> int:
 
 def parts(prefixes: list[str]) -> list[str]:
     """The parts of work that partitions make: each an hour, or a day where they are too many."""
-    hours = [
-        "{}-{}-{}T{}".format(*match.groups()) for match in map(PREFIX.fullmatch, prefixes) if match
-    ]
+    hours = [f"{match[1]}T{match[2]}" for match in map(PREFIX.fullmatch, prefixes) if match]
     if len(hours) <= PARTS_MAX:
         return hours
     return sorted({hour.partition("T")[0] for hour in hours})
@@ -117,11 +115,8 @@ def prefix_of(part: str) -> str:
     match = PART.fullmatch(part)
     if match is None:
         raise Rejected("is neither an hour, 2026-11-21T10, nor a day", field="part", value=part)
-    names = ("year", "month", "day", "hour")
-    levels = (
-        f"{name}={value}/" for name, value in zip(names, match.groups(), strict=True) if value
-    )
-    return FOLDER + "".join(levels)
+    day, hour = match.groups()
+    return f"{FOLDER}day={day}/" + (f"hour={hour}/" if hour else "")
 
 
 def span_of(part: str) -> tuple[int, int]:

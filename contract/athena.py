@@ -1,0 +1,282 @@
+"""What Athena reads of the archive: two views, in Trino's SQL, over a table of lines.
+
+The table `records` has one column, a record as it was on the stream, so that nothing that can be
+on the stream can fail a query. The view `readings` takes what the pipeline's own decoder takes
+(telemetry.domain.validation.decode), field by field, and leaves out the rest. `readings_once`
+merges what came more than once, as windows do.
+
+An error of a function would fail the query. So each is given only what it takes, or is in `try` or
+`try_cast`, which make NULL of what a function or a cast can't do with its argument
+(https://trino.io/docs/current/functions/conditional.html#try).
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from contract.evolution import IDENTITY, PARTITIONS
+from contract.folded import wrapped
+from contract.versions import Field, Version
+
+LINES, READINGS, ONCE = "records", "readings", "readings_once"
+TYPES = {  # by Avro's: Glue's, which are Hive's, and Trino's
+    "string": ("string", "varchar"),
+    "long": ("bigint", "bigint"),
+    "double": ("double", "double"),
+    "timestamp-millis": ("timestamp", "timestamp(3)"),  # without zone: it is in UTC
+}
+
+# A reading is one object with nothing nested. Trino's parser is given no other line: what it makes
+# of a line nested a hundred thousand deep needn't be known.
+FLAT = r"^\s*\{[^\[\]{}]*\}\s*$"
+WHOLE_NUMBER = "^-?[0-9]+$"
+NOT_ESCAPED = r'[^"\\]*'  # a string's characters, where a schema has no pattern for them
+
+# A time in ISO 8601 as Python reads it (datetime.fromisoformat): date, a separator, time, offset,
+# each with separators of its own or without any. Not by weeks, as 2026-W47-6 is.
+INSTANT = '^"([0-9-]+)[^0-9-]([0-9:.,]+)(Z|[+-][0-9:]+)"$'
+DATE = "^([0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8})$"
+HOUR, SIXTY, FRACTION = "([01][0-9]|2[0-3])", "[0-5][0-9]", "([.,][0-9]+)?"
+
+
+class Column(NamedTuple):
+    """A view's column, and its type as Glue and as Trino name it."""
+
+    name: str
+    glue_type: str
+    trino_type: str
+
+
+class View(NamedTuple):
+    """A view: what it is, its columns, and its query."""
+
+    name: str
+    doc: str
+    columns: Sequence[Column]
+    sql: str
+
+
+def views(newest: Version) -> list[View]:
+    """The views of the archive, by the newest version of a reading."""
+    columns = [Column(name, *TYPES[type_of(each)]) for name, each in newest.fields.items()]
+    partitions = [Column(name, *TYPES["string"]) for name in PARTITIONS]
+    merged = [each for each in columns if each.name in newest.device_fields]
+    every = "Each record that is a reading, as often as it came"
+    once = "Each reading once; any query reads the whole archive"
+    return [
+        View(READINGS, every, [*columns, *partitions], readings(newest)),
+        View(ONCE, once, merged, readings_once(newest)),
+    ]
+
+
+def type_of(field: Field) -> str:
+    """A field's type in Avro, whether or not it may be null: the logical one, if it has one."""
+    kinds = field["type"] if isinstance(field["type"], list) else [field["type"]]
+    (kind,) = [each for each in kinds if each != "null"]
+    return str(kind.get("logicalType", kind["type"]) if isinstance(kind, dict) else kind)
+
+
+# Resources of stacks/archive.yaml.
+
+
+def resources(newest: Version) -> Iterator[str]:
+    """The lines of the views' resources."""
+    for place, view in enumerate(views(newest)):
+        yield from [""] if place else []
+        yield f"{view.name.title().replace('_', '')}View:"
+        yield "  Type: AWS::Glue::Table"
+        yield "  Properties:"
+        yield "    CatalogId: !Ref AWS::AccountId"
+        yield "    DatabaseName: !Ref ArchiveDatabase"
+        yield "    TableInput:"
+        yield f"      Name: {view.name}"
+        yield f"      Description: {view.doc}"
+        yield "      TableType: VIRTUAL_VIEW"
+        yield '      Parameters: {presto_view: "true", comment: Presto View}'
+        yield "      StorageDescriptor:"
+        yield "        SerdeInfo: {}"
+        yield "        Columns:"
+        for column in view.columns:
+            yield f"          - {{Name: {column.name}, Type: {column.glue_type}}}"
+        yield "      ViewExpandedText: /* Presto View */"
+        yield "      ViewOriginalText: !Sub"
+        yield '        - "/* Presto View: ${View} */"'
+        yield "        - View:"
+        yield "            Fn::Base64: !Sub >-"
+        yield from definition(view)
+
+
+DEFINITION_INDENT = 14  # and that of the region
+
+
+def definition(view: View) -> Iterator[str]:
+    """A view as Athena itself keeps one, in Trino's form.
+
+    That is in Trino's io.trino.plugin.hive.ViewReaderUtil; no page of AWS's describes it. Folding
+    makes a space of each end of a line, which the query has a space for.
+    """
+    columns = [json.dumps({"name": each.name, "type": each.trino_type}) for each in view.columns]
+    lines = [
+        '{"catalog": "awsdatacatalog", "schema": "${ArchiveDatabase}", "columns": [',
+        *listed(columns).splitlines(),
+        '], "originalSql": "',
+        *(json.dumps(line)[1:-1] for line in view.sql.splitlines()),
+        '"}',
+    ]
+    for line in lines:
+        yield from wrapped(line, DEFINITION_INDENT)
+
+
+# SQL.
+
+
+def readings(newest: Version) -> str:
+    """The query of `readings`, in steps.
+
+    In it `_name` is a field's JSON text, and `_name_` the number that it stands for, taken by the
+    decoder or not. `date_` and the like are parts of `recorded_at`. No field's name begins or ends
+    so.
+    """
+    fields = newest.fields
+    optional = [name for name in fields if name not in IDENTITY]
+    numbers = {
+        name: number(name, each) for name, each in fields.items() if type_of(each) != "string"
+    }
+    return f"""\
+WITH objects AS (
+SELECT day, hour,
+try_cast(CASE WHEN regexp_like(line, {quoted(FLAT)})
+THEN try(json_parse(line)) END AS map(varchar, json)) AS fields
+FROM {LINES}
+), texts AS (
+SELECT day, hour,
+{listed(f"{json_text(name)} AS _{name}" for name in fields)}
+FROM objects
+WHERE cardinality(array_except(map_keys(fields),
+ARRAY[{", ".join(map(quoted, fields))}])) = 0
+), parts AS (
+SELECT *,
+regexp_extract(_recorded_at,
+{quoted(INSTANT)}, 1) AS date_,
+regexp_extract(_recorded_at,
+{quoted(INSTANT)}, 2) AS time_,
+regexp_extract(_recorded_at,
+{quoted(INSTANT)}, 3) AS offset_
+FROM texts
+), digits AS (
+SELECT *,
+CASE WHEN regexp_like(date_, {quoted(DATE)})
+THEN replace(date_, '-', '') END AS yyyymmdd_,
+CASE WHEN {is_clock("time_", "", FRACTION)}
+THEN rpad(regexp_extract(replace(time_, ':', ''), '^[0-9]+'), 6, '0') END AS hhmmss_,
+rpad(coalesce(regexp_extract(time_, '[.,]([0-9]+)$', 1), ''), 3, '0') AS fraction_,
+CASE WHEN offset_ = 'Z'
+OR {is_clock("offset_", "[+-]", "")}
+THEN rpad(translate(offset_, 'Z:', '+'), 7, '0') END AS shhmmss_
+FROM parts
+), numbers AS (
+SELECT *,
+{listed(f"{each} AS _{name}_" for name, each in numbers.items())}
+FROM digits
+), typed AS (
+SELECT *,
+{listed(f"{value(name, each)} AS {column(name)}" for name, each in fields.items())}
+FROM numbers
+)
+SELECT {", ".join([*map(column, fields), *PARTITIONS])}
+FROM typed
+WHERE {all_of(f"{column(name)} IS NOT NULL" for name in IDENTITY)}
+AND coalesce({", ".join(map(column, newest.metrics))}) IS NOT NULL
+AND {all_of(f"(_{name} IS NULL OR {column(name)} IS NOT NULL)" for name in optional)}
+"""  # noqa: S608 - names are in snake case (contract.evolution), the rest is quoted
+
+
+def readings_once(newest: Version) -> str:
+    """The query of `readings_once`: metric by metric, of two values the larger.
+
+    As telemetry.domain.window.merge has it.
+    """
+    identity = ", ".join(map(column, IDENTITY))
+    return f"""\
+SELECT {identity},
+{listed(f"max({column(name)}) AS {column(name)}" for name in newest.metrics)}
+FROM {READINGS}
+GROUP BY {identity}
+"""  # noqa: S608 - the same
+
+
+def json_text(name: str) -> str:
+    """A field's JSON text; NULL where the field isn't there, or null."""
+    return f"nullif(json_format(element_at(fields, {quoted(name)})), 'null')"
+
+
+def number(name: str, field: Field) -> str:
+    """The number that a field's JSON text stands for."""
+    if type_of(field) == "double":
+        return f"try_cast(_{name} AS double)"
+    whole = f"try_cast(regexp_extract(_{name}, {quoted(WHOLE_NUMBER)}) AS bigint)"
+    return f"coalesce({whole},\n{written_instant()})" if name == "recorded_at" else whole
+
+
+def written_instant() -> str:
+    """Epoch milliseconds by the digits of a date, a time and an offset."""
+    return f"""\
+1000 * (86400 * date_diff('day', DATE '1970-01-01', try_cast(substr(yyyymmdd_, 1, 4)
+|| '-' || substr(yyyymmdd_, 5, 2) || '-' || substr(yyyymmdd_, 7, 2) AS date))
++ {seconds("hhmmss_", 1)}
+- CASE substr(shhmmss_, 1, 1) WHEN '-' THEN -1 ELSE 1 END *
+({seconds("shhmmss_", 2)}))
++ {digits("fraction_", 1, 3)}"""
+
+
+def seconds(text: str, start: int) -> str:
+    """The seconds that the digits of hour, minute and second are."""
+    hour, minute, second = (digits(text, start + at, 2) for at in (0, 2, 4))
+    return f"3600 * {hour}\n+ 60 * {minute}\n+ {second}"
+
+
+def digits(text: str, start: int, length: int) -> str:
+    """The number that some digits are."""
+    return f"try_cast(substr({text}, {start}, {length}) AS bigint)"
+
+
+def is_clock(text: str, before: str, after: str) -> str:
+    """Whether a text is hours, minutes and seconds, or the first of these."""
+    marked = f"^{before}{HOUR}(:{SIXTY}(:{SIXTY}{after})?)?$"
+    bare = f"^{before}{HOUR}({SIXTY}({SIXTY}{after})?)?$"
+    return f"regexp_like({text}, {quoted(marked)})\nOR regexp_like({text}, {quoted(bare)})"
+
+
+def value(name: str, field: Field) -> str:
+    """A field's value; NULL where the decoder wouldn't take it."""
+    text, number = f"_{name}", f"_{name}_"
+    kind = type_of(field)
+    if kind == "string":
+        pattern = field.get("pattern", NOT_ESCAPED).removeprefix("^").removesuffix("$")
+        taken = quoted(f'^"{pattern}"$')
+        inside = f"substr({text}, 2, length({text}) - 2)"
+        return f"CASE WHEN regexp_like({text}, {taken})\nTHEN {inside} END"
+    low, high = field.get("minimum", number), field.get("maximum", number)
+    instant = f"CAST(from_unixtime({number} / 1e3, 'UTC') AS timestamp(3))"
+    shown = f"\nTHEN {instant}" if kind == "timestamp-millis" else f" THEN {number}"
+    return f"CASE WHEN {number} BETWEEN {low} AND {high}{shown} END"
+
+
+def column(name: str) -> str:
+    """A field's column. Quoted, since a metric may be named as a word of SQL."""
+    return f'"{name}"'
+
+
+def quoted(text: str) -> str:
+    """A string of SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def listed(items: Iterable[str]) -> str:
+    """The items of a list, a line each."""
+    return ",\n".join(items)
+
+
+def all_of(conditions: Iterable[str]) -> str:
+    """Conditions that must all be, a line each."""
+    return "\nAND ".join(conditions)

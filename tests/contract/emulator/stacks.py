@@ -1,0 +1,63 @@
+"""Stacks in the embedded AWS: made, changed, imported and deleted, each waited for."""
+
+import json
+import time
+import uuid
+from typing import Any
+
+import boto3
+
+END_SECONDS_MAX = 30
+Document = dict[str, Any]
+
+
+class Stacks:
+    """The embedded CloudFormation."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.formation = self.client("cloudformation")
+
+    def client(self, service: str) -> Any:
+        return boto3.client(service, endpoint_url=self.endpoint)  # type: ignore[call-overload]
+
+    def create(self, resources: Document, **options: Any) -> Document:
+        """Create a stack; return it once that has ended."""
+        name = options.pop("name", f"stack-{uuid.uuid4().hex[:8]}")
+        body = json.dumps({"Resources": resources})
+        made = self.formation.create_stack(StackName=name, TemplateBody=body, **options)
+        return self.ended(made["StackId"])
+
+    def update(self, stack: Document, resources: Document, **sections: Document) -> Document:
+        """Update a stack; return it once that has ended."""
+        body = json.dumps({"Resources": resources} | sections)
+        self.formation.update_stack(StackName=stack["StackName"], TemplateBody=body)
+        return self.ended(stack["StackId"])
+
+    def delete(self, stack: Document) -> Document:
+        """Delete a stack; return it once that has ended."""
+        self.formation.delete_stack(StackName=stack["StackName"])
+        return self.ended(stack["StackId"])
+
+    def ended(self, stack_id: str) -> Document:
+        """A stack once nothing happens to it any more."""
+        deadline = time.monotonic() + END_SECONDS_MAX
+        while True:
+            stack: Document = self.formation.describe_stacks(StackName=stack_id)["Stacks"][0]
+            if not stack["StackStatus"].endswith("_IN_PROGRESS"):
+                return stack
+            assert time.monotonic() < deadline, stack["StackStatus"]
+            time.sleep(0.02)
+
+    def reasons(self, stack: Document) -> str:
+        """What the stack's events give as reasons."""
+        events = self.formation.describe_stack_events(StackName=stack["StackId"])["StackEvents"]
+        return str([event.get("ResourceStatusReason", "") for event in events])
+
+    def resources(self, stack: Document) -> dict[str, str]:
+        """The physical ids of what a stack has, by logical id."""
+        listed = self.formation.list_stack_resources(StackName=stack["StackId"])
+        return {
+            each["LogicalResourceId"]: each["PhysicalResourceId"]
+            for each in listed["StackResourceSummaries"]
+        }

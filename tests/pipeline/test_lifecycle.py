@@ -1,0 +1,177 @@
+"""A stack's life: deployed, updated, deleted, and deployed again on the data that it has left."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from emulator.errors import StepFailed
+from local import deployment
+from local.fleet.credentials import issue_certificates
+from local.instance import ROOT, Instance, unused
+from local.session import brought_up, deploy_stack
+from local.view import Steps
+from ops.target import described
+from tests import writers
+from tests.pipeline.deployed import Pipeline, at, bearer, becomes, minutes_ago
+from tests.pipeline.mqtt import connected
+
+ADOPT_SECONDS_MAX = 60.0
+DEVICE, WIRED = "long-lived", "long-wired"
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[Instance]:
+    """One of this module's own, since its stack is deleted."""
+    own = unused("test")
+    try:
+        with brought_up(own, Steps(Console(file=StringIO())), {}) as aws:
+            try:
+                yield own
+            finally:
+                aws.stop()
+    except StepFailed as error:
+        pytest.fail("\n".join([str(error), *error.tail]))
+    finally:
+        own.remove()
+
+
+@contextmanager
+def deployed(instance: Instance) -> Iterator[Pipeline]:
+    """The pipeline as it is deployed now, under its present address."""
+    with Pipeline(instance) as pipeline:
+        yield pipeline
+
+
+def parameters_of(pipeline: Pipeline) -> dict[str, str]:
+    """The parameters of the stack, but for those that are empty."""
+    (stack,) = pipeline.aws("cloudformation").describe_stacks(StackName="telemetry")["Stacks"]
+    given = {each["ParameterKey"]: each["ParameterValue"] for each in stack["Parameters"]}
+    return {name: value for name, value in given.items() if value}
+
+
+def delete(pipeline: Pipeline) -> None:
+    """`sam delete`, as an operator gives it, until the stack is gone: SAM looks every 30 s."""
+    instance, state = pipeline.instance, pipeline.state
+    arguments = ["--no-prompts", "--stack-name", state.stack, "--region", state.region]
+    sam = deployment.SamRun(instance, instance.endpoint, ["delete", *arguments])
+    try:
+        formation = pipeline.aws("cloudformation")
+        becomes(lambda: described(formation, state.stack), None, f"what is left; see {sam.log}")
+    finally:
+        sam.end()
+
+
+def adopted(instance: Instance) -> dict[str, str]:
+    """`python -m ops adopt`; the parameters of the deployment that it asks for."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "ops", "adopt", "--env", "local", "--yes"],
+        cwd=ROOT,
+        env=deployment.tool_environment(instance.folder, instance.endpoint),
+        capture_output=True,
+        text=True,
+        timeout=ADOPT_SECONDS_MAX,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    make, deploy, arguments = shlex.split(answer.stdout.splitlines()[-1])
+    assert (make, deploy) == ("make", "deploy")
+    options = arguments.removeprefix("ARGS=").split()
+    assert options[:3] == ["--config-env", "local", "--parameter-overrides"]
+    return dict(each.split("=", 1) for each in options[3:])
+
+
+def items(pipeline: Pipeline) -> dict[str, int]:
+    """How many items the tables have that nobody writes while no reading comes."""
+    dynamodb = pipeline.aws("dynamodb")
+    names = ("devices", "windows")
+    return {name: dynamodb.scan(TableName=f"telemetry-{name}")["Count"] for name in names}
+
+
+def left(pipeline: Pipeline) -> dict[str, Any]:
+    """What is there of the stack's data, by the services themselves."""
+    outputs = pipeline.outputs
+    key = pipeline.aws("kms").describe_key(KeyId=outputs["KeyId"])["KeyMetadata"]["KeyState"]
+    buckets = {each["Name"] for each in pipeline.aws("s3").list_buckets()["Buckets"]}
+    policy = pipeline.aws("iot").get_policy(policyName=outputs["DevicePolicyName"])
+    return {
+        "items": items(pipeline),
+        "key": key,
+        "buckets": {outputs["ArchiveBucket"], outputs["FailuresBucket"]} <= buckets,
+        "overflow": pipeline.waiting("OverflowUrl"),
+        "policy": policy["policyName"],
+    }
+
+
+def post_avro(pipeline: Pipeline, schema_id: Any, document: dict[str, Any]) -> int:
+    """The status of a device's post with the id that its firmware has."""
+    body = writers.header(schema_id) + writers.datum(document, writers.schema(1))
+    headers = {"Content-Type": "application/avro"} | bearer(pipeline.token(DEVICE))
+    path = f"/devices/{DEVICE}/readings"
+    return pipeline.http.post(path, content=body, headers=headers).status_code
+
+
+def forgotten(pipeline: Pipeline) -> set[str]:
+    """Delete what a refused deployment has left; the resources that exist already."""
+    formation = pipeline.aws("cloudformation")
+    told = formation.describe_events(StackName="telemetry")["OperationEvents"]
+    formation.delete_stack(StackName="telemetry")
+    formation.get_waiter("stack_delete_complete").wait(
+        StackName="telemetry", WaiterConfig={"Delay": 1}
+    )
+    return {
+        each["LogicalResourceId"]
+        for each in told
+        if each.get("ValidationStatusReason", "").endswith("already exists.")
+    }
+
+
+def test_a_stack_is_updated_deleted_and_deployed_again_on_its_data(instance: Instance) -> None:
+    first = minutes_ago(5)
+    certificate = issue_certificates(instance, [WIRED])[WIRED]
+    with deployed(instance) as pipeline:
+        pipeline.send(DEVICE, at(first, 1, temperature=21.0), at(first, 2, temperature=40.0))
+        schema_id = pipeline.schema_ids()[0]
+        becomes(lambda: pipeline.counts(DEVICE), {first: 2}, "the first readings")
+        becomes(lambda: len(pipeline.alerts(DEVICE)), 1, "the alert")
+        parameters = parameters_of(pipeline) | {"WindowRetentionDays": "60"}
+
+    deploy_stack(instance, parameters)
+    with deployed(instance) as pipeline:
+        assert parameters_of(pipeline) == parameters
+        assert pipeline.counts(DEVICE) == {first: 2}
+        before, tokens = left(pipeline), dict(pipeline.state.tokens)
+
+        delete(pipeline)
+        assert left(pipeline) == before
+        assert pipeline.aws("kinesis").list_streams()["StreamNames"] == []
+
+        with pytest.raises(StepFailed):
+            deploy_stack(instance, parameters)
+        assert {"ArchiveBucket", "FailuresBucket"} <= forgotten(pipeline)
+        assert left(pipeline) == before
+
+    next_parameters = adopted(instance)
+    assert parameters.items() <= next_parameters.items()
+    assert next_parameters["OtherSchemaIds"].startswith(f"{schema_id}=1,")
+    deploy_stack(instance, next_parameters)
+    with deployed(instance) as pipeline:
+        assert pipeline.state.tokens == tokens
+        assert left(pipeline)["items"] == before["items"]
+        assert pipeline.counts(DEVICE) == {first: 2}
+        assert len(pipeline.alerts(DEVICE)) == 1
+        assert schema_id not in pipeline.schema_ids()
+        pipeline.send(DEVICE, at(first, 2, temperature=40.0), at(first, 3, temperature=21.0))
+        old = {"device_id": DEVICE, **at(first, 4, temperature=21.0)}
+        assert post_avro(pipeline, schema_id, old) == 202
+        becomes(lambda: pipeline.counts(DEVICE), {first: 4}, "old and new readings")
+        with connected(pipeline, WIRED, certificate) as device:
+            device.publish(f"telemetry/{WIRED}/readings", at(first, 1, humidity=5.0))
+            device.publish(f"telemetry/{WIRED}/batch/json", [at(first, 2, humidity=5.0)])
+        becomes(lambda: pipeline.counts(WIRED), {first: 2}, "readings by the old certificate")
