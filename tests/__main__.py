@@ -28,10 +28,11 @@ from tests.pipeline.instances import cause_of, own_instance
 
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")  # parts would share the cache
 PIPELINE = "tests/pipeline"
-WAYS_BACK = ("tests/pipeline/test_replay.py", "tests/pipeline/test_run.py")
+LIFECYCLE = "tests/pipeline/test_lifecycle.py"
+WAYS_BACK = tuple(f"tests/pipeline/test_{each}.py" for each in ("archive", "replay", "run"))
 SIMULATION, SERVICES = "tests/simulation", ("tests/contract", "tests/client")
 INTERRUPTED = 130
-NAME_WIDTH = 34
+NAME_WIDTH = 30
 
 
 class Part(NamedTuple):
@@ -52,9 +53,10 @@ BESIDE = (
     Part("contract, client", SERVICES, 5),
     Part("unit and the rest", ("tests", *but(PIPELINE, SIMULATION, *SERVICES)), 10),
 )
-ON_ONE_INSTANCE = (
-    Part("pipeline: the ways back, a whole run", (*WAYS_BACK, "-m", "not alone")),
-    Part("pipeline", (PIPELINE, *but(*WAYS_BACK), "-m", "not alone")),
+WITH_OTHERS = (
+    Part("pipeline: archive, replay, run", (*WAYS_BACK, "-m", "not alone")),
+    Part("pipeline: lifecycle", (LIFECYCLE, "-m", "not alone")),
+    Part("pipeline", (PIPELINE, *but(*WAYS_BACK, LIFECYCLE), "-m", "not alone")),
 )
 ALONE = Part("pipeline: alone", (PIPELINE, "-m", "alone"))
 
@@ -126,7 +128,7 @@ def run_all() -> int:
         codes = []
         try:
             one = instances.enter_context(own_instance(steps))
-            for part in ON_ONE_INSTANCE:
+            for part in WITH_OTHERS:
                 runs.begin(part, one)
             runs.begin(ALONE, instances.enter_context(own_instance(steps, built_by=one)))
         except Exception as error:  # noqa: BLE001 - whatever it is, the other tiers go on

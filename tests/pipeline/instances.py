@@ -9,16 +9,20 @@ from local.session import brought_up
 from local.view import Steps
 
 RETENTION_DAYS = 400  # a year of recorded readings fits
+PARAMETERS = {"WindowRetentionDays": str(RETENTION_DAYS)}
 
 
 @contextmanager
-def own_instance(steps: Steps, built_by: Instance | None = None) -> Iterator[Instance]:
+def own_instance(
+    steps: Steps,
+    built_by: Instance | None = None,
+    parameters: dict[str, str] = PARAMETERS,
+) -> Iterator[Instance]:
     """An instance as `python -m local up` makes one, with IAM enforced.
 
     It ends with the block; also when this process is killed: its embedded AWS misses its starter.
     """
     instance = unused("test")
-    parameters = {"WindowRetentionDays": str(RETENTION_DAYS)}
     try:
         with brought_up(instance, steps, parameters, built_by) as aws:
             try:
