@@ -9,9 +9,11 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -196,6 +198,11 @@ def build(instance: Instance, parameters: Mapping[str, str]) -> SamRun:
     return SamRun(instance, NO_ENDPOINT, [*arguments, *overrides(parameters)])
 
 
+def copy_build(source: Instance, target: Instance) -> None:
+    """Give an instance what was built for another."""
+    shutil.copytree(built_template(source).parent, built_template(target).parent)
+
+
 def container_parameters() -> dict[str, str]:
     """Return the template parameters for functions that run in a container on this machine."""
     return {"Runtime": f"python{CONTAINER_PYTHON}", "Architecture": host_architecture()}
@@ -227,14 +234,30 @@ def built_template(instance: Instance) -> Path:
 
 
 def write_as_json(template: Path) -> None:
-    """Write a built template and its nested ones as JSON, which is YAML too.
+    """Write a built template and its nested ones as JSON, which is YAML too; layers as archives.
 
-    The SAM CLI reads each seven times. Reading it as YAML takes it 0.3 s each time, and is most of
-    what it does here.
+    The SAM CLI reads each template seven times. Reading it as YAML takes it 0.3 s each time, and is
+    most of what it does here; the rest is to make an archive of a layer, at each deployment.
     """
     for each in (template, *template.parent.glob("*/template.yaml")):
         document = yaml.load(each.read_text("utf-8"), yaml.CSafeLoader)
+        for resource in document["Resources"].values():
+            if resource["Type"] == "AWS::Serverless::LayerVersion":
+                content = each.parent / resource["Properties"]["ContentUri"]
+                resource["Properties"]["ContentUri"] = archived(content).name
         each.write_text(json.dumps(document), "utf-8")
+
+
+def archived(content: Path) -> Path:
+    """Make an archive of a folder, in its place; hardly compressed, since it doesn't travel far."""
+    if content.is_file():  # made at the deployment before
+        return content
+    archive = content.with_name(f"{content.name}.zip")
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        for each in sorted(content.rglob("*")):
+            file.write(each, each.relative_to(content))
+    shutil.rmtree(content)
+    return archive
 
 
 def overrides(parameters: Mapping[str, str]) -> list[str]:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from emulator import embedded
 from local import deployment
@@ -20,9 +20,15 @@ DEVICE_OF_EXAMPLES = "device-0001"
 
 @contextmanager
 def brought_up(
-    instance: Instance, steps: Steps, parameters: dict[str, str]
+    instance: Instance,
+    steps: Steps,
+    parameters: dict[str, str],
+    built_by: Instance | None = None,
 ) -> Iterator[embedded.EmbeddedAws]:
-    """Bring an instance up; end it when that, or the block, ends by an error."""
+    """Bring an instance up; end it when that, or the block, ends by an error.
+
+    `built_by`: another one that is up, of the same code; nothing is built again then.
+    """
     with steps.step("tools", "sam, uv and the embedded AWS found"):
         tools = {name: tool(name, program) for name, program in TOOLS.items()}
     if instance.is_running():
@@ -31,28 +37,27 @@ def brought_up(
         )
     instance.create()
     parameters = deployment.host_parameters() | parameters
-    build = deployment.build(instance, parameters)
-    try:
+    with ExitStack() as failing:
+        build = None if built_by else deployment.build(instance, parameters)
+        if build:
+            failing.callback(build.end)
         started = time.monotonic()
         aws = embedded.start(instance, tools["aws"])
-    except BaseException:
-        build.end()
-        raise
-    try:
+        failing.callback(aws.stop)
         instance.save(State(pid=aws.process.pid, port=aws.port, mqtt_port=aws.mqtt_port))
         steps.done(
             "embedded AWS", f"on 127.0.0.1:{aws.port}, IAM enforced", time.monotonic() - started
         )
-        with steps.console.status("build"):
-            build_seconds = build.wait()
-        note = f"sam build for {parameters['Runtime']} on {parameters['Architecture']}"
-        steps.done("build", note, build_seconds)
+        if build:
+            with steps.console.status("build"):
+                build_seconds = build.wait()
+            note = f"sam build for {parameters['Runtime']} on {parameters['Architecture']}"
+            steps.done("build", note, build_seconds)
+        if built_by:
+            deployment.copy_build(built_by, instance)
         deploy(instance, steps, parameters)
         yield aws
-    except BaseException:
-        build.end()
-        aws.stop()
-        raise
+        failing.pop_all()
 
 
 def deploy(instance: Instance, steps: Steps, parameters: dict[str, str]) -> None:

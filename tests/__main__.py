@@ -1,40 +1,140 @@
-"""`make test`: every tier. The deployed pipeline's tests mostly wait; the others run beside them.
+"""`make test`: every tier, in parts that run at the same time.
 
 python -m tests                     all tiers
 python -m tests tests/unit -x       what pytest is told
+
+The deployed pipeline's tests mostly wait, so several go on at once: those that disturb nobody on
+one instance, those marked `alone` on another, one after the other. The tiers that keep a processor
+busy run behind them, niced.
 """
 
+import signal
 import subprocess
 import sys
-import tempfile
+import time
 from collections.abc import Sequence
-from typing import BinaryIO
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from threading import Lock
+from typing import NamedTuple, Self
 
-PYTEST = (sys.executable, "-m", "pytest")
+from rich.console import Console
+
+from local.instance import Instance
+from local.session import raise_on_terminate
+from local.values import duration_text
+from local.view import Steps
+from tests.pipeline.instances import cause_of, own_instance
+
+PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")  # parts would share the cache
 PIPELINE = "tests/pipeline"
+LIFECYCLE = "tests/pipeline/test_lifecycle.py"
+WAYS_BACK = tuple(f"tests/pipeline/test_{each}.py" for each in ("archive", "replay", "run"))
+SIMULATION, SERVICES = "tests/simulation", ("tests/contract", "tests/client")
 INTERRUPTED = 130
+NAME_WIDTH = 30
+
+
+class Part(NamedTuple):
+    """Tests that one process of pytest runs."""
+
+    name: str
+    arguments: tuple[str, ...]
+    niceness: int = 0
+
+
+def but(*paths: str) -> tuple[str, ...]:
+    """What tells pytest to leave these out."""
+    return tuple(f"--ignore={path}" for path in paths)
+
+
+BESIDE = (
+    Part("simulation", (SIMULATION,), 15),
+    Part("contract, client", SERVICES, 5),
+    Part("unit and the rest", ("tests", *but(PIPELINE, SIMULATION, *SERVICES)), 10),
+)
+WITH_OTHERS = (
+    Part("pipeline: archive, replay, run", (*WAYS_BACK, "-m", "not alone")),
+    Part("pipeline: lifecycle", (LIFECYCLE, "-m", "not alone")),
+    Part("pipeline", (PIPELINE, *but(*WAYS_BACK, LIFECYCLE), "-m", "not alone")),
+)
+ALONE = Part("pipeline: alone", (PIPELINE, "-m", "alone"))
+
+
+class Runs:
+    """Parts at work. Each is told of when it ends: all that pytest wrote, if it has failed."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(8)
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._codes: list[Future[int]] = []
+        self._telling = Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        self._pool.shutdown()
+
+    def begin(self, part: Part, instance: Instance | None = None) -> None:
+        """Begin a part, on an instance if it needs one that is up."""
+        command = ["nice", "-n", str(part.niceness), *PYTEST, *part.arguments]
+        command += ["--instance", instance.name] if instance else []
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self._processes.append(process)
+        self._codes.append(self._pool.submit(self._end, part, process))
+
+    def _end(self, part: Part, process: "subprocess.Popen[bytes]") -> int:
+        started = time.monotonic()
+        written, _ = process.communicate()
+        took = duration_text(time.monotonic() - started)
+        lines = written.decode(errors="replace").splitlines() or [""]
+        told = f"{part.name:{NAME_WIDTH}} {took:>10}  {lines[-1].strip('= ')}"
+        with self._telling:
+            if process.returncode:
+                print("", *lines, f"✗ {told}", sep="\n", flush=True)
+            else:
+                print(f"✓ {told}", flush=True)
+        return process.returncode
+
+    def codes(self) -> list[int]:
+        """Wait for all parts; their exit codes."""
+        return [each.result() for each in self._codes]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run them; 0 if all passed."""
     if arguments:
-        return subprocess.call([*PYTEST, *arguments])
-    with tempfile.TemporaryFile() as told:
-        beside = begin(told)
+        return subprocess.call([sys.executable, "-m", "pytest", *arguments])
+    raise_on_terminate()
+    started = time.monotonic()
+    try:
+        code = run_all()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    print(f"{'✗' if code else '✓'} in {duration_text(time.monotonic() - started)}")
+    return code
+
+
+def run_all() -> int:
+    """Run every part; where an instance doesn't come up, its parts don't run."""
+    steps = Steps(Console())
+    with ExitStack() as instances, Runs() as runs:
+        for part in BESIDE:
+            runs.begin(part)
+        codes = []
         try:
-            codes = [subprocess.call([*PYTEST, PIPELINE]), beside.wait()]
-        except KeyboardInterrupt:  # which they got, too
-            beside.wait()
-            codes = [INTERRUPTED]
-        told.seek(0)
-        sys.stdout.buffer.write(told.read())
-    return max(codes)
-
-
-def begin(told: BinaryIO) -> "subprocess.Popen[bytes]":
-    """Begin the tiers that keep a processor busy, behind those that must keep time."""
-    command = ["nice", "-n", "10", *PYTEST, f"--ignore={PIPELINE}", "-p", "no:cacheprovider"]
-    return subprocess.Popen(command, stdout=told, stderr=subprocess.STDOUT)
+            one = instances.enter_context(own_instance(steps))
+            for part in WITH_OTHERS:
+                runs.begin(part, one)
+            runs.begin(ALONE, instances.enter_context(own_instance(steps, built_by=one)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other tiers go on
+            print(f"✗ {cause_of(error)}", flush=True)
+            codes.append(1)
+        return 1 if any(codes + runs.codes()) else 0
 
 
 if __name__ == "__main__":

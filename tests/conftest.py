@@ -14,6 +14,7 @@ settings.load_profile("here")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, default=30, help="courses of events for the mappings")
+    parser.addoption("--instance", help="run tests/pipeline on this one, which is up, and no own")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

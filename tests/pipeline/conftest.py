@@ -1,41 +1,37 @@
 """One pipeline for all tests of this folder: the real template, deployed to an embedded AWS."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
-from emulator.errors import StepFailed
-from local.instance import unused
-from local.session import brought_up
+from local.instance import named
 from local.view import Steps
 
 pytest.register_assert_rewrite("tests.pipeline.deployed")  # before it is imported
 
-from tests.pipeline.deployed import RETENTION_DAYS, Pipeline  # noqa: E402
+from tests.pipeline.deployed import Pipeline  # noqa: E402
+from tests.pipeline.instances import cause_of, own_instance  # noqa: E402
 from tests.pipeline.notices import Notices  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def pipeline() -> Iterator[Pipeline]:
-    """By `sam build` and `sam deploy`, as `python -m local up` does it, with IAM enforced.
+def pipeline(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
+    """Deployed to the instance that `--instance` names, or to one that ends with the tests.
 
-    It ends with the tests, and also when they are killed: the embedded AWS then misses its starter.
+    Where it can't be brought up, the cause is told once, and no test is run.
     """
-    instance = unused("test")
-    parameters = {"WindowRetentionDays": str(RETENTION_DAYS)}
-    try:
-        with brought_up(instance, Steps(Console(file=StringIO())), parameters) as aws:
-            try:
-                with Pipeline(instance) as deployed:
-                    yield deployed
-            finally:
-                aws.stop()
-    except StepFailed as error:
-        pytest.fail("\n".join([str(error), *error.tail]))
-    finally:
-        instance.remove()
+    name = request.config.getoption("--instance")
+    with ExitStack() as closing:
+        try:
+            own = own_instance(Steps(Console(file=StringIO())))
+            instance = named(name) if name else closing.enter_context(own)
+            deployed = closing.enter_context(Pipeline(instance))
+        except Exception as error:  # noqa: BLE001 - whatever it is, each test would tell it again
+            pytest.exit(cause_of(error), returncode=1)
+        yield deployed
 
 
 @pytest.fixture(scope="session")

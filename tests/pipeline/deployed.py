@@ -21,12 +21,12 @@ from local.fleet.rules import load as load_rules
 from local.instance import ROOT, Instance, State
 from local.session import issue_device_tokens
 from local.trial.check import Difference, check, from_iso, iso
+from tests.pipeline.instances import RETENTION_DAYS
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 40.0  # on a busy machine; an idle one needs two
 POLL_SECONDS = 0.2
 DAY_MS = 86_400_000
-RETENTION_DAYS = 400  # a year of recorded readings fits
 
 
 def becomes(
@@ -153,15 +153,17 @@ class Pipeline:
         found = self.operator.alerts(status)
         return [alert for alert in found if alert["device_id"] in device_ids]
 
-    def passed(self, device_id: str, minute_ms: int) -> None:
-        """Wait until all that the device has posted so far is in its windows.
+    def passed(self, minute_ms: int, *device_ids: str) -> None:
+        """Wait until all that these devices have posted so far is in their windows.
 
-        Its next reading comes behind it on the same shard: once that one shows, so must the rest.
+        A device's next reading comes behind it on the same shard: once that one shows, so must the
+        rest.
         """
-        self.send(device_id, at(minute_ms, 0, battery=1.0))
-        becomes(
-            lambda: self.counts(device_id).get(minute_ms), 1, f"the last reading of {device_id}"
-        )
+        for device_id in device_ids:
+            self.send(device_id, at(minute_ms, 0, battery=1.0))
+        for device_id in device_ids:
+            last = f"the last reading of {device_id}"
+            becomes(lambda name=device_id: self.counts(name).get(minute_ms), 1, last)  # type: ignore[misc]
 
     def differences(self, ledger: Ledger) -> list[Difference]:
         """What the pipeline shows of the ledger's devices otherwise than they know they sent."""

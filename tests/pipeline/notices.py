@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from secrets import token_hex
 from typing import Any
 
 from tests.pipeline.deployed import Pipeline, becomes
@@ -28,8 +29,9 @@ class Notices:
         self._pipeline = pipeline
         self._sqs = pipeline.aws("sqs")
         self._got: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        self._topic_queue, topic_queue_arn = queue_open_to(self._sqs, "topic-subscriber", "sns")
-        self._bus_queue, bus_queue_arn = queue_open_to(self._sqs, "bus-subscriber", "events")
+        of_topic, of_bus = (f"{way}-{token_hex(3)}" for way in ("topic", "bus"))
+        self._topic_queue, topic_queue_arn = queue_open_to(self._sqs, of_topic, "sns")
+        self._bus_queue, bus_queue_arn = queue_open_to(self._sqs, of_bus, "events")
         pipeline.aws("sns").subscribe(
             TopicArn=pipeline.outputs["NoticesTopicArn"], Protocol="sqs", Endpoint=topic_queue_arn
         )
@@ -38,9 +40,9 @@ class Notices:
         pattern = json.dumps(
             {"source": ["telemetry.alerts"], "detail-type": ["Alert opened", "Alert cleared"]}
         )
-        events.put_rule(Name="alerts", EventPattern=pattern, **bus)
+        events.put_rule(Name=of_bus, EventPattern=pattern, **bus)
         target = {"Id": "subscriber", "Arn": bus_queue_arn}
-        assert events.put_targets(Rule="alerts", Targets=[target], **bus)["FailedEntryCount"] == 0
+        assert events.put_targets(Rule=of_bus, Targets=[target], **bus)["FailedEntryCount"] == 0
 
     def of(self, device_id: str) -> tuple[list[Any], list[Any]]:
         """The notices about a device that came from the topic, and from the bus."""

@@ -25,7 +25,7 @@ def test_a_device_writes_its_own_readings_and_no_other_devices(pipeline: Pipelin
     assert (answer.status_code, answer.json()["rejected"][0]["field"]) == (400, "device_id")
     assert pipeline.post("/readings", "insider", [in_anothers_name]).status_code == 403
     last = minutes_ago(1)
-    pipeline.passed("victim", last)  # by its own reading
+    pipeline.passed(last, "victim")  # by its own reading
     assert pipeline.counts("victim") == {last: 1}
 
 

@@ -3,9 +3,13 @@
 from functools import partial
 from typing import Any
 
+import pytest
+
 from local.trial.check import iso
 from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago, now_ms
 from tests.pipeline.faults import without
+
+pytestmark = pytest.mark.alone
 
 
 def account(pipeline: Pipeline, since_ms: int) -> dict[str, Any]:

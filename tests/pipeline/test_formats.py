@@ -92,6 +92,7 @@ def test_what_the_serializer_of_the_registrys_public_package_writes_is_understoo
     becomes(lambda: pipeline.counts("producer"), {minute: 2}, "the window")
 
 
+@pytest.mark.alone
 def test_while_glue_is_away_only_devices_with_unknown_ids_wait_and_nothing_of_theirs_is_lost(
     pipeline: Pipeline,
 ) -> None:

@@ -14,12 +14,13 @@ from rich.console import Console
 from emulator.errors import StepFailed
 from local import deployment
 from local.fleet.credentials import issue_certificates
-from local.instance import ROOT, Instance, unused
-from local.session import brought_up, deploy_stack
+from local.instance import ROOT, Instance, named
+from local.session import deploy_stack
 from local.view import Steps
 from ops.target import described
 from tests import writers
 from tests.pipeline.deployed import Pipeline, at, bearer, becomes, minutes_ago
+from tests.pipeline.instances import own_instance
 from tests.pipeline.mqtt import connected
 
 ADOPT_SECONDS_MAX = 60.0
@@ -27,19 +28,12 @@ DEVICE, WIRED = "long-lived", "long-wired"
 
 
 @pytest.fixture(scope="module")
-def instance() -> Iterator[Instance]:
+def instance(request: pytest.FixtureRequest) -> Iterator[Instance]:
     """One of this module's own, since its stack is deleted."""
-    own = unused("test")
-    try:
-        with brought_up(own, Steps(Console(file=StringIO())), {}) as aws:
-            try:
-                yield own
-            finally:
-                aws.stop()
-    except StepFailed as error:
-        pytest.fail("\n".join([str(error), *error.tail]))
-    finally:
-        own.remove()
+    name = request.config.getoption("--instance")
+    steps = Steps(Console(file=StringIO()))
+    with own_instance(steps, built_by=named(name) if name else None, parameters={}) as own:
+        yield own
 
 
 @contextmanager

@@ -35,6 +35,7 @@ def make(pipeline: Pipeline) -> Iterator[MakeConsumer]:
         consumer.remove()
 
 
+@pytest.mark.alone
 def test_killing_the_engine_loses_nothing_and_repeats_a_batch_of_each_lane_at_most(
     pipeline: Pipeline,
 ) -> None:
@@ -44,6 +45,7 @@ def test_killing_the_engine_loses_nothing_and_repeats_a_batch_of_each_lane_at_mo
     assert outcome.repeated <= outcome.repeated_max
 
 
+@pytest.mark.alone
 def test_a_record_that_kills_a_function_is_isolated_kept_and_announced(pipeline: Pipeline) -> None:
     poisoning = Poisoning(pipeline.instance)
     poisoning.begin(seconds=0.1)
@@ -158,6 +160,7 @@ def test_the_api_keeps_a_tumbling_window_and_the_engine_fails_an_answer_without_
     becomes(last, "PROBLEM: Function call failed", "the answer without state")
 
 
+@pytest.mark.alone
 @as_aws("state_visible", "documented")
 def test_what_a_role_may_not_do_is_a_problem_of_its_mapping(pipeline: Pipeline) -> None:
     reader = MappingReader(pipeline.instance)
@@ -171,10 +174,11 @@ def test_what_a_role_may_not_do_is_a_problem_of_its_mapping(pipeline: Pipeline) 
     with without(pipeline, "aggregate", "kinesis:GetRecords"):
         denied = becomes(aggregate, lambda text: text.startswith("PROBLEM"), "the denial")
         assert "kinesis:GetRecords" in denied
-    pipeline.passed("permitted", minutes_ago(1))
+    pipeline.passed(minutes_ago(1), "permitted")
     becomes(aggregate, "OK", "aggregate's mapping again")
 
 
+@pytest.mark.alone
 @as_aws("state_visible", "documented")
 def test_mappings_show_position_lag_and_counts_of_each_shard(pipeline: Pipeline) -> None:
     minute = minutes_ago(2)

@@ -4,6 +4,8 @@ import gzip
 import json
 from typing import Any
 
+import pytest
+
 from local.deployment import client
 from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago
 from tests.pipeline.faults import role_without
@@ -69,6 +71,7 @@ def test_a_bad_reading_over_mqtt_is_quarantined_exactly_once_and_raises_no_alert
     assert pipeline.alerts("mistaken", "another") == []
 
 
+@pytest.mark.alone
 def test_what_a_rule_cannot_deliver_waits_for_the_stream_and_is_stored_once(
     pipeline: Pipeline,
 ) -> None:

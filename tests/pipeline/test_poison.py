@@ -5,13 +5,13 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from local.fleet.reading import Reading
 from tests.pipeline.deployed import (
     DAY_MS,
-    RETENTION_DAYS,
     Pipeline,
     at,
     bearer,
@@ -19,6 +19,7 @@ from tests.pipeline.deployed import (
     minutes_ago,
     now_ms,
 )
+from tests.pipeline.instances import RETENTION_DAYS
 
 BODIES = 1_000
 CONNECTIONS = 4
@@ -102,6 +103,7 @@ def distinct_bodies() -> list[bytes]:
     return list(bodies)
 
 
+@pytest.mark.alone
 def test_none_of_1000_malformed_bodies_gets_a_5xx_or_is_stored(pipeline: Pipeline) -> None:
     bodies = distinct_bodies()
     assert len(bodies) == BODIES
@@ -117,7 +119,7 @@ def test_none_of_1000_malformed_bodies_gets_a_5xx_or_is_stored(pipeline: Pipelin
     assert len(answers) == BODIES
     assert [answer for answer in answers if answer[0] not in {400, 413}] == []
     last = minutes_ago(1)
-    pipeline.passed("malformed", last)  # behind them on the shard, had any of them come so far
+    pipeline.passed(last, "malformed")  # behind them on the shard, had any of them come so far
     stored = pipeline.stored("malformed")
     assert (len(stored), pipeline.counts("malformed")) == (1, {last: 1})
     assert pipeline.waiting("OverflowUrl") == 0

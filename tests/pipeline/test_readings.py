@@ -100,7 +100,7 @@ def test_duplicates_and_late_readings_by_device_and_gateway_count_once(pipeline:
     pipeline.send("twice", *reversed(sent))
     pipeline.send("twice", at(long_ago, 1, temperature=5.0))  # late, after newer ones
     pipeline.relay([Reading("twice", long_ago + 1_000, {"temperature": 5.0})])
-    pipeline.passed("twice", last)
+    pipeline.passed(last, "twice")
     assert pipeline.counts("twice") == {long_ago: 1, minute: 3, last: 1}
     temperature = pipeline.windows("twice")[minute]["metrics"]["temperature"]
     assert (temperature["mean"], temperature["last"]) == (22.0, 23.0)

@@ -2,10 +2,14 @@
 
 import json
 
+import pytest
+
 from local.fleet.reading import Reading
 from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago, shown
 from tests.pipeline.faults import impatient, killed_by, without
 from tests.pipeline.notices import Notices
+
+pytestmark = pytest.mark.alone
 
 DEADLY = "13.125"
 
@@ -71,7 +75,7 @@ def test_a_record_that_kills_aggregate_is_quarantined_released_after_the_fix_and
     assert "no name in quarantine ends so" in again.stderr
     last = minutes_ago(1)
     pipeline.send("killer", *readings)  # the device sends all of them again
-    pipeline.passed("killer", last)
+    pipeline.passed(last, "killer")
     assert pipeline.counts("killer") == {minute: 6, last: 1}
 
 

@@ -66,8 +66,7 @@ def post_some(pipeline: Pipeline, prefix: str) -> list[str]:
     disagreeing = [Reading(names[0], minute, {"temperature": 30.0})]
     for batch in (readings, late, readings[8:20], disagreeing, late):
         pipeline.relay(batch)
-    for name in names:
-        pipeline.passed(name, minutes_ago(2))
+    pipeline.passed(minutes_ago(2), *names)
     sent = len(readings) + 2 * len(late) + 12 + len(disagreeing) + len(names)
     becomes(lambda: archived(pipeline, prefix), sent, "the archive of all that was sent")
     return names
@@ -83,8 +82,7 @@ def test_replaying_an_hour_over_existing_windows_changes_nothing(pipeline: Pipel
     end = told.splitlines()[-1]
     assert end.endswith(" readings sent")
     assert "; 0 readings" not in end
-    for name in names:  # what was replayed is behind it on the shard
-        pipeline.passed(name, minutes_ago(1))
+    pipeline.passed(minutes_ago(1), *names)  # what was replayed came before on the shard
     after = items(pipeline, "replayed")
     assert {key: after[key] for key in before} == before  # versions, too: nothing was written
     assert len(after) == len(before) + len(names)  # the last readings of all
@@ -144,8 +142,7 @@ def test_a_rebuild_equals_the_original_is_what_operators_see_and_has_what_came_m
     }  # the old ones are gone
     assert pointer(pipeline) == {"current": generation, "newest": generation}
     becomes(lambda: {name: pipeline.windows(name) for name in names}, shown, "what is shown")
-    for name in names:  # and what comes now comes into it
-        pipeline.passed(name, minutes_ago(1))
+    pipeline.passed(minutes_ago(1), *names)  # and what comes now comes into it
 
 
 def test_a_rebuild_that_was_cut_off_can_be_given_up(pipeline: Pipeline) -> None:

@@ -82,11 +82,11 @@ def test_a_seed_is_the_same_to_the_byte_in_every_process(
 
 
 def test_a_failure_is_reduced_to_a_shorter_history_of_the_same_invariant() -> None:
-    outcome = course(2, bug="running_sums")
+    outcome = course(3, bug="running_sums")
     shorter = reduced(outcome, "running_sums", tell=lambda _text: None)
     assert shorter.invariants & outcome.invariants
     assert len(shorter.lines) < len(outcome.lines) / 4
-    again = course(2, shorter.options, "running_sums")
+    again = course(3, shorter.options, "running_sums")
     assert (again.digest, again.violations) == (shorter.digest, shorter.violations)
 
 

@@ -1,4 +1,6 @@
+import json
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -77,9 +79,28 @@ def test_the_api_is_found_where_the_embedded_aws_serves_it() -> None:
 
 def test_a_built_template_says_the_same_as_json(tmp_path: Path) -> None:
     template = tmp_path / "template.yaml"
-    template.write_text("A: {B: [1, '2', true]}\nC: &x {D: e}\nF: *x\n", "utf-8")
+    table = "{Type: A::Table, Properties: {B: [1, '2', true], C: *x}}"
+    template.write_text(f"Resources:\n  One: &x {{Type: A::Key}}\n  Two: {table}\n", "utf-8")
     deployment.write_as_json(template)
-    assert template.read_text() == '{"A": {"B": [1, "2", true]}, "C": {"D": "e"}, "F": {"D": "e"}}'
+    key = '{"Type": "A::Key"}'
+    properties = f'{{"B": [1, "2", true], "C": {key}}}'
+    table = f'{{"Type": "A::Table", "Properties": {properties}}}'
+    assert template.read_text() == f'{{"Resources": {{"One": {key}, "Two": {table}}}}}'
+
+
+def test_a_built_layer_is_an_archive_of_its_files_at_each_deployment(tmp_path: Path) -> None:
+    template, layer = tmp_path / "template.yaml", tmp_path / "Layer"
+    (layer / "python").mkdir(parents=True)
+    (layer / "python" / "a.py").write_text("1")
+    properties = "{ContentUri: Layer}"
+    template.write_text(
+        f"Resources: {{L: {{Type: 'AWS::Serverless::LayerVersion', Properties: {properties}}}}}"
+    )
+    for _ in range(2):
+        deployment.write_as_json(template)
+        found = json.loads(template.read_text())["Resources"]["L"]["Properties"]["ContentUri"]
+        with zipfile.ZipFile(tmp_path / found) as archive:
+            assert archive.read("python/a.py") == b"1"
 
 
 def test_the_state_is_its_owners_alone_and_comes_back(tmp_path: Path) -> None:
