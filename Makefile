@@ -131,4 +131,4 @@ $(venv): requirements/dev.txt | $(uv)
 .tools/%/$(stamp): requirements/%.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test schemas check scan build deploy redrive quarantine replay invoke bench soak year kills metric client-faults simulate fuzz conformance lock clean help
+.PHONY: run up down test schemas check scan build deploy adopt redrive quarantine replay invoke bench soak year kills metric client-faults simulate fuzz conformance lock clean help

@@ -141,7 +141,7 @@ class Sender:
 
     def __init__(self, target: Target, store: Store) -> None:
         """Send to the stack's stream and functions."""
-        self._stack = target.stack
+        self._name = target.output("Name")
         self._stream = target.output("StreamName")
         self._kinesis = target.connect("kinesis")
         self._lambda = target.connect("lambda")
@@ -186,7 +186,7 @@ class Sender:
     def _invoke(self, line: Line) -> str | None:
         event = json.dumps({"Records": [json.loads(data_of(line))]})
         answer = self._lambda.invoke(
-            FunctionName=f"{self._stack}-{line['function']}", Payload=event.encode()
+            FunctionName=f"{self._name}-{line['function']}", Payload=event.encode()
         )
         payload = json.loads(answer["Payload"].read()) or {}
         if answer.get("FunctionError"):

@@ -18,8 +18,7 @@ from contextlib import ExitStack
 from threading import Lock
 from typing import NamedTuple, Self
 
-from rich.console import Console
-
+from local.cli import console_on
 from local.instance import Instance
 from local.session import raise_on_terminate
 from local.values import duration_text
@@ -121,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run_all() -> int:
     """Run every part; where an instance doesn't come up, its parts don't run."""
-    steps = Steps(Console())
+    steps = Steps(console_on(stderr=False))
     with ExitStack() as instances, Runs() as runs:
         for part in BESIDE:
             runs.begin(part)

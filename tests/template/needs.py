@@ -7,16 +7,17 @@ from typing import Any, NamedTuple
 from tests.template.calls import CALLS, Asks
 from tests.template.code import Fault, Sources, Use, uses
 from tests.template.expanded import REGION
-from tests.template.policies import fits, overlap, resource_formats
+from tests.template.policies import covers, fits, overlap, resource_formats
 from tests.template.rendered import ACCOUNT, Deployed, Resource
 
 
 class Need(NamedTuple):
-    """One of the actions, on one of the resources; of a resource with wildcards, on part of it."""
+    """One of the actions, on all of one of the resources, or on a part of it."""
 
     actions: tuple[str, ...]
     resources: tuple[str, ...]
     why: str
+    in_part: bool = False  # the code doesn't tell on which part
 
     def __str__(self) -> str:
         return f"{' or '.join(self.actions)} on {' or '.join(self.resources)}; {self.why}"
@@ -156,15 +157,17 @@ def of_code(function: Resource, deployed: Deployed, sources: Sources) -> Iterato
         for asked in asked_by(use):
             why = f"{use.where} calls {use.service}.{use.method}"
             at = [on(asked, each, use.folder) for each in resources]
-            yield Need((asked.action,), tuple(at), why)
+            yield Need((asked.action,), tuple(at), why, in_part=True)
             for resource, each in zip(resources, at, strict=True):
                 needs = instances.setdefault(use.where, {}).setdefault(resource, [])
-                needs.append(Need((asked.action,), (each,), f"{use.where} is given {resource}"))
+                why = f"{use.where} is given {resource}"
+                needs.append(Need((asked.action,), (each,), why, in_part=True))
     # where a class has several resources, each is there for some of its calls
     for by_resource in (each for each in instances.values() if len(each) > 1):
         for needs in by_resource.values():
             actions = tuple(each.actions[0] for each in needs)
-            yield Need(actions, tuple(each.resources[0] for each in needs), needs[0].why)
+            resources_of_all = tuple(each.resources[0] for each in needs)
+            yield Need(actions, resources_of_all, needs[0].why, in_part=True)
 
 
 def asked_by(use: Use) -> list[Asks]:
@@ -298,8 +301,9 @@ def of_provisioning(template: Resource) -> Iterator[Need]:
 
 def is_met(need: Need, allowed: Iterable[tuple[str, str]]) -> bool:
     """Whether what a role allows (actions and resources) is enough."""
+    is_enough = overlap if need.in_part else covers
     return any(
-        overlap(pattern.lower(), action.lower()) and overlap(resource, wanted)
+        covers(pattern.lower(), action.lower()) and is_enough(resource, wanted)
         for pattern, resource in allowed
         for action in need.actions
         for wanted in need.resources

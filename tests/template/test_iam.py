@@ -4,6 +4,7 @@ The last tests bring faults back, on copies of the templates and of the source, 
 """
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -331,6 +332,24 @@ def test_a_call_that_changes_changes_what_its_role_must_allow(
 ) -> None:
     found = unexcused(rule.__name__, rule(stack, rewritten(f"telemetry.aws.{module}", old, new)))
     assert any(fault in each for each in found), found
+
+
+@pytest.mark.parametrize(
+    ("role", "whole", "narrowed"),
+    [
+        ("AlertRole", "/aws/lambda/*", "/aws/lambda/x*"),
+        ("ArchiveRole", ":s3:::${Bucket}/*", ":s3:::${Bucket}/readings/*"),
+    ],
+)
+def test_a_permission_on_less_than_is_needed_is_missed(
+    role: str, whole: str, narrowed: str, code: Sources
+) -> None:
+    def narrow(properties: Properties) -> None:
+        text = json.dumps(properties).replace(whole, narrowed)
+        assert text != json.dumps(properties)
+        properties.update(json.loads(text))
+
+    assert unexcused("missing", missing(changed(role, narrow), code)) != []
 
 
 def test_a_function_that_works_on_another_table_must_be_allowed_to(stack: Deployed) -> None:

@@ -20,6 +20,7 @@ from tests.template import everywhere
 SHARD = "shardId-000000000003"
 AT_MS = 1_795_224_600_250  # 2026-11-21T01:30:00.250Z
 OUTPUTS = {
+    "Name": "plant",
     "FailuresBucket": "failures",
     "StreamName": "telemetry-readings",
     "OverflowUrl": "overflow",
@@ -179,7 +180,7 @@ def test_a_released_record_goes_onto_the_stream_under_its_key_and_out_of_every_o
 
 
 def test_all_are_released_and_no_object_is_left(stack: Stack) -> None:
-    stack.functions.functions["telemetry-dispatch"] = lambda _event: {"batchItemFailures": []}
+    stack.functions.functions["plant-dispatch"] = lambda _event: {"batchItemFailures": []}
     stack.put(held("12"), held("13"))
     stack.put(change("change-1"))
     stack.put(held("0", b"line", name="overflow:m1:0", source="overflow", partition_key="m1"))
@@ -190,7 +191,7 @@ def test_all_are_released_and_no_object_is_left(stack: Stack) -> None:
         ("pump-1", b"poison"),
         ("pump-1", b"poison"),
     ]
-    assert stack.functions.batches == [("telemetry-dispatch", ["change-1"])]
+    assert stack.functions.batches == [("plant-dispatch", ["change-1"])]
     assert stack.bucket.objects == {"aws/lambda/x/y": b"{}"}  # where a redrive finds it again
 
 
@@ -238,7 +239,7 @@ def test_a_change_that_its_function_does_not_take_stays(
     stack: Stack, function: Callable[[Any], Any] | None, why: str
 ) -> None:
     if function:
-        stack.functions.functions["telemetry-dispatch"] = function
+        stack.functions.functions["plant-dispatch"] = function
     stack.put(change("change-1"))
     assert stack.do("release", "change-1") == 1
     assert stack.names() == ["change-1"]
