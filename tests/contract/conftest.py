@@ -5,6 +5,7 @@ moto can't run batches of PartiQL statements with parameters, which is how items
 
 import time
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -72,7 +73,14 @@ def in_moto(aws_environment: None, session: boto3.Session) -> Iterator[None]:  #
 
 @pytest.fixture
 def embedded_dynamodb(embedded_endpoint: str, aws_environment: None) -> "DynamoDBClient":  # noqa: ARG001
-    return boto3.client("dynamodb", endpoint_url=embedded_endpoint)
+    client: DynamoDBClient = embedded_client(embedded_endpoint, "dynamodb")
+    return client
+
+
+@cache
+def embedded_client(endpoint: str, service: str) -> Any:
+    """A client of the embedded AWS's root, shared: most tests do less than it takes to make one."""
+    return boto3.client(service, endpoint_url=endpoint)  # type: ignore[call-overload]
 
 
 def create_table(dynamodb: Any, name: str, *key: str, index: dict[str, Any] | None = None) -> None:

@@ -5,7 +5,7 @@ import time
 import uuid
 from typing import Any
 
-import boto3
+from tests.contract.conftest import embedded_client
 
 END_SECONDS_MAX = 30
 Document = dict[str, Any]
@@ -19,7 +19,7 @@ class Stacks:
         self.formation = self.client("cloudformation")
 
     def client(self, service: str) -> Any:
-        return boto3.client(service, endpoint_url=self.endpoint)  # type: ignore[call-overload]
+        return embedded_client(self.endpoint, service)
 
     def create(self, resources: Document, **options: Any) -> Document:
         """Create a stack; return it once that has ended."""

@@ -18,6 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from emulator.gaps import mapping_api
+from tests.contract.conftest import embedded_client
 from tests.recordings import ACCOUNT, Recording, as_recorded, needed
 
 HERE = {"<region>": "us-east-1", "<partition>": "aws", ACCOUNT: "0" * 12}
@@ -83,6 +84,8 @@ class Aws:
     function: str
 
     def client(self, service: str, **options: Any) -> Any:
+        if not options:
+            return embedded_client(self.endpoint, service)
         make: Any = boto3.client
         return make(service, endpoint_url=self.endpoint, **options)
 

@@ -8,8 +8,9 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import pytest
+
+from tests.contract.conftest import embedded_client
 
 SAM = "AWS::Serverless-2016-10-31"
 ALL_CAPABILITIES = ("CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND")
@@ -28,7 +29,7 @@ class Account:
         self.s3.create_bucket(Bucket=self.bucket)
 
     def client(self, service: str) -> Any:
-        return boto3.client(service, endpoint_url=self.endpoint)  # type: ignore[call-overload]
+        return embedded_client(self.endpoint, service)
 
     def upload(self, template: Document) -> str:
         """Upload a template; return its URL."""

@@ -12,7 +12,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.contract.conftest import create_table
+from tests.contract.conftest import create_table, embedded_client
 
 ACCOUNT = "000000000000"
 END_SECONDS_MAX = 10
@@ -37,7 +37,7 @@ class Account:
 
     def root(self, service: str) -> Any:
         """A client that may do everything."""
-        return boto3.client(service, endpoint_url=self.endpoint)  # type: ignore[call-overload]
+        return embedded_client(self.endpoint, service)
 
     def client(self, service: str) -> Any:
         """A client of the user's."""
