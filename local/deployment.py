@@ -16,6 +16,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -24,6 +25,7 @@ from typing import Any
 import boto3
 import yaml
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from emulator.embedded import end_group
 from emulator.errors import StepFailed
@@ -277,6 +279,25 @@ def read_outputs(state: State) -> dict[str, str]:
     """Return the stack's outputs by name."""
     stacks = client(state, "cloudformation").describe_stacks(StackName=state.stack)["Stacks"]
     return {output["OutputKey"]: output["OutputValue"] for output in stacks[0].get("Outputs", [])}
+
+
+def failures(state: State, since: datetime) -> list[str]:
+    """Return what failed in the stack since then and why, the first one first, if anything did."""
+    pages = client(state, "cloudformation").get_paginator("describe_stack_events")
+    try:
+        events = [
+            each
+            for page in pages.paginate(StackName=state.stack)
+            for each in page["StackEvents"]
+            if each["ResourceStatus"].endswith("_FAILED") and each["Timestamp"] >= since
+        ]
+    except ClientError:  # there is no such stack: it didn't come to that
+        return []
+    return [
+        f"{each['LogicalResourceId']}: {each['ResourceStatus']}: {each['ResourceStatusReason']}"
+        for each in reversed(events)
+        if each.get("ResourceStatusReason")
+    ]
 
 
 def local_api_url(output: str, port: int) -> str:

@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 
 from emulator import embedded
+from emulator.errors import StepFailed
 from local import deployment
 from local.api import Api
 from local.errors import LocalError
@@ -74,9 +76,17 @@ def deploy(instance: Instance, steps: Steps, parameters: dict[str, str]) -> None
 
 
 def deploy_stack(instance: Instance, parameters: dict[str, str]) -> State:
-    """Deploy what was built, once more if it is there; return the state with what it is now."""
-    deployment.deploy(instance, parameters).wait()
-    state = instance.load()
+    """Deploy what was built, once more if it is there; return the state with what it is now.
+
+    Raise StepFailed when it fails, with what CloudFormation says of the resources that failed: the
+    log ends with how all the others went.
+    """
+    state, since = instance.load(), datetime.now(UTC)
+    try:
+        deployment.deploy(instance, parameters).wait()
+    except StepFailed as error:
+        error.tail = deployment.failures(state, since) or error.tail
+        raise
     state.outputs = deployment.read_outputs(state)
     state.api_url = deployment.local_api_url(state.outputs["ApiUrl"], state.port)
     instance.save(state)

@@ -84,6 +84,7 @@ def test_the_check_finds_a_window_that_is_lost_and_one_that_is_changed(pipeline:
     ]
 
 
+@pytest.mark.alone  # the check tells what is put in quarantine, whoever has sent it
 def test_a_year_of_recorded_temperatures_comes_out_with_its_monthly_means(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:

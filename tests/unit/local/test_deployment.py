@@ -2,8 +2,11 @@ import json
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -101,6 +104,31 @@ def test_a_built_layer_is_an_archive_of_its_files_at_each_deployment(tmp_path: P
         found = json.loads(template.read_text())["Resources"]["L"]["Properties"]["ContentUri"]
         with zipfile.ZipFile(tmp_path / found) as archive:
             assert archive.read("python/a.py") == b"1"
+
+
+def test_a_deployment_tells_what_failed_in_it_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = datetime(2026, 11, 27, tzinfo=UTC)
+
+    def event(minute: int, name: str, status: str, reason: str = "") -> dict[str, Any]:
+        at = began + timedelta(minutes=minute)
+        told = {"LogicalResourceId": name, "ResourceStatus": status, "Timestamp": at}
+        return told | ({"ResourceStatusReason": reason} if reason else {})
+
+    newest_first = [
+        [event(4, "telemetry", "ROLLBACK_COMPLETE", "Rollback complete")],
+        [event(3, "Alerts", "CREATE_FAILED", "Resource creation cancelled")],
+        [event(2, "Watch", "CREATE_FAILED", "no such type"), event(1, "Key", "CREATE_COMPLETE")],
+        [event(-1, "Key", "CREATE_FAILED", "at the deployment before")],
+    ]
+    stack = SimpleNamespace(
+        paginate=lambda **_of: ({"StackEvents": events} for events in newest_first)
+    )
+    client = SimpleNamespace(get_paginator=lambda _name: stack)
+    monkeypatch.setattr(deployment, "client", lambda _state, _service: client)
+    assert deployment.failures(State(), began) == [
+        "Watch: CREATE_FAILED: no such type",
+        "Alerts: CREATE_FAILED: Resource creation cancelled",
+    ]
 
 
 def test_the_state_is_its_owners_alone_and_comes_back(tmp_path: Path) -> None:
