@@ -57,6 +57,7 @@ def test_each_output_names_something_that_is_there(pipeline: Pipeline) -> None:
     looks: dict[str, Callable[[str], Any]] = {
         "ApiUrl": lambda _: pipeline.http.get("/health").raise_for_status(),
         "AdminSecretArn": lambda arn: aws("secretsmanager").get_secret_value(SecretId=arn),
+        "Name": lambda name: aws("lambda").get_function(FunctionName=f"{name}-aggregate"),
         "StreamName": lambda name: aws("kinesis").describe_stream_summary(StreamName=name),
         "WindowsTable": table,
         "AlertsTable": table,

@@ -214,6 +214,7 @@ class Region(Services):
         target = Target(
             STACK,
             {
+                "Name": STACK,
                 "RedriveFunctionName": "redrive",
                 "FailuresBucket": FAILURES,
                 "StreamName": "readings",
