@@ -44,6 +44,11 @@ def syntax_of(source: str) -> ast.Module:
     return ast.parse(source)
 
 
+@cache
+def nodes_of(tree: ast.AST) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree))
+
+
 # The code: a rule takes a module and lists "line: what is wrong".
 
 CodeRule = Callable[[ast.Module], list[str]]
@@ -51,7 +56,7 @@ CodeRule = Callable[[ast.Module], list[str]]
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Each import's line and full name."""
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -70,7 +75,7 @@ def impurities(tree: ast.Module) -> list[str]:
     """What a domain has no use for: AWS, the environment, the clock, logging."""
     clock = [
         f"{node.lineno}: reads the clock: {node.attr}()"
-        for node in ast.walk(tree)
+        for node in nodes_of(tree)
         if isinstance(node, ast.Attribute) and node.attr in {"now", "utcnow", "today"}
     ]
     aws = ("boto3", "botocore", "aws_lambda_powertools", "aws_xray_sdk", "telemetry.aws")
@@ -159,7 +164,7 @@ def distributions() -> dict[str, set[str]]:
 def long_functions(tree: ast.Module) -> list[str]:
     return [
         f"{node.lineno}: {node.name} has {lines} lines"
-        for node in ast.walk(tree)
+        for node in nodes_of(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (lines := (node.end_lineno or 0) - node.lineno + 1) > LONGEST_FUNCTION_LINES
     ]

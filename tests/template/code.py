@@ -73,7 +73,13 @@ def sources() -> Sources:
 
 def uses(handler: str, sources: Sources) -> list[Use]:
     """The calls to AWS that are reachable from a handler. Raises Fault."""
-    modules = {name: parsed(sources[name]) for name in imported(handler, sources)}
+    return uses_in(handler, frozenset((name, sources[name]) for name in imported(handler, sources)))
+
+
+@cache
+def uses_in(handler: str, texts: frozenset[tuple[str, str]]) -> list[Use]:
+    """The same, from the modules that a handler imports: most tests change others."""
+    modules = {name: parsed(text) for name, text in sorted(texts)}
     del modules[CLIENTS]
     for name, tree in modules.items():
         if any(each.startswith("boto3") for each in imports(tree)):
