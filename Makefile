@@ -42,13 +42,21 @@ contract = PYTHONPATH=layers/telemetry .venv/bin/python -m contract
 schemas: $(venv) ## Check schemas/, and write what derives from it and from rules.yaml: ARGS=--check
 	@$(contract) $(ARGS)
 
+# Its three slow parts at once: most of each keeps one processor busy.
 check: $(venv) $(sam) ## Lint, format, types; the template, by AWS's rules; the project's own (tests/test_tidy.py).
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+	@$(MAKE) --no-print-directory --jobs 3 check-types check-templates check-rules
+
+check-types: $(venv)
 	.venv/bin/mypy
-	@$(contract) --check
+
+check-templates: $(venv) $(sam)
 	.venv/bin/cfn-lint template.yaml stacks/*.yaml
 	$(with_tools) sam validate --lint
+
+check-rules: $(venv)
+	@$(contract) --check
 	.venv/bin/python -m pytest --quiet tests/test_tidy.py tests/template
 
 # ACCEPT=3: also where something can't be looked at, for want of a network or of npm.
@@ -131,4 +139,4 @@ $(venv): requirements/dev.txt | $(uv)
 .tools/%/$(stamp): requirements/%.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test schemas check scan build deploy adopt redrive quarantine replay invoke bench soak year kills metric client-faults simulate fuzz conformance lock clean help
+.PHONY: run up down test schemas check check-types check-templates check-rules scan build deploy adopt redrive quarantine replay invoke bench soak year kills metric client-faults simulate fuzz conformance lock clean help
