@@ -1,7 +1,10 @@
-"""A gap of the embedded AWS, closed: a function's error has the name that AWS gives it.
+"""Gaps of the embedded AWS, closed: a function's error has AWS's name, and its process lives on.
 
 Retries of a state machine go by that name: the exception's class, or Runtime.ExitError where the
-process died. The emulator (1.5.33) has one name for all.
+process died. The emulator (1.5.33) has one name for all. And it ends the process of a handler that
+raises, so that the next invocation starts anew and knows nothing; on AWS the runtime reports the
+error and asks for the next event, in the same process
+(https://docs.aws.amazon.com/lambda/latest/dg/runtimes-custom.html; for Python it is awslambdaric).
 """
 
 import threading
@@ -9,11 +12,12 @@ from typing import Any
 
 DIED = ("Worker process died", "Worker returned no response")
 REPORTS = '{"status": "error", "error": str(e), "trace": traceback.format_exc()}'
-NAMES = REPORTS.replace("str(e),", 'str(e), "type": type(e).__name__,')
+# As what went well the emulator takes it, until it has let the process be.
+RAISED = '{"status": "ok", "raised": {"type": type(e).__name__, ' + REPORTS.partition(", ")[2] + "}"
 
 
 def close(modules: Any) -> None:
-    """Close this gap in the emulator's modules (`emulator.gaps.Modules`)."""
+    """Close these gaps in the emulator's modules (`emulator.gaps.Modules`)."""
     name_errors(modules.core("lambda_runtime"), modules.service("lambda_svc"))
 
 
@@ -22,12 +26,15 @@ def name_errors(lambda_runtime: Any, lambda_svc: Any) -> None:
     script = lambda_runtime._PYTHON_WORKER_SCRIPT
     if REPORTS not in script:
         raise RuntimeError("the emulator's worker reports errors otherwise than 1.5.33's does")
-    lambda_runtime._PYTHON_WORKER_SCRIPT = script.replace(REPORTS, NAMES)
+    lambda_runtime._PYTHON_WORKER_SCRIPT = script.replace(REPORTS, RAISED)
     running = threading.local()  # .failure: the name of the error of the invocation at work
     invoke, execute = lambda_runtime.Worker.invoke, lambda_svc._execute_function_warm
 
     def invoke_and_note(self: Any, *args: Any, **options: Any) -> dict[str, Any]:
         result: dict[str, Any] = invoke(self, *args, **options)
+        raised = result.pop("raised", None)
+        if raised:
+            result |= {"status": "error", **raised}
         has_died = result.get("error") in DIED
         running.failure = "Runtime.ExitError" if has_died else result.get("type")
         return result
