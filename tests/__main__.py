@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from threading import Lock
 from typing import NamedTuple, Self
 
@@ -31,6 +31,7 @@ LIFECYCLE = "tests/pipeline/test_lifecycle.py"
 WAYS_BACK = tuple(f"tests/pipeline/test_{each}.py" for each in ("archive", "replay", "run"))
 SIMULATION, SERVICES = "tests/simulation", ("tests/contract", "tests/client")
 INTERRUPTED = 130
+END_SECONDS = 10.0
 NAME_WIDTH = 30
 
 
@@ -72,10 +73,19 @@ class Runs:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self.end()
+        self._pool.shutdown()
+
+    def end(self) -> None:
+        """Interrupt what is still at work, as Ctrl-C does; end what doesn't heed that."""
         for process in self._processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-        self._pool.shutdown()
+        deadline = time.monotonic() + END_SECONDS
+        for process in self._processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0, deadline - time.monotonic()))
+            process.terminate()
 
     def begin(self, part: Part, instance: Instance | None = None) -> Future[int]:
         """Begin a part, on an instance if it needs one that is up; its exit code."""
@@ -137,9 +147,13 @@ def on_instances(runs: Runs) -> list[int]:
             alone = [runs.begin(ALONE, two)]
         except Exception as error:  # noqa: BLE001 - whatever it is, the other tiers go on
             print(f"✗ {cause_of(error)}", flush=True)
-        wait(with_others)
-        first.close()
-        codes = [each.result() for each in (*with_others, *alone)]
+        try:
+            wait(with_others)
+            first.close()
+            codes = [each.result() for each in (*with_others, *alone)]
+        except KeyboardInterrupt:
+            runs.end()  # before the instances end under them
+            raise
     return codes if alone else [*codes, 1]
 
 
