@@ -11,8 +11,8 @@ END_SECONDS_MAX = 30
 Document = dict[str, Any]
 
 
-class Stacks:
-    """The embedded CloudFormation."""
+class Formation:
+    """The embedded CloudFormation: stacks are waited for until they have ended."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -20,19 +20,6 @@ class Stacks:
 
     def client(self, service: str) -> Any:
         return embedded_client(self.endpoint, service)
-
-    def create(self, resources: Document, **options: Any) -> Document:
-        """Create a stack; return it once that has ended."""
-        name = options.pop("name", f"stack-{uuid.uuid4().hex[:8]}")
-        body = json.dumps({"Resources": resources})
-        made = self.formation.create_stack(StackName=name, TemplateBody=body, **options)
-        return self.ended(made["StackId"])
-
-    def update(self, stack: Document, resources: Document, **sections: Document) -> Document:
-        """Update a stack; return it once that has ended."""
-        body = json.dumps({"Resources": resources} | sections)
-        self.formation.update_stack(StackName=stack["StackName"], TemplateBody=body)
-        return self.ended(stack["StackId"])
 
     def delete(self, stack: Document) -> Document:
         """Delete a stack; return it once that has ended."""
@@ -48,6 +35,23 @@ class Stacks:
                 return stack
             assert time.monotonic() < deadline, stack["StackStatus"]
             time.sleep(0.02)
+
+
+class Stacks(Formation):
+    """Stacks of a few resources."""
+
+    def create(self, resources: Document, **options: Any) -> Document:
+        """Create a stack; return it once that has ended."""
+        name = options.pop("name", f"stack-{uuid.uuid4().hex[:8]}")
+        body = json.dumps({"Resources": resources})
+        made = self.formation.create_stack(StackName=name, TemplateBody=body, **options)
+        return self.ended(made["StackId"])
+
+    def update(self, stack: Document, resources: Document, **sections: Document) -> Document:
+        """Update a stack; return it once that has ended."""
+        body = json.dumps({"Resources": resources} | sections)
+        self.formation.update_stack(StackName=stack["StackName"], TemplateBody=body)
+        return self.ended(stack["StackId"])
 
     def reasons(self, stack: Document) -> str:
         """What the stack's events give as reasons."""

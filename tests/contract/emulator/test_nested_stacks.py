@@ -2,7 +2,6 @@
 
 import io
 import json
-import time
 import uuid
 import zipfile
 from collections.abc import Iterator
@@ -10,26 +9,21 @@ from typing import Any
 
 import pytest
 
-from tests.contract.conftest import embedded_client
+from tests.contract.emulator.stacks import Document, Formation
 
 SAM = "AWS::Serverless-2016-10-31"
 ALL_CAPABILITIES = ("CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND")
-END_SECONDS_MAX = 30
-Document = dict[str, Any]
 
 
-class Account:
+class Account(Formation):
     """What the tests use of the embedded AWS; every name in it ends with a suffix of its own."""
 
     def __init__(self, endpoint: str) -> None:
         self.suffix = uuid.uuid4().hex[:8]
         self.bucket = f"templates-{self.suffix}"
-        self.endpoint = endpoint
-        self.formation, self.s3, self.sqs = map(self.client, ("cloudformation", "s3", "sqs"))
+        super().__init__(endpoint)
+        self.s3, self.sqs = map(self.client, ("s3", "sqs"))
         self.s3.create_bucket(Bucket=self.bucket)
-
-    def client(self, service: str) -> Any:
-        return embedded_client(self.endpoint, service)
 
     def upload(self, template: Document) -> str:
         """Upload a template; return its URL."""
@@ -58,21 +52,6 @@ class Account:
             Capabilities=list(ALL_CAPABILITIES),
         )
         return self.ended(stack["StackId"])
-
-    def delete(self, stack: Document) -> Document:
-        """Delete a stack; return it once that has ended."""
-        self.formation.delete_stack(StackName=stack["StackName"])
-        return self.ended(stack["StackId"])
-
-    def ended(self, stack_id: str) -> Document:
-        """The stack once nothing happens to it any more."""
-        deadline = time.monotonic() + END_SECONDS_MAX
-        while True:
-            stack: Document = self.formation.describe_stacks(StackName=stack_id)["Stacks"][0]
-            if not stack["StackStatus"].endswith("_IN_PROGRESS"):
-                return stack
-            assert time.monotonic() < deadline, stack["StackStatus"]
-            time.sleep(0.02)
 
     def child(self, stack: Document, logical_id: str = "Child") -> Document:
         """A nested stack."""
