@@ -265,8 +265,8 @@ def wired() -> tuple[Failures, Functions, Quarantine, Queue, Queue, Queue]:
     # tried once: what an invocation that wasn't waited for does can't be known
     aws_lambda = client("lambda", attempts=1, read_timeout_seconds=INVOKE_SECONDS)
     return (
-        Failures(s3, settings.failures_bucket, settings.stack_name),
-        Functions(aws_lambda, settings.stack_name),
+        Failures(s3, settings.failures_bucket, settings.pipeline_name),
+        Functions(aws_lambda, settings.pipeline_name),
         Quarantine(s3, settings.failures_bucket),
         Queue(sqs, settings.failures_url),
         Queue(sqs, settings.notices_dead_letters_url),

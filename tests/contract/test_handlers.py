@@ -104,7 +104,7 @@ def resources(
         "EVENT_BUS_NAME": "notices",
         "FAILURES_BUCKET": "failures",
         "NOTICES_TOPIC_ARN": topic,
-        "STACK_NAME": "telemetry",
+        "PIPELINE_NAME": "telemetry",
         "POWERTOOLS_METRICS_NAMESPACE": "Telemetry",
         "READING_SCHEMA_IDS": "3fa85f64-5717-4562-b3fc-2c963f66afa6",
         "REGISTRY_NAME": "telemetry",

@@ -47,11 +47,17 @@ def course(seed: int, options: Options | None = None, bug: str | None = None) ->
 def seed_that_finds(bug: str, seeds: int) -> int | None:
     """A seed, of so many, in which a planted bug breaks what it must: the known one is tried first.
 
-    None where there is none.
+    None where there is none. Raises RuntimeError where a course can't be run to its end: others
+    couldn't either.
     """
     wanted, known = BUGS[bug].breaks, BUGS[bug].seed
-    tried = sorted(range(seeds), key=lambda seed: seed != known)
-    return next((seed for seed in tried if wanted in course(seed, bug=bug).invariants), None)
+    for seed in sorted(range(seeds), key=lambda seed: seed != known):
+        outcome = course(seed, bug=bug)
+        if wanted in outcome.invariants:
+            return seed
+        if BROKEN in outcome.invariants:
+            raise RuntimeError(f"{bug}, seed {seed}: {outcome.violations}")
+    return None
 
 
 def hits(world: World) -> Counter[str]:

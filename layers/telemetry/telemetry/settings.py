@@ -112,7 +112,7 @@ class NotifySettings(Settings):
 
 @dataclass(frozen=True)
 class RedriveSettings(Settings):
-    stack_name: str
+    pipeline_name: str
     failures_bucket: str
     failures_url: str
     notices_url: str

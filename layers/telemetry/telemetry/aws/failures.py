@@ -42,10 +42,10 @@ class Failure(NamedTuple):
 class Failures:
     """What the bucket keeps under `aws/lambda/`."""
 
-    def __init__(self, s3: Any, bucket: str, stack: str) -> None:
+    def __init__(self, s3: Any, bucket: str, pipeline: str) -> None:
         self._s3 = s3
         self._bucket = bucket
-        self._names = {f"{stack}-{stage}": stage for stage in STAGES}
+        self._names = {f"{pipeline}-{stage}": stage for stage in STAGES}
 
     def keys(self) -> Iterator[str]:
         """All keys, page by page; raises Unavailable."""
@@ -73,7 +73,7 @@ class Failures:
             raise Unavailable(f"{key} can't be read: {error}") from error
 
     def parse(self, key: str, body: bytes, etag: str) -> Failure:
-        """The batch in an object; raises Rejected where it isn't one of this stack's."""
+        """The batch in an object; raises Rejected where it isn't one of this pipeline's."""
         try:
             document = json.loads(body)
             name = document["requestContext"]["functionArn"].split(":")[6]

@@ -1,4 +1,4 @@
-"""The stack's functions, invoked as their event source mappings would."""
+"""The pipeline's functions, invoked as their event source mappings would."""
 
 import json
 from typing import Any, Literal, NamedTuple
@@ -51,15 +51,15 @@ def judge(error: str | None, payload: bytes) -> Verdict:
 
 
 class Functions:
-    """Invokes functions of one stack: `stage` is a function's name there."""
+    """Invokes functions of one pipeline: `stage` is a function's name there."""
 
-    def __init__(self, aws_lambda: Any, stack: str) -> None:
+    def __init__(self, aws_lambda: Any, pipeline: str) -> None:
         self._lambda = aws_lambda
-        self._stack = stack
+        self._pipeline = pipeline
 
     def invoke(self, stage: str, event: str) -> Verdict:
         """Send an event, as JSON, and wait for what becomes of its records."""
-        name = f"{self._stack}-{stage}"
+        name = f"{self._pipeline}-{stage}"
         try:
             answer = self._lambda.invoke(FunctionName=name, Payload=event.encode())
             return judge(answer.get("FunctionError"), answer["Payload"].read())
