@@ -110,7 +110,14 @@ class Rig:
         return list(self.mappings)
 
     async def kill(self) -> None:
-        """End the engine as SIGKILL does: it finishes nothing and saves nothing more."""
+        """End the engine as SIGKILL does: it finishes nothing and saves nothing more.
+
+        A reader that had failed fails unread. Were it logged when it is collected, Python before
+        3.11.8 could break what is being parsed then (python/cpython#106905).
+        """
+        for runner in self.engine._runners.values():
+            failed = [task for task in runner._tasks.values() if task.done()]
+            await asyncio.gather(*failed, return_exceptions=True)
         for task in asyncio.all_tasks(self.loop):
             if task is not asyncio.current_task():
                 task.cancel()
