@@ -1,8 +1,8 @@
 """The conformance table of docs/event-source-mappings.md, made from the tests and checked by one.
 
 A test marked `as_aws(feature, basis)` shows a feature of AWS's event source mappings; the basis
-says how AWS's behaviour is known: recorded, documented or inferred. The behaviour of other tools was
-read in their source; peers.json says where.
+says how AWS's behaviour is known: recorded, documented or inferred. The other tools' source was
+read; peers.json says where.
 """
 
 import ast
