@@ -56,7 +56,7 @@ check-templates: $(venv) $(sam)
 	$(with_tools) sam validate --lint
 
 check-rules: $(venv) check-derived
-	.venv/bin/python -m pytest --quiet tests/test_tidy.py tests/template
+	.venv/bin/python -m pytest --quiet tests/test_tidy.py tests/test_docs.py tests/template
 
 # ACCEPT=3: also where something can't be looked at, for want of a network or of npm.
 scan: $(venv) $(tools) ## Look for known faults: template, code, dependencies, secrets: ACCEPT=3
