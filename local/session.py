@@ -12,6 +12,7 @@ from emulator import embedded
 from emulator.errors import StepFailed
 from local import deployment
 from local.api import Api
+from local.contracts import refuse_stale
 from local.errors import LocalError
 from local.instance import Instance, State
 from local.tools import TOOLS, tool
@@ -33,6 +34,7 @@ def brought_up(
     """
     with steps.step("tools", "sam, uv and the embedded AWS found"):
         tools = {name: tool(name, program) for name, program in TOOLS.items()}
+    refuse_stale()
     if instance.is_running():
         raise LocalError(
             f"instance '{instance.name}' is up already: `watch` shows it, `down` ends it"
