@@ -65,7 +65,11 @@ def shown(value: Any) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
+        if math.isfinite(value):
+            return value
+        value = str(value)
+    if isinstance(value, Rejected):  # in the place of what a decoder refused
+        value = str(value)
     if isinstance(value, int) and abs(value) < 2**63:
         return value
     try:
