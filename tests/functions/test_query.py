@@ -243,6 +243,7 @@ def test_an_open_alert_is_listed_with_its_episode(stage: Stage) -> None:
                 "first_breach_at": "2026-11-21T01:30:00.000Z",
                 "last_breach_at": "2026-11-21T01:30:00.000Z",
                 "cleared_at": None,
+                "ended_by": None,
                 "previous_cleared_at": None,
                 "peak": 41.5,
                 "trace_id": TRACE,
@@ -284,3 +285,15 @@ def test_health_is_ok_while_the_windows_can_be_read(stage: Stage) -> None:
     stage.reader.down = True
     with pytest.raises(ConnectionError):
         stage.get("/health")
+
+
+def test_an_alert_that_cannot_be_read_is_listed_as_such_beside_the_others(stage: Stage) -> None:
+    for device in ("pump-1", "pump-2"):
+        stage.breach(device)
+    del stage.alerts.stored["pump-1", "overheating#eu-west-1"]["peak"]
+    listed = {each["device_id"]: each for each in body_of(stage.get("/alerts"))["alerts"]}
+    assert listed["pump-2"]["peak"] == 41.5
+    broken = listed["pump-1"]
+    assert (broken["rule"], broken["status"], broken["episode"]) == ("overheating", "open", None)
+    assert broken.keys() - listed["pump-2"].keys() == {"unreadable"}
+    assert "peak" in broken["unreadable"]

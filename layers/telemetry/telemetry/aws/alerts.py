@@ -9,7 +9,10 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+from botocore.exceptions import BotoCoreError, ClientError
 
 from telemetry.aws.items import Attributes, CompareAndSet, Items
 from telemetry.domain.episode import Breach, Changed, Episode, EpisodeKey, clear, join
@@ -25,6 +28,11 @@ POSITION = {"first_breach_ms": "N", "device_id": "S", "rule_region": "S"}  # in 
 BUCKETS = 16
 OPEN, CLEARED = STATUSES = ("open", "cleared")
 SWEEP_PAGE = 100  # episodes a call
+# What the API shows of an episode.
+EPISODE_FIELDS = (
+    *("device_id", "rule", "severity", "region", "episode", "status", "first_breach_at"),
+    *("last_breach_at", "cleared_at", "ended_by", "previous_cleared_at", "peak", "trace_id"),
+)
 
 
 class Alerts:
@@ -37,30 +45,42 @@ class Alerts:
             items, self._to_item, to_episode
         )
 
-    def join(self, breaches: Mapping[EpisodeKey, list[Breach]]) -> dict[EpisodeKey, Changed]:
-        """Join each key's breaches; a key that is missing from the answer could not be written."""
-        return self._states.apply({key: _joining(group) for key, group in breaches.items()})
+    def join(
+        self,
+        breaches: Mapping[EpisodeKey, list[Breach]],
+        unreadable: dict[EpisodeKey, Rejected] | None = None,
+    ) -> dict[EpisodeKey, Changed]:
+        """Join each key's breaches; a key that is missing from the answer could not be written.
 
-    def clear(self, recoveries: Mapping["Listed", int]) -> dict[EpisodeKey, Changed]:
+        Those of them whose item this code can't read are put into `unreadable`.
+        """
+        changes = {key: _joining(group) for key, group in breaches.items()}
+        return self._states.apply(changes, unreadable)
+
+    def clear(
+        self, recoveries: Mapping["Listed", int], ended_by: str | None = None
+    ) -> dict[EpisodeKey, Changed]:
         """Clear each episode at an instant (epoch ms), where no later breach has joined it.
 
         A key that is missing from the answer could not be written.
         """
         for listed in recoveries:
             self._states.learn(*listed)
-        changes = {listed.key: _clearing(at_ms) for listed, at_ms in recoveries.items()}
+        changes = {listed.key: _clearing(at_ms, ended_by) for listed, at_ms in recoveries.items()}
         return self._states.apply(changes)
 
     def _to_item(self, key: EpisodeKey, changed: Changed) -> Attributes:
         episode = changed.state
         if episode is None:
             raise ValueError("a change of nothing is never written")
+        # of a rule that isn't shipped any more, the item keeps the severity that it has
+        severity = self._severities.get(key.rule)
         return {
+            **({"severity": {"S": severity}} if severity else {}),
             "device_id": {"S": key.device_id},
             "rule_region": {"S": f"{key.rule}#{self._region}"},
             "rule": {"S": key.rule},
             "region": {"S": self._region},
-            "severity": {"S": self._severities[key.rule]},
             "change": {"S": changed.change},
             "status_bucket": {"S": _status_bucket(_status(episode), _bucket(key.device_id))},
             "episode": {"N": str(episode.number)},
@@ -70,6 +90,7 @@ class Alerts:
             "since_ms": _optional("N", episode.since_ms),
             "cleared_ms": _optional("N", episode.cleared_ms),
             "trace_id": _optional("S", episode.trace_id),
+            "ended_by": _optional("S", episode.ended_by),
         }
 
 
@@ -77,8 +98,8 @@ def _joining(group: list[Breach]) -> Callable[[Episode | None], Changed]:
     return lambda episode: join(episode, group)
 
 
-def _clearing(at_ms: int) -> Callable[[Episode | None], Changed]:
-    return lambda episode: clear(episode, at_ms)
+def _clearing(at_ms: int, ended_by: str | None) -> Callable[[Episode | None], Changed]:
+    return lambda episode: clear(episode, at_ms, ended_by)
 
 
 def _status(episode: Episode) -> str:
@@ -99,16 +120,30 @@ def _optional(kind: str, value: Any) -> dict[str, Any]:
 
 
 def to_episode(item: Attributes) -> Episode:
-    """The episode in an item of the table or of its stream."""
-    return Episode(
-        int(item["episode"]["N"]),
-        int(item["first_breach_ms"]["N"]),
-        int(item["last_breach_ms"]["N"]),
-        float(item["peak"]["N"]),
-        item["trace_id"].get("S"),
-        _instant(item["since_ms"]),
-        _instant(item["cleared_ms"]),
-    )
+    """The episode in an item of the table or of its stream; raises Rejected where it has none."""
+    with _reading_an_episode():
+        return Episode(
+            int(item["episode"]["N"]),
+            int(item["first_breach_ms"]["N"]),
+            int(item["last_breach_ms"]["N"]),
+            float(item["peak"]["N"]),
+            item["trace_id"].get("S"),
+            _instant(item["since_ms"]),
+            _instant(item["cleared_ms"]),
+            item.get("ended_by", {}).get("S"),
+        )
+
+
+@contextmanager
+def _reading_an_episode() -> Iterator[None]:
+    """Raise Rejected for an item that isn't one of this code's episodes.
+
+    Newer code wrote it, or somebody's hand.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise Rejected(f"is not an episode that this code can read: {error!r}") from None
 
 
 def _instant(value: dict[str, Any]) -> int | None:
@@ -120,24 +155,26 @@ def _shown(at_ms: int | None) -> str | None:
 
 
 def to_notice(item: Attributes) -> Notice:
-    """The notice about an item's last change."""
+    """The notice about an item's last change; raises Rejected where it is of no episode."""
     episode = to_episode(item)
-    device_id, rule = item["device_id"]["S"], item["rule"]["S"]
-    region, change = item["region"]["S"], item["change"]["S"]
-    return Notice(
-        notice_id(device_id, rule, region, episode.number, change),
-        change,
-        device_id,
-        rule,
-        item["severity"]["S"],
-        region,
-        episode.number,
-        to_iso(episode.first_breach_ms),
-        to_iso(episode.last_breach_ms),
-        episode.peak,
-        episode.trace_id,
-        _shown(episode.cleared_ms),
-    )
+    with _reading_an_episode():
+        device_id, rule = item["device_id"]["S"], item["rule"]["S"]
+        region, change = item["region"]["S"], item["change"]["S"]
+        return Notice(
+            notice_id(device_id, rule, region, episode.number, change),
+            change,
+            device_id,
+            rule,
+            item["severity"]["S"],
+            region,
+            episode.number,
+            to_iso(episode.first_breach_ms),
+            to_iso(episode.last_breach_ms),
+            episode.peak,
+            episode.trace_id,
+            _shown(episode.cleared_ms),
+            episode.reason,
+        )
 
 
 class Page(NamedTuple):
@@ -153,6 +190,13 @@ class Listed(NamedTuple):
     key: EpisodeKey
     episode: Episode
     version: int
+
+
+class Unlisted(NamedTuple):
+    """What couldn't be read of a status: one episode, or all of a bucket (then no key)."""
+
+    key: EpisodeKey | None
+    why: str
 
 
 class AlertReader:
@@ -174,17 +218,21 @@ class AlertReader:
                 bucket += 1
         return Page(alerts, _to_cursor(bucket, start) if bucket < BUCKETS else None)
 
-    def open_in(self, region: str, first_bucket: int) -> Iterator[Listed]:
-        """The open episodes whose items this region writes, bucket by bucket from a given one."""
+    def open_in(self, region: str, first_bucket: int) -> Iterator[Listed | Unlisted]:
+        """The open episodes whose items this region writes, bucket by bucket from a given one.
+
+        What can't be read is told in its place, and keeps nothing else from being listed.
+        """
         for offset in range(BUCKETS):
             name = _status_bucket(OPEN, (first_bucket + offset) % BUCKETS)
             start = None
             while True:
-                items, start = self._query(name, SWEEP_PAGE, start)
-                for item in items:
-                    if item["region"]["S"] == region:
-                        key = EpisodeKey(item["device_id"]["S"], item["rule"]["S"])
-                        yield Listed(key, to_episode(item), int(item["version"]["N"]))
+                try:
+                    items, start = self._query(name, SWEEP_PAGE, start)
+                except (ClientError, BotoCoreError) as error:
+                    yield Unlisted(None, f"{name} of the index can't be read: {error}")
+                    break
+                yield from (_listed(item) for item in items if _region(item) == region)
                 if start is None:
                     break
 
@@ -203,9 +251,43 @@ class AlertReader:
         return answer["Items"], answer.get("LastEvaluatedKey")
 
 
+def _region(item: Attributes) -> str:
+    """The region that writes an item: its sort key says so, whatever else the item has."""
+    region: str = item["rule_region"]["S"].rpartition("#")[2]
+    return region
+
+
+def _key(item: Attributes) -> EpisodeKey:
+    """Whose episode it is, and of which rule: its key says so, whatever else the item has."""
+    return EpisodeKey(item["device_id"]["S"], item["rule_region"]["S"].rpartition("#")[0])
+
+
+def _listed(item: Attributes) -> Listed | Unlisted:
+    try:
+        with _reading_an_episode():
+            return Listed(_key(item), to_episode(item), int(item["version"]["N"]))
+    except Rejected as error:
+        return Unlisted(_key(item), error.reason)
+
+
 def _document(item: Attributes) -> dict[str, Any]:
-    """An episode as the API shows it."""
-    episode = to_episode(item)
+    """An episode as the API shows it; of one that this code can't read, whose it is, and why."""
+    try:
+        with _reading_an_episode():
+            return _episode_document(item, to_episode(item))
+    except Rejected as error:
+        key = _key(item)
+        return {
+            **dict.fromkeys(EPISODE_FIELDS),
+            "device_id": key.device_id,
+            "rule": key.rule,
+            "region": _region(item),
+            "status": item["status_bucket"]["S"].partition("#")[0],
+            "unreadable": error.reason,
+        }
+
+
+def _episode_document(item: Attributes, episode: Episode) -> dict[str, Any]:
     return {
         "device_id": item["device_id"]["S"],
         "rule": item["rule"]["S"],
@@ -216,6 +298,7 @@ def _document(item: Attributes) -> dict[str, Any]:
         "first_breach_at": to_iso(episode.first_breach_ms),
         "last_breach_at": to_iso(episode.last_breach_ms),
         "cleared_at": _shown(episode.cleared_ms),
+        "ended_by": episode.reason,
         "previous_cleared_at": _shown(episode.since_ms),
         "peak": episode.peak,
         "trace_id": episode.trace_id,
