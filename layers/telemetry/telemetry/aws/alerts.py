@@ -18,11 +18,14 @@ from telemetry.aws.items import Attributes, CompareAndSet, Items
 from telemetry.domain.episode import Breach, Changed, Episode, EpisodeKey, clear, join
 from telemetry.domain.notice import Notice, notice_id
 from telemetry.domain.times import to_iso
+from telemetry.domain.token import SUBJECT
 from telemetry.errors import Rejected
 
 KEY = ("device_id", "rule_region")
 STATUS_INDEX = "status"
 POSITION = {"first_breach_ms": "N", "device_id": "S", "rule_region": "S"}  # in a bucket of it
+AT_MS = re.compile("0|[1-9][0-9]{0,14}")
+RULE_REGION = re.compile("[a-z][a-z0-9-]{0,63}#[a-z0-9-]{1,32}")
 # Episodes of one status are spread over this many partitions of the index, by device, so that a
 # whole fleet that breaches at once isn't bound by one partition's 1,000 writes a second.
 BUCKETS = 16
@@ -207,8 +210,8 @@ class AlertReader:
         self._table = table
 
     def listed(self, status: str, limit: int, cursor: str | None) -> Page:
-        """Up to `limit` episodes of a status; raises Rejected for a cursor that isn't ours."""
-        bucket, start = _from_cursor(cursor, status) if cursor else (0, None)
+        """Up to `limit` episodes of a status; raises Rejected for a cursor that isn't of it."""
+        bucket, start = (0, None) if cursor is None else _from_cursor(cursor, status)
         alerts: list[dict[str, Any]] = []
         while bucket < BUCKETS and len(alerts) < limit:
             name = _status_bucket(status, bucket)
@@ -216,7 +219,7 @@ class AlertReader:
             alerts += [_document(item) for item in items]
             if start is None:
                 bucket += 1
-        return Page(alerts, _to_cursor(bucket, start) if bucket < BUCKETS else None)
+        return Page(alerts, _to_cursor(status, bucket, start) if bucket < BUCKETS else None)
 
     def open_in(self, region: str, first_bucket: int) -> Iterator[Listed | Unlisted]:
         """The open episodes whose items this region writes, bucket by bucket from a given one.
@@ -305,32 +308,44 @@ def _episode_document(item: Attributes, episode: Episode) -> dict[str, Any]:
     }
 
 
-def _to_cursor(bucket: int, start: Attributes | None) -> str:
-    """Where the next page starts: a bucket, and the last item listed of it, if any was."""
+def _to_cursor(status: str, bucket: int, start: Attributes | None) -> str:
+    """Where the next page starts: a status, a bucket of it, and the last item listed, if any was.
+
+    Of the item, its key and what the index sorts by.
+    """
     position = [start[name][kind] for name, kind in POSITION.items()] if start else []
-    return base64.urlsafe_b64encode(json.dumps([bucket, *position]).encode()).decode()
+    return base64.urlsafe_b64encode(json.dumps([status, bucket, *position]).encode()).decode()
 
 
 def _from_cursor(cursor: str, status: str) -> tuple[int, Attributes | None]:
+    """The place that `_to_cursor` wrote of this status; raises Rejected for any other text."""
     try:
-        bucket, *position = json.loads(base64.urlsafe_b64decode(cursor))
-        if bucket not in range(BUCKETS) or not _is_position(position):
-            raise ValueError(cursor)
+        of_status, bucket, *position = json.loads(base64.urlsafe_b64decode(cursor))
+        start = _start(position, status, bucket)
+        # no second way to write one: not 3.0 or true for a bucket, no blanks, no other digits
+        is_ours = of_status in STATUSES and _to_cursor(of_status, bucket, start) == cursor
     except (ValueError, TypeError, RecursionError):
-        reason = "is not a cursor that this API gave"
-        raise Rejected(reason, field="cursor", value=cursor) from None
+        is_ours = False
+    if not is_ours:
+        raise Rejected("is not a cursor that this API gave", field="cursor", value=cursor)
+    if of_status != status:
+        reason = f"is of alerts that are {of_status}, and these are to be {status}: leave it out"
+        raise Rejected(reason, field="cursor", value=cursor)
+    return bucket, start
+
+
+def _start(position: list[Any], status: str, bucket: Any) -> Attributes | None:
+    """The item of a bucket's that a page ended with; raises ValueError where none can be."""
+    if type(bucket) is not int or bucket not in range(BUCKETS):
+        raise ValueError(bucket)
     if not position:
-        return bucket, None
+        return None
+    at_ms, device_id, rule_region = position
+    for text, pattern in ((at_ms, AT_MS), (device_id, SUBJECT), (rule_region, RULE_REGION)):
+        if not pattern.fullmatch(text):
+            raise ValueError(text)
+    if _bucket(device_id) != bucket:
+        raise ValueError(bucket)
     named = zip(POSITION.items(), position, strict=True)
     start = {name: {kind: value} for (name, kind), value in named}
-    return bucket, {"status_bucket": {"S": _status_bucket(status, bucket)}, **start}
-
-
-def _is_position(position: list[Any]) -> bool:
-    """Whether it is empty, or what an item's key is made of."""
-    if not position:
-        return True
-    texts = all(isinstance(value, str) and value for value in position)
-    if not texts or len(position) != len(POSITION):
-        return False
-    return re.fullmatch("[0-9]{1,15}", position[0]) is not None
+    return {"status_bucket": {"S": _status_bucket(status, bucket)}, **start}
