@@ -323,11 +323,11 @@ def _from_cursor(cursor: str, status: str) -> tuple[int, Attributes | None]:
         of_status, bucket, *position = json.loads(base64.urlsafe_b64decode(cursor))
         start = _start(position, status, bucket)
         # no second way to write one: not 3.0 or true for a bucket, no blanks, no other digits
-        is_ours = of_status in STATUSES and _to_cursor(of_status, bucket, start) == cursor
+        if of_status not in STATUSES or _to_cursor(of_status, bucket, start) != cursor:
+            raise ValueError(cursor)
     except (ValueError, TypeError, RecursionError):
-        is_ours = False
-    if not is_ours:
-        raise Rejected("is not a cursor that this API gave", field="cursor", value=cursor)
+        reason = "is not a cursor that this API gave"
+        raise Rejected(reason, field="cursor", value=cursor) from None
     if of_status != status:
         reason = f"is of alerts that are {of_status}, and these are to be {status}: leave it out"
         raise Rejected(reason, field="cursor", value=cursor)
