@@ -40,6 +40,7 @@ sys.path.append(str(ROOT))
 from emulator.gaps import Modules  # noqa: E402 - found by the path above: python runs this with -I
 
 GAPS = (
+    "table_keys",
     "partiql",
     "expiry",  # before `keeping`, which packs what is left
     "keeping",

@@ -337,6 +337,23 @@ def test_what_a_full_new_window_has_no_room_for_is_not_dropped_unasked(
     assert stage.pointer().current == 0
 
 
+@pytest.mark.parametrize("missing", ["refuse", "keep"])
+def test_a_window_that_cannot_be_read_is_named_and_dropping_it_goes_on(
+    stage: Stage, missing: str
+) -> None:
+    stage.writer().add([reading(0, "pump-1"), reading(0, "pump-2")])
+    (item,) = [each for key, each in stage.items.stored.items() if key[0] == "pump-1"]
+    item["readings"] = {"B": b"\x02" + item["readings"]["B"][1:]}
+    stage.archived(reading(0, "pump-1"), reading(0, "pump-2"))
+    with pytest.raises(Rejected, match=r"window of pump-1, .* can't be read.*drop goes on"):
+        stage.rebuild(missing=missing)
+    assert stage.pointer().current == 0
+    stage.give_up()
+    stage.rebuild(missing="drop")
+    for device_id in ("pump-1", "pump-2"):
+        assert stage.shown(device_id) == {NOW_MS - HOUR_MS: {0: {"temperature": 20.0}}}
+
+
 def test_a_wish_that_is_none_of_the_three_is_named(stage: Stage) -> None:
     with pytest.raises(Rejected, match="missing: is none of refuse, keep, drop"):
         stage.rebuild(missing="guess")
@@ -569,7 +586,7 @@ def test_where_nobody_knows_the_generations_no_reading_is_stored(stage: Stage) -
     generations = MemoryGenerations(stage.items, REGION, stage.clock)
     generations.down = True
     added = Windows(stage.items, REGION, RETENTION_MS, generations.written).add([reading(0)])
-    assert added == ([None], 0)
+    assert (added.fates, added.conflicts) == ([None], 0)
     assert stage.stored() == {}
 
 
