@@ -57,6 +57,7 @@ GAPS = (
     "api_imports",
     "layers",
     "failing",
+    "datagrams",
     "firehose",
     "iot",
     "states",
@@ -66,6 +67,8 @@ GAPS = (
     "imports",
     "nested_stacks",
     "deleted_stacks",
+    "signatures",
+    "origins",  # after `signatures`: outside of it
 )
 """The modules of `emulator.gaps`, in the order in which they are closed."""
 

@@ -285,7 +285,7 @@ def env(options: Options, _console: Console) -> int:
     """Print variables for a shell."""
     instance = named(options.name)
     state = instance.deployed()
-    variables = aws_environment(instance.endpoint, state.region) | {
+    variables = aws_environment(state, instance.endpoint) | {
         "API_URL": state.api_url,
         "MQTT_HOST": "127.0.0.1",
         "MQTT_PORT": str(state.mqtt_port),

@@ -39,13 +39,11 @@ CONTAINER_PYTHON = "3.13"  # the template's own
 STREAM_FUNCTIONS = ("aggregate", "alert")
 ARCHIVE_BUFFER_SECONDS = 2
 NO_ENDPOINT = "http://127.0.0.1:9"
+NO_STATE = State(access_key="none", secret_key="none")  # noqa: S106 - it opens nothing
 CLIENTS_LOCK = Lock()
 API_URL_PATTERN = re.compile(r"https://(?P<api>[^./]+)\.execute-api\.[^/]+/(?P<stage>[^/]+)/?")
 NESTED_STACK = "AWS::CloudFormation::Stack"
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
-
-# The emulator takes this key for the account's root, with any secret.
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
 
 def host_parameters() -> dict[str, str]:
@@ -87,7 +85,8 @@ def tool_environment(
 ) -> dict[str, str]:
     """Return the environment for a tool that talks to the embedded AWS, and can't talk to another.
 
-    What a person has set for AWS (profile, keys, endpoints of single services) is left out.
+    What a person has set for AWS (profile, keys, endpoints of single services) is left out. The
+    keys are those of the instance whose folder this is; of none yet, keys that open nothing.
     """
     own = {
         name: value
@@ -99,7 +98,7 @@ def tool_environment(
     )
     return (
         own
-        | aws_environment(endpoint)
+        | aws_environment(state_in(folder), endpoint)
         | {
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
@@ -116,13 +115,22 @@ def tool_environment(
     )
 
 
-def aws_environment(endpoint: str, region: str = State.region) -> dict[str, str]:
-    """Return what points an AWS SDK or CLI at the embedded AWS."""
+def state_in(folder: Path) -> State:
+    """Return the state of the instance whose folder this is, or one with keys that open nothing."""
+    try:
+        return Instance(folder.name, folder).load()
+    except LocalError:
+        return NO_STATE
+
+
+def aws_environment(state: State, endpoint: str) -> dict[str, str]:
+    """Return what points an AWS SDK or CLI at the embedded AWS, as its account's root."""
     return {
         "AWS_ENDPOINT_URL": endpoint,
-        **CREDENTIALS,
-        "AWS_REGION": region,
-        "AWS_DEFAULT_REGION": region,
+        "AWS_ACCESS_KEY_ID": state.access_key,
+        "AWS_SECRET_ACCESS_KEY": state.secret_key,
+        "AWS_REGION": state.region,
+        "AWS_DEFAULT_REGION": state.region,
     }
 
 
@@ -131,17 +139,17 @@ def client(state: State, service: str, answer_seconds_max: float = 30) -> Any:
     retries: Any = {"mode": "standard", "max_attempts": 3}
     config = Config(proxies={}, retries=retries, read_timeout=answer_seconds_max)
     with CLIENTS_LOCK:  # a client is safe to share among threads, and not to make in several
-        return session(state.region).client(  # type: ignore[call-overload]
+        return session(state.region, state.access_key, state.secret_key).client(  # type: ignore[call-overload]
             service, endpoint_url=f"http://127.0.0.1:{state.port}", config=config
         )
 
 
 @cache
-def session(region: str) -> boto3.Session:
+def session(region: str, access_key: str, secret_key: str) -> boto3.Session:
     """Return a session for all clients: each reads what boto3 knows of AWS anew, 0.1 s of CPU."""
     return boto3.Session(
-        aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
         region_name=region,
     )
 
