@@ -37,6 +37,11 @@ def run(
             log.warning("a schema can't be had now", extra={"why": str(error)})
             failures.append({"itemIdentifier": message["messageId"]})
             continue
+        # whatever is wrong with one message, the others beside it go on
+        except Exception:  # noqa: BLE001
+            log.exception("a message can't be read", extra={"id": message["messageId"]})
+            failures.append({"itemIdentifier": message["messageId"]})
+            continue
         if stream.put(readings) or not quarantine.keep(held):
             failures.append({"itemIdentifier": message["messageId"]})
             continue

@@ -33,7 +33,7 @@ def run(
             if errors:
                 raise Unavailable("; ".join(errors))
         # a body that isn't a notice goes the way of what can't be sent: to the dead letters
-        except (Unavailable, TypeError, ValueError) as error:
+        except (Unavailable, TypeError, ValueError, RecursionError) as error:
             why = {"id": message["messageId"], "why": str(error)}
             log.warning("notice not sent", extra=why)
             failures.append({"itemIdentifier": message["messageId"]})

@@ -40,7 +40,7 @@ def get_windows(
     event: dict[str, Any], now_ms: int, windows: WindowReader, _alerts: AlertReader
 ) -> dict[str, Any]:
     """One device's statistics by minute; `next` is the `from` of the next page."""
-    device_id = http.path_parameter(event, "device_id") or ""
+    device_id = http.path_name(event, "device_id")
     to_ms = http.instant(event, "to", now_ms)
     from_ms = http.instant(event, "from", to_ms - HOUR_MS)
     if from_ms > to_ms:
@@ -73,7 +73,7 @@ def get_device(
     event: dict[str, Any], _now_ms: int, windows: WindowReader, _alerts: AlertReader
 ) -> dict[str, Any]:
     """One device's latest reading by event time."""
-    device_id = http.path_parameter(event, "device_id") or ""
+    device_id = http.path_name(event, "device_id")
     latest = next(windows.between(device_id, 0, LATEST_MS, LATEST_PAGE, newest_first=True), None)
     if latest is None:
         return http.respond(404, {"message": f"There are no readings of device {device_id}."})
@@ -87,7 +87,8 @@ def get_alerts(
     event: dict[str, Any], _now_ms: int, _windows: WindowReader, alerts: AlertReader
 ) -> dict[str, Any]:
     """Episodes of one status, page by page: of each device and rule the latest."""
-    status = http.query_parameter(event, "status") or OPEN
+    status = http.query_parameter(event, "status")
+    status = OPEN if status is None else status
     if status not in STATUSES:
         reason = f"is not a status: {' and '.join(STATUSES)} are"
         raise Rejected(reason, field="status", value=status)
@@ -116,12 +117,7 @@ ROUTES: dict[str, Route] = {
 
 
 def _limit(event: dict[str, Any]) -> int:
-    text = http.query_parameter(event, "limit")
-    if text is None:
-        return DEFAULT_LIMIT
-    if not (text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MAX_LIMIT):
-        raise Rejected(f"is not a number from 1 to {MAX_LIMIT}", field="limit", value=text)
-    return int(text)
+    return http.number(event, "limit", DEFAULT_LIMIT, MAX_LIMIT)
 
 
 @functools.cache

@@ -106,9 +106,10 @@ class Batches:
             return False
         try:
             self._settled[key] = self._attempt(key)
-        except Unavailable as error:
+        # whatever is wrong with one object, the others have their turn
+        except Exception as error:  # noqa: BLE001
             log.warning("left", extra={"key": key, "why": str(error)})
-            self._leave(1, str(error))
+            self._leave(1, str(error) or repr(error))
             self._settled[key] = False
         return self._settled[key]
 

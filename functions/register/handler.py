@@ -25,7 +25,7 @@ def run(
     """POST creates one token or several, all or none; DELETE revokes one."""
     try:
         if event["httpMethod"] == "DELETE":
-            return _revoke(http.path_parameter(event, "subject") or "", registry)
+            return _revoke(http.path_name(event, "subject"), registry)
         return _create(event, now_ms, new_secret, registry)
     except Rejected as error:
         return http.refuse(error)

@@ -53,6 +53,7 @@ def test_an_overheating_device_has_one_open_alert_and_its_notice_goes_out_once(
         "first_breach_at": shown(minute + 2_000),
         "last_breach_at": shown(minute + 30_000),
         "cleared_at": None,
+        "ended_by": None,
         "previous_cleared_at": None,
         "peak": 45.5,
         "status": "open",
