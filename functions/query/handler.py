@@ -8,7 +8,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
-from telemetry.aws import http
+from telemetry.aws import events, http
 from telemetry.aws.alerts import OPEN, STATUSES, AlertReader
 from telemetry.aws.clients import client
 from telemetry.aws.observe import observed
@@ -133,4 +133,5 @@ def wired() -> tuple[WindowReader, AlertReader]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """API Gateway's proxy event in, its response out."""
+    events.expect("query", event, events.routes(*ROUTES))
     return run(event, int(time.time() * 1000), *wired())
