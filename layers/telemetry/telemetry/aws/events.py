@@ -64,7 +64,7 @@ def _is_schedule(event: dict[str, Any]) -> bool:
     return event.get("source") == "aws.events" and event.get("detail-type") == "Scheduled Event"
 
 
-def _is_message(event: dict[str, Any]) -> bool:
+def _is_message(event: Mapping[str, Any]) -> bool:
     return {"topic", "device_id", "body", "received_at"} <= event.keys()
 
 
