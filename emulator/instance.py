@@ -23,6 +23,9 @@ class State:
     port: int = 0
     mqtt_port: int = 0
     region: str = REGION
+    access_key: str = ""
+    secret_key: str = ""
+    """Those of the account's root, in this instance alone."""
 
 
 @dataclass(frozen=True)

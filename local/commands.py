@@ -35,7 +35,7 @@ from local.trial.mapping_state import MappingReader, shards_table
 from local.trial.mapping_state import as_json as mappings_as_json
 from local.trial.monitor import Monitor
 from local.trial.poison import Poisoning
-from local.trial.report import Report, as_json, verdict
+from local.trial.report import Report, as_json, tell_verdict
 from local.trial.run import REFRESH_SECONDS, Plan, elapsed_text, exercise, now_ms
 from local.trial.watch import PLAIN_LINE_SECONDS, live_table, plain_line
 from local.values import duration_text
@@ -82,7 +82,7 @@ def run(options: Options, console: Console) -> int:
         raise
     finally:
         clean_up(instance, is_clean, console)
-    return 0 if report.is_ok else 1
+    return report.verdict.value
 
 
 def plan_of(seconds: float | None, chaos: Chaos | None) -> Plan:
@@ -111,7 +111,7 @@ def tell(
     report: Report, steps: Steps, instance: Instance, options: Options, console: Console
 ) -> None:
     """Say what came of a run, and print it as JSON if asked to."""
-    verdict(report, console)
+    tell_verdict(report, console)
     if options.json:
         print_json(as_json(report, steps, instance.name))
 
@@ -151,7 +151,7 @@ def devices(options: Options, console: Console) -> int:
     plan = Plan(options.seconds, options.check, is_alone=False)
     report = exercise(instance, steps, source, posting_options, plan, lambda: None)
     tell(report, steps, instance, options, console)
-    return 0 if report.is_ok else 1
+    return report.verdict.value
 
 
 def watch(options: Options, console: Console) -> int:
@@ -292,7 +292,7 @@ def env(options: Options, _console: Console) -> int:
     """Print variables for a shell."""
     instance = named(options.name)
     state = instance.deployed()
-    variables = aws_environment(instance.endpoint, state.region) | {
+    variables = aws_environment(state, instance.endpoint) | {
         "API_URL": state.api_url,
         "MQTT_HOST": "127.0.0.1",
         "MQTT_PORT": str(state.mqtt_port),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from emulator import instance as emulator_instance
+from emulator.embedded import EmbeddedAws
 from local.errors import LocalError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,6 +60,17 @@ class Instance(emulator_instance.Instance):
         if not state.is_deployed:
             raise LocalError(f"instance '{self.name}' isn't deployed yet: its `up` hasn't finished")
         return state
+
+
+def state_of(aws: EmbeddedAws) -> State:
+    """Return the state of an instance whose embedded AWS was just started."""
+    return State(
+        pid=aws.process.pid,
+        port=aws.port,
+        mqtt_port=aws.mqtt_port,
+        access_key=aws.root.key_id,
+        secret_key=aws.root.secret,
+    )
 
 
 def named(name: str, root: Path = ROOT) -> Instance:

@@ -12,8 +12,9 @@ from emulator import embedded
 from emulator.errors import StepFailed
 from local import deployment
 from local.api import Api
+from local.contracts import refuse_stale
 from local.errors import LocalError
-from local.instance import Instance, State
+from local.instance import Instance, State, state_of
 from local.tools import TOOLS, tool
 from local.view import Steps
 
@@ -33,6 +34,7 @@ def brought_up(
     """
     with steps.step("tools", "sam, uv and the embedded AWS found"):
         tools = {name: tool(name, program) for name, program in TOOLS.items()}
+    refuse_stale()
     if instance.is_running():
         raise LocalError(
             f"instance '{instance.name}' is up already: `watch` shows it, `down` ends it"
@@ -46,7 +48,7 @@ def brought_up(
         started = time.monotonic()
         aws = embedded.start(instance, tools["aws"])
         failing.callback(aws.stop)
-        instance.save(State(pid=aws.process.pid, port=aws.port, mqtt_port=aws.mqtt_port))
+        instance.save(state_of(aws))
         steps.done(
             "embedded AWS", f"on 127.0.0.1:{aws.port}, IAM enforced", time.monotonic() - started
         )

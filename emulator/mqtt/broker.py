@@ -19,7 +19,7 @@ from emulator.mqtt.aws import Principal
 from emulator.mqtt.limits import PACKET_BYTES_MAX, Exceeded
 from emulator.mqtt.packets import Malformed, Packet, Publish, Will
 from emulator.mqtt.rules import Unreachable
-from emulator.mqtt.spool import Published
+from emulator.mqtt.spool import NotKept, Published
 
 LOGGER = logging.getLogger(__name__)
 CONNECT_SECONDS_MAX = 10.0
@@ -52,7 +52,7 @@ class Taker(Protocol):
         """How many wait."""
 
     def accept(self, message: Published) -> None:
-        """Take one."""
+        """Take one; raise NotKept where it can't be, and must not be acknowledged."""
 
 
 class Services(Protocol):
@@ -64,6 +64,9 @@ class Services(Protocol):
 
 class Refused(Exception):
     """A client may not do this; its connection ends."""
+
+
+REFUSALS = Exceeded, Refused, Unreachable, NotKept, policy.PolicyUnsupported
 
 
 @dataclass
@@ -120,7 +123,7 @@ class Broker:
         try:
             client = await self._connect(reader, writer)
             await self._session(client, reader)
-        except (Malformed, Exceeded, Refused, Unreachable, policy.PolicyUnsupported) as problem:
+        except (*REFUSALS, Malformed) as problem:
             who = client.client_id if client else "a client that isn't connected yet"
             LOGGER.warning("%s is disconnected: %s", who, problem)
             if client is not None and client.level == packets.LEVEL_5:
@@ -232,7 +235,7 @@ class Broker:
             return
         while self._taker.pending > PENDING_MAX:
             await asyncio.sleep(PENDING_LOOK_SECONDS)
-        self._taker.accept(message)
+        await asyncio.to_thread(self._taker.accept, message)  # it may wait for a locked file
         await self._deliver(topic, payload, qos)
 
     async def _ask(self, client: Client, message: Published) -> None:
@@ -287,7 +290,7 @@ class Broker:
                 await self._take(
                     client, will.topic, will.payload, will.qos, is_retained=will.is_retained
                 )
-            except (Exceeded, Refused, Unreachable, policy.PolicyUnsupported) as problem:
+            except REFUSALS as problem:
                 LOGGER.warning("the will of %s isn't published: %s", client.client_id, problem)
 
 

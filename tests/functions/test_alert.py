@@ -18,6 +18,9 @@ from tests.functions.incoming import NOW_MS, TRACE, failed, kinesis, number, rea
 
 HOT = Rule(name="overheating", metric="temperature", above=38, clears_below=37, severity="critical")
 DAMP = Rule(name="damp", metric="humidity", above=90, clears_below=80, severity="warning")
+THAWING = Rule(
+    name="thawing", metric="temperature", above=-18, clears_below=-20, severity="critical"
+)
 RETENTION_MS = 30 * 86_400_000
 NOTHING_FAILED: dict[str, Any] = {"batchItemFailures": []}
 Counted = Callable[[str], float]
@@ -33,15 +36,17 @@ class Stage:
         self.restart()
 
     def restart(self) -> None:
-        severities = {rule.name: rule.severity for rule in (HOT, DAMP)}
+        severities = {rule.name: rule.severity for rule in (HOT, DAMP, THAWING)}
         self.alerts = Alerts(self.items, "eu-west-1", severities)
         self.alerts._states._sleep = lambda _seconds: None
 
-    def run(self, *records: Reading | bytes) -> dict[str, Any]:
+    def run(
+        self, *records: Reading | bytes, rules: tuple[Rule, ...] = (HOT, DAMP)
+    ) -> dict[str, Any]:
         before = {key: dict(item) for key, item in self.items.stored.items()}
         try:
             quarantine = Quarantine(self.bucket, "failures")
-            return run(kinesis(records), (HOT, DAMP), self.alerts, RETENTION_MS, quarantine)
+            return run(kinesis(records), rules, self.alerts, RETENTION_MS, quarantine)
         finally:
             after = self.items.stored
             self.written += [
@@ -104,6 +109,18 @@ def test_further_breaches_extend_the_episode_and_open_no_other(
     assert episode == Episode(1, NOW_MS + 1_000, NOW_MS + 9_000, 45.0, TRACE, None)
     assert stage.written == ["opened", "extended"]
     assert counted("EpisodesOpened") == 1
+
+
+@pytest.mark.parametrize("values", list(itertools.permutations([-17.5, -2.5, -9.0, -18.0])))
+def test_the_peak_of_a_freezers_episode_is_its_warmest_value(
+    stage: Stage, values: tuple[float, ...]
+) -> None:
+    samples = [hot(place, value) for place, value in enumerate(values)]
+    stage.run(*samples, rules=(THAWING,))
+    ((_, rule_region), episode), *others = stage.episodes().items()
+    assert (rule_region, episode.peak, others) == ("thawing#eu-west-1", -2.5, [])
+    (item,) = stage.items.stored.values()
+    assert item["peak"] == {"N": "-2.5"}
 
 
 def test_a_breach_sent_again_writes_nothing(stage: Stage) -> None:

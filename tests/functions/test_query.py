@@ -34,9 +34,9 @@ class Stage:
     def store(self, *readings: Reading, region: str = "eu-west-1") -> None:
         Windows(self.windows, region, RETENTION_MS, lambda: (0,)).add(readings)
 
-    def breach(self, device_id: str, region: str = "eu-west-1") -> None:
+    def breach(self, device_id: str, region: str = "eu-west-1", value: float = 41.5) -> None:
         alerts = Alerts(self.alerts, region, {"overheating": "critical"})
-        alerts.join({EpisodeKey(device_id, "overheating"): [Breach(NOW_MS, 41.5, TRACE)]})
+        alerts.join({EpisodeKey(device_id, "overheating"): [Breach(NOW_MS, value, TRACE)]})
 
     def get(self, resource: str, device_id: str = "pump-1", **query: str) -> dict[str, Any]:
         query = {name.rstrip("_"): value for name, value in query.items()}
@@ -96,6 +96,26 @@ def test_regions_of_a_minute_are_merged_and_count_a_reading_once(stage: Stage) -
     assert window["count"] == 3
     assert window["metrics"]["temperature"]["mean"] == 30.0
     assert window["metrics"]["temperature"]["last"] == 40.0
+
+
+def test_an_instant_that_regions_have_apart_is_one_reading_with_all_its_metrics(
+    stage: Stage,
+) -> None:
+    at_ms = NOW_MS - MINUTE_MS
+    stage.store(reading(at_ms=at_ms, temperature=-18.5, battery=3.5), region="ap-south-1")
+    stage.store(reading(at_ms=at_ms, temperature=-20.5, humidity=40.0), region="us-east-1")
+    (window,) = body_of(stage.get(WINDOWS))["windows"]
+    told = {name: (each["count"], each["last"]) for name, each in window["metrics"].items()}
+    assert window["count"] == 1
+    # of two values of one instant the larger: what two regions have, as what one was sent twice
+    assert told == {"temperature": (1, -18.5), "battery": (1, 3.5), "humidity": (1, 40.0)}
+    latest = body_of(stage.get(DEVICE))["latest"]
+    assert latest == {
+        "recorded_at": "2026-11-21T01:29:00.000Z",
+        "temperature": -18.5,
+        "battery": 3.5,
+        "humidity": 40.0,
+    }
 
 
 def test_pages_cut_between_minutes_never_between_regions(stage: Stage) -> None:
@@ -345,6 +365,16 @@ def test_pages_of_alerts_have_each_alert_once(stage: Stage, limit: int) -> None:
             break
         cursor = {"cursor": body["next"]}
     assert sorted(seen) == sorted(f"pump-{index}" for index in range(40))
+
+
+def test_a_devices_episodes_of_two_regions_are_two_alerts_each_with_its_own_breaches(
+    stage: Stage,
+) -> None:
+    stage.breach("pump-1", "eu-west-1", -17.5)
+    stage.breach("pump-1", "us-east-1", -2.5)
+    alerts = body_of(stage.get("/alerts"))["alerts"]
+    found = {alert["region"]: alert["peak"] for alert in alerts}
+    assert (len(alerts), found) == (2, {"eu-west-1": -17.5, "us-east-1": -2.5})
 
 
 def test_claims_in_the_table_are_no_alerts(stage: Stage) -> None:

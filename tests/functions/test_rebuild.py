@@ -270,6 +270,38 @@ def test_what_the_archive_has_more_of_than_the_windows_is_nothing_lacking(stage:
     assert stage.shown() == {NOW_MS - HOUR_MS: {0: {"temperature": 30.0}, 1: {"temperature": 20.0}}}
 
 
+def test_a_metric_that_the_archive_lacks_of_an_instant_is_lacking_until_it_is_kept(
+    stage: Stage,
+) -> None:
+    stage.writer().add([reading(0, temperature=-18.5, battery=3.0), reading(1, humidity=40.0)])
+    stage.archived(reading(0, temperature=-20.5, pressure=990.0), reading(1, humidity=50.0))
+    with pytest.raises(Rejected, match="lacks readings"):
+        stage.rebuild()
+    stage.rebuild(missing="keep")
+    assert stage.shown() == {
+        NOW_MS - HOUR_MS: {
+            0: {"temperature": -18.5, "battery": 3.0, "pressure": 990.0},
+            1: {"humidity": 50.0},
+        }
+    }
+
+
+def test_what_is_rebuilt_is_merged_with_what_another_region_has_of_the_same_instant(
+    stage: Stage,
+) -> None:
+    for region in ("ap-south-1", "us-east-1"):  # before and after this one in the keys' order
+        other = Windows(stage.items, region, RETENTION_MS, lambda: (0,))
+        other.add([reading(0, temperature=-20.5, humidity=40.0)])
+    mine = reading(0, temperature=-18.5, battery=3.0)
+    stage.writer().add([mine])
+    stage.archived(mine)
+    merged = {NOW_MS - HOUR_MS: {0: {"temperature": -18.5, "battery": 3.0, "humidity": 40.0}}}
+    for step in stage.steps():
+        assert stage.shown() == merged
+        step()
+    assert stage.shown() == merged
+
+
 def test_what_is_kept_is_told_and_what_can_not_be_kept_now_is_tried_again(stage: Stage) -> None:
     stage.writer().add([reading(0), reading(1)])
     stage.archived(reading(0))

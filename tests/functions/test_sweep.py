@@ -25,6 +25,9 @@ from tests.fakes import MemoryAlertReader, MemoryItems, MemoryWindowReader
 from tests.functions.incoming import NOW_MS, reading
 
 HOT = Rule(name="overheating", metric="temperature", above=38, clears_below=37, severity="critical")
+THAWING = Rule(
+    name="thawing", metric="temperature", above=-18, clears_below=-20, severity="critical"
+)
 REGION = "eu-west-1"
 HOUR_MS = 3_600_000
 Counted = Callable[[str], float]
@@ -39,18 +42,20 @@ class Stage:
         self.remaining_ms = 60_000
 
     def alerts(self, region: str = REGION) -> Alerts:
-        made = Alerts(self.items, region, {"overheating": "critical"})
+        made = Alerts(self.items, region, {"overheating": "critical", "thawing": "critical"})
         made._states._sleep = lambda _seconds: None
         return made
 
-    def course(self, device_id: str = "pump-1", region: str = REGION, **values: float) -> None:
+    def course(
+        self, device_id: str = "pump-1", region: str = REGION, rule: Rule = HOT, **values: float
+    ) -> None:
         """Readings at `_<ms>` go to windows; breaches among them join the episode too."""
         for name, value in values.items():
             at_ms = NOW_MS + int(name.strip("_"))
             sample = reading(device_id, at_ms, temperature=value)
             Windows(self.windows, region, 30 * 24 * HOUR_MS, lambda: (0,)).add([sample])
-            if value > HOT.above:
-                key = EpisodeKey(device_id, "overheating")
+            if value > rule.above:
+                key = EpisodeKey(device_id, rule.name)
                 self.alerts(region).join({key: [Breach(at_ms, value)]})
 
     def sweep(self, at_ms: int, rules: tuple[Rule, ...] = (HOT,)) -> dict[str, int]:
@@ -63,8 +68,8 @@ class Stage:
             lambda: self.remaining_ms,
         )
 
-    def episode(self, device_id: str = "pump-1", region: str = REGION) -> Episode:
-        return to_episode(self.items.stored[device_id, f"overheating#{region}"])
+    def episode(self, device_id: str = "pump-1", region: str = REGION, rule: Rule = HOT) -> Episode:
+        return to_episode(self.items.stored[device_id, f"{rule.name}#{region}"])
 
 
 @pytest.fixture
@@ -115,10 +120,40 @@ def test_a_recovery_that_another_region_has_taken_counts(stage: Stage) -> None:
     assert stage.episode().cleared_ms == NOW_MS + 1000
 
 
+def test_a_value_that_regions_have_otherwise_is_the_larger_one_as_everywhere(
+    stage: Stage,
+) -> None:
+    stage.course("recovers-here", _0=40.0, _1000=30.0)
+    stage.course("recovers-here", "us-east-1", _1000=37.5)
+    stage.course("recovers-there", _0=40.0, _1000=37.5)
+    stage.course("recovers-there", "us-east-1", _1000=30.0)
+    assert stage.sweep(HOUR_MS) == {"seen": 2, "cleared": 0}
+
+
+def test_a_recovery_is_seen_though_another_region_has_other_metrics_of_its_instant(
+    stage: Stage,
+) -> None:
+    for region in ("ap-south-1", "us-east-1"):  # before and after this one in the keys' order
+        damp = reading("pump-1", NOW_MS + 1000, humidity=50.0)
+        Windows(stage.windows, region, 30 * 24 * HOUR_MS, lambda: (0,)).add([damp])
+    stage.course(_0=40.0, _1000=30.0)
+    assert stage.sweep(HOUR_MS) == {"seen": 1, "cleared": 1}
+    assert stage.episode().cleared_ms == NOW_MS + 1000
+
+
 def test_another_regions_episodes_are_left_to_it(stage: Stage) -> None:
     stage.course(region="us-east-1", _0=40.0, _1000=30.0)
     assert stage.sweep(HOUR_MS) == {"seen": 0, "cleared": 0}
     assert stage.episode(region="us-east-1").is_open
+
+
+def test_a_freezer_recovers_below_its_negative_threshold(stage: Stage) -> None:
+    stage.course(rule=THAWING, _0=-17.5, _1000=-2.5, _2000=-18.0, _3000=-20.0, _4000=-20.5)
+    stage.course("frozen", rule=THAWING, _0=-30.0, _1000=-18.0)
+    assert stage.sweep(HOUR_MS, (THAWING,)) == {"seen": 1, "cleared": 1}
+    assert stage.episode(rule=THAWING) == Episode(
+        1, NOW_MS, NOW_MS + 1000, -2.5, None, None, NOW_MS + 4000
+    )
 
 
 def test_a_breach_that_joins_meanwhile_keeps_the_episode_open(stage: Stage) -> None:

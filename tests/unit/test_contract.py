@@ -168,7 +168,8 @@ def test_a_name_near_by_is_proposed(name: str, near: str) -> None:
 def committed(root: Path) -> Path:
     """A copy of what `make schemas` reads and writes."""
     read_and_written = [
-        *("schemas", "rules.yaml", "template.yaml", "stacks", "docs/metrics.md", CLIENT)
+        *("schemas", "rules.yaml", "influx.yaml", "template.yaml", "stacks", "docs/metrics.md"),
+        CLIENT,
     ]
     listed = subprocess.check_output(["git", "ls-files", *read_and_written], cwd=ROOT, text=True)
     for name in listed.split():
@@ -224,6 +225,10 @@ def unruly(folder: Path) -> None:
     (folder / "rules.yaml").write_text("rules: []")
 
 
+def mismapped(folder: Path) -> None:
+    (folder / "influx.yaml").write_text("device: {tags: [host]}\nunmaped: ignore")
+
+
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
@@ -240,6 +245,7 @@ def unruly(folder: Path) -> None:
         (unmarked, "archive.yaml: the lines `# begin views` and `# end views` are not there"),
         (unreadable, "stacks/contracts.yaml: is not YAML, so nobody knows what is registered"),
         (unruly, "rules.yaml: `rules` is not a list of one rule or more"),
+        (mismapped, "influx.yaml: unmaped: "),
     ],
 )
 def test_files_that_cannot_be_are_named_and_nothing_is_written(

@@ -27,7 +27,7 @@ from emulator.mqtt.aws import Principal
 from emulator.mqtt.broker import CONNECT_SECONDS_MAX, PENDING_MAX, Broker, tls_context
 from emulator.mqtt.limits import PAYLOAD_BYTES_MAX
 from emulator.mqtt.rules import Unreachable
-from emulator.mqtt.spool import Published
+from emulator.mqtt.spool import NotKept, Published
 from local.errors import LocalError
 from local.fleet import over_mqtt
 from local.fleet.ledger import Ledger
@@ -70,6 +70,7 @@ class Site:
         self.is_away = False
         self.pending = 0
         self.is_reachable = True
+        self.refuses: Exception | None = None
         self.forgotten: list[str] = []
         self.takes = threading.Event()
         self.takes.set()
@@ -111,6 +112,8 @@ class Site:
 
     def accept(self, message: Published) -> None:
         self.takes.wait(SECONDS_MAX)
+        if self.refuses:
+            raise self.refuses
         self.taken.append(message)
 
     def answer(self, message: Published) -> tuple[str, bytes] | None:
@@ -361,6 +364,21 @@ def test_a_message_waits_while_too_many_wait_for_the_rules(site: Site, device: D
     assert (message.is_published(), site.taken) == (False, [])
     site.pending = 0
     assert eventually(message.is_published)
+
+
+def test_a_message_that_cannot_be_kept_is_not_acknowledged_and_the_next_connection_may_send_it(
+    site: Site, device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.refuses = NotKept("pump-1/a: database or disk is full")
+    message = device.client.publish("pump-1/a", b"1", qos=1)
+    device.sees("Success", "disconnected")
+    assert not message.is_published()
+    assert "pump-1 is disconnected: pump-1/a: database or disk is full" in caplog.text
+    site.refuses = None
+    again = Device(site, "pump-1", site.knows("pump-1")).connect()
+    again.client.publish("pump-1/a", b"1", qos=1).wait_for_publish(SECONDS_MAX)
+    assert [taken.payload for taken in site.taken] == [b"1"]
+    again.end()
 
 
 def test_a_device_is_disconnected_while_nobody_knows_what_it_may(

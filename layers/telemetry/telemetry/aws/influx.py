@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
-from telemetry.aws.http import RETRY_AFTER_SECONDS, query_parameter
+from telemetry.aws.http import RETRY_AFTER_SECONDS, header, query_parameter
 from telemetry.domain.admission import Poster
 from telemetry.domain.decoders.compression import GZIP_MAGIC, unpacked
 from telemetry.domain.influx import Batch, shipped_mapping, translate
 from telemetry.domain.line_protocol import Fault, TooManyLines, parse
 from telemetry.domain.reading import shown
-from telemetry.errors import Rejected, TooLarge
+from telemetry.errors import Rejected, TooLarge, Unsupported
 
 # Telegraf's outputs.influxdb drops a batch that is answered by 413, so this is as much as an
 # invocation takes: 6 MB of JSON. https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
@@ -30,6 +30,7 @@ V2_CODES = {
     400: "invalid",
     403: "forbidden",
     413: "request too large",
+    415: "unsupported media type",
     503: "unavailable",
 }
 CREATE = re.compile(r"\s*CREATE\s+DATABASE\b", re.IGNORECASE)
@@ -47,18 +48,19 @@ def read(event: dict[str, Any], poster: Poster, now_ms: int) -> Batch:
 
 
 def _body(event: dict[str, Any]) -> bytes:
-    """The request's bytes. API Gateway decompresses gzip; if it hasn't, the first two say so."""
+    """The request's bytes, unpacked; raises Rejected, Unsupported, TooLarge."""
     body = event.get("body") or ""
     try:
         is_base64 = event.get("isBase64Encoded")
         data = base64.b64decode(body) if is_base64 else body.encode(errors="surrogatepass")
     except ValueError as error:
         raise Rejected(f"is not base64: {error}", field="body") from None
-    if data.startswith(GZIP_MAGIC):
-        data = unpacked(data, "gzip", MAX_BODY_BYTES)
     if len(data) > MAX_BODY_BYTES:
         raise TooLarge(f"has more than {MAX_BODY_BYTES} bytes; send it in parts", field="body")
-    return data
+    coding = header(event, "content-encoding")
+    if data.startswith(GZIP_MAGIC):
+        coding = "gzip"  # whatever its header says
+    return unpacked(data, coding, MAX_BODY_BYTES)
 
 
 def written(event: dict[str, Any], faults: Sequence[Fault], ignored: Counter[str]) -> Response:
@@ -84,6 +86,8 @@ def unavailable(event: dict[str, Any]) -> Response:
 def refuse(event: dict[str, Any], error: Rejected) -> Response:
     """The answer to a request of which nothing was taken."""
     status = 413 if isinstance(error, TooLarge | TooManyLines) else 400
+    if isinstance(error, Unsupported):
+        status = 415
     value = "" if error.value is None else f"; it is {shown(error.value)!r}"
     return _error(event, status, f"{error}{value}")
 
