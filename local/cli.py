@@ -178,7 +178,12 @@ def add_query(added: Subparsers) -> None:
     windows.add_argument(
         "--metric", default="temperature", help="the metric in the table (default: temperature)"
     )
-    device = command(asked, "device", commands.query_device, "A device's latest reading.")
+    device = command(
+        asked,
+        "device",
+        commands.query_device,
+        "The last known value of each of a device's metrics.",
+    )
     device.add_argument("device")
     alerts = command(asked, "alerts", commands.query_alerts, "The alerts.")
     alerts.add_argument("--status", default="open", help="open (default) or cleared")

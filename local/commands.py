@@ -220,15 +220,19 @@ def query_windows(options: Options, console: Console) -> int:
 
 
 def query_device(options: Options, console: Console) -> int:
-    """Print a device's latest reading."""
+    """Print the last known value of each of a device's metrics."""
     with operator(options) as api:
         answer = api.device(options.device)
     if options.json:
         return print_json(answer)
-    table = table_of("metric", "value")
-    for name, value in answer["latest"].items():
-        table.add_row(name, str(value))
-    return print_table(console, table, f"{options.device}: latest reading")
+    table = table_of("metric", "value", "recorded at")
+    for name, known in answer["metrics"].items():
+        table.add_row(name, str(known["value"]), known["recorded_at"])
+    searched = answer["searched"]
+    title = f"{options.device}: last known values"
+    if not searched["complete"]:
+        title += f", as far back as {searched['back_to']}"
+    return print_table(console, table, title)
 
 
 def query_alerts(options: Options, console: Console) -> int:
@@ -240,6 +244,9 @@ def query_alerts(options: Options, console: Console) -> int:
     is_wide = console.width >= WIDE
     table = table_of("device", "rule", "first breach", "lasted", "peak", *["trace"] * is_wide)
     for alert in alerts:
+        if "unreadable" in alert:
+            table.add_row(alert["device_id"], alert["rule"], "unreadable")
+            continue
         first, last = alert["first_breach_at"], alert["last_breach_at"]
         lasted = duration_text((from_iso(last) - from_iso(first)) / 1000)
         row = alert["device_id"], alert["rule"], first, lasted, f"{alert['peak']:.1f}"

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from telemetry.aws import stream
+from telemetry.aws import events, stream
 from telemetry.aws.clients import client
 from telemetry.aws.generations import Generations
 from telemetry.aws.items import DynamoItems
@@ -121,4 +121,5 @@ def wired() -> tuple[Windows, Quarantine]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """A Kinesis event in, a partial batch response out."""
+    events.expect("aggregate", event, events.STREAM)
     return run(event, int(time.time() * 1000), *wired())

@@ -4,7 +4,7 @@ import functools
 import os
 from typing import Any
 
-from telemetry.aws import mqtt
+from telemetry.aws import events, mqtt
 from telemetry.aws.clients import client
 from telemetry.aws.observe import count, log, observed
 from telemetry.aws.overflow import overflowed, sent_at_ms, unreadable
@@ -82,4 +82,5 @@ def wired() -> tuple[Stream, Quarantine, int, Schemas]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """An SQS event in, a partial batch response out."""
+    events.expect("drain", event, events.MESSAGES)
     return run(event, *wired())

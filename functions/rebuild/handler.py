@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from telemetry.aws import events
 from telemetry.aws.archive import Archive, Line, Position
 from telemetry.aws.chunks import chunks
 from telemetry.aws.clients import client
@@ -344,4 +345,5 @@ def wired() -> tuple[Region]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """A state's input in, its output out."""
+    events.expect("rebuild", event, events.tasks(*TASKS))
     return run(event, int(time.time() * 1000), *wired())
