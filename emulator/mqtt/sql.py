@@ -5,7 +5,8 @@
 Expressions are literals, names of the payload's fields (`a.b` of nested ones), functions,
 comparisons, AND, OR, NOT, brackets. What else there is in AWS's reference is refused with its place
 in the text: https://docs.aws.amazon.com/iot/latest/developerguide/iot-sql-reference.html. Where
-the reference doesn't say what comes out, evaluation raises `Undocumented` instead of guessing.
+the reference doesn't say what comes out, evaluation raises `Undocumented` instead of guessing. One
+guess is made: of a key that a payload has twice the last value counts, and is all that goes on.
 """
 
 import base64
