@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from telemetry.domain.admission import Admission
+from telemetry.domain.admission import Admission, to_refusal
 from telemetry.domain.line_protocol import Fault, Point, Value
 from telemetry.domain.reading import FIELDS, METRICS, shown
 from telemetry.domain.token import SUBJECT
@@ -120,13 +120,23 @@ class Mapping(BaseModel):
 class Batch(NamedTuple):
     """A request's points as documents that `admit` takes, and what became of the others.
 
-    `documents[i]` is of `points[i]`; `ignored` counts the fields that no metric is made from.
+    `documents[i]` is of `points[i]`. `faults` are of points that aren't kept; `partly` are fields
+    refused of those that are, by index. `ignored` counts the fields that no metric is made from.
     """
 
     documents: list[dict[str, Any]]
     points: list[Point]
     faults: list[Fault]
     ignored: Counter[str]
+    partly: list[tuple[int, Rejected]]
+
+
+class Judgement(NamedTuple):
+    """What is admitted, all faults in the order of their lines, and how many points aren't kept."""
+
+    admission: Admission
+    faults: list[Fault]
+    dropped: int
 
 
 def load_mapping(text: str) -> Mapping:
@@ -161,10 +171,12 @@ def translate(
     `device_id` is who posts, where that is a device: its points need no tag. A point without a
     time was measured when it was received.
     """
-    batch = Batch([], [], [], Counter())
+    batch = Batch([], [], [], Counter(), [])
     for point in points:
         try:
-            metrics, unmapped = _metrics(point, mapping)
+            metrics, unmapped, refused = _metrics(point, mapping)
+            if refused and not metrics:
+                raise Rejected.all_of(refused)
             if not metrics:
                 batch.ignored.update(unmapped)
                 continue
@@ -173,10 +185,10 @@ def translate(
                 tags = ", ".join(mapping.device.tags)
                 raise Rejected(f"none of the tags {tags} is there to name the device")
         except Rejected as error:
-            batch.faults.append(
-                Fault(point.line, None, told(error.field, error.value, error.reason))
-            )
+            reason = told(error.field, error.value, error.reason)
+            batch.faults.append(Fault(point.line, None, reason))
             continue
+        batch.partly.extend((len(batch.documents), error) for error in refused)
         batch.ignored.update(unmapped)
         at_ms = received_ms if point.time_ns is None else point.time_ns // NANOSECONDS_A_MS
         batch.documents.append({"device_id": device, "recorded_at": at_ms, **metrics})
@@ -184,23 +196,39 @@ def translate(
     return batch
 
 
-def _metrics(point: Point, mapping: Mapping) -> tuple[dict[str, float], list[str]]:
-    """The metrics in a point, and its fields that are none; raises Rejected."""
+def _metrics(point: Point, mapping: Mapping) -> tuple[dict[str, float], list[str], list[Rejected]]:
+    """The metrics in a point, its fields that are none, and those that are refused.
+
+    Where two fields are one metric, the larger value stays, as of two points of one instant. Raises
+    Rejected for a field without a metric, where the mapping refuses those.
+    """
     metrics: dict[str, float] = {}
+    names: dict[str, str] = {}
     unmapped: list[str] = []
+    refused: list[Rejected] = []
     for field, value in point.fields.items():
         name = f"{point.measurement}.{field}"
         entry = mapping.entry_of(point, field)
         if entry is None:
             unmapped.append(name)
             continue
-        if entry.metric in metrics:
-            reason = f"is another field of this point that is metric {entry.metric}"
-            raise Rejected(reason, field=name, value=value)
-        metrics[entry.metric] = entry.convert(_number(name, value, entry.metric))
+        try:
+            number = entry.convert(_number(name, value, entry.metric))
+        except Rejected as error:
+            refused.append(error)
+            continue
+        kept = metrics.setdefault(entry.metric, number)
+        first = names.setdefault(entry.metric, name)
+        if number > kept:
+            metrics[entry.metric], names[entry.metric] = number, name
+        if number != kept:
+            (low, lost), (high, other) = sorted([(kept, first), (number, name)])
+            reason = f"{low} differs from {high}, which {other} of this point has for "
+            reason += f"{entry.metric}; the larger value is kept"
+            refused.append(Rejected(reason, field=lost, value=low))
     if unmapped and mapping.unmapped == "refuse":
         raise Rejected("is no metric by influx.yaml", field=unmapped[0])
-    return metrics, unmapped
+    return metrics, unmapped, refused
 
 
 def _number(name: str, value: Value, metric: str) -> float:
@@ -210,39 +238,28 @@ def _number(name: str, value: Value, metric: str) -> float:
     return float(value)
 
 
-def judged(batch: Batch, admission: Admission) -> tuple[Admission, list[Fault]]:
-    """What is admitted for good, and all faults in the order of their lines.
+def judged(batch: Batch, admission: Admission) -> Judgement:
+    """What is admitted of a batch, and what became of the rest.
 
     InfluxDB keeps nanoseconds and tells series apart by their tags; a reading is its device and
-    millisecond. Where two points would be one reading and have the same metric, only one value
-    could stay: the later point is refused, unless it says the same of the same nanosecond.
+    millisecond. So two points may be one reading, and have one metric (`admission.agreeing`).
     """
-    kept = Admission([], [], admission.refusals)
-    faults = list(batch.faults)
-    for refusal in admission.refusals:
-        reason = told(refusal["field"], refusal["value"], refusal["reason"])
-        faults.append(Fault(batch.points[refusal["index"]].line, None, reason))
-    seen: dict[tuple[str, int, str], tuple[Point, float]] = {}
-    for reading, index in zip(admission.readings, admission.indexes, strict=True):
-        point = batch.points[index]
-        values = {
-            (reading.device_id, reading.recorded_at_ms, metric): value
-            for metric, value in reading.metrics.items()
-        }
-        clash = next((key for key in values if _differ(seen.get(key), point, values[key])), None)
-        if clash:
-            other = seen[clash][0].line
-            reason = f"{clash[2]} of {clash[0]} is in line {other} already, in the same millisecond"
-            faults.append(Fault(point.line, None, reason))
-            continue
-        seen |= {key: (point, value) for key, value in values.items()}
-        kept.readings.append(reading)
-        kept.indexes.append(index)
-    return kept, sorted(faults)
-
-
-def _differ(earlier: tuple[Point, float] | None, point: Point, value: float) -> bool:
-    return earlier is not None and (earlier[0].time_ns, earlier[1]) != (point.time_ns, value)
+    taken = set(admission.indexes)
+    partly = admission.partly + [
+        to_refusal(index, batch.documents[index]["device_id"], error)
+        for index, error in batch.partly
+        if index in taken
+    ]
+    faults = batch.faults + [
+        Fault(
+            batch.points[each["index"]].line,
+            None,
+            told(each["field"], each["value"], each["reason"]),
+        )
+        for each in [*admission.refusals, *partly]
+    ]
+    dropped = len(batch.faults) + len(admission.refusals)
+    return Judgement(admission._replace(partly=partly), sorted(faults), dropped)
 
 
 def told(field: str | None, value: Any, reason: str) -> str:
