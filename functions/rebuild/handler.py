@@ -137,9 +137,12 @@ def _size(line: Line) -> int:
 
 
 def _kept(line: Line, part: str, now_ms: int, region: Region) -> Reading | None:
-    """The reading in a line, unless `aggregate` takes it for none, or its window has expired."""
+    """The reading in a line, unless `aggregate` takes it for none, or its window has expired.
+
+    It has the metrics that are valid, as in `aggregate`.
+    """
     try:
-        reading = decode(line.data)
+        reading = decode(line.data).reading
         check_time(reading, archive_of.received_at_ms(reading, part), region.retention_ms)
     except Rejected:
         return None
