@@ -181,6 +181,8 @@ class QueuePoller:
             region_token = self.lambda_svc._request_region.set(region)
             try:
                 found = self.look(mapping) or found
+            except Exception:  # it keeps no other mapping from its turn
+                LOGGER.exception("a look at the queue of %s", mapping["UUID"])
             finally:
                 self.lambda_svc._request_account_id.reset(account_token)
                 self.lambda_svc._request_region.reset(region_token)

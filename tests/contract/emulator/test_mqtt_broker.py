@@ -3,23 +3,25 @@
 import asyncio
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from emulator.embedded import free_port
-from emulator.mqtt import broker, certificates, limits
+from emulator.mqtt import broker, certificates, limits, sql
 from emulator.mqtt.broker import CONNECT_SECONDS_MAX, PENDING_MAX
 from emulator.mqtt.limits import PAYLOAD_BYTES_MAX
-from emulator.mqtt.spool import NotKept
+from emulator.mqtt.rules import Rule, RulesEngine
+from emulator.mqtt.spool import NotKept, Spool
 from local.errors import LocalError
 from local.fleet import over_mqtt
 from local.fleet.ledger import Ledger
@@ -199,6 +201,41 @@ def test_a_message_that_cannot_be_kept_is_not_acknowledged_and_the_next_connecti
     again.client.publish("pump-1/a", b"1", qos=1).wait_for_publish(SECONDS_MAX)
     assert [taken.payload for taken in site.taken] == [b"1"]
     again.end()
+
+
+def test_while_the_file_of_messages_is_locked_none_is_acknowledged_and_then_all_goes_on(
+    tmp_path: Path,
+) -> None:
+    class Noting:
+        done: ClassVar[list[bytes]] = []
+
+        def run(self, _rule: Rule, _action: Any, _message: sql.Message, data: bytes) -> None:
+            self.done.append(data)
+
+    rule = Rule("all", "arn", sql.parse("SELECT * FROM '#'"), [{"sqs": {}}], None)
+    file = tmp_path / "mqtt.sqlite3"
+    spool = Spool(file, locked_seconds=0.1)
+    engine = RulesEngine(spool, lambda: [rule], Noting())
+    engine.start()
+    site = Site(tmp_path, engine)
+    try:
+        device = site.device("pump-1")
+        device.publishes("pump-1/a", b'{"n":1}')
+        assert eventually(lambda: spool.kept() == [])
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            sent = device.client.publish("pump-1/a", b'{"n":2}', qos=1)
+            device.sees("Success", "disconnected")
+            assert not sent.is_published()
+        again = site.device("pump-1")
+        for number in range(3, 20):
+            again.publishes("pump-1/a", b'{"n":%d}' % number)
+        again.end()
+        assert eventually(lambda: spool.kept() == [])
+        assert sorted(Noting.done) == sorted(b'{"n":%d}' % n for n in (1, *range(3, 20)))
+    finally:
+        site.end()
+        spool.close()
 
 
 def test_a_device_is_disconnected_while_nobody_knows_what_it_may(

@@ -408,3 +408,14 @@ def test_a_message_received_anew_outlives_the_late_end_of_an_older_batch() -> No
     rig._receive_messages_for_esm("", 1)
     rig.finish()
     assert rig.left == [("a", 2)]
+
+
+def test_a_mapping_that_cannot_be_looked_at_keeps_no_other_from_its_turn(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rig = Rig()
+    rig.mappings = [{"UUID": "broken"}, rig.mapping]
+    rig.send("a")
+    rig.pass_time(1)
+    assert rig.batches == [["a"]]
+    assert "a look at the queue of broken" in caplog.text
