@@ -37,6 +37,11 @@ down: $(venv) ## Stop the embedded AWS.
 test: $(venv) $(sam) $(aws) ## Run the tests; one tier alone: ARGS=tests/unit
 	@$(with_tools) .venv/bin/python -m tests $(ARGS)
 
+# It needs a Chromium, and ends with 3 where none is. ACCEPT=3: that will do.
+browser: $(venv) $(sam) $(aws) ## Try in a real Chromium what web pages may do to an instance: ACCEPT=3
+	@$(with_tools) .venv/bin/python -m tests.browser $(ARGS) || \
+		{ code=$$?; [ $$code = "$(ACCEPT)" ] || exit $$code; }
+
 # What a handler or an adapter would import: the layer's package.
 contract = PYTHONPATH=layers/telemetry .venv/bin/python -m contract
 schemas: $(venv) ## Check schemas/, and write what derives from it and from rules.yaml: ARGS=--check
@@ -147,4 +152,4 @@ $(venv): requirements/dev.txt | $(uv)
 .tools/%/$(stamp): requirements/%.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test schemas check check-types check-templates check-rules check-derived scan build deploy remove adopt redrive quarantine replay invoke bench soak year kills metric client-faults simulate fuzz conformance lock clean help
+.PHONY: run up down test browser schemas check check-types check-templates check-rules check-derived scan build deploy remove adopt redrive quarantine replay invoke bench soak year kills metric client-faults simulate fuzz conformance lock clean help

@@ -29,6 +29,7 @@ PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")  # parts wou
 PIPELINE = "tests/pipeline"
 LIFECYCLE = "tests/pipeline/test_lifecycle.py"
 WAYS_BACK = tuple(f"tests/pipeline/test_{each}.py" for each in ("archive", "replay", "run"))
+BROWSER = "tests/browser"  # needs a Chromium: `make browser`
 SIMULATION, SERVICES = "tests/simulation", ("tests/contract", "tests/client")
 INTERRUPTED = 130
 END_SECONDS = 10.0
@@ -51,7 +52,7 @@ def but(*paths: str) -> tuple[str, ...]:
 BESIDE = (
     Part("simulation", (SIMULATION,), 10),
     Part("contract, client", SERVICES, 5),
-    Part("unit and the rest", ("tests", *but(PIPELINE, SIMULATION, *SERVICES)), 10),
+    Part("unit and the rest", ("tests", *but(PIPELINE, BROWSER, SIMULATION, *SERVICES)), 10),
 )
 WITH_OTHERS = (
     Part("pipeline: archive, replay, run", (*WAYS_BACK, "-m", "not alone")),

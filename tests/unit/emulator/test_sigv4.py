@@ -215,9 +215,10 @@ def received(request: AWSRequest) -> Request:
     """What arrives of a request of botocore's."""
     sent = request.prepare()
     path, _, query = sent.url.partition("//")[2].partition("/")[2].partition("?")
+    values: list[tuple[str, Any]] = list(sent.headers.items())  # some are bytes, whatever is said
     headers = tuple(
         (name.lower(), value.decode() if isinstance(value, bytes) else str(value))
-        for name, value in sent.headers.items()
+        for name, value in values
     )
     if not any(name == "host" for name, _ in headers):
         headers = (*headers, ("host", "localhost:1"))
