@@ -31,6 +31,7 @@ from emulator.mqtt.spool import Published
 from local.errors import LocalError
 from local.fleet import over_mqtt
 from local.fleet.ledger import Ledger
+from tests.waiting import Patience
 
 ARN = "arn:aws:iot:us-east-1:123456789012:"
 NAME = "${iot:Connection.Thing.ThingName}"
@@ -179,8 +180,8 @@ class Device:
 
 
 def eventually(is_so: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + SECONDS_MAX
-    while not is_so() and time.monotonic() < deadline:
+    patience = Patience(SECONDS_MAX)
+    while not is_so() and not patience.is_over():
         time.sleep(0.01)
     return is_so()
 
