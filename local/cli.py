@@ -361,8 +361,10 @@ def valued(
 def add_fleet(group: Group) -> None:
     """Add what decides what simulated devices do."""
     fleet = FleetOptions()
-    valued(group, "--devices", positive, fleet.devices, "N", "how many")
-    valued(group, "--rate", rate, fleet.rate, "R", "readings a second and device")
+    many = f"how many (default: {fleet.devices}, or fewer where the machine takes no more)"
+    valued(group, "--devices", positive, None, "N", many)
+    each = f"readings a second and device (default: {fleet.rate:g})"
+    valued(group, "--rate", rate, None, "R", each)
     valued(group, "--seed", int, fleet.seed, "N", "decides everything that they measure")
     valued(group, "--anomalies", share, fleet.anomalies, "SHARE", "devices that overheat")
     valued(group, "--duplicates", share, fleet.duplicates, "SHARE", "readings sent twice")

@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from rich.box import SIMPLE
@@ -26,6 +27,7 @@ from local.fleet.over_mqtt import speakers
 from local.fleet.reading import Source
 from local.fleet.recorded import CsvOptions, Recording
 from local.fleet.simulated import Fleet, FleetOptions
+from local.fleet.sizing import measured
 from local.instance import DEFAULT_NAME, Instance, State, existing, named, unused
 from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens
 from local.tracing import show_trace
@@ -58,7 +60,7 @@ def run(options: Options, console: Console) -> int:
     is_clean = False
     try:
         with brought_up(instance, steps, parameters_of(options)) as aws:
-            source = make_source()
+            source = make_source(sized(options, steps))
             prepare_tokens(instance, source, posting_options)
             chaos = Chaos(instance, options.seed) if options.chaos else None
             plan = plan_of(options.seconds, chaos)
@@ -154,9 +156,9 @@ def devices(options: Options, console: Console) -> int:
     make_source, posting_options = source_of(options), posting_of(options)
     instance = named(options.name)
     instance.deployed()
-    source = make_source()
-    prepare_tokens(instance, source, posting_options)
     steps = Steps(console)
+    source = make_source(sized(options, steps))
+    prepare_tokens(instance, source, posting_options)
     plan = Plan(options.seconds, options.check, is_alone=False)
     report = exercise(instance, steps, source, posting_options, plan, lambda: None)
     tell(report, steps, instance, options, console)
@@ -381,12 +383,25 @@ def down(options: Options, console: Console) -> int:
     return 0
 
 
-def source_of(options: Options) -> Callable[[], Source]:
-    """Return what makes the readings; raise LocalError for options that can't be."""
+def sized(options: Options, steps: Steps) -> int:
+    """Return how many simulated devices to run: as asked, or as many as the machine takes.
+
+    Where only the rate was asked for, it is the default of that many devices.
+    """
+    if options.csv is not None or (options.devices or options.rate) is not None:
+        return options.devices or FleetOptions.devices
+    started = time.monotonic()
+    machine = measured()
+    steps.done("fleet", machine.text(), time.monotonic() - started)
+    return machine.devices
+
+
+def source_of(options: Options) -> Callable[[int], Source]:
+    """Return what makes the readings of so many devices; raise LocalError for wrong options."""
     if options.csv is None:
         fleet = FleetOptions(
-            devices=options.devices,
-            rate=options.rate,
+            devices=options.devices or FleetOptions.devices,
+            rate=options.rate or FleetOptions.rate,
             seed=options.seed,
             anomalies=options.anomalies,
             duplicates=options.duplicates,
@@ -395,7 +410,7 @@ def source_of(options: Options) -> Callable[[], Source]:
             avro=options.avro,
             prefix=options.prefix,
         )
-        return lambda: Fleet(fleet, now_ms())
+        return lambda devices: Fleet(replace(fleet, devices=devices), now_ms())
     recording = CsvOptions(
         path=options.csv,
         time_column=options.time_column,
@@ -408,7 +423,7 @@ def source_of(options: Options) -> Callable[[], Source]:
         is_ending_now=options.ends_now,
     )
     Recording(recording, 0)  # an unreadable file is said before anything is started
-    return lambda: Recording(recording, now_ms())
+    return lambda _devices: Recording(recording, now_ms())
 
 
 def posting_of(options: Options) -> PostingOptions:
