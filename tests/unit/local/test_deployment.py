@@ -207,7 +207,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_none(tmp_path: Path) -> None
 
 
 def test_equal_files_make_an_equal_layer_whenever_they_were_written(tmp_path: Path) -> None:
-    contents = []
+    contents: list[bytes] = []
     for name in ("one", "two"):
         folder = tmp_path / name / "layer"
         folder.mkdir(parents=True)
