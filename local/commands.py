@@ -13,6 +13,7 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from emulator import embedded
@@ -29,7 +30,10 @@ from local.fleet.recorded import CsvOptions, Recording
 from local.fleet.simulated import Fleet, FleetOptions
 from local.fleet.sizing import measured
 from local.instance import DEFAULT_NAME, Instance, State, existing, named, unused
-from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens
+from local.notices import Delivery, Notices, heading, line_of, subscribe, together
+from local.notices import as_json as notice_as_json
+from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens, redeployed
+from local.sources import listed
 from local.tracing import show_trace
 from local.trial.chaos import GRACE_SECONDS, PATIENCE_SECONDS, Chaos
 from local.trial.check import from_iso, iso
@@ -130,11 +134,19 @@ def clean_up(instance: Instance, is_clean: bool, console: Console) -> None:
 
 
 def up(options: Options, console: Console) -> int:
-    """Bring an instance up and leave it running."""
+    """Bring an instance up and leave it running; deploy anew what has changed if it is up."""
     instance = named(options.name)
+    steps = Steps(console)
     was_running, is_clean = instance.is_running(), False
+    if was_running and instance.load().is_deployed:
+        changed = redeployed(instance, steps, parameters_of(options))
+        note = f"changed: {listed(changed)}" if changed else "nothing has changed: it is as it was"
+        console.print(f"\n  {escape(note)}", highlight=False, soft_wrap=True)
+        subscribe(instance.load())
+        return 0
     try:
-        with brought_up(instance, Steps(console), parameters_of(options)) as aws:
+        with brought_up(instance, steps, parameters_of(options)) as aws:
+            subscribe(instance.load())
             aws.release()
             is_clean = True
     except KeyboardInterrupt:
@@ -146,7 +158,7 @@ def up(options: Options, console: Console) -> int:
     state = instance.load()
     of_name = "" if instance.name == DEFAULT_NAME else f" --name {instance.name}"
     console.print(f"\n  API  {state.api_url}", highlight=False, soft_wrap=True)
-    for text in ("devices --for 1m", "watch", "mappings", "query alerts", "env", "down"):
+    for text in ("devices --for 1m", "watch", "query alerts", "notices", "env", "down"):
         console.print(f"  next [bold]python -m local {text}{of_name}[/]", highlight=False)
     return 0
 
@@ -203,6 +215,36 @@ def show_live(
             pause = REFRESH_SECONDS if live else PLAIN_LINE_SECONDS
             time.sleep(min(pause, seconds - elapsed) if seconds else pause)
     raise LocalError(f"instance '{instance.name}' has ended")
+
+
+def notices(options: Options, console: Console) -> int:
+    """Print the notices that went out; with --follow, those to come as well."""
+    found = Notices(named(options.name))
+    if options.follow:
+        with contextlib.suppress(KeyboardInterrupt):
+            for index, deliveries in enumerate(found.follow()):
+                print_notices(deliveries, options.json, is_first=index == 0)
+        return 0
+    deliveries = found.look()
+    if options.json:
+        return print_json({"notices": [notice_as_json(each) for each in deliveries]})
+    if deliveries:
+        print_notices(deliveries, as_json=False, is_first=True)
+    elif found.is_new:
+        console.print("subscribed just now: what goes out from now on will be shown")
+    else:
+        console.print("nothing went out yet: a notice goes out when an alert opens or clears")
+    return 0
+
+
+def print_notices(deliveries: list[Delivery], as_json: bool, is_first: bool) -> None:
+    """Print notices, a line each: for a person under a heading, or as JSON."""
+    if as_json:
+        lines = [json.dumps(notice_as_json(each)) for each in deliveries]
+    else:
+        lines = [heading()] * is_first + [line_of(each) for each in together(deliveries)]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
 
 
 def query_windows(options: Options, console: Console) -> int:
