@@ -28,15 +28,18 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from emulator.embedded import end_group
-from emulator.errors import StepFailed
-from local.errors import LocalError
+from emulator.errors import NotInTime, StepFailed
+from local.errors import LocalError, NoAnswer
 from local.instance import ROOT, Instance, State
 from local.tools import tool
 
-SAM_SECONDS_MAX = 300.0
+SAM_SECONDS_MAX = 900.0
+"""For one that hangs: an idle machine needs 20, one with eight busy loops 150."""
 CLOUDFORMATION_POLL_SECONDS = 0.2
 CONTAINER_PYTHON = "3.13"  # the template's own
 STREAM_FUNCTIONS = ("aggregate", "alert")
+FIRST_CALL_SECONDS_MAX = 180.0
+OUT_OF_TIME = "Task timed out"
 ARCHIVE_BUFFER_SECONDS = 2
 NO_ENDPOINT = "http://127.0.0.1:9"
 NO_STATE = State(access_key="none", secret_key="none")  # noqa: S106 - it opens nothing
@@ -186,7 +189,7 @@ class SamRun:
         try:
             code = self._process.wait(SAM_SECONDS_MAX)
         except subprocess.TimeoutExpired:
-            raise StepFailed(
+            raise NotInTime(
                 f"`sam {self.command}` took longer than {SAM_SECONDS_MAX:.0f} s", self.log
             ) from None
         finally:
@@ -331,17 +334,32 @@ def stack_resources(state: State) -> Iterator[dict[str, Any]]:
 
 
 def start_functions(state: State) -> None:
-    """Start the functions that read the stream, with no records, before the first reading."""
+    """Start the functions that read the stream, with no records, before the first reading.
+
+    With no records there is nothing that they do, so one that isn't started in time is called
+    again. Raise LocalError for one that doesn't start.
+    """
     lambdas = client(state, "lambda")
     with ThreadPoolExecutor(len(STREAM_FUNCTIONS)) as pool:
-        for answer in pool.map(
-            lambda name: lambdas.invoke(
-                FunctionName=f"{state.stack}-{name}", Payload=json.dumps({"Records": []})
-            ),
-            STREAM_FUNCTIONS,
-        ):
-            if "FunctionError" in answer:
-                raise LocalError(f"a function doesn't start: {answer['Payload'].read().decode()}")
+        list(
+            pool.map(
+                lambda name: start_function(lambdas, f"{state.stack}-{name}"), STREAM_FUNCTIONS
+            )
+        )
+
+
+def start_function(lambdas: Any, name: str) -> None:
+    """Call a function with no records until it answers; raise LocalError when it doesn't."""
+    deadline = time.monotonic() + FIRST_CALL_SECONDS_MAX
+    while True:
+        answer = lambdas.invoke(FunctionName=name, Payload=json.dumps({"Records": []}))
+        if "FunctionError" not in answer:
+            return
+        told = answer["Payload"].read().decode()
+        if OUT_OF_TIME not in told:
+            raise LocalError(f"{name} doesn't start: {told}")
+        if time.monotonic() > deadline:
+            raise NoAnswer(f"{name} doesn't start in {FIRST_CALL_SECONDS_MAX:.0f} s: {told}")
 
 
 def admin_token(state: State) -> str:

@@ -61,6 +61,19 @@ def end_with_starter() -> None:
     os._exit(0)
 
 
+def end_with_any_thread() -> None:
+    """End this process when a thread of it dies of an exception, whichever: it is started again.
+
+    Otherwise it would live on without what that thread is for.
+    """
+
+    def end(told: threading.ExceptHookArgs) -> None:
+        LOGGER.critical("a thread has died", exc_info=told.exc_value)
+        os._exit(1)
+
+    threading.excepthook = end
+
+
 def main() -> None:
     """Read the options and serve."""
     parser = argparse.ArgumentParser(prog="python -m emulator.mappings", description=__doc__)
@@ -69,6 +82,7 @@ def main() -> None:
     parser.add_argument("--file", required=True, type=Path, help="where the checkpoints are kept")
     options = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    end_with_any_thread()
     threading.Thread(target=end_with_starter, daemon=True).start()
     try:
         asyncio.run(serve(options.endpoint, options.region, options.file))

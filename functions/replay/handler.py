@@ -14,9 +14,9 @@ import functools
 import os
 import time
 import zlib
-from contextlib import suppress
 from typing import Any
 
+from telemetry.aws import events
 from telemetry.aws.archive import Archive, Line, Position
 from telemetry.aws.chunks import chunks
 from telemetry.aws.clients import client
@@ -26,7 +26,7 @@ from telemetry.aws.stream import MAX_BYTES, Stream
 from telemetry.domain import archive as archive_of
 from telemetry.domain.archive import Selection
 from telemetry.domain.reading import Reading, encode
-from telemetry.domain.validation import decode
+from telemetry.domain.validation import NothingMeasured, decode
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import ReplaySettings
 
@@ -108,14 +108,19 @@ def _selected(
 ) -> tuple[str, bytes] | None:
     """What goes of a line, with what its partition key is made of; None where it isn't selected.
 
-    What isn't a reading goes back too, as it was: `aggregate` quarantines it. An empty line is no
+    What isn't a reading goes back too, as it was: `aggregate` quarantines it. Of a reading the
+    metrics go that are valid; one of which nothing was measured doesn't go. An empty line is no
     record: it is where one ended that had a newline of its own before Firehose's.
     """
     if not line.data:
         return None
     reading: Reading | None = None
-    with suppress(Rejected):
-        reading = decode(line.data)
+    try:
+        reading = decode(line.data).reading
+    except NothingMeasured:
+        return None
+    except Rejected:
+        pass
     if not archive_of.selects(selection, part, reading):
         return None
     if reading is None:
@@ -139,4 +144,5 @@ def wired() -> tuple[Archive, Stream, Pace]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """A state's input in, its output out."""
+    events.expect("replay", event, events.tasks("plan", "send"))
     return run(event, int(time.time() * 1000), *wired())

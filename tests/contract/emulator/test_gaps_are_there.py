@@ -134,6 +134,18 @@ def test_every_gap_has_a_test_that_shows_it() -> None:
     assert sorted(set(launcher.GAPS) - SHOWN) == []
 
 
+@shows("table_keys")
+def test_a_querys_keys_may_be_of_any_length(stacks: Stacks) -> None:
+    table, dynamodb = name(), stacks.client("dynamodb")
+    dynamodb.create_table(TableName=table, **ATTRIBUTES)
+    found = dynamodb.query(
+        TableName=table,
+        KeyConditionExpression="id = :id",
+        ExpressionAttributeValues={":id": {"S": "x" * 2049}},
+    )
+    assert found["Count"] == 0
+
+
 @shows("partiql")
 def test_what_partiql_writes_is_not_in_the_tables_stream(stacks: Stacks) -> None:
     table, dynamodb = name(), stacks.client("dynamodb")

@@ -14,6 +14,7 @@ from telemetry.aws.clients import is_denied
 from telemetry.aws.observe import log
 from telemetry.domain import validation
 from telemetry.domain.reading import Reading, check_time, encode
+from telemetry.domain.validation import NothingMeasured
 from telemetry.errors import Rejected, Unavailable
 
 T = TypeVar("T")
@@ -30,7 +31,10 @@ PUT_SECONDS_MAX = 6.0
 
 
 class Record(NamedTuple):
-    """One stream record as a consumer sees it; `reading` is None where `rejected` says why."""
+    """One stream record as a consumer sees it; `reading` is None where `rejected` says why.
+
+    A reading of which all values stand for no measurement has no metrics.
+    """
 
     sequence_number: str
     partition_key: str
@@ -39,6 +43,8 @@ class Record(NamedTuple):
     data: bytes
     reading: Reading | None
     rejected: Rejected | None
+    refused: tuple[Rejected, ...] = ()  # metrics, of a reading that has others
+    left_out: int = 0  # values that stand for no measurement
 
     @property
     def is_foreign(self) -> bool:
@@ -72,7 +78,7 @@ def _checked(record: Record, retention_ms: int) -> Record:
     try:
         check_time(record.reading, record.received_at_ms, retention_ms)
     except Rejected as error:
-        return record._replace(reading=None, rejected=error)
+        return record._replace(reading=None, rejected=error, refused=(), left_out=0)
     return record
 
 
@@ -82,20 +88,22 @@ def _record(entry: dict[str, Any]) -> Record:
         data = base64.b64decode(kinesis["data"], validate=True)
     except ValueError:  # not what Kinesis sends; keep what came
         data = kinesis["data"].encode()
-    reading, rejected = None, None
-    try:
-        reading = validation.decode(data)
-    except Rejected as error:
-        rejected = error
-    return Record(
+    record = Record(
         kinesis["sequenceNumber"],
         kinesis["partitionKey"],
         entry["eventID"].partition(":")[0],
         int(kinesis["approximateArrivalTimestamp"] * 1000),
         data,
-        reading,
-        rejected,
+        None,
+        None,
     )
+    try:
+        parsed = validation.decode(data)
+    except NothingMeasured as error:
+        return record._replace(reading=error.reading, left_out=error.left_out)
+    except Rejected as error:
+        return record._replace(rejected=error)
+    return record._replace(reading=parsed.reading, refused=parsed.refused, left_out=parsed.left_out)
 
 
 def resume_from(records: Sequence[Record], failed: Iterable[str]) -> dict[str, Any]:
