@@ -113,6 +113,9 @@ year: $(venv) $(sam) $(aws) ## Send a year of recorded temperatures through the 
 kills: $(venv) $(sam) $(aws) ## Kill the mappings' engine 50 times while records flow: ARGS="--kills 50"
 	@$(with_tools) .venv/bin/python -m tests.pipeline.killing $(ARGS)
 
+busy: $(venv) $(sam) $(aws) ## Check a run, and planted faults, beside eight busy loops: ARGS="--loops 8"
+	@$(with_tools) .venv/bin/python -m tests.pipeline.busy $(ARGS)
+
 metric: $(venv) $(sam) $(aws) ## Add a metric and a rule to a copy, by schema alone; deploy it, post, see the alert.
 	@$(with_tools) .venv/bin/python -m tests.pipeline.adding
 
@@ -152,4 +155,4 @@ $(venv): requirements/dev.txt | $(uv)
 .tools/%/$(stamp): requirements/%.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test browser schemas check check-types check-templates check-rules check-derived scan build deploy remove adopt redrive quarantine replay invoke bench soak year kills metric client-faults simulate fuzz conformance lock clean help
+.PHONY: run up down test browser schemas check check-types check-templates check-rules check-derived scan build deploy remove adopt redrive quarantine replay invoke bench soak year kills busy metric client-faults simulate fuzz conformance lock clean help

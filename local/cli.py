@@ -47,6 +47,7 @@ step by step:
   python -m local devices --for 1m      simulated devices post readings
   python -m local watch                 see what becomes of them, live
   python -m local query alerts          see who overheats
+  python -m local notices               see what people are told of it
   python -m local down                  end it
 
 recorded data:
@@ -89,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     add_devices(added)
     add_watch(added)
     add_query(added)
+    add_notices(added)
     add_mappings(added)
     add_trace(added)
     add_env(added)
@@ -155,7 +157,11 @@ def add_run(added: Subparsers) -> None:
 def add_up(added: Subparsers) -> None:
     """Add `up`."""
     up = command(
-        added, "up", commands.up, "Deploy the pipeline to an embedded AWS and leave it running."
+        added,
+        "up",
+        commands.up,
+        "Deploy the pipeline to an embedded AWS and leave it running; if it is up, deploy what has "
+        "changed and keep its data.",
     )
     add_name(up)
     add_retention(up)
@@ -224,6 +230,16 @@ def add_query(added: Subparsers) -> None:
     for each in (windows, device, alerts, accounting):
         add_name(each)
         add_json(each, "print JSON instead of a table")
+
+
+def add_notices(added: Subparsers) -> None:
+    """Add `notices`."""
+    notices = command(
+        added, "notices", commands.notices, "Show what went out: the notices of alerts."
+    )
+    add_name(notices)
+    notices.add_argument("--follow", action="store_true", help="show those to come, until Ctrl-C")
+    add_json(notices, "print JSON instead of lines; with --follow one object a line")
 
 
 def add_mappings(added: Subparsers) -> None:
@@ -361,8 +377,10 @@ def valued(
 def add_fleet(group: Group) -> None:
     """Add what decides what simulated devices do."""
     fleet = FleetOptions()
-    valued(group, "--devices", positive, fleet.devices, "N", "how many")
-    valued(group, "--rate", rate, fleet.rate, "R", "readings a second and device")
+    many = f"how many (default: {fleet.devices}, or fewer where the machine takes no more)"
+    valued(group, "--devices", positive, None, "N", many)
+    each = f"readings a second and device (default: {fleet.rate:g})"
+    valued(group, "--rate", rate, None, "R", each)
     valued(group, "--seed", int, fleet.seed, "N", "decides everything that they measure")
     valued(group, "--anomalies", share, fleet.anomalies, "SHARE", "devices that overheat")
     valued(group, "--duplicates", share, fleet.duplicates, "SHARE", "readings sent twice")

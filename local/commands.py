@@ -7,11 +7,13 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from emulator import embedded
@@ -26,8 +28,12 @@ from local.fleet.over_mqtt import speakers
 from local.fleet.reading import Source
 from local.fleet.recorded import CsvOptions, Recording
 from local.fleet.simulated import Fleet, FleetOptions
+from local.fleet.sizing import measured
 from local.instance import DEFAULT_NAME, Instance, State, existing, named, unused
-from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens
+from local.notices import Delivery, Notices, heading, line_of, subscribe, together
+from local.notices import as_json as notice_as_json
+from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens, redeployed
+from local.sources import listed
 from local.tracing import show_trace
 from local.trial.chaos import GRACE_SECONDS, PATIENCE_SECONDS, Chaos
 from local.trial.check import from_iso, iso
@@ -58,7 +64,7 @@ def run(options: Options, console: Console) -> int:
     is_clean = False
     try:
         with brought_up(instance, steps, parameters_of(options)) as aws:
-            source = make_source()
+            source = make_source(sized(options, steps))
             prepare_tokens(instance, source, posting_options)
             chaos = Chaos(instance, options.seed) if options.chaos else None
             plan = plan_of(options.seconds, chaos)
@@ -128,11 +134,19 @@ def clean_up(instance: Instance, is_clean: bool, console: Console) -> None:
 
 
 def up(options: Options, console: Console) -> int:
-    """Bring an instance up and leave it running."""
+    """Bring an instance up and leave it running; deploy anew what has changed if it is up."""
     instance = named(options.name)
+    steps = Steps(console)
     was_running, is_clean = instance.is_running(), False
+    if was_running and instance.load().is_deployed:
+        changed = redeployed(instance, steps, parameters_of(options))
+        note = f"changed: {listed(changed)}" if changed else "nothing has changed: it is as it was"
+        console.print(f"\n  {escape(note)}", highlight=False, soft_wrap=True)
+        subscribe(instance.load())
+        return 0
     try:
-        with brought_up(instance, Steps(console), parameters_of(options)) as aws:
+        with brought_up(instance, steps, parameters_of(options)) as aws:
+            subscribe(instance.load())
             aws.release()
             is_clean = True
     except KeyboardInterrupt:
@@ -144,7 +158,7 @@ def up(options: Options, console: Console) -> int:
     state = instance.load()
     of_name = "" if instance.name == DEFAULT_NAME else f" --name {instance.name}"
     console.print(f"\n  API  {state.api_url}", highlight=False, soft_wrap=True)
-    for text in ("devices --for 1m", "watch", "mappings", "query alerts", "env", "down"):
+    for text in ("devices --for 1m", "watch", "query alerts", "notices", "env", "down"):
         console.print(f"  next [bold]python -m local {text}{of_name}[/]", highlight=False)
     return 0
 
@@ -154,9 +168,9 @@ def devices(options: Options, console: Console) -> int:
     make_source, posting_options = source_of(options), posting_of(options)
     instance = named(options.name)
     instance.deployed()
-    source = make_source()
-    prepare_tokens(instance, source, posting_options)
     steps = Steps(console)
+    source = make_source(sized(options, steps))
+    prepare_tokens(instance, source, posting_options)
     plan = Plan(options.seconds, options.check, is_alone=False)
     report = exercise(instance, steps, source, posting_options, plan, lambda: None)
     tell(report, steps, instance, options, console)
@@ -201,6 +215,36 @@ def show_live(
             pause = REFRESH_SECONDS if live else PLAIN_LINE_SECONDS
             time.sleep(min(pause, seconds - elapsed) if seconds else pause)
     raise LocalError(f"instance '{instance.name}' has ended")
+
+
+def notices(options: Options, console: Console) -> int:
+    """Print the notices that went out; with --follow, those to come as well."""
+    found = Notices(named(options.name))
+    if options.follow:
+        with contextlib.suppress(KeyboardInterrupt):
+            for index, deliveries in enumerate(found.follow()):
+                print_notices(deliveries, options.json, is_first=index == 0)
+        return 0
+    deliveries = found.look()
+    if options.json:
+        return print_json({"notices": [notice_as_json(each) for each in deliveries]})
+    if deliveries:
+        print_notices(deliveries, as_json=False, is_first=True)
+    elif found.is_new:
+        console.print("subscribed just now: what goes out from now on will be shown")
+    else:
+        console.print("nothing went out yet: a notice goes out when an alert opens or clears")
+    return 0
+
+
+def print_notices(deliveries: list[Delivery], as_json: bool, is_first: bool) -> None:
+    """Print notices, a line each: for a person under a heading, or as JSON."""
+    if as_json:
+        lines = [json.dumps(notice_as_json(each)) for each in deliveries]
+    else:
+        lines = [heading()] * is_first + [line_of(each) for each in together(deliveries)]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
 
 
 def query_windows(options: Options, console: Console) -> int:
@@ -381,12 +425,25 @@ def down(options: Options, console: Console) -> int:
     return 0
 
 
-def source_of(options: Options) -> Callable[[], Source]:
-    """Return what makes the readings; raise LocalError for options that can't be."""
+def sized(options: Options, steps: Steps) -> int:
+    """Return how many simulated devices to run: as asked, or as many as the machine takes.
+
+    Where only the rate was asked for, it is the default of that many devices.
+    """
+    if options.csv is not None or (options.devices or options.rate) is not None:
+        return options.devices or FleetOptions.devices
+    started = time.monotonic()
+    machine = measured()
+    steps.done("fleet", machine.text(), time.monotonic() - started)
+    return machine.devices
+
+
+def source_of(options: Options) -> Callable[[int], Source]:
+    """Return what makes the readings of so many devices; raise LocalError for wrong options."""
     if options.csv is None:
         fleet = FleetOptions(
-            devices=options.devices,
-            rate=options.rate,
+            devices=options.devices or FleetOptions.devices,
+            rate=options.rate or FleetOptions.rate,
             seed=options.seed,
             anomalies=options.anomalies,
             duplicates=options.duplicates,
@@ -395,7 +452,7 @@ def source_of(options: Options) -> Callable[[], Source]:
             avro=options.avro,
             prefix=options.prefix,
         )
-        return lambda: Fleet(fleet, now_ms())
+        return lambda devices: Fleet(replace(fleet, devices=devices), now_ms())
     recording = CsvOptions(
         path=options.csv,
         time_column=options.time_column,
@@ -408,7 +465,7 @@ def source_of(options: Options) -> Callable[[], Source]:
         is_ending_now=options.ends_now,
     )
     Recording(recording, 0)  # an unreadable file is said before anything is started
-    return lambda: Recording(recording, now_ms())
+    return lambda _devices: Recording(recording, now_ms())
 
 
 def posting_of(options: Options) -> PostingOptions:

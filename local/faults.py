@@ -5,8 +5,8 @@ import re
 import shutil
 from pathlib import Path
 
-DISK_BYTES_NEEDED = 700_000_000
-"""What an instance writes: 450 MB for its build and workers, and some for what it is sent."""
+DISK_BYTES_NEEDED = 400_000_000
+"""What an instance writes: 70 MB when it is up, and more with each worker and reading."""
 IS_FULL = re.compile(
     rb"No space left on device|\[Errno 28\]|ENOSPC|database or disk is full|Disk quota exceeded"
 )

@@ -21,6 +21,7 @@ from emulator.mqtt.aws import Principal
 from emulator.mqtt.broker import Broker, Taker, tls_context
 from emulator.mqtt.rules import Unreachable
 from emulator.mqtt.spool import Published
+from tests.waiting import Patience
 
 ARN = "arn:aws:iot:us-east-1:123456789012:"
 NAME = "${iot:Connection.Thing.ThingName}"
@@ -219,8 +220,8 @@ class Device:
 
 
 def eventually(is_so: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + SECONDS_MAX
-    while not is_so() and time.monotonic() < deadline:
+    patience = Patience(SECONDS_MAX)
+    while not is_so() and not patience.is_over():
         time.sleep(0.01)
     return is_so()
 

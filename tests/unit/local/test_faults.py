@@ -50,7 +50,7 @@ def test_a_full_disk_is_told_by_what_is_there_and_what_is_needed(tmp_path: Path)
     told = faults.fault_of(OSError(errno.ENOSPC, "No space left", str(tmp_path / "a" / "b")))
     assert told is not None
     assert told.startswith(f"{tmp_path}/a/b: the disk is full: ")
-    assert f" are free at {tmp_path}, an instance takes 700 MB: make room" in told
+    assert f" are free at {tmp_path}, an instance takes 400 MB: make room" in told
 
 
 def test_a_folder_that_may_not_be_written_is_told_in_a_sentence() -> None:
