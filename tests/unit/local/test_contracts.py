@@ -13,7 +13,8 @@ from local.errors import LocalError
 from local.instance import ROOT, Instance
 from local.view import Steps
 
-READ = ("contract", "layers", "schemas", "rules.yaml", "influx.yaml", "template.yaml", "stacks")
+USERS = ("rules.yaml", "metrics.yaml", "influx.yaml")
+READ = ("contract", "layers", "schemas", *USERS, "template.yaml", "stacks")
 
 
 @pytest.fixture(scope="module")
