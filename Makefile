@@ -81,6 +81,9 @@ remove: $(venv) $(sam) ## Delete an environment's stack, and keep its data (docs
 adopt: $(venv) ## Make a stack of what a deleted one has left, before `make deploy`, on AWS: ENV=default
 	@.venv/bin/python -m ops adopt --env $(ENV) $(ARGS)
 
+devices: $(venv) ## List the devices with last seen, on AWS; it reads whole tables: ENV=default
+	@.venv/bin/python -m ops devices --env $(ENV) $(ARGS)
+
 redrive: $(venv) ## Try again what was given up, on AWS: ENV=default
 	@.venv/bin/python -m ops redrive --env $(ENV) $(ARGS)
 
@@ -133,9 +136,8 @@ lock: $(uv) ## Lock requirements/*.in again; to newer versions: ARGS=--upgrade
 	@for each in dev aws sam uv scan checkov; do \
 		$(compile) requirements/$$each.in --output-file requirements/$$each.txt || exit; done
 
-clean: ## Remove the environments, builds and caches.
-	rm -rf .venv .tools .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -prune -exec rm -rf {} +
+clean: ## Remove environments, builds, caches and what runs have left; not an instance that is up.
+	@$(PYTHON) -B requirements/clean.py
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1@/p' Makefile | awk -F@ '{ printf "make %-13s %s\n", $$1, $$2 }'
@@ -148,4 +150,4 @@ $(venv): requirements/dev.txt | $(uv)
 .tools/%/$(stamp): requirements/%.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test schemas check check-types check-templates check-rules check-derived scan build deploy remove adopt redrive quarantine replay invoke bench soak year kills metric client-faults simulate fuzz conformance lock clean help
+.PHONY: run up down test schemas check check-types check-templates check-rules check-derived scan build deploy remove adopt devices redrive quarantine replay invoke bench soak year kills metric client-faults simulate fuzz conformance lock clean help

@@ -149,11 +149,16 @@ def main() -> None:
     GlueResponse.update_registry = update_registry  # type: ignore[attr-defined]
     app = create_backend_app("glue")
     server = make_server(LOOPBACK, 0, app, threaded=True, request_handler=Quiet)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=end_with_starter, daemon=True).start()
     sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()
+    server.serve_forever()  # here, so that whatever ends it ends the process, and is seen
+
+
+def end_with_starter() -> None:
+    """End this process, whatever its threads are at, when the one that started it is gone."""
     sys.stdin.buffer.read()
-    os._exit(0)  # whatever its threads are at
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.box import SIMPLE
@@ -32,6 +32,16 @@ from local.notices import Delivery, Notices, heading, line_of, subscribe, togeth
 from local.notices import as_json as notice_as_json
 from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens, redeployed
 from local.sources import listed
+from local.tables import (
+    ALERT_COLUMNS,
+    STATISTICS,
+    WINDOW_COLUMNS,
+    alert_rows,
+    counted,
+    metrics_of,
+    window_rows,
+    write_csv,
+)
 from local.tracing import show_trace
 from local.trial.chaos import GRACE_SECONDS, PATIENCE_SECONDS, Chaos
 from local.trial.check import from_iso, iso
@@ -39,9 +49,9 @@ from local.trial.mapping_state import MappingReader, shards_table
 from local.trial.mapping_state import as_json as mappings_as_json
 from local.trial.monitor import Monitor
 from local.trial.poison import Poisoning
-from local.trial.report import Report, as_json, verdict
+from local.trial.report import Report, as_json, tell_verdict
 from local.trial.run import REFRESH_SECONDS, Plan, elapsed_text, exercise, now_ms
-from local.trial.watch import PLAIN_LINE_SECONDS, live_table, plain_line
+from local.trial.watch import PLAIN_LINE_SECONDS, PlainLines, live_table
 from local.values import duration_text
 from local.view import Steps
 from ops.command_types import Command
@@ -86,7 +96,7 @@ def run(options: Options, console: Console) -> int:
         raise
     finally:
         clean_up(instance, is_clean, console)
-    return 0 if report.is_ok else 1
+    return report.verdict.value
 
 
 def plan_of(seconds: float | None, chaos: Chaos | None) -> Plan:
@@ -115,7 +125,7 @@ def tell(
     report: Report, steps: Steps, instance: Instance, options: Options, console: Console
 ) -> None:
     """Say what came of a run, and print it as JSON if asked to."""
-    verdict(report, console)
+    tell_verdict(report, console)
     if options.json:
         print_json(as_json(report, steps, instance.name))
 
@@ -127,27 +137,41 @@ def clean_up(instance: Instance, is_clean: bool, console: Console) -> None:
     if is_clean:
         instance.remove()
     else:
+        instance.keep_logs()
         console.print(f"  the logs are in {instance.folder}", highlight=False, soft_wrap=True)
 
 
 def up(options: Options, console: Console) -> int:
     """Bring an instance up and leave it running; deploy anew what has changed if it is up."""
     instance = named(options.name)
-    steps = Steps(console)
     if instance.is_running() and instance.load().is_deployed:
-        changed = redeployed(instance, steps, parameters_of(options))
-        note = f"changed: {listed(changed)}" if changed else "nothing has changed: it is as it was"
-        console.print(f"\n  {escape(note)}", highlight=False, soft_wrap=True)
-        subscribe(instance.load())
-        return 0
-    with brought_up(instance, steps, parameters_of(options)) as aws:
-        subscribe(instance.load())
-        aws.release()
+        return redeploy(options, console, instance)
+    was_running, is_clean = instance.is_running(), False
+    try:
+        with brought_up(instance, Steps(console), parameters_of(options)) as aws:
+            subscribe(instance.load())
+            aws.release()
+            is_clean = True
+    except KeyboardInterrupt:
+        is_clean = True
+        raise
+    finally:
+        if not was_running:
+            clean_up(instance, is_clean, console)
     state = instance.load()
     of_name = "" if instance.name == DEFAULT_NAME else f" --name {instance.name}"
     console.print(f"\n  API  {state.api_url}", highlight=False, soft_wrap=True)
     for text in ("devices --for 1m", "watch", "query alerts", "notices", "env", "down"):
         console.print(f"  next [bold]python -m local {text}{of_name}[/]", highlight=False)
+    return 0
+
+
+def redeploy(options: Options, console: Console, instance: Instance) -> int:
+    """Deploy what has changed to an instance that is up, and say what that was."""
+    changed = redeployed(instance, Steps(console), parameters_of(options))
+    subscribe(instance.load())
+    note = f"changed: {listed(changed)}" if changed else "nothing has changed: it is as it was"
+    console.print(f"\n  {escape(note)}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -162,7 +186,7 @@ def devices(options: Options, console: Console) -> int:
     plan = Plan(options.seconds, options.check, is_alone=False)
     report = exercise(instance, steps, source, posting_options, plan, lambda: None)
     tell(report, steps, instance, options, console)
-    return 0 if report.is_ok else 1
+    return report.verdict.value
 
 
 def watch(options: Options, console: Console) -> int:
@@ -184,6 +208,7 @@ def show_live(
     monitor: Monitor, console: Console, instance: Instance, started: float, seconds: float | None
 ) -> None:
     """Show the live table until time is up or the instance ends."""
+    lines = PlainLines(console)
     with contextlib.ExitStack() as stack:
         live = (
             stack.enter_context(Live(console=console, auto_refresh=False))
@@ -196,7 +221,7 @@ def show_live(
             if live:
                 live.update(live_table(monitor, instance.name, status), refresh=True)
             else:
-                console.print(plain_line(monitor, status), highlight=False, soft_wrap=True)
+                lines.tell(monitor, status, is_clock=True)
             if seconds is not None and elapsed >= seconds:
                 return
             pause = REFRESH_SECONDS if live else PLAIN_LINE_SECONDS
@@ -234,11 +259,6 @@ def print_notices(deliveries: list[Delivery], as_json: bool, is_first: bool) -> 
     sys.stdout.flush()
 
 
-def query_help(_options: Options, _console: Console) -> int:
-    """Never called: `query` needs to know what to ask."""
-    return 2
-
-
 def query_windows(options: Options, console: Console) -> int:
     """Print a device's windows."""
     end_ms = time_of("--to", options.end) if options.end else now_ms()
@@ -247,29 +267,34 @@ def query_windows(options: Options, console: Console) -> int:
         windows = list(api.windows(options.device, iso(start_ms), iso(end_ms)))
     if options.json:
         return print_json({"device_id": options.device, "windows": windows})
-    table = table_of("minute", "readings", "mean", "min", "max", "stddev", "last")
-    for window in windows:
-        metric = window["metrics"].get(options.metric)
-        numbers = (
-            [f"{metric[name]:.2f}" for name in ("mean", "min", "max", "stddev", "last")]
-            if metric
-            else []
-        )
-        table.add_row(window["minute"], str(window["count"]), *numbers)
-    title = f"{options.device}: {options.metric}, {len(windows)} windows"
+    rows = list(window_rows(options.device, windows, options.metric))
+    if options.csv:
+        return print_csv(WINDOW_COLUMNS, rows)
+    table = table_of("minute", "metric", "readings", *STATISTICS[1:])
+    for _, minute, name, count, *numbers in rows:
+        table.add_row(minute, name, str(count), *(f"{number:.2f}" for number in numbers))
+    title = f"{options.device}: {counted(len(windows), 'window')}"
+    if options.metric:
+        others = ", ".join(metrics_of(windows))
+        title += f", {options.metric}" if rows else f", none has {options.metric}"
+        title += f" (they have {others})" if others and not rows else ""
     return print_table(console, table, title)
 
 
 def query_device(options: Options, console: Console) -> int:
-    """Print a device's latest reading."""
+    """Print the last known value of each of a device's metrics."""
     with operator(options) as api:
         answer = api.device(options.device)
     if options.json:
         return print_json(answer)
-    table = table_of("metric", "value")
-    for name, value in answer["latest"].items():
-        table.add_row(name, str(value))
-    return print_table(console, table, f"{options.device}: latest reading")
+    table = table_of("metric", "value", "recorded at")
+    for name, known in answer["metrics"].items():
+        table.add_row(name, str(known["value"]), known["recorded_at"])
+    searched = answer["searched"]
+    title = f"{options.device}: last known values"
+    if not searched["complete"]:
+        title += f", as far back as {searched['back_to']}"
+    return print_table(console, table, title)
 
 
 def query_alerts(options: Options, console: Console) -> int:
@@ -278,14 +303,19 @@ def query_alerts(options: Options, console: Console) -> int:
         alerts = list(api.alerts(options.status))
     if options.json:
         return print_json({"alerts": alerts})
+    if options.csv:
+        return print_csv(ALERT_COLUMNS, alert_rows(alerts))
     is_wide = console.width >= WIDE
     table = table_of("device", "rule", "first breach", "lasted", "peak", *["trace"] * is_wide)
     for alert in alerts:
+        if "unreadable" in alert:
+            table.add_row(alert["device_id"], alert["rule"], "unreadable")
+            continue
         first, last = alert["first_breach_at"], alert["last_breach_at"]
         lasted = duration_text((from_iso(last) - from_iso(first)) / 1000)
         row = alert["device_id"], alert["rule"], first, lasted, f"{alert['peak']:.1f}"
         table.add_row(*row, *[str(alert.get("trace_id"))] * is_wide)
-    return print_table(console, table, f"{len(alerts)} alerts, {options.status}")
+    return print_table(console, table, f"{counted(len(alerts), 'alert')}, {options.status}")
 
 
 def query_accounting(options: Options, console: Console) -> int:
@@ -300,7 +330,8 @@ def query_accounting(options: Options, console: Console) -> int:
     for stage, counts in answer["stages"].items():
         for name, amount in counts.items():
             table.add_row(stage, name, f"{amount:,}")
-    title = f"{answer['from']} to {answer['to']}: {answer['unaccounted']:,} readings unaccounted"
+    unaccounted = counted(answer["unaccounted"], "reading")
+    title = f"{answer['from']} to {answer['to']}: {unaccounted} unaccounted"
     return print_table(console, table, title)
 
 
@@ -326,7 +357,7 @@ def env(options: Options, _console: Console) -> int:
     """Print variables for a shell."""
     instance = named(options.name)
     state = instance.deployed()
-    variables = aws_environment(instance.endpoint, state.region) | {
+    variables = aws_environment(state, instance.endpoint) | {
         "API_URL": state.api_url,
         "MQTT_HOST": "127.0.0.1",
         "MQTT_PORT": str(state.mqtt_port),
@@ -340,11 +371,6 @@ def env(options: Options, _console: Console) -> int:
     for name, value in variables.items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
     return 0
-
-
-def mqtt_help(_options: Options, _console: Console) -> int:
-    """Never called: `mqtt` needs to know what to do."""
-    return 2
 
 
 def mqtt_certificate(options: Options, console: Console) -> int:
@@ -408,11 +434,10 @@ def down(options: Options, console: Console) -> int:
     """End an instance, or all of them, and remove what it left."""
     instances = existing() if options.all else [named(options.name)]
     for instance in instances:
-        was_running = embedded.stop(instance)
+        was_there, was_running = instance.folder.exists(), embedded.stop(instance)
         instance.remove()
-        console.print(
-            f"{instance.name}: {'ended' if was_running else 'was not running'}", highlight=False
-        )
+        done = "ended" if was_running else "had ended; what it left is removed"
+        console.print(f"{instance.name}: {done if was_there else 'there is none'}", highlight=False)
     return 0
 
 
@@ -501,6 +526,12 @@ def print_table(console: Console, table: Table, title: str) -> int:
     """Print a table under its title."""
     console.print(f"[bold]{title}[/]", highlight=False)
     console.print(table)
+    return 0
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
+    """Print rows as CSV on stdout."""
+    write_csv(sys.stdout, columns, rows)
     return 0
 
 

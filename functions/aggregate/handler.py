@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from telemetry.aws import stream
+from telemetry.aws import events, stream
 from telemetry.aws.clients import client
 from telemetry.aws.generations import Generations
 from telemetry.aws.items import DynamoItems
 from telemetry.aws.observe import count, count_at, link, log, milliseconds, observed
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.stream import Record
-from telemetry.aws.windows import KEY, Windows
+from telemetry.aws.windows import KEY, Added, Windows
 from telemetry.domain.accounting import DUPLICATE, FOREIGN, QUARANTINED, SETTLED, STORED, Metric
 from telemetry.domain.times import minute_of
 from telemetry.domain.window import MAX_READINGS, Fate
@@ -43,6 +43,7 @@ def run(
     records = stream.checked(stream.decode(event), windows.retention_ms)
     readings = [record.reading for record in records if record.reading]
     added = windows.add(readings)
+    records = _with_unreadable(records, added)
     ended = list(zip(records, _ends(records, added.fates), strict=True))
     failed = [record for record, end in ended if end is None]
     due = [record for record, end in _until_first(failed, ended) if end is QUARANTINED]
@@ -61,10 +62,31 @@ def run(
     return answer
 
 
+def _with_unreadable(records: Iterable[Record], added: Added) -> list[Record]:
+    """The same; those whose window this code can't read are rejected, as no retry stores them.
+
+    Newer code wrote the window, or it is damaged. Were they delivered again until the mapping gives
+    up, all devices of their shard would wait with them.
+    """
+    places = itertools.count()
+    told = []
+    for record in records:
+        why = added.unreadable.get(next(places)) if record.reading else None
+        if why:
+            reason = f"window_unreadable: its window can't be read by this version: {why}"
+            record = record._replace(rejected=Rejected(reason))  # noqa: PLW2901
+        told.append(record)
+    return told
+
+
 def _ends(records: Sequence[Record], fates: Iterable[Fate | None]) -> list[Metric | None]:
     """What each record counts as, from the fates of those that are readings."""
     of_readings = iter(fates)
-    return [ENDS[next(of_readings)] if record.reading else QUARANTINED for record in records]
+    of_records = [next(of_readings) if record.reading else None for record in records]
+    return [
+        QUARANTINED if record.rejected else ENDS[fate]
+        for record, fate in zip(records, of_records, strict=True)
+    ]
 
 
 def _until_first(failed: Iterable[Record], ended: Iterable[Ended]) -> list[Ended]:
@@ -99,4 +121,5 @@ def wired() -> tuple[Windows, Quarantine]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """A Kinesis event in, a partial batch response out."""
+    events.expect("aggregate", event, events.STREAM)
     return run(event, int(time.time() * 1000), *wired())

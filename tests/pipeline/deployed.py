@@ -167,7 +167,7 @@ class Pipeline:
 
     def differences(self, ledger: Ledger) -> list[Difference]:
         """What the pipeline shows of the ledger's devices otherwise than they know they sent."""
-        return check(self.connect, ledger, load_rules(), is_alone=False)
+        return check(self.connect, ledger, load_rules(), is_alone=False).differences
 
     def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """`python -m local`, as an operator at a terminal has it, for this instance."""

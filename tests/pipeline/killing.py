@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from emulator import embedded
-from local.instance import Instance, State, unused
+from local.instance import Instance, state_of, unused
 from local.tools import tool
 from tests.pipeline.consumers import Consumer
 
@@ -128,7 +128,7 @@ def main() -> int:
     try:
         aws = embedded.start(instance, tool("aws", "python"))
         try:
-            instance.save(State(pid=aws.process.pid, port=aws.port))
+            instance.save(state_of(aws))
             outcome = kill_while_records_flow(instance, options.kills, options.seed)
         finally:
             aws.stop()

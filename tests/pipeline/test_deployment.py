@@ -13,7 +13,7 @@ from telemetry.aws.schemas import known_ids
 
 from emulator import embedded
 from local.deployment import client
-from local.instance import State, unused
+from local.instance import state_of, unused
 from local.tools import tool
 from local.tracing import segments, show_trace
 from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago
@@ -122,7 +122,7 @@ def test_two_instances_share_nothing(pipeline: Pipeline) -> None:
         try:
             assert aws.port != pipeline.state.port
             assert other.folder != pipeline.instance.folder
-            with closing(client(State(port=aws.port), "kinesis")) as kinesis:
+            with closing(client(state_of(aws), "kinesis")) as kinesis:
                 assert kinesis.list_streams()["StreamNames"] == []  # has none of the other's
         finally:
             aws.stop()

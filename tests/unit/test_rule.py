@@ -181,6 +181,17 @@ def test_a_breach_is_strictly_above(value: float, expected: float | None) -> Non
     assert breach(HOT, hot(value)) == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(-17.9, -17.9), (-18.0, None), (-18.1, None), (-90.0, None), (0.0, 0.0), (18.1, 18.1)],
+)
+def test_a_breach_of_a_negative_threshold_is_what_is_warmer(
+    value: float, expected: float | None
+) -> None:
+    freezer = HOT.model_copy(update={"above": -18.0, "clears_below": -20.0})
+    assert breach(freezer, hot(value)) == expected
+
+
 def test_a_reading_without_the_metric_is_no_breach() -> None:
     assert breach(HOT, Reading("pump-1", 1, {"humidity": 99.0})) is None
 

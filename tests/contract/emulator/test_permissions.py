@@ -66,11 +66,11 @@ class Account:
             self.iam.put_role_policy(RoleName=name, PolicyName="own", PolicyDocument=document)
         return str(made["Role"]["Arn"])
 
-    def function(self, role: str) -> str:
-        """Make a function that answers 1; return its ARN."""
+    def function(self, role: str, body: str = "return 1") -> str:
+        """Make a function that does this, by default answers 1; return its ARN."""
         code = io.BytesIO()
         with zipfile.ZipFile(code, "w") as archive:
-            archive.writestr("index.py", "def handler(event, context):\n    return 1")
+            archive.writestr("index.py", f"def handler(event, context):\n    {body}")
         made = self.root("lambda").create_function(
             FunctionName=f"{self.name}-{uuid.uuid4().hex[:6]}",
             Runtime="python3.11",

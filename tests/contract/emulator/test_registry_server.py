@@ -18,7 +18,7 @@ from moto.glue.models import GlueBackend
 from emulator import embedded, registry_server
 from emulator.gaps.schema_registry import Server
 from local.deployment import client
-from local.instance import State, unused
+from local.instance import state_of, unused
 from local.tools import tool
 
 ENDED_SECONDS_MAX = 10
@@ -37,7 +37,7 @@ def test_the_registry_serves_as_soon_as_it_is_asked_and_ends_with_the_emulator()
     own.create()
     aws = embedded.start(own, tool("aws", "python"))
     try:
-        with closing(client(State(port=aws.port), "glue")) as glue:
+        with closing(client(state_of(aws), "glue")) as glue:
             with pytest.raises(ClientError, match="EntityNotFoundException"):
                 glue.get_schema_version(SchemaVersionId=str(uuid4()))
             server = server_of(aws.process.pid)

@@ -41,7 +41,7 @@ def admit(
             if not reading.device_id.startswith(poster.prefix):
                 reason = f"is not one of this gateway's devices, whose ids start {poster.prefix!r}"
                 raise Rejected(reason, field="device_id", value=reading.device_id)
-            check_time(reading, now_ms, retention_ms)
+            check_time(reading, now_ms, retention_ms, document.get("recorded_at"))
         except Rejected as error:
             refusal = {
                 "index": index,

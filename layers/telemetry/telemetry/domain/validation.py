@@ -1,14 +1,22 @@
 """Validation: a document or a record's bytes become a reading, or are rejected with the reason."""
 
+import json
+import re
 from functools import cache
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from telemetry.domain.decoders.text import json_value
 from telemetry.domain.reading import DEVICE_FIELDS, FIELDS, METRICS, STAMPED, Reading, shown
-from telemetry.domain.times import from_iso
+from telemetry.domain.times import from_iso, unit_told
 from telemetry.errors import Rejected
+
+DIGITS = re.compile(r"\s*[+-]?\d+([.,]\d*)?\s*")
+# https://www.thethingsindustries.com/docs/integrations/data-formats/
+ENVELOPE = {"end_device_ids", "uplink_message"}
+EXACT = 2**53  # below it a double holds each whole number
 
 
 def parse(raw: Any, device_id: str | None = None) -> Reading:
@@ -19,6 +27,12 @@ def parse(raw: Any, device_id: str | None = None) -> Reading:
     """
     if not isinstance(raw, dict):
         raise Rejected("is not a JSON object with a reading's fields", value=raw)
+    if raw.keys() >= ENVELOPE:
+        reason = (
+            "is an envelope of The Things Stack; the reading is in its decoded_payload: "
+            "post that, with the uplink's received_at as recorded_at"
+        )
+        raise Rejected(reason, field="uplink_message")
     for name in STAMPED:
         if name in raw:
             raise Rejected("is set by the pipeline, not by devices", field=name, value=raw[name])
@@ -36,23 +50,42 @@ def parse(raw: Any, device_id: str | None = None) -> Reading:
 def decode(data: bytes) -> Reading:
     """The reading in a stream record's bytes, or Rejected: other producers may write there too."""
     try:
-        return _reading(_model().model_validate_json(data))
+        model = _model().model_validate_json(data)
     except ValidationError as error:
         raise _rejected(error) from None
+    reading = _reading(model)
+    if data.count(b'"') != _quotes(model, reading):
+        json_value(data)  # raises for a name that is there twice
+    return reading
+
+
+def _quotes(model: BaseModel, reading: Reading) -> int:
+    """How many quotes a record has in which each name is once, and its time a number.
+
+    No value that is taken has a quote in it. So a record with a name twice has more of them, and
+    the few that have more for another reason are looked at.
+    """
+    texts = 1 + (reading.trace_id is not None) + (reading.via is not None)
+    return 2 * (len(model.model_fields_set) + texts)
 
 
 def _instant(value: Any) -> Any:
-    """Epoch ms from either form that devices send."""
+    """Epoch ms from the forms that devices send: ISO 8601, a whole number, also as a float."""
+    reason = "is neither an ISO 8601 time with an offset nor whole epoch milliseconds"
     if isinstance(value, str):
         try:
             return from_iso(value)
         except (ValueError, OverflowError):
-            value = None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise PydanticCustomError(
-            "instant", "is neither an ISO 8601 time with an offset nor whole epoch milliseconds"
-        )
-    return value
+            if DIGITS.fullmatch(value):
+                reason = "is a string; epoch milliseconds are a number, not a string"
+    elif isinstance(value, float):
+        if value.is_integer() and abs(value) < EXACT:
+            return int(value)
+        if abs(value) < EXACT:
+            reason = f"has a fraction; whole epoch milliseconds are meant{unit_told(value)}"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise PydanticCustomError("instant", "{reason}", {"reason": reason})
 
 
 @cache
@@ -114,13 +147,14 @@ def _reason(detail: ErrorDetails, name: str | None) -> str:
         case "greater_than_equal":
             return f"{value} is below {field['minimum']}{unit}"
         case "less_than_equal":
-            return f"{value} is above {field['maximum']}{unit}"
+            told = unit or unit_told(detail["input"])
+            return f"{value} is above {field['maximum']}{told}"
         case "string_pattern_mismatch":
             return f"does not match {field['pattern']}, as {field['example']} does"
         case "extra_forbidden":
             return f"is not a field of a reading; its fields are {', '.join(DEVICE_FIELDS)}"
         case "float_type" | "finite_number" | "float_parsing":
-            return f"is not a finite number of{unit}"
+            return _no_number(detail["input"], unit)
         case "string_type":
             return "is not a string"
         case "json_invalid":
@@ -129,3 +163,9 @@ def _reason(detail: ErrorDetails, name: str | None) -> str:
             return "is not a JSON object with a reading's fields"
         case _:
             return detail["msg"]
+
+
+def _no_number(value: Any, unit: str) -> str:
+    if isinstance(value, str) and DIGITS.fullmatch(value):
+        return f"{json.dumps(shown(value))} is a string; a number is written without quotes"
+    return f"is not a finite number of{unit}"
