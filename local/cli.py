@@ -27,6 +27,7 @@ from local.values import (
     speed,
 )
 from local.view import show_error
+from ops import devices
 from ops.arguments import Parser
 from ops.cli import COMMANDS
 
@@ -208,9 +209,7 @@ def add_query(added: Subparsers) -> None:
         "--from", dest="start", metavar="TIME", help="ISO 8601 (default: an hour before --to)"
     )
     windows.add_argument("--to", dest="end", metavar="TIME", help="ISO 8601 (default: now)")
-    windows.add_argument(
-        "--metric", default="temperature", help="the metric in the table (default: temperature)"
-    )
+    windows.add_argument("--metric", help="this one only (default: every metric that it has)")
     device = command(
         asked,
         "device",
@@ -227,9 +226,15 @@ def add_query(added: Subparsers) -> None:
         "--from", dest="start", metavar="TIME", help="ISO 8601 (default: an hour before --to)"
     )
     accounting.add_argument("--to", dest="end", metavar="TIME", help="ISO 8601 (default: now)")
+    listed = devices.add_as("devices", asked)
+    listed.set_defaults(does=commands.on_instance(devices.list_devices))
+    add_name(listed)
     for each in (windows, device, alerts, accounting):
         add_name(each)
-        add_json(each, "print JSON instead of a table")
+        printed = each.add_mutually_exclusive_group()
+        add_json(printed, "print JSON instead of a table")
+        if each in (windows, alerts):
+            printed.add_argument("--csv", action="store_true", help="print CSV instead of a table")
 
 
 def add_notices(added: Subparsers) -> None:
@@ -333,7 +338,7 @@ def add_name(of: argparse.ArgumentParser) -> None:
     )
 
 
-def add_json(of: argparse.ArgumentParser, text: str) -> None:
+def add_json(of: argparse._ActionsContainer, text: str) -> None:
     """Add the option that prints for a program."""
     of.add_argument("--json", action="store_true", help=text)
 

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +34,16 @@ from local.notices import Delivery, Notices, heading, line_of, subscribe, togeth
 from local.notices import as_json as notice_as_json
 from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens, redeployed
 from local.sources import listed
+from local.tables import (
+    ALERT_COLUMNS,
+    STATISTICS,
+    WINDOW_COLUMNS,
+    alert_rows,
+    counted,
+    metrics_of,
+    window_rows,
+    write_csv,
+)
 from local.tracing import show_trace
 from local.trial.chaos import GRACE_SECONDS, PATIENCE_SECONDS, Chaos
 from local.trial.check import from_iso, iso
@@ -136,16 +146,11 @@ def clean_up(instance: Instance, is_clean: bool, console: Console) -> None:
 def up(options: Options, console: Console) -> int:
     """Bring an instance up and leave it running; deploy anew what has changed if it is up."""
     instance = named(options.name)
-    steps = Steps(console)
+    if instance.is_running() and instance.load().is_deployed:
+        return redeploy(options, console, instance)
     was_running, is_clean = instance.is_running(), False
-    if was_running and instance.load().is_deployed:
-        changed = redeployed(instance, steps, parameters_of(options))
-        note = f"changed: {listed(changed)}" if changed else "nothing has changed: it is as it was"
-        console.print(f"\n  {escape(note)}", highlight=False, soft_wrap=True)
-        subscribe(instance.load())
-        return 0
     try:
-        with brought_up(instance, steps, parameters_of(options)) as aws:
+        with brought_up(instance, Steps(console), parameters_of(options)) as aws:
             subscribe(instance.load())
             aws.release()
             is_clean = True
@@ -160,6 +165,15 @@ def up(options: Options, console: Console) -> int:
     console.print(f"\n  API  {state.api_url}", highlight=False, soft_wrap=True)
     for text in ("devices --for 1m", "watch", "query alerts", "notices", "env", "down"):
         console.print(f"  next [bold]python -m local {text}{of_name}[/]", highlight=False)
+    return 0
+
+
+def redeploy(options: Options, console: Console, instance: Instance) -> int:
+    """Deploy what has changed to an instance that is up, and say what that was."""
+    changed = redeployed(instance, Steps(console), parameters_of(options))
+    subscribe(instance.load())
+    note = f"changed: {listed(changed)}" if changed else "nothing has changed: it is as it was"
+    console.print(f"\n  {escape(note)}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -255,16 +269,17 @@ def query_windows(options: Options, console: Console) -> int:
         windows = list(api.windows(options.device, iso(start_ms), iso(end_ms)))
     if options.json:
         return print_json({"device_id": options.device, "windows": windows})
-    table = table_of("minute", "readings", "mean", "min", "max", "stddev", "last")
-    for window in windows:
-        metric = window["metrics"].get(options.metric)
-        numbers = (
-            [f"{metric[name]:.2f}" for name in ("mean", "min", "max", "stddev", "last")]
-            if metric
-            else []
-        )
-        table.add_row(window["minute"], str(window["count"]), *numbers)
-    title = f"{options.device}: {options.metric}, {len(windows)} windows"
+    rows = list(window_rows(options.device, windows, options.metric))
+    if options.csv:
+        return print_csv(WINDOW_COLUMNS, rows)
+    table = table_of("minute", "metric", "readings", *STATISTICS[1:])
+    for _, minute, name, count, *numbers in rows:
+        table.add_row(minute, name, str(count), *(f"{number:.2f}" for number in numbers))
+    title = f"{options.device}: {counted(len(windows), 'window')}"
+    if options.metric:
+        others = ", ".join(metrics_of(windows))
+        title += f", {options.metric}" if rows else f", none has {options.metric}"
+        title += f" (they have {others})" if others and not rows else ""
     return print_table(console, table, title)
 
 
@@ -290,6 +305,8 @@ def query_alerts(options: Options, console: Console) -> int:
         alerts = list(api.alerts(options.status))
     if options.json:
         return print_json({"alerts": alerts})
+    if options.csv:
+        return print_csv(ALERT_COLUMNS, alert_rows(alerts))
     is_wide = console.width >= WIDE
     table = table_of("device", "rule", "first breach", "lasted", "peak", *["trace"] * is_wide)
     for alert in alerts:
@@ -300,7 +317,7 @@ def query_alerts(options: Options, console: Console) -> int:
         lasted = duration_text((from_iso(last) - from_iso(first)) / 1000)
         row = alert["device_id"], alert["rule"], first, lasted, f"{alert['peak']:.1f}"
         table.add_row(*row, *[str(alert.get("trace_id"))] * is_wide)
-    return print_table(console, table, f"{len(alerts)} alerts, {options.status}")
+    return print_table(console, table, f"{counted(len(alerts), 'alert')}, {options.status}")
 
 
 def query_accounting(options: Options, console: Console) -> int:
@@ -315,7 +332,8 @@ def query_accounting(options: Options, console: Console) -> int:
     for stage, counts in answer["stages"].items():
         for name, amount in counts.items():
             table.add_row(stage, name, f"{amount:,}")
-    title = f"{answer['from']} to {answer['to']}: {answer['unaccounted']:,} readings unaccounted"
+    unaccounted = counted(answer["unaccounted"], "reading")
+    title = f"{answer['from']} to {answer['to']}: {unaccounted} unaccounted"
     return print_table(console, table, title)
 
 
@@ -523,6 +541,12 @@ def print_table(console: Console, table: Table, title: str) -> int:
     """Print a table under its title."""
     console.print(f"[bold]{title}[/]", highlight=False)
     console.print(table)
+    return 0
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
+    """Print rows as CSV on stdout."""
+    write_csv(sys.stdout, columns, rows)
     return 0
 
 
