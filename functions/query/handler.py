@@ -65,6 +65,7 @@ def _document(minute_ms: int, window: Window) -> dict[str, Any]:
     return {
         "minute": to_iso_minute(minute_ms),
         "count": len(window),
+        "conflicting": windows_of.contested(window),
         "metrics": {name: asdict(statistics) for name, statistics in metrics.items()},
     }
 
@@ -72,7 +73,7 @@ def _document(minute_ms: int, window: Window) -> dict[str, Any]:
 def get_device(
     event: dict[str, Any], _now_ms: int, windows: WindowReader, _alerts: AlertReader
 ) -> dict[str, Any]:
-    """One device's latest reading by event time."""
+    """One device's latest reading by event time, and the conflicts of that minute."""
     device_id = http.path_parameter(event, "device_id") or ""
     latest = next(windows.between(device_id, 0, LATEST_MS, LATEST_PAGE, newest_first=True), None)
     if latest is None:
@@ -80,7 +81,10 @@ def get_device(
     minute_ms, window = latest
     offset = max(window)
     reading = {"recorded_at": to_iso(minute_ms + offset), **window[offset]}
-    return http.respond(200, {"device_id": device_id, "latest": reading})
+    conflicting = windows_of.contested(window)
+    return http.respond(
+        200, {"device_id": device_id, "latest": reading, "conflicting": conflicting}
+    )
 
 
 def get_alerts(

@@ -63,6 +63,7 @@ def test_a_window_has_its_statistics_by_metric(stage: Stage) -> None:
             {
                 "minute": "2026-11-21T01:29:00Z",
                 "count": 3,
+                "conflicting": 0,
                 "metrics": {
                     "humidity": humidity,
                     "temperature": {
@@ -214,7 +215,19 @@ def test_the_latest_reading_is_that_of_the_latest_event_time(stage: Stage) -> No
     assert body_of(response) == {
         "device_id": "pump-1",
         "latest": {"recorded_at": "2026-11-21T01:29:59.000Z", "temperature": 2.0, "battery": 3.5},
+        "conflicting": 0,
     }
+
+
+def test_values_that_disagreed_are_shown_with_the_device_and_its_window(stage: Stage) -> None:
+    for region, value in (("eu-west-1", 20.0), ("us-east-1", 21.0), ("eu-west-1", 20.0)):
+        stage.store(reading(at_ms=NOW_MS - 1_000, temperature=value, humidity=40.0), region=region)
+    for resource in (DEVICE, WINDOWS):
+        body = body_of(stage.get(resource))
+        found = body if resource == DEVICE else body["windows"][-1]
+        assert found["conflicting"] == 1
+    (window,) = body_of(stage.get(WINDOWS))["windows"]
+    assert window["metrics"]["temperature"]["last"] == 21.0
 
 
 def test_the_latest_reading_is_found_without_reading_the_older_ones(stage: Stage) -> None:
