@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from telemetry.domain.influx import load_mapping
 from telemetry.errors import TelemetryError
 
 from contract.derived import derive
@@ -34,6 +35,7 @@ def main(arguments: list[str], root: Path = ROOT) -> int:
         contracts = load(root)
         check(contracts)
         contents = derive(root, contracts)
+        load_mapping((root / "influx.yaml").read_text("utf-8"))
     except (ContractBroken, TelemetryError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -41,9 +41,11 @@ NOT_ESCAPED = r'[^"\\]*'  # a string's characters, where a schema has no pattern
 
 # A time in ISO 8601 as Python reads it (datetime.fromisoformat): date, a separator, time, offset,
 # each with separators of its own or without any. Not by weeks, as 2026-W47-6 is.
-INSTANT = '^"([0-9-]+)[^0-9-]([0-9:.,]+)(Z|[+-][0-9:]+)"$'
+INSTANT = '^"([0-9-]+)[^0-9-]([0-9:.,]+)([Zz]|[+-][0-9:]+)"$'
 DATE = "^([0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8})$"
 HOUR, SIXTY, FRACTION = "([01][0-9]|2[0-3])", "[0-5][0-9]", "([.,][0-9]+)?"
+SECOND = "([0-5][0-9]|60)"  # 60 is a leap second, and the second after it
+EXACT = 2**53  # below it a double holds each whole number
 
 
 class Column(NamedTuple):
@@ -154,6 +156,7 @@ WITH objects AS (
 SELECT day, hour,
 try_cast(CASE WHEN regexp_like(line, {quoted(OBJECT)})
 AND {OPENING}
+AND {all_of(map(named_once, fields))}
 THEN try(json_parse(regexp_replace(line, {quoted(NOT_A_NUMBER)}, ':null')))
 END AS map(varchar, json)) AS fields
 FROM {LINES}
@@ -174,12 +177,12 @@ FROM texts
 SELECT *,
 CASE WHEN regexp_like(date_, {quoted(DATE)})
 THEN replace(date_, '-', '') END AS yyyymmdd_,
-CASE WHEN {is_clock("time_", "", FRACTION)}
+CASE WHEN {is_clock("time_", "", SECOND + FRACTION)}
 THEN rpad(regexp_extract(replace(time_, ':', ''), '^[0-9]+'), 6, '0') END AS hhmmss_,
 rpad(coalesce(regexp_extract(time_, '[.,]([0-9]+)$', 1), ''), 3, '0') AS fraction_,
-CASE WHEN offset_ = 'Z'
-OR {is_clock("offset_", "[+-]", "")}
-THEN rpad(translate(offset_, 'Z:', '+'), 7, '0') END AS shhmmss_
+CASE WHEN offset_ IN ('Z', 'z')
+OR {is_clock("offset_", "[+-]", SIXTY)}
+THEN rpad(translate(offset_, 'Zz:', '++'), 7, '0') END AS shhmmss_
 FROM parts
 ), numbers AS (
 SELECT *,
@@ -196,6 +199,15 @@ WHERE {all_of(f"{column(name)} IS NOT NULL" for name in IDENTITY)}
 AND coalesce({", ".join(map(column, newest.metrics))}) IS NOT NULL
 AND {all_of(f"(_{name} IS NULL OR {column(name)} IS NOT NULL)" for name in stamped)}
 """  # noqa: S608 - names are in snake case (contract.evolution), the rest is quoted
+
+
+def named_once(name: str) -> str:
+    """Whether a line has a name once at most, also within nested objects, as the decoder looks.
+
+    Of a name that is there twice Trino's parser keeps the last.
+    """
+    named = f'"{name}"' + r"\s*:"
+    return f"cardinality(regexp_extract_all(line, {quoted(named)})) <= 1"
 
 
 def readings_once(newest: Version) -> str:
@@ -222,7 +234,13 @@ def number(name: str, field: Field) -> str:
     if type_of(field) == "double":
         return f"try_cast(_{name} AS double)"
     whole = f"try_cast(regexp_extract(_{name}, {quoted(WHOLE_NUMBER)}) AS bigint)"
-    return f"coalesce({whole},\n{written_instant()})" if name == "recorded_at" else whole
+    if name != "recorded_at":
+        return whole
+    double = f"try_cast(_{name} AS double)"
+    as_float = (
+        f"CASE WHEN abs({double}) < {EXACT} AND {double} = floor({double})\nTHEN {double} END"
+    )
+    return f"coalesce({whole},\ntry_cast({as_float} AS bigint),\n{written_instant()})"
 
 
 def written_instant() -> str:
@@ -247,11 +265,11 @@ def digits(text: str, start: int, length: int) -> str:
     return f"try_cast(substr({text}, {start}, {length}) AS bigint)"
 
 
-def is_clock(text: str, before: str, after: str) -> str:
+def is_clock(text: str, before: str, second: str) -> str:
     """Whether a text is hours, minutes and seconds, or the first of these."""
-    marked = f"^{before}{HOUR}(:{SIXTY}(:{SIXTY}{after})?)?$"
-    bare = f"^{before}{HOUR}({SIXTY}({SIXTY}{after})?)?$"
-    return f"regexp_like({text}, {quoted(marked)})\nOR regexp_like({text}, {quoted(bare)})"
+    marked = f"^{before}{HOUR}(:{SIXTY}(:{second})?)?$"
+    bare = f"^{before}{HOUR}({SIXTY}({second})?)?$"
+    return f"(regexp_like({text}, {quoted(marked)})\nOR regexp_like({text}, {quoted(bare)}))"
 
 
 def value(name: str, field: Field, none: Mapping[str, Sequence[Declared]]) -> str:

@@ -26,11 +26,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 SEGMENTS_BYTES_MAX = 32 * 1024 * 1024
 DATAGRAM_BYTES_MAX = 65_535
+KNOWN_SECONDS = 10.0
+"""For how long a sender isn't looked up again."""
 GONE_SECONDS = 8.0
 ENGINE_PAUSE_SECONDS = 0.2
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +42,7 @@ sys.path.append(str(ROOT))
 from emulator.gaps import Modules  # noqa: E402 - found by the path above: python runs this with -I
 
 GAPS = (
+    "table_keys",
     "partiql",
     "expiry",  # before `keeping`, which packs what is left
     "keeping",
@@ -55,6 +59,7 @@ GAPS = (
     "api_imports",
     "layers",
     "failing",
+    "datagrams",
     "firehose",
     "iot",
     "states",
@@ -64,6 +69,8 @@ GAPS = (
     "imports",
     "nested_stacks",
     "deleted_stacks",
+    "signatures",
+    "origins",  # after `signatures`: outside of it
 )
 """The modules of `emulator.gaps`, in the order in which they are closed."""
 
@@ -101,17 +108,53 @@ def collect_segments(receiver: socket.socket, path: Path) -> None:
     """Append each X-Ray segment to `path`, a JSON document a line; when full, drop the older half.
 
     A datagram is a header line, then the document
-    (https://docs.aws.amazon.com/xray/latest/devguide/xray-api-sendingdata.html).
+    (https://docs.aws.amazon.com/xray/latest/devguide/xray-api-sendingdata.html). Those of another
+    user's processes are dropped, where the system tells whose they are.
     """
-    older = path.with_suffix(".older")
+    known: dict[tuple[str, int], float] = {}
     while True:
-        datagram = receiver.recv(DATAGRAM_BYTES_MAX)
-        _, _, document = datagram.partition(b"\n")
-        with path.open("ab") as segments:
-            segments.write(document.replace(b"\n", b" ") + b"\n")
-            is_full = segments.tell() > SEGMENTS_BYTES_MAX // 2
-        if is_full:
-            path.replace(older)
+        datagram, sender = receiver.recvfrom(DATAGRAM_BYTES_MAX)
+        if time.monotonic() > known.get(sender, 0.0):
+            if not is_own(sender):
+                continue
+            known[sender] = time.monotonic() + KNOWN_SECONDS
+        try:
+            keep_segment(datagram, path)
+        except OSError as error:  # a full disk, mostly: the next one may find room
+            tell(f"an X-Ray segment isn't kept: {error}")
+
+
+def keep_segment(datagram: bytes, path: Path) -> None:
+    """Append one segment."""
+    _, _, document = datagram.partition(b"\n")
+    with path.open("ab") as segments:
+        segments.write(document.replace(b"\n", b" ") + b"\n")
+        is_full = segments.tell() > SEGMENTS_BYTES_MAX // 2
+    if is_full:
+        path.replace(path.with_suffix(".older"))
+
+
+def tell(what: str) -> None:
+    """Say something on standard error, which is the emulator's log, if that can be written."""
+    with suppress(OSError):
+        sys.stderr.write(f"launcher: {what}\n")
+        sys.stderr.flush()
+
+
+def is_own(sender: tuple[str, int], table: Path = Path("/proc/net/udp")) -> bool:
+    """Whether a datagram's sender is a process of this user's, or there is no telling.
+
+    The table has a line for each UDP socket: number, local address (in hexadecimal, the bytes of
+    the IP address turned round), five columns, then the user's id (man 5 proc).
+    """
+    try:
+        lines = table.read_text().splitlines()[1:]
+    except OSError:  # not Linux
+        return True
+    address = int.from_bytes(socket.inet_aton(sender[0]), sys.byteorder)
+    local = [f"{each:08X}:{sender[1]:04X}" for each in (address, 0)]
+    owners = {columns[7] for columns in map(str.split, lines) if columns[1] in local}
+    return owners == {str(os.getuid())}
 
 
 def close_gaps(modules: Modules, without: Collection[str] = ()) -> None:
@@ -130,15 +173,27 @@ def keep_running(folder: Path, name: str, python: str, *options: str) -> None:
     command = [python, "-m", f"emulator.{name}"]
     command += ["--endpoint", f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}"]
     command += ["--region", os.environ["AWS_DEFAULT_REGION"], *options]
+    while True:
+        try:
+            run_beside(folder, name, command)
+        except OSError as error:  # a full disk, or no room for a process: later there may be
+            tell(f"emulator.{name} isn't started: {error}")
+        time.sleep(ENGINE_PAUSE_SECONDS)
+
+
+def run_beside(folder: Path, name: str, command: list[str]) -> None:
+    """Run a process until it ends, with a log and a file that names it in the folder."""
     with (folder / f"{name}.log").open("ab") as log:
-        while True:
-            process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
-            )
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+        )
+    with process:
+        try:
             (folder / f"{name}.pid.new").write_text(str(process.pid))
             (folder / f"{name}.pid.new").replace(folder / f"{name}.pid")
-            process.wait()
-            time.sleep(ENGINE_PAUSE_SECONDS)
+        except OSError as error:  # it may run all the same
+            tell(f"{name}.pid isn't written: {error}")
+        process.wait()
 
 
 def serve(folder: Path, python: str | None, mqtt_port: str, without: Collection[str]) -> None:

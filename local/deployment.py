@@ -28,24 +28,25 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from emulator.embedded import end_group
-from emulator.errors import StepFailed
-from local.errors import LocalError
+from emulator.errors import NotInTime, StepFailed
+from local.errors import LocalError, NoAnswer
 from local.instance import ROOT, Instance, State
 from local.tools import tool
 
-SAM_SECONDS_MAX = 300.0
+SAM_SECONDS_MAX = 900.0
+"""For one that hangs: an idle machine needs 20, one with eight busy loops 150."""
 CLOUDFORMATION_POLL_SECONDS = 0.2
 CONTAINER_PYTHON = "3.13"  # the template's own
 STREAM_FUNCTIONS = ("aggregate", "alert")
+FIRST_CALL_SECONDS_MAX = 180.0
+OUT_OF_TIME = "Task timed out"
 ARCHIVE_BUFFER_SECONDS = 2
 NO_ENDPOINT = "http://127.0.0.1:9"
+NO_STATE = State(access_key="none", secret_key="none")  # noqa: S106 - it opens nothing
 CLIENTS_LOCK = Lock()
 API_URL_PATTERN = re.compile(r"https://(?P<api>[^./]+)\.execute-api\.[^/]+/(?P<stage>[^/]+)/?")
 NESTED_STACK = "AWS::CloudFormation::Stack"
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
-
-# The emulator takes this key for the account's root, with any secret.
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
 
 def host_parameters() -> dict[str, str]:
@@ -87,7 +88,8 @@ def tool_environment(
 ) -> dict[str, str]:
     """Return the environment for a tool that talks to the embedded AWS, and can't talk to another.
 
-    What a person has set for AWS (profile, keys, endpoints of single services) is left out.
+    What a person has set for AWS (profile, keys, endpoints of single services) is left out. The
+    keys are those of the instance whose folder this is; of none yet, keys that open nothing.
     """
     own = {
         name: value
@@ -99,7 +101,7 @@ def tool_environment(
     )
     return (
         own
-        | aws_environment(endpoint)
+        | aws_environment(state_in(folder), endpoint)
         | {
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
@@ -116,13 +118,22 @@ def tool_environment(
     )
 
 
-def aws_environment(endpoint: str, region: str = State.region) -> dict[str, str]:
-    """Return what points an AWS SDK or CLI at the embedded AWS."""
+def state_in(folder: Path) -> State:
+    """Return the state of the instance whose folder this is, or one with keys that open nothing."""
+    try:
+        return Instance(folder.name, folder).load()
+    except LocalError:
+        return NO_STATE
+
+
+def aws_environment(state: State, endpoint: str) -> dict[str, str]:
+    """Return what points an AWS SDK or CLI at the embedded AWS, as its account's root."""
     return {
         "AWS_ENDPOINT_URL": endpoint,
-        **CREDENTIALS,
-        "AWS_REGION": region,
-        "AWS_DEFAULT_REGION": region,
+        "AWS_ACCESS_KEY_ID": state.access_key,
+        "AWS_SECRET_ACCESS_KEY": state.secret_key,
+        "AWS_REGION": state.region,
+        "AWS_DEFAULT_REGION": state.region,
     }
 
 
@@ -131,17 +142,17 @@ def client(state: State, service: str, answer_seconds_max: float = 30) -> Any:
     retries: Any = {"mode": "standard", "max_attempts": 3}
     config = Config(proxies={}, retries=retries, read_timeout=answer_seconds_max)
     with CLIENTS_LOCK:  # a client is safe to share among threads, and not to make in several
-        return session(state.region).client(  # type: ignore[call-overload]
+        return session(state.region, state.access_key, state.secret_key).client(  # type: ignore[call-overload]
             service, endpoint_url=f"http://127.0.0.1:{state.port}", config=config
         )
 
 
 @cache
-def session(region: str) -> boto3.Session:
+def session(region: str, access_key: str, secret_key: str) -> boto3.Session:
     """Return a session for all clients: each reads what boto3 knows of AWS anew, 0.1 s of CPU."""
     return boto3.Session(
-        aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
         region_name=region,
     )
 
@@ -178,7 +189,7 @@ class SamRun:
         try:
             code = self._process.wait(SAM_SECONDS_MAX)
         except subprocess.TimeoutExpired:
-            raise StepFailed(
+            raise NotInTime(
                 f"`sam {self.command}` took longer than {SAM_SECONDS_MAX:.0f} s", self.log
             ) from None
         finally:
@@ -323,17 +334,32 @@ def stack_resources(state: State) -> Iterator[dict[str, Any]]:
 
 
 def start_functions(state: State) -> None:
-    """Start the functions that read the stream, with no records, before the first reading."""
+    """Start the functions that read the stream, with no records, before the first reading.
+
+    With no records there is nothing that they do, so one that isn't started in time is called
+    again. Raise LocalError for one that doesn't start.
+    """
     lambdas = client(state, "lambda")
     with ThreadPoolExecutor(len(STREAM_FUNCTIONS)) as pool:
-        for answer in pool.map(
-            lambda name: lambdas.invoke(
-                FunctionName=f"{state.stack}-{name}", Payload=json.dumps({"Records": []})
-            ),
-            STREAM_FUNCTIONS,
-        ):
-            if "FunctionError" in answer:
-                raise LocalError(f"a function doesn't start: {answer['Payload'].read().decode()}")
+        list(
+            pool.map(
+                lambda name: start_function(lambdas, f"{state.stack}-{name}"), STREAM_FUNCTIONS
+            )
+        )
+
+
+def start_function(lambdas: Any, name: str) -> None:
+    """Call a function with no records until it answers; raise LocalError when it doesn't."""
+    deadline = time.monotonic() + FIRST_CALL_SECONDS_MAX
+    while True:
+        answer = lambdas.invoke(FunctionName=name, Payload=json.dumps({"Records": []}))
+        if "FunctionError" not in answer:
+            return
+        told = answer["Payload"].read().decode()
+        if OUT_OF_TIME not in told:
+            raise LocalError(f"{name} doesn't start: {told}")
+        if time.monotonic() > deadline:
+            raise NoAnswer(f"{name} doesn't start in {FIRST_CALL_SECONDS_MAX:.0f} s: {told}")
 
 
 def admin_token(state: State) -> str:

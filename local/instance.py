@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from emulator import instance as emulator_instance
+from emulator.embedded import EmbeddedAws
 from local.errors import LocalError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,13 +62,32 @@ class Instance(emulator_instance.Instance):
         return state
 
 
+def state_of(aws: EmbeddedAws) -> State:
+    """Return the state of an instance whose embedded AWS was just started."""
+    return State(
+        pid=aws.process.pid,
+        port=aws.port,
+        mqtt_port=aws.mqtt_port,
+        access_key=aws.root.key_id,
+        secret_key=aws.root.secret,
+    )
+
+
 def named(name: str, root: Path = ROOT) -> Instance:
     """Return the instance of that name; raise LocalError when the name can't be a folder's."""
     if not NAME_PATTERN.fullmatch(name):
         raise LocalError(
             f"--name: '{name}' isn't a name: use lower-case letters, digits and hyphens, at most 40"
         )
-    return Instance(name, root / ".local" / name)
+    return Instance(name, folder_of_instances(root) / name)
+
+
+def folder_of_instances(root: Path = ROOT) -> Path:
+    """Return the folder `.local`; where it is a link, that which it leads to.
+
+    The SAM CLI writes paths that are relative to the real place of what it builds.
+    """
+    return (root / ".local").resolve()
 
 
 def unused(prefix: str, root: Path = ROOT) -> Instance:
@@ -77,7 +97,7 @@ def unused(prefix: str, root: Path = ROOT) -> Instance:
 
 def existing(root: Path = ROOT) -> list[Instance]:
     """Return the instances that have a folder, by name."""
-    folders = sorted((root / ".local").glob("*/"))
+    folders = sorted(folder_of_instances(root).glob("*/"))
     return [
         Instance(folder.name, folder) for folder in folders if NAME_PATTERN.fullmatch(folder.name)
     ]

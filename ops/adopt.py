@@ -322,8 +322,7 @@ def why_failed(formation: Any, stack: str) -> str:
 
 def next_command(environment: str, parameters: Mapping[str, str]) -> str:
     """Return the deployment that follows an import, as a line for a shell."""
-    options = [] if environment == "default" else [f"--config-env {environment}"]
-    if parameters:
-        given = (f"{name}={value}" for name, value in parameters.items())
-        options.append(" ".join(["--parameter-overrides", *given]))
-    return f'make deploy ARGS="{" ".join(options)}"'
+    of_environment = "" if environment == "default" else f" ENV={environment}"
+    given = " ".join(f"{name}={value}" for name, value in parameters.items())
+    options = f' ARGS="--parameter-overrides {given}"' if given else ""
+    return f"make deploy{of_environment}{options}"

@@ -16,6 +16,8 @@ SAMCONFIG = Path(__file__).parent.parent / "samconfig.toml"
 Connect = Callable[[str], Any]
 ANSWER_SECONDS_MAX = 300
 """How long to wait for an answer: longer than any function that operators invoke may run."""
+LOCAL = "local"
+"""The environment of samconfig.toml that `python -m local` deploys to this machine with."""
 ABSENT = "ValidationError"
 """What DescribeStacks answers where there is no stack of that name."""
 
@@ -86,7 +88,7 @@ def settings_of(environment: str, samconfig: Path = SAMCONFIG) -> dict[str, Any]
     document = tomllib.loads(samconfig.read_text("utf-8"))
     environments = sorted(name for name in document if isinstance(document[name], dict))
     if environment not in environments:
-        known = ", ".join(environments)
+        known = ", ".join(name for name in environments if name != LOCAL)
         raise OpsError(f"ENV: '{environment}' isn't an environment of samconfig.toml: {known}")
     of_commands = document[environment]
     settings: dict[str, Any] = {}

@@ -113,7 +113,7 @@ def strange_to_the_emulators_interpreter(tree: ast.Module) -> list[str]:
         for line, name in imports(tree)
         if name.partition(".")[0] not in known
         and not name.startswith(("emulator.gaps", "emulator.event_pattern"))
-        and name != "emulator.states_language"
+        and not name.startswith(("emulator.states_language", "emulator.sigv4"))
     ]
 
 
@@ -237,7 +237,7 @@ def test_the_emulator_knows_nothing_of_the_local_run_or_of_what_runs_on_it() -> 
 
 
 def test_what_runs_in_the_emulators_interpreter_imports_only_what_that_has() -> None:
-    modules = ("launcher", "event_pattern", "states_language")
+    modules = ("launcher", "event_pattern", "states_language", "sigv4")
     there = (*(f"emulator/{name}.py" for name in modules), "emulator/gaps/")
     packages = (
         "emulator/__init__.py",

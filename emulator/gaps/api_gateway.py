@@ -19,7 +19,9 @@ import json
 import zlib
 from typing import Any
 
-WINDOW_BITS = {"gzip": 31, "deflate": 15}
+# zlib's window bits, tried in turn. AWS doesn't say whether its deflate is RFC 9110's, a zlib
+# stream, or also the bare one that some clients send.
+WINDOW_BITS = {"gzip": (31,), "deflate": (15, -15)}
 BODY_BYTES_MAX = 10 * 1024 * 1024  # API Gateway's quota of a payload
 DEFAULT_TYPE = "application/json"
 EVENT_BYTES_MAX = 6 * 1024 * 1024  # Lambda's quota of an invocation's payload
@@ -102,11 +104,12 @@ def unpacked(body: bytes, coding: str) -> bytes:
         return body
     if coding not in WINDOW_BITS:
         raise ValueError(coding)
-    stream = zlib.decompressobj(WINDOW_BITS[coding])
-    try:
-        whole = stream.decompress(body, BODY_BYTES_MAX)
-    except zlib.error as error:
-        raise ValueError(str(error)) from None
-    if not stream.eof or stream.unused_data:
-        raise ValueError("cut short, more than a payload may be, or more behind it")
-    return whole
+    for bits in WINDOW_BITS[coding]:
+        stream = zlib.decompressobj(bits)
+        try:
+            whole = stream.decompress(body, BODY_BYTES_MAX)
+        except zlib.error:
+            continue
+        if stream.eof and not stream.unused_data:
+            return whole
+    raise ValueError("another coding, cut short, more than a payload may be, or more behind it")

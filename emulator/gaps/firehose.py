@@ -104,7 +104,7 @@ class Delivery:
             time.sleep(LOOK_SECONDS)
             try:
                 self.deliver_due()
-            except Exception:
+            except BaseException:  # whatever it is, the next look finds the buffers again
                 log.exception("not delivered")
                 time.sleep(AGAIN_SECONDS)
 

@@ -20,6 +20,7 @@ from emulator.mappings.aws import AwsDestination, Endpoint, LambdaSink, source_o
 from emulator.mappings.checkpoints import SqliteCheckpoints
 from emulator.mappings.engine import Engine
 from emulator.mappings.ports import Ports
+from emulator.sigv4 import Key
 
 LOGGER = logging.getLogger(__name__)
 CALLS_MAX = 32
@@ -35,7 +36,7 @@ def now_ms() -> int:
 async def serve(url: str, region: str, file: Path) -> None:
     """Run the mappings of an AWS endpoint until told to stop."""
     calls, invocations = ThreadPoolExecutor(CALLS_MAX), ThreadPoolExecutor(INVOCATIONS_MAX)
-    endpoint = Endpoint(url, region, calls, invocations)
+    endpoint = Endpoint(url, region, root_key(), calls, invocations)
     ports = Ports(
         partial(source_of, endpoint),
         LambdaSink(endpoint),
@@ -49,10 +50,28 @@ async def serve(url: str, region: str, file: Path) -> None:
     await engine.run()
 
 
+def root_key() -> Key:
+    """Return the key of the account's root, which `emulator.launcher` gives to what it starts."""
+    return Key(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
+
+
 def end_with_starter() -> None:
     """End this process when the one that started it is gone, and the embedded AWS with it."""
     os.read(sys.stdin.fileno(), 1)
     os._exit(0)
+
+
+def end_with_any_thread() -> None:
+    """End this process when a thread of it dies of an exception, whichever: it is started again.
+
+    Otherwise it would live on without what that thread is for.
+    """
+
+    def end(told: threading.ExceptHookArgs) -> None:
+        LOGGER.critical("a thread has died", exc_info=told.exc_value)
+        os._exit(1)
+
+    threading.excepthook = end
 
 
 def main() -> None:
@@ -63,6 +82,7 @@ def main() -> None:
     parser.add_argument("--file", required=True, type=Path, help="where the checkpoints are kept")
     options = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    end_with_any_thread()
     threading.Thread(target=end_with_starter, daemon=True).start()
     try:
         asyncio.run(serve(options.endpoint, options.region, options.file))

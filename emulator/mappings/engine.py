@@ -56,7 +56,10 @@ class Engine:
         except Exception:
             LOGGER.exception("a look at the mappings")
         for runner in self._runners.values():
-            runner.look()
+            try:
+                runner.look()
+            except Exception:  # as of a full disk; it keeps no other mapping from its look
+                LOGGER.exception("a look at mapping %s", runner.mapping.uuid)
 
     def _follow(self, listed: list[Mapping]) -> None:
         """Do what has changed since the last look: create, update, enable, disable, delete."""

@@ -1,28 +1,33 @@
 """The rules engine: each message to the rules that select it, and to their actions.
 
 A message stays in the spool until all of that is done, so a broker that dies in the midst of it
-does it again: at least once, as AWS. Ports are passed in; `aws` has those of the embedded AWS.
+does it again: at least once, as AWS. What fails unexpectedly is tried again after a while, and so
+is a message that the spool couldn't forget; neither ends a worker. Ports are passed in; `aws` has
+those of the embedded AWS.
 """
 
 import base64
+import heapq
+import itertools
 import json
 import logging
-import queue
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from emulator.mqtt import sql
 from emulator.mqtt.limits import BASIC_INGEST
-from emulator.mqtt.spool import Published, Spool
+from emulator.mqtt.spool import NotKept, Published, Spool
 
 LOGGER = logging.getLogger(__name__)
 WAITS_SECONDS = (0.2, 0.5)
 """Between attempts at an action; AWS doesn't tell its own."""
 AWAY_SECONDS = 1.0
+AGAIN_SECONDS = 0.5, 30.0
+"""Before a message that failed unexpectedly is tried again: at first, and at most."""
 WORKERS = 8
 
 
@@ -84,6 +89,54 @@ def chosen(rules: Sequence[Rule], topic: str) -> tuple[list[Rule], str]:
     return subscribed, topic
 
 
+@dataclass(frozen=True)
+class Task:
+    """A message that is in the spool, and what is still to be done with it."""
+
+    number: int
+    message: Published
+    is_processed: bool = False
+    """Whether it is only to be forgotten."""
+    tries: int = 0
+    """How often that has failed unexpectedly."""
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long it waits before it is tried again: each time twice as long."""
+        least, most = AGAIN_SECONDS
+        return min(least * 2.0 ** (self.tries - 1), most) if self.tries else 0.0
+
+
+class Tasks:
+    """What waits for a worker, by when it is due; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[float, int, Task]] = []
+        self._order = itertools.count()
+
+    def __len__(self) -> int:
+        """How many wait, for a worker or for their time."""
+        return len(self._waiting)
+
+    def put(self, task: Task) -> None:
+        """Add one."""
+        due = time.monotonic() + task.wait_seconds
+        with self._changed:
+            heapq.heappush(self._waiting, (due, next(self._order), task))
+            self._changed.notify()
+
+    def get(self) -> Task:
+        """Take the first that is due, once one is."""
+        with self._changed:
+            while True:
+                wait = self._waiting[0][0] - time.monotonic() if self._waiting else None
+                if wait is not None and wait <= 0:
+                    return heapq.heappop(self._waiting)[2]
+                self._changed.wait(wait)
+
+
 class RulesEngine:
     """Takes messages from the spool, some at a time."""
 
@@ -99,33 +152,53 @@ class RulesEngine:
         self._rules = rules
         self._actions = actions
         self._sleep = sleep
-        self._waiting: queue.Queue[tuple[int, Published]] = queue.Queue()
+        self._tasks = Tasks()
+        self._refused = 0
 
     @property
     def pending(self) -> int:
         """How many messages wait for a worker."""
-        return self._waiting.qsize()
+        return len(self._tasks)
 
     def start(self) -> None:
         """Begin, with what a broker before this one has left."""
-        for each in self._spool.kept():
-            self._waiting.put(each)
+        for number, message in self._spool.kept():
+            self._tasks.put(Task(number, message))
         for _ in range(WORKERS):
             threading.Thread(target=self._work, daemon=True).start()
 
     def accept(self, message: Published) -> None:
-        """Take responsibility for a message: it may be acknowledged when this returns."""
-        self._waiting.put((self._spool.add(message), message))
+        """Take responsibility for a message: it may be acknowledged when this returns.
+
+        Raises NotKept where it must not be. That is told when it begins, and when it has ended:
+        a full disk may have kept the first from the log.
+        """
+        try:
+            number = self._spool.add(message)
+        except NotKept as problem:
+            if not self._refused:
+                LOGGER.error("messages aren't taken, nor acknowledged, for now: %s", problem)  # noqa: TRY400
+            self._refused += 1
+            raise
+        if self._refused:
+            LOGGER.warning("messages are taken again; %d were not", self._refused)
+            self._refused = 0
+        self._tasks.put(Task(number, message))
 
     def _work(self) -> None:
         while True:
-            number, message = self._waiting.get()
+            task = self._tasks.get()
             try:
-                self.process(message)
-            except Exception:  # it must not end the worker; the next broker tries again
-                LOGGER.exception("message %s to %s stays", number, message.topic)
-            else:
-                self._spool.done(number)
+                if not task.is_processed:
+                    self.process(task.message)
+                    task = replace(task, is_processed=True, tries=0)
+                self._spool.done(task.number)
+            except BaseException as error:  # whatever it is, it must not end the worker
+                task = replace(task, tries=task.tries + 1)
+                self._tasks.put(task)
+                told = "message %s to %s is tried again in %s s: %r"
+                what = task.number, task.message.topic, task.wait_seconds, error
+                LOGGER.error(told, *what, exc_info=task.tries == 1)  # noqa: TRY400 - once is enough
 
     def process(self, message: Published) -> None:
         """Give a message to every rule that selects it."""

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from telemetry.aws import stream
+from telemetry.aws import events, stream
 from telemetry.aws.clients import client
 from telemetry.aws.generations import Generations
 from telemetry.aws.items import DynamoItems
@@ -23,7 +23,7 @@ from telemetry.aws.observe import (
 )
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.stream import Record
-from telemetry.aws.windows import KEY, Windows
+from telemetry.aws.windows import KEY, Added, Windows
 from telemetry.domain.accounting import (
     DUPLICATE,
     FOREIGN,
@@ -65,6 +65,7 @@ def run(
     records = stream.checked(stream.decode(event), windows.retention_ms)
     readings = [record.reading for record in records if record.reading]
     added = windows.add([reading for reading in readings if reading.metrics])
+    records = _with_unreadable(records, added)
     ended = list(zip(records, _ends(records, added.fates), strict=True))
     failed = [record for record, end in ended if end is None]
     until_first = _until_first(failed, ended)
@@ -93,6 +94,24 @@ def run(
     return answer
 
 
+def _with_unreadable(records: Iterable[Record], added: Added) -> list[Record]:
+    """The same; those whose window this code can't read are rejected, as no retry stores them.
+
+    Newer code wrote the window, or it is damaged. Were they delivered again until the mapping gives
+    up, all devices of their shard would wait with them.
+    """
+    places = itertools.count()
+    told = []
+    for record in records:
+        measured = record.reading and record.reading.metrics
+        why = added.unreadable.get(next(places)) if measured else None
+        if why:
+            reason = f"window_unreadable: its window can't be read by this version: {why}"
+            record = record._replace(rejected=Rejected(reason))  # noqa: PLW2901
+        told.append(record)
+    return told
+
+
 def _ends(records: Sequence[Record], fates: Iterable[Fate | None]) -> list[Metric | None]:
     """What each record counts as, from the fates of those that are readings.
 
@@ -101,10 +120,13 @@ def _ends(records: Sequence[Record], fates: Iterable[Fate | None]) -> list[Metri
     of_readings = iter(fates)
     ends: list[Metric | None] = []
     for record in records:
-        if record.reading is None:
+        fate = next(of_readings) if record.reading and record.reading.metrics else None
+        if record.rejected:
             ends.append(QUARANTINED)
+        elif record.reading and not record.reading.metrics:
+            ends.append(DUPLICATE)
         else:
-            ends.append(ENDS[next(of_readings)] if record.reading.metrics else DUPLICATE)
+            ends.append(ENDS[fate])
     return ends
 
 
@@ -172,4 +194,5 @@ def wired() -> tuple[Windows, Quarantine]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """A Kinesis event in, a partial batch response out."""
+    events.expect("aggregate", event, events.STREAM)
     return run(event, int(time.time() * 1000), *wired())

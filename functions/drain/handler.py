@@ -4,7 +4,7 @@ import functools
 import os
 from typing import Any
 
-from telemetry.aws import mqtt
+from telemetry.aws import events, mqtt
 from telemetry.aws.clients import client
 from telemetry.aws.mqtt import Taken
 from telemetry.aws.observe import count, log, log_refused, observed
@@ -36,6 +36,11 @@ def run(
             taken = contents(message, retention_ms, schemas)
         except Unavailable as error:
             log.warning("a schema can't be had now", extra={"why": str(error)})
+            failures.append({"itemIdentifier": message["messageId"]})
+            continue
+        # whatever is wrong with one message, the others beside it go on
+        except Exception:  # noqa: BLE001
+            log.exception("a message can't be read", extra={"id": message["messageId"]})
             failures.append({"itemIdentifier": message["messageId"]})
             continue
         if stream.put(taken.readings) or not quarantine.keep(taken.held):
@@ -86,4 +91,5 @@ def wired() -> tuple[Stream, Quarantine, int, Schemas]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """An SQS event in, a partial batch response out."""
+    events.expect("drain", event, events.MESSAGES)
     return run(event, *wired())

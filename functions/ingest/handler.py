@@ -9,7 +9,7 @@ import os
 import time
 from typing import Any, Protocol
 
-from telemetry.aws import http, mqtt
+from telemetry.aws import events, http, mqtt
 from telemetry.aws.clients import client
 from telemetry.aws.observe import (
     count,
@@ -32,6 +32,7 @@ from telemetry.settings import IngestSettings
 
 # InfluxDB's, for fleets that come from there: docs/influx.md
 INFLUX_ROUTES = ("/write", "/api/v2/write", "/query", "/ping")
+ROUTES = ("/devices/{device_id}/readings", "/readings", *INFLUX_ROUTES)
 
 
 class Puts(Protocol):
@@ -106,6 +107,8 @@ def run_influx(
         log.info("fields that are no metric", extra={"fields": batch.ignored.most_common(10)})
     if lost:
         return influx.unavailable(event)
+    if batch.is_kept_none:
+        return influx.unkept(event, batch)
     return influx.written(event, judgement.faults, judgement.dropped, batch.ignored)
 
 
@@ -210,6 +213,7 @@ def wired() -> tuple[int, Stream, Overflow, Quarantine, Schemas]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any] | None:
     """API Gateway's proxy event in, its response out; or an IoT rule's event."""
+    events.expect("ingest", event, events.routes(*ROUTES), events.MESSAGE)
     retention_ms, stream, overflow, quarantine, schemas = wired()
     trace_id = current_trace_id()
     if "httpMethod" not in event:

@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from telemetry.aws import events
 from telemetry.aws.archive import Archive, Line, Position
 from telemetry.aws.chunks import chunks
 from telemetry.aws.clients import client
@@ -163,20 +164,47 @@ def check(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
             return _keep(old, region.windows(built))
         lacking = _lacking(old, region, built)
         if lacking and event["missing"] == REFUSE:
-            device_id, minute = key_of(lacking[0])
-            reason = (
-                f"generation {built} lacks readings that generation {current} has, as of "
-                f"{device_id}, {minute}: the archive doesn't have them (yet). Run it again later, "
-                f"or say what is to become of them: {KEEP} or {DROP}"
-            )
-            raise Rejected(reason, field="missing", value=REFUSE)
+            raise _refused(lacking[0], built, current)
         return len(lacking)
 
     return _through(event, region, page)
 
 
+def _refused(item: Attributes, built: int, current: int) -> Rejected:
+    """Why a rebuild stops at a window of the current generation, and what the operator can do."""
+    device_id, minute = key_of(item)
+    unreadable = _unreadable(item)
+    if unreadable:
+        reason = (
+            f"the window of {device_id}, {minute} can't be read ({unreadable}), so nobody knows "
+            f"whether generation {built} lacks any of its readings; {DROP} goes on without it"
+        )
+    else:
+        reason = (
+            f"generation {built} lacks readings that generation {current} has, as of "
+            f"{device_id}, {minute}: the archive doesn't have them (yet). Run it again later, "
+            f"or say what is to become of them: {KEEP} or {DROP}"
+        )
+    return Rejected(reason, field="missing", value=REFUSE)
+
+
+def _unreadable(item: Attributes) -> Rejected | None:
+    """Why this code can't read a window; None where it can."""
+    try:
+        to_window(item)
+    except Rejected as error:
+        return error
+    return None
+
+
 def _keep(old: list[Attributes], windows: Windows) -> int:
     """Add old windows to the new ones; how many readings those hadn't."""
+    for item in old:
+        unreadable = _unreadable(item)
+        if unreadable:
+            device_id, minute = key_of(item)
+            reason = f"the window of {device_id}, {minute} can't be read: {unreadable}"
+            raise Rejected(f"{reason}; {DROP} goes on without it", field="missing", value=KEEP)
     readings = [reading for item in old for reading in _readings(item)]
     added = windows.add(readings)
     if None in added.fates:
@@ -219,7 +247,7 @@ def _key_in(item: Attributes, generation: int) -> tuple[str, str]:
 
 def _is_within(old: Attributes, new: Attributes | None) -> bool:
     """Whether the union of two windows is the new one."""
-    if new is None:
+    if new is None or _unreadable(old) or _unreadable(new):
         return False
     return windows_of.is_within(to_window(old), to_window(new))
 
@@ -319,4 +347,5 @@ def wired() -> tuple[Region]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """A state's input in, its output out."""
+    events.expect("rebuild", event, events.tasks(*TASKS))
     return run(event, int(time.time() * 1000), *wired())

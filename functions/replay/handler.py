@@ -16,6 +16,7 @@ import time
 import zlib
 from typing import Any
 
+from telemetry.aws import events
 from telemetry.aws.archive import Archive, Line, Position
 from telemetry.aws.chunks import chunks
 from telemetry.aws.clients import client
@@ -143,4 +144,5 @@ def wired() -> tuple[Archive, Stream, Pace]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """A state's input in, its output out."""
+    events.expect("replay", event, events.tasks("plan", "send"))
     return run(event, int(time.time() * 1000), *wired())

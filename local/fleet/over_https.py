@@ -2,7 +2,7 @@
 
 What an answer means and how long to wait is decided by the device client's code
 (`telemetry_client`); here is only what hundreds of devices in one process need. What wasn't taken
-is sent again until it is, or the device is told to give up; then it is counted as unanswered.
+is sent again until it is, or the device is told to give up; then it may be there or not.
 Everything is noted in the ledger.
 """
 
@@ -208,7 +208,7 @@ class Posting:
             if not pending:
                 return
             if self._gives_up.is_set():
-                self._ledger.counts.unanswered += len(pending)
+                self._ledger.give_up(pending)
                 return
             self._ledger.counts.resent += len(pending)
             await wait_until(self._gives_up, pause)

@@ -115,7 +115,8 @@ class MqttDevices:
         """Wait until all is acknowledged, or it is given up."""
         while self._outstanding and not gives_up.is_set():
             await asyncio.sleep(LOOK_SECONDS)
-        self._ledger.counts.unanswered += len(self._outstanding)
+        self._ledger.give_up(self._outstanding.values())
+        self._outstanding.clear()
 
     def close(self) -> None:
         """Disconnect."""

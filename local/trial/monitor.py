@@ -48,7 +48,7 @@ class Monitor:
         """Count from `since_ms`; `posted` tells what devices of this process have sent."""
         state = instance.load()
         self._reader = LogReader(client(state, "logs"), state.stack, since_ms)
-        self._api = Api(state.api_url, state.tokens["operator"])
+        self._api = Api(state.api_url, state.tokens["operator"], patience_seconds=0)
         self._tally = Tally()
         self._posted = posted
         self._stop = threading.Event()

@@ -71,7 +71,9 @@ class Pipeline(ThreadingHTTPServer):
         if headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
         if headers["Content-Type"] == "application/json":
-            return [{"device_id": device_id, **each} for each in json.loads(body)]
+            document = json.loads(body)
+            documents = document if isinstance(document, list) else [document]
+            return [{"device_id": device_id, **each} for each in documents]
         assert headers["Content-Type"] == "application/vnd.apache.avro+glue"
         return list(self.avro(io.BytesIO(body)))
 

@@ -1,8 +1,8 @@
 """The conformance table of docs/event-source-mappings.md, made from the tests and checked by one.
 
 A test marked `as_aws(feature, basis)` shows a feature of AWS's event source mappings; the basis
-says how we know what AWS does: recorded, documented or inferred. What other tools do was read in
-their source; peers.json says where.
+says how AWS's behaviour is known: recorded, documented or inferred. The other tools' source was
+read; peers.json says where.
 """
 
 import ast
@@ -58,7 +58,7 @@ def marks_of(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 def block(marks: Marks) -> str:
     """Return the generated part of the document."""
-    return "\n".join([*rows(marks), "", *sources()]) + "\n"
+    return "\n".join(rows(marks)) + "\n"
 
 
 def rows(marks: Marks) -> Iterator[str]:
@@ -76,25 +76,9 @@ def rows(marks: Marks) -> Iterator[str]:
 
 
 def cell(feature: dict[str, Any], tool: str) -> str:
-    """Return whether a tool has a feature; what is missing stands with its source."""
+    """Return whether a tool has a feature: yes, partly or no."""
     value = feature["peers"][tool]["value"]
     return SHOWN.get(value, "partly")
-
-
-def sources() -> Iterator[str]:
-    """Return where each tool's doing was read, and what "partly" means."""
-    yield f"sam local: {peers()['sam_local']}"
-    for tool, name in TOOLS.items():
-        if tool == "sam_local":
-            continue
-        yield ""
-        yield f"<details><summary>{name.format(peers()['versions'][tool])}</summary>"
-        yield ""
-        for feature in peers()["features"].values():
-            found = feature["peers"][tool]
-            yield f"- {feature['title']}: {found['value']} ({found['source']})"
-        yield ""
-        yield "</details>"
 
 
 def generated(document: str) -> str:

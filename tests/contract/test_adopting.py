@@ -176,7 +176,7 @@ def test_a_plain_deployment_is_refused_and_takes_nothing_and_what_it_leaves_is_p
 def test_an_import_that_is_done_only_says_what_comes_next(environment: Environment) -> None:
     environment.stacks.delete(environment.deploy())
     command = environment.adopt(env="prod").splitlines()[-1]
-    assert command.startswith('make deploy ARGS="--config-env prod --parameter-overrides Name=')
+    assert command.startswith('make deploy ENV=prod ARGS="--parameter-overrides Name=')
     again = environment.adopt(env="prod")
     assert again.splitlines()[-1] == command
     assert "has left:" not in again

@@ -78,6 +78,30 @@ class TestStream:
             "temperature": 20.0,
         }
 
+    def test_the_key_is_spread_by_how_much_a_device_sends_not_by_what_comes_with_it(
+        self, kinesis: Any
+    ) -> None:
+        # two devices' readings in turns, 300 and 200 of them, and one device at the very end
+        many, fewer = readings(300), readings(200, "pump-2")
+        batch = [each for pair in zip(many, fewer, strict=False) for each in pair]
+        batch += [*many[200:], *readings(1, "pump-3")]
+        assert put(kinesis, batch) == []
+        keys: dict[str, list[str]] = {}
+        for record in self.records(kinesis):
+            device_id = json.loads(record["Data"])["device_id"]
+            keys.setdefault(device_id, []).append(record["PartitionKey"])
+        assert keys == {
+            "pump-1": ["pump-1"] * 250 + ["pump-1/1"] * 50,
+            "pump-2": ["pump-2"] * 200,
+            "pump-3": ["pump-3"],
+        }
+
+    def test_lines_are_spread_by_device_as_readings_are(self, kinesis: Any) -> None:
+        lines = [(f"pump-{index % 3}", b"%d" % index) for index in range(600)]
+        assert Stream(kinesis, "readings", lambda _seconds: None).put_lines(lines) == []
+        found = {record["PartitionKey"] for record in self.records(kinesis)}
+        assert found == {"pump-0", "pump-1", "pump-2"}
+
     def test_more_readings_than_a_call_takes_arrive_all(self, kinesis: Any) -> None:
         assert put(kinesis, readings(1_201)) == []
         times = [json.loads(record["Data"])["recorded_at"] for record in self.records(kinesis)]

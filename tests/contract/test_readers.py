@@ -58,6 +58,11 @@ def reading(minute: int, offset_ms: int = 0, value: float = 20.0, device: str = 
     return Reading(device, NOW_MS + minute * MINUTE_MS + offset_ms, {"temperature": value})
 
 
+def instant(**metrics: float) -> Reading:
+    """A reading of one and the same instant, with these metrics."""
+    return Reading("a", NOW_MS + 7, metrics)
+
+
 def minutes(store: WindowStore, first: int, end: int, **options: bool) -> list[int]:
     found = store.reader.between(
         "a", NOW_MS + first * MINUTE_MS, NOW_MS + end * MINUTE_MS, **options
@@ -98,6 +103,20 @@ class TestWindowReader:
         found = list(windows.reader.between("a", NOW_MS, NOW_MS + 2 * MINUTE_MS, newest_first=True))
         assert found == expected[::-1]
 
+    @pytest.mark.parametrize("newest_first", [False, True])
+    def test_an_instant_that_regions_have_otherwise_is_merged_metric_by_metric(
+        self, windows: WindowStore, newest_first: bool
+    ) -> None:
+        # the sort keys' order is ap, eu, us: neither the first nor the last has the larger value
+        windows.add(instant(temperature=-19.5, pressure=990.0), region="ap-south-1")
+        windows.add(instant(temperature=-18.5, battery=3.0), region="eu-west-1")
+        windows.add(instant(temperature=-20.5, humidity=40.0), region="us-east-1")
+        merged = {"temperature": -18.5, "pressure": 990.0, "battery": 3.0, "humidity": 40.0}
+        found = windows.reader.between(
+            "a", NOW_MS, NOW_MS + MINUTE_MS, page_size=1, newest_first=newest_first
+        )
+        assert list(found) == [(NOW_MS, {7: merged})]
+
     def test_only_the_devices_own_windows_come(self, windows: WindowStore) -> None:
         windows.add(reading(0), reading(1, device="ab"), reading(2, device="b"))
         assert minutes(windows, 0, 9) == [0]
@@ -124,16 +143,16 @@ class TestWindowReader:
 class AlertStore(NamedTuple):
     """A table of alerts: `breach` opens an episode, `reader` lists them."""
 
-    breach: Callable[[str, int], None]
+    breach: Callable[..., None]
     reader: AlertReader
 
 
 @pytest.fixture(params=["memory", "dynamodb"])
 def alerts(request: pytest.FixtureRequest) -> AlertStore:
     items = MemoryItems(alerts_of.KEY)
-    writer = Alerts(items, "eu-west-1", {"overheating": "critical"})
 
-    def breach(device_id: str, at_ms: int) -> None:
+    def breach(device_id: str, at_ms: int, region: str = "eu-west-1") -> None:
+        writer = Alerts(items, region, {"overheating": "critical"})
         writer.join({EpisodeKey(device_id, "overheating"): [Breach(NOW_MS + at_ms, 41.5)]})
 
     if request.param == "memory":
@@ -142,8 +161,8 @@ def alerts(request: pytest.FixtureRequest) -> AlertStore:
     dynamodb = boto3.client("dynamodb")
     create_table(dynamodb, "alerts", *alerts_of.KEY, index=STATUS_INDEX)
 
-    def breach_in_dynamodb(device_id: str, at_ms: int) -> None:
-        breach(device_id, at_ms)
+    def breach_in_dynamodb(device_id: str, at_ms: int, region: str = "eu-west-1") -> None:
+        breach(device_id, at_ms, region)
         for item in items.stored.values():
             dynamodb.put_item(TableName="alerts", Item=item)
 
@@ -166,6 +185,23 @@ class TestAlertReader:
             if cursor is None:
                 break
         assert sorted(seen) == devices
+
+    @pytest.mark.parametrize("limit", [1, 2, 3])
+    def test_a_devices_episodes_of_several_regions_are_listed_each(
+        self, alerts: AlertStore, limit: int
+    ) -> None:
+        for region in ("eu-west-1", "us-east-1", "ap-south-1"):
+            alerts.breach("pump-3", 1_000, region)
+        found: list[tuple[str, str]] = []
+        cursor = None
+        for _ in range(3 + BUCKETS):
+            page = alerts.reader.listed("open", limit, cursor)
+            found += [(alert["device_id"], alert["region"]) for alert in page.alerts]
+            cursor = page.next
+            if cursor is None:
+                break
+        regions = ("ap-south-1", "eu-west-1", "us-east-1")
+        assert sorted(found) == [("pump-3", region) for region in regions]
 
     def test_no_alerts_are_one_empty_page(self, alerts: AlertStore) -> None:
         assert alerts.reader.listed("open", 10, None) == ([], None)

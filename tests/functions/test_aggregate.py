@@ -376,6 +376,38 @@ def test_the_bytes_are_the_same_whatever_the_order_of_delivery() -> None:
     assert contents[0] == contents[1]
 
 
+def spoil(stage: Stage, device_id: str) -> None:
+    """Let newer code have written a device's window."""
+    for (device, _), item in stage.items.stored.items():
+        if device == device_id:
+            item["readings"] = {"B": b"\x02" + item["readings"]["B"][1:]}
+    stage.restart()
+
+
+def test_a_window_that_cannot_be_read_keeps_no_other_devices_readings_waiting(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.run(reading("pump-1", NOW_MS))
+    spoil(stage, "pump-1")
+    others = [reading(f"pump-{index}", NOW_MS + 1) for index in (0, 2)]
+    batch = others[0], reading("pump-1", NOW_MS + 1), others[1]
+    assert stage.run(*batch) == NOTHING_FAILED
+    assert {device for device, _ in stage.items.stored} == {"pump-0", "pump-1", "pump-2"}
+    (line,) = stage.bucket.lines()
+    assert line["sequence_number"] == number(1)
+    assert line["reason"].startswith("window_unreadable: ")
+    assert base64.b64decode(line["data"]) == kinesis_data(batch[1])
+    # in the minute in which ingest counted it, and not as a record of another producer
+    assert counted("ReadingsQuarantined", NOW_MS) == 1
+    assert counted("ReadingsForeign", NOW_MS) == 0
+    assert counted("ReadingsStored") == 3
+
+
+def kinesis_data(sample: Reading) -> bytes:
+    (record,) = kinesis([sample])["Records"]
+    return base64.b64decode(record["kinesis"]["data"])
+
+
 # A metric that isn't valid: what comes past ingest is checked here.
 
 

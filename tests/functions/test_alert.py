@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from telemetry.aws.alerts import KEY, Alerts, to_episode
+from telemetry.aws.quarantine import Quarantine
 from telemetry.domain import no_measurement
 from telemetry.domain.episode import Episode
 from telemetry.domain.reading import Reading
@@ -14,11 +15,14 @@ from telemetry.domain.rule import Rule
 from telemetry.errors import Unavailable
 
 from functions.alert.handler import run
-from tests.fakes import Crash, MemoryItems
-from tests.functions.incoming import NOW_MS, TRACE, failed, kinesis, reading
+from tests.fakes import Crash, MemoryItems, MemoryS3
+from tests.functions.incoming import NOW_MS, TRACE, failed, kinesis, number, reading
 
 HOT = Rule(name="overheating", metric="temperature", above=38, clears_below=37, severity="critical")
 DAMP = Rule(name="damp", metric="humidity", above=90, clears_below=80, severity="warning")
+THAWING = Rule(
+    name="thawing", metric="temperature", above=-18, clears_below=-20, severity="critical"
+)
 RETENTION_MS = 30 * 86_400_000
 NOTHING_FAILED: dict[str, Any] = {"batchItemFailures": []}
 Counted = Callable[[str], float]
@@ -29,18 +33,22 @@ class Stage:
 
     def __init__(self) -> None:
         self.items = MemoryItems(KEY)
+        self.bucket = MemoryS3()
         self.written: list[str] = []  # what the table's stream says: each write's change
         self.restart()
 
     def restart(self) -> None:
-        severities = {rule.name: rule.severity for rule in (HOT, DAMP)}
+        severities = {rule.name: rule.severity for rule in (HOT, DAMP, THAWING)}
         self.alerts = Alerts(self.items, "eu-west-1", severities)
         self.alerts._states._sleep = lambda _seconds: None
 
-    def run(self, *records: Reading | bytes) -> dict[str, Any]:
+    def run(
+        self, *records: Reading | bytes, rules: tuple[Rule, ...] = (HOT, DAMP)
+    ) -> dict[str, Any]:
         before = {key: dict(item) for key, item in self.items.stored.items()}
         try:
-            return run(kinesis(records), (HOT, DAMP), self.alerts, RETENTION_MS)
+            quarantine = Quarantine(self.bucket, "failures")
+            return run(kinesis(records), rules, self.alerts, RETENTION_MS, quarantine)
         finally:
             after = self.items.stored
             self.written += [
@@ -89,6 +97,7 @@ def test_an_open_episodes_item_has_what_its_readers_look_for(stage: Stage) -> No
         "since_ms": {"NULL": True},
         "cleared_ms": {"NULL": True},
         "trace_id": {"S": TRACE},
+        "ended_by": {"NULL": True},
         "version": {"N": "1"},
     }
 
@@ -102,6 +111,18 @@ def test_further_breaches_extend_the_episode_and_open_no_other(
     assert episode == Episode(1, NOW_MS + 1_000, NOW_MS + 9_000, 45.0, TRACE, None)
     assert stage.written == ["opened", "extended"]
     assert counted("EpisodesOpened") == 1
+
+
+@pytest.mark.parametrize("values", list(itertools.permutations([-17.5, -2.5, -9.0, -18.0])))
+def test_the_peak_of_a_freezers_episode_is_its_warmest_value(
+    stage: Stage, values: tuple[float, ...]
+) -> None:
+    samples = [hot(place, value) for place, value in enumerate(values)]
+    stage.run(*samples, rules=(THAWING,))
+    ((_, rule_region), episode), *others = stage.episodes().items()
+    assert (rule_region, episode.peak, others) == ("thawing#eu-west-1", -2.5, [])
+    (item,) = stage.items.stored.values()
+    assert item["peak"] == {"N": "-2.5"}
 
 
 def test_a_breach_sent_again_writes_nothing(stage: Stage) -> None:
@@ -217,6 +238,38 @@ def test_a_late_breach_joins_the_cleared_episode_and_a_new_one_opens_the_next(
     assert (episode.number, episode.is_open) == (2, True)
     assert episode.first_breach_ms == NOW_MS + 5_001
     assert counted("EpisodesOpened") == 2
+
+
+def spoil(stage: Stage, device_id: str) -> None:
+    """Take from a device's episode what every version of this code writes."""
+    del stage.items.stored[device_id, "overheating#eu-west-1"]["episode"]
+    stage.restart()
+
+
+def test_an_episode_that_cannot_be_read_keeps_no_other_devices_alert_waiting(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.run(hot(0, device_id="pump-1"))
+    spoil(stage, "pump-1")
+    batch = hot(1, device_id="pump-0"), hot(2, device_id="pump-1"), hot(3, device_id="pump-2")
+    assert stage.run(*batch) == NOTHING_FAILED
+    opened = {device for device, _ in stage.items.stored}
+    assert opened == {"pump-0", "pump-1", "pump-2"}
+    (line,) = stage.bucket.lines()
+    assert (line["function"], line["source"], line["sequence_number"]) == (
+        "alert",
+        "kinesis",
+        number(1),
+    )
+    assert line["reason"].startswith("episode_unreadable: ")
+    assert counted("RecordsQuarantined") == 1
+
+
+def test_a_breach_that_finds_neither_episode_nor_quarantine_comes_back(stage: Stage) -> None:
+    stage.run(hot(0))
+    spoil(stage, "pump-1")
+    stage.bucket.down = True
+    assert stage.run(hot(1, device_id="pump-0"), hot(2)) == failed(1)
 
 
 def test_a_refused_metric_opens_no_episode_although_the_filter_lets_it_through(

@@ -140,6 +140,15 @@ def test_a_device_need_not_say_who_it_is_and_cannot_say_that_it_is_another(stage
     assert {put["device_id"] for put in stage.put()} == {"pump-1"}
 
 
+def test_a_gateways_readings_keep_each_devices_key_however_many_come_at_once(
+    stage: Stage,
+) -> None:
+    batch = [valid(index, device_id=f"plant-7-{index % 4}") for index in range(500)]
+    stage.post(batch, device_id=None, prefix="plant-7-")
+    for record in stage.kinesis.records:
+        assert record["PartitionKey"] == json.loads(record["Data"])["device_id"]
+
+
 def test_a_gateway_posts_for_the_devices_of_its_prefix_alone(stage: Stage) -> None:
     batch = [valid(0, device_id="plant-7-a"), valid(1, device_id="plant-8-a"), valid(2)]
     body = body_of(stage.post(batch, device_id=None, prefix="plant-7-"))

@@ -270,6 +270,38 @@ def test_what_the_archive_has_more_of_than_the_windows_is_nothing_lacking(stage:
     assert stage.shown() == {NOW_MS - HOUR_MS: {0: {"temperature": 30.0}, 1: {"temperature": 20.0}}}
 
 
+def test_a_metric_that_the_archive_lacks_of_an_instant_is_lacking_until_it_is_kept(
+    stage: Stage,
+) -> None:
+    stage.writer().add([reading(0, temperature=-18.5, battery=3.0), reading(1, humidity=40.0)])
+    stage.archived(reading(0, temperature=-20.5, pressure=990.0), reading(1, humidity=50.0))
+    with pytest.raises(Rejected, match="lacks readings"):
+        stage.rebuild()
+    stage.rebuild(missing="keep")
+    assert stage.shown() == {
+        NOW_MS - HOUR_MS: {
+            0: {"temperature": -18.5, "battery": 3.0, "pressure": 990.0},
+            1: {"humidity": 50.0},
+        }
+    }
+
+
+def test_what_is_rebuilt_is_merged_with_what_another_region_has_of_the_same_instant(
+    stage: Stage,
+) -> None:
+    for region in ("ap-south-1", "us-east-1"):  # before and after this one in the keys' order
+        other = Windows(stage.items, region, RETENTION_MS, lambda: (0,))
+        other.add([reading(0, temperature=-20.5, humidity=40.0)])
+    mine = reading(0, temperature=-18.5, battery=3.0)
+    stage.writer().add([mine])
+    stage.archived(mine)
+    merged = {NOW_MS - HOUR_MS: {0: {"temperature": -18.5, "battery": 3.0, "humidity": 40.0}}}
+    for step in stage.steps():
+        assert stage.shown() == merged
+        step()
+    assert stage.shown() == merged
+
+
 def test_what_is_kept_is_told_and_what_can_not_be_kept_now_is_tried_again(stage: Stage) -> None:
     stage.writer().add([reading(0), reading(1)])
     stage.archived(reading(0))
@@ -303,6 +335,23 @@ def test_what_a_full_new_window_has_no_room_for_is_not_dropped_unasked(
     with pytest.raises(Rejected, match=r"the window of pump-1 at .* is full in the new one"):
         stage.rebuild(missing="keep")
     assert stage.pointer().current == 0
+
+
+@pytest.mark.parametrize("missing", ["refuse", "keep"])
+def test_a_window_that_cannot_be_read_is_named_and_dropping_it_goes_on(
+    stage: Stage, missing: str
+) -> None:
+    stage.writer().add([reading(0, "pump-1"), reading(0, "pump-2")])
+    (item,) = [each for key, each in stage.items.stored.items() if key[0] == "pump-1"]
+    item["readings"] = {"B": b"\x02" + item["readings"]["B"][1:]}
+    stage.archived(reading(0, "pump-1"), reading(0, "pump-2"))
+    with pytest.raises(Rejected, match=r"window of pump-1, .* can't be read.*drop goes on"):
+        stage.rebuild(missing=missing)
+    assert stage.pointer().current == 0
+    stage.give_up()
+    stage.rebuild(missing="drop")
+    for device_id in ("pump-1", "pump-2"):
+        assert stage.shown(device_id) == {NOW_MS - HOUR_MS: {0: {"temperature": 20.0}}}
 
 
 def test_a_wish_that_is_none_of_the_three_is_named(stage: Stage) -> None:
@@ -537,7 +586,7 @@ def test_where_nobody_knows_the_generations_no_reading_is_stored(stage: Stage) -
     generations = MemoryGenerations(stage.items, REGION, stage.clock)
     generations.down = True
     added = Windows(stage.items, REGION, RETENTION_MS, generations.written).add([reading(0)])
-    assert added == ([None], {})
+    assert (added.fates, added.conflicts) == ([None], {})
     assert stage.stored() == {}
 
 

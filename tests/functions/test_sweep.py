@@ -4,11 +4,19 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
 from telemetry.aws import alerts as alerts_of
 from telemetry.aws import windows as windows_of
-from telemetry.aws.alerts import BUCKETS, Alerts, to_episode
+from telemetry.aws.alerts import BUCKETS, Alerts, to_episode, to_notice
 from telemetry.aws.windows import Windows
-from telemetry.domain.episode import SETTLE_MS, Breach, Episode, EpisodeKey
+from telemetry.domain.episode import (
+    RULE_GONE_MS,
+    RULE_REMOVED,
+    SETTLE_MS,
+    Breach,
+    Episode,
+    EpisodeKey,
+)
 from telemetry.domain.rule import Rule
 from telemetry.errors import Unavailable
 
@@ -17,6 +25,9 @@ from tests.fakes import MemoryAlertReader, MemoryItems, MemoryWindowReader
 from tests.functions.incoming import NOW_MS, reading
 
 HOT = Rule(name="overheating", metric="temperature", above=38, clears_below=37, severity="critical")
+THAWING = Rule(
+    name="thawing", metric="temperature", above=-18, clears_below=-20, severity="critical"
+)
 REGION = "eu-west-1"
 HOUR_MS = 3_600_000
 Counted = Callable[[str], float]
@@ -31,18 +42,20 @@ class Stage:
         self.remaining_ms = 60_000
 
     def alerts(self, region: str = REGION) -> Alerts:
-        made = Alerts(self.items, region, {"overheating": "critical"})
+        made = Alerts(self.items, region, {"overheating": "critical", "thawing": "critical"})
         made._states._sleep = lambda _seconds: None
         return made
 
-    def course(self, device_id: str = "pump-1", region: str = REGION, **values: float) -> None:
+    def course(
+        self, device_id: str = "pump-1", region: str = REGION, rule: Rule = HOT, **values: float
+    ) -> None:
         """Readings at `_<ms>` go to windows; breaches among them join the episode too."""
         for name, value in values.items():
             at_ms = NOW_MS + int(name.strip("_"))
             sample = reading(device_id, at_ms, temperature=value)
             Windows(self.windows, region, 30 * 24 * HOUR_MS, lambda: (0,)).add([sample])
-            if value > HOT.above:
-                key = EpisodeKey(device_id, "overheating")
+            if value > rule.above:
+                key = EpisodeKey(device_id, rule.name)
                 self.alerts(region).join({key: [Breach(at_ms, value)]})
 
     def sweep(self, at_ms: int, rules: tuple[Rule, ...] = (HOT,)) -> dict[str, int]:
@@ -55,8 +68,8 @@ class Stage:
             lambda: self.remaining_ms,
         )
 
-    def episode(self, device_id: str = "pump-1", region: str = REGION) -> Episode:
-        return to_episode(self.items.stored[device_id, f"overheating#{region}"])
+    def episode(self, device_id: str = "pump-1", region: str = REGION, rule: Rule = HOT) -> Episode:
+        return to_episode(self.items.stored[device_id, f"{rule.name}#{region}"])
 
 
 @pytest.fixture
@@ -107,10 +120,40 @@ def test_a_recovery_that_another_region_has_taken_counts(stage: Stage) -> None:
     assert stage.episode().cleared_ms == NOW_MS + 1000
 
 
+def test_a_value_that_regions_have_otherwise_is_the_larger_one_as_everywhere(
+    stage: Stage,
+) -> None:
+    stage.course("recovers-here", _0=40.0, _1000=30.0)
+    stage.course("recovers-here", "us-east-1", _1000=37.5)
+    stage.course("recovers-there", _0=40.0, _1000=37.5)
+    stage.course("recovers-there", "us-east-1", _1000=30.0)
+    assert stage.sweep(HOUR_MS) == {"seen": 2, "cleared": 0}
+
+
+def test_a_recovery_is_seen_though_another_region_has_other_metrics_of_its_instant(
+    stage: Stage,
+) -> None:
+    for region in ("ap-south-1", "us-east-1"):  # before and after this one in the keys' order
+        damp = reading("pump-1", NOW_MS + 1000, humidity=50.0)
+        Windows(stage.windows, region, 30 * 24 * HOUR_MS, lambda: (0,)).add([damp])
+    stage.course(_0=40.0, _1000=30.0)
+    assert stage.sweep(HOUR_MS) == {"seen": 1, "cleared": 1}
+    assert stage.episode().cleared_ms == NOW_MS + 1000
+
+
 def test_another_regions_episodes_are_left_to_it(stage: Stage) -> None:
     stage.course(region="us-east-1", _0=40.0, _1000=30.0)
     assert stage.sweep(HOUR_MS) == {"seen": 0, "cleared": 0}
     assert stage.episode(region="us-east-1").is_open
+
+
+def test_a_freezer_recovers_below_its_negative_threshold(stage: Stage) -> None:
+    stage.course(rule=THAWING, _0=-17.5, _1000=-2.5, _2000=-18.0, _3000=-20.0, _4000=-20.5)
+    stage.course("frozen", rule=THAWING, _0=-30.0, _1000=-18.0)
+    assert stage.sweep(HOUR_MS, (THAWING,)) == {"seen": 1, "cleared": 1}
+    assert stage.episode(rule=THAWING) == Episode(
+        1, NOW_MS, NOW_MS + 1000, -2.5, None, None, NOW_MS + 4000
+    )
 
 
 def test_a_breach_that_joins_meanwhile_keeps_the_episode_open(stage: Stage) -> None:
@@ -130,9 +173,137 @@ def test_a_breach_that_joins_meanwhile_keeps_the_episode_open(stage: Stage) -> N
     assert stage.episode().is_open
 
 
-def test_an_episode_of_a_rule_that_newer_code_has_is_left_alone(stage: Stage) -> None:
+def test_an_episode_of_a_rule_that_is_gone_ends_and_says_why(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.course(_0=40.0, _1000=39.0)
+    assert stage.sweep(1000 + RULE_GONE_MS + 1, rules=()) == {"seen": 1, "cleared": 1}
+    episode = stage.episode()
+    assert (episode.cleared_ms, episode.ended_by) == (
+        NOW_MS + 1000 + RULE_GONE_MS + 1,
+        RULE_REMOVED,
+    )
+    item = stage.items.stored["pump-1", f"overheating#{REGION}"]
+    assert (item["change"], item["severity"]) == ({"S": "cleared"}, {"S": "critical"})
+    notice = to_notice(item)
+    assert (notice.change, notice.ended_by) == ("cleared", "rule removed")
+    assert counted("EpisodesCleared") == 1
+
+
+def test_an_episode_of_a_rule_that_newer_code_has_is_left_alone_for_minutes(stage: Stage) -> None:
     stage.course(_0=40.0, _1000=30.0)
-    assert stage.sweep(HOUR_MS, rules=()) == {"seen": 1, "cleared": 0}
+    assert stage.sweep(RULE_GONE_MS, rules=()) == {"seen": 1, "cleared": 0}
+
+
+def test_a_rule_that_comes_back_opens_another_episode_which_tells_its_own_end(
+    stage: Stage,
+) -> None:
+    stage.course(_0=40.0)
+    stage.sweep(RULE_GONE_MS + 1, rules=())
+    stage.course(_3600000=41.0, _3600001=20.0)
+    stage.sweep(2 * HOUR_MS)
+    episode = stage.episode()
+    assert (episode.number, episode.cleared_ms) == (2, NOW_MS + HOUR_MS + 1)
+    assert (episode.ended_by, episode.reason) == (None, "recovery")
+
+
+def test_a_rule_removed_is_told_also_where_this_version_knows_no_severity_of_it(
+    stage: Stage,
+) -> None:
+    stage.course(_0=40.0)
+    found = partial(MemoryAlertReader(stage.items).open_in, REGION)
+    alerts = Alerts(stage.items, REGION, {})
+    windows = MemoryWindowReader(stage.windows)
+    done = run(NOW_MS + HOUR_MS, (), found, windows, alerts, lambda: 60_000)
+    assert done == {"seen": 1, "cleared": 1}
+    assert to_notice(stage.items.stored["pump-1", f"overheating#{REGION}"]).severity == "critical"
+
+
+class Faulty(MemoryWindowReader):
+    """Windows of which one device's can't be read."""
+
+    fault: Exception = Unavailable("a window of pump-3 is not readable")
+
+    def between(self, device_id: str, *args, **kwargs):  # type: ignore[no-untyped-def]
+        if device_id == "pump-3":
+            raise self.fault
+        return super().between(device_id, *args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Unavailable("a window of pump-3 is not readable"),
+        ClientError({"Error": {"Code": "InternalServerError"}}, "Query"),
+        EndpointConnectionError(endpoint_url="https://dynamodb"),
+        ValueError("invalid literal for int()"),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+def test_a_device_that_cannot_be_looked_at_keeps_nobody_elses_episode_open(
+    stage: Stage, fault: Exception, counted: Counted, caplog: pytest.LogCaptureFixture
+) -> None:
+    for index in range(6):
+        stage.course(f"pump-{index}", _0=40.0, _1000=30.0)
+    windows = Faulty(stage.windows)
+    windows.fault = fault
+    found = partial(MemoryAlertReader(stage.items).open_in, REGION)
+    done = run(NOW_MS + HOUR_MS, (HOT,), found, windows, stage.alerts(), lambda: 60_000)
+    assert done == {"seen": 6, "cleared": 5, "unreadable": 1}
+    still_open = [index for index in range(6) if stage.episode(f"pump-{index}").is_open]
+    assert still_open == [3]
+    assert counted("EpisodesUnreadable") == 1
+    (told,) = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert (told.device_id, told.why) == ("pump-3", str(fault))  # type: ignore[attr-defined]
+
+
+def test_an_episode_that_cannot_be_read_keeps_no_other_open(stage: Stage, counted: Counted) -> None:
+    for index in range(3):
+        stage.course(f"pump-{index}", _0=40.0, _1000=30.0)
+    del stage.items.stored["pump-1", f"overheating#{REGION}"]["peak"]
+    assert stage.sweep(HOUR_MS) == {"seen": 3, "cleared": 2, "unreadable": 1}
+    assert counted("EpisodesUnreadable") == 1
+
+
+def test_a_part_of_the_index_that_cannot_be_read_keeps_no_episode_of_another_open(
+    stage: Stage,
+) -> None:
+    for index in range(3):
+        stage.course(f"pump-{index}", _0=40.0, _1000=30.0)
+    bucket = stage.items.stored["pump-1", f"overheating#{REGION}"]["status_bucket"]["S"]
+
+    class Partly(MemoryAlertReader):
+        def _query(self, status_bucket: str, *args):  # type: ignore[no-untyped-def]
+            if status_bucket == bucket:
+                raise ClientError({"Error": {"Code": "InternalServerError"}}, "Query")
+            return super()._query(status_bucket, *args)
+
+    found, windows = partial(Partly(stage.items).open_in, REGION), MemoryWindowReader(stage.windows)
+    done = run(NOW_MS + HOUR_MS, (HOT,), found, windows, stage.alerts(), lambda: 60_000)
+    assert done == {"seen": 3, "cleared": 2, "unreadable": 1}
+
+
+def test_where_nothing_can_be_looked_at_the_sweep_is_an_error(stage: Stage) -> None:
+    stage.course("pump-3", _0=40.0, _1000=30.0)
+    found, windows = partial(MemoryAlertReader(stage.items).open_in, REGION), Faulty(stage.windows)
+    with pytest.raises(Unavailable, match="none of 1 open episodes"):
+        run(NOW_MS + HOUR_MS, (HOT,), found, windows, stage.alerts(), lambda: 60_000)
+
+
+def test_a_device_with_more_windows_than_there_is_time_for_is_told_and_the_others_are_cleared(
+    stage: Stage,
+) -> None:
+    for index in range(2):
+        stage.course(f"pump-{index}", _0=40.0, _1000=30.0)
+    stage.course("endless", _0=40.0, _60000=37.5, _120000=37.5)
+    left = iter([60_000] * 3 + [10_000] * 9)
+    found = partial(MemoryAlertReader(stage.items).open_in, REGION)
+    windows = MemoryWindowReader(stage.windows)
+    listed = sorted(found(0), key=lambda each: each.key.device_id if each.key else "", reverse=True)
+    done = run(
+        NOW_MS + HOUR_MS, (HOT,), lambda _: listed, windows, stage.alerts(), lambda: next(left)
+    )
+    assert done == {"seen": 3, "cleared": 2, "unreadable": 1}
 
 
 def test_more_than_one_call_takes_are_all_cleared(stage: Stage) -> None:

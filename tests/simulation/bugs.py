@@ -164,15 +164,16 @@ def no_outbox(planted: contextlib.ExitStack) -> None:
         alerts, queue = wiring.alerts_for(of), Queue(of.sqs, "notices")
         real = alerts.join
 
-        def and_tell(breaches: Any) -> dict[Any, Changed]:
-            joined = real(breaches)
+        def and_tell(breaches: Any, unreadable: Any = None) -> dict[Any, Changed]:
+            joined = real(breaches, unreadable)
             opened = [key for key, result in joined.items() if result.change == "opened"]
             items = [alerts._to_item(key, joined[key]) for key in opened]
             queue.send([json.dumps(to_notice(item)._asdict()) for item in items])
             return joined
 
         alerts.join = and_tell  # type: ignore[method-assign]
-        return lambda event: alert.run(event, wiring.shipped(), alerts, RETENTION_MS)
+        quarantine = Quarantine(of.s3, FAILURES)
+        return lambda event: alert.run(event, wiring.shipped(), alerts, RETENTION_MS, quarantine)
 
     def dispatching(of: Environment) -> Handler:
         real = wiring.dispatching(of)

@@ -90,7 +90,8 @@ def alerts_for(of: Environment) -> Alerts:
 
 def alerting(of: Environment) -> Handler:
     alerts = alerts_for(of)
-    return lambda event: alert.run(event, shipped(), alerts, RETENTION_MS)
+    quarantine = Quarantine(of.s3, FAILURES)
+    return lambda event: alert.run(event, shipped(), alerts, RETENTION_MS, quarantine)
 
 
 def sweeping(of: Environment) -> Handler:
@@ -102,8 +103,8 @@ def sweeping(of: Environment) -> Handler:
 
 
 def dispatching(of: Environment) -> Handler:
-    queue = Queue(of.sqs, "notices")
-    return lambda event: dispatch.run(event, queue)
+    queue, quarantine = Queue(of.sqs, "notices"), Quarantine(of.s3, FAILURES)
+    return lambda event: dispatch.run(event, queue, quarantine)
 
 
 def notifying(of: Environment) -> Handler:

@@ -100,10 +100,15 @@ def test_a_reading_through_ingest_has_all_its_columns(athena: Athena) -> None:
         "20261121T013000Z",
         "20261121T0330+02",
         "2026-11-21T01:29:30.5-00:00:29",
+        "2026-11-21t01:30:00z",
+        "2026-11-21T01:29:60Z",
+        "20261121T012960,25Z",
+        float(AT),
+        float(AT + 1),
     ],
 )
 def test_a_time_in_iso_8601_is_the_instant_that_windows_have(
-    athena: Athena, recorded_at: str
+    athena: Athena, recorded_at: str | float
 ) -> None:
     line = json.dumps(READING | {"recorded_at": recorded_at, "via": "mqtt"})
     rows = found(athena, line)
@@ -124,7 +129,13 @@ def test_a_time_in_iso_8601_is_the_instant_that_windows_have(
         json.dumps(READING | {"recorded_at": "2026-11-21T01:30:00"}),
         json.dumps(READING | {"recorded_at": "2026-02-30T01:30:00Z"}),
         json.dumps(READING | {"recorded_at": "2026-11-21T24:00:00Z"}),
-        json.dumps(READING | {"recorded_at": float(AT)}),
+        json.dumps(READING | {"recorded_at": AT + 0.5}),
+        json.dumps(READING | {"recorded_at": float(2**53)}),
+        json.dumps(READING).replace("{", '{"temperature": 21.5, '),
+        json.dumps(READING).replace("{", '{"temperature": "\\"", '),
+        json.dumps(READING | {"recorded_at": "2026-11-21T01:30:00Z"}).replace(
+            "{", '{"via": "b", "via": null,'
+        ),
         json.dumps(READING | {"recorded_at": str(AT)}),
         json.dumps(READING | {"recorded_at": -1}),
         json.dumps(READING | {"recorded_at": 10**30}),
@@ -225,7 +236,7 @@ DAYS = st.dates(datetime(1969, 12, 30).date())  # noqa: DTZ001
 DATES = st.builds(
     lambda day, form: day.strftime(form), DAYS, st.sampled_from(["%Y-%m-%d", "%Y%m%d"])
 )
-OFFSETS = st.sampled_from(["Z", "+01:00", "-0530", "+23", "-00:00:59", "+24:00", "z", ""])
+OFFSETS = st.sampled_from(["Z", "z", "+01:00", "-0530", "+23", "-00:00:59", "+24:00", ""])
 WRITTEN = st.builds(
     "{}{}{}{}".format, DATES, st.sampled_from("T t"), clocks(":") | clocks(""), OFFSETS
 )
@@ -251,7 +262,7 @@ METRICS_IN_RANGE = {
 READINGS = st.fixed_dictionaries(
     {
         "device_id": st.from_regex(r"[A-Za-z0-9_-]{1,9}", fullmatch=True),
-        "recorded_at": TIMES_MS | WRITTEN,
+        "recorded_at": TIMES_MS | TIMES_MS.map(float) | WRITTEN,
     },
     optional={
         **METRICS_IN_RANGE,
@@ -275,6 +286,14 @@ def written(document: Any, spaces: str, is_ascii: bool) -> str:
 LINES = st.one_of(
     st.builds(written, DOCUMENTS, st.sampled_from(["", " ", "\t"]), st.booleans()),
     st.builds(written, ANYTHING, st.just(""), st.booleans()),
+    st.builds(
+        lambda document, name, value: written(document, "", True).replace(
+            "{", f'{{"{name}":{json.dumps(value)},', 1
+        ),
+        READINGS,
+        st.sampled_from(list(FIELDS)),
+        ANYTHING,
+    ),
     st.text(max_size=20),
 )
 

@@ -168,7 +168,7 @@ def test_a_name_near_by_is_proposed(name: str, near: str) -> None:
 def committed(root: Path) -> Path:
     """A copy of what `make schemas` reads and writes."""
     read_and_written = [
-        *("schemas", "rules.yaml", "metrics.yaml", "template.yaml", "stacks"),
+        *("schemas", "rules.yaml", "influx.yaml", "metrics.yaml", "template.yaml", "stacks"),
         *("docs/metrics.md", CLIENT),
     ]
     listed = subprocess.check_output(["git", "ls-files", *read_and_written], cwd=ROOT, text=True)
@@ -225,6 +225,10 @@ def unruly(folder: Path) -> None:
     (folder / "rules.yaml").write_text("rules: []")
 
 
+def mismapped(folder: Path) -> None:
+    (folder / "influx.yaml").write_text("device: {tags: [host]}\nunmaped: ignore")
+
+
 def unmeasured(folder: Path) -> None:
     (folder / "metrics.yaml").write_text("no_measurement: [{metric: temp, values: [85]}]")
 
@@ -246,6 +250,7 @@ def unmeasured(folder: Path) -> None:
         (unreadable, "stacks/contracts.yaml: is not YAML, so nobody knows what is registered"),
         (unmeasured, "metrics.yaml: no_measurement[0].metric: is not one of temperature, humid"),
         (unruly, "rules.yaml: `rules` is not a list of one rule or more"),
+        (mismapped, "influx.yaml: unmaped: "),
     ],
 )
 def test_files_that_cannot_be_are_named_and_nothing_is_written(

@@ -12,7 +12,7 @@ from telemetry.domain.episode import SETTLE_MS, Breach, Episode, clear, join, re
 breaches = st.builds(
     Breach,
     st.integers(0, 9),
-    st.sampled_from([38.5, 40.0, 45.0]),
+    st.sampled_from([-17.5, -2.0, 0.0, 38.5, 45.0]),  # a freezer's, too
     st.sampled_from([None, "1-a", "1-b"]),
 )
 groups = st.lists(breaches, min_size=1, max_size=8)

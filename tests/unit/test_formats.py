@@ -15,6 +15,7 @@ from aws_schema_registry.avro import AvroSchema
 from aws_schema_registry.serde import KafkaSerializer
 from hypothesis import given
 from hypothesis import strategies as st
+from telemetry.domain.decoders.compression import unpacked
 from telemetry.domain.formats import MEDIA_TYPES, Body, decode
 from telemetry.errors import Rejected, TooLarge, Unavailable, Undecodable, Unsupported
 
@@ -130,12 +131,37 @@ def test_an_unknown_content_encoding_is_refused_with_those_that_are_known() -> N
     error = refused(b"{}", "application/json", "br")
     assert isinstance(error, Unsupported)
     assert (error.field, error.value) == ("Content-Encoding", "br")
-    assert error.reason == "is not supported; supported are gzip, identity"
+    assert error.reason == "is not supported; supported is one of gzip, deflate, identity"
+    assert isinstance(refused(b"{}", "application/json", "gzip, gzip"), Unsupported)
 
 
-def test_a_body_that_the_gateway_unpacked_already_is_read() -> None:
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "Identity"])
+def test_a_body_that_the_gateway_unpacked_already_is_read(encoding: str) -> None:
     for data, content_type in WRITTEN.values():
-        assert decoded(data, content_type, "gzip") == [ONE, TWO, THREE]
+        assert decoded(data, content_type, encoding) == [ONE, TWO, THREE]
+
+
+def deflated(data: bytes, window_bits: int) -> bytes:
+    stream = zlib.compressobj(9, zlib.DEFLATED, window_bits)
+    return stream.compress(data) + stream.flush()
+
+
+@pytest.mark.parametrize("window_bits", [15, 9, -15])
+def test_deflate_is_a_zlib_stream_or_one_without_its_header(window_bits: int) -> None:
+    for data, content_type in WRITTEN.values():
+        assert decoded(deflated(data, window_bits), content_type, "deflate") == [ONE, TWO, THREE]
+
+
+def test_a_deflate_body_is_one_stream_and_whole() -> None:
+    stream = deflated(writers.lines([ONE]), 15)
+    assert isinstance(refused(stream + b"x", "application/x-ndjson", "deflate"), Undecodable)
+    for end in range(2, len(stream)):
+        assert isinstance(refused(stream[:end], "application/x-ndjson", "deflate"), Undecodable)
+
+
+def test_text_that_begins_as_zlib_does_is_text() -> None:
+    assert unpacked(b"x^2 value=1", "deflate") == b"x^2 value=1"
+    assert unpacked(b"x", "deflate") == b"x"
 
 
 def test_a_gzip_body_that_says_it_is_none_is_refused() -> None:
@@ -161,6 +187,8 @@ def bomb(megabytes: int, window_bits: int) -> bytes:
 @pytest.mark.parametrize("content_type", MEDIA_TYPES)
 def test_a_gzip_bomb_is_too_large(content_type: str) -> None:
     assert isinstance(refused(bomb(64, 31), content_type, "gzip"), TooLarge)
+    assert isinstance(refused(bomb(64, 15), content_type, "deflate"), TooLarge)
+    assert isinstance(refused(bomb(64, -15), content_type, "deflate"), TooLarge)
 
 
 def test_a_bomb_behind_glues_header_or_in_a_containers_block_is_too_large() -> None:
@@ -223,7 +251,7 @@ def test_a_bad_line_is_refused_alone() -> None:
     first, cut, binary, deep, last = decoded(data + json.dumps(TWO).encode(), "application/jsonl")
     assert (first, last) == (ONE, TWO)
     assert cut.reason.startswith("is not JSON: Expecting value")
-    assert (cut.field, cut.value) == (None, '{"recorded_at": ')
+    assert (cut.field, cut.value) == (None, '{"recorded_at":')
     assert binary.reason.startswith("is not JSON: 'utf-8' codec can't decode byte 0xff")
     assert deep.reason == "is nested too deeply"
 

@@ -137,13 +137,13 @@ def test_where_nobody_can_answer_the_option_is_named(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("environment", "parameters", "command"),
     [
-        ("default", {}, 'make deploy ARGS=""'),
+        ("default", {}, "make deploy"),
         (
             "default",
             {"A": "1", "B": "x=1,y=2"},
             'make deploy ARGS="--parameter-overrides A=1 B=x=1,y=2"',
         ),
-        ("prod", {"A": "1"}, 'make deploy ARGS="--config-env prod --parameter-overrides A=1"'),
+        ("prod", {"A": "1"}, 'make deploy ENV=prod ARGS="--parameter-overrides A=1"'),
     ],
 )
 def test_the_next_command_is_a_line_to_be_copied(

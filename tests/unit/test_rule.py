@@ -49,8 +49,11 @@ def test_the_shipped_rules_are_those_that_are_reviewed() -> None:
         ({"above": ".inf"}, "rules[0].above", "'.inf'"),
         ({"above": ""}, "rules[0].above", "required"),
         ({"clears_below": None}, "rules[0].clears_below", "None"),
-        ({"clears_below": 39}, "rules[0]", "clears_below 39.0 is over above 38.0"),
-        ({"metric": "speed"}, "rules[0]", "'speed' is not one of temperature, humidity"),
+        ({"above": "38"}, "rules[0].above", "'38' is not a number"),
+        ({"above": True}, "rules[0].above", "True is not a number"),
+        ({"above": 10**400}, "rules[0].above", "1000"),
+        ({"clears_below": 39}, "rules[0].clears_below", "39 is more than above, which is 38"),
+        ({"metric": "speed"}, "rules[0].metric", "'speed' is not one of temperature, humidity"),
         ({"metric": 7}, "rules[0].metric", "7"),
         ({"severity": "loud"}, "rules[0].severity", "'loud'"),
         ({"name": "Over Heating"}, "rules[0].name", "'Over Heating'"),
@@ -68,13 +71,73 @@ def test_a_wrong_rule_is_named_by_place_and_value(
     assert value in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"above": 150}, "rules[0].above: nothing is ever above 150"),  # a breach is strictly above
+        ({"above": 102000}, "rules[0].above: nothing is ever above 102000"),
+        ({"above": -90.5}, "rules[0].above: -90.5 is out of range"),
+        ({"above": 37, "clears_below": -90}, "rules[0].clears_below: nothing is ever below -90"),
+        ({"above": 37, "clears_below": -91}, "rules[0].clears_below: nothing is ever below -91"),
+        ({"above": 37, "clears_below": 151}, "rules[0].clears_below: 151 is out of range"),
+    ],
+)
+def test_a_rule_that_can_never_fire_or_never_clear_is_refused_with_the_range(
+    changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(RulesInvalid) as caught:
+        load_rules(text(**changes))
+    whole = f"rules.yaml: {told}: temperature is from -90 to 150 °C (rule 'overheating')"
+    assert whole in str(caught.value).splitlines()
+
+
+def test_a_rule_may_use_the_whole_range_but_its_ends() -> None:
+    (rule,) = load_rules(text(above=149.9, clears_below=-89.9))
+    assert (rule.above, rule.clears_below) == (149.9, -89.9)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "missing", "told"),
+    [
+        ("below", "above", "did you mean above?"),
+        ("abvoe", "above", "did you mean above?"),
+        ("threshold", "above", "did you mean above?"),
+        ("clears_above", "clears_below", "did you mean clears_below?"),
+        ("metrc", "metric", "did you mean metric?"),
+        ("Severity", "severity", "did you mean severity?"),
+    ],
+)
+def test_a_misspelt_key_is_one_mistake_with_the_key_that_was_meant(
+    unknown: str, missing: str, told: str
+) -> None:
+    with pytest.raises(RulesInvalid) as caught:
+        load_rules(text(**{missing: "", unknown: 1}))
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"rules.yaml: rules[0].{unknown}: a rule has no such key (it is 1); ")
+    assert told in line
+
+
+def test_a_key_that_is_like_none_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(RulesInvalid) as caught:
+        load_rules(text(colour="red"))
+    assert "the keys are name, metric, above, clears_below, severity" in str(caught.value)
+
+
+def test_a_key_beside_the_rules_is_refused() -> None:
+    with pytest.raises(RulesInvalid, match=r"^rules\.yaml: rule: is no key of this file"):
+        load_rules(json.dumps(json.loads(text()) | {"rule": []}))
+
+
 def test_every_mistake_is_named_at_once() -> None:
     rules = [json.loads(text())["rules"][0] for _ in range(3)]
     rules[1] |= {"above": "hot", "severity": "loud", "name": "other"}
     with pytest.raises(RulesInvalid) as caught:
         load_rules(json.dumps({"rules": rules}))
-    for part in ("rules[1].above", "rules[1].severity", "two rules are named overheating"):
-        assert part in str(caught.value)
+    assert str(caught.value).splitlines() == [
+        "rules.yaml: rules[1].above: 'hot' is not a number (rule 'other')",
+        "rules.yaml: rules[1].severity: 'loud' is not info, warning or critical (rule 'other')",
+        "rules.yaml: two rules are named overheating",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -116,6 +179,17 @@ def hot(value: float) -> Reading:
 )
 def test_a_breach_is_strictly_above(value: float, expected: float | None) -> None:
     assert breach(HOT, hot(value)) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(-17.9, -17.9), (-18.0, None), (-18.1, None), (-90.0, None), (0.0, 0.0), (18.1, 18.1)],
+)
+def test_a_breach_of_a_negative_threshold_is_what_is_warmer(
+    value: float, expected: float | None
+) -> None:
+    freezer = HOT.model_copy(update={"above": -18.0, "clears_below": -20.0})
+    assert breach(freezer, hot(value)) == expected
 
 
 def test_a_reading_without_the_metric_is_no_breach() -> None:

@@ -6,7 +6,8 @@ TelemetryError
 │   ├── TooLarge          more bytes than a request may bring
 │   ├── Undecodable       bytes that end or break the format within a request
 │   └── Unsupported       a format or a compression that isn't read here
-└── Unavailable           a retry can mend it: fail the batch from here
+├── Unavailable           a retry can mend it: fail the batch from here
+└── UnexpectedEvent       the function was invoked with an event of another kind
 """
 
 from collections.abc import Sequence
@@ -58,6 +59,10 @@ class Undecodable(Rejected):
 
 class Unsupported(Rejected):
     """A content type or encoding that isn't read here."""
+
+
+class UnexpectedEvent(TelemetryError):
+    """An event that isn't the function's: whoever invokes it must be mended."""
 
 
 class Unavailable(TelemetryError):

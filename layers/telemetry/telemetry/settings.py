@@ -89,6 +89,7 @@ class AggregateSettings(RetentionSettings):
 class AlertSettings(RetentionSettings):
     aws_region: str
     alerts_table: str
+    failures_bucket: str
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class SweepSettings(Settings):
 @dataclass(frozen=True)
 class DispatchSettings(Settings):
     notices_url: str
+    failures_bucket: str
 
 
 @dataclass(frozen=True)

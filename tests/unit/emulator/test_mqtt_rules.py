@@ -215,19 +215,6 @@ def test_a_message_waits_while_the_rules_cannot_be_read(tmp_path: Path) -> None:
     assert len(actions.done) == 1
 
 
-def test_a_message_whose_rules_break_the_worker_stays(tmp_path: Path) -> None:
-    class Breaking(MemoryActions):
-        def run(self, *_args: Any) -> None:
-            raise ZeroDivisionError
-
-    running, spool = engine(tmp_path, [rule()], Breaking())
-    running.start()
-    running.accept(published())
-    eventually(lambda: running.pending == 0)
-    time.sleep(0.05)
-    assert [message for _, message in spool.kept()] == [published()]
-
-
 @pytest.mark.parametrize(
     ("changed", "may"),
     [

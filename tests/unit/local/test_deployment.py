@@ -12,6 +12,7 @@ import pytest
 
 from emulator import embedded
 from emulator.errors import StepFailed
+from emulator.sigv4 import Key
 from local import deployment
 from local.errors import LocalError
 from local.instance import Instance, State, named
@@ -52,7 +53,7 @@ def test_a_tool_can_not_reach_the_real_aws_whatever_a_person_has_set(tmp_path: P
     }
     seen = deployment.tool_environment(tmp_path, "http://127.0.0.1:1", persons)
     assert seen["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
-    assert seen["AWS_ACCESS_KEY_ID"] == "test"
+    assert seen["AWS_ACCESS_KEY_ID"] == "none"
     assert seen["SAM_CLI_TELEMETRY"] == "0"
     assert seen["NO_PROXY"] == "intranet,127.0.0.1,localhost"
     assert seen["AWS_SHARED_CREDENTIALS_FILE"] == "/dev/null"
@@ -63,7 +64,7 @@ def test_a_tool_can_not_reach_the_real_aws_whatever_a_person_has_set(tmp_path: P
 def test_the_functions_see_neither_a_persons_credentials_nor_their_packages(tmp_path: Path) -> None:
     instance = Instance("a", tmp_path)
     persons = {"AWS_PROFILE": "work", "PYTHONPATH": "src", "HOME": "/h", "PATH": "/bin"}
-    seen = embedded.environment(instance, 4000, persons)
+    seen = embedded.environment(instance, 4000, Key("key", "secret"), persons)
     assert not {"AWS_PROFILE", "PYTHONPATH"} & seen.keys()
     assert seen["GATEWAY_PORT"] == "4000"
     assert seen["BIND_HOST"] == "127.0.0.1"

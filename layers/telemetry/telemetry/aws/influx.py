@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
-from telemetry.aws.http import RETRY_AFTER_SECONDS, query_parameter
+from telemetry.aws.http import RETRY_AFTER_SECONDS, header, query_parameter
 from telemetry.domain.admission import Poster
 from telemetry.domain.decoders.compression import GZIP_MAGIC, unpacked
-from telemetry.domain.influx import Batch, shipped_mapping, translate
+from telemetry.domain.influx import Batch, remedy, shipped_mapping, translate
 from telemetry.domain.line_protocol import Fault, TooManyLines, parse
 from telemetry.domain.reading import shown
-from telemetry.errors import Rejected, TooLarge
+from telemetry.errors import Rejected, TooLarge, Unsupported
 
 # Telegraf's outputs.influxdb drops a batch that is answered by 413, so this is as much as an
 # invocation takes: 6 MB of JSON. https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
@@ -30,6 +30,7 @@ V2_CODES = {
     400: "invalid",
     403: "forbidden",
     413: "request too large",
+    415: "unsupported media type",
     503: "unavailable",
 }
 CREATE = re.compile(r"\s*CREATE\s+DATABASE\b", re.IGNORECASE)
@@ -43,22 +44,23 @@ def read(event: dict[str, Any], poster: Poster, now_ms: int) -> Batch:
     precision = query_parameter(event, "precision") or "ns"
     points, faults = parse(_body(event), precision)
     batch = translate(points, shipped_mapping(), poster.device_id, now_ms)
-    return batch._replace(faults=[*faults, *batch.faults])
+    return batch._replace(faults=[*faults, *batch.faults], precision=precision)
 
 
 def _body(event: dict[str, Any]) -> bytes:
-    """The request's bytes. API Gateway decompresses gzip; if it hasn't, the first two say so."""
+    """The request's bytes, unpacked; raises Rejected, Unsupported, TooLarge."""
     body = event.get("body") or ""
     try:
         is_base64 = event.get("isBase64Encoded")
         data = base64.b64decode(body) if is_base64 else body.encode(errors="surrogatepass")
     except ValueError as error:
         raise Rejected(f"is not base64: {error}", field="body") from None
-    if data.startswith(GZIP_MAGIC):
-        data = unpacked(data, "gzip", MAX_BODY_BYTES)
     if len(data) > MAX_BODY_BYTES:
         raise TooLarge(f"has more than {MAX_BODY_BYTES} bytes; send it in parts", field="body")
-    return data
+    coding = header(event, "content-encoding")
+    if data.startswith(GZIP_MAGIC):
+        coding = "gzip"  # whatever its header says
+    return unpacked(data, coding, MAX_BODY_BYTES)
 
 
 def written(
@@ -71,11 +73,22 @@ def written(
     words: what is refused in other words they send again for ever.
     """
     if not faults:
-        return _empty({"X-Telemetry-Ignored": _ignored(ignored)} if ignored else {})
+        return _empty({"X-Telemetry-Ignored": _header(_ignored(ignored))} if ignored else {})
     told = "; ".join(str(fault) for fault in faults[:FAULTS_TOLD])
     more = f"; and {len(faults) - FAULTS_TOLD} more" if len(faults) > FAULTS_TOLD else ""
     message = f"partial write: {told}{more} dropped={dropped}"
     return _error(event, 400, message, line=faults[0].line)
+
+
+def unkept(event: dict[str, Any], batch: Batch) -> Response:
+    """400 where no field of any point is a metric, so that whoever set it up hears of it.
+
+    Nothing is gained by sending it again, and clients don't: they drop what a 400 calls partial.
+    """
+    dropped = len(batch.left_out)
+    fields = _ignored(batch.ignored)
+    told = f"partial write: no field is a metric: {fields}; {remedy(batch.left_out)}"
+    return _error(event, 400, f"{told} dropped={dropped}", {"X-Telemetry-Ignored": _header(fields)})
 
 
 def unavailable(event: dict[str, Any]) -> Response:
@@ -87,6 +100,8 @@ def unavailable(event: dict[str, Any]) -> Response:
 def refuse(event: dict[str, Any], error: Rejected) -> Response:
     """The answer to a request of which nothing was taken."""
     status = 413 if isinstance(error, TooLarge | TooManyLines) else 400
+    if isinstance(error, Unsupported):
+        status = 415
     value = "" if error.value is None else f"; it is {shown(error.value)!r}"
     return _error(event, status, f"{error}{value}")
 
@@ -127,7 +142,7 @@ def _ignored(fields: Counter[str]) -> str:
     """Which fields were no metrics, each with how often it was there."""
     names = [f"{name} ({times})" for name, times in fields.most_common(FAULTS_TOLD)]
     more = len(fields) - len(names)
-    return _header(", ".join([*names, f"and {more} more"] if more else names))
+    return ", ".join([*names, f"and {more} more"] if more else names)
 
 
 def _error(

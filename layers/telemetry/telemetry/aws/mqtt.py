@@ -23,6 +23,7 @@ from telemetry.aws.quarantine import Held
 from telemetry.domain.admission import MAX_READINGS, Poster, Refusal, admit
 from telemetry.domain.formats import Body, Schemas, decode
 from telemetry.domain.reading import Reading, shown
+from telemetry.domain.times import LATEST_MS
 from telemetry.errors import Rejected
 
 VIA = "mqtt"  # stamped on what comes past the counting of `ingest`; the rule's SQL says the same
@@ -67,8 +68,11 @@ def of_event(event: dict[str, Any]) -> Message:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Rejected(f"is not an event of an IoT rule: {error!r}", value=event) from None
     texts = (topic, device_id, form)
-    if not all(isinstance(text, str) for text in texts) or not isinstance(received_at_ms, int):
-        raise Rejected("is not an event of an IoT rule: a field has another type", value=event)
+    is_instant = type(received_at_ms) is int and 0 <= received_at_ms <= LATEST_MS
+    if not all(isinstance(text, str) for text in texts) or not is_instant:
+        raise Rejected(
+            "is not an event of an IoT rule: a field has another type or range", value=event
+        )
     return Message(topic, device_id, form, data, received_at_ms)
 
 

@@ -90,6 +90,24 @@ def of_stream(record: Record, function: str, rejected: Rejected, is_partly: bool
     )
 
 
+def of_change(record: dict[str, Any], function: str, rejected: Rejected) -> Held:
+    """What is held of a record of a table's stream; raises what reading one that is none raises."""
+    change = record["dynamodb"]
+    return Held(
+        record["eventID"],
+        function,
+        "dynamodb",
+        rejected.reason,
+        rejected.field,
+        shown(rejected.value),
+        None,
+        change["SequenceNumber"],
+        None,
+        int(change.get("ApproximateCreationDateTime", 0) * 1000) or None,
+        json.dumps(record).encode(),
+    )
+
+
 def _line(held: Held) -> bytes:
     document = {**held._asdict(), "data": base64.b64encode(held.data).decode()}
     return json.dumps(document).encode() + b"\n"

@@ -31,6 +31,7 @@ class Added(NamedTuple):
 
     fates: list[Fate | None]  # of each reading, in their order; None: it can't be written now
     conflicts: Counter[str]  # by device: values that differ from the one stored for their instant
+    unreadable: Mapping[int, Rejected]  # why, by the places of those that no retry writes
 
 
 class GenerationKey(NamedTuple):
@@ -85,6 +86,7 @@ class Windows:
     def add(self, readings: Sequence[Reading]) -> Added:
         """Add each reading to the window it belongs to; one write a window that changed.
 
+        A window that this code can't read takes no reading, and keeps none from the others.
         Fates are those in the current generation. A reading is stored once it is in all that are
         written; where nobody can tell which those are, none is.
         """
@@ -94,8 +96,9 @@ class Windows:
             key = windows_of.key_of(reading)
             groups.setdefault(key, []).append(reading)
             places.setdefault(key, []).append(place)
+        unreadable: dict[GenerationKey, Rejected] = {}
         try:
-            applied = self._write(groups)
+            applied = self._write(groups, unreadable)
         except Unavailable as error:
             log.warning("no reading stored", extra={"why": str(error)})
             applied = {}
@@ -107,9 +110,14 @@ class Windows:
         for key, result in applied.items():
             if result.conflicts:
                 conflicts[key.device_id] += result.conflicts
-        return Added(fates, conflicts)
+        whys = {place: why for key, why in unreadable.items() for place in places[key.window]}
+        return Added(fates, conflicts, whys)
 
-    def _write(self, groups: Mapping[WindowKey, list[Reading]]) -> dict[WindowKey, Addition]:
+    def _write(
+        self,
+        groups: Mapping[WindowKey, list[Reading]],
+        unreadable: dict[GenerationKey, Rejected],
+    ) -> dict[WindowKey, Addition]:
         """What became of windows in the current generation, of those written in all of them."""
         applied: dict[GenerationKey, Addition] = {}
         tried: set[int] = set()
@@ -120,7 +128,8 @@ class Windows:
                     GenerationKey(key, generation): _adding(group)
                     for generation in sorted(missing)
                     for key, group in groups.items()
-                }
+                },
+                unreadable,
             )
             tried |= missing
             generations = self._written()  # the look that the answer rests on

@@ -94,7 +94,7 @@ def _checked(document: Any, poster: Poster, now_ms: int, retention_ms: int) -> P
     if not parsed.reading.device_id.startswith(poster.prefix):
         reason = f"is not one of this gateway's devices, whose ids start {poster.prefix!r}"
         raise Rejected(reason, field="device_id", value=parsed.reading.device_id)
-    check_time(parsed.reading, now_ms, retention_ms)
+    check_time(parsed.reading, now_ms, retention_ms, document.get("recorded_at"))
     return parsed
 
 

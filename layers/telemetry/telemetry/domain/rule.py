@@ -1,21 +1,23 @@
 """Alert rules: read from `rules.yaml`, compiled into event filters, applied to readings."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from telemetry.domain.reading import METRICS, Reading
+from telemetry.domain.reading import FIELDS, METRICS, Reading
 from telemetry.errors import TelemetryError
 
 RULES_FILE = Path(__file__).parent.parent / "rules.yaml"
-Number = Annotated[float, Field(allow_inf_nan=False)]
+SHOWN_LENGTH = 60  # characters of a wrong value that a message repeats
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]  # neither "38" nor `yes`
 
 
 class RulesInvalid(TelemetryError):
-    """`rules.yaml` says something that can't be a rule."""
+    """`rules.yaml` says something that can't be a rule: a line for each mistake."""
 
 
 class Rule(BaseModel):
@@ -29,17 +31,23 @@ class Rule(BaseModel):
     clears_below: Number
     severity: Annotated[str, Field(pattern=r"^(info|warning|critical)$")]
 
-    @model_validator(mode="after")
-    def _makes_sense(self) -> "Rule":
-        if self.metric not in METRICS:
-            raise ValueError(f"metric {self.metric!r} is not one of {', '.join(METRICS)}")
-        if self.clears_below > self.above:
-            raise ValueError(f"clears_below {self.clears_below} is over above {self.above}")
-        return self
+
+KEYS = {
+    "name": "a lower-case letter, then up to 63 lower-case letters, digits and hyphens",
+    "metric": f"one of {', '.join(METRICS)}",
+    "above": "a number",
+    "clears_below": "a number",
+    "severity": "info, warning or critical",
+}
+"""The keys of a rule, and what each of them must be."""
+MEANT = dict.fromkeys(("below", "over", "threshold", "limit", "max"), "above") | dict.fromkeys(
+    ("clears_above", "clears", "clear"), "clears_below"
+)
+"""Keys of other tools' rules, and ours; `above` is the only condition that there is."""
 
 
 def load_rules(text: str) -> tuple[Rule, ...]:
-    """The rules in `rules.yaml`'s text; raises RulesInvalid naming each place that is wrong."""
+    """The rules in `rules.yaml`'s text; raises RulesInvalid with a line for each mistake."""
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -47,22 +55,79 @@ def load_rules(text: str) -> tuple[Rule, ...]:
     entries = document.get("rules") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:
         raise RulesInvalid("rules.yaml: `rules` is not a list of one rule or more")
-    rules, wrong = [], []
+    others = [key for key in document if key != "rules"]
+    rules, wrong = [], [f"{key}: is no key of this file; its only one is `rules`" for key in others]
     for index, entry in enumerate(entries):
         try:
-            rules.append(Rule.model_validate(entry))
+            rule = Rule.model_validate(entry)
         except ValidationError as error:
-            wrong += [_wrong(index, dict(detail)) for detail in error.errors(include_url=False)]
+            mistakes = list(_misread(entry, [dict(each) for each in error.errors()]))
+        else:
+            rules.append(rule)
+            mistakes = list(_senseless(rule))
+        wrong += [f"rules[{index}]{mistake}{_named(entry)}" for mistake in mistakes]
     names = [rule.name for rule in rules]
-    wrong += [f"two rules are named {name}" for name in set(names) if names.count(name) > 1]
+    wrong += [f"two rules are named {name}" for name in sorted({*names}) if names.count(name) > 1]
     if wrong:
-        raise RulesInvalid("rules.yaml: " + "; ".join(wrong))
+        raise RulesInvalid("\n".join(f"rules.yaml: {each}" for each in wrong))
     return tuple(rules)
 
 
-def _wrong(index: int, detail: dict[str, Any]) -> str:
-    place = ".".join([f"rules[{index}]", *map(str, detail["loc"])])
-    return f"{place}: {detail['msg']} (it is {detail['input']!r})"
+def _misread(entry: Any, details: list[dict[str, Any]]) -> Iterator[str]:
+    """What pydantic found, in a sentence each; a key that is misspelt isn't also missing."""
+    if not isinstance(entry, dict):
+        yield f": {_shown(entry)} is not a rule, which has the keys {', '.join(KEYS)}"
+        return
+    keys = {str(key): _meant(str(key), entry) for key in entry if key not in KEYS}
+    for detail in details:
+        key = str(detail["loc"][0])
+        if key in keys:
+            meant = keys[key]
+            hint = f"did you mean {meant}?" if meant else f"the keys are {', '.join(KEYS)}"
+            yield f".{key}: a rule has no such key (it is {_shown(detail['input'])}); {hint}"
+        elif detail["type"] != "missing":
+            yield f".{key}: {_shown(detail['input'])} is not {KEYS[key]}"
+        elif key not in keys.values():
+            yield f".{key}: is required: {KEYS[key]}"
+
+
+def _meant(key: str, entry: dict[Any, Any]) -> str | None:
+    """The key that was meant by an unknown one, of those that the rule doesn't have."""
+    missing = [each for each in KEYS if each not in entry]
+    close = [MEANT.get(key.lower(), ""), *get_close_matches(key.lower(), missing, 1)]
+    return next((each for each in close if each in missing), None)
+
+
+def _senseless(rule: Rule) -> Iterator[str]:
+    """Why a rule that can be read can't work: a breach and a clear must both be possible."""
+    if rule.metric not in METRICS:
+        yield f".metric: {rule.metric!r} is not {KEYS['metric']}"
+        return
+    low, high = FIELDS[rule.metric]["minimum"], FIELDS[rule.metric]["maximum"]
+    span = f"{rule.metric} is from {_plain(low)} to {_plain(high)} {FIELDS[rule.metric]['unit']}"
+    above, clears_below = _plain(rule.above), _plain(rule.clears_below)
+    if above >= high:
+        yield f".above: nothing is ever above {above}: {span}"
+    elif above < low:
+        yield f".above: {above} is out of range: {span}"
+    if clears_below <= low:
+        yield f".clears_below: nothing is ever below {clears_below}: {span}"
+    elif clears_below > high:
+        yield f".clears_below: {clears_below} is out of range: {span}"
+    elif clears_below > above:
+        yield f".clears_below: {clears_below} is more than above, which is {above}"
+
+
+def _named(entry: Any) -> str:
+    """The rule's name, for the end of a message."""
+    name = entry.get("name") if isinstance(entry, dict) else None
+    return f" (rule {_shown(name)})" if isinstance(name, str) else ""
+
+
+def _shown(value: Any) -> str:
+    """A value as a message repeats it."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_LENGTH else f"{text[:SHOWN_LENGTH]}…"
 
 
 def shipped_rules() -> tuple[Rule, ...]:
@@ -80,7 +145,7 @@ def filter_pattern(rules: Iterable[Rule]) -> list[dict[str, Any]]:
 
 def _plain(number: float) -> float | int:
     """38 rather than 38.0, as people write it."""
-    return int(number) if number.is_integer() else number
+    return int(number) if float(number).is_integer() else number
 
 
 def breach(rule: Rule, reading: Reading) -> float | None:

@@ -11,9 +11,11 @@ from telemetry.errors import Rejected
 
 ROLES = ("device", "gateway", "operator", "admin")
 SUBJECT = re.compile(FIELDS["device_id"]["pattern"].removeprefix("^").removesuffix("$"))
-# Bearer is ours; InfluxDB 2's clients send Token, and those of InfluxDB 1 a user and a password
-BEARER = re.compile(r"(?:Bearer|Token) ([A-Za-z0-9_-]{1,128})\.([A-Za-z0-9_-]{20,128})")
-BASIC = re.compile(r"Basic ([A-Za-z0-9+/]{28,344}={0,2})")
+# Bearer is ours; InfluxDB 2's clients send Token, and those of InfluxDB 1 a user and a password. A
+# scheme is the same in any case, and spaces follow it (RFC 9110, section 11). template.yaml has the
+# same expression for API Gateway, which says nothing of flags such as (?i).
+BEARER = re.compile(r"(?i:Bearer|Token) +([A-Za-z0-9_-]{1,128})\.([A-Za-z0-9_-]{20,128})")
+BASIC = re.compile(r"(?i:Basic) +([A-Za-z0-9+/]{28,344}={0,2})")
 USER = re.compile(rb"([A-Za-z0-9_-]{1,128}):([A-Za-z0-9_-]{20,128})")
 # What clients of InfluxDB call: they write, and ask whether it is there before they do.
 INFLUX_WRITES = ["POST/write", "POST/api/v2/write"]

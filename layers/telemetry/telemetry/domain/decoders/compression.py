@@ -9,7 +9,10 @@ GZIP = 31  # zlib's window bits, which also say what container it is
 ZLIB = 15
 DEFLATE = -15
 GZIP_MAGIC = b"\x1f\x8b"
-CODINGS = ("gzip", "identity")
+IDENTITY = "identity"
+CODINGS = ("gzip", "deflate", IDENTITY)
+ZLIB_METHOD = 8  # in the low four bits of a zlib stream's first byte (RFC 1950, section 2.2)
+PRINTABLE = bytes(range(0x20, 0x7F))
 
 
 def within_limit(data: bytes) -> None:
@@ -22,20 +25,47 @@ def within_limit(data: bytes) -> None:
 def unpacked(data: bytes, content_encoding: str | None, most: int = MAX_BODY_BYTES) -> bytes:
     """A body as it was before Content-Encoding; raises Unsupported, TooLarge, Undecodable.
 
-    API Gateway unpacks gzip itself and leaves the header, so a body may come unpacked already. No
-    format that is read here begins as gzip does.
+    API Gateway unpacks what it knows itself and leaves the header, so a body may come unpacked
+    already: it is unpacked here only where it is what the header says.
     """
-    coding = (content_encoding or "identity").strip().lower()
+    coding = (content_encoding or IDENTITY).strip().lower()
     if coding not in CODINGS:
-        reason = f"is not supported; supported are {', '.join(CODINGS)}"
+        reason = f"is not supported; supported is one of {', '.join(CODINGS)}"
         raise Unsupported(reason, field="Content-Encoding", value=content_encoding)
-    if not data.startswith(GZIP_MAGIC):
-        return data
-    if coding == "identity":
+    is_gzip = data.startswith(GZIP_MAGIC)  # with which no format that is read here begins
+    if is_gzip and coding != "gzip":
         raise Undecodable("is gzip; its Content-Encoding has to say so", offset=0)
-    whole, rest = inflated(data, GZIP, most, most=most)
+    if is_gzip:
+        return _alone(data, GZIP, most)
+    return _deflated(data, most) if coding == "deflate" else data
+
+
+def _deflated(data: bytes, most: int) -> bytes:
+    """A body sent as `deflate`, unpacked where it is packed.
+
+    By RFC 9110, section 8.4.1.2, that is a zlib stream; some clients leave zlib's header out, as
+    its note says. Text and zlib streams may begin alike (`x^`), and nothing tells a stream without
+    header from text, so those are packed where all of the body is one stream.
+    """
+    is_zlib = (
+        len(data) > 1 and data[0] & 0x0F == ZLIB_METHOD and data[0] * 256 % 31 == -data[1] % 31
+    )
+    if is_zlib and data[1:2] not in PRINTABLE:
+        return _alone(data, ZLIB, most)
+    for container in (ZLIB, DEFLATE):
+        try:
+            return _alone(data, container, most)
+        except Undecodable:
+            continue
+    return data
+
+
+def _alone(data: bytes, container: int, most: int) -> bytes:
+    """What a body holds that is one compressed stream and nothing else."""
+    whole, rest = inflated(data, container, most, most=most)
     if rest:
-        reason = "goes on behind the end of its gzip member; one body is one member"
+        unit = "gzip member" if container == GZIP else "zlib stream"
+        reason = f"goes on behind the end of its {unit}; one body is one"
         raise Undecodable(reason, offset=len(data) - len(rest))
     return whole
 

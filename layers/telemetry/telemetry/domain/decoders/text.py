@@ -1,15 +1,44 @@
-"""JSON: one document, a list of documents, or one a line."""
+"""JSON: one document, a list of documents, or one a line.
+
+A byte order mark before a text and bytes 0x00 behind it are left out: they are no part of it. A
+name that an object has twice is refused, since nobody can know which value is meant (RFC 8259,
+section 4): https://www.rfc-editor.org/rfc/rfc8259#section-4
+"""
 
 import json
+import math
 from typing import Any
 
 from telemetry.domain.decoders.bounds import too_many
+from telemetry.domain.reading import shown
 from telemetry.errors import Rejected
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # UTF-8's
+REPLACEMENT = "\ufffd".encode()  # in place of what isn't UTF-8, where a gateway has made text of it
+ENDS = b"\0 \t\r\n"  # a C string's end, and the whitespace of JSON
+
+
+class Sent(float):
+    """A number that no double holds; its text is what was sent."""
+
+    text: str
+
+    def __new__(cls, text: str) -> "Sent":
+        """NaN or an infinity, as the sender wrote it."""
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def json_documents(data: bytes, most: int) -> list[Any]:
-    """The documents in a list; one object alone is a document, too. Raises Rejected."""
-    body = json_value(data)
+    """The documents in a list; one object alone is a document, too. Raises Rejected.
+
+    In the place of an object that has a name twice stands a Rejected.
+    """
+    body = _value(data)
     documents = body if isinstance(body, list) else [body]
     if not documents or len(documents) > most:
         reason = f"has {len(documents)} elements; a request brings 1 to {most}"
@@ -19,7 +48,7 @@ def json_documents(data: bytes, most: int) -> list[Any]:
 
 def lines(data: bytes, most: int) -> list[Any]:
     """The document of each line that isn't blank, or the Rejected of a line that isn't JSON."""
-    found = [line for line in data.split(b"\n") if line and not line.isspace()]
+    found = [line for line in map(_stripped, bare(data).split(b"\n")) if line]
     if not found:
         raise Rejected(f"has no lines; a request brings 1 to {most}", field="body")
     if len(found) > most:
@@ -29,16 +58,93 @@ def lines(data: bytes, most: int) -> list[Any]:
 
 def _line(line: bytes) -> Any:
     try:
-        return json_value(line)
+        return _parsed(line)
     except Rejected as error:
         return Rejected(error.reason, value=line.decode("utf-8", "replace"))
 
 
 def json_value(data: bytes) -> Any:
     """The value that JSON stands for; raises Rejected."""
+    value = _value(data)
+    if isinstance(value, Rejected):
+        raise value
+    return value
+
+
+def bare(data: bytes) -> bytes:
+    """A text without a byte order mark before it and without what ends it.
+
+    Raises Rejected for UTF-16 and UTF-32, which JSON and line protocol aren't sent in.
+    """
+    start = data.lstrip(REPLACEMENT) if data.startswith(REPLACEMENT) else data
+    encoding = json.detect_encoding(start)
+    if encoding.startswith(("utf-16", "utf-32")):
+        reason = f"is {encoding[:6].upper()}; it has to be UTF-8"
+        raise Rejected(reason, field="body")
+    return _stripped(data)
+
+
+def _stripped(data: bytes) -> bytes:
+    return data.removeprefix(BYTE_ORDER_MARK).rstrip(ENDS)
+
+
+def _value(data: bytes) -> Any:
+    """The same as `json_value`; of an object that has a name twice, the Rejected."""
+    return _parsed(bare(data))
+
+
+def _parsed(data: bytes) -> Any:
     try:
-        return json.loads(data)
+        return _decoded(data.decode())
+    except json.JSONDecodeError as error:
+        reason = f"is not JSON: {error}"
+        if error.doc.startswith("\0", error.pos):
+            reason += "; a byte 0x00 is there: is the length right?"
+        raise Rejected(reason, field="body") from None
     except ValueError as error:
         raise Rejected(f"is not JSON: {error}", field="body") from None
     except RecursionError:
         raise Rejected("is nested too deeply", field="body") from None
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return DECODER.decode(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # a whole number of more digits than Python reads
+        return LONG_DECODER.decode(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _doubled(pairs)
+
+
+def _doubled(pairs: list[tuple[str, Any]]) -> Rejected:
+    """Which name is there twice, and with which values."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            break
+        found[name] = value
+    reason = f"is there twice, as {shown(found[name])} and {shown(value)}; leave one out"
+    return Rejected(reason, field=shown(name), value=value)
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else Sent(text)
+
+
+def _int(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return Sent(text)
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_float, parse_constant=Sent)
+LONG_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_float, parse_int=_int, parse_constant=Sent
+)

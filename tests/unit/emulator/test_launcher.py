@@ -1,0 +1,67 @@
+"""What the launcher runs beside the emulator goes on after a moment of a full disk."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from emulator import launcher
+
+
+class Over(BaseException):
+    """Ends what would go on for ever."""
+
+
+def test_segments_are_collected_again_once_they_can_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "later" / "traces.jsonl"
+
+    def datagrams() -> Iterator[bytes]:
+        yield b'{"format":"json"}\n{"id":1}'
+        path.parent.mkdir()  # until here nothing could be written
+        yield b'{"format":"json"}\n{"id":2}'
+        raise Over
+
+    coming = datagrams()
+    receiver: Any = SimpleNamespace(recv=lambda _size: next(coming))
+    with pytest.raises(Over):
+        launcher.collect_segments(receiver, path)
+    assert path.read_bytes() == b'{"id":2}\n'
+    assert "launcher: an X-Ray segment isn't kept: [Errno 2]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["folder", "pid"])
+def test_a_process_beside_the_emulator_is_started_again_whatever_could_not_be_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    missing: str,
+) -> None:
+    monkeypatch.setenv("GATEWAY_PORT", "1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    folder = tmp_path / "instance"
+    if missing == "pid":
+        (folder / "nothing.pid.new").mkdir(parents=True)  # no file can be written there
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            folder.mkdir(exist_ok=True)
+        if len(pauses) == 4:
+            raise Over
+
+    monkeypatch.setattr(launcher, "time", SimpleNamespace(sleep=sleep))
+    with pytest.raises(Over):
+        launcher.keep_running(folder, "nothing", sys.executable)
+    started = (folder / "nothing.log").read_text().count("No module named emulator.nothing")
+    told = capsys.readouterr().err
+    if missing == "folder":
+        assert (started, told.count("emulator.nothing isn't started: [Errno 2]")) == (2, 2)
+        assert (folder / "nothing.pid").read_text().isdigit()
+    else:
+        assert (started, told.count("nothing.pid isn't written: [Errno 21]")) == (4, 4)

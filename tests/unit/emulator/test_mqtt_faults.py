@@ -1,0 +1,179 @@
+"""The rules engine after a full disk, a locked file and a worker's unexpected end."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emulator.mqtt import rules, sql
+from emulator.mqtt.rules import WORKERS, Rule, RulesEngine, Task
+from emulator.mqtt.spool import NotKept, Published, Spool
+
+RULE = Rule.from_api(
+    "arn:readings",
+    {
+        "ruleName": "readings",
+        "sql": "SELECT * FROM '#'",
+        "actions": [{"sqs": {"queueUrl": "q", "roleArn": "r"}}],
+        "awsIotSqlVersion": sql.VERSION,
+    },
+)
+
+
+def message(number: int, size: int = 0) -> Published:
+    return Published("a", b'{"n":%d}' % number + b" " * size, "pump-1", "cert-1", 1_000)
+
+
+def number_of(data: bytes) -> int:
+    return int(data.removeprefix(b'{"n":').split(b"}")[0])
+
+
+class Noting:
+    """Actions that note what they do, unless `fail` raises."""
+
+    def __init__(self, fail: Callable[[int], None] = lambda _number: None) -> None:
+        self.done: list[int] = []
+        self._fail = fail
+
+    def run(self, _rule: Rule, _action: Mapping[str, Any], _: sql.Message, data: bytes) -> None:
+        self._fail(number_of(data))
+        self.done.append(number_of(data))
+
+
+@contextmanager
+def running(spool: Spool, actions: Noting) -> Iterator[RulesEngine]:
+    assert RULE
+    known = [RULE]
+    engine = RulesEngine(spool, lambda: known, actions)
+    with closing(spool):
+        engine.start()
+        yield engine
+        eventually(lambda: engine.pending == 0 and spool.kept() == [])
+
+
+def eventually(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert is_so()
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "AGAIN_SECONDS", (0.02, 0.1))
+
+
+def test_on_a_full_disk_no_message_is_taken_and_afterwards_all_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool, actions = Spool(tmp_path / "spool"), Noting()
+    (pages,) = spool._database.execute("PRAGMA page_count").fetchone()
+    with running(spool, actions) as engine:
+        engine.accept(message(1))
+        eventually(lambda: actions.done == [1] and spool.kept() == [])
+        spool._database.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own full disk
+        for number in (2, 3):
+            with pytest.raises(NotKept, match="a: database or disk is full"):
+                engine.accept(message(number, size=50_000))
+        spool._database.execute(f"PRAGMA max_page_count = {pages + 100}")
+        engine.accept(message(4, size=50_000))
+        engine.accept(message(5))
+        eventually(lambda: sorted(actions.done) == [1, 4, 5])
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        "messages aren't taken, nor acknowledged, for now: a: database or disk is full",
+        "messages are taken again; 2 were not",
+    ]
+
+
+def test_while_another_process_has_locked_the_file_no_message_is_taken(tmp_path: Path) -> None:
+    spool, actions = Spool(tmp_path / "spool", locked_seconds=0.05), Noting()
+    other = sqlite3.connect(tmp_path / "spool", isolation_level=None)
+    with closing(other), running(spool, actions) as engine:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(NotKept, match="a: database is locked"):
+            engine.accept(message(1))
+        other.execute("ROLLBACK")
+        engine.accept(message(2))
+        eventually(lambda: actions.done == [2])
+
+
+def test_a_lock_that_is_soon_gone_is_waited_for(tmp_path: Path) -> None:
+    spool, actions = Spool(tmp_path / "spool"), Noting()
+    other = sqlite3.connect(tmp_path / "spool", isolation_level=None, check_same_thread=False)
+    with closing(other), running(spool, actions) as engine:
+        other.execute("BEGIN IMMEDIATE")
+        unlock = threading.Timer(0.2, other.execute, ["ROLLBACK"])
+        unlock.start()
+        engine.accept(message(1))
+        eventually(lambda: actions.done == [1])
+        unlock.join()
+
+
+def test_what_the_spool_cannot_forget_is_done_once_and_forgotten_later(tmp_path: Path) -> None:
+    class Stuck(Spool):
+        is_stuck = True
+
+        def done(self, number: int) -> None:
+            if self.is_stuck:
+                raise sqlite3.OperationalError("database or disk is full")
+            super().done(number)
+
+    spool, actions = Stuck(tmp_path / "spool"), Noting()
+    with running(spool, actions) as engine:
+        for number in range(2 * WORKERS):
+            engine.accept(message(number))
+        eventually(lambda: len(actions.done) == 2 * WORKERS)
+        time.sleep(0.1)
+        assert len(spool.kept()) == 2 * WORKERS
+        spool.is_stuck = False
+    assert sorted(actions.done) == [*range(2 * WORKERS)]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError, SystemExit, KeyboardInterrupt])
+def test_whatever_a_worker_dies_of_the_message_is_tried_again_without_a_restart(
+    tmp_path: Path, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    failed: list[int] = []
+
+    def fail(number: int) -> None:
+        if failed.count(number) < 2:
+            failed.append(number)
+            raise error
+
+    actions = Noting(fail)
+    with running(Spool(tmp_path / "spool"), actions) as engine:
+        for number in range(2 * WORKERS):  # each worker meets it
+            engine.accept(message(number))
+        eventually(lambda: sorted(actions.done) == [*range(2 * WORKERS)])
+    assert len(failed) == 4 * WORKERS
+    assert "is tried again in 0.02 s" in caplog.text
+
+
+def test_a_message_that_always_fails_holds_up_no_other(tmp_path: Path) -> None:
+    is_mended = threading.Event()
+
+    def fail(number: int) -> None:
+        if number < 3 * WORKERS and not is_mended.is_set():
+            raise ZeroDivisionError
+
+    actions = Noting(fail)
+    with running(Spool(tmp_path / "spool"), actions) as engine:
+        for number in range(3 * WORKERS + 1):
+            engine.accept(message(number))
+        eventually(lambda: actions.done == [3 * WORKERS])
+        assert engine.pending > 0
+        is_mended.set()
+
+
+def test_what_fails_again_waits_twice_as_long_up_to_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rules, "AGAIN_SECONDS", (0.5, 3.0))
+    waits = [Task(1, message(1), tries=tries).wait_seconds for tries in (0, 1, 2, 3, 4, 5)]
+    assert waits == [0, 0.5, 1, 2, 3, 3]
