@@ -119,6 +119,9 @@ kills: $(venv) $(sam) $(aws) ## Kill the mappings' engine 50 times while records
 busy: $(venv) $(sam) $(aws) ## Check a run, and planted faults, beside eight busy loops: ARGS="--loops 8"
 	@$(with_tools) .venv/bin/python -m tests.pipeline.busy $(ARGS)
 
+first-hour: ## Run the README's ten lines, as they are written, in a fresh clone.
+	@$(PYTHON) -m tests.readme
+
 metric: $(venv) $(sam) $(aws) ## Add a metric and a rule to a copy, by schema alone; deploy it, post, see the alert.
 	@$(with_tools) .venv/bin/python -m tests.pipeline.adding
 
@@ -158,4 +161,4 @@ $(venv): requirements/dev.txt | $(uv)
 .tools/%/$(stamp): requirements/%.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test browser schemas check check-types check-templates check-rules check-derived scan build deploy remove adopt devices redrive quarantine replay invoke bench soak year kills busy metric client-faults simulate fuzz conformance lock clean help
+.PHONY: run up down test browser schemas check check-types check-templates check-rules check-derived scan build deploy remove adopt devices redrive quarantine replay invoke bench soak year kills busy first-hour metric client-faults simulate fuzz conformance lock clean help

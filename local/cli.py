@@ -229,12 +229,25 @@ def add_query(added: Subparsers) -> None:
     listed = devices.add_as("devices", asked)
     listed.set_defaults(does=commands.on_instance(devices.list_devices))
     add_name(listed)
+    for each in (windows, alerts):
+        add_wait(each)
     for each in (windows, device, alerts, accounting):
         add_name(each)
         printed = each.add_mutually_exclusive_group()
         add_json(printed, "print JSON instead of a table")
         if each in (windows, alerts):
             printed.add_argument("--csv", action="store_true", help="print CSV instead of a table")
+
+
+def add_wait(added: argparse.ArgumentParser) -> None:
+    """Add --wait to a command that shows what is there."""
+    added.add_argument(
+        "--wait",
+        type=option(duration_seconds),
+        default=0.0,
+        metavar="TIME",
+        help="wait at most so long until there is something to show",
+    )
 
 
 def add_notices(added: Subparsers) -> None:
@@ -244,6 +257,7 @@ def add_notices(added: Subparsers) -> None:
     )
     add_name(notices)
     notices.add_argument("--follow", action="store_true", help="show those to come, until Ctrl-C")
+    add_wait(notices)
     add_json(notices, "print JSON instead of lines; with --follow one object a line")
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -19,7 +19,7 @@ from rich.table import Table
 from emulator import embedded
 from emulator.mqtt.certificates import Pair
 from local import invoke as sam_invoke
-from local.api import Api
+from local.api import Api, Json
 from local.deployment import aws_environment, client
 from local.errors import LocalError
 from local.fleet.credentials import claim, issue_certificates, mqtt_authority
@@ -64,6 +64,8 @@ Options = argparse.Namespace
 HOUR_MS = 3_600_000
 EACH_LINGER_SECONDS = 5.0
 WIDE = 110
+LOOK_SECONDS = 0.5
+T = TypeVar("T")
 
 
 def run(options: Options, console: Console) -> int:
@@ -239,7 +241,7 @@ def notices(options: Options, console: Console) -> int:
             for index, deliveries in enumerate(found.follow()):
                 print_notices(deliveries, options.json, is_first=index == 0)
         return 0
-    deliveries = found.look()
+    deliveries = waited_for(found.look, options.wait)
     if options.json:
         return print_json({"notices": [notice_as_json(each) for each in deliveries]})
     if deliveries:
@@ -263,10 +265,8 @@ def print_notices(deliveries: list[Delivery], as_json: bool, is_first: bool) -> 
 
 def query_windows(options: Options, console: Console) -> int:
     """Print a device's windows."""
-    end_ms = time_of("--to", options.end) if options.end else now_ms()
-    start_ms = time_of("--from", options.start) if options.start else end_ms - HOUR_MS
     with operator(options) as api:
-        windows = list(api.windows(options.device, iso(start_ms), iso(end_ms)))
+        windows = waited_for(lambda: windows_of(api, options), options.wait)
     if options.json:
         return print_json({"device_id": options.device, "windows": windows})
     rows = list(window_rows(options.device, windows, options.metric))
@@ -281,6 +281,26 @@ def query_windows(options: Options, console: Console) -> int:
         title += f", {options.metric}" if rows else f", none has {options.metric}"
         title += f" (they have {others})" if others and not rows else ""
     return print_table(console, table, title)
+
+
+def windows_of(api: Api, options: Options) -> list[Json]:
+    """Return a device's windows in the time that was asked for."""
+    end_ms = time_of("--to", options.end) if options.end else now_ms()
+    start_ms = time_of("--from", options.start) if options.start else end_ms - HOUR_MS
+    return list(api.windows(options.device, iso(start_ms), iso(end_ms)))
+
+
+def waited_for(look: Callable[[], list[T]], seconds: float) -> list[T]:
+    """Look until there is something, at most for so many seconds; return it.
+
+    Raise LocalError if nothing came in that time. Without a time, nothing is an answer, too.
+    """
+    deadline = time.monotonic() + seconds
+    while not (found := look()) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+    if seconds and not found:
+        raise LocalError(f"nothing came in {duration_text(seconds)}")
+    return found
 
 
 def query_device(options: Options, console: Console) -> int:
@@ -302,7 +322,7 @@ def query_device(options: Options, console: Console) -> int:
 def query_alerts(options: Options, console: Console) -> int:
     """Print the alerts."""
     with operator(options) as api:
-        alerts = list(api.alerts(options.status))
+        alerts = waited_for(lambda: list(api.alerts(options.status)), options.wait)
     if options.json:
         return print_json({"alerts": alerts})
     if options.csv:
