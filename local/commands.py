@@ -83,8 +83,9 @@ def run(options: Options, console: Console) -> int:
             poisoning = poison_of(options, instance, steps)
             report = exercise(instance, steps, source, posting_options, plan, aws.stop)
             if poisoning:
-                report.isolation = poisoning.end(report.ledger.counts.accepted)
-                report.problems += report.isolation.problems()
+                counts = report.ledger.counts
+                report.isolation = poisoning.end(counts.accepted, counts.resent + counts.unanswered)
+                report.unsure += report.isolation.problems()
             if chaos:
                 report.casualties = chaos.casualties()
                 report.problems += report.casualties.problems()

@@ -14,6 +14,7 @@ from rich.live import Live
 
 from local.api import Api
 from local.errors import NoAnswer
+from local.faults import full_disk
 from local.fleet import firmware
 from local.fleet.ledger import Ledger
 from local.fleet.over_https import Posting, PostingOptions
@@ -184,6 +185,8 @@ class Exercise:
                 self._status = f"waiting: {count:,} {first}".format
             await asyncio.sleep(RECHECK_SECONDS)
         slow.out_of_time = await asyncio.to_thread(self._pending.out_of_time)
+        if not report.is_ok:
+            slow.fault = full_disk(self._instance.folder)
         report.windows_checked = report.comparison.windows
         report.alerts_expected = len(self.ledger.alerts(rules))
         report.is_checked = True
