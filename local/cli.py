@@ -25,6 +25,7 @@ from local.values import (
     seconds_or_duration,
     share,
     speed,
+    terminal_size,
 )
 from local.view import show_error
 from ops import devices
@@ -197,6 +198,19 @@ def add_watch(added: Subparsers) -> None:
         type=option(duration_seconds),
         metavar="TIME",
         help="stop after a time",
+    )
+    watch.add_argument(
+        "--screenshot",
+        type=Path,
+        metavar="FILE",
+        help="write what it shows after that time (default: 30s) as SVG, and end",
+    )
+    watch.add_argument(
+        "--size",
+        type=option(terminal_size),
+        default=(80, 24),
+        metavar="COLUMNSxLINES",
+        help="of the screenshot (default: 80x24)",
     )
 
 

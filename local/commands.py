@@ -53,7 +53,8 @@ from local.trial.monitor import Monitor
 from local.trial.poison import Poisoning
 from local.trial.report import Report, as_json, tell_verdict
 from local.trial.run import REFRESH_SECONDS, Plan, elapsed_text, exercise, now_ms
-from local.trial.watch import PLAIN_LINE_SECONDS, PlainLines, live_table
+from local.trial.screenshot import take_screenshot
+from local.trial.watch import PLAIN_LINE_SECONDS, LiveView, PlainLines, plain_line
 from local.values import duration_text
 from local.view import Steps
 from ops.command_types import Command
@@ -65,6 +66,7 @@ HOUR_MS = 3_600_000
 EACH_LINGER_SECONDS = 5.0
 WIDE = 110
 LOOK_SECONDS = 0.5
+SCREENSHOT_SECONDS = 30.0
 T = TypeVar("T")
 
 
@@ -195,28 +197,36 @@ def devices(options: Options, console: Console) -> int:
 
 
 def watch(options: Options, console: Console) -> int:
-    """Show the live table until Ctrl-C."""
+    """Show live what becomes of the readings until Ctrl-C, or take a picture of it."""
     instance = named(options.name)
     instance.deployed()
     monitor = Monitor(instance, since_ms=0)
     monitor.start()
-    started = time.monotonic()
     try:
+        if options.screenshot:
+            time.sleep(options.seconds or SCREENSHOT_SECONDS)
+            take_screenshot(
+                LiveView(monitor, instance.name, "live"), options.size, options.screenshot
+            )
+            console.print(f"{options.screenshot}: written", highlight=False, soft_wrap=True)
+            return 0
         with contextlib.suppress(KeyboardInterrupt):
-            show_live(monitor, console, instance, started, options.seconds)
+            show_live(monitor, console, instance, options.seconds)
+        if console.is_terminal:
+            console.print(plain_line(monitor, instance.name), highlight=False, soft_wrap=True)
     finally:
-        monitor.stop()
+        monitor.abandon()  # a last look would have Ctrl-C wait for answers
     return 0
 
 
 def show_live(
-    monitor: Monitor, console: Console, instance: Instance, started: float, seconds: float | None
+    monitor: Monitor, console: Console, instance: Instance, seconds: float | None
 ) -> None:
-    """Show the live table until time is up or the instance ends."""
-    lines = PlainLines(console)
+    """Show it until time is up or the instance ends: on a screen of its own, or in lines."""
+    started, lines = time.monotonic(), PlainLines(console)
     with contextlib.ExitStack() as stack:
         live = (
-            stack.enter_context(Live(console=console, auto_refresh=False))
+            stack.enter_context(Live(console=console, auto_refresh=False, screen=True))
             if console.is_terminal
             else None
         )
@@ -224,7 +234,7 @@ def show_live(
             elapsed = time.monotonic() - started
             status = elapsed_text(elapsed, seconds)
             if live:
-                live.update(live_table(monitor, instance.name, status), refresh=True)
+                live.update(LiveView(monitor, instance.name, status), refresh=True)
             else:
                 lines.tell(monitor, status, is_clock=True)
             if seconds is not None and elapsed >= seconds:
