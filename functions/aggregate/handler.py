@@ -6,17 +6,19 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from telemetry.aws import stream
 from telemetry.aws.clients import client
 from telemetry.aws.generations import Generations
 from telemetry.aws.items import DynamoItems
 from telemetry.aws.observe import count, count_at, link, log, milliseconds, observed
+from telemetry.aws.pace import Pace
 from telemetry.aws.quarantine import Quarantine
-from telemetry.aws.stream import Record
+from telemetry.aws.stream import Record, Stream
 from telemetry.aws.windows import KEY, Added, Windows
 from telemetry.domain.accounting import DUPLICATE, FOREIGN, QUARANTINED, SETTLED, STORED, Metric
+from telemetry.domain.reading import Reading
 from telemetry.domain.times import minute_of
 from telemetry.domain.window import MAX_READINGS, Fate
 from telemetry.errors import Rejected
@@ -32,21 +34,37 @@ ENDS: dict[Fate | None, Metric | None] = {
 }
 
 
+class Puts(Protocol):
+    """Takes readings; returns those it could not take."""
+
+    def put(self, readings: list[Reading]) -> list[Reading]: ...
+
+
 def run(
-    event: dict[str, Any], now_ms: int, windows: Windows, quarantine: Quarantine
+    event: dict[str, Any],
+    now_ms: int,
+    windows: Windows,
+    quarantine: Quarantine,
+    puts: Puts,
+    pace: Pace,
 ) -> dict[str, Any]:
     """Store every reading of the batch; answer with the record to resume from, if any.
 
-    What can't be a reading is quarantined last, and only up to that record: what comes after it
-    is delivered again, and would be quarantined twice. It would be counted twice, too.
+    The readings of a bundle go back on the stream, where filters see each. Only then, and last of
+    all, what can't be a reading is quarantined. Both go only up to the first record that failed:
+    what comes after it is delivered again, and would be there twice. It would be counted twice,
+    too.
     """
-    records = stream.checked(stream.decode(event), windows.retention_ms)
+    pace.begin()
+    decoded = stream.checked(stream.decode(event), windows.retention_ms)
+    records = [stream.opened(record) for record in decoded]
     readings = [record.reading for record in records if record.reading]
     added = windows.add(readings)
     records = _with_unreadable(records, added)
     ended = list(zip(records, _ends(records, added.fates), strict=True))
     failed = [record for record, end in ended if end is None]
-    due = [record for record, end in _until_first(failed, ended) if end is QUARANTINED]
+    failed += _put_back(_until_first(failed, ended), puts, pace)
+    due = [record for record, end in _until_first(failed, ended) if _is_due(record, end)]
     unkept = quarantine.put([(record, record.rejected or WINDOW_FULL) for record in due])
     failed += unkept
     received = [reading.received_at_ms for reading in readings if reading.received_at_ms]
@@ -60,6 +78,22 @@ def run(
     count(ReadingsConflicting=added.conflicts, RecordsQuarantined=len(due) - len(unkept))
     _count_by_minute(_until_first(failed, ended))
     return answer
+
+
+def _put_back(ended: Iterable[Ended], puts: Puts, pace: Pace) -> list[Record]:
+    """Put the readings of bundles on the stream, bundle by bundle; the one that can't be now.
+
+    Sent again, they are duplicates. An invocation's time bounds how many bundles it does.
+    """
+    for record, _ in ended:
+        if record.bundle and (pace.is_over or puts.put(record.bundle.readings)):
+            return [record]
+    return []
+
+
+def _is_due(record: Record, end: Metric | None) -> bool:
+    """Whether a record goes to quarantine: a bundle only for what in it is no reading."""
+    return end is QUARANTINED and (record.bundle is None or record.bundle.refused > 0)
 
 
 def _with_unreadable(records: Iterable[Record], added: Added) -> list[Record]:
@@ -84,7 +118,7 @@ def _ends(records: Sequence[Record], fates: Iterable[Fate | None]) -> list[Metri
     of_readings = iter(fates)
     of_records = [next(of_readings) if record.reading else None for record in records]
     return [
-        QUARANTINED if record.rejected else ENDS[fate]
+        QUARANTINED if record.rejected or record.bundle else ENDS[fate]
         for record, fate in zip(records, of_records, strict=True)
     ]
 
@@ -96,18 +130,22 @@ def _until_first(failed: Iterable[Record], ended: Iterable[Ended]) -> list[Ended
 
 
 def _count_by_minute(ended: Iterable[Ended]) -> None:
-    """Count each record in the minute in which it was received, as `ingest` counted it."""
+    """Count each record in the minute in which it was received, as `ingest` counted it.
+
+    A bundle is what in it is no reading: its readings count when they come as records.
+    """
     minutes: dict[int, Counter[Metric | None]] = {}
     for record, end in ended:
         counted = minutes.setdefault(minute_of(record.received_at_ms), Counter())
-        counted[end] += 1
-        counted[FOREIGN] += record.is_foreign
+        times = record.bundle.refused if record.bundle else 1
+        counted[end] += times
+        counted[FOREIGN] += times * record.is_foreign
     for minute_ms, counted in minutes.items():
         count_at(minute_ms, **{metric.name: counted[metric] for metric in (FOREIGN, *SETTLED)})
 
 
 @functools.cache
-def wired() -> tuple[Windows, Quarantine]:
+def wired() -> tuple[Windows, Quarantine, Stream, Pace]:
     settings = AggregateSettings.read(os.environ)
     dynamodb, table, region = client("dynamodb"), settings.windows_table, settings.aws_region
     items = DynamoItems(dynamodb, table, KEY)
@@ -115,6 +153,8 @@ def wired() -> tuple[Windows, Quarantine]:
     return (
         Windows(items, region, settings.retention_ms, generations.written),
         Quarantine(client("s3"), settings.failures_bucket),
+        Stream(client("kinesis", attempts=1), settings.stream_name),
+        Pace(),
     )
 
 

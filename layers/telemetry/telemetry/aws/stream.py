@@ -12,10 +12,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from telemetry.aws.chunks import chunks
 from telemetry.aws.clients import is_denied
 from telemetry.aws.observe import log
+from telemetry.domain import bundle as bundles
 from telemetry.domain import validation
+from telemetry.domain.bundle import Bundle
 from telemetry.domain.reading import Reading, check_time, encode
 from telemetry.errors import Rejected, Unavailable
 
+VIA = "stream"  # stamped on what another producer put there: `ingest` hasn't counted it
 T = TypeVar("T")
 Pair = tuple[T, dict[str, Any]]  # what is put, and its entry in the call
 # PutRecords' limits: https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html
@@ -30,7 +33,10 @@ PUT_SECONDS_MAX = 6.0
 
 
 class Record(NamedTuple):
-    """One stream record as a consumer sees it; `reading` is None where `rejected` says why."""
+    """One stream record as a consumer sees it; `reading` is None where `rejected` says why.
+
+    `bundle`: where it holds several readings, and has been opened.
+    """
 
     sequence_number: str
     partition_key: str
@@ -39,6 +45,7 @@ class Record(NamedTuple):
     data: bytes
     reading: Reading | None
     rejected: Rejected | None
+    bundle: Bundle | None = None
 
     @property
     def is_foreign(self) -> bool:
@@ -74,6 +81,27 @@ def _checked(record: Record, retention_ms: int) -> Record:
     except Rejected as error:
         return record._replace(reading=None, rejected=error)
     return record
+
+
+def opened(record: Record) -> Record:
+    """The same, with what it holds where it is a bundle: readings to put back on the stream.
+
+    They are stamped as received when the bundle arrived, past `ingest`.
+    """
+    if record.reading is not None:
+        return record
+    try:
+        bundle = bundles.opened(record.data)
+    except Rejected as error:
+        return record._replace(rejected=error)
+    if bundle is None:
+        return record
+    arrived_ms = record.arrived_at_ms
+    readings = [
+        reading._replace(received_at_ms=arrived_ms, via=VIA, replayed_at_ms=None)
+        for reading in bundle.readings
+    ]
+    return record._replace(rejected=bundle.rejected, bundle=bundle._replace(readings=readings))
 
 
 def _record(entry: dict[str, Any]) -> Record:
