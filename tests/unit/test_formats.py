@@ -641,7 +641,12 @@ def test_a_field_of_another_wire_type_is_not_passed_over() -> None:
         (b"\x0a\x05abcd", "claims 5 bytes and has 4 (record 0, byte 0)"),
         (b"\x0a", "ends within a number, or has one of over 64 bits (byte 1)"),
         (b"\x0a" + b"\xff" * 10, "ends within a number, or has one of over 64 bits (byte 1)"),
-        (b"\x0b\x0c", "has a field of wire type 3 (byte 0)"),
+        (b"\x0b\x0c", "has wire type 3 for readings; a message has 2 (record 0, byte 0)"),
+        (b"\x14", "has a field of wire type 4 (byte 0)"),
+        (b"\x13\x0c", "ends another group than it began (byte 1)"),
+        (b"\x13\x08\x05", "ends within a number, or has one of over 64 bits (byte 3)"),
+        (b"\x13\x0a\x05x", "has a group that doesn't end (byte 1)"),
+        (b"\x13" * 101, "has a group that doesn't end (byte 1)"),
         (b"\x08\x01", "has wire type 0 for readings; a message has 2 (record 0, byte 0)"),
         (b"\x00\x01", "has a field of number 0 (byte 0)"),
         (b"\x12\x00" * 101, "has more than 100 fields that Readings doesn't have (byte 200)"),
@@ -649,6 +654,47 @@ def test_a_field_of_another_wire_type_is_not_passed_over() -> None:
 )
 def test_bytes_that_are_no_readings_message_say_where(data: bytes, reason: str) -> None:
     assert refused(data, PROTOBUF).reason == reason
+
+
+def test_an_unknown_group_is_passed_over_as_googles_parser_does() -> None:
+    # within: a number, a text, 8 and 4 bytes, and a group
+    group = bytes.fromhex("4b 0805 120161 19 0000000000000000 25 00000000 53 0801 54 4c")
+    data = writers.readings([ONE])
+    assert decoded(data + group, PROTOBUF) == decoded(group + data, PROTOBUF) == [ONE]
+
+
+NOT_OPTIONAL = "; without `optional`, proto3 leaves out a 0"
+
+
+def test_a_reading_without_a_metric_is_told_of_proto3s_zeros_and_refused_alone() -> None:
+    none = {"device_id": "a", "recorded_at": AT_MS}
+    first, second = decoded(writers.readings([none, ONE]), PROTOBUF)
+    assert isinstance(first, Rejected)
+    assert first.reason == (
+        f"has none of the metrics temperature, humidity, pressure, battery{NOT_OPTIONAL}"
+    )
+    assert second == ONE
+
+
+@pytest.mark.parametrize("device_id", ["pump-1", "p1", "", "x" * 100])
+def test_one_reading_that_is_not_said_to_be_one_is_told_how_to_be(device_id: str) -> None:
+    document = {**ONE, "device_id": device_id} if device_id else {**ONE, "humidity": 5.0}
+    document = {name: value for name, value in document.items() if device_id or name != "device_id"}
+    data = writers.reading(document)
+    error = refused(data, PROTOBUF)
+    assert error.reason == (
+        "is one Reading, and Readings is expected; "
+        "for one Reading add messageType=Reading to the Content-Type"
+    )
+    assert decoded(data, f"{PROTOBUF}; messageType=Reading") == [document]
+
+
+@pytest.mark.parametrize("kind", ["Reading", "Readings"])
+def test_messages_behind_their_lengths_are_told_to_be_that(kind: str) -> None:
+    one, both = writers.reading(ONE), writers.readings([ONE, TWO])
+    for messages in ([one], [one, one], [both]):
+        data = b"".join(bytes([len(each)]) + each for each in messages)
+        assert "writeDelimitedTo" in refused(data, f"{PROTOBUF};messageType={kind}").reason
 
 
 def test_a_reading_that_is_no_message_says_which() -> None:
