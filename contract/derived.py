@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from telemetry.domain.admission import MAX_READINGS
+from telemetry.domain.no_measurement import load as load_metrics
 from telemetry.domain.rule import filter_pattern, load_rules
 
 from contract import athena
@@ -35,7 +36,9 @@ def derive(root: Path, contracts: Contracts) -> dict[str, str]:
         raise ContractBroken(rewritten)
     rules = (root / "rules.yaml").read_text("utf-8")
     template = with_region(root, TEMPLATE, "breaches", breaches(rules))
-    archive = with_region(root, ARCHIVE, "views", list(athena.resources(reading[-1])))
+    none = load_metrics((root / "metrics.yaml").read_text("utf-8"))
+    views = list(athena.resources(reading[-1], none))
+    archive = with_region(root, ARCHIVE, "views", views)
     copies = {f"{CLIENT}/{each.file}": (root / each.file).read_text("utf-8") for each in reading}
     return copies | {
         "schemas/reading.proto": proto(reading),
@@ -115,8 +118,9 @@ def json_schema(newest: Version) -> str:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$comment": f"{BY} from {newest.file}",
         "title": "The body of POST /devices/{device_id}/readings and of POST /readings",
-        "description": "device_id may be left out where the path has it. A reading that breaks "
-        "this is refused by itself; the others of its request are taken.",
+        "description": "device_id may be left out where the path has it. What breaks this is "
+        "refused by itself: a metric or an unknown field, and the reading has its other metrics; "
+        "or the reading, and the others of its request are taken.",
         "oneOf": [{"$ref": "#/$defs/reading"}, many | {"items": {"$ref": "#/$defs/reading"}}],
         "$defs": {"reading": reading},
     }

@@ -123,7 +123,7 @@ class Api:
             following = page["next"]
 
     def device(self, device_id: str) -> Json:
-        """Return the device's latest reading."""
+        """Return the device's latest reading, and the last known value of each metric."""
         return self._read(f"devices/{device_id}")
 
     def alerts(self, status: str = "open") -> Iterator[Json]:

@@ -7,11 +7,13 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from emulator import embedded
@@ -26,8 +28,12 @@ from local.fleet.over_mqtt import speakers
 from local.fleet.reading import Source
 from local.fleet.recorded import CsvOptions, Recording
 from local.fleet.simulated import Fleet, FleetOptions
+from local.fleet.sizing import measured
 from local.instance import DEFAULT_NAME, Instance, State, existing, named, unused
-from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens
+from local.notices import Delivery, Notices, heading, line_of, subscribe, together
+from local.notices import as_json as notice_as_json
+from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens, redeployed
+from local.sources import listed
 from local.tracing import show_trace
 from local.trial.chaos import GRACE_SECONDS, PATIENCE_SECONDS, Chaos
 from local.trial.check import from_iso, iso
@@ -37,7 +43,7 @@ from local.trial.monitor import Monitor
 from local.trial.poison import Poisoning
 from local.trial.report import Report, as_json, tell_verdict
 from local.trial.run import REFRESH_SECONDS, Plan, elapsed_text, exercise, now_ms
-from local.trial.watch import PLAIN_LINE_SECONDS, live_table, plain_line
+from local.trial.watch import PLAIN_LINE_SECONDS, PlainLines, live_table
 from local.values import duration_text
 from local.view import Steps
 from ops.command_types import Command
@@ -58,7 +64,7 @@ def run(options: Options, console: Console) -> int:
     is_clean = False
     try:
         with brought_up(instance, steps, parameters_of(options)) as aws:
-            source = make_source()
+            source = make_source(sized(options, steps))
             prepare_tokens(instance, source, posting_options)
             chaos = Chaos(instance, options.seed) if options.chaos else None
             plan = plan_of(options.seconds, chaos)
@@ -123,19 +129,36 @@ def clean_up(instance: Instance, is_clean: bool, console: Console) -> None:
     if is_clean:
         instance.remove()
     else:
+        instance.keep_logs()
         console.print(f"  the logs are in {instance.folder}", highlight=False, soft_wrap=True)
 
 
 def up(options: Options, console: Console) -> int:
-    """Bring an instance up and leave it running."""
+    """Bring an instance up and leave it running; deploy anew what has changed if it is up."""
     instance = named(options.name)
     steps = Steps(console)
-    with brought_up(instance, steps, parameters_of(options)) as aws:
-        aws.release()
+    was_running, is_clean = instance.is_running(), False
+    if was_running and instance.load().is_deployed:
+        changed = redeployed(instance, steps, parameters_of(options))
+        note = f"changed: {listed(changed)}" if changed else "nothing has changed: it is as it was"
+        console.print(f"\n  {escape(note)}", highlight=False, soft_wrap=True)
+        subscribe(instance.load())
+        return 0
+    try:
+        with brought_up(instance, steps, parameters_of(options)) as aws:
+            subscribe(instance.load())
+            aws.release()
+            is_clean = True
+    except KeyboardInterrupt:
+        is_clean = True
+        raise
+    finally:
+        if not was_running:
+            clean_up(instance, is_clean, console)
     state = instance.load()
     of_name = "" if instance.name == DEFAULT_NAME else f" --name {instance.name}"
     console.print(f"\n  API  {state.api_url}", highlight=False, soft_wrap=True)
-    for text in ("devices --for 1m", "watch", "mappings", "query alerts", "env", "down"):
+    for text in ("devices --for 1m", "watch", "query alerts", "notices", "env", "down"):
         console.print(f"  next [bold]python -m local {text}{of_name}[/]", highlight=False)
     return 0
 
@@ -145,9 +168,9 @@ def devices(options: Options, console: Console) -> int:
     make_source, posting_options = source_of(options), posting_of(options)
     instance = named(options.name)
     instance.deployed()
-    source = make_source()
-    prepare_tokens(instance, source, posting_options)
     steps = Steps(console)
+    source = make_source(sized(options, steps))
+    prepare_tokens(instance, source, posting_options)
     plan = Plan(options.seconds, options.check, is_alone=False)
     report = exercise(instance, steps, source, posting_options, plan, lambda: None)
     tell(report, steps, instance, options, console)
@@ -173,6 +196,7 @@ def show_live(
     monitor: Monitor, console: Console, instance: Instance, started: float, seconds: float | None
 ) -> None:
     """Show the live table until time is up or the instance ends."""
+    lines = PlainLines(console)
     with contextlib.ExitStack() as stack:
         live = (
             stack.enter_context(Live(console=console, auto_refresh=False))
@@ -185,7 +209,7 @@ def show_live(
             if live:
                 live.update(live_table(monitor, instance.name, status), refresh=True)
             else:
-                console.print(plain_line(monitor, status), highlight=False, soft_wrap=True)
+                lines.tell(monitor, status, is_clock=True)
             if seconds is not None and elapsed >= seconds:
                 return
             pause = REFRESH_SECONDS if live else PLAIN_LINE_SECONDS
@@ -193,9 +217,34 @@ def show_live(
     raise LocalError(f"instance '{instance.name}' has ended")
 
 
-def query_help(_options: Options, _console: Console) -> int:
-    """Never called: `query` needs to know what to ask."""
-    return 2
+def notices(options: Options, console: Console) -> int:
+    """Print the notices that went out; with --follow, those to come as well."""
+    found = Notices(named(options.name))
+    if options.follow:
+        with contextlib.suppress(KeyboardInterrupt):
+            for index, deliveries in enumerate(found.follow()):
+                print_notices(deliveries, options.json, is_first=index == 0)
+        return 0
+    deliveries = found.look()
+    if options.json:
+        return print_json({"notices": [notice_as_json(each) for each in deliveries]})
+    if deliveries:
+        print_notices(deliveries, as_json=False, is_first=True)
+    elif found.is_new:
+        console.print("subscribed just now: what goes out from now on will be shown")
+    else:
+        console.print("nothing went out yet: a notice goes out when an alert opens or clears")
+    return 0
+
+
+def print_notices(deliveries: list[Delivery], as_json: bool, is_first: bool) -> None:
+    """Print notices, a line each: for a person under a heading, or as JSON."""
+    if as_json:
+        lines = [json.dumps(notice_as_json(each)) for each in deliveries]
+    else:
+        lines = [heading()] * is_first + [line_of(each) for each in together(deliveries)]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
 
 
 def query_windows(options: Options, console: Console) -> int:
@@ -220,15 +269,19 @@ def query_windows(options: Options, console: Console) -> int:
 
 
 def query_device(options: Options, console: Console) -> int:
-    """Print a device's latest reading."""
+    """Print the last known value of each of a device's metrics."""
     with operator(options) as api:
         answer = api.device(options.device)
     if options.json:
         return print_json(answer)
-    table = table_of("metric", "value")
-    for name, value in answer["latest"].items():
-        table.add_row(name, str(value))
-    return print_table(console, table, f"{options.device}: latest reading")
+    table = table_of("metric", "value", "recorded at")
+    for name, known in answer["metrics"].items():
+        table.add_row(name, str(known["value"]), known["recorded_at"])
+    searched = answer["searched"]
+    title = f"{options.device}: last known values"
+    if not searched["complete"]:
+        title += f", as far back as {searched['back_to']}"
+    return print_table(console, table, title)
 
 
 def query_alerts(options: Options, console: Console) -> int:
@@ -240,6 +293,9 @@ def query_alerts(options: Options, console: Console) -> int:
     is_wide = console.width >= WIDE
     table = table_of("device", "rule", "first breach", "lasted", "peak", *["trace"] * is_wide)
     for alert in alerts:
+        if "unreadable" in alert:
+            table.add_row(alert["device_id"], alert["rule"], "unreadable")
+            continue
         first, last = alert["first_breach_at"], alert["last_breach_at"]
         lasted = duration_text((from_iso(last) - from_iso(first)) / 1000)
         row = alert["device_id"], alert["rule"], first, lasted, f"{alert['peak']:.1f}"
@@ -299,11 +355,6 @@ def env(options: Options, _console: Console) -> int:
     for name, value in variables.items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
     return 0
-
-
-def mqtt_help(_options: Options, _console: Console) -> int:
-    """Never called: `mqtt` needs to know what to do."""
-    return 2
 
 
 def mqtt_certificate(options: Options, console: Console) -> int:
@@ -367,20 +418,32 @@ def down(options: Options, console: Console) -> int:
     """End an instance, or all of them, and remove what it left."""
     instances = existing() if options.all else [named(options.name)]
     for instance in instances:
-        was_running = embedded.stop(instance)
+        was_there, was_running = instance.folder.exists(), embedded.stop(instance)
         instance.remove()
-        console.print(
-            f"{instance.name}: {'ended' if was_running else 'was not running'}", highlight=False
-        )
+        done = "ended" if was_running else "had ended; what it left is removed"
+        console.print(f"{instance.name}: {done if was_there else 'there is none'}", highlight=False)
     return 0
 
 
-def source_of(options: Options) -> Callable[[], Source]:
-    """Return what makes the readings; raise LocalError for options that can't be."""
+def sized(options: Options, steps: Steps) -> int:
+    """Return how many simulated devices to run: as asked, or as many as the machine takes.
+
+    Where only the rate was asked for, it is the default of that many devices.
+    """
+    if options.csv is not None or (options.devices or options.rate) is not None:
+        return options.devices or FleetOptions.devices
+    started = time.monotonic()
+    machine = measured()
+    steps.done("fleet", machine.text(), time.monotonic() - started)
+    return machine.devices
+
+
+def source_of(options: Options) -> Callable[[int], Source]:
+    """Return what makes the readings of so many devices; raise LocalError for wrong options."""
     if options.csv is None:
         fleet = FleetOptions(
-            devices=options.devices,
-            rate=options.rate,
+            devices=options.devices or FleetOptions.devices,
+            rate=options.rate or FleetOptions.rate,
             seed=options.seed,
             anomalies=options.anomalies,
             duplicates=options.duplicates,
@@ -389,7 +452,7 @@ def source_of(options: Options) -> Callable[[], Source]:
             avro=options.avro,
             prefix=options.prefix,
         )
-        return lambda: Fleet(fleet, now_ms())
+        return lambda devices: Fleet(replace(fleet, devices=devices), now_ms())
     recording = CsvOptions(
         path=options.csv,
         time_column=options.time_column,
@@ -402,7 +465,7 @@ def source_of(options: Options) -> Callable[[], Source]:
         is_ending_now=options.ends_now,
     )
     Recording(recording, 0)  # an unreadable file is said before anything is started
-    return lambda: Recording(recording, now_ms())
+    return lambda _devices: Recording(recording, now_ms())
 
 
 def posting_of(options: Options) -> PostingOptions:

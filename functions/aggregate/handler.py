@@ -8,23 +8,43 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from telemetry.aws import stream
+from telemetry.aws import events, stream
 from telemetry.aws.clients import client
 from telemetry.aws.generations import Generations
 from telemetry.aws.items import DynamoItems
-from telemetry.aws.observe import count, count_at, link, log, milliseconds, observed
+from telemetry.aws.observe import (
+    count,
+    count_at,
+    link,
+    log,
+    log_refused,
+    milliseconds,
+    observed,
+)
 from telemetry.aws.pace import Pace
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.stream import Record, Stream
 from telemetry.aws.windows import KEY, Added, Windows
-from telemetry.domain.accounting import DUPLICATE, FOREIGN, QUARANTINED, SETTLED, STORED, Metric
-from telemetry.domain.reading import Reading
+from telemetry.domain.accounting import (
+    DUPLICATE,
+    FOREIGN,
+    LEFT_OUT,
+    QUARANTINED,
+    REFUSED,
+    SETTLED,
+    STORED,
+    Metric,
+)
+from telemetry.domain.reading import shown
 from telemetry.domain.times import minute_of
 from telemetry.domain.window import MAX_READINGS, Fate
 from telemetry.errors import Rejected
 from telemetry.settings import AggregateSettings
 
 WINDOW_FULL = Rejected(f"window_full: the window has {MAX_READINGS} readings already")
+REFUSED_KEPT = 10  # records with refused metrics, of a device and batch, that quarantine keeps
+DEVICES_LOGGED = 10
+BY_MINUTE = (FOREIGN, *SETTLED, REFUSED, LEFT_OUT)
 Ended = tuple[Record, Metric | None]
 ENDS: dict[Fate | None, Metric | None] = {
     Fate.STORED: STORED,
@@ -35,9 +55,9 @@ ENDS: dict[Fate | None, Metric | None] = {
 
 
 class Puts(Protocol):
-    """Takes readings; returns those it could not take."""
+    """Takes records' bytes, each with what its partition key is made of; returns what it can't."""
 
-    def put(self, readings: list[Reading]) -> list[Reading]: ...
+    def put_lines(self, lines: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]: ...
 
 
 def run(
@@ -53,19 +73,25 @@ def run(
     The readings of a bundle go back on the stream, where filters see each. Only then, and last of
     all, what can't be a reading is quarantined. Both go only up to the first record that failed:
     what comes after it is delivered again, and would be there twice. It would be counted twice,
-    too.
+    too. So is a record of which only metrics are refused: its reading is stored, the rest waits
+    for a person.
     """
     pace.begin()
     decoded = stream.checked(stream.decode(event), windows.retention_ms)
     records = [stream.opened(record) for record in decoded]
     readings = [record.reading for record in records if record.reading]
-    added = windows.add(readings)
+    added = windows.add([reading for reading in readings if reading.metrics])
     records = _with_unreadable(records, added)
     ended = list(zip(records, _ends(records, added.fates), strict=True))
     failed = [record for record, end in ended if end is None]
     failed += _put_back(_until_first(failed, ended), puts, pace)
-    due = [record for record, end in _until_first(failed, ended) if _is_due(record, end)]
-    unkept = quarantine.put([(record, record.rejected or WINDOW_FULL) for record in due])
+    until_first = _until_first(failed, ended)
+    bad = [record for record, end in until_first if _is_bad(record, end)]
+    partly = _first_of_each_device(record for record, end in until_first if end is not QUARANTINED)
+    unkept = quarantine.put(
+        [(record, record.rejected or WINDOW_FULL) for record in bad],
+        [(record, Rejected.all_of(record.refused)) for record in partly],
+    )
     failed += unkept
     received = [reading.received_at_ms for reading in readings if reading.received_at_ms]
     if received:
@@ -75,8 +101,13 @@ def run(
         log.warning("some readings can't be stored now", extra={"failed": len(failed)})
     answer = stream.resume_from(records, [record.sequence_number for record in failed])
     # in this minute, as the alarm needs it: it doesn't look at the one in which they were received
-    count(ReadingsConflicting=added.conflicts, RecordsQuarantined=len(due) - len(unkept))
-    _count_by_minute(_until_first(failed, ended))
+    count(ReadingsConflicting=added.conflicts.total(), RecordsQuarantined=0 if unkept else len(bad))
+    if added.conflicts:
+        devices = added.conflicts.most_common(DEVICES_LOGGED)
+        log.warning("values differ from those stored for their instant", extra={"devices": devices})
+    processed = _until_first(failed, ended)
+    _count_by_minute(processed)
+    log_refused(_refusals(processed))
     return answer
 
 
@@ -86,12 +117,12 @@ def _put_back(ended: Iterable[Ended], puts: Puts, pace: Pace) -> list[Record]:
     Sent again, they are duplicates. An invocation's time bounds how many bundles it does.
     """
     for record, _ in ended:
-        if record.bundle and (pace.is_over or puts.put(record.bundle.readings)):
+        if record.bundle and (pace.is_over or puts.put_lines(stream.records_of(record))):
             return [record]
     return []
 
 
-def _is_due(record: Record, end: Metric | None) -> bool:
+def _is_bad(record: Record, end: Metric | None) -> bool:
     """Whether a record goes to quarantine: a bundle only for what in it is no reading."""
     return end is QUARANTINED and (record.bundle is None or record.bundle.refused > 0)
 
@@ -105,7 +136,8 @@ def _with_unreadable(records: Iterable[Record], added: Added) -> list[Record]:
     places = itertools.count()
     told = []
     for record in records:
-        why = added.unreadable.get(next(places)) if record.reading else None
+        measured = record.reading and record.reading.metrics
+        why = added.unreadable.get(next(places)) if measured else None
         if why:
             reason = f"window_unreadable: its window can't be read by this version: {why}"
             record = record._replace(rejected=Rejected(reason))  # noqa: PLW2901
@@ -114,12 +146,51 @@ def _with_unreadable(records: Iterable[Record], added: Added) -> list[Record]:
 
 
 def _ends(records: Sequence[Record], fates: Iterable[Fate | None]) -> list[Metric | None]:
-    """What each record counts as, from the fates of those that are readings."""
+    """What each record counts as, from the fates of those that are readings.
+
+    One of which nothing was measured brings nothing new, as a duplicate does. Of a bundle only what
+    is no reading counts.
+    """
     of_readings = iter(fates)
-    of_records = [next(of_readings) if record.reading else None for record in records]
+    ends: list[Metric | None] = []
+    for record in records:
+        fate = next(of_readings) if record.reading and record.reading.metrics else None
+        if record.rejected or record.bundle:
+            ends.append(QUARANTINED)
+        elif record.reading and not record.reading.metrics:
+            ends.append(DUPLICATE)
+        else:
+            ends.append(ENDS[fate])
+    return ends
+
+
+def _first_of_each_device(records: Iterable[Record]) -> list[Record]:
+    """Of the records with refused metrics, so many of each device as tell what is wrong with it.
+
+    One that sends a wrong value sends more of them. The archive has all of their bytes.
+    """
+    seen: Counter[str] = Counter()
+    found = []
+    for record in records:
+        if record.refused and record.reading:
+            seen[record.reading.device_id] += 1
+            if seen[record.reading.device_id] <= REFUSED_KEPT:
+                found.append(record)
+    return found
+
+
+def _refusals(ended: Iterable[Ended]) -> list[dict[str, Any]]:
+    """The refused metrics of records, as they are logged."""
     return [
-        QUARANTINED if record.rejected or record.bundle else ENDS[fate]
-        for record, fate in zip(records, of_records, strict=True)
+        {
+            "device_id": record.reading.device_id,
+            "field": error.field,
+            "value": shown(error.value),
+            "reason": error.reason,
+        }
+        for record, _ in ended
+        if record.reading
+        for error in record.refused
     ]
 
 
@@ -140,8 +211,10 @@ def _count_by_minute(ended: Iterable[Ended]) -> None:
         times = record.bundle.refused if record.bundle else 1
         counted[end] += times
         counted[FOREIGN] += times * record.is_foreign
+        counted[REFUSED] += len(record.refused)
+        counted[LEFT_OUT] += record.left_out
     for minute_ms, counted in minutes.items():
-        count_at(minute_ms, **{metric.name: counted[metric] for metric in (FOREIGN, *SETTLED)})
+        count_at(minute_ms, **{metric.name: counted[metric] for metric in BY_MINUTE})
 
 
 @functools.cache
@@ -161,4 +234,5 @@ def wired() -> tuple[Windows, Quarantine, Stream, Pace]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """A Kinesis event in, a partial batch response out."""
+    events.expect("aggregate", event, events.STREAM)
     return run(event, int(time.time() * 1000), *wired())

@@ -11,7 +11,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from telemetry.aws import stream
+from telemetry.aws import events, stream
 from telemetry.aws.alerts import KEY, Alerts
 from telemetry.aws.clients import client
 from telemetry.aws.items import DynamoItems
@@ -102,4 +102,5 @@ def wired() -> tuple[tuple[Rule, ...], Alerts, int, Quarantine]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """A Kinesis event in, a partial batch response out."""
+    events.expect("alert", event, events.STREAM)
     return run(event, *wired())

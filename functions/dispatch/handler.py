@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from telemetry.aws import events
 from telemetry.aws.alerts import to_notice
 from telemetry.aws.clients import client
 from telemetry.aws.observe import count, link, log, observed
@@ -71,4 +72,5 @@ def wired() -> tuple[Queue, Quarantine]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """A DynamoDB stream event in, a partial batch response out."""
+    events.expect("dispatch", event, events.CHANGES)
     return run(event, *wired())

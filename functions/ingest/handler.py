@@ -9,9 +9,16 @@ import os
 import time
 from typing import Any, Protocol
 
-from telemetry.aws import http, mqtt
+from telemetry.aws import events, http, mqtt
 from telemetry.aws.clients import client
-from telemetry.aws.observe import count, count_at, current_trace_id, log, observed
+from telemetry.aws.observe import (
+    count,
+    count_at,
+    current_trace_id,
+    log,
+    log_refused,
+    observed,
+)
 from telemetry.aws.overflow import Overflow
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.queue import Queue
@@ -25,6 +32,7 @@ from telemetry.settings import IngestSettings
 
 # InfluxDB's, for fleets that come from there: docs/influx.md
 INFLUX_ROUTES = ("/write", "/api/v2/write", "/query", "/ping")
+ROUTES = ("/devices/{device_id}/readings", "/readings", *INFLUX_ROUTES)
 
 
 class Puts(Protocol):
@@ -54,11 +62,16 @@ def run(
     except (Rejected, Unavailable) as error:
         return http.refuse(error)
     admission = admit(documents, poster, now_ms, retention_ms, trace_id)
-    lost = _keep(admission.readings, len(admission.refusals), now_ms, stream, overflow)
+    lost = _keep(admission, len(admission.refusals), now_ms, stream, overflow)
     if lost:
         return _unavailable(admission, lost, trace_id)
-    body = {"accepted": len(admission.readings), "rejected": admission.refusals}
-    return http.respond(202 if admission.readings else 400, {**body, "trace_id": trace_id})
+    body = {
+        "accepted": len(admission.readings),
+        "rejected": admission.refusals,
+        "partly": admission.partly,
+        "trace_id": trace_id,
+    }
+    return http.respond(202 if admission.readings else 400, body)
 
 
 def run_influx(
@@ -85,9 +98,10 @@ def run_influx(
         batch = influx.read(event, poster, now_ms)
     except Rejected as error:
         return influx.refuse(event, error)
-    admission = admit(batch.documents, poster, now_ms, retention_ms, trace_id)
-    admission, faults = judged(batch, admission)
-    lost = _keep(admission.readings, len(faults), now_ms, stream, overflow)
+    places = [f"line {point.line}" for point in batch.points]
+    admission = admit(batch.documents, poster, now_ms, retention_ms, trace_id, places)
+    judgement = judged(batch, admission)
+    lost = _keep(judgement.admission, judgement.dropped, now_ms, stream, overflow)
     if batch.ignored:
         count(FieldsIgnored=batch.ignored.total())
         log.info("fields that are no metric", extra={"fields": batch.ignored.most_common(10)})
@@ -95,13 +109,17 @@ def run_influx(
         return influx.unavailable(event)
     if batch.is_kept_none:
         return influx.unkept(event, batch)
-    return influx.written(event, faults, batch.ignored)
+    return influx.written(event, judgement.faults, judgement.dropped, batch.ignored)
 
 
 def _keep(
-    readings: list[Reading], refused: int, now_ms: int, stream: Puts, overflow: Puts
+    admission: Admission, refused: int, now_ms: int, stream: Puts, overflow: Puts
 ) -> list[Reading]:
-    """Put readings on the stream, else in the overflow queue; those that neither took."""
+    """Put readings on the stream, else in the overflow queue; those that neither took.
+
+    `refused` is how many documents weren't taken.
+    """
+    readings = admission.readings
     left = stream.put(readings)
     lost = overflow.put(left) if left else []
     count_at(
@@ -109,7 +127,10 @@ def _keep(
         ReadingsAccepted=len(readings) - len(lost),
         ReadingsRejected=refused,
         ReadingsOverflowed=len(left) - len(lost),
+        MetricsRefused=len(admission.partly),
+        MetricsLeftOut=admission.left_out,
     )
+    log_refused(admission.partly)
     if lost:
         what = "neither the stream nor the overflow queue took readings"
         log.error(what, extra={"lost": len(lost)})
@@ -140,13 +161,17 @@ def run_message(
         ReadingsAccepted=len(taken.readings) - len(lost),
         ReadingsRejected=taken.refused,
         ReadingsOverflowed=len(left) - len(lost),
+        MetricsRefused=len(taken.partly) if is_kept else 0,
+        MetricsLeftOut=taken.left_out,
     )
     count(ReadingsQuarantined=taken.refused if is_kept else 0)
+    log_refused(taken.partly)
     for held in taken.held:
-        log.error("not readings", extra={"held": held.name, "why": held.reason})
+        if not held.is_partly:
+            log.error("not readings", extra={"held": held.name, "why": held.reason})
     if lost or not is_kept:
-        refused = 0 if is_kept else taken.refused
-        raise Unavailable(f"no place for {len(lost)} readings and {refused} refused documents")
+        refused = 0 if is_kept else taken.refused + len(taken.partly)
+        raise Unavailable(f"no place for {len(lost)} readings and {refused} that are refused")
 
 
 def _unavailable(admission: Admission, lost: list[Reading], trace_id: str | None) -> dict[str, Any]:
@@ -162,6 +187,7 @@ def _unavailable(admission: Admission, lost: list[Reading], trace_id: str | None
         "accepted": len(admission.readings) - len(lost),
         "not_taken": not_taken,
         "rejected": admission.refusals,
+        "partly": [each for each in admission.partly if each["index"] not in not_taken],
         "trace_id": trace_id,
     }
     return http.respond(503, body, {"Retry-After": str(http.RETRY_AFTER_SECONDS)})
@@ -187,6 +213,7 @@ def wired() -> tuple[int, Stream, Overflow, Quarantine, Schemas]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any] | None:
     """API Gateway's proxy event in, its response out; or an IoT rule's event."""
+    events.expect("ingest", event, events.routes(*ROUTES), events.MESSAGE)
     retention_ms, stream, overflow, quarantine, schemas = wired()
     trace_id = current_trace_id()
     if "httpMethod" not in event:

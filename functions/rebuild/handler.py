@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from telemetry.aws import events
 from telemetry.aws.archive import Archive, Line, Position
 from telemetry.aws.chunks import chunks
 from telemetry.aws.clients import client
@@ -49,6 +50,7 @@ from telemetry.domain.archive import MARGIN_MS
 from telemetry.domain.bundle import readings_in
 from telemetry.domain.reading import FUTURE_LIMIT_MS, Reading, check_time
 from telemetry.domain.times import minute_of
+from telemetry.domain.validation import NothingMeasured
 from telemetry.domain.window import Fate
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import RebuildSettings
@@ -122,7 +124,7 @@ def fill(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
         readings = [
             reading
             for line in page
-            for reading in readings_in(line.data)
+            for reading in _readings_in(line)
             if _is_kept(reading, event["part"], now_ms, region)
         ]
         if None in windows.add(readings).fates:
@@ -137,6 +139,14 @@ def fill(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
 
 def _size(line: Line) -> int:
     return len(line.data)
+
+
+def _readings_in(line: Line) -> list[Reading]:
+    """The readings in a line, with the metrics that are valid, as in `aggregate`."""
+    try:
+        return readings_in(line.data)
+    except NothingMeasured:
+        return []
 
 
 def _is_kept(reading: Reading, part: str, now_ms: int, region: Region) -> bool:
@@ -347,4 +357,5 @@ def wired() -> tuple[Region]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """A state's input in, its output out."""
+    events.expect("rebuild", event, events.tasks(*TASKS))
     return run(event, int(time.time() * 1000), *wired())

@@ -16,6 +16,7 @@ import time
 import zlib
 from typing import Any
 
+from telemetry.aws import events
 from telemetry.aws.archive import Archive, Line, Position
 from telemetry.aws.chunks import chunks
 from telemetry.aws.clients import client
@@ -26,6 +27,7 @@ from telemetry.domain import archive as archive_of
 from telemetry.domain.archive import Selection
 from telemetry.domain.bundle import readings_in
 from telemetry.domain.reading import Reading, encode
+from telemetry.domain.validation import NothingMeasured
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import ReplaySettings
 
@@ -106,12 +108,16 @@ def _selected(
     """What goes of a line, each with what its partition key is made of.
 
     The readings of a bundle go, and not the bundle: `aggregate` would put them on the stream once
-    more. What isn't a reading goes back too, as it was: `aggregate` quarantines it. An empty line
-    is no record: it is where one ended that had a newline of its own before Firehose's.
+    more. Of a reading the metrics go that are valid; one of which nothing was measured doesn't go.
+    What isn't a reading goes back too, as it was: `aggregate` quarantines it. An empty line is no
+    record: it is where one ended that had a newline of its own before Firehose's.
     """
     if not line.data:
         return []
-    readings = readings_in(line.data)
+    try:
+        readings = readings_in(line.data)
+    except NothingMeasured:
+        return []
     if not readings and archive_of.selects(selection, part, None):
         return [(f"{zlib.crc32(line.data):08x}", line.data)]
     return [
@@ -141,4 +147,5 @@ def wired() -> tuple[Archive, Stream, Pace]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """A state's input in, its output out."""
+    events.expect("replay", event, events.tasks("plan", "send"))
     return run(event, int(time.time() * 1000), *wired())

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from telemetry.aws import events
 from telemetry.aws.alerts import BUCKETS, KEY, AlertReader, Alerts, Listed, Unlisted
 from telemetry.aws.clients import client
 from telemetry.aws.items import STATEMENTS_A_CALL, DynamoItems
@@ -177,6 +178,7 @@ def wired() -> tuple[
 
 
 @observed
-def handler(_event: dict[str, Any], context: Any) -> dict[str, int]:
+def handler(event: dict[str, Any], context: Any) -> dict[str, int]:
     """A schedule's event in, how many episodes were seen and cleared out."""
+    events.expect("sweep", event, events.SCHEDULE, events.NOTHING)
     return run(int(time.time() * 1000), *wired(), context.get_remaining_time_in_millis)

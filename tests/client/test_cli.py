@@ -16,6 +16,7 @@ from telemetry_client.cli import main
 from telemetry_client.clock import SystemClock
 
 from tests.client.servers import Pipeline, in_turn, serving
+from tests.waiting import Patience
 
 
 @pytest.fixture
@@ -120,8 +121,8 @@ def test_a_signal_ends_what_follows_and_says_what_became_of_it(
     ) as process:
         signal.signal(signal.SIGINT, ignored)
         try:
-            deadline = time.monotonic() + 30
-            while shown(capsys, "status", *store)["taken"] < 500 and time.monotonic() < deadline:
+            patience = Patience(30)
+            while shown(capsys, "status", *store)["taken"] < 500 and not patience.is_over():
                 time.sleep(0.05)
             process.send_signal(number)
             _, told = process.communicate(timeout=10)

@@ -34,6 +34,7 @@ from tests.client.servers import (
     in_turn,
     serving,
 )
+from tests.waiting import Patience
 
 ID = "12345678-1234-1234-1234-123456789abc"
 QUICK = PaceOptions(first_s=0.01, most_s=0.05, refused_first_s=0.02, refused_most_s=0.05)
@@ -98,8 +99,8 @@ def test_a_batch_is_sent_when_it_is_full_or_has_waited(pipeline: Pipeline, tmp_p
 
 
 def eventually(is_so: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 5
-    while not is_so() and time.monotonic() < deadline:
+    patience = Patience(5)
+    while not is_so() and not patience.is_over():
         time.sleep(0.005)
     return is_so()
 

@@ -16,6 +16,7 @@ from emulator import embedded
 from emulator.instance import REGION
 from local.instance import Instance, unused
 from local.tools import tool
+from tests.waiting import Patience
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -103,9 +104,9 @@ def create_table(dynamodb: Any, name: str, *key: str, index: dict[str, Any] | No
         BillingMode="PAY_PER_REQUEST",
         **indexes,
     )
-    deadline = time.monotonic() + READY_SECONDS_MAX
+    patience = Patience(READY_SECONDS_MAX)
     while dynamodb.describe_table(TableName=name)["Table"]["TableStatus"] != "ACTIVE":
-        assert time.monotonic() < deadline
+        assert not patience.is_over()
         time.sleep(0.02)
 
 

@@ -10,8 +10,9 @@ from telemetry.aws.pace import Pace
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.stream import Stream
 from telemetry.aws.windows import KEY, Windows
+from telemetry.domain import no_measurement, validation
 from telemetry.domain import window as windows_of
-from telemetry.domain.reading import Reading
+from telemetry.domain.reading import FIELDS, Reading
 from telemetry.domain.window import Window
 from telemetry.errors import Unavailable
 
@@ -438,6 +439,22 @@ BUNDLES = {
 }
 
 
+def test_a_bad_metric_in_a_bundle_is_refused_with_its_record_when_that_comes(
+    stage: Stage, counted: Counted
+) -> None:
+    line = b'{"device_id":"a","recorded_at":%d,"temperature":999,"humidity":40}' % NOW_MS
+    stage.run(writers.kpl([line]))
+    assert stage.quarantined() == []
+    (data,) = stage.put_back()
+    stamps = {"received_at": ARRIVED_MS, "via": "stream", "replayed_at": None}
+    assert json.loads(data) == {**json.loads(line), **stamps}
+    stage.run(data)
+    assert list(stage.stored().values()) == [{0: {"humidity": 40.0}}]
+    assert (counted("ReadingsForeign"), counted("MetricsRefused")) == (1, 1)
+    (held,) = stage.quarantined()
+    assert held["field"] == "temperature"
+
+
 @pytest.mark.parametrize("kind", BUNDLES)
 def test_the_readings_of_a_bundle_go_back_on_the_stream_and_are_counted_when_they_come(
     stage: Stage, counted: Counted, kind: str
@@ -529,3 +546,89 @@ def test_a_reading_with_a_byte_order_mark_goes_back_without_it(stage: Stage) -> 
     stage.run(b"\xef\xbb\xbf" + line + b"\0")
     (data,) = stage.put_back()
     assert json.loads(data)["device_id"] == "pump-0"
+
+
+# A metric that isn't valid: what comes past ingest is checked here.
+
+
+def raw(at_ms: int = NOW_MS, **fields: Any) -> bytes:
+    stamps = {"received_at": NOW_MS, "via": "mqtt"}
+    return json.dumps({"device_id": "pump-1", "recorded_at": at_ms, **stamps, **fields}).encode()
+
+
+def test_a_refused_metric_leaves_the_others_stored_and_its_record_in_quarantine(
+    stage: Stage,
+) -> None:
+    record = raw(temperature=999, humidity=55, colour="red")
+    assert stage.run(record, raw(NOW_MS + 1, temperature=20)) == NOTHING_FAILED
+    assert list(stage.stored().values()) == [{0: {"humidity": 55}, 1: {"temperature": 20}}]
+    (held,) = stage.quarantined()
+    assert (held["field"], held["value"], held["is_partly"]) == ("temperature", 999, True)
+    assert held["reason"] == (
+        "999 is above 150.0 °C; colour: is not a field of a reading; its fields are device_id, "
+        "recorded_at, temperature, humidity, pressure, battery (its other metrics are stored)"
+    )
+    assert base64.b64decode(held["data"]) == record
+
+
+def test_a_refused_metric_is_counted_beside_the_balance_and_logged(
+    stage: Stage, counted: Counted, logged: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    stage.run(raw(temperature=999, humidity=55, colour="red"), raw(NOW_MS + 1, battery=61))
+    assert [counted(f"Readings{end}") for end in ("Foreign", "Stored", "Duplicate")] == [2, 1, 0]
+    assert (counted("ReadingsQuarantined"), counted("RecordsQuarantined")) == (1, 1)
+    assert counted("MetricsRefused", NOW_MS) == 2
+    assert [(each["device_id"], each["field"]) for each in logged("metric refused")] == [
+        ("pump-1", "temperature"),
+        ("pump-1", "colour"),
+    ]
+
+
+def test_a_record_that_is_released_brings_only_what_its_window_lacks(
+    stage: Stage, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = raw(temperature=160, humidity=55)
+    stage.run(record)
+    monkeypatch.setitem(FIELDS["temperature"], "maximum", 200.0)  # after a fix
+    validation._model.cache_clear()
+    try:
+        for _ in range(2):
+            stage.run(record)
+    finally:
+        validation._model.cache_clear()
+    assert list(stage.stored().values()) == [{0: {"temperature": 160, "humidity": 55}}]
+    assert (counted("ReadingsStored"), counted("ReadingsDuplicate")) == (2, 1)
+    assert len(stage.quarantined()) == 1
+
+
+def test_a_record_whose_refused_metric_cannot_be_quarantined_is_delivered_again(
+    stage: Stage, counted: Counted
+) -> None:
+    records = [raw(temperature=20), raw(NOW_MS + 1, temperature=999, humidity=5)]
+    stage.bucket.down = True
+    assert stage.run(*records) == failed(1)
+    assert counted("MetricsRefused") == 0
+    stage.bucket.down = False
+    assert stage.run(*records[1:]) == NOTHING_FAILED
+    assert (counted("MetricsRefused"), len(stage.quarantined())) == (1, 1)
+
+
+def test_of_a_device_that_goes_on_sending_a_wrong_value_quarantine_keeps_ten_records(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.run(*[raw(NOW_MS + at, temperature=999, humidity=5) for at in range(15)])
+    assert len(stage.quarantined()) == 10
+    assert (counted("MetricsRefused"), counted("ReadingsStored")) == (15, 15)
+
+
+def test_a_value_that_stands_for_no_measurement_is_left_out_and_counted(
+    stage: Stage, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = no_measurement.load("no_measurement: [{metric: temperature, values: [-127]}]")
+    monkeypatch.setattr(no_measurement, "shipped", lambda: declared)
+    stage.run(raw(temperature=-127, humidity=55), raw(NOW_MS + 1, temperature=-127))
+    assert list(stage.stored().values()) == [{0: {"humidity": 55}}]
+    assert stage.quarantined() == []
+    assert (counted("MetricsLeftOut"), counted("MetricsRefused")) == (2, 0)
+    # the balance: what brings nothing is a duplicate
+    assert [counted(f"Readings{end}") for end in ("Foreign", "Stored", "Duplicate")] == [2, 1, 1]

@@ -1,12 +1,14 @@
 """Alert: one episode per device and rule, however its breaches come."""
 
 import itertools
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from telemetry.aws.alerts import KEY, Alerts, to_episode
 from telemetry.aws.quarantine import Quarantine
+from telemetry.domain import no_measurement
 from telemetry.domain import reading as readings_of
 from telemetry.domain.episode import Episode
 from telemetry.domain.reading import Reading
@@ -287,3 +289,16 @@ def test_a_breach_that_finds_neither_episode_nor_quarantine_comes_back(stage: St
     spoil(stage, "pump-1")
     stage.bucket.down = True
     assert stage.run(hot(1, device_id="pump-0"), hot(2)) == failed(1)
+
+
+def test_a_refused_metric_opens_no_episode_although_the_filter_lets_it_through(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = {"device_id": "pump-1", "recorded_at": NOW_MS, "temperature": 999, "humidity": 95}
+    assert stage.run(json.dumps(document).encode()) == NOTHING_FAILED
+    assert {rule.partition("#")[0] for _, rule in stage.episodes()} == {"damp"}
+    declared = no_measurement.load("no_measurement: [{metric: temperature, values: [85]}]")
+    monkeypatch.setattr(no_measurement, "shipped", lambda: declared)
+    stage.run(json.dumps({**document, "temperature": 85}).encode())
+    stage.run(json.dumps({**document, "temperature": 85, "humidity": None}).encode())
+    assert {rule.partition("#")[0] for _, rule in stage.episodes()} == {"damp"}

@@ -114,7 +114,7 @@ def test_a_partial_write_names_the_lines_in_the_form_of_influxdb_1(
         "m,host=a temperature=\n"
         f"m,host=a temperature=412 {NOW_NS + 1_000_000}\n"
         f"m temperature=3 {NOW_NS}\n"
-        f"m,host=a temperature=4 {NOW_NS + 1}\n"
+        f"m,host=a temperature=0.5 {NOW_NS + 1}\n"
     )
     assert error(stage.write(lines)) == (
         "partial write: "
@@ -122,7 +122,8 @@ def test_a_partial_write_names_the_lines_in_the_form_of_influxdb_1(
         '21.5, 21i, 21u, true, false, "text"; '
         "line 3: temperature: 412.0 is above 150.0 °C; "
         "line 4: none of the tags device_id, device, host is there to name the device; "
-        "line 5: temperature of a is in line 1 already, in the same millisecond "
+        "line 5: temperature: 0.5 differs from 1.0, which line 1 has for the same device and "
+        "instant; the larger value is kept "
         "dropped=4"
     )
     assert [each["temperature"] for each in stage.put()] == [1]

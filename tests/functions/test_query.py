@@ -12,6 +12,7 @@ from telemetry.aws.windows import Windows
 from telemetry.domain.episode import Breach, EpisodeKey
 from telemetry.domain.reading import Reading, shown
 
+from functions.query import handler as query
 from functions.query.handler import run
 from tests.fakes import MemoryAlertReader, MemoryItems, MemoryWindowReader
 from tests.functions.incoming import NOW_MS, TRACE, body_of, reading, request
@@ -233,16 +234,91 @@ def test_the_latest_reading_is_that_of_the_latest_event_time(stage: Stage) -> No
     stage.store(reading(at_ms=NOW_MS - 2_000, temperature=3.0), region="eu-west-1")
     response = stage.get(DEVICE)
     assert response["statusCode"] == 200
+    at = "2026-11-21T01:29:59.000Z"
     assert body_of(response) == {
         "device_id": "pump-1",
-        "latest": {"recorded_at": "2026-11-21T01:29:59.000Z", "temperature": 2.0, "battery": 3.5},
+        "latest": {"recorded_at": at, "temperature": 2.0, "battery": 3.5},
+        "metrics": {
+            "temperature": {"value": 2.0, "recorded_at": at},
+            "battery": {"value": 3.5, "recorded_at": at},
+        },
+        "searched": {"complete": True, "back_to": "2026-11-21T01:28:00Z", "windows": 2},
     }
 
 
-def test_the_latest_reading_is_found_without_reading_the_older_ones(stage: Stage) -> None:
-    stage.store(*(reading(at_ms=NOW_MS - minute * MINUTE_MS) for minute in range(50)))
+def test_each_metrics_last_value_is_found_with_its_time_whatever_region_and_minute_has_it(
+    stage: Stage,
+) -> None:
+    stage.store(reading(at_ms=NOW_MS - 3 * 3_600_000, battery=3.1, humidity=1.0))
+    stage.store(reading(at_ms=NOW_MS - 3_600_000, pressure=990.0), region="us-east-1")
+    stage.store(reading(at_ms=NOW_MS - 3_600_000, humidity=40.0))  # at the same instant
+    stage.store(reading(at_ms=NOW_MS - 3_600_001, humidity=39.0), region="us-east-1")
+    stage.store(reading(at_ms=NOW_MS - 1_000, temperature=21.5))
+    stage.store(reading(at_ms=NOW_MS - 2_000, temperature=20.0), region="us-east-1")
+    body = body_of(stage.get(DEVICE))
+    assert body["latest"] == {"recorded_at": "2026-11-21T01:29:59.000Z", "temperature": 21.5}
+    assert body["metrics"] == {
+        "temperature": {"value": 21.5, "recorded_at": "2026-11-21T01:29:59.000Z"},
+        "humidity": {"value": 40.0, "recorded_at": "2026-11-21T00:30:00.000Z"},
+        "pressure": {"value": 990.0, "recorded_at": "2026-11-21T00:30:00.000Z"},
+        "battery": {"value": 3.1, "recorded_at": "2026-11-20T22:30:00.000Z"},
+    }
+    assert body["searched"]["complete"] is True
+
+
+def test_last_values_are_those_that_windows_have(stage: Stage) -> None:
+    for offset, metrics in enumerate(({"temperature": -5.0}, {"battery": 0.0}, {"humidity": 7.0})):
+        stage.store(Reading("pump-1", NOW_MS - 50_000 + offset, metrics))
+    (window,) = body_of(stage.get(WINDOWS))["windows"]
+    last = {name: found["last"] for name, found in window["metrics"].items()}
+    metrics = body_of(stage.get(DEVICE))["metrics"]
+    assert {name: found["value"] for name, found in metrics.items()} == last
+
+
+def test_a_device_that_always_sends_every_metric_costs_one_small_read(stage: Stage) -> None:
+    whole = {"temperature": 1.0, "humidity": 1.0, "pressure": 900.0, "battery": 1.0}
+    stage.store(*(Reading("pump-1", NOW_MS - n * MINUTE_MS, whole) for n in range(50)))
     stage.get(DEVICE)
     assert stage.reader.items_read == 2  # the second tells that the first minute has no more
+
+
+def test_how_far_it_looked_is_bounded_and_said(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "LOOK_BACK_WINDOWS", 10)
+    stage.store(reading(at_ms=NOW_MS - 30 * MINUTE_MS, battery=3.1))
+    stage.store(*(reading(at_ms=NOW_MS - n * MINUTE_MS) for n in range(20)))
+    body = body_of(stage.get(DEVICE))
+    assert body["metrics"].keys() == {"temperature"}
+    assert body["searched"] == {
+        "complete": False,
+        "back_to": "2026-11-21T01:21:00Z",
+        "windows": 10,
+    }
+
+
+def test_full_windows_are_looked_at_no_further_than_readings_allow(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "LOOK_BACK_READINGS", 10)
+    for minute in range(5):
+        at_ms = NOW_MS - minute * MINUTE_MS
+        stage.store(*(reading(at_ms=at_ms + offset) for offset in range(4)))
+    assert body_of(stage.get(DEVICE))["searched"]["windows"] == 3
+
+
+def test_an_old_window_that_cannot_be_read_ends_the_look_back_and_a_new_one_the_answer(
+    stage: Stage,
+) -> None:
+    stage.store(*(reading(at_ms=NOW_MS - n * MINUTE_MS) for n in range(4)))
+    keys = sorted(stage.windows.stored)
+    stage.windows.stored[keys[1]]["readings"] = {"B": b"\x02"}
+    body = body_of(stage.get(DEVICE))
+    assert body["metrics"]["temperature"]["recorded_at"] == "2026-11-21T01:30:00.000Z"
+    assert body["searched"]["complete"] is False
+    assert "is not readable" in body["searched"]["stopped_by"]
+    stage.windows.stored[keys[3]]["readings"] = {"B": b"\x02"}
+    assert stage.get(DEVICE)["statusCode"] == 503
 
 
 def test_a_device_without_readings_is_not_found(stage: Stage) -> None:

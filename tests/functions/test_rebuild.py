@@ -601,7 +601,7 @@ def test_where_nobody_knows_the_generations_no_reading_is_stored(stage: Stage) -
     generations = MemoryGenerations(stage.items, REGION, stage.clock)
     generations.down = True
     added = Windows(stage.items, REGION, RETENTION_MS, generations.written).add([reading(0)])
-    assert (added.fates, added.conflicts) == ([None], 0)
+    assert (added.fates, added.conflicts) == ([None], {})
     assert stage.stored() == {}
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from emulator.mappings.ports import NotInvoked
 from tests import writers
+from tests.simulation import judge
 from tests.simulation.conditions import Conditions
 from tests.simulation.iot import Publication
+from tests.simulation.judge import Judged
 from tests.simulation.region import Region
 from tests.simulation.ways import NEWEST, WAYS, Way
 
@@ -197,24 +199,35 @@ class Device:
             self.misjudged.append(f"{self.device_id}: was told {answer} of {way.name} {body}")
             return []
         refused = {refusal["index"] for refusal in answer["rejected"]}
-        expected = set(range(len(documents), len(body)))
-        if self._is_refused:
-            expected |= {
-                index
-                for index, document in enumerate(documents)
-                if document["recorded_at"] not in self._good_instants()
-            }
-        if refused != expected:
+        found = self._judged(documents, bad)
+        if refused != {index for index, each in enumerate(found) if not each.metrics}:
             self.misjudged.append(f"{self.device_id}: refused {refused} of {body}")
         not_taken = set(answer.get("not_taken", []))
+        partly = {refusal["index"] for refusal in answer["partly"]}
+        in_part = {i for i, each in enumerate(found) if each.metrics and not each.is_whole}
+        if partly != in_part - not_taken:
+            self.misjudged.append(f"{self.device_id}: took {partly} of {body} in part")
         accepted = len(body) - len(refused) - len(not_taken)
         if answer["accepted"] != accepted:
             told = f"{answer['accepted']} accepted, not {accepted}"
             self.misjudged.append(f"{self.device_id}: was told {told}")
-        for index, document in enumerate(documents):
-            if index not in refused and index not in not_taken:
-                self.acknowledged.append((region, document))
+        for index, (document, each) in enumerate(zip(body, found, strict=True)):
+            if each.metrics and index not in not_taken:
+                taken = {"recorded_at": document["recorded_at"], **each.metrics}
+                self.acknowledged.append((region, taken))
         return [documents[index] for index in sorted(not_taken) if index < len(documents)]
+
+    def _judged(self, documents: list[Json], bad: list[Any]) -> list[Judged]:
+        """What an answer must say of documents, and of what isn't right and came with them."""
+        late = set() if not self._is_refused else self._used - self._good_instants()
+        body = [{} if each["recorded_at"] in late else each for each in documents]
+        return judge.judged([*body, *bad], self.device_id, self._conditions.now_ms())
+
+    def _mean_part_of(self, document: Any) -> None:
+        """Note what is right of a document that isn't: it is to be taken."""
+        (found,) = judge.judged([document], self.device_id, self._conditions.now_ms())
+        if found.metrics:
+            self.sent.append({"recorded_at": document["recorded_at"], **found.metrics})
 
     def _good_instants(self) -> set[int]:
         """The instants of a device whose clock is refused that are right all the same."""
@@ -230,9 +243,12 @@ class Device:
             {"recorded_at": now_ms},
             {"recorded_at": now_ms, "temperature": 44.0, "device_id": self._others},
             {"recorded_at": now_ms, "temperature": float("nan")},
+            {"recorded_at": now_ms, "temperature": 412.0, "humidity": 41.5},
         ]
         of_json = [{"recorded_at": "yesterday", "temperature": 20.0}, "not a reading"]
-        return [self._chance.choice(of_any_format + [[], of_json][not way.is_binary])]
+        bad = self._chance.choice(of_any_format + [[], of_json][not way.is_binary])
+        self._mean_part_of(bad)
+        return [bad]
 
     async def _request(self, region: str, way: Way, body: list[Any]) -> Json | None:
         """An API request; None where no answer comes back."""
@@ -294,19 +310,22 @@ class Device:
             region = self._if_there(region)
 
     def _bad(self, way: Way) -> Json:
-        """A document that isn't a reading, and that a format can have."""
+        """A document of which something is wrong, and that a format can have."""
         at_ms = self._conditions.now_ms()
         bad: list[Json] = [
             {"recorded_at": at_ms, "temperature": 412.0},
             {"recorded_at": at_ms + 20 * 60_000, "temperature": 44.0},
             {"recorded_at": at_ms, "temperature": 44.0, "device_id": self._others},
+            {"recorded_at": at_ms, "temperature": 412.0, "humidity": 41.5},
         ]
         if not way.is_binary:
             bad += [{"recorded_at": at_ms, "temperature": "44"}, {"temperature": 44.0}]
-        return self._chance.choice(bad)
+        document = self._chance.choice(bad)
+        self._mean_part_of(document)
+        return document
 
     def _bad_message(self) -> tuple[str, bytes, list[Any] | None]:
-        """A message that brings nothing good: its topic, its bytes, its documents if any."""
+        """A message that isn't all good: its topic, its bytes, its documents if any."""
         at_ms = self._conditions.now_ms()
         hot = {"recorded_at": at_ms, "temperature": 44.0}
         unreadable = [
@@ -322,7 +341,8 @@ class Device:
             {"recorded_at": at_ms + 20 * 60_000, "temperature": 44.0},
             {"recorded_at": at_ms},
             {"temperature": 44.0},
-            hot | {"colour": "red"},
+            {"recorded_at": at_ms, "humidity": 41.5, "colour": "red"},
+            {"recorded_at": at_ms, "temperature": 412.0, "humidity": 41.5},
             hot | {"device_id": self._others},
             hot | {"received_at": at_ms},
             hot | {"via": "mqtt"},
@@ -330,4 +350,5 @@ class Device:
         if self._chance.random() < 0.25:
             return (*self._chance.choice(unreadable), None)
         document = self._chance.choice(documents)
+        self._mean_part_of(document)
         return "readings", json.dumps(document).encode(), [document]

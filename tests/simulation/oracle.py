@@ -31,6 +31,7 @@ WAYS = {"sns", "bus"}
 EXPECTED_ERRORS = {"Unavailable", "ClientError", "ReadTimeoutError"}
 # A minute for what is out of order, one until the next sweep, and some for what they wait for.
 NOTICED_GAP_MS = 150_000
+REFUSED_KEPT = 10
 # Faults that keep no reading from being stored in half a minute, and no sweep from its work.
 PROMPT = {
     *("apart", "bad_body", "batch_size", "batching_window_seconds", "bisects", "flutter"),
@@ -178,9 +179,11 @@ def acknowledged(device: Device) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from device.acknowledged
     for message in device.published:
         if message.is_acknowledged and not message.is_lost:
-            for document in message.documents or []:
-                if judge.is_reading(document, device.device_id, message.at_ms):
-                    yield message.region, document
+            documents = message.documents or []
+            found = judge.judged(documents, device.device_id, message.at_ms)
+            for document, each in zip(documents, found, strict=True):
+                if each.metrics:
+                    yield message.region, {"recorded_at": document["recorded_at"], **each.metrics}
 
 
 def merged_windows(world: World) -> dict[tuple[str, int], Metrics]:
@@ -251,14 +254,17 @@ def regions_agree(world: World) -> Found:
 
 
 def streams_have_what_devices_sent(world: World) -> Found:
-    """Each reading on a stream is a document that its device sent, value by value."""
-    meant = {
-        (device_id, document["recorded_at"], tuple(metrics_of(document).items()))
-        for device_id, document in sent(world)
-    }
+    """Each reading on a stream is of a document that its device sent, value by value.
+
+    All of it, unless it contradicted another of its request.
+    """
+    meant: dict[tuple[str, int], list[Metrics]] = defaultdict(list)
+    for device_id, document in sent(world):
+        meant[device_id, document["recorded_at"]].append(metrics_of(document))
     for region in world.regions.values():
         for reading in readings(region):
-            if (reading.device_id, reading.at_ms, tuple(reading.metrics.items())) not in meant:
+            of_instant = meant[reading.device_id, reading.at_ms]
+            if not any(reading.metrics.items() <= each.items() for each in of_instant):
                 yield f"{region.name} {reading.place}: {reading} was sent by nobody"
 
 
@@ -311,10 +317,12 @@ def overflowed(world: World, region: Region) -> list[Reading]:
 def quarantine_has_what_cannot_be_stored(world: World) -> Found:
     """Each record that isn't stored is in quarantine with its bytes, and no other is.
 
-    A reading that was released may have found its window full, and come back from another place.
+    But those of which metrics are refused: ten of a device and batch, at least. A reading that was
+    released may have found its window full, and come back from another place.
     """
     for region in kept(world):
         data = {(shard, number): data for shard, number, data, _ in region.stream.log}
+        partly = partly_refused(region)
         found = {
             (line["shard_id"], line["sequence_number"]): line["data"]
             for line in region.quarantined()
@@ -327,12 +335,22 @@ def quarantine_has_what_cannot_be_stored(world: World) -> Found:
         unstored = {reading.place: reading for reading in overflowed(world, region)}
         held = {unstored[place][1:3] for place in found if place in unstored}
         for place in sorted(data):
-            is_right = place in unstored or place not in good
+            is_right = place in unstored or place not in good or place in partly
             if place in found and not is_right:
                 yield f"{region.name} {place}: in quarantine, and stored"
             is_held = place in found or (place in unstored and unstored[place][1:3] in held)
+            is_held = is_held or (place in partly and len(partly) > REFUSED_KEPT)
             if is_right and not is_held:
                 yield f"{region.name} {place}: neither stored nor in quarantine: {data[place]!r}"
+
+
+def partly_refused(region: Region) -> set[tuple[str, str]]:
+    """The records that are readings, but for metrics that are refused."""
+    return {
+        (shard_id, number)
+        for shard_id, number, data, at_ms in region.stream.log
+        if judge.reading_in(data, at_ms) is not None and not judge.is_whole_in(data, at_ms)
+    }
 
 
 def bad_records_are_quarantined_once(world: World) -> Found:
@@ -372,11 +390,11 @@ def bad_messages_are_quarantined_once(world: World) -> Found:
 
 
 def refused(region: Region) -> set[tuple[str, int, str]]:
-    """The messages that bring anything that is no reading: topic, when they came, their bytes."""
+    """The messages of which anything is refused: topic, when they came, their bytes."""
     return {
         (event["topic"], at_ms, event["body"])
         for event, at_ms in messages(region)
-        if not all(region.judged(event, at_ms))
+        if not all(each.is_whole for each in region.judged(event, at_ms))
     }
 
 
@@ -464,7 +482,7 @@ def accepted(region: Region, invocation: Invocation) -> int:
     """How many readings ingest has found a place for."""
     if is_message(invocation):
         event = invocation.event
-        return sum(region.judged(event, event["received_at"]))
+        return sum(bool(each.metrics) for each in region.judged(event, event["received_at"]))
     told: int = json.loads(invocation.answer["body"]).get("accepted", 0)
     return told
 

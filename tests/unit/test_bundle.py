@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from telemetry.domain.bundle import MAX_READINGS, Bundle, opened, readings_in
+from telemetry.domain.bundle import MAX_READINGS, Bundle, Member, opened, readings_in
 from telemetry.domain.reading import Reading, encode
 from telemetry.errors import Rejected
 
@@ -43,13 +43,13 @@ def refused(data: bytes) -> Rejected:
     ],
 )
 def test_the_readings_in_a_bundle_are_found_in_their_order(data: bytes) -> None:
-    assert opened(data) == Bundle([FIRST, SECOND], 0, None)
+    assert opened(data) == Bundle([Member(FIRST), Member(SECOND)], 0, None)
     assert readings_in(data) == [FIRST, SECOND]
 
 
 @pytest.mark.parametrize("data", [MARK + ONE, ONE + b"\0", MARK + ONE + b"\0\0\n"])
 def test_a_reading_with_a_mark_is_a_bundle_of_one(data: bytes) -> None:
-    assert opened(data) == Bundle([FIRST], 0, None)
+    assert opened(data) == Bundle([Member(FIRST)], 0, None)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_is_no_reading_in_a_bundle_is_counted_and_the_first_is_told() -> No
     ):
         bundle = opened(data)
         assert bundle is not None
-        assert (bundle.readings, bundle.refused) == ([FIRST], 2)
+        assert (bundle.members, bundle.refused) == ([Member(FIRST)], 2)
         assert bundle.rejected is not None
         assert (bundle.rejected.field, bundle.rejected.value) == ("temperature", "warm")
         assert bundle.rejected.reason == (
@@ -96,7 +96,7 @@ def test_a_name_twice_in_a_bundle_is_refused_by_name() -> None:
     twice = ONE.replace(b"{", b'{"temperature":1,')
     bundle = opened(b"[" + twice + b"," + TWO + b"]")
     assert bundle is not None
-    assert bundle.readings == [SECOND]
+    assert bundle.members == [Member(SECOND)]
     assert bundle.rejected is not None
     assert bundle.rejected.field == "temperature"
     (only,) = (opened(MARK + twice),)
@@ -130,7 +130,7 @@ def test_a_bundle_has_a_reading_and_no_more_than_can_be_put_back() -> None:
     assert refused(b"[]").reason == "has 0 readings; a record of another producer has 1 to 5000"
     most = opened(b"[" + b",".join([ONE] * MAX_READINGS) + b"]")
     assert most is not None
-    assert len(most.readings) == MAX_READINGS
+    assert len(most.members) == MAX_READINGS
     assert "has 5001 readings" in refused(b"[" + b",".join([ONE] * 5001) + b"]").reason
     assert "has 5001 readings" in refused(writers.kpl([ONE] * 5001)).reason
 
@@ -148,8 +148,8 @@ def test_any_bytes_are_opened_or_rejected(data: bytes, is_aggregated: bool) -> N
     with suppress(Rejected):
         found = opened(data)
     if found is not None:
-        assert found.refused + len(found.readings) > 0
-        assert readings_in(data) == found.readings or not found.readings
+        assert found.refused + len(found.members) > 0
+        assert readings_in(data) == [member.reading for member in found.members]
 
 
 @given(st.binary(max_size=60))

@@ -49,13 +49,16 @@ def fault(lines: str, rules: Mapping | None = None, device_id: str | None = None
     return str(found)
 
 
-def judge(lines: str, precision: str = "ns") -> tuple[Admission, list[str]]:
+def judge(
+    lines: str, precision: str = "ns", rules: Mapping | None = None
+) -> tuple[Admission, list[str]]:
     points, _ = parse(lines.encode(), precision)
-    batch = translate(points, mapping(), None, NOW_MS)
+    batch = translate(points, rules or mapping(), None, NOW_MS)
     batch = batch._replace(precision=precision)
-    admitted = admit(batch.documents, Poster(None), NOW_MS, 86_400_000, None)
-    admission, faults = judged(batch, admitted)
-    return admission, [str(each) for each in faults]
+    places = [f"line {point.line}" for point in batch.points]
+    admitted = admit(batch.documents, Poster(None), NOW_MS, 86_400_000, None, places)
+    judgement = judged(batch, admitted)
+    return judgement.admission, [str(each) for each in judgement.faults]
 
 
 def test_the_shipped_mapping_is_that_of_the_file_that_is_reviewed() -> None:
@@ -189,12 +192,25 @@ def test_a_metric_that_is_no_number_is_a_fault(value: str, kind: str) -> None:
     assert told.startswith(f"line 1: m.temperature: is {kind} temperature is a number; it is ")
 
 
-def test_two_fields_of_a_point_that_are_one_metric_are_a_fault() -> None:
+@pytest.mark.parametrize("fields", ["temperature=1,t=2", "t=1,temperature=2"])
+def test_of_two_fields_of_a_point_that_are_one_metric_the_larger_is_kept(fields: str) -> None:
     rules = mapping(metrics=[{"field": "t", "metric": "temperature"}])
-    told = fault("m,host=h temperature=1,t=2 1", rules)
+    admission, (told,) = judge(f"m,host=h {fields} {NOW_MS}", "ms", rules)
+    assert [each.metrics for each in admission.readings] == [{"temperature": 2}]
+    (low, _), (high, _) = (field.split("=") for field in fields.split(","))
     assert told == (
-        "line 1: m.t: is another field of this point that is metric temperature; it is 2.0"
+        f"line 1: m.{low}: 1.0 differs from 2.0, which m.{high} of this point has for "
+        "temperature; the larger value is kept"
     )
+    assert judge(f"m,host=h temperature=1,t=1 {NOW_MS}", "ms", rules)[1] == []
+
+
+def test_a_field_that_is_no_number_takes_no_other_with_it() -> None:
+    lines = f'm,host=h temperature="hot",humidity=40 {NOW_MS}\nm,host=h temperature=1 {NOW_MS + 1}'
+    admission, (told,) = judge(lines, "ms")
+    assert [each.metrics for each in admission.readings] == [{"humidity": 40}, {"temperature": 1}]
+    assert told.startswith("line 1: m.temperature: is a string; metric temperature is a number")
+    assert [each["index"] for each in admission.partly] == [0]
 
 
 def test_times_are_cut_to_the_millisecond_and_a_missing_one_is_now() -> None:
@@ -222,16 +238,21 @@ def test_points_that_say_the_same_are_both_kept_to_be_counted_as_duplicates() ->
     "second",
     [
         "a,host=h,core=1 temperature=2 1795224600000000000",  # another series
-        "a,host=h temperature=1 1795224600000000001",  # another time
+        "a,host=h temperature=2 1795224600000000001",  # another time
         "b,host=h humidity=9,temperature=2 1795224600000999999",
     ],
 )
-def test_a_point_that_would_be_lost_in_anothers_millisecond_is_refused(second: str) -> None:
-    lines = f"\na,host=h temperature=1 1795224600000000000\n{second}\nb,host=i temperature=3"
-    admission, faults = judge(lines)
-    assert [each.metrics["temperature"] for each in admission.readings] == [1, 3]
-    assert admission.indexes == [0, 2]
-    assert faults == ["line 3: temperature of h is in line 2 already, in the same millisecond"]
+def test_of_two_values_of_a_metric_in_a_millisecond_the_larger_is_kept(second: str) -> None:
+    first = "a,host=h temperature=1 1795224600000000000"
+    for place, lines in ((2, [first, second]), (3, [second, first])):
+        admission, faults = judge("\n".join(["", *lines, "b,host=i temperature=3"]))
+        temperatures = [each.metrics.get("temperature") for each in admission.readings]
+        assert temperatures == [2, 3]
+        (told,) = faults
+        assert told == (
+            f"line {place}: temperature: 1.0 differs from 2.0, which line {5 - place} has for the "
+            "same device and instant; the larger value is kept"
+        )
 
 
 def test_a_point_is_not_refused_for_one_that_is_not_kept_either() -> None:

@@ -33,6 +33,7 @@ from tests.contract.emulator.test_existing import ATTRIBUTES
 from tests.contract.emulator.test_imports import Import
 from tests.contract.emulator.test_permissions import Account, execution, is_allowed
 from tests.contract.emulator.test_strangers import SECRET, Place, address_of_sender, guessed_key
+from tests.waiting import Patience
 
 SECONDS_MAX = 10
 INSIDE = """
@@ -411,9 +412,9 @@ def test_firehose_delivers_each_record_by_itself_and_at_once(account: Account) -
     )
     for text in ("one", "two"):
         kinesis.put_record(StreamName=both, Data=text, PartitionKey="k")
-    deadline = time.monotonic() + SECONDS_MAX
+    patience = Patience(SECONDS_MAX)
     while len(found := s3.list_objects_v2(Bucket=both).get("Contents", [])) < 2:
-        assert time.monotonic() < deadline
+        assert not patience.is_over()
         time.sleep(0.05)
     bodies = [s3.get_object(Bucket=both, Key=each["Key"])["Body"].read() for each in found]
     assert sorted(unpacked(body) for body in bodies) == [b"one", b"two"]

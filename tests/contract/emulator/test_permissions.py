@@ -13,6 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.contract.conftest import create_table, embedded_client
+from tests.waiting import Patience
 
 ACCOUNT = "000000000000"
 END_SECONDS_MAX = 10
@@ -354,9 +355,9 @@ def test_cloudformation_fails_a_mapping_that_its_functions_role_does_not_allow(
 
 def wait(status: Callable[[], str]) -> str:
     """A status once nothing goes on any more."""
-    deadline = time.monotonic() + END_SECONDS_MAX
+    patience = Patience(END_SECONDS_MAX)
     while (found := status()).endswith("_IN_PROGRESS") or found == "RUNNING":
-        assert time.monotonic() < deadline
+        assert not patience.is_over()
         time.sleep(0.02)
     return found
 

@@ -63,17 +63,20 @@ def _body(event: dict[str, Any]) -> bytes:
     return unpacked(data, coding, MAX_BODY_BYTES)
 
 
-def written(event: dict[str, Any], faults: Sequence[Fault], ignored: Counter[str]) -> Response:
-    """204 where every point was taken or ignored; else 400 with the faults of the others.
+def written(
+    event: dict[str, Any], faults: Sequence[Fault], dropped: int, ignored: Counter[str]
+) -> Response:
+    """204 where every point was taken whole or ignored; else 400 with the faults of the others.
 
-    InfluxDB says "partial write" even where it drops a single point. Old Telegrafs look for these
+    `dropped` is how many points weren't taken; of others only fields may be refused. InfluxDB says
+    "partial write" even where it drops a single point. Old Telegrafs look for these
     words: what is refused in other words they send again for ever.
     """
     if not faults:
         return _empty({"X-Telemetry-Ignored": _header(_ignored(ignored))} if ignored else {})
     told = "; ".join(str(fault) for fault in faults[:FAULTS_TOLD])
     more = f"; and {len(faults) - FAULTS_TOLD} more" if len(faults) > FAULTS_TOLD else ""
-    message = f"partial write: {told}{more} dropped={len(faults)}"
+    message = f"partial write: {told}{more} dropped={dropped}"
     return _error(event, 400, message, line=faults[0].line)
 
 

@@ -8,8 +8,9 @@ waits in the overflow queue for `drain`, in the form that each of them writes:
   https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html
 - the event itself, which an operator's release puts there.
 
-There is no answer to a device: a message with anything in it that isn't a reading goes to
-quarantine, whole and byte for byte. Once it is released, its readings are duplicates.
+There is no answer to a device: a message with anything in it that isn't a reading, or with a metric
+that is refused, goes to quarantine, whole and byte for byte. Once it is released, its readings are
+duplicates.
 """
 
 import base64
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from telemetry.aws.quarantine import Held
-from telemetry.domain.admission import MAX_READINGS, Poster, admit
+from telemetry.domain.admission import MAX_READINGS, Poster, Refusal, admit
 from telemetry.domain.formats import Body, Schemas, decode
 from telemetry.domain.reading import Reading, shown
 from telemetry.domain.times import LATEST_MS
@@ -49,11 +50,13 @@ class Message(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What became of a message: so many of its documents were refused."""
+    """What became of a message: so many of its documents were refused, and these metrics."""
 
     readings: list[Reading]
     refused: int
-    held: list[Held]  # the message, for the quarantine, where any was
+    held: list[Held]  # the message, for the quarantine, where anything was refused
+    partly: Sequence[Refusal] = ()  # metrics of documents whose other metrics are readings
+    left_out: int = 0  # values that stand for no measurement
 
 
 def of_event(event: dict[str, Any]) -> Message:
@@ -132,14 +135,20 @@ def take(
         return Taken([], 1, [held])
     poster = Poster(message.device_id)
     admission = admit(documents, poster, message.received_at_ms, retention_ms, trace_id)
-    refusals = admission.refusals
+    refusals = [each for each in admission.refusals if each["index"] not in admission.empty]
+    taken = Taken(admission.readings, len(refusals), [], admission.partly, admission.left_out)
+    if not refusals and not taken.partly:
+        return taken
+    first = (refusals or taken.partly)[0]
+    notes = []
+    if len(documents) > 1:
+        notes.append(f"document {first['index'] + 1} of {len(documents)}")
+        notes += [f"{len(refusals)} are refused"] if refusals else []
     if not refusals:
-        return Taken(admission.readings, 0, [])
-    first = refusals[0]
-    place = f" (document {first['index'] + 1} of {len(documents)}; {len(refusals)} are refused)"
-    reason = first["reason"] + (place if len(documents) > 1 else "")
+        notes.append("its other metrics are stored")
+    reason = first["reason"] + (f" ({'; '.join(notes)})" if notes else "")
     held = _held(message, stage, reason, first["field"], first["value"])
-    return Taken(admission.readings, len(refusals), [held])
+    return taken._replace(held=[held._replace(is_partly=not refusals)])
 
 
 def uncounted(readings: Sequence[Reading]) -> list[Reading]:

@@ -35,7 +35,7 @@ def overflowed(body: str) -> tuple[list[Reading], list[tuple[int, bytes, Rejecte
     readings, rejected = [], []
     for number, line in enumerate(body.encode(errors="surrogatepass").split(b"\n")):
         try:
-            readings.append(decode(line))
+            readings.append(decode(line).reading)
         except Rejected as error:
             rejected.append((number, line, error))
     return readings, rejected

@@ -35,6 +35,7 @@ class Held(NamedTuple):
     partition_key: str | None
     arrived_at_ms: int | None
     data: bytes  # as they came
+    is_partly: bool = False  # its valid metrics are stored: only what was refused waits
 
 
 class Quarantine:
@@ -44,10 +45,18 @@ class Quarantine:
         self._s3 = s3
         self._bucket = bucket
 
-    def put(self, rejected: Sequence[tuple[Record, Rejected]]) -> list[Record]:
-        """Quarantine stream records that `aggregate` can't take; returns those that couldn't be."""
-        held = [of_stream(record, "aggregate", reason) for record, reason in rejected]
-        return [] if self.keep(held) else [record for record, _ in rejected]
+    def put(
+        self,
+        rejected: Sequence[tuple[Record, Rejected]],
+        partly: Sequence[tuple[Record, Rejected]] = (),
+    ) -> list[Record]:
+        """Quarantine stream records that `aggregate` can't take; returns those that couldn't be.
+
+        `partly` are readings of which it can't take some metrics.
+        """
+        held = [of_stream(record, "aggregate", error) for record, error in rejected]
+        held += [of_stream(record, "aggregate", error, is_partly=True) for record, error in partly]
+        return [] if self.keep(held) else [record for record, _ in (*rejected, *partly)]
 
     def keep(self, held: Sequence[Held]) -> bool:
         """Whether all are in quarantine now, in one object; else none is."""
@@ -62,13 +71,14 @@ class Quarantine:
         return True
 
 
-def of_stream(record: Record, function: str, rejected: Rejected) -> Held:
+def of_stream(record: Record, function: str, rejected: Rejected, is_partly: bool = False) -> Held:
     """What is held of a stream's record."""
+    stored = " (its other metrics are stored)" if is_partly else ""
     return Held(
         f"{record.shard_id}:{record.sequence_number}",
         function,
         "kinesis",
-        rejected.reason,
+        rejected.reason + stored,
         rejected.field,
         shown(rejected.value),
         record.shard_id,
@@ -76,6 +86,7 @@ def of_stream(record: Record, function: str, rejected: Rejected) -> Held:
         record.partition_key,
         record.arrived_at_ms,
         record.data,
+        is_partly,
     )
 
 

@@ -5,6 +5,7 @@ of minute_region, where it isn't the first, 0. Readers show each region's curren
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ class Added(NamedTuple):
     """What became of the readings of a batch."""
 
     fates: list[Fate | None]  # of each reading, in their order; None: it can't be written now
-    conflicts: int
+    conflicts: Counter[str]  # by device: values that differ from the one stored for their instant
     unreadable: Mapping[int, Rejected]  # why, by the places of those that no retry writes
 
 
@@ -105,11 +106,12 @@ class Windows:
         for key, result in applied.items():
             for place, fate in zip(places[key], result.fates, strict=True):
                 fates[place] = fate
-        return Added(
-            fates,
-            sum(result.conflicts for result in applied.values()),
-            {place: why for key, why in unreadable.items() for place in places[key.window]},
-        )
+        conflicts: Counter[str] = Counter()
+        for key, result in applied.items():
+            if result.conflicts:
+                conflicts[key.device_id] += result.conflicts
+        whys = {place: why for key, why in unreadable.items() for place in places[key.window]}
+        return Added(fates, conflicts, whys)
 
     def _write(
         self,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from telemetry.domain.decoders import kpl, text
 from telemetry.domain.reading import Reading
-from telemetry.domain.validation import decode
+from telemetry.domain.validation import NothingMeasured, decode
 from telemetry.errors import Rejected
 
 MAX_READINGS = 5_000  # as many as a shard takes within the seconds that a put may last
@@ -20,10 +20,17 @@ MAX_READINGS = 5_000  # as many as a shard takes within the seconds that a put m
 BEGINNINGS = (b"[", b"{", b"\xef", b"\xff", b"\xfe")
 
 
+class Member(NamedTuple):
+    """A reading in a bundle; `document` is its own where something of it is refused or left out."""
+
+    reading: Reading
+    document: dict[str, Any] | None = None
+
+
 class Bundle(NamedTuple):
     """The readings in a record; of its `refused` documents that aren't readings, why the first."""
 
-    readings: list[Reading]
+    members: list[Member]
     refused: int
     rejected: Rejected | None
 
@@ -40,23 +47,28 @@ def opened(data: bytes) -> Bundle | None:
     if not 1 <= len(found) <= MAX_READINGS:
         reason = f"has {len(found)} readings; a record of another producer has 1 to {MAX_READINGS}"
         raise Rejected(reason)
-    results = [_reading(document) for document in found]
-    readings = [each for each in results if isinstance(each, Reading)]
+    results = [_member(document) for document in found]
+    members = [each for each in results if isinstance(each, Member)]
     refused = [(at, each) for at, each in enumerate(results, 1) if isinstance(each, Rejected)]
-    return Bundle(readings, len(refused), _told(refused, len(results)))
+    return Bundle(members, len(refused), _told(refused, len(results)))
 
 
 def readings_in(data: bytes) -> list[Reading]:
-    """The readings in a line of the archive: one, those of a bundle, or none."""
+    """The readings in a line of the archive: one, those of a bundle, or none.
+
+    They have the metrics that are valid. Raises NothingMeasured for one reading that has none.
+    """
     try:
-        return [decode(data)]
+        return [decode(data).reading]
+    except NothingMeasured:
+        raise
     except Rejected:
         pass
     try:
         bundle = opened(data)
     except Rejected:
         return []
-    return bundle.readings if bundle else []
+    return [member.reading for member in bundle.members if member.reading.metrics] if bundle else []
 
 
 def _of_kpl(data: bytes) -> list[Any]:
@@ -93,14 +105,18 @@ def _of_lines(data: bytes) -> list[Any]:
     return found if any(isinstance(each, dict) for each in found) else []
 
 
-def _reading(document: Any) -> Reading | Rejected:
+def _member(document: Any) -> Member | Rejected:
     """The reading in a document, as if it were a record; or why it is none."""
     if isinstance(document, Rejected):
         return document
     try:
-        return decode(json.dumps(document, default=str).encode())
+        parsed = decode(json.dumps(document, default=str).encode())
+    except NothingMeasured as error:
+        return Member(error.reading, document)
     except Rejected as error:
         return error
+    is_whole = not parsed.refused and not parsed.left_out
+    return Member(parsed.reading, None if is_whole else document)
 
 
 def _told(refusals: list[tuple[int, Rejected]], documents: int) -> Rejected | None:

@@ -119,6 +119,13 @@ def statistics(window: Window) -> dict[str, Statistics]:
     return {name: _statistics(values) for name, values in sorted(columns.items())}
 
 
+def last_values(window: Window) -> dict[str, tuple[int, float]]:
+    """By metric name, the offset of the latest reading that has it, and its value there."""
+    return {
+        name: (offset, value) for offset in sorted(window) for name, value in window[offset].items()
+    }
+
+
 def _statistics(values: list[float]) -> Statistics:
     """Of values in event-time order; fsum makes mean and stddev independent of that order."""
     count = len(values)
