@@ -9,6 +9,7 @@ from telemetry.aws.clients import client
 from telemetry.aws.observe import count, log, observed
 from telemetry.aws.overflow import overflowed, sent_at_ms, unreadable
 from telemetry.aws.quarantine import Held, Quarantine
+from telemetry.aws.refusals import log_refused, of_held
 from telemetry.aws.schemas import schemas as reading_schemas
 from telemetry.aws.stream import Stream
 from telemetry.domain.formats import Schemas
@@ -47,8 +48,7 @@ def run(
             continue
         drained += len(readings)
         quarantined += len(held)
-        for each in held:
-            log.error("not a reading", extra={"held": each.name, "why": each.reason})
+        log_refused(map(of_held, held), "overflow")
     count(ReadingsDrained=drained, ReadingsQuarantined=quarantined)
     return {"batchItemFailures": failures}
 

@@ -15,6 +15,7 @@ from telemetry.aws.observe import count, count_at, current_trace_id, log, observ
 from telemetry.aws.overflow import Overflow
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.queue import Queue
+from telemetry.aws.refusals import log_refused, of_documents, of_held, refusal
 from telemetry.aws.schemas import schemas as reading_schemas
 from telemetry.aws.stream import Stream
 from telemetry.domain.admission import MAX_READINGS, Admission, Poster, admit
@@ -25,6 +26,7 @@ from telemetry.settings import IngestSettings
 
 # InfluxDB's, for fleets that come from there: docs/influx.md
 INFLUX_ROUTES = ("/write", "/api/v2/write", "/query", "/ping")
+HTTPS, INFLUX = "https", "line protocol"  # how what is refused came, in the log
 ROUTES = ("/devices/{device_id}/readings", "/readings", *INFLUX_ROUTES)
 
 
@@ -47,14 +49,21 @@ def run(
     if event["resource"] in INFLUX_ROUTES:
         return run_influx(event, now_ms, retention_ms, stream, overflow, trace_id)
     device_id, grant = http.path_parameter(event, "device_id"), http.granted(event)
+    subject = grant.get("subject")
     if device_id is None and grant.get("role") != "gateway":
-        return http.respond(403, {"message": "Only a gateway posts for other devices."})
+        reason = "Only a gateway posts for other devices."
+        log_refused([refusal(subject, None, reason)], HTTPS, subject)
+        return http.respond(403, {"message": reason})
     poster = Poster(device_id, grant.get("prefix", ""))
     try:
         documents = decode(http.read_body(event), schemas, MAX_READINGS)
-    except (Rejected, Unavailable) as error:
+    except Unavailable as error:
+        return http.refuse(error)
+    except Rejected as error:
+        log_refused([refusal(device_id, error.field, error.reason)], HTTPS, subject)
         return http.refuse(error)
     admission = admit(documents, poster, now_ms, retention_ms, trace_id)
+    log_refused(of_documents(admission.refusals, documents, device_id), HTTPS, subject)
     lost = _keep(admission.readings, len(admission.refusals), now_ms, stream, overflow)
     if lost:
         return _unavailable(admission, lost, trace_id)
@@ -76,7 +85,10 @@ def run_influx(
     from telemetry.domain.influx import judged  # noqa: PLC0415
 
     if event["resource"] not in (influx.V1_WRITE, influx.V2_WRITE):
-        return influx.answer(event)
+        try:
+            return influx.answer(event)
+        except Rejected as error:
+            return influx.refuse(event, error)
     grant = http.granted(event)
     if grant.get("role") not in ("device", "gateway"):
         return influx.forbid(event)
@@ -85,8 +97,12 @@ def run_influx(
     try:
         batch = influx.read(event, poster, now_ms)
     except Rejected as error:
+        log_refused([refusal(device_id, error.field, error.reason)], INFLUX, grant["subject"])
         return influx.refuse(event, error)
     admission = admit(batch.documents, poster, now_ms, retention_ms, trace_id)
+    refused = of_documents(admission.refusals, batch.documents, device_id)
+    refused += [refusal(device_id, None, str(fault)) for fault in batch.faults]
+    log_refused(refused, INFLUX, grant["subject"])
     admission, faults = judged(batch, admission)
     lost = _keep(admission.readings, len(faults), now_ms, stream, overflow)
     if batch.ignored:
@@ -141,8 +157,7 @@ def run_message(
         ReadingsOverflowed=len(left) - len(lost),
     )
     count(ReadingsQuarantined=taken.refused if is_kept else 0)
-    for held in taken.held:
-        log.error("not readings", extra={"held": held.name, "why": held.reason})
+    log_refused(map(of_held, taken.held), mqtt.VIA)
     if lost or not is_kept:
         refused = 0 if is_kept else taken.refused
         raise Unavailable(f"no place for {len(lost)} readings and {refused} refused documents")
