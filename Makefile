@@ -133,9 +133,8 @@ lock: $(uv) ## Lock requirements/*.in again; to newer versions: ARGS=--upgrade
 	@for each in dev aws sam uv scan checkov; do \
 		$(compile) requirements/$$each.in --output-file requirements/$$each.txt || exit; done
 
-clean: ## Remove the environments, builds and caches.
-	rm -rf .venv .tools .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -prune -exec rm -rf {} +
+clean: ## Remove environments, builds, caches and what runs have left; not an instance that is up.
+	@$(PYTHON) -B requirements/clean.py
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1@/p' Makefile | awk -F@ '{ printf "make %-13s %s\n", $$1, $$2 }'

@@ -10,7 +10,6 @@
 3. A steady stream after that: the lag of each record, from its arrival to its function's answer.
 """
 
-import argparse
 import asyncio
 import base64
 import cProfile
@@ -51,6 +50,7 @@ from local import deployment
 from local.instance import Instance, State, state_of, unused
 from local.tools import tool
 from local.trial.consumer import create_consumer, stream_arn_of
+from ops.arguments import Parser
 
 T = TypeVar("T")
 RECORDS = 100_000
@@ -333,7 +333,7 @@ async def steady(state: State, sink: MeasuredSink) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--profile", action="store_true", help="say where the engine's time goes")
     options = parser.parse_args()
     show_overhead()

@@ -8,13 +8,16 @@ from typing import Any, TypeAlias, TypeVar
 
 from rich.console import Console
 
-from emulator.errors import EmulatorError
+from emulator.errors import EmulatorError, NotInTime
 from local import commands
+from local.errors import LocalError, NoAnswer
+from local.faults import fault_of
 from local.fleet.over_https import PostingOptions
 from local.fleet.recorded import TO_CELSIUS, metric_column
 from local.fleet.simulated import FleetOptions
 from local.instance import DEFAULT_NAME
 from local.session import raise_on_terminate
+from local.trial.report import Verdict
 from local.values import (
     duration_seconds,
     positive,
@@ -24,9 +27,11 @@ from local.values import (
     speed,
 )
 from local.view import show_error
+from ops.arguments import Parser
 from ops.cli import COMMANDS
 
 INTERRUPTED = 130
+TOO_SLOW = Verdict.UNKNOWN.value
 LOG_WIDTH = 160
 ONE_OBJECT = "print one JSON object at the end, nothing else, on stdout"
 
@@ -48,6 +53,14 @@ recorded data:
   python -m local devices --csv temps.csv --device roof --time-column date \\
     --metric temperature=temp --speed max --ends-now
 """
+EXIT_CODES = """\
+exit codes:
+  0    nothing is lost, and nothing counted twice
+  1    the pipeline shows otherwise than the devices sent, or something failed
+  2    an option is wrong
+  3    the machine was too slow to tell: take fewer devices, or a lower rate
+  130  it was interrupted
+"""
 
 
 def option(parse: Callable[[str], Value]) -> Callable[[str], Value]:
@@ -64,7 +77,7 @@ def option(parse: Callable[[str], Value]) -> Callable[[str], Value]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    whole = argparse.ArgumentParser(
+    whole: argparse.ArgumentParser = Parser(
         prog="python -m local",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -91,12 +104,25 @@ Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  #
 
 
 def command(
-    added: Subparsers, name: str, does: Callable[..., int], text: str
+    added: Subparsers, name: str, does: Callable[..., int], text: str, epilog: str | None = None
 ) -> argparse.ArgumentParser:
     """Add a command."""
-    added_parser: argparse.ArgumentParser = added.add_parser(name, help=text, description=text)
+    added_parser: argparse.ArgumentParser = added.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     added_parser.set_defaults(does=does)
     return added_parser
+
+
+def group_of_commands(added: Subparsers, name: str, text: str) -> Subparsers:
+    """Add a command that has commands of its own; return where they are added."""
+    return added.add_parser(name, help=text, description=text).add_subparsers(
+        metavar="WHAT", required=True
+    )
 
 
 def add_run(added: Subparsers) -> None:
@@ -106,6 +132,7 @@ def add_run(added: Subparsers) -> None:
         "run",
         commands.run,
         "Bring the pipeline up, run devices, check every reading and alert, and end it all.",
+        EXIT_CODES,
     )
     run.add_argument("--name", help="the instance's name (default: one of its own)")
     run.add_argument("--keep", action="store_true", help="leave the instance running at the end")
@@ -141,6 +168,7 @@ def add_devices(added: Subparsers) -> None:
         "devices",
         commands.devices,
         "Run devices, simulated or recorded, against an instance.",
+        EXIT_CODES,
     )
     add_name(devices)
     devices.add_argument(
@@ -167,8 +195,7 @@ def add_watch(added: Subparsers) -> None:
 
 def add_query(added: Subparsers) -> None:
     """Add `query`."""
-    query = command(added, "query", commands.query_help, "Ask the pipeline's API.")
-    asked = query.add_subparsers(metavar="WHAT", required=True)
+    asked = group_of_commands(added, "query", "Ask the pipeline's API.")
     windows = command(asked, "windows", commands.query_windows, "A device's statistics by minute.")
     windows.add_argument("device")
     windows.add_argument(
@@ -233,8 +260,7 @@ def add_env(added: Subparsers) -> None:
 
 def add_mqtt(added: Subparsers) -> None:
     """Add `mqtt`."""
-    mqtt = command(added, "mqtt", commands.mqtt_help, "Devices that speak MQTT.")
-    asked = mqtt.add_subparsers(metavar="WHAT", required=True)
+    asked = group_of_commands(added, "mqtt", "Devices that speak MQTT.")
     certificate = command(
         asked,
         "certificate",
@@ -407,10 +433,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done: int = options.does(options, console_on(to_stderr))
     except EmulatorError as error:
         show_error(Console(stderr=True), error)
-        return 1
+        return TOO_SLOW if isinstance(error, (NoAnswer, NotInTime)) else 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
     except BrokenPipeError:
+        return 1
+    except OSError as error:
+        fault = fault_of(error)
+        if fault is None:
+            raise
+        show_error(Console(stderr=True), LocalError(fault))
         return 1
     return done

@@ -37,7 +37,7 @@ from local.trial.monitor import Monitor
 from local.trial.poison import Poisoning
 from local.trial.report import Report, as_json, tell_verdict
 from local.trial.run import REFRESH_SECONDS, Plan, elapsed_text, exercise, now_ms
-from local.trial.watch import PLAIN_LINE_SECONDS, live_table, plain_line
+from local.trial.watch import PLAIN_LINE_SECONDS, PlainLines, live_table
 from local.values import duration_text
 from local.view import Steps
 from ops.command_types import Command
@@ -123,15 +123,24 @@ def clean_up(instance: Instance, is_clean: bool, console: Console) -> None:
     if is_clean:
         instance.remove()
     else:
+        instance.keep_logs()
         console.print(f"  the logs are in {instance.folder}", highlight=False, soft_wrap=True)
 
 
 def up(options: Options, console: Console) -> int:
     """Bring an instance up and leave it running."""
     instance = named(options.name)
-    steps = Steps(console)
-    with brought_up(instance, steps, parameters_of(options)) as aws:
-        aws.release()
+    was_running, is_clean = instance.is_running(), False
+    try:
+        with brought_up(instance, Steps(console), parameters_of(options)) as aws:
+            aws.release()
+            is_clean = True
+    except KeyboardInterrupt:
+        is_clean = True
+        raise
+    finally:
+        if not was_running:
+            clean_up(instance, is_clean, console)
     state = instance.load()
     of_name = "" if instance.name == DEFAULT_NAME else f" --name {instance.name}"
     console.print(f"\n  API  {state.api_url}", highlight=False, soft_wrap=True)
@@ -173,6 +182,7 @@ def show_live(
     monitor: Monitor, console: Console, instance: Instance, started: float, seconds: float | None
 ) -> None:
     """Show the live table until time is up or the instance ends."""
+    lines = PlainLines(console)
     with contextlib.ExitStack() as stack:
         live = (
             stack.enter_context(Live(console=console, auto_refresh=False))
@@ -185,17 +195,12 @@ def show_live(
             if live:
                 live.update(live_table(monitor, instance.name, status), refresh=True)
             else:
-                console.print(plain_line(monitor, status), highlight=False, soft_wrap=True)
+                lines.tell(monitor, status, is_clock=True)
             if seconds is not None and elapsed >= seconds:
                 return
             pause = REFRESH_SECONDS if live else PLAIN_LINE_SECONDS
             time.sleep(min(pause, seconds - elapsed) if seconds else pause)
     raise LocalError(f"instance '{instance.name}' has ended")
-
-
-def query_help(_options: Options, _console: Console) -> int:
-    """Never called: `query` needs to know what to ask."""
-    return 2
 
 
 def query_windows(options: Options, console: Console) -> int:
@@ -308,11 +313,6 @@ def env(options: Options, _console: Console) -> int:
     return 0
 
 
-def mqtt_help(_options: Options, _console: Console) -> int:
-    """Never called: `mqtt` needs to know what to do."""
-    return 2
-
-
 def mqtt_certificate(options: Options, console: Console) -> int:
     """Make a device's certificate, and say how an MQTT client uses it."""
     instance = named(options.name)
@@ -374,11 +374,10 @@ def down(options: Options, console: Console) -> int:
     """End an instance, or all of them, and remove what it left."""
     instances = existing() if options.all else [named(options.name)]
     for instance in instances:
-        was_running = embedded.stop(instance)
+        was_there, was_running = instance.folder.exists(), embedded.stop(instance)
         instance.remove()
-        console.print(
-            f"{instance.name}: {'ended' if was_running else 'was not running'}", highlight=False
-        )
+        done = "ended" if was_running else "had ended; what it left is removed"
+        console.print(f"{instance.name}: {done if was_there else 'there is none'}", highlight=False)
     return 0
 
 

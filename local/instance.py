@@ -79,7 +79,15 @@ def named(name: str, root: Path = ROOT) -> Instance:
         raise LocalError(
             f"--name: '{name}' isn't a name: use lower-case letters, digits and hyphens, at most 40"
         )
-    return Instance(name, root / ".local" / name)
+    return Instance(name, folder_of_instances(root) / name)
+
+
+def folder_of_instances(root: Path = ROOT) -> Path:
+    """Return the folder `.local`; where it is a link, that which it leads to.
+
+    The SAM CLI writes paths that are relative to the real place of what it builds.
+    """
+    return (root / ".local").resolve()
 
 
 def unused(prefix: str, root: Path = ROOT) -> Instance:
@@ -89,7 +97,7 @@ def unused(prefix: str, root: Path = ROOT) -> Instance:
 
 def existing(root: Path = ROOT) -> list[Instance]:
     """Return the instances that have a folder, by name."""
-    folders = sorted((root / ".local").glob("*/"))
+    folders = sorted(folder_of_instances(root).glob("*/"))
     return [
         Instance(folder.name, folder) for folder in folders if NAME_PATTERN.fullmatch(folder.name)
     ]

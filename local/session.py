@@ -9,11 +9,12 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
 from emulator import embedded
-from emulator.errors import StepFailed
+from emulator.errors import EmulatorError, StepFailed
 from local import deployment
 from local.api import Api
 from local.contracts import refuse_stale
 from local.errors import LocalError
+from local.faults import fault_of, full_disk, too_little_room
 from local.instance import Instance, State, state_of
 from local.tools import TOOLS, tool
 from local.view import Steps
@@ -30,6 +31,9 @@ def brought_up(
 ) -> Iterator[embedded.EmbeddedAws]:
     """Bring an instance up; end it when that, or the block, ends by an error.
 
+    Of an instance that didn't come up its logs are left. Raise LocalError for a disk that is full,
+    whatever failed by it.
+
     `built_by`: another one that is up, of the same code; nothing is built again then.
     """
     with steps.step("tools", "sam, uv and the embedded AWS found"):
@@ -39,9 +43,12 @@ def brought_up(
         raise LocalError(
             f"instance '{instance.name}' is up already: `watch` shows it, `down` ends it"
         )
+    fault = too_little_room(instance.folder)
+    if fault:
+        raise LocalError(fault)
     instance.create()
     parameters = deployment.host_parameters() | parameters
-    with ExitStack() as failing:
+    with telling_of_a_full_disk(instance), ExitStack() as failing:
         build = None if built_by else deployment.build(instance, parameters)
         if build:
             failing.callback(build.end)
@@ -53,7 +60,7 @@ def brought_up(
             "embedded AWS", f"on 127.0.0.1:{aws.port}, IAM enforced", time.monotonic() - started
         )
         if build:
-            with steps.console.status("build"):
+            with steps.going_on("build"):
                 build_seconds = build.wait()
             note = f"sam build for {parameters['Runtime']} on {parameters['Architecture']}"
             steps.done("build", note, build_seconds)
@@ -64,14 +71,28 @@ def brought_up(
         failing.pop_all()
 
 
+@contextmanager
+def telling_of_a_full_disk(instance: Instance) -> Iterator[None]:
+    """Turn an error into the fault of the disk that it comes of, if the logs tell of one."""
+    try:
+        yield
+    except (EmulatorError, OSError) as error:
+        fault = fault_of(error) if isinstance(error, OSError) else full_disk(instance.folder)
+        if fault:
+            raise LocalError(fault) from error
+        raise
+
+
 def deploy(instance: Instance, steps: Steps, parameters: dict[str, str]) -> None:
     """Deploy what was built, and make it ready for devices and operators."""
     with steps.step("deploy", "sam deploy of template.yaml"):
         state = deploy_stack(instance, parameters)
     note = "functions started; tokens of admin, operator, gateway, device"
-    with steps.step("first calls", note), ThreadPoolExecutor(1) as pool:
+    with steps.step("first calls", note), ExitStack() as closing:
+        pool = ThreadPoolExecutor(1)
+        closing.callback(pool.shutdown, wait=False)  # Ctrl-C needn't wait for a call's answer
         started = pool.submit(deployment.start_functions, state)
-        state.tokens |= first_tokens(state)
+        state.tokens |= first_tokens(instance, state)
         started.result()
     state.is_deployed = True
     instance.save(state)
@@ -95,7 +116,7 @@ def deploy_stack(instance: Instance, parameters: dict[str, str]) -> State:
     return state
 
 
-def first_tokens(state: State) -> dict[str, str]:
+def first_tokens(instance: Instance, state: State) -> dict[str, str]:
     """Create a token of each role; return them by subject."""
     wanted: list[dict[str, str]] = [
         {"subject": "operator", "role": "operator"},
@@ -103,7 +124,7 @@ def first_tokens(state: State) -> dict[str, str]:
         {"subject": DEVICE_OF_EXAMPLES, "role": "device"},
     ]
     admin = deployment.admin_token(state)
-    with Api(state.api_url, admin) as api:
+    with Api(state.api_url, admin, is_there=instance.is_running) as api:
         return {"admin": admin, **api.create_tokens(wanted)}
 
 
@@ -122,11 +143,12 @@ def issue_device_tokens(instance: Instance, devices: Iterable[str]) -> State:
 
 
 def raise_on_terminate() -> None:
-    """Make a request to terminate end this process as Ctrl-C does: cleaning up."""
+    """Make Ctrl-C and a request to terminate end this process by KeyboardInterrupt: cleaning up."""
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
     if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, interrupt)  # not before: `__main__` says why
         signal.signal(signal.SIGTERM, interrupt)
         signal.signal(signal.SIGHUP, interrupt)

@@ -110,6 +110,8 @@ def run_influx(
         log.info("fields that are no metric", extra={"fields": batch.ignored.most_common(10)})
     if lost:
         return influx.unavailable(event)
+    if batch.is_kept_none:
+        return influx.unkept(event, batch)
     return influx.written(event, faults, batch.ignored)
 
 

@@ -26,7 +26,7 @@ from local.trial.check import Comparison, check, iso
 from local.trial.monitor import Monitor
 from local.trial.pending import Pending, Stillness
 from local.trial.report import Report, problems
-from local.trial.watch import PLAIN_LINE_SECONDS, live_table, plain_line
+from local.trial.watch import PLAIN_LINE_SECONDS, PlainLines, live_table
 from local.values import duration_text
 from local.view import Steps
 
@@ -193,7 +193,10 @@ class Exercise:
         self, report: Report, rules: list[Rule], plan: Plan, right: dict[str, Comparison]
     ) -> None:
         """Compare with what the pipeline shows, and ask for its own accounting."""
-        self._status = lambda: "checking every window and alert"
+        devices = len(self.ledger.devices)
+        self._status = lambda: (
+            f"checking every window and alert: {len(right):,} of {devices:,} devices are right"
+        )
         slow = report.slowness
         try:
             report.comparison = await asyncio.to_thread(
@@ -231,14 +234,12 @@ class Exercise:
         return api
 
     async def _show(self) -> None:
-        """Keep the live table up to date; print a line now and then where there is no terminal."""
-        if not self._console.is_terminal:
-            while True:
-                await asyncio.sleep(PLAIN_LINE_SECONDS)
-                self._tell_first_alert()
-                self._console.print(
-                    plain_line(self.monitor, self._status()), highlight=False, soft_wrap=True
-                )
+        """Keep the live table up to date; where there is no terminal, print what has changed."""
+        lines = PlainLines(self._console)
+        while not self._console.is_terminal:
+            await asyncio.sleep(PLAIN_LINE_SECONDS)
+            self._tell_first_alert()
+            lines.tell(self.monitor, self._status(), is_clock=not self._stop.is_set())
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
             while True:
                 self._tell_first_alert()

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from rich.box import SIMPLE
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -69,14 +69,37 @@ def alerts_table(monitor: Monitor) -> Table:
     return table
 
 
+class PlainLines:
+    """The same in lines, for a log: one where something has changed since the last, and no more."""
+
+    def __init__(self, console: Console) -> None:
+        """Tell on a console that isn't a terminal."""
+        self._console = console
+        self._told: object = None
+
+    def tell(self, monitor: Monitor, status: str, *, is_clock: bool) -> None:
+        """Print a line, unless it says what the last one said; time alone is no change.
+
+        `is_clock`: `status` says only how late it is.
+        """
+        seen = counts_text(monitor), "" if is_clock else status
+        if seen != self._told:
+            self._told = seen
+            self._console.print(plain_line(monitor, status), highlight=False, soft_wrap=True)
+
+
 def plain_line(monitor: Monitor, status: str) -> str:
-    """Return the same in one line."""
-    seen = monitor.latest
+    """Return what became of the readings in one line."""
+    return f"{status}: {counts_text(monitor)}, lag {lag_text(monitor.latest.lag_ms)}"
+
+
+def counts_text(monitor: Monitor) -> str:
+    """Return the counts of readings, by what became of them, and of open alerts."""
     counts = ", ".join(
         f"{name} {monitor.count(name):,}"
         for name in ("posted", "accepted", "rejected", "stored", "duplicate", "quarantined")
     )
-    return f"{status}: {counts}, open alerts {len(monitor.alerts):,}, lag {lag_text(seen.lag_ms)}"
+    return f"{counts}, open alerts {len(monitor.alerts):,}"
 
 
 def lag_text(lag_ms: float | None) -> str:

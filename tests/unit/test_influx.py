@@ -13,10 +13,12 @@ from telemetry.domain.influx import (
     MappingInvalid,
     judged,
     load_mapping,
+    remedy,
     shipped_mapping,
     translate,
 )
 from telemetry.domain.line_protocol import parse
+from telemetry.domain.reading import METRICS
 
 ROOT = Path(__file__).parents[2]
 NOW_MS = 1_795_224_600_000
@@ -50,6 +52,7 @@ def fault(lines: str, rules: Mapping | None = None, device_id: str | None = None
 def judge(lines: str, precision: str = "ns") -> tuple[Admission, list[str]]:
     points, _ = parse(lines.encode(), precision)
     batch = translate(points, mapping(), None, NOW_MS)
+    batch = batch._replace(precision=precision)
     admitted = admit(batch.documents, Poster(None), NOW_MS, 86_400_000, None)
     admission, faults = judged(batch, admitted)
     return admission, [str(each) for each in faults]
@@ -276,3 +279,62 @@ def test_a_mapping_that_makes_no_sense_names_the_place(
 def test_what_is_no_mapping_at_all_is_told(text: str) -> None:
     with pytest.raises(MappingInvalid, match=r"influx\.yaml"):
         load_mapping(text)
+
+
+@pytest.mark.parametrize(
+    ("precision", "time", "read", "unit"),
+    [
+        ("ns", 1_795_224_600, "1970-01-01T00:00:01.795Z", "s"),
+        ("ns", 1_795_224_600_000, "1970-01-01T00:29:55.224Z", "ms"),
+        ("ms", 1_795_224_600, "1970-01-21T18:40:24.600Z", "s"),
+        ("us", 1_795_224_600_000, "1970-01-21T18:40:24.600Z", "ms"),
+        ("s", 17, "1970-01-01T00:00:17.000Z", None),
+        ("s", -17, "1969-12-31T23:59:43.000Z", None),
+    ],
+)
+def test_a_time_before_2000_is_told_as_it_was_sent(
+    precision: str, time: int, read: str, unit: str | None
+) -> None:
+    _, (fault,) = judge(f"m,host=a temperature=1 {time}", precision)
+    hint = f" It looks like `precision={unit}`." if unit else ""
+    told = f"timestamp {time} in {precision} is {read}; is `precision` right?{hint}"
+    assert fault == f"line 1: {told}"
+
+
+def test_a_time_that_is_only_too_old_is_not_said_to_be_in_another_unit() -> None:
+    _, (fault,) = judge("m,host=a temperature=1 1700000000", "s")
+    assert "is older than windows are kept" in fault
+    assert "precision" not in fault
+
+
+@pytest.mark.parametrize(
+    ("lines", "entry"),
+    [
+        ("weather Temperature=21.5,Humidity=41 1", "{field: Temperature, metric: temperature}"),
+        ('m note="x",temp_c=21 1', "{field: temp_c, metric: temperature}"),
+        ("m a=1 1\nm hum=41 1", "{field: hum, metric: humidity}"),
+        ("m Battery\\ Level=3 1", '{field: "Battery Level", metric: battery}'),
+        ("°C,domain=sensor value=21 1", '{measurement: "°C", field: value, metric: temperature}'),
+        ("cpu idle=90 1", f"{{field: idle, metric: METRIC}}, METRIC being {' or '.join(METRICS)}"),
+    ],
+)
+def test_the_entry_is_told_that_would_keep_a_field(lines: str, entry: str) -> None:
+    batch = batch_of(lines)
+    assert batch.is_kept_none
+    told = remedy(batch.left_out)
+    assert told == f"an entry under `metrics` in influx.yaml keeps one: {entry}"
+    entry = entry.partition("}")[0].replace("METRIC", "battery") + "}"
+    kept = mapping(metrics=[yaml.safe_load(entry)])
+    assert len(batch_of(lines, kept, "pump-1").documents) == 1
+
+
+def test_points_without_a_number_are_told_to_be_that() -> None:
+    assert remedy(batch_of('m state="on",is_on=true 1').left_out) == (
+        "none of their fields is a number"
+    )
+
+
+def test_a_batch_is_kept_in_part_where_a_point_has_a_metric_or_a_fault() -> None:
+    assert not batch_of("m,host=a temperature=1 1\nm Temperature=1 1").is_kept_none
+    assert not batch_of("m temperature=1 1\nm Temperature=1 1").is_kept_none
+    assert not batch_of("").is_kept_none

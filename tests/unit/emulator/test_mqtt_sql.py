@@ -187,7 +187,8 @@ def test_any_text_is_a_statement_or_a_sql_error(text: str) -> None:
         ("telemetry/+/readings", "telemetry/pump-1/readings", True),
         ("telemetry/+/readings", "telemetry/pump-1/readings/x", False),
         ("telemetry/+/readings", "telemetry/readings", False),
-        ("telemetry/#", "telemetry", True),
+        ("telemetry/#", "telemetry", False),  # AWS's own: MQTT has it match
+        ("telemetry/#", "telemetry/", True),
         ("telemetry/#", "telemetry/a/b", True),
         ("telemetry", "telemetry/a", False),
         ("#", "a/b", True),
@@ -198,7 +199,7 @@ def test_any_text_is_a_statement_or_a_sql_error(text: str) -> None:
         ("+", "/a", False),
     ],
 )
-def test_a_topic_filter_matches_as_mqtt_says(topic_filter: str, topic: str, is_match: bool) -> None:
+def test_a_topic_filter_matches_as_aws_says(topic_filter: str, topic: str, is_match: bool) -> None:
     assert matches(topic_filter, topic) is is_match
 
 

@@ -192,6 +192,7 @@ def test_after_an_error_all_have_failed() -> None:
         ('{"c": 3}', {"body": {"$or": [{"a": {"b": [1]}}, {"c": [2]}]}}, False),
         ('{"a": "X"}', {"body": {"a": [{"equals-ignore-case": "x"}]}}, True),
         ('{"a": [1, 2]}', {"body": {"a": [2]}}, True),
+        ('{"a": 1, "a": 2}', {"body": {"a": [1]}}, True),
         ("text", {"body": ["text"]}, True),
         ("text", {"body": [{"prefix": "te"}]}, True),
         ("text", {"body": {"a": [1]}}, False),

@@ -1,5 +1,6 @@
 import io
 import time
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -8,7 +9,7 @@ from rich.console import Console
 from emulator.errors import StepFailed
 from local.trial.mapping_state import COUNTS, MappingState, ShardState
 from local.trial.monitor import Monitor, Snapshot
-from local.trial.watch import live_table, plain_line, sparkline
+from local.trial.watch import PlainLines, live_table, plain_line, sparkline
 from local.view import Steps, show_error
 
 SHARD = ShardState(
@@ -75,6 +76,36 @@ def test_where_there_is_no_terminal_the_same_is_one_line() -> None:
         "12 s: posted 12,345, accepted 12,300, rejected 45, stored 11,000, duplicate 200, "
         "quarantined 3, open alerts 2, lag 850 ms"
     )
+
+
+def test_a_log_gets_a_line_only_where_something_has_changed() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    lines, seen = PlainLines(console), Seen()
+    monitor = cast("Monitor", seen)
+    for second in range(5):
+        lines.tell(monitor, f"{second} s", is_clock=True)
+    for _ in range(18):
+        lines.tell(monitor, "checking", is_clock=False)
+    seen.latest = replace(seen.latest, lag_ms=12_000.0)
+    lines.tell(monitor, "checking", is_clock=False)
+    seen.latest = replace(seen.latest, stored=11_001)
+    lines.tell(monitor, "checking", is_clock=False)
+    told = cast("io.StringIO", console.file).getvalue().splitlines()
+    assert [line.partition(":")[0] for line in told] == ["0 s", "checking", "checking"]
+    assert "stored 11,001" in told[-1]
+
+
+def test_a_long_step_shows_in_a_log_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("local.view.LONG_SECONDS", 0.01)
+    console = Console(file=io.StringIO(), width=120)
+    with Steps(console).step("deploy", "sam deploy"):
+        while "…" not in cast("io.StringIO", console.file).getvalue():
+            time.sleep(0.01)
+    told = [
+        " ".join(line.split()[:3])
+        for line in cast("io.StringIO", console.file).getvalue().splitlines()
+    ]
+    assert told == ["… deploy: sam", "✓ deploy sam"]
 
 
 def test_a_step_is_a_line_with_its_time() -> None:

@@ -1,5 +1,6 @@
 """Points of InfluxDB's line protocol become readings' documents, as `influx.yaml` says."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,14 +12,19 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from telemetry.domain.admission import Admission
-from telemetry.domain.line_protocol import Fault, Point, Value
+from telemetry.domain.line_protocol import NANOSECONDS, Fault, Point, Value
 from telemetry.domain.reading import FIELDS, METRICS, shown
+from telemetry.domain.times import YEAR_2000_MS, YEAR_2100_MS, to_iso
 from telemetry.domain.token import SUBJECT
 from telemetry.errors import Rejected, TelemetryError
 
 OTHER_CHARACTER = re.compile("[^A-Za-z0-9_-]")  # those that a device's id can't have
 MAPPING_FILE = Path(__file__).parent.parent / "influx.yaml"
 NANOSECONDS_A_MS = 1_000_000
+UNIT_METRICS = {FIELDS[metric]["unit"]: metric for metric in METRICS}
+LETTERS_ENOUGH = 3  # of a metric's name to guess it by
+NO_LETTER = re.compile("[^a-z]")
+PLAIN = re.compile("[A-Za-z_][A-Za-z0-9_.-]*")  # what YAML needs no quotes for
 Number = Annotated[float, Field(allow_inf_nan=False)]
 # Units that fleets measure in, each with the schema's unit that it is converted to.
 UNITS: dict[str, tuple[str, Callable[[float], float]]] = {
@@ -120,13 +126,21 @@ class Mapping(BaseModel):
 class Batch(NamedTuple):
     """A request's points as documents that `admit` takes, and what became of the others.
 
-    `documents[i]` is of `points[i]`; `ignored` counts the fields that no metric is made from.
+    `documents[i]` is of `points[i]`; `ignored` counts the fields that no metric is made from, and
+    `left_out` has the points of which no field is a metric. Times were sent in `precision`.
     """
 
     documents: list[dict[str, Any]]
     points: list[Point]
     faults: list[Fault]
     ignored: Counter[str]
+    left_out: list[Point]
+    precision: str = "ns"
+
+    @property
+    def is_kept_none(self) -> bool:
+        """Whether there are points, and a metric in none of them."""
+        return bool(self.left_out) and not self.points and not self.faults
 
 
 def load_mapping(text: str) -> Mapping:
@@ -161,12 +175,13 @@ def translate(
     `device_id` is who posts, where that is a device: its points need no tag. A point without a
     time was measured when it was received.
     """
-    batch = Batch([], [], [], Counter())
+    batch = Batch([], [], [], Counter(), [])
     for point in points:
         try:
             metrics, unmapped = _metrics(point, mapping)
             if not metrics:
                 batch.ignored.update(unmapped)
+                batch.left_out.append(point)
                 continue
             device = mapping.device.of(point) or device_id
             if device is None:
@@ -210,6 +225,40 @@ def _number(name: str, value: Value, metric: str) -> float:
     return float(value)
 
 
+def remedy(points: Sequence[Point]) -> str:
+    """What would keep a field of points of which none is a metric."""
+    numbers = [
+        (point, field)
+        for point in points
+        for field, value in point.fields.items()
+        if not isinstance(value, str | bool)
+    ]
+    if not numbers:
+        return "none of their fields is a number"
+    guessed = ((point, field, _guess(point.measurement, field)) for point, field in numbers)
+    point, field, metric = next((each for each in guessed if each[2]), (*numbers[0], ""))
+    entry = {"field": field, "metric": metric or "METRIC"}
+    if point.measurement in UNIT_METRICS:
+        entry = {"measurement": point.measurement, **entry}
+    listed = ", ".join(f"{name}: {_yaml(text)}" for name, text in entry.items())
+    which = "" if metric else f", METRIC being {' or '.join(METRICS)}"
+    return f"an entry under `metrics` in influx.yaml keeps one: {{{listed}}}{which}"
+
+
+def _guess(measurement: str, field: str) -> str:
+    """The metric that a field is by its name, or by a unit as its measurement; else nothing."""
+    letters = NO_LETTER.sub("", field.lower())
+    for metric in METRICS:
+        begins = len(letters) >= LETTERS_ENOUGH and metric.startswith(letters)
+        if begins or letters.startswith(metric[: LETTERS_ENOUGH + 1]):
+            return metric
+    return UNIT_METRICS.get(measurement, "")
+
+
+def _yaml(text: str) -> str:
+    return text if PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
 def judged(batch: Batch, admission: Admission) -> tuple[Admission, list[Fault]]:
     """What is admitted for good, and all faults in the order of their lines.
 
@@ -220,8 +269,11 @@ def judged(batch: Batch, admission: Admission) -> tuple[Admission, list[Fault]]:
     kept = Admission([], [], admission.refusals)
     faults = list(batch.faults)
     for refusal in admission.refusals:
+        point = batch.points[refusal["index"]]
         reason = told(refusal["field"], refusal["value"], refusal["reason"])
-        faults.append(Fault(batch.points[refusal["index"]].line, None, reason))
+        if refusal["field"] == "recorded_at":
+            reason = _misread(point, batch.precision) or reason
+        faults.append(Fault(point.line, None, reason))
     seen: dict[tuple[str, int, str], tuple[Point, float]] = {}
     for reading, index in zip(admission.readings, admission.indexes, strict=True):
         point = batch.points[index]
@@ -239,6 +291,20 @@ def judged(batch: Batch, admission: Admission) -> tuple[Admission, list[Fault]]:
         kept.readings.append(reading)
         kept.indexes.append(index)
     return kept, sorted(faults)
+
+
+def _misread(point: Point, precision: str) -> str:
+    """What to say of a time before 2000, which nobody means; nothing of another."""
+    if point.time_ns is None or point.time_ns >= YEAR_2000_MS * NANOSECONDS_A_MS:
+        return ""
+    sent = point.time_ns // NANOSECONDS[precision]
+    fitting = (
+        f" It looks like `precision={unit}`."
+        for unit in ("s", "ms", "us", "ns")
+        if YEAR_2000_MS <= sent * NANOSECONDS[unit] // NANOSECONDS_A_MS < YEAR_2100_MS
+    )
+    read = to_iso(point.time_ns // NANOSECONDS_A_MS)
+    return f"timestamp {sent} in {precision} is {read}; is `precision` right?{next(fitting, '')}"
 
 
 def _differ(earlier: tuple[Point, float] | None, point: Point, value: float) -> bool:
