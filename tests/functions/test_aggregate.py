@@ -578,7 +578,7 @@ def test_a_refused_metric_is_counted_beside_the_balance_and_logged(
     assert [counted(f"Readings{end}") for end in ("Foreign", "Stored", "Duplicate")] == [2, 1, 0]
     assert (counted("ReadingsQuarantined"), counted("RecordsQuarantined")) == (1, 1)
     assert counted("MetricsRefused", NOW_MS) == 2
-    assert [(each["device_id"], each["field"]) for each in logged("metric refused")] == [
+    assert [(each["device_id"], each["field"]) for each in logged("refused")] == [
         ("pump-1", "temperature"),
         ("pump-1", "colour"),
     ]
