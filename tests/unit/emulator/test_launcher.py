@@ -16,7 +16,7 @@ class Over(BaseException):
 
 
 def test_segments_are_collected_again_once_they_can_be_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "later" / "traces.jsonl"
 
@@ -27,7 +27,8 @@ def test_segments_are_collected_again_once_they_can_be_written(
         raise Over
 
     coming = datagrams()
-    receiver: Any = SimpleNamespace(recv=lambda _size: next(coming))
+    receiver: Any = SimpleNamespace(recvfrom=lambda _size: (next(coming), ("127.0.0.1", 1)))
+    monkeypatch.setattr(launcher, "is_own", lambda _sender: True)
     with pytest.raises(Over):
         launcher.collect_segments(receiver, path)
     assert path.read_bytes() == b'{"id":2}\n'
