@@ -52,8 +52,8 @@ def test_a_rule_that_is_not_compiled_yet_names_the_stale_file_and_the_command(ru
     changed(rules, "above: 38", "above: 37.5")
     with pytest.raises(LocalError) as refused:
         refuse_stale(rules.parent)
-    told = "template.yaml: is not what schemas/, rules.yaml and metrics.yaml say; "
-    told += "run `make schemas`"
+    sources = "schemas/, rules.yaml and metrics.yaml"
+    told = f"template.yaml: is not what {sources} say; run `make schemas`"
     assert str(refused.value) == told
 
 
