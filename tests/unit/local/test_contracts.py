@@ -13,7 +13,10 @@ from local.errors import LocalError
 from local.instance import ROOT, Instance
 from local.view import Steps
 
-READ = ("contract", "layers", "schemas", "rules.yaml", "influx.yaml", "template.yaml", "stacks")
+READ = (
+    *("contract", "layers", "schemas", "rules.yaml", "influx.yaml", "metrics.yaml"),
+    *("template.yaml", "stacks"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +54,8 @@ def test_a_rule_that_is_not_compiled_yet_names_the_stale_file_and_the_command(ru
     changed(rules, "above: 38", "above: 37.5")
     with pytest.raises(LocalError) as refused:
         refuse_stale(rules.parent)
-    told = "template.yaml: is not what schemas/ and rules.yaml say; run `make schemas`"
-    assert str(refused.value) == told
+    told = "is not what schemas/, rules.yaml and metrics.yaml say; run `make schemas`"
+    assert str(refused.value) == f"template.yaml: {told}"
 
 
 def test_a_rule_that_can_never_fire_is_not_deployed(rules: Path) -> None:
