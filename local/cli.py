@@ -25,8 +25,10 @@ from local.values import (
     seconds_or_duration,
     share,
     speed,
+    terminal_size,
 )
 from local.view import show_error
+from ops import devices
 from ops.arguments import Parser
 from ops.cli import COMMANDS
 
@@ -47,6 +49,7 @@ step by step:
   python -m local devices --for 1m      simulated devices post readings
   python -m local watch                 see what becomes of them, live
   python -m local query alerts          see who overheats
+  python -m local notices               see what people are told of it
   python -m local down                  end it
 
 recorded data:
@@ -89,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     add_devices(added)
     add_watch(added)
     add_query(added)
+    add_notices(added)
     add_mappings(added)
     add_trace(added)
     add_env(added)
@@ -155,7 +159,11 @@ def add_run(added: Subparsers) -> None:
 def add_up(added: Subparsers) -> None:
     """Add `up`."""
     up = command(
-        added, "up", commands.up, "Deploy the pipeline to an embedded AWS and leave it running."
+        added,
+        "up",
+        commands.up,
+        "Deploy the pipeline to an embedded AWS and leave it running; if it is up, deploy what has "
+        "changed and keep its data.",
     )
     add_name(up)
     add_retention(up)
@@ -191,6 +199,19 @@ def add_watch(added: Subparsers) -> None:
         metavar="TIME",
         help="stop after a time",
     )
+    watch.add_argument(
+        "--screenshot",
+        type=Path,
+        metavar="FILE",
+        help="write what it shows after that time (default: 30s) as SVG, and end",
+    )
+    watch.add_argument(
+        "--size",
+        type=option(terminal_size),
+        default=(80, 24),
+        metavar="COLUMNSxLINES",
+        help="of the screenshot (default: 80x24)",
+    )
 
 
 def add_query(added: Subparsers) -> None:
@@ -202,9 +223,7 @@ def add_query(added: Subparsers) -> None:
         "--from", dest="start", metavar="TIME", help="ISO 8601 (default: an hour before --to)"
     )
     windows.add_argument("--to", dest="end", metavar="TIME", help="ISO 8601 (default: now)")
-    windows.add_argument(
-        "--metric", default="temperature", help="the metric in the table (default: temperature)"
-    )
+    windows.add_argument("--metric", help="this one only (default: every metric that it has)")
     device = command(
         asked,
         "device",
@@ -221,9 +240,39 @@ def add_query(added: Subparsers) -> None:
         "--from", dest="start", metavar="TIME", help="ISO 8601 (default: an hour before --to)"
     )
     accounting.add_argument("--to", dest="end", metavar="TIME", help="ISO 8601 (default: now)")
+    listed = devices.add_as("devices", asked)
+    listed.set_defaults(does=commands.on_instance(devices.list_devices))
+    add_name(listed)
+    for each in (windows, alerts):
+        add_wait(each)
     for each in (windows, device, alerts, accounting):
         add_name(each)
-        add_json(each, "print JSON instead of a table")
+        printed = each.add_mutually_exclusive_group()
+        add_json(printed, "print JSON instead of a table")
+        if each in (windows, alerts):
+            printed.add_argument("--csv", action="store_true", help="print CSV instead of a table")
+
+
+def add_wait(added: argparse.ArgumentParser) -> None:
+    """Add --wait to a command that shows what is there."""
+    added.add_argument(
+        "--wait",
+        type=option(duration_seconds),
+        default=0.0,
+        metavar="TIME",
+        help="wait at most so long until there is something to show",
+    )
+
+
+def add_notices(added: Subparsers) -> None:
+    """Add `notices`."""
+    notices = command(
+        added, "notices", commands.notices, "Show what went out: the notices of alerts."
+    )
+    add_name(notices)
+    notices.add_argument("--follow", action="store_true", help="show those to come, until Ctrl-C")
+    add_wait(notices)
+    add_json(notices, "print JSON instead of lines; with --follow one object a line")
 
 
 def add_mappings(added: Subparsers) -> None:
@@ -317,7 +366,7 @@ def add_name(of: argparse.ArgumentParser) -> None:
     )
 
 
-def add_json(of: argparse.ArgumentParser, text: str) -> None:
+def add_json(of: argparse._ActionsContainer, text: str) -> None:
     """Add the option that prints for a program."""
     of.add_argument("--json", action="store_true", help=text)
 

@@ -40,11 +40,17 @@ CONTAINER_PYTHON = "3.13"  # the template's own
 STREAM_FUNCTIONS = ("aggregate", "alert")
 FIRST_CALL_SECONDS_MAX = 180.0
 OUT_OF_TIME = "Task timed out"
+REFUSED = '"UnexpectedEvent"'
 ARCHIVE_BUFFER_SECONDS = 2
+BUILD, NEXT_BUILD = "build", "build-next"
+"""Folders of an instance: what is deployed to it; what is to be deployed next."""
 NO_ENDPOINT = "http://127.0.0.1:9"
 NO_STATE = State(access_key="none", secret_key="none")  # noqa: S106 - it opens nothing
 CLIENTS_LOCK = Lock()
+UNDATED = (1980, 1, 1, 0, 0, 0)  # the first date that an archive can say
 API_URL_PATTERN = re.compile(r"https://(?P<api>[^./]+)\.execute-api\.[^/]+/(?P<stage>[^/]+)/?")
+UNCHANGED = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
+"""Of a stack that is as it was: the update didn't begin, or was rolled back."""
 NESTED_STACK = "AWS::CloudFormation::Stack"
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
 
@@ -89,12 +95,14 @@ def tool_environment(
     """Return the environment for a tool that talks to the embedded AWS, and can't talk to another.
 
     What a person has set for AWS (profile, keys, endpoints of single services) is left out. The
-    keys are those of the instance whose folder this is; of none yet, keys that open nothing.
+    keys are those of the instance whose folder this is; of none yet, keys that open nothing. Left
+    out is PYTHONDONTWRITEBYTECODE, too, which many containers set: sam would compile its imports
+    at each start.
     """
     own = {
         name: value
         for name, value in inherited.items()
-        if not name.startswith(("AWS_", "SAM_", "__SAM"))
+        if not name.startswith(("AWS_", "SAM_", "__SAM", "PYTHONDONTWRITEBYTECODE"))
     }
     without_proxy = ",".join(
         filter(None, [own.get("NO_PROXY") or own.get("no_proxy"), "127.0.0.1,localhost"])
@@ -205,9 +213,9 @@ class SamRun:
             self._process.wait()
 
 
-def build(instance: Instance, parameters: Mapping[str, str]) -> SamRun:
-    """Start `sam build` into the instance's folder; it asks no AWS anything."""
-    arguments = ["build", "--build-dir", str(built_template(instance).parent)]
+def build(instance: Instance, parameters: Mapping[str, str], folder: str = BUILD) -> SamRun:
+    """Start `sam build` into a folder of the instance's; it asks no AWS anything."""
+    arguments = ["build", "--build-dir", str(built_template(instance, folder).parent)]
     return SamRun(instance, NO_ENDPOINT, [*arguments, *overrides(parameters)])
 
 
@@ -229,10 +237,10 @@ def build_for_container(instance: Instance) -> SamRun:
     return SamRun(instance, NO_ENDPOINT, arguments, "invoke", variables)
 
 
-def deploy(instance: Instance, parameters: Mapping[str, str]) -> SamRun:
+def deploy(instance: Instance, parameters: Mapping[str, str], folder: str = BUILD) -> SamRun:
     """Start `sam deploy` of what was built."""
     state = instance.load()
-    template = built_template(instance)
+    template = built_template(instance, folder)
     write_as_json(template)
     arguments = ["deploy", "--config-file", str(ROOT / "samconfig.toml"), "--config-env", "local"]
     arguments += ["--template-file", str(template), "--no-progressbar"]
@@ -241,9 +249,15 @@ def deploy(instance: Instance, parameters: Mapping[str, str]) -> SamRun:
     return SamRun(instance, instance.endpoint, [*arguments, *overrides(named)])
 
 
-def built_template(instance: Instance) -> Path:
+def built_template(instance: Instance, folder: str = BUILD) -> Path:
     """Return the path of the template that `sam build` writes."""
-    return instance.folder / "build" / "template" / "template.yaml"
+    return instance.folder / folder / "template" / "template.yaml"
+
+
+def take_build(instance: Instance) -> None:
+    """Put what was built for a redeployment in the place of what was deployed before."""
+    shutil.rmtree(instance.folder / BUILD, ignore_errors=True)
+    (instance.folder / NEXT_BUILD).rename(instance.folder / BUILD)
 
 
 def write_as_json(template: Path) -> None:
@@ -262,13 +276,19 @@ def write_as_json(template: Path) -> None:
 
 
 def archived(content: Path) -> Path:
-    """Make an archive of a folder, in its place; hardly compressed, since it doesn't travel far."""
+    """Make an archive of a folder, in its place; hardly compressed, since it doesn't travel far.
+
+    Equal files make an equal archive: without it each redeployment would bring a new layer.
+    """
     if content.is_file():  # made at the deployment before
         return content
     archive = content.with_name(f"{content.name}.zip")
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
-        for each in sorted(content.rglob("*")):
-            file.write(each, each.relative_to(content))
+        for each in sorted(path for path in content.rglob("*") if path.is_file()):
+            entry = zipfile.ZipInfo(each.relative_to(content).as_posix(), UNDATED)
+            entry.external_attr = each.stat().st_mode << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            file.writestr(entry, each.read_bytes(), compresslevel=1)
     shutil.rmtree(content)
     return archive
 
@@ -290,6 +310,15 @@ def read_outputs(state: State) -> dict[str, str]:
     """Return the stack's outputs by name."""
     stacks = client(state, "cloudformation").describe_stacks(StackName=state.stack)["Stacks"]
     return {output["OutputKey"]: output["OutputValue"] for output in stacks[0].get("Outputs", [])}
+
+
+def standing(state: State) -> str:
+    """Return what a failed update has left: what was there before, unless the stack is stuck."""
+    stacks = client(state, "cloudformation").describe_stacks(StackName=state.stack)["Stacks"]
+    status = stacks[0]["StackStatus"]
+    if status in UNCHANGED:
+        return "the instance is as it was before"
+    return f"the stack is {status}; `down` and `up` make the instance anew, without its data"
 
 
 def failures(state: State, since: datetime) -> list[str]:
@@ -337,7 +366,7 @@ def start_functions(state: State) -> None:
     """Start the functions that read the stream, with no records, before the first reading.
 
     With no records there is nothing that they do, so one that isn't started in time is called
-    again. Raise LocalError for one that doesn't start.
+    again. One that refuses such an event has started. Raise LocalError for one that doesn't.
     """
     lambdas = client(state, "lambda")
     with ThreadPoolExecutor(len(STREAM_FUNCTIONS)) as pool:
@@ -353,9 +382,9 @@ def start_function(lambdas: Any, name: str) -> None:
     deadline = time.monotonic() + FIRST_CALL_SECONDS_MAX
     while True:
         answer = lambdas.invoke(FunctionName=name, Payload=json.dumps({"Records": []}))
-        if "FunctionError" not in answer:
-            return
         told = answer["Payload"].read().decode()
+        if "FunctionError" not in answer or REFUSED in told:
+            return
         if OUT_OF_TIME not in told:
             raise LocalError(f"{name} doesn't start: {told}")
         if time.monotonic() > deadline:

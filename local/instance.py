@@ -1,6 +1,7 @@
 """An instance: an embedded AWS with the pipeline on it, in the folder `.local/<name>`."""
 
 import fcntl
+import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -26,6 +27,10 @@ class State(emulator_instance.State):
     outputs: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
     is_deployed: bool = False
+    parameters: dict[str, str] = field(default_factory=dict)
+    """The template's parameters, as they were given at the last deployment."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """What was deployed then: a digest of each file, by its name."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,21 @@ class Instance(emulator_instance.Instance):
             yield state
             self.save(state)
 
+    @contextmanager
+    def brought_up_alone(self) -> Iterator[None]:
+        """Keep others from bringing it up meanwhile; raise LocalError where another one does.
+
+        The lock is beside the folder, which is made anew.
+        """
+        self.folder.parent.mkdir(exist_ok=True)
+        path = self.folder.with_name(f".{self.name}.up")
+        with locked(path) as is_locked:
+            if not is_locked:
+                raise LocalError(
+                    f"another command brings instance '{self.name}' up just now: wait for its end"
+                )
+            yield
+
     def deployed(self) -> State:
         """Return the state of a running, deployed instance; raise LocalError if it isn't one."""
         state = self.load()
@@ -60,6 +80,23 @@ class Instance(emulator_instance.Instance):
         if not state.is_deployed:
             raise LocalError(f"instance '{self.name}' isn't deployed yet: its `up` hasn't finished")
         return state
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Hold a file's lock, and remove the file at the end; False where somebody else holds it."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # no, where who held it has removed it meanwhile: another may lock a new one by now
+            is_locked = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        except BlockingIOError:
+            is_locked = False
+        try:
+            yield is_locked
+        finally:
+            if is_locked:
+                path.unlink(missing_ok=True)
 
 
 def state_of(aws: EmbeddedAws) -> State:

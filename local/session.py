@@ -1,5 +1,6 @@
 """Brings an instance up step by step: the embedded AWS, the build, the deployment, the tokens."""
 
+import shutil
 import signal
 import threading
 import time
@@ -7,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 from emulator import embedded
 from emulator.errors import EmulatorError, StepFailed
@@ -16,6 +18,7 @@ from local.contracts import refuse_stale
 from local.errors import LocalError
 from local.faults import fault_of, full_disk, too_little_room
 from local.instance import Instance, State, state_of
+from local.sources import changes, digests
 from local.tools import TOOLS, tool
 from local.view import Steps
 
@@ -36,39 +39,55 @@ def brought_up(
 
     `built_by`: another one that is up, of the same code; nothing is built again then.
     """
+    tools = prepared(steps)
+    parameters = deployment.host_parameters() | parameters
+    with telling_of_a_full_disk(instance), ExitStack() as failing:
+        with instance.brought_up_alone():
+            if instance.is_running():
+                raise LocalError(
+                    f"instance '{instance.name}' is up already: `watch` shows it, `down` ends it"
+                )
+            if fault := too_little_room(instance.folder):
+                raise LocalError(fault)
+            instance.create()
+            sources = digests()
+            build = None if built_by else deployment.build(instance, parameters)
+            if build:
+                failing.callback(build.end)
+            aws = started(instance, steps, tools)
+            failing.callback(aws.stop)
+            if build:
+                wait_for_build(build, steps, parameters)
+            if built_by:
+                deployment.copy_build(built_by, instance)
+            deploy(instance, steps, parameters, sources)
+        yield aws
+        failing.pop_all()
+
+
+def prepared(steps: Steps) -> dict[str, Path]:
+    """Return the tools, by name; raise LocalError if one is missing, or a file is stale."""
     with steps.step("tools", "sam, uv and the embedded AWS found"):
         tools = {name: tool(name, program) for name, program in TOOLS.items()}
     refuse_stale()
-    if instance.is_running():
-        raise LocalError(
-            f"instance '{instance.name}' is up already: `watch` shows it, `down` ends it"
-        )
-    fault = too_little_room(instance.folder)
-    if fault:
-        raise LocalError(fault)
-    instance.create()
-    parameters = deployment.host_parameters() | parameters
-    with telling_of_a_full_disk(instance), ExitStack() as failing:
-        build = None if built_by else deployment.build(instance, parameters)
-        if build:
-            failing.callback(build.end)
-        started = time.monotonic()
-        aws = embedded.start(instance, tools["aws"])
-        failing.callback(aws.stop)
-        instance.save(state_of(aws))
-        steps.done(
-            "embedded AWS", f"on 127.0.0.1:{aws.port}, IAM enforced", time.monotonic() - started
-        )
-        if build:
-            with steps.going_on("build"):
-                build_seconds = build.wait()
-            note = f"sam build for {parameters['Runtime']} on {parameters['Architecture']}"
-            steps.done("build", note, build_seconds)
-        if built_by:
-            deployment.copy_build(built_by, instance)
-        deploy(instance, steps, parameters)
-        yield aws
-        failing.pop_all()
+    return tools
+
+
+def started(instance: Instance, steps: Steps, tools: dict[str, Path]) -> embedded.EmbeddedAws:
+    """Start the embedded AWS of an instance."""
+    began = time.monotonic()
+    aws = embedded.start(instance, tools["aws"])
+    instance.save(state_of(aws))
+    steps.done("embedded AWS", f"on 127.0.0.1:{aws.port}, IAM enforced", time.monotonic() - began)
+    return aws
+
+
+def wait_for_build(build: deployment.SamRun, steps: Steps, parameters: dict[str, str]) -> None:
+    """Show the build's end, once it has come."""
+    with steps.going_on("build"):
+        seconds = build.wait()
+    note = f"sam build for {parameters['Runtime']} on {parameters['Architecture']}"
+    steps.done("build", note, seconds)
 
 
 @contextmanager
@@ -83,7 +102,9 @@ def telling_of_a_full_disk(instance: Instance) -> Iterator[None]:
         raise
 
 
-def deploy(instance: Instance, steps: Steps, parameters: dict[str, str]) -> None:
+def deploy(
+    instance: Instance, steps: Steps, parameters: dict[str, str], sources: dict[str, str]
+) -> None:
     """Deploy what was built, and make it ready for devices and operators."""
     with steps.step("deploy", "sam deploy of template.yaml"):
         state = deploy_stack(instance, parameters)
@@ -91,14 +112,49 @@ def deploy(instance: Instance, steps: Steps, parameters: dict[str, str]) -> None
     with steps.step("first calls", note), ExitStack() as closing:
         pool = ThreadPoolExecutor(1)
         closing.callback(pool.shutdown, wait=False)  # Ctrl-C needn't wait for a call's answer
-        started = pool.submit(deployment.start_functions, state)
+        calls = pool.submit(deployment.start_functions, state)
         state.tokens |= first_tokens(instance, state)
-        started.result()
-    state.is_deployed = True
+        calls.result()
+    state.is_deployed, state.parameters, state.sources = True, parameters, sources
     instance.save(state)
 
 
-def deploy_stack(instance: Instance, parameters: dict[str, str]) -> State:
+def redeployed(instance: Instance, steps: Steps, parameters: dict[str, str]) -> list[str]:
+    """Deploy to an instance that is up what has changed since; return the names of what has.
+
+    Its data stays: it is an update of the stack, as on AWS. Where that fails, CloudFormation goes
+    back to what was deployed before, and StepFailed is raised.
+    """
+    prepared(steps)
+    with telling_of_a_full_disk(instance), instance.brought_up_alone():
+        state, sources = instance.deployed(), digests()
+        parameters = state.parameters | deployment.host_parameters() | parameters
+        changed = changes(state.sources, sources) + changes(state.parameters, parameters)
+        if not changed:
+            return []
+        shutil.rmtree(instance.folder / deployment.NEXT_BUILD, ignore_errors=True)
+        build = deployment.build(instance, parameters, deployment.NEXT_BUILD)
+        try:
+            wait_for_build(build, steps, parameters)
+        finally:
+            build.end()
+        with steps.step("deploy", "sam deploy: an update of the stack, its data stays"):
+            try:
+                deploy_stack(instance, parameters, deployment.NEXT_BUILD)
+            except StepFailed as error:
+                error.args = (f"{error}: {deployment.standing(state)}",)
+                raise
+        deployment.take_build(instance)
+        with instance.changing() as state:
+            state.parameters, state.sources = parameters, sources
+        with steps.step("first calls", "functions started"):
+            deployment.start_functions(state)
+        return changed
+
+
+def deploy_stack(
+    instance: Instance, parameters: dict[str, str], folder: str = deployment.BUILD
+) -> State:
     """Deploy what was built, once more if it is there; return the state with what it is now.
 
     Raise StepFailed when it fails, with what CloudFormation says of the resources that failed: the
@@ -106,13 +162,13 @@ def deploy_stack(instance: Instance, parameters: dict[str, str]) -> State:
     """
     state, since = instance.load(), datetime.now(UTC)
     try:
-        deployment.deploy(instance, parameters).wait()
+        deployment.deploy(instance, parameters, folder).wait()
     except StepFailed as error:
         error.tail = deployment.failures(state, since) or error.tail
         raise
-    state.outputs = deployment.read_outputs(state)
-    state.api_url = deployment.local_api_url(state.outputs["ApiUrl"], state.port)
-    instance.save(state)
+    with instance.changing() as state:
+        state.outputs = deployment.read_outputs(state)
+        state.api_url = deployment.local_api_url(state.outputs["ApiUrl"], state.port)
     return state
 
 

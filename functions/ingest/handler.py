@@ -16,12 +16,12 @@ from telemetry.aws.observe import (
     count_at,
     current_trace_id,
     log,
-    log_refused,
     observed,
 )
 from telemetry.aws.overflow import Overflow
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.queue import Queue
+from telemetry.aws.refusals import Refusal, log_refused, of_held, refusal
 from telemetry.aws.schemas import schemas as reading_schemas
 from telemetry.aws.stream import Stream
 from telemetry.domain.admission import MAX_READINGS, Admission, Poster, admit
@@ -32,6 +32,7 @@ from telemetry.settings import IngestSettings
 
 # InfluxDB's, for fleets that come from there: docs/influx.md
 INFLUX_ROUTES = ("/write", "/api/v2/write", "/query", "/ping")
+HTTPS, INFLUX = "https", "line protocol"  # how what is refused came, in the log
 ROUTES = ("/devices/{device_id}/readings", "/readings", *INFLUX_ROUTES)
 
 
@@ -54,14 +55,21 @@ def run(
     if event["resource"] in INFLUX_ROUTES:
         return run_influx(event, now_ms, retention_ms, stream, overflow, trace_id)
     device_id, grant = http.path_parameter(event, "device_id"), http.granted(event)
+    subject = grant.get("subject")
     if device_id is None and grant.get("role") != "gateway":
-        return http.respond(403, {"message": "Only a gateway posts for other devices."})
+        reason = "Only a gateway posts for other devices."
+        log_refused([refusal(subject, None, reason)], HTTPS, subject)
+        return http.respond(403, {"message": reason})
     poster = Poster(device_id, grant.get("prefix", ""))
     try:
         documents = decode(http.read_body(event), schemas, MAX_READINGS)
-    except (Rejected, Unavailable) as error:
+    except Unavailable as error:
+        return http.refuse(error)
+    except Rejected as error:
+        log_refused([refusal(device_id, error.field, error.reason)], HTTPS, subject)
         return http.refuse(error)
     admission = admit(documents, poster, now_ms, retention_ms, trace_id)
+    log_refused([*admission.refusals, *admission.partly], HTTPS, subject)
     lost = _keep(admission, len(admission.refusals), now_ms, stream, overflow)
     if lost:
         return _unavailable(admission, lost, trace_id)
@@ -88,7 +96,10 @@ def run_influx(
     from telemetry.domain.influx import judged  # noqa: PLC0415
 
     if event["resource"] not in (influx.V1_WRITE, influx.V2_WRITE):
-        return influx.answer(event)
+        try:
+            return influx.answer(event)
+        except Rejected as error:
+            return influx.refuse(event, error)
     grant = http.granted(event)
     if grant.get("role") not in ("device", "gateway"):
         return influx.forbid(event)
@@ -97,10 +108,14 @@ def run_influx(
     try:
         batch = influx.read(event, poster, now_ms)
     except Rejected as error:
+        log_refused([refusal(device_id, error.field, error.reason)], INFLUX, grant["subject"])
         return influx.refuse(event, error)
     places = [f"line {point.line}" for point in batch.points]
     admission = admit(batch.documents, poster, now_ms, retention_ms, trace_id, places)
     judgement = judged(batch, admission)
+    refused: list[Refusal] = [*admission.refusals, *judgement.admission.partly]
+    refused += [refusal(device_id, None, str(fault)) for fault in batch.faults]
+    log_refused(refused, INFLUX, grant["subject"])
     lost = _keep(judgement.admission, judgement.dropped, now_ms, stream, overflow)
     if batch.ignored:
         count(FieldsIgnored=batch.ignored.total())
@@ -130,7 +145,6 @@ def _keep(
         MetricsRefused=len(admission.partly),
         MetricsLeftOut=admission.left_out,
     )
-    log_refused(admission.partly)
     if lost:
         what = "neither the stream nor the overflow queue took readings"
         log.error(what, extra={"lost": len(lost)})
@@ -165,10 +179,8 @@ def run_message(
         MetricsLeftOut=taken.left_out,
     )
     count(ReadingsQuarantined=taken.refused if is_kept else 0)
-    log_refused(taken.partly)
-    for held in taken.held:
-        if not held.is_partly:
-            log.error("not readings", extra={"held": held.name, "why": held.reason})
+    bad = [each for each in taken.held if not each.is_partly]
+    log_refused([*taken.partly, *map(of_held, bad)], mqtt.VIA)
     if lost or not is_kept:
         refused = 0 if is_kept else taken.refused + len(taken.partly)
         raise Unavailable(f"no place for {len(lost)} readings and {refused} that are refused")

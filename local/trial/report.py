@@ -47,6 +47,8 @@ class Report:
     settled_at: float | None = None
     problems: list[str] = field(default_factory=list)
     """What is wrong, however slow the machine is."""
+    unsure: list[str] = field(default_factory=list)
+    """What is wrong, unless functions ran out of their time."""
     comparison: Comparison = field(default_factory=Comparison)
     slowness: Slowness = field(default_factory=Slowness)
     windows_checked: int = 0
@@ -78,14 +80,14 @@ class Report:
         when its time was over.
         """
         slow = self.slowness
-        is_unfinished = bool(slow.waiting or slow.no_answer)
+        is_unfinished = bool(slow.waiting or slow.no_answer or slow.fault)
         if self.problems or any(not each.may_come for each in self.differences):
             return Verdict.WRONG
         if self.differences and not is_unfinished:
             return Verdict.WRONG
         if self.miscounts() and not is_unfinished and not slow.out_of_time:
             return Verdict.WRONG
-        if self.differences or self.miscounts() or slow.no_answer or self.comparison.unsearched:
+        if self.differences or self.miscounts() or is_unfinished or self.comparison.unsearched:
             return Verdict.UNKNOWN
         if self.is_checked and not self.ledger.counts.accepted:
             return Verdict.UNKNOWN  # not one was answered: `problems` has it where none was sent
@@ -97,8 +99,11 @@ class Report:
         return self.verdict is Verdict.RIGHT
 
     def miscounts(self) -> list[str]:
-        """Return what the pipeline's own accounting lacks."""
-        found = []
+        """Return what is wrong unless functions ran out of their time: what counts lack, above all.
+
+        A function that is ended then may have done its work and not have counted it.
+        """
+        found = list(self.unsure)
         if self.unaccounted:
             found.append(f"GET /accounting misses {self.unaccounted:,} readings")
         accepted = self.ledger.counts.accepted
@@ -196,13 +201,15 @@ HEADLINES = {
     Verdict.WRONG: "[bold red]✗ the pipeline shows otherwise than the devices sent[/]",
     Verdict.UNKNOWN: "[bold yellow]? couldn't tell: this machine was too slow[/]",
 }
+FULL_DISK = "[bold yellow]? couldn't tell: the disk is full[/]"
 
 
 def tell_verdict(report: Report, console: Console) -> None:
     """Say what came of a run, shortly; the differences if there are any, and what to do."""
     console.print()
     if report.is_checked or not report.is_ok:
-        console.print(HEADLINES[report.verdict])
+        is_full = report.verdict is Verdict.UNKNOWN and report.slowness.fault
+        console.print(FULL_DISK if is_full else HEADLINES[report.verdict])
     for text in summary(report):
         console.print(f"  {escape(text)}", highlight=False, soft_wrap=True)
     style = "red" if report.verdict is Verdict.WRONG else "yellow"
@@ -211,7 +218,7 @@ def tell_verdict(report: Report, console: Console) -> None:
     if not report.is_ok:
         for text in report.slowness.signs():
             console.print(f"  [yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
-    if report.verdict is Verdict.UNKNOWN:
+    if report.verdict is Verdict.UNKNOWN and not report.slowness.fault:
         console.print(f"  {advice(report.devices)}", highlight=False, soft_wrap=True)
 
 

@@ -11,6 +11,7 @@ from telemetry.aws.functions import Functions
 from telemetry.aws.generations import Generations
 from telemetry.aws.items import CompareAndSet, DynamoItems
 from telemetry.aws.overflow import Overflow
+from telemetry.aws.pace import Pace
 from telemetry.aws.publishers import Bus, Topic
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.queue import Queue
@@ -70,7 +71,8 @@ def aggregating(of: Environment) -> Handler:
     windows = Windows(items, region, RETENTION_MS, generations.written)
     simulate(windows._states, of)
     quarantine = Quarantine(of.s3, FAILURES)
-    return lambda event: aggregate.run(event, of.clock_ms(), windows, quarantine)
+    stream, pace = Stream(of.kinesis, "readings", of.sleep, of.seconds), Pace(of.seconds, of.sleep)
+    return lambda event: aggregate.run(event, of.clock_ms(), windows, quarantine, stream, pace)
 
 
 def simulate(states: CompareAndSet[Any, Any, Any], of: Environment) -> None:

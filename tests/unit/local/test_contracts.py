@@ -13,10 +13,8 @@ from local.errors import LocalError
 from local.instance import ROOT, Instance
 from local.view import Steps
 
-READ = (
-    *("contract", "layers", "schemas", "rules.yaml", "influx.yaml", "metrics.yaml"),
-    *("template.yaml", "stacks"),
-)
+USERS = ("rules.yaml", "metrics.yaml", "influx.yaml")
+READ = ("contract", "layers", "schemas", *USERS, "template.yaml", "stacks")
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +52,9 @@ def test_a_rule_that_is_not_compiled_yet_names_the_stale_file_and_the_command(ru
     changed(rules, "above: 38", "above: 37.5")
     with pytest.raises(LocalError) as refused:
         refuse_stale(rules.parent)
-    told = "is not what schemas/, rules.yaml and metrics.yaml say; run `make schemas`"
-    assert str(refused.value) == f"template.yaml: {told}"
+    sources = "schemas/, rules.yaml and metrics.yaml"
+    told = f"template.yaml: is not what {sources} say; run `make schemas`"
+    assert str(refused.value) == told
 
 
 def test_a_rule_that_can_never_fire_is_not_deployed(rules: Path) -> None:

@@ -128,3 +128,17 @@ def test_the_accounting_adds_up_in_its_line() -> None:
 def test_functions_that_ran_out_of_their_time_are_found_in_the_log() -> None:
     line = "12:00:01 WARNING Lambda telemetry-aggregate timed out after 30s — killing worker"
     assert [found[1] for found in OUT_OF_TIME.finditer(line)] == ["aggregate"]
+
+
+def test_a_full_disk_is_told_as_the_cause_of_what_is_missing() -> None:
+    full = Slowness(fault="the disk is full, or was (aws.log): 3 MB are free")
+    missing = report(LATE, slowness=full)
+    assert missing.verdict is Verdict.UNKNOWN
+    assert "? couldn't tell: the disk is full" in told(missing)
+    assert "3 MB are free" in told(missing)
+    assert "fewer devices" not in told(missing)
+
+
+def test_what_a_poison_record_does_is_wrong_unless_functions_ran_out_of_their_time() -> None:
+    assert report(unsure=["tried twice"]).verdict is Verdict.WRONG
+    assert report(unsure=["tried twice"], slowness=OUT_OF_THEIR_TIME).verdict is Verdict.UNKNOWN
