@@ -432,6 +432,8 @@ def add_recorded(group: Group) -> None:
     valued(group, "--device-column", str, None, "COLUMN", "or the column that says which did")
     valued(group, "--time-column", str, "time", "COLUMN", "when they were taken")
     valued(group, "--time-format", str, None, "FORMAT", "as of strptime, if not ISO 8601")
+    zone = "of times without one: Europe/Berlin, +01:00"
+    valued(group, "--zone", str, "UTC", "NAME", zone)
     group.add_argument(
         "--metric",
         action="append",
