@@ -8,15 +8,20 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 from local.errors import LocalError
 from local.fleet.reading import METRICS, Reading
 
+BLANK = " \t\r\n\0"  # a C string's end, too
 DEVICE_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
-EPOCH_PATTERN = re.compile(r"\d{9,13}(\.\d+)?")
-EPOCH_SECONDS_MAX = 10**11
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH_PATTERN = re.compile(r"\d{9,19}(\.\d+)?", re.ASCII)
+EPOCH_SECONDS_MAX, EPOCH_MS_MAX, EPOCH_US_MAX = 10**11, 10**14, 10**17
+LEAP_SECOND = re.compile(r"(.*\D\d\d:?\d\d:?)60(\D.*)?")
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 TO_CELSIUS: Mapping[str, Callable[[float], float]] = {
     "fahrenheit": lambda value: (value - 32) * 5 / 9,
@@ -65,7 +70,7 @@ class Recording:
             shifted(rows.readings, start_ms) if options.is_ending_now else rows.readings
         )
         self._taken = 0
-        self.conflicting = rows.conflicting
+        self.left_out = rows.left_out
 
     @property
     def devices(self) -> list[str]:
@@ -105,7 +110,7 @@ class Rows:
     """What was read of a file."""
 
     readings: list[Reading] = field(default_factory=list)
-    conflicting: int = 0
+    left_out: int = 0
     """Rows left out because another row has the same device and time with other values."""
 
 
@@ -116,7 +121,11 @@ def read(options: CsvOptions) -> Rows:
             table = csv.DictReader(file)
             check_columns(options, table.fieldnames or [])
             return ordered(from_row(options, table.line_num, row) for row in table)
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        is_utf_16 = error.object[:2] in UTF_16
+        why = "it is UTF-16; save it as UTF-8" if is_utf_16 else str(error)
+        raise LocalError(f"--csv {options.path}: {why}") from error
+    except OSError as error:
         raise LocalError(f"--csv {options.path}: {error}") from error
 
 
@@ -136,9 +145,11 @@ def check_columns(options: CsvOptions, columns: Iterable[str]) -> None:
 def from_row(options: CsvOptions, line: int, row: Mapping[str, str]) -> Reading | None:
     """Return the reading in a row, or None if the row has no metric at all."""
     where = f"{options.path.name} line {line}"
+    if None in row:  # under this key DictReader puts what is beyond the columns
+        raise LocalError(f"{where}: it has more cells than there are columns")
     metrics: dict[str, float] = {}
     for metric, column in options.metrics.items():
-        cell = (row[column] or "").strip()
+        cell = (row[column] or "").strip(BLANK)
         if not cell:
             continue
         value = number(cell, f"{where}, column {column}")
@@ -171,7 +182,7 @@ def ordered(readings: Iterable[Reading | None]) -> Rows:
         if reading is None:
             continue
         kept = first.setdefault((reading.device_id, reading.recorded_at_ms), reading)
-        rows.conflicting += kept.metrics != reading.metrics
+        rows.left_out += kept.metrics != reading.metrics
     rows.readings = sorted(
         first.values(), key=lambda reading: (reading.recorded_at_ms, reading.device_id)
     )
@@ -201,15 +212,14 @@ def time_ms(cell: str, time_format: str | None, where: str) -> int:
 
     It is written as `time_format` says, else in ISO 8601 (with - or /) or as epoch seconds or ms.
     """
-    text = cell.strip()
+    text = cell.strip(BLANK)
     try:
         if time_format is not None:
             moment = datetime.strptime(text, time_format)  # noqa: DTZ007 - the zone is set below
         elif EPOCH_PATTERN.fullmatch(text):
-            epoch = float(text)
-            return round(epoch if epoch > EPOCH_SECONDS_MAX else epoch * 1000)
+            return epoch_ms(text, f"{where}: '{cell}'")
         else:
-            moment = datetime.fromisoformat(text.replace("/", "-"))
+            return iso_ms(text.replace("/", "-"))
     except ValueError:
         expected = (
             time_format
@@ -218,8 +228,33 @@ def time_ms(cell: str, time_format: str | None, where: str) -> int:
         raise LocalError(
             f"{where}: '{cell}' isn't {expected} (--time-format sets another)"
         ) from None
+    return floored_ms(moment)
+
+
+def iso_ms(text: str) -> int:
+    """Return the ms since 1970 of a time in ISO 8601; raise ValueError. A leap second is the next.
+
+    As the API reads it, but that no zone is UTC.
+    """
+    text = text.replace("z", "Z")
+    leap = LEAP_SECOND.fullmatch(text)
+    moment = datetime.fromisoformat(f"{leap[1]}59{leap[2] or ''}" if leap else text)
+    return floored_ms(moment) + (1000 if leap else 0)
+
+
+def floored_ms(moment: datetime) -> int:
+    """Return the ms since 1970 of a moment, as the API does: down to the millisecond before."""
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return round(aware.timestamp() * 1000)
+    return (aware - EPOCH) // timedelta(milliseconds=1)
+
+
+def epoch_ms(text: str, where: str) -> int:
+    """Return the ms of seconds or ms since 1970; raise LocalError for a finer unit."""
+    epoch = Decimal(text)
+    if epoch > EPOCH_MS_MAX:
+        unit = "microseconds" if epoch <= EPOCH_US_MAX else "nanoseconds"
+        raise LocalError(f"{where} looks like {unit}; seconds or milliseconds are meant")
+    return int(epoch if epoch > EPOCH_SECONDS_MAX else epoch * 1000)
 
 
 def metric_column(text: str) -> tuple[str, str]:

@@ -56,6 +56,8 @@ class Report:
     """What became of a poison record, where one was sent."""
     casualties: Casualties | None = None
     """What was killed, where something was."""
+    left_out: int = 0
+    """Rows of a file that weren't sent, since another row has their device and time."""
 
     @property
     def differences(self) -> list[Difference]:
@@ -164,6 +166,7 @@ def as_json(report: Report, steps: Steps, name: str) -> dict[str, Any]:
             "rejected": counts.rejected,
             "resent": counts.resent,
             "unanswered": counts.unanswered,
+            "rows_left_out": report.left_out,
             "unanswered_there": report.comparison.unanswered_there,
             "distinct": report.ledger.distinct(),
             "stored": seen.stored,
@@ -254,10 +257,18 @@ def summary(report: Report) -> Iterator[str]:
         yield report.isolation.summary()
     if report.casualties:
         yield report.casualties.summary()
+    yield from not_taken(report)
+
+
+def not_taken(report: Report) -> Iterator[str]:
+    """Say what wasn't sent, what was rejected, and what was sent more than once."""
+    if report.left_out:
+        rows = "row" if report.left_out == 1 else "rows"
+        yield f"{report.left_out:,} {rows} left out: another has their time and other values"
     for reason, count in report.ledger.reasons.most_common(REASONS_SHOWN):
         yield f"{count:,} readings rejected: {reason}"
-    if counts.resent:
-        yield f"{counts.resent:,} readings sent again"
+    if report.ledger.counts.resent:
+        yield f"{report.ledger.counts.resent:,} readings sent again"
 
 
 def balance(accounting: dict[str, Any]) -> str:

@@ -73,7 +73,7 @@ def test_of_rows_with_one_identity_and_other_values_the_first_is_kept(tmp_path: 
     )
     recording = Recording(mapping, NOW_MS)
     assert [each.metrics for each in recording.due(NOW_MS, 10)] == [{"temperature": 1.0}]
-    assert recording.conflicting == 1
+    assert recording.left_out == 1
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,44 @@ def test_the_device_is_told_in_one_way_exactly(file: Path) -> None:
 )
 def test_a_time_is_iso_8601_or_epoch_seconds_or_ms(text: str) -> None:
     assert time_ms(text, None, "here") == JULY_4_NOON_MS
+
+
+@pytest.mark.parametrize(
+    ("text", "later_ms"),
+    [
+        ("2026-07-04T12:00:59.9996Z", 59_999),
+        ("1783166459.9996", 59_999),
+        ("1783166400.001", 1),
+        ("1783166459999.7", 59_999),
+        ("2026-07-04T12:00:60z", 60_000),
+        ("2026/07/04 12:00:60", 60_000),
+        ("2026-07-04 12:00\0", 0),
+    ],
+)
+def test_a_time_is_the_millisecond_that_the_api_reads(text: str, later_ms: int) -> None:
+    assert time_ms(text, None, "here") == JULY_4_NOON_MS + later_ms
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"), [("1783166400000000", "micro"), ("1783166400000000000", "nano")]
+)
+def test_a_time_in_a_finer_unit_is_told_to_be_that(text: str, unit: str) -> None:
+    with pytest.raises(LocalError, match=f"here: '{text}' looks like {unit}seconds; seconds or"):
+        time_ms(text, None, "here")
+
+
+def test_a_row_with_more_cells_than_columns_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    path.write_text("date,station,temp,hum\n2026/07/04 12:00,roof,21,5,40\n", "utf-8")
+    with pytest.raises(LocalError, match=r"line 2: it has more cells than there are columns"):
+        Recording(options(path), NOW_MS)
+
+
+def test_a_file_in_utf_16_is_told_to_be_that(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    path.write_text("date,station,temp,hum\n", "utf-16")
+    with pytest.raises(LocalError, match="it is UTF-16; save it as UTF-8"):
+        Recording(options(path), NOW_MS)
 
 
 def test_a_time_can_be_written_as_a_format_says() -> None:
