@@ -40,6 +40,7 @@ CONTAINER_PYTHON = "3.13"  # the template's own
 STREAM_FUNCTIONS = ("aggregate", "alert")
 FIRST_CALL_SECONDS_MAX = 180.0
 OUT_OF_TIME = "Task timed out"
+REFUSED = '"UnexpectedEvent"'
 ARCHIVE_BUFFER_SECONDS = 2
 BUILD, NEXT_BUILD = "build", "build-next"
 """Folders of an instance: what is deployed to it; what is to be deployed next."""
@@ -93,9 +94,10 @@ def tool_environment(
 ) -> dict[str, str]:
     """Return the environment for a tool that talks to the embedded AWS, and can't talk to another.
 
-    What a person has set for AWS (profile, keys, endpoints of single services) is left out. So is
-    PYTHONDONTWRITEBYTECODE, which many containers set: sam would compile its imports at each start.
-    The keys are those of the instance whose folder this is; of none yet, keys that open nothing.
+    What a person has set for AWS (profile, keys, endpoints of single services) is left out. The
+    keys are those of the instance whose folder this is; of none yet, keys that open nothing. Left
+    out is PYTHONDONTWRITEBYTECODE, too, which many containers set: sam would compile its imports
+    at each start.
     """
     own = {
         name: value
@@ -364,7 +366,7 @@ def start_functions(state: State) -> None:
     """Start the functions that read the stream, with no records, before the first reading.
 
     With no records there is nothing that they do, so one that isn't started in time is called
-    again. Raise LocalError for one that doesn't start.
+    again. One that refuses such an event has started. Raise LocalError for one that doesn't.
     """
     lambdas = client(state, "lambda")
     with ThreadPoolExecutor(len(STREAM_FUNCTIONS)) as pool:
@@ -380,9 +382,9 @@ def start_function(lambdas: Any, name: str) -> None:
     deadline = time.monotonic() + FIRST_CALL_SECONDS_MAX
     while True:
         answer = lambdas.invoke(FunctionName=name, Payload=json.dumps({"Records": []}))
-        if "FunctionError" not in answer:
-            return
         told = answer["Payload"].read().decode()
+        if "FunctionError" not in answer or REFUSED in told:
+            return
         if OUT_OF_TIME not in told:
             raise LocalError(f"{name} doesn't start: {told}")
         if time.monotonic() > deadline:

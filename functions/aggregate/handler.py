@@ -17,12 +17,12 @@ from telemetry.aws.observe import (
     count_at,
     link,
     log,
-    log_refused,
     milliseconds,
     observed,
 )
 from telemetry.aws.pace import Pace
 from telemetry.aws.quarantine import Quarantine
+from telemetry.aws.refusals import log_refused
 from telemetry.aws.stream import Record, Stream
 from telemetry.aws.windows import KEY, Added, Windows
 from telemetry.domain.accounting import (
@@ -107,7 +107,7 @@ def run(
         log.warning("values differ from those stored for their instant", extra={"devices": devices})
     processed = _until_first(failed, ended)
     _count_by_minute(processed)
-    log_refused(_refusals(processed))
+    log_refused(_refusals(processed), stream.VIA)
     return answer
 
 

@@ -258,8 +258,7 @@ def _is_within(old: Attributes, new: Attributes | None) -> bool:
     """Whether the union of two windows is the new one."""
     if new is None or _unreadable(old) or _unreadable(new):
         return False
-    window = to_window(new)
-    return windows_of.merge(window, to_window(old)) == window
+    return windows_of.is_within(to_window(old), to_window(new))
 
 
 def switch(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:

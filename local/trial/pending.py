@@ -41,10 +41,12 @@ class Slowness:
     """Calls of the check that had to be asked again."""
     no_answer: str | None = None
     """The call without an answer that the check gave up at."""
+    fault: str | None = None
+    """That the disk is full."""
 
     def signs(self) -> list[str]:
         """Say each in a line."""
-        told = []
+        told = [self.fault] if self.fault else []
         if self.waiting:
             left = ", ".join(f"{count:,} {where}" for where, count in self.waiting.items())
             told.append(f"still to do: {left}; nothing of it moved for {self.still_seconds:.0f} s")

@@ -42,9 +42,13 @@ class Report:
     monitor: Monitor
     posting: Posting
     devices: int
+    rows_left_out: int = 0
+    """Of a file, because another row has their device and time, and a larger value."""
     settled_at: float | None = None
     problems: list[str] = field(default_factory=list)
     """What is wrong, however slow the machine is."""
+    unsure: list[str] = field(default_factory=list)
+    """What is wrong, unless functions ran out of their time."""
     comparison: Comparison = field(default_factory=Comparison)
     slowness: Slowness = field(default_factory=Slowness)
     windows_checked: int = 0
@@ -56,8 +60,6 @@ class Report:
     """What became of a poison record, where one was sent."""
     casualties: Casualties | None = None
     """What was killed, where something was."""
-    left_out: int = 0
-    """Rows of a file that weren't sent, since another row has their device and time."""
 
     @property
     def differences(self) -> list[Difference]:
@@ -78,14 +80,14 @@ class Report:
         when its time was over.
         """
         slow = self.slowness
-        is_unfinished = bool(slow.waiting or slow.no_answer)
+        is_unfinished = bool(slow.waiting or slow.no_answer or slow.fault)
         if self.problems or any(not each.may_come for each in self.differences):
             return Verdict.WRONG
         if self.differences and not is_unfinished:
             return Verdict.WRONG
         if self.miscounts() and not is_unfinished and not slow.out_of_time:
             return Verdict.WRONG
-        if self.differences or self.miscounts() or slow.no_answer or self.comparison.unsearched:
+        if self.differences or self.miscounts() or is_unfinished or self.comparison.unsearched:
             return Verdict.UNKNOWN
         if self.is_checked and not self.ledger.counts.accepted:
             return Verdict.UNKNOWN  # not one was answered: `problems` has it where none was sent
@@ -97,8 +99,11 @@ class Report:
         return self.verdict is Verdict.RIGHT
 
     def miscounts(self) -> list[str]:
-        """Return what the pipeline's own accounting lacks."""
-        found = []
+        """Return what is wrong unless functions ran out of their time: what counts lack, above all.
+
+        A function that is ended then may have done its work and not have counted it.
+        """
+        found = list(self.unsure)
         if self.unaccounted:
             found.append(f"GET /accounting misses {self.unaccounted:,} readings")
         accepted = self.ledger.counts.accepted
@@ -164,9 +169,9 @@ def as_json(report: Report, steps: Steps, name: str) -> dict[str, Any]:
             "posted": counts.posted,
             "accepted": counts.accepted,
             "rejected": counts.rejected,
+            "metrics_refused": counts.metrics_refused,
             "resent": counts.resent,
             "unanswered": counts.unanswered,
-            "rows_left_out": report.left_out,
             "unanswered_there": report.comparison.unanswered_there,
             "distinct": report.ledger.distinct(),
             "stored": seen.stored,
@@ -175,6 +180,7 @@ def as_json(report: Report, steps: Steps, name: str) -> dict[str, Any]:
         },
         "requests": counts.requests,
         "rejected_for": dict(report.ledger.reasons),
+        "rows_left_out": report.rows_left_out,
         "loaded_seconds": round(report.loaded_seconds, 3),
         "accepted_per_second": round(report.accepted_per_second, 1),
         "stored_per_second": round(report.stored_per_second, 1),
@@ -195,13 +201,15 @@ HEADLINES = {
     Verdict.WRONG: "[bold red]✗ the pipeline shows otherwise than the devices sent[/]",
     Verdict.UNKNOWN: "[bold yellow]? couldn't tell: this machine was too slow[/]",
 }
+FULL_DISK = "[bold yellow]? couldn't tell: the disk is full[/]"
 
 
 def tell_verdict(report: Report, console: Console) -> None:
     """Say what came of a run, shortly; the differences if there are any, and what to do."""
     console.print()
     if report.is_checked or not report.is_ok:
-        console.print(HEADLINES[report.verdict])
+        is_full = report.verdict is Verdict.UNKNOWN and report.slowness.fault
+        console.print(FULL_DISK if is_full else HEADLINES[report.verdict])
     for text in summary(report):
         console.print(f"  {escape(text)}", highlight=False, soft_wrap=True)
     style = "red" if report.verdict is Verdict.WRONG else "yellow"
@@ -210,7 +218,7 @@ def tell_verdict(report: Report, console: Console) -> None:
     if not report.is_ok:
         for text in report.slowness.signs():
             console.print(f"  [yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
-    if report.verdict is Verdict.UNKNOWN:
+    if report.verdict is Verdict.UNKNOWN and not report.slowness.fault:
         console.print(f"  {advice(report.devices)}", highlight=False, soft_wrap=True)
 
 
@@ -257,18 +265,20 @@ def summary(report: Report) -> Iterator[str]:
         yield report.isolation.summary()
     if report.casualties:
         yield report.casualties.summary()
-    yield from not_taken(report)
+    yield from refused(report)
+    if counts.resent:
+        yield f"{counts.resent:,} readings sent again"
 
 
-def not_taken(report: Report) -> Iterator[str]:
-    """Say what wasn't sent, what was rejected, and what was sent more than once."""
-    if report.left_out:
-        rows = "row" if report.left_out == 1 else "rows"
-        yield f"{report.left_out:,} {rows} left out: another has their time and other values"
+def refused(report: Report) -> Iterator[str]:
+    """Say what wasn't taken, and why."""
     for reason, count in report.ledger.reasons.most_common(REASONS_SHOWN):
-        yield f"{count:,} readings rejected: {reason}"
-    if report.ledger.counts.resent:
-        yield f"{report.ledger.counts.resent:,} readings sent again"
+        yield f"{count:,} refused: {reason}"
+    if report.rows_left_out:
+        yield (
+            f"{report.rows_left_out:,} rows of the file left out, in part or whole: another row "
+            "has their device and time, and a larger value"
+        )
 
 
 def balance(accounting: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from threading import Barrier
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from emulator import embedded
 from emulator.errors import StepFailed
 from emulator.sigv4 import Key
 from local import deployment
-from local.errors import LocalError
+from local.errors import LocalError, NoAnswer
 from local.instance import Instance, State, locked, named
 
 
@@ -227,3 +228,42 @@ def test_what_was_built_next_takes_the_place_of_what_is_deployed(tmp_path: Path)
     deployment.take_build(instance)
     assert deployment.built_template(instance).read_text() == deployment.NEXT_BUILD
     assert not (tmp_path / deployment.NEXT_BUILD).exists()
+
+
+class Lambdas:
+    """Answers calls of a function, one after another, and the last one for ever."""
+
+    def __init__(self, *errors: str | None) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+
+    def invoke(self, **_request: Any) -> dict[str, Any]:
+        self.calls += 1
+        error = self.errors.pop(0) if len(self.errors) > 1 else self.errors[0]
+        answer: dict[str, Any] = {"Payload": BytesIO(f'{{"errorType": "{error}"}}'.encode())}
+        return answer | ({"FunctionError": "Unhandled"} if error else {})
+
+
+def test_a_function_that_is_too_slow_at_its_first_call_is_called_again() -> None:
+    lambdas = Lambdas(
+        "Task timed out after 30.00 seconds", "Task timed out after 30.00 seconds", None
+    )
+    deployment.start_function(lambdas, "aggregate")
+    assert lambdas.calls == 3
+
+
+def test_a_function_that_refuses_an_event_without_records_has_started() -> None:
+    deployment.start_function(Lambdas("UnexpectedEvent"), "aggregate")
+
+
+def test_a_function_that_does_not_start_is_told() -> None:
+    with pytest.raises(LocalError, match=r"aggregate doesn't start: .*ImportModuleError"):
+        deployment.start_function(Lambdas("Runtime.ImportModuleError"), "aggregate")
+
+
+def test_a_function_that_never_starts_in_time_is_no_wrong_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deployment, "FIRST_CALL_SECONDS_MAX", 0.0)
+    with pytest.raises(NoAnswer, match="aggregate doesn't start in 0 s"):
+        deployment.start_function(Lambdas("Task timed out after 30.00 seconds"), "aggregate")

@@ -1,11 +1,13 @@
 import errno
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from emulator.errors import StepFailed
@@ -14,6 +16,7 @@ from local.cli import main, parser
 from local.errors import LocalError, NoAnswer
 from local.instance import ROOT, Instance, existing, named
 from local.session import telling_of_a_full_disk
+from tests.waiting import Patience
 
 INTERRUPT_AT = """
 import os, signal, sys
@@ -186,3 +189,28 @@ def test_cleaning_leaves_a_link_to_a_folder_elsewhere(tmp_path: Path) -> None:
     clean(root)
     assert (root / ".local").is_symlink()
     assert left_in(elsewhere) == []
+
+
+SYNC = [sys.executable, str(ROOT / "requirements/sync.py"), ".tools/uv/stamp", "lock.txt"]
+
+
+def test_a_checkout_that_may_not_be_written_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / ".tools").write_text("a file, so that nothing can be put there")
+    done = subprocess.run(SYNC, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "✗ .tools: File exists: the tools go to .tools/\n"
+
+
+def test_setting_tools_up_ends_at_an_interrupt_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "lock.txt").touch()
+    (tmp_path / ".tools").mkdir()
+    with (tmp_path / ".tools/lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # so that it waits
+        waiting = subprocess.Popen(SYNC, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        process = psutil.Process(waiting.pid)
+        patience = Patience(10)
+        while not any(each.path.endswith(".tools/lock") for each in process.open_files()):
+            assert not patience.is_over()
+        waiting.send_signal(signal.SIGINT)
+        _, told = waiting.communicate()
+    assert (waiting.returncode, told) == (130, "")

@@ -10,7 +10,7 @@ from local.fleet.reading import Reading
 from local.trial.check import Comparison, Difference
 from local.trial.monitor import Snapshot
 from local.trial.pending import OUT_OF_TIME, Slowness
-from local.trial.report import Report, Verdict, balance, not_taken, problems, tell_verdict
+from local.trial.report import Report, Verdict, balance, problems, tell_verdict
 
 LATE = Difference("a", "window count", 21, 20, may_come=True)
 TOO_MANY = Difference("a", "window count", 21, 31)
@@ -55,13 +55,6 @@ def told(of: Report) -> str:
 def test_more_than_was_sent_is_wrong_however_slow_the_machine_is(slowness: Slowness) -> None:
     assert report(TOO_MANY, LATE, slowness=slowness).verdict is Verdict.WRONG
     assert report(quarantined=1, slowness=slowness).verdict is Verdict.WRONG
-
-
-def test_rows_that_were_not_sent_are_told() -> None:
-    assert list(not_taken(report())) == []
-    assert list(not_taken(report(left_out=2))) == [
-        "2 rows left out: another has their time and other values"
-    ]
 
 
 def test_what_is_missing_is_lost_once_nothing_is_left_that_may_bring_it() -> None:
@@ -135,3 +128,17 @@ def test_the_accounting_adds_up_in_its_line() -> None:
 def test_functions_that_ran_out_of_their_time_are_found_in_the_log() -> None:
     line = "12:00:01 WARNING Lambda telemetry-aggregate timed out after 30s — killing worker"
     assert [found[1] for found in OUT_OF_TIME.finditer(line)] == ["aggregate"]
+
+
+def test_a_full_disk_is_told_as_the_cause_of_what_is_missing() -> None:
+    full = Slowness(fault="the disk is full, or was (aws.log): 3 MB are free")
+    missing = report(LATE, slowness=full)
+    assert missing.verdict is Verdict.UNKNOWN
+    assert "? couldn't tell: the disk is full" in told(missing)
+    assert "3 MB are free" in told(missing)
+    assert "fewer devices" not in told(missing)
+
+
+def test_what_a_poison_record_does_is_wrong_unless_functions_ran_out_of_their_time() -> None:
+    assert report(unsure=["tried twice"]).verdict is Verdict.WRONG
+    assert report(unsure=["tried twice"], slowness=OUT_OF_THEIR_TIME).verdict is Verdict.UNKNOWN
