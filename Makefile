@@ -86,6 +86,9 @@ remove: $(venv) $(sam) ## Delete an environment's stack, and keep its data (docs
 adopt: $(venv) ## Make a stack of what a deleted one has left, before `make deploy`, on AWS: ENV=default
 	@.venv/bin/python -m ops adopt --env $(ENV) $(ARGS)
 
+devices: $(venv) ## List the devices with last seen, on AWS; it reads whole tables: ENV=default
+	@.venv/bin/python -m ops devices --env $(ENV) $(ARGS)
+
 redrive: $(venv) ## Try again what was given up, on AWS: ENV=default
 	@.venv/bin/python -m ops redrive --env $(ENV) $(ARGS)
 
@@ -115,6 +118,9 @@ kills: $(venv) $(sam) $(aws) ## Kill the mappings' engine 50 times while records
 
 busy: $(venv) $(sam) $(aws) ## Check a run, and planted faults, beside eight busy loops: ARGS="--loops 8"
 	@$(with_tools) .venv/bin/python -m tests.pipeline.busy $(ARGS)
+
+first-hour: ## Run the README's ten lines, as they are written, in a fresh clone.
+	@$(PYTHON) -m tests.readme
 
 metric: $(venv) $(sam) $(aws) ## Add a metric and a rule to a copy, by schema alone; deploy it, post, see the alert.
 	@$(with_tools) .venv/bin/python -m tests.pipeline.adding
@@ -155,4 +161,4 @@ $(venv): requirements/dev.txt | $(uv)
 .tools/%/$(stamp): requirements/%.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test browser schemas check check-types check-templates check-rules check-derived scan build deploy remove adopt redrive quarantine replay invoke bench soak year kills busy metric client-faults simulate fuzz conformance lock clean help
+.PHONY: run up down test browser schemas check check-types check-templates check-rules check-derived scan build deploy remove adopt devices redrive quarantine replay invoke bench soak year kills busy first-hour metric client-faults simulate fuzz conformance lock clean help

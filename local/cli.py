@@ -31,8 +31,10 @@ from local.values import (
     seconds_or_duration,
     share,
     speed,
+    terminal_size,
 )
 from local.view import show_error
+from ops import devices
 from ops.arguments import Parser
 from ops.cli import COMMANDS
 
@@ -203,6 +205,19 @@ def add_watch(added: Subparsers) -> None:
         metavar="TIME",
         help="stop after a time",
     )
+    watch.add_argument(
+        "--screenshot",
+        type=Path,
+        metavar="FILE",
+        help="write what it shows after that time (default: 30s) as SVG, and end",
+    )
+    watch.add_argument(
+        "--size",
+        type=option(terminal_size),
+        default=(80, 24),
+        metavar="COLUMNSxLINES",
+        help="of the screenshot (default: 80x24)",
+    )
 
 
 def add_query(added: Subparsers) -> None:
@@ -214,9 +229,7 @@ def add_query(added: Subparsers) -> None:
         "--from", dest="start", metavar="TIME", help="ISO 8601 (default: an hour before --to)"
     )
     windows.add_argument("--to", dest="end", metavar="TIME", help="ISO 8601 (default: now)")
-    windows.add_argument(
-        "--metric", default="temperature", help="the metric in the table (default: temperature)"
-    )
+    windows.add_argument("--metric", help="this one only (default: every metric that it has)")
     device = command(
         asked,
         "device",
@@ -233,9 +246,28 @@ def add_query(added: Subparsers) -> None:
         "--from", dest="start", metavar="TIME", help="ISO 8601 (default: an hour before --to)"
     )
     accounting.add_argument("--to", dest="end", metavar="TIME", help="ISO 8601 (default: now)")
+    listed = devices.add_as("devices", asked)
+    listed.set_defaults(does=commands.on_instance(devices.list_devices))
+    add_name(listed)
+    for each in (windows, alerts):
+        add_wait(each)
     for each in (windows, device, alerts, accounting):
         add_name(each)
-        add_json(each, "print JSON instead of a table")
+        printed = each.add_mutually_exclusive_group()
+        add_json(printed, "print JSON instead of a table")
+        if each in (windows, alerts):
+            printed.add_argument("--csv", action="store_true", help="print CSV instead of a table")
+
+
+def add_wait(added: argparse.ArgumentParser) -> None:
+    """Add --wait to a command that shows what is there."""
+    added.add_argument(
+        "--wait",
+        type=option(duration_seconds),
+        default=0.0,
+        metavar="TIME",
+        help="wait at most so long until there is something to show",
+    )
 
 
 def add_notices(added: Subparsers) -> None:
@@ -245,6 +277,7 @@ def add_notices(added: Subparsers) -> None:
     )
     add_name(notices)
     notices.add_argument("--follow", action="store_true", help="show those to come, until Ctrl-C")
+    add_wait(notices)
     add_json(notices, "print JSON instead of lines; with --follow one object a line")
 
 
@@ -339,7 +372,7 @@ def add_name(of: argparse.ArgumentParser) -> None:
     )
 
 
-def add_json(of: argparse.ArgumentParser, text: str) -> None:
+def add_json(of: argparse._ActionsContainer, text: str) -> None:
     """Add the option that prints for a program."""
     of.add_argument("--json", action="store_true", help=text)
 
@@ -405,6 +438,8 @@ def add_recorded(group: Group) -> None:
     valued(group, "--device-column", str, None, "COLUMN", "or the column that says which did")
     valued(group, "--time-column", str, "time", "COLUMN", "when they were taken")
     valued(group, "--time-format", str, None, "FORMAT", "as of strptime, if not ISO 8601")
+    zone = "of times without one: Europe/Berlin, +01:00"
+    valued(group, "--zone", str, "UTC", "NAME", zone)
     group.add_argument(
         "--metric",
         action="append",

@@ -6,9 +6,9 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -19,7 +19,7 @@ from rich.table import Table
 from emulator import embedded
 from emulator.mqtt.certificates import Pair
 from local import invoke as sam_invoke
-from local.api import Api
+from local.api import Api, Json
 from local.deployment import aws_environment, client
 from local.errors import LocalError
 from local.fleet.credentials import claim, issue_certificates, mqtt_authority
@@ -34,6 +34,16 @@ from local.notices import Delivery, Notices, heading, line_of, subscribe, togeth
 from local.notices import as_json as notice_as_json
 from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens, redeployed
 from local.sources import listed
+from local.tables import (
+    ALERT_COLUMNS,
+    STATISTICS,
+    WINDOW_COLUMNS,
+    alert_rows,
+    counted,
+    metrics_of,
+    window_rows,
+    write_csv,
+)
 from local.tracing import show_trace
 from local.trial.chaos import GRACE_SECONDS, PATIENCE_SECONDS, Chaos
 from local.trial.check import from_iso, iso
@@ -43,7 +53,8 @@ from local.trial.monitor import Monitor
 from local.trial.poison import Poisoning
 from local.trial.report import Report, as_json, tell_verdict
 from local.trial.run import REFRESH_SECONDS, Plan, elapsed_text, exercise, now_ms
-from local.trial.watch import PLAIN_LINE_SECONDS, PlainLines, live_table
+from local.trial.screenshot import take_screenshot
+from local.trial.watch import PLAIN_LINE_SECONDS, LiveView, PlainLines, plain_line
 from local.values import duration_text
 from local.view import Steps
 from ops.command_types import Command
@@ -54,6 +65,9 @@ Options = argparse.Namespace
 HOUR_MS = 3_600_000
 EACH_LINGER_SECONDS = 5.0
 WIDE = 110
+LOOK_SECONDS = 0.5
+SCREENSHOT_SECONDS = 30.0
+T = TypeVar("T")
 
 
 def run(options: Options, console: Console) -> int:
@@ -137,16 +151,11 @@ def clean_up(instance: Instance, is_clean: bool, console: Console) -> None:
 def up(options: Options, console: Console) -> int:
     """Bring an instance up and leave it running; deploy anew what has changed if it is up."""
     instance = named(options.name)
-    steps = Steps(console)
+    if instance.is_running() and instance.load().is_deployed:
+        return redeploy(options, console, instance)
     was_running, is_clean = instance.is_running(), False
-    if was_running and instance.load().is_deployed:
-        changed = redeployed(instance, steps, parameters_of(options))
-        note = f"changed: {listed(changed)}" if changed else "nothing has changed: it is as it was"
-        console.print(f"\n  {escape(note)}", highlight=False, soft_wrap=True)
-        subscribe(instance.load())
-        return 0
     try:
-        with brought_up(instance, steps, parameters_of(options)) as aws:
+        with brought_up(instance, Steps(console), parameters_of(options)) as aws:
             subscribe(instance.load())
             aws.release()
             is_clean = True
@@ -161,6 +170,15 @@ def up(options: Options, console: Console) -> int:
     console.print(f"\n  API  {state.api_url}", highlight=False, soft_wrap=True)
     for text in ("devices --for 1m", "watch", "query alerts", "notices", "env", "down"):
         console.print(f"  next [bold]python -m local {text}{of_name}[/]", highlight=False)
+    return 0
+
+
+def redeploy(options: Options, console: Console, instance: Instance) -> int:
+    """Deploy what has changed to an instance that is up, and say what that was."""
+    changed = redeployed(instance, Steps(console), parameters_of(options))
+    subscribe(instance.load())
+    note = f"changed: {listed(changed)}" if changed else "nothing has changed: it is as it was"
+    console.print(f"\n  {escape(note)}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -179,28 +197,36 @@ def devices(options: Options, console: Console) -> int:
 
 
 def watch(options: Options, console: Console) -> int:
-    """Show the live table until Ctrl-C."""
+    """Show live what becomes of the readings until Ctrl-C, or take a picture of it."""
     instance = named(options.name)
     instance.deployed()
     monitor = Monitor(instance, since_ms=0)
     monitor.start()
-    started = time.monotonic()
     try:
+        if options.screenshot:
+            time.sleep(options.seconds or SCREENSHOT_SECONDS)
+            take_screenshot(
+                LiveView(monitor, instance.name, "live"), options.size, options.screenshot
+            )
+            console.print(f"{options.screenshot}: written", highlight=False, soft_wrap=True)
+            return 0
         with contextlib.suppress(KeyboardInterrupt):
-            show_live(monitor, console, instance, started, options.seconds)
+            show_live(monitor, console, instance, options.seconds)
+        if console.is_terminal:
+            console.print(plain_line(monitor, instance.name), highlight=False, soft_wrap=True)
     finally:
-        monitor.stop()
+        monitor.abandon()  # a last look would have Ctrl-C wait for answers
     return 0
 
 
 def show_live(
-    monitor: Monitor, console: Console, instance: Instance, started: float, seconds: float | None
+    monitor: Monitor, console: Console, instance: Instance, seconds: float | None
 ) -> None:
-    """Show the live table until time is up or the instance ends."""
-    lines = PlainLines(console)
+    """Show it until time is up or the instance ends: on a screen of its own, or in lines."""
+    started, lines = time.monotonic(), PlainLines(console)
     with contextlib.ExitStack() as stack:
         live = (
-            stack.enter_context(Live(console=console, auto_refresh=False))
+            stack.enter_context(Live(console=console, auto_refresh=False, screen=True))
             if console.is_terminal
             else None
         )
@@ -208,7 +234,7 @@ def show_live(
             elapsed = time.monotonic() - started
             status = elapsed_text(elapsed, seconds)
             if live:
-                live.update(live_table(monitor, instance.name, status), refresh=True)
+                live.update(LiveView(monitor, instance.name, status), refresh=True)
             else:
                 lines.tell(monitor, status, is_clock=True)
             if seconds is not None and elapsed >= seconds:
@@ -226,7 +252,7 @@ def notices(options: Options, console: Console) -> int:
             for index, deliveries in enumerate(found.follow()):
                 print_notices(deliveries, options.json, is_first=index == 0)
         return 0
-    deliveries = found.look()
+    deliveries = waited_for(found.look, options.wait)
     if options.json:
         return print_json({"notices": [notice_as_json(each) for each in deliveries]})
     if deliveries:
@@ -250,23 +276,42 @@ def print_notices(deliveries: list[Delivery], as_json: bool, is_first: bool) -> 
 
 def query_windows(options: Options, console: Console) -> int:
     """Print a device's windows."""
-    end_ms = time_of("--to", options.end) if options.end else now_ms()
-    start_ms = time_of("--from", options.start) if options.start else end_ms - HOUR_MS
     with operator(options) as api:
-        windows = list(api.windows(options.device, iso(start_ms), iso(end_ms)))
+        windows = waited_for(lambda: windows_of(api, options), options.wait)
     if options.json:
         return print_json({"device_id": options.device, "windows": windows})
-    table = table_of("minute", "readings", "mean", "min", "max", "stddev", "last")
-    for window in windows:
-        metric = window["metrics"].get(options.metric)
-        numbers = (
-            [f"{metric[name]:.2f}" for name in ("mean", "min", "max", "stddev", "last")]
-            if metric
-            else []
-        )
-        table.add_row(window["minute"], str(window["count"]), *numbers)
-    title = f"{options.device}: {options.metric}, {len(windows)} windows"
+    rows = list(window_rows(options.device, windows, options.metric))
+    if options.csv:
+        return print_csv(WINDOW_COLUMNS, rows)
+    table = table_of("minute", "metric", "readings", *STATISTICS[1:])
+    for _, minute, name, count, *numbers in rows:
+        table.add_row(minute, name, str(count), *(f"{number:.2f}" for number in numbers))
+    title = f"{options.device}: {counted(len(windows), 'window')}"
+    if options.metric:
+        others = ", ".join(metrics_of(windows))
+        title += f", {options.metric}" if rows else f", none has {options.metric}"
+        title += f" (they have {others})" if others and not rows else ""
     return print_table(console, table, title)
+
+
+def windows_of(api: Api, options: Options) -> list[Json]:
+    """Return a device's windows in the time that was asked for."""
+    end_ms = time_of("--to", options.end) if options.end else now_ms()
+    start_ms = time_of("--from", options.start) if options.start else end_ms - HOUR_MS
+    return list(api.windows(options.device, iso(start_ms), iso(end_ms)))
+
+
+def waited_for(look: Callable[[], list[T]], seconds: float) -> list[T]:
+    """Look until there is something, at most for so many seconds; return it.
+
+    Raise LocalError if nothing came in that time. Without a time, nothing is an answer, too.
+    """
+    deadline = time.monotonic() + seconds
+    while not (found := look()) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+    if seconds and not found:
+        raise LocalError(f"nothing came in {duration_text(seconds)}")
+    return found
 
 
 def query_device(options: Options, console: Console) -> int:
@@ -288,9 +333,11 @@ def query_device(options: Options, console: Console) -> int:
 def query_alerts(options: Options, console: Console) -> int:
     """Print the alerts."""
     with operator(options) as api:
-        alerts = list(api.alerts(options.status))
+        alerts = waited_for(lambda: list(api.alerts(options.status)), options.wait)
     if options.json:
         return print_json({"alerts": alerts})
+    if options.csv:
+        return print_csv(ALERT_COLUMNS, alert_rows(alerts))
     is_wide = console.width >= WIDE
     table = table_of("device", "rule", "first breach", "lasted", "peak", *["trace"] * is_wide)
     for alert in alerts:
@@ -301,7 +348,7 @@ def query_alerts(options: Options, console: Console) -> int:
         lasted = duration_text((from_iso(last) - from_iso(first)) / 1000)
         row = alert["device_id"], alert["rule"], first, lasted, f"{alert['peak']:.1f}"
         table.add_row(*row, *[str(alert.get("trace_id"))] * is_wide)
-    return print_table(console, table, f"{len(alerts)} alerts, {options.status}")
+    return print_table(console, table, f"{counted(len(alerts), 'alert')}, {options.status}")
 
 
 def query_accounting(options: Options, console: Console) -> int:
@@ -316,7 +363,8 @@ def query_accounting(options: Options, console: Console) -> int:
     for stage, counts in answer["stages"].items():
         for name, amount in counts.items():
             table.add_row(stage, name, f"{amount:,}")
-    title = f"{answer['from']} to {answer['to']}: {answer['unaccounted']:,} readings unaccounted"
+    unaccounted = counted(answer["unaccounted"], "reading")
+    title = f"{answer['from']} to {answer['to']}: {unaccounted} unaccounted"
     return print_table(console, table, title)
 
 
@@ -462,6 +510,7 @@ def source_of(options: Options) -> Callable[[int], Source]:
         device_column=options.device_column,
         celsius_from=options.celsius_from,
         time_format=options.time_format,
+        zone=options.zone,
         speed=options.speed,
         is_ending_now=options.ends_now,
     )
@@ -524,6 +573,12 @@ def print_table(console: Console, table: Table, title: str) -> int:
     """Print a table under its title."""
     console.print(f"[bold]{title}[/]", highlight=False)
     console.print(table)
+    return 0
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
+    """Print rows as CSV on stdout."""
+    write_csv(sys.stdout, columns, rows)
     return 0
 
 

@@ -94,9 +94,10 @@ def tool_environment(
 ) -> dict[str, str]:
     """Return the environment for a tool that talks to the embedded AWS, and can't talk to another.
 
-    What a person has set for AWS (profile, keys, endpoints of single services) is left out. So is
-    PYTHONDONTWRITEBYTECODE, which many containers set: sam would compile its imports at each start.
-    The keys are those of the instance whose folder this is; of none yet, keys that open nothing.
+    What a person has set for AWS (profile, keys, endpoints of single services) is left out. The
+    keys are those of the instance whose folder this is; of none yet, keys that open nothing. Left
+    out is PYTHONDONTWRITEBYTECODE, too, which many containers set: sam would compile its imports
+    at each start.
     """
     own = {
         name: value

@@ -82,17 +82,6 @@ class Instance(emulator_instance.Instance):
         return state
 
 
-def state_of(aws: EmbeddedAws) -> State:
-    """Return the state of an instance whose embedded AWS was just started."""
-    return State(
-        pid=aws.process.pid,
-        port=aws.port,
-        mqtt_port=aws.mqtt_port,
-        access_key=aws.root.key_id,
-        secret_key=aws.root.secret,
-    )
-
-
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
     """Hold a file's lock, and remove the file at the end; False where somebody else holds it."""
@@ -108,6 +97,17 @@ def locked(path: Path) -> Iterator[bool]:
         finally:
             if is_locked:
                 path.unlink(missing_ok=True)
+
+
+def state_of(aws: EmbeddedAws) -> State:
+    """Return the state of an instance whose embedded AWS was just started."""
+    return State(
+        pid=aws.process.pid,
+        port=aws.port,
+        mqtt_port=aws.mqtt_port,
+        access_key=aws.root.key_id,
+        secret_key=aws.root.secret,
+    )
 
 
 def named(name: str, root: Path = ROOT) -> Instance:

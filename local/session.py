@@ -47,8 +47,7 @@ def brought_up(
                 raise LocalError(
                     f"instance '{instance.name}' is up already: `watch` shows it, `down` ends it"
                 )
-            fault = too_little_room(instance.folder)
-            if fault:
+            if fault := too_little_room(instance.folder):
                 raise LocalError(fault)
             instance.create()
             sources = digests()
@@ -64,18 +63,6 @@ def brought_up(
             deploy(instance, steps, parameters, sources)
         yield aws
         failing.pop_all()
-
-
-@contextmanager
-def telling_of_a_full_disk(instance: Instance) -> Iterator[None]:
-    """Turn an error into the fault of the disk that it comes of, if the logs tell of one."""
-    try:
-        yield
-    except (EmulatorError, OSError) as error:
-        fault = fault_of(error) if isinstance(error, OSError) else full_disk(instance.folder)
-        if fault:
-            raise LocalError(fault) from error
-        raise
 
 
 def prepared(steps: Steps) -> dict[str, Path]:
@@ -103,6 +90,18 @@ def wait_for_build(build: deployment.SamRun, steps: Steps, parameters: dict[str,
     steps.done("build", note, seconds)
 
 
+@contextmanager
+def telling_of_a_full_disk(instance: Instance) -> Iterator[None]:
+    """Turn an error into the fault of the disk that it comes of, if the logs tell of one."""
+    try:
+        yield
+    except (EmulatorError, OSError) as error:
+        fault = fault_of(error) if isinstance(error, OSError) else full_disk(instance.folder)
+        if fault:
+            raise LocalError(fault) from error
+        raise
+
+
 def deploy(
     instance: Instance, steps: Steps, parameters: dict[str, str], sources: dict[str, str]
 ) -> None:
@@ -127,7 +126,7 @@ def redeployed(instance: Instance, steps: Steps, parameters: dict[str, str]) -> 
     back to what was deployed before, and StepFailed is raised.
     """
     prepared(steps)
-    with instance.brought_up_alone():
+    with telling_of_a_full_disk(instance), instance.brought_up_alone():
         state, sources = instance.deployed(), digests()
         parameters = state.parameters | deployment.host_parameters() | parameters
         changed = changes(state.sources, sources) + changes(state.parameters, parameters)

@@ -1,7 +1,7 @@
 """The command line of the operators: `python -m ops COMMAND --env ENVIRONMENT`.
 
 Each command is added by a function. Those of COMMANDS are for the stack of a local instance, too
-(`python -m local`).
+(`python -m local`), those of ON_AWS are not, or under another name there.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from ops import adopt, quarantine, redrive, replay
+from ops import adopt, devices, quarantine, redrive, replay
 from ops.arguments import Parser
 from ops.command_types import Add
 from ops.errors import OpsError
@@ -21,7 +21,7 @@ INTERRUPTED = 130
 DEFAULT_ENVIRONMENT = "default"
 
 COMMANDS: tuple[Add, ...] = (redrive.add, quarantine.add, replay.add)
-WITHOUT_STACK: tuple[Add, ...] = (adopt.add,)
+ON_AWS: tuple[Add, ...] = (adopt.add, devices.add)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m ops", description="What operators do to a stack on AWS."
     )
     added = whole.add_subparsers(metavar="COMMAND", required=True)
-    for add in (*COMMANDS, *WITHOUT_STACK):
+    for add in (*COMMANDS, *ON_AWS):
         for each in add(added):
             each.add_argument(
                 "--env",

@@ -382,7 +382,8 @@ FENCED = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 MAKE = re.compile(r"\bmake (?:\w+=\S+ )*([a-z]+(?:-[a-z]+)*)")
-LOCAL = re.compile(r"((?:python -m local|make(?= run| up| down)) (\w+).*)")
+COMMAND = r"((?:python -m local|make(?= run| up| down)) (\w+(?: [a-z]+(?= |$))?).*)"
+LOCAL = re.compile(COMMAND, re.MULTILINE)
 FILE_NAME = re.compile(r"[\w./-]+\.(avsc|json|md|py|toml|txt|yaml|yml)")
 MADE = (".venv/", ".tools/", ".aws-sam/", ".local/")  # not committed: made here
 
@@ -420,7 +421,7 @@ def help_of_local(command: str) -> str:
     """What a subcommand of `python -m local` says of itself; nothing where there is none."""
     told = io.StringIO()
     with redirect_stdout(told), redirect_stderr(io.StringIO()), suppress(SystemExit):
-        parser().parse_args([command, "--help"])
+        parser().parse_args([*command.split(), "--help"])
     return told.getvalue()
 
 

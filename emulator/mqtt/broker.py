@@ -291,6 +291,8 @@ class Broker:
             return
         await self._wait_for_room()
         await asyncio.to_thread(self._taker.accept, published)  # it may wait for a locked file
+        if message.topic.startswith(limits.BASIC_INGEST):
+            return  # which goes past the message broker, to a rule alone
         outgoing = outgoing_of(message, self._clock())
         if message.is_retained and message.payload:
             self._retained[message.topic] = outgoing

@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from telemetry.aws import events, stream
 from telemetry.aws.clients import client
@@ -17,12 +17,13 @@ from telemetry.aws.observe import (
     count_at,
     link,
     log,
-    log_refused,
     milliseconds,
     observed,
 )
+from telemetry.aws.pace import Pace
 from telemetry.aws.quarantine import Quarantine
-from telemetry.aws.stream import Record
+from telemetry.aws.refusals import log_refused
+from telemetry.aws.stream import Record, Stream
 from telemetry.aws.windows import KEY, Added, Windows
 from telemetry.domain.accounting import (
     DUPLICATE,
@@ -53,23 +54,39 @@ ENDS: dict[Fate | None, Metric | None] = {
 }
 
 
+class Puts(Protocol):
+    """Takes records' bytes, each with what its partition key is made of; returns what it can't."""
+
+    def put_lines(self, lines: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]: ...
+
+
 def run(
-    event: dict[str, Any], now_ms: int, windows: Windows, quarantine: Quarantine
+    event: dict[str, Any],
+    now_ms: int,
+    windows: Windows,
+    quarantine: Quarantine,
+    puts: Puts,
+    pace: Pace,
 ) -> dict[str, Any]:
     """Store every reading of the batch; answer with the record to resume from, if any.
 
-    What can't be a reading is quarantined last, and only up to that record: what comes after it
-    is delivered again, and would be quarantined twice. It would be counted twice, too. So is a
-    record of which only metrics are refused: its reading is stored, the rest waits for a person.
+    The readings of a bundle go back on the stream, where filters see each. Only then, and last of
+    all, what can't be a reading is quarantined. Both go only up to the first record that failed:
+    what comes after it is delivered again, and would be there twice. It would be counted twice,
+    too. So is a record of which only metrics are refused: its reading is stored, the rest waits
+    for a person.
     """
-    records = stream.checked(stream.decode(event), windows.retention_ms)
+    pace.begin()
+    decoded = stream.checked(stream.decode(event), windows.retention_ms)
+    records = [stream.opened(record) for record in decoded]
     readings = [record.reading for record in records if record.reading]
     added = windows.add([reading for reading in readings if reading.metrics])
     records = _with_unreadable(records, added)
     ended = list(zip(records, _ends(records, added.fates), strict=True))
     failed = [record for record, end in ended if end is None]
+    failed += _put_back(_until_first(failed, ended), puts, pace)
     until_first = _until_first(failed, ended)
-    bad = [record for record, end in until_first if end is QUARANTINED]
+    bad = [record for record, end in until_first if _is_bad(record, end)]
     partly = _first_of_each_device(record for record, end in until_first if end is not QUARANTINED)
     unkept = quarantine.put(
         [(record, record.rejected or WINDOW_FULL) for record in bad],
@@ -90,8 +107,24 @@ def run(
         log.warning("values differ from those stored for their instant", extra={"devices": devices})
     processed = _until_first(failed, ended)
     _count_by_minute(processed)
-    log_refused(_refusals(processed))
+    log_refused(_refusals(processed), stream.VIA)
     return answer
+
+
+def _put_back(ended: Iterable[Ended], puts: Puts, pace: Pace) -> list[Record]:
+    """Put the readings of bundles on the stream, bundle by bundle; the one that can't be now.
+
+    Sent again, they are duplicates. An invocation's time bounds how many bundles it does.
+    """
+    for record, _ in ended:
+        if record.bundle and (pace.is_over or puts.put_lines(stream.records_of(record))):
+            return [record]
+    return []
+
+
+def _is_bad(record: Record, end: Metric | None) -> bool:
+    """Whether a record goes to quarantine: a bundle only for what in it is no reading."""
+    return end is QUARANTINED and (record.bundle is None or record.bundle.refused > 0)
 
 
 def _with_unreadable(records: Iterable[Record], added: Added) -> list[Record]:
@@ -115,13 +148,14 @@ def _with_unreadable(records: Iterable[Record], added: Added) -> list[Record]:
 def _ends(records: Sequence[Record], fates: Iterable[Fate | None]) -> list[Metric | None]:
     """What each record counts as, from the fates of those that are readings.
 
-    One of which nothing was measured brings nothing new, as a duplicate does.
+    One of which nothing was measured brings nothing new, as a duplicate does. Of a bundle only what
+    is no reading counts.
     """
     of_readings = iter(fates)
     ends: list[Metric | None] = []
     for record in records:
         fate = next(of_readings) if record.reading and record.reading.metrics else None
-        if record.rejected:
+        if record.rejected or record.bundle:
             ends.append(QUARANTINED)
         elif record.reading and not record.reading.metrics:
             ends.append(DUPLICATE)
@@ -167,12 +201,16 @@ def _until_first(failed: Iterable[Record], ended: Iterable[Ended]) -> list[Ended
 
 
 def _count_by_minute(ended: Iterable[Ended]) -> None:
-    """Count each record in the minute in which it was received, as `ingest` counted it."""
+    """Count each record in the minute in which it was received, as `ingest` counted it.
+
+    A bundle is what in it is no reading: its readings count when they come as records.
+    """
     minutes: dict[int, Counter[Metric | None]] = {}
     for record, end in ended:
         counted = minutes.setdefault(minute_of(record.received_at_ms), Counter())
-        counted[end] += 1
-        counted[FOREIGN] += record.is_foreign
+        times = record.bundle.refused if record.bundle else 1
+        counted[end] += times
+        counted[FOREIGN] += times * record.is_foreign
         counted[REFUSED] += len(record.refused)
         counted[LEFT_OUT] += record.left_out
     for minute_ms, counted in minutes.items():
@@ -180,7 +218,7 @@ def _count_by_minute(ended: Iterable[Ended]) -> None:
 
 
 @functools.cache
-def wired() -> tuple[Windows, Quarantine]:
+def wired() -> tuple[Windows, Quarantine, Stream, Pace]:
     settings = AggregateSettings.read(os.environ)
     dynamodb, table, region = client("dynamodb"), settings.windows_table, settings.aws_region
     items = DynamoItems(dynamodb, table, KEY)
@@ -188,6 +226,8 @@ def wired() -> tuple[Windows, Quarantine]:
     return (
         Windows(items, region, settings.retention_ms, generations.written),
         Quarantine(client("s3"), settings.failures_bucket),
+        Stream(client("kinesis", attempts=1), settings.stream_name),
+        Pace(),
     )
 
 

@@ -7,9 +7,10 @@ from typing import Any
 from telemetry.aws import events, mqtt
 from telemetry.aws.clients import client
 from telemetry.aws.mqtt import Taken
-from telemetry.aws.observe import count, log, log_refused, observed
+from telemetry.aws.observe import count, log, observed
 from telemetry.aws.overflow import overflowed, sent_at_ms, unreadable
 from telemetry.aws.quarantine import Quarantine
+from telemetry.aws.refusals import log_refused, of_held
 from telemetry.aws.schemas import schemas as reading_schemas
 from telemetry.aws.stream import Stream
 from telemetry.domain.formats import Schemas
@@ -49,11 +50,9 @@ def run(
         drained += len(taken.readings)
         refused += len(taken.partly)
         left_out += taken.left_out
-        log_refused(taken.partly)
         bad = [each for each in taken.held if not each.is_partly]
         quarantined += len(bad)
-        for each in bad:
-            log.error("not a reading", extra={"held": each.name, "why": each.reason})
+        log_refused([*taken.partly, *map(of_held, bad)], "overflow")
     count(
         ReadingsDrained=drained,
         ReadingsQuarantined=quarantined,

@@ -7,6 +7,7 @@ to quarantine.
 import functools
 import os
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from telemetry.aws import events, http, mqtt
@@ -16,12 +17,12 @@ from telemetry.aws.observe import (
     count_at,
     current_trace_id,
     log,
-    log_refused,
     observed,
 )
 from telemetry.aws.overflow import Overflow
-from telemetry.aws.quarantine import Quarantine
+from telemetry.aws.quarantine import Appender, Held
 from telemetry.aws.queue import Queue
+from telemetry.aws.refusals import Refusal, log_refused, of_held, refusal
 from telemetry.aws.schemas import schemas as reading_schemas
 from telemetry.aws.stream import Stream
 from telemetry.domain.admission import MAX_READINGS, Admission, Poster, admit
@@ -32,6 +33,7 @@ from telemetry.settings import IngestSettings
 
 # InfluxDB's, for fleets that come from there: docs/influx.md
 INFLUX_ROUTES = ("/write", "/api/v2/write", "/query", "/ping")
+HTTPS, INFLUX = "https", "line protocol"  # how what is refused came, in the log
 ROUTES = ("/devices/{device_id}/readings", "/readings", *INFLUX_ROUTES)
 
 
@@ -39,6 +41,12 @@ class Puts(Protocol):
     """Takes readings; returns those it could not take."""
 
     def put(self, readings: list[Reading]) -> list[Reading]: ...
+
+
+class Keeps(Protocol):
+    """Keeps what isn't a reading; whether it could."""
+
+    def keep(self, held: Sequence[Held]) -> bool: ...
 
 
 def run(
@@ -54,14 +62,21 @@ def run(
     if event["resource"] in INFLUX_ROUTES:
         return run_influx(event, now_ms, retention_ms, stream, overflow, trace_id)
     device_id, grant = http.path_parameter(event, "device_id"), http.granted(event)
+    subject = grant.get("subject")
     if device_id is None and grant.get("role") != "gateway":
-        return http.respond(403, {"message": "Only a gateway posts for other devices."})
+        reason = "Only a gateway posts for other devices."
+        log_refused([refusal(subject, None, reason)], HTTPS, subject)
+        return http.respond(403, {"message": reason})
     poster = Poster(device_id, grant.get("prefix", ""))
     try:
         documents = decode(http.read_body(event), schemas, MAX_READINGS)
-    except (Rejected, Unavailable) as error:
+    except Unavailable as error:
+        return http.refuse(error)
+    except Rejected as error:
+        log_refused([refusal(device_id, error.field, error.reason)], HTTPS, subject)
         return http.refuse(error)
     admission = admit(documents, poster, now_ms, retention_ms, trace_id)
+    log_refused([*admission.refusals, *admission.partly], HTTPS, subject)
     lost = _keep(admission, len(admission.refusals), now_ms, stream, overflow)
     if lost:
         return _unavailable(admission, lost, trace_id)
@@ -88,7 +103,10 @@ def run_influx(
     from telemetry.domain.influx import judged  # noqa: PLC0415
 
     if event["resource"] not in (influx.V1_WRITE, influx.V2_WRITE):
-        return influx.answer(event)
+        try:
+            return influx.answer(event)
+        except Rejected as error:
+            return influx.refuse(event, error)
     grant = http.granted(event)
     if grant.get("role") not in ("device", "gateway"):
         return influx.forbid(event)
@@ -97,10 +115,14 @@ def run_influx(
     try:
         batch = influx.read(event, poster, now_ms)
     except Rejected as error:
+        log_refused([refusal(device_id, error.field, error.reason)], INFLUX, grant["subject"])
         return influx.refuse(event, error)
     places = [f"line {point.line}" for point in batch.points]
     admission = admit(batch.documents, poster, now_ms, retention_ms, trace_id, places)
     judgement = judged(batch, admission)
+    refused: list[Refusal] = [*admission.refusals, *judgement.admission.partly]
+    refused += [refusal(device_id, None, str(fault)) for fault in batch.faults]
+    log_refused(refused, INFLUX, grant["subject"])
     lost = _keep(judgement.admission, judgement.dropped, now_ms, stream, overflow)
     if batch.ignored:
         count(FieldsIgnored=batch.ignored.total())
@@ -130,7 +152,6 @@ def _keep(
         MetricsRefused=len(admission.partly),
         MetricsLeftOut=admission.left_out,
     )
-    log_refused(admission.partly)
     if lost:
         what = "neither the stream nor the overflow queue took readings"
         log.error(what, extra={"lost": len(lost)})
@@ -142,7 +163,7 @@ def run_message(
     retention_ms: int,
     stream: Puts,
     overflow: Puts,
-    quarantine: Quarantine,
+    quarantine: Keeps,
     schemas: Schemas,
     trace_id: str | None = None,
 ) -> None:
@@ -165,10 +186,8 @@ def run_message(
         MetricsLeftOut=taken.left_out,
     )
     count(ReadingsQuarantined=taken.refused if is_kept else 0)
-    log_refused(taken.partly)
-    for held in taken.held:
-        if not held.is_partly:
-            log.error("not readings", extra={"held": held.name, "why": held.reason})
+    bad = [each for each in taken.held if not each.is_partly]
+    log_refused([*taken.partly, *map(of_held, bad)], mqtt.VIA)
     if lost or not is_kept:
         refused = 0 if is_kept else taken.refused + len(taken.partly)
         raise Unavailable(f"no place for {len(lost)} readings and {refused} that are refused")
@@ -194,7 +213,7 @@ def _unavailable(admission: Admission, lost: list[Reading], trace_id: str | None
 
 
 @functools.cache
-def wired() -> tuple[int, Stream, Overflow, Quarantine, Schemas]:
+def wired() -> tuple[int, Stream, Overflow, Appender, Schemas]:
     """Made once per execution environment.
 
     Stream and Queue try again themselves, so their clients don't: 9 s for a stream that hangs and
@@ -205,7 +224,7 @@ def wired() -> tuple[int, Stream, Overflow, Quarantine, Schemas]:
         settings.retention_ms,
         Stream(client("kinesis", attempts=1), settings.stream_name),
         Overflow(Queue(client("sqs", attempts=1), settings.overflow_url)),
-        Quarantine(client("s3"), settings.failures_bucket),
+        Appender(client("s3"), settings.failures_bucket),
         reading_schemas(settings),
     )
 

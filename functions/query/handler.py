@@ -69,6 +69,7 @@ def _document(minute_ms: int, window: Window) -> dict[str, Any]:
     return {
         "minute": to_iso_minute(minute_ms),
         "count": len(window),
+        "conflicting": windows_of.contested(window),
         "metrics": {name: asdict(statistics) for name, statistics in metrics.items()},
     }
 
@@ -78,7 +79,8 @@ def get_device(
 ) -> dict[str, Any]:
     """One device's latest reading by event time, and the last known value of each metric.
 
-    `searched` says how far back that was looked for, and whether that was far enough.
+    `searched` says how far back that was looked for, and whether that was far enough;
+    `conflicting` how many values of these windows others of their instant were different from.
     """
     device_id = http.path_name(event, "device_id")
     found = _look_back(windows, device_id)
@@ -94,7 +96,7 @@ def _look_back(windows: WindowReader, device_id: str) -> dict[str, Any] | None:
     """
     latest: dict[str, Any] = {}
     metrics: dict[str, dict[str, Any]] = {}
-    back_to_ms = looked = readings = 0
+    back_to_ms = looked = readings = conflicting = 0
     searched: dict[str, Any] = {"complete": True}
     try:
         for minute_ms, window in _newest_first(windows, device_id):
@@ -105,6 +107,7 @@ def _look_back(windows: WindowReader, device_id: str) -> dict[str, Any] | None:
                 known = {"value": value, "recorded_at": to_iso(minute_ms + offset)}
                 metrics.setdefault(name, known)
             back_to_ms, looked, readings = minute_ms, looked + 1, readings + len(window)
+            conflicting += windows_of.contested(window)
             if metrics.keys() >= set(METRICS):
                 break
             if looked >= LOOK_BACK_WINDOWS or readings >= LOOK_BACK_READINGS:
@@ -117,7 +120,8 @@ def _look_back(windows: WindowReader, device_id: str) -> dict[str, Any] | None:
     if not latest:
         return None
     searched |= {"back_to": to_iso_minute(back_to_ms), "windows": looked}
-    return {"latest": latest, "metrics": metrics, "searched": searched}
+    found = {"latest": latest, "metrics": metrics, "conflicting": conflicting}
+    return found | {"searched": searched}
 
 
 def _newest_first(windows: WindowReader, device_id: str) -> Iterator[tuple[int, Window]]:

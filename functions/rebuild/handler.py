@@ -47,9 +47,10 @@ from telemetry.domain import archive as archive_of
 from telemetry.domain import generation as generation_of
 from telemetry.domain import window as windows_of
 from telemetry.domain.archive import MARGIN_MS
+from telemetry.domain.bundle import readings_in
 from telemetry.domain.reading import FUTURE_LIMIT_MS, Reading, check_time
 from telemetry.domain.times import minute_of
-from telemetry.domain.validation import decode
+from telemetry.domain.validation import NothingMeasured
 from telemetry.domain.window import Fate
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import RebuildSettings
@@ -120,8 +121,12 @@ def fill(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
     lines = region.archive.lines(event["part"], position, event["as_of_ms"])
     filled, is_done = 0, True
     for page in chunks(lines, _size, PAGE_LINES, PAGE_BYTES):
-        kept = (_kept(line, event["part"], now_ms, region) for line in page)
-        readings = [reading for reading in kept if reading]
+        readings = [
+            reading
+            for line in page
+            for reading in _readings_in(line)
+            if _is_kept(reading, event["part"], now_ms, region)
+        ]
         if None in windows.add(readings).fates:
             raise Unavailable("the windows table doesn't take the readings")
         filled, position = filled + len(readings), page[-1].position
@@ -136,18 +141,22 @@ def _size(line: Line) -> int:
     return len(line.data)
 
 
-def _kept(line: Line, part: str, now_ms: int, region: Region) -> Reading | None:
-    """The reading in a line, unless `aggregate` takes it for none, or its window has expired.
-
-    It has the metrics that are valid, as in `aggregate`.
-    """
+def _readings_in(line: Line) -> list[Reading]:
+    """The readings in a line, with the metrics that are valid, as in `aggregate`."""
     try:
-        reading = decode(line.data).reading
+        return readings_in(line.data)
+    except NothingMeasured:
+        return []
+
+
+def _is_kept(reading: Reading, part: str, now_ms: int, region: Region) -> bool:
+    """Whether `aggregate` takes a reading, and its window has not expired."""
+    try:
         check_time(reading, archive_of.received_at_ms(reading, part), region.retention_ms)
     except Rejected:
-        return None
+        return False
     expiry = expires_at(minute_of(reading.recorded_at_ms), region.retention_ms)
-    return reading if expiry * 1000 > now_ms else None
+    return expiry * 1000 > now_ms
 
 
 def check(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
@@ -249,8 +258,7 @@ def _is_within(old: Attributes, new: Attributes | None) -> bool:
     """Whether the union of two windows is the new one."""
     if new is None or _unreadable(old) or _unreadable(new):
         return False
-    window = to_window(new)
-    return windows_of.merge(window, to_window(old)) == window
+    return windows_of.is_within(to_window(old), to_window(new))
 
 
 def switch(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:

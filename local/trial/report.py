@@ -42,6 +42,8 @@ class Report:
     monitor: Monitor
     posting: Posting
     devices: int
+    rows_left_out: int = 0
+    """Of a file, because another row has their device and time, and a larger value."""
     settled_at: float | None = None
     problems: list[str] = field(default_factory=list)
     """What is wrong, however slow the machine is."""
@@ -167,6 +169,7 @@ def as_json(report: Report, steps: Steps, name: str) -> dict[str, Any]:
             "posted": counts.posted,
             "accepted": counts.accepted,
             "rejected": counts.rejected,
+            "metrics_refused": counts.metrics_refused,
             "resent": counts.resent,
             "unanswered": counts.unanswered,
             "unanswered_there": report.comparison.unanswered_there,
@@ -177,6 +180,7 @@ def as_json(report: Report, steps: Steps, name: str) -> dict[str, Any]:
         },
         "requests": counts.requests,
         "rejected_for": dict(report.ledger.reasons),
+        "rows_left_out": report.rows_left_out,
         "loaded_seconds": round(report.loaded_seconds, 3),
         "accepted_per_second": round(report.accepted_per_second, 1),
         "stored_per_second": round(report.stored_per_second, 1),
@@ -261,10 +265,20 @@ def summary(report: Report) -> Iterator[str]:
         yield report.isolation.summary()
     if report.casualties:
         yield report.casualties.summary()
-    for reason, count in report.ledger.reasons.most_common(REASONS_SHOWN):
-        yield f"{count:,} readings rejected: {reason}"
+    yield from refused(report)
     if counts.resent:
         yield f"{counts.resent:,} readings sent again"
+
+
+def refused(report: Report) -> Iterator[str]:
+    """Say what wasn't taken, and why."""
+    for reason, count in report.ledger.reasons.most_common(REASONS_SHOWN):
+        yield f"{count:,} refused: {reason}"
+    if report.rows_left_out:
+        yield (
+            f"{report.rows_left_out:,} rows of the file left out, in part or whole: another row "
+            "has their device and time, and a larger value"
+        )
 
 
 def balance(accounting: dict[str, Any]) -> str:

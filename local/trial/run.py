@@ -20,6 +20,7 @@ from local.fleet.ledger import Ledger
 from local.fleet.over_https import Posting, PostingOptions
 from local.fleet.over_mqtt import MqttDevices, speakers
 from local.fleet.reading import Source
+from local.fleet.recorded import Recording
 from local.fleet.rules import Rule
 from local.fleet.rules import load as load_rules
 from local.instance import Instance
@@ -27,11 +28,12 @@ from local.trial.check import Comparison, check, iso
 from local.trial.monitor import Monitor
 from local.trial.pending import Pending, Stillness
 from local.trial.report import Report, problems
-from local.trial.watch import PLAIN_LINE_SECONDS, PlainLines, live_table
+from local.trial.watch import PLAIN_LINE_SECONDS, LiveView, PlainLines
 from local.values import duration_text
 from local.view import Steps
 
 REFRESH_SECONDS = 0.5
+LIVE_LINES_MAX = 22
 STALL_SECONDS = 20.0
 STILL_SECONDS = 120.0
 """How long what is on its way may stand still: a function that ran out of its time waits 30 s."""
@@ -95,6 +97,7 @@ class Exercise:
             devices = speakers(source.devices, self._mqtt_share)
             self._posting.mqtt = MqttDevices(self._instance.folder, self._state.mqtt_port, devices)
         report = Report(self.ledger, self.monitor, self._posting, len(source.devices))
+        report.rows_left_out = source.rows_left_out if isinstance(source, Recording) else 0
         started = time.monotonic()
         self.monitor.start()
         show = asyncio.create_task(self._show())
@@ -246,9 +249,8 @@ class Exercise:
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
             while True:
                 self._tell_first_alert()
-                live.update(
-                    live_table(self.monitor, self._state.stack, self._status()), refresh=True
-                )
+                view = LiveView(self.monitor, self._state.stack, self._status(), LIVE_LINES_MAX)
+                live.update(view, refresh=True)
                 await asyncio.sleep(REFRESH_SECONDS)
 
     def _tell_first_alert(self) -> None:

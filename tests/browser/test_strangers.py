@@ -56,12 +56,13 @@ class Attempts:
 
     def made_by(self, page: Page, frame: Page | Frame) -> dict[str, str]:
         """Have a page, or a frame in it, try all; what it got of each attempt."""
-
-        def note(answer: Any) -> None:
-            if answer.url.startswith(self.given["base"]):
-                self.statuses.append(answer.status)
-
-        page.on("response", note)
+        # Playwright tells of no answer that the browser keeps from the page; the browser does.
+        network = page.context.new_cdp_session(page)
+        network.send("Network.enable")
+        network.on(
+            "Network.responseReceivedExtraInfo",
+            lambda answer: self.statuses.append(answer["statusCode"]),
+        )
         found: dict[str, str] = frame.evaluate(TRY_ALL, self.given)
         page.wait_for_timeout(300)  # for the beacon, whose answer no page is told of
         return found

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from telemetry.aws import observe
+from telemetry.aws import observe, refusals
 
 
 @pytest.fixture(autouse=True)
@@ -40,4 +40,5 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[dict[str, An
 
     for level in ("info", "warning", "error"):
         monkeypatch.setattr(observe.log, level, keep)
+    monkeypatch.setattr(refusals, "_refusals", refusals.Refusals())  # no line of this minute yet
     return lambda message: [extra for text, extra in lines if text == message]

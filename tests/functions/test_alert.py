@@ -9,12 +9,14 @@ import pytest
 from telemetry.aws.alerts import KEY, Alerts, to_episode
 from telemetry.aws.quarantine import Quarantine
 from telemetry.domain import no_measurement
+from telemetry.domain import reading as readings_of
 from telemetry.domain.episode import Episode
 from telemetry.domain.reading import Reading
 from telemetry.domain.rule import Rule
 from telemetry.errors import Unavailable
 
 from functions.alert.handler import run
+from tests import writers
 from tests.fakes import Crash, MemoryItems, MemoryS3
 from tests.functions.incoming import NOW_MS, TRACE, failed, kinesis, number, reading
 
@@ -166,6 +168,23 @@ def test_a_time_that_ingest_would_not_take_raises_no_alert_for_what_came_past_it
 def test_poison_is_left_to_aggregate_and_blocks_nothing(stage: Stage) -> None:
     assert stage.run(b"poison", hot(0), b'{"temperature": 99}') == NOTHING_FAILED
     assert len(stage.episodes()) == 1
+
+
+def test_a_record_with_several_readings_is_left_to_aggregate_whose_copies_come_singly(
+    stage: Stage,
+) -> None:
+    line = readings_of.encode(hot(0))
+    for data in (b"[" + line + b"]", writers.kpl([line]), b"\xef\xbb\xbf" + line):
+        assert stage.run(data) == NOTHING_FAILED
+    assert stage.episodes() == {}
+    stage.run(hot(0)._replace(via="stream"))
+    assert len(stage.episodes()) == 1
+
+
+def test_a_breach_with_a_name_twice_opens_nothing(stage: Stage) -> None:
+    line = readings_of.encode(hot(0))
+    stage.run(line.replace(b"{", b'{"temperature":20.0,'))
+    assert stage.episodes() == {}
 
 
 def test_any_order_of_delivery_gives_the_same_episode() -> None:

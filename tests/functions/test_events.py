@@ -129,12 +129,12 @@ FOREIGN: dict[str, tuple[Any, str]] = {
 }
 # What a function takes of these.
 OWN = {
-    "aggregate": {"kinesis"},
-    "alert": {"kinesis"},
+    "aggregate": {"kinesis", "no records"},
+    "alert": {"kinesis", "no records"},
     "authorize": {"token authorizer"},
-    "dispatch": {"dynamodb"},
-    "drain": {"sqs"},
-    "notify": {"sqs"},
+    "dispatch": {"dynamodb", "no records"},
+    "drain": {"sqs", "no records"},
+    "notify": {"sqs", "no records"},
     "ingest": {"iot rule"},
     "account": {"schedule", "empty"},
     "sweep": {"schedule", "empty"},

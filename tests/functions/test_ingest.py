@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from telemetry.aws import refusals
 from telemetry.aws.overflow import Overflow, overflowed
 from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Stream
@@ -627,17 +628,15 @@ def test_a_refused_metric_is_logged_with_device_field_value_and_reason(
     stage: Stage, logged: Logged
 ) -> None:
     stage.post([valid(index, humidity=101 + index) for index in range(12)])
-    lines = logged("metric refused")
-    assert len(lines) == 10
-    names = ("device_id", "field", "value", "reason")
-    assert [lines[0][name] for name in names] == [
+    (line,) = logged("refused")  # of one field of one device: a line for all of them
+    names = ("device_id", "field", "value", "reason", "count")
+    assert [line[name] for name in names] == [
         "pump-1",
         "humidity",
         101,
         "101 is above 100.0 %RH",
+        12,
     ]
-    (more,) = logged("more metrics refused")
-    assert more["more"] == 2
 
 
 def test_what_must_be_sent_again_is_not_told_as_partly_taken(stage: Stage) -> None:
@@ -659,3 +658,64 @@ def test_an_answer_to_the_most_that_can_be_refused_is_within_what_lambda_returns
     assert body_of(answer)["accepted"] == 500
     assert len(answer["body"]) < 6_000_000
     assert "as 55 more of this reading aren't" in answer["body"]
+
+
+def refused(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """The lines of what was refused."""
+    names = ("device_id", "field", "reason", "value", "count", "via", "poster")
+    lines = [vars(line) for line in caplog.records if line.message == "refused"]
+    return [{name: line[name] for name in names} for line in lines]
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This minute has had no line yet."""
+    monkeypatch.setattr(refusals, "_refusals", refusals.Refusals())
+
+
+@pytest.mark.usefixtures("lines")
+def test_an_operator_finds_what_was_refused_by_device_field_and_reason(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = {"device_id": "pump-7", "recorded_at": NOW_MS, "temperature": 412.0}
+    documents = [bad, {"device_id": "pump-8", "recorded_at": NOW_MS, "humidity": 1.0}, {}, 7]
+    granted: dict[str, Any] = {"role": "gateway", "prefix": "", "subject": "gateway-1"}
+    stage.run(request("POST", "/readings", documents, **granted))
+    assert refused(caplog) == [
+        {
+            "device_id": "pump-7",
+            "field": "temperature",
+            "reason": "412.0 is above 150.0 °C",
+            "value": 412.0,
+            "count": 1,
+            "via": "https",
+            "poster": "gateway-1",
+        },
+        {
+            "device_id": None,
+            "field": "device_id",
+            "reason": "is missing",
+            "value": None,
+            "count": 1,
+            "via": "https",
+            "poster": "gateway-1",
+        },
+        {
+            "device_id": None,
+            "field": None,
+            "reason": "is not a JSON object with a reading's fields",
+            "value": None,
+            "count": 1,
+            "via": "https",
+            "poster": "gateway-1",
+        },
+    ]
+
+
+@pytest.mark.usefixtures("lines")
+def test_a_body_that_cannot_be_read_is_found_by_its_device(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.post("{")
+    (line,) = refused(caplog)
+    assert (line["device_id"], line["field"]) == ("pump-1", "body")

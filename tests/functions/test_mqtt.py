@@ -281,7 +281,7 @@ def test_a_message_with_a_refused_metric_is_kept_and_its_other_metrics_go_on(
     assert json.loads(base64.b64decode(held["data"])) == event
     assert (counted("ReadingsAccepted"), counted("ReadingsRejected")) == (2, 0)
     assert (counted("MetricsRefused", MINUTE_MS), counted("ReadingsQuarantined")) == (1, 0)
-    (line,) = logged("metric refused")
+    (line,) = logged("refused")
     assert (line["device_id"], line["field"]) == ("pump-1", "temperature")
 
 

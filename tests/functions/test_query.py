@@ -66,6 +66,7 @@ def test_a_window_has_its_statistics_by_metric(stage: Stage) -> None:
             {
                 "minute": "2026-11-21T01:29:00Z",
                 "count": 3,
+                "conflicting": 0,
                 "metrics": {
                     "humidity": humidity,
                     "temperature": {
@@ -242,8 +243,20 @@ def test_the_latest_reading_is_that_of_the_latest_event_time(stage: Stage) -> No
             "temperature": {"value": 2.0, "recorded_at": at},
             "battery": {"value": 3.5, "recorded_at": at},
         },
+        "conflicting": 0,
         "searched": {"complete": True, "back_to": "2026-11-21T01:28:00Z", "windows": 2},
     }
+
+
+def test_values_that_disagreed_are_shown_with_the_device_and_its_window(stage: Stage) -> None:
+    for region, value in (("eu-west-1", 20.0), ("us-east-1", 21.0), ("eu-west-1", 20.0)):
+        stage.store(reading(at_ms=NOW_MS - 1_000, temperature=value, humidity=40.0), region=region)
+    for resource in (DEVICE, WINDOWS):
+        body = body_of(stage.get(resource))
+        found = body if resource == DEVICE else body["windows"][-1]
+        assert found["conflicting"] == 1
+    (window,) = body_of(stage.get(WINDOWS))["windows"]
+    assert window["metrics"]["temperature"]["last"] == 21.0
 
 
 def test_each_metrics_last_value_is_found_with_its_time_whatever_region_and_minute_has_it(

@@ -24,6 +24,7 @@ from telemetry.domain.window import Fate, Window
 from telemetry.errors import Rejected, Unavailable
 
 from functions.rebuild.handler import PAGE_LINES, QUERY_SECONDS, SEGMENTS, Region, run
+from tests import writers
 from tests.fakes import (
     Crash,
     MemoryArchive,
@@ -184,6 +185,20 @@ def test_a_rebuild_leaves_out_what_aggregate_quarantines_for_its_time(stage: Sta
     stage.rebuild()
     assert [sorted(window) for window in stage.shown().values()] == [[1, 2, 3]]
     assert len(stage.stored()) == 1
+
+
+def test_a_rebuild_has_each_reading_of_a_record_with_several_once(stage: Stage) -> None:
+    foreign = [reading(each)._replace(received_at_ms=None) for each in range(4)]
+    lines = [readings_of.encode(each) for each in foreign]
+    copies = [each._replace(received_at_ms=NOW_MS - HOUR_MS, via="stream") for each in foreign]
+    twice = lines[0].replace(b"{", b'{"temperature":1,')
+    stage.archive.keep(
+        NOW_MS - HOUR_MS, b"[" + b",".join([*lines[:2], twice]) + b"]", writers.kpl(lines[1:])
+    )
+    stage.archived(*copies[:2])  # `aggregate` has put these back
+    stage.rebuild()
+    (window,) = stage.shown().values()
+    assert window == {offset: {"temperature": 20.0} for offset in range(4)}
 
 
 def test_a_rebuild_equals_the_original_byte_for_byte(stage: Stage) -> None:

@@ -143,7 +143,7 @@ def test_a_changed_rule_and_changed_code_are_deployed_and_all_data_stays(
     write_rule(checkout, above=35)
     refused = up(checkout)
     assert refused.returncode == 1
-    assert "template.yaml: is not what schemas/ and rules.yaml say" in refused.stderr
+    assert "template.yaml: is not what schemas/, rules.yaml and metrics.yaml say" in refused.stderr
     assert rules_of(pipeline) == []
     assert run(checkout, "-m", "contract").returncode == 0
     changed(checkout / "layers/telemetry/telemetry/domain/reading.py", REASON, OTHER_REASON)

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from telemetry.domain import window as windows_of
 from telemetry.domain.accounting import ACCEPTED, FOREIGN, SETTLED, STORED, Metric, unaccounted
+from telemetry.domain.window import Contested
 
 from tests.simulation import judge
 from tests.simulation.devices import Device
@@ -86,14 +87,21 @@ def metrics_of(document: dict[str, Any]) -> Metrics:
 
 
 def union(found: list[Reading]) -> dict[tuple[str, int], dict[int, Metrics]]:
-    """Windows of readings: by device and minute, the metrics of each instant; the larger wins."""
-    windows: dict[tuple[str, int], dict[int, Metrics]] = defaultdict(dict)
+    """Windows of readings: by device and minute, the metrics of each instant.
+
+    The largest of all values that came for it, contested where there are several.
+    """
+    came: dict[tuple[str, int], dict[str, set[float]]] = defaultdict(lambda: defaultdict(set))
     for reading in found:
-        offset = reading.at_ms % MINUTE_MS
-        window = windows[reading.device_id, reading.at_ms - offset]
-        merged = window.setdefault(offset, {})
         for name, value in reading.metrics.items():
-            merged[name] = max(value, merged.get(name, value))
+            came[reading.device_id, reading.at_ms][name].add(value)
+    windows: dict[tuple[str, int], dict[int, Metrics]] = defaultdict(dict)
+    for (device_id, at_ms), values in came.items():
+        offset = at_ms % MINUTE_MS
+        windows[device_id, at_ms - offset][offset] = {
+            name: Contested(max(each)) if len(each) > 1 else max(each)
+            for name, each in values.items()
+        }
     return dict(windows)
 
 

@@ -113,6 +113,8 @@ def test_no_header_makes_it_fail(header: str) -> None:
     ("raw", "expected"),
     [
         ({"subject": "pump-1", "role": "device"}, Grant("pump-1", "device")),
+        ({"subject": "claimed-1", "role": "device"}, Grant("claimed-1", "device")),
+        ({"subject": "claim-desk", "role": "operator"}, Grant("claim-desk", "operator")),
         ({"subject": "ann", "role": "operator"}, Grant("ann", "operator")),
         ({"subject": "boss", "role": "admin"}, Grant("boss", "admin")),
         ({"subject": "g", "role": "gateway", "prefix": "p-"}, Grant("g", "gateway", "p-")),
@@ -134,6 +136,7 @@ def test_a_grant_is_read(raw: Any, expected: Grant) -> None:
         ({"subject": "a\n", "role": "device"}, "subject"),
         ({"subject": "a", "role": "root"}, "role"),
         ({"subject": "a", "role": None}, "role"),
+        ({"subject": "claim-1", "role": "device"}, "subject"),
         ({"subject": "g", "role": "gateway"}, "prefix"),
         ({"subject": "g", "role": "gateway", "prefix": "p*"}, "prefix"),
         ({"subject": "a", "role": "device", "prefix": ""}, "prefix"),

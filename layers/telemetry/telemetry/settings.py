@@ -83,6 +83,7 @@ class AggregateSettings(RetentionSettings):
     aws_region: str
     windows_table: str
     failures_bucket: str
+    stream_name: str
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,17 @@ def test_who_has_not_subscribed_to_an_answer_gets_none_and_no_answer_ends_nothin
     device.sees("Success")
 
 
+def test_what_comes_by_basic_ingest_goes_to_the_rules_and_to_no_subscriber(
+    site: Site, device: Device
+) -> None:
+    site.allows("pump-1", "iot:Publish", "iot:Receive")
+    device.subscribes(("$aws/rules/#", 1), ("pump-1/#", 1))
+    device.publishes("$aws/rules/all/pump-1/a", b"1")
+    device.publishes("pump-1/a", b"2")
+    device.gets(b"2")
+    assert [taken.payload for taken in site.taken] == [b"1", b"2"]
+
+
 def test_a_topic_of_256_bytes_and_7_slashes_is_taken(site: Site, device: Device) -> None:
     for topic in ("pump-1/" + "a" * 249, "pump-1/b/c/d/e/f/g/h"):
         device.client.publish(topic, b"1", qos=1).wait_for_publish(SECONDS_MAX)

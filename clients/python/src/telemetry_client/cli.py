@@ -75,7 +75,9 @@ def send(options: argparse.Namespace) -> int:
     left = f", {client.problem}" if client.problem else ""
     left += f", {status.undated} of them for the clock to be set" if status.undated else ""
     waiting = status.waiting + status.undated
-    sys.stderr.write(f"taken {status.taken}, refused {status.rejected}, waiting {waiting}{left}\n")
+    metrics = f" and {status.metrics_refused} metrics" if status.metrics_refused else ""
+    refused = f"{status.rejected}{metrics}"
+    sys.stderr.write(f"taken {status.taken}, refused {refused}, waiting {waiting}{left}\n")
     is_hopeless = any(verdict.remedy is Remedy.PERSON for verdict in problems)
     return 1 if waiting or is_hopeless else 0
 

@@ -5,8 +5,10 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import cache
 from importlib.resources import files
+from numbers import Real
 from typing import Any, NamedTuple
 
 from telemetry_client.errors import Invalid
@@ -53,24 +55,39 @@ def encode_metrics(metrics: Mapping[str, float | None]) -> str:
     present = {name: value for name, value in metrics.items() if value is not None}
     if not present:
         raise Invalid("metrics", dict(metrics), f"has none of {', '.join(fields())}")
-    for name, value in present.items():
-        check_metric(name, value)
-    return json.dumps(present, separators=(",", ":"))
+    checked = {name: check_metric(name, value) for name, value in present.items()}
+    return json.dumps(checked, separators=(",", ":"))
 
 
-def check_metric(name: str, value: Any) -> None:
-    """Raise Invalid for a metric that the pipeline would refuse."""
+def check_metric(name: str, value: Any) -> int | float:
+    """A metric's value as it is sent; raises Invalid for one that the pipeline would refuse."""
     field = fields().get(name)
     if field is None:
         raise Invalid(name, value, f"is of no metric; the metrics are {', '.join(fields())}")
     unit = field["unit"]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or (isinstance(value, float) and not math.isfinite(value)):
+    number = to_number(name, value, unit)
+    if isinstance(number, float) and not math.isfinite(number):
         raise Invalid(name, value, f"is not a finite number of {unit}")
-    if value < field["minimum"]:
+    if number < field["minimum"]:
         raise Invalid(name, value, f"is below {field['minimum']} {unit}")
-    if value > field["maximum"]:
+    if number > field["maximum"]:
         raise Invalid(name, value, f"is above {field['maximum']} {unit}")
+    return number
+
+
+def to_number(name: str, value: Any, unit: str) -> int | float:
+    """A number as JSON has them, of any type of number: Decimal's, numpy's, a Fraction."""
+    if isinstance(value, bool):
+        raise Invalid(name, value, f"is a bool, and not a finite number of {unit}")
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, Real | Decimal):
+        try:
+            return float(value)
+        except (ValueError, OverflowError):
+            raise Invalid(name, value, f"is not a finite number of {unit}") from None
+    reason = f"is a {type(value).__name__}, and not a finite number of {unit}"
+    raise Invalid(name, value, f"{reason}; float(…) makes one of it, if it is one")
 
 
 def to_ms(recorded_at: Any) -> int:

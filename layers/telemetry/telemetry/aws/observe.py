@@ -8,7 +8,7 @@ The names of metrics are the domain's words, their namespace is the stack's
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics, Tracer
@@ -26,7 +26,6 @@ _tracer = Tracer(auto_patch=False)
 
 # https://docs.aws.amazon.com/xray/latest/devguide/xray-api-sendingdata.html#xray-api-traceids
 TRACE_ID = re.compile("1-[0-9a-f]{8}-[0-9a-f]{24}")
-REFUSED_LOGGED = 10  # of one invocation
 TRACES_LINKED = 50  # links on one subsegment; a segment document has 64 kB
 
 
@@ -76,18 +75,6 @@ def count_at(at_ms: int, **amounts: int) -> None:
 def write_counts() -> None:
     """Write what was counted so far: before a step after which nobody would count it again."""
     _flush()
-
-
-def log_refused(refused: Sequence[Mapping[str, Any]]) -> None:
-    """Log metrics that were refused of readings: device, field, value and reason, a line each.
-
-    Of many, the first ones: a device that sends one wrong value sends more of its kind.
-    """
-    for each in refused[:REFUSED_LOGGED]:
-        names = ("device_id", "field", "value", "reason")
-        log.warning("metric refused", extra={name: each[name] for name in names})
-    if len(refused) > REFUSED_LOGGED:
-        log.warning("more metrics refused", extra={"more": len(refused) - REFUSED_LOGGED})
 
 
 def milliseconds(**durations: int) -> None:
