@@ -202,7 +202,9 @@ def test_a_checkout_that_may_not_be_written_is_told_in_a_sentence(tmp_path: Path
     (tmp_path / ".tools").write_text("a file, so that nothing can be put there")
     done = subprocess.run(SYNC, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "✗ .tools: File exists: the tools go to .tools/\n"
+    assert done.stderr == (
+        "✗ .tools: File exists: the tools go to .tools/ here, which must be yours\n"
+    )
 
 
 def test_setting_tools_up_ends_at_an_interrupt_without_a_traceback(tmp_path: Path) -> None:
