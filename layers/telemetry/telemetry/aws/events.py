@@ -34,7 +34,8 @@ def records_with(
 ) -> Callable[[dict[str, Any]], bool]:
     """Whether an event is a batch whose every record has a value of a kind, and other fields.
 
-    `within` are fields that the value itself has. A batch may be empty: who warms a function up sends such a one, and there is nothing to do.
+    `within` are fields that the value itself has. A batch may be empty: who warms a function up
+    sends such a one, and there is nothing to do.
     """
     inner = tuple(within)
 
@@ -45,8 +46,9 @@ def records_with(
     def is_right(record: Any) -> bool:
         if not isinstance(record, dict) or not all(each in record for each in names):
             return False
-        value = record.get(name)
-        return isinstance(value, kind) and all(each in value for each in inner)
+        value: Any = record.get(name)
+        is_right_kind = isinstance(value, kind)
+        return is_right_kind and all(each in value for each in inner)
 
     return fits
 
