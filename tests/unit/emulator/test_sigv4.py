@@ -108,7 +108,7 @@ def test_the_examples_of_awss_documentation_are_signed_right() -> None:
 
 @pytest.mark.parametrize("changed", [0, 1])
 def test_each_chunk_of_a_body_must_be_signed_right(changed: int) -> None:
-    with pytest.raises(Refused, match="a chunk of the body isn't signed right"):
+    with pytest.raises(Refused, match="a chunk of the body has a wrong signature"):
         accept(CHUNKED, body=chunked(changed))
     whole = chunked()
     with pytest.raises(Refused, match="no size and signature"):
