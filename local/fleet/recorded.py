@@ -16,12 +16,15 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from local.errors import LocalError
 from local.fleet.reading import METRICS, Reading
 
+BLANK = " \t\r\n\0"  # a C string's end, too
 DEVICE_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
-EPOCH_PATTERN = re.compile(r"\d{9,13}(\.\d+)?")
-EPOCH_SECONDS_MAX = 10**11
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH_PATTERN = re.compile(r"\d{9,19}(\.\d+)?", re.ASCII)
+EPOCH_SECONDS_MAX, EPOCH_MS_MAX, EPOCH_US_MAX = 10**11, 10**14, 10**17
+LEAP_SECOND = re.compile(r"(.*\D\d\d:?\d\d:?)60(\D.*)?")
 OFFSET_PATTERN = re.compile(r"([+-])(\d{2}):?(\d{2})")
 MORE_CELLS = "cells without a column"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 TO_CELSIUS: Mapping[str, Callable[[float], float]] = {
     "fahrenheit": lambda value: (value - 32) * 5 / 9,
@@ -72,12 +75,7 @@ class Recording:
             shifted(rows.readings, start_ms) if options.is_ending_now else rows.readings
         )
         self._taken = 0
-        self._conflicting = rows.conflicting
-
-    @property
-    def rows_left_out(self) -> int:
-        """How many rows say something else than another of their device and time."""
-        return self._conflicting
+        self.left_out = rows.conflicting
 
     @property
     def devices(self) -> list[str]:
@@ -129,7 +127,11 @@ def read(options: CsvOptions) -> Rows:
             check_columns(options, table.fieldnames or [])
             clock = Clock(options.zone)
             return ordered(from_row(options, clock, table.line_num, row) for row in table)
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        is_utf_16 = error.object[:2] in UTF_16
+        why = "it is UTF-16; save it as UTF-8" if is_utf_16 else str(error)
+        raise LocalError(f"--csv {options.path}: {why}") from error
+    except OSError as error:
         raise LocalError(f"--csv {options.path}: {error}") from error
 
 
@@ -158,7 +160,7 @@ def from_row(
         )
     metrics: dict[str, float] = {}
     for metric, column in options.metrics.items():
-        cell = (row[column] or "").strip()
+        cell = (row[column] or "").strip(BLANK)
         if not cell:
             continue
         value = number(cell, f"{where}, column {column}")
@@ -269,15 +271,13 @@ def moment_of(cell: str, time_format: str | None, where: str) -> datetime:
 
     It is written as `time_format` says, else in ISO 8601 (with - or /) or as epoch seconds or ms.
     """
-    text = cell.strip()
+    text = cell.strip(BLANK)
     try:
         if time_format is not None:
             return datetime.strptime(text, time_format)  # noqa: DTZ007 - the clock has the zone
         if EPOCH_PATTERN.fullmatch(text):
-            epoch = Decimal(text)
-            ms = int(epoch if epoch > EPOCH_SECONDS_MAX else epoch * 1000)
-            return EPOCH + timedelta(milliseconds=ms)
-        return datetime.fromisoformat(text.replace("/", "-"))
+            return epoch_moment(text, f"{where}: '{cell}'")
+        return iso_moment(text.replace("/", "-"))
     except ValueError:
         expected = (
             time_format
@@ -286,6 +286,24 @@ def moment_of(cell: str, time_format: str | None, where: str) -> datetime:
         raise LocalError(
             f"{where}: '{cell}' isn't {expected} (--time-format sets another)"
         ) from None
+
+
+def iso_moment(text: str) -> datetime:
+    """Return a time in ISO 8601; raise ValueError. A leap second is the second after it."""
+    text = text.replace("z", "Z")
+    leap = LEAP_SECOND.fullmatch(text)
+    moment = datetime.fromisoformat(f"{leap[1]}59{leap[2] or ''}" if leap else text)
+    return moment + timedelta(seconds=1) if leap else moment
+
+
+def epoch_moment(text: str, where: str) -> datetime:
+    """Return the moment of seconds or ms since 1970; raise LocalError for a finer unit."""
+    epoch = Decimal(text)
+    if epoch > EPOCH_MS_MAX:
+        unit = "microseconds" if epoch <= EPOCH_US_MAX else "nanoseconds"
+        raise LocalError(f"{where} looks like {unit}; seconds or milliseconds are meant")
+    ms = int(epoch if epoch > EPOCH_SECONDS_MAX else epoch * 1000)
+    return EPOCH + timedelta(milliseconds=ms)
 
 
 def metric_column(text: str) -> tuple[str, str]:

@@ -42,8 +42,6 @@ class Report:
     monitor: Monitor
     posting: Posting
     devices: int
-    rows_left_out: int = 0
-    """Of a file, because another row has their device and time, and a larger value."""
     settled_at: float | None = None
     problems: list[str] = field(default_factory=list)
     """What is wrong, however slow the machine is."""
@@ -60,6 +58,8 @@ class Report:
     """What became of a poison record, where one was sent."""
     casualties: Casualties | None = None
     """What was killed, where something was."""
+    left_out: int = 0
+    """Rows of a file that weren't sent, since another row has their device and time."""
 
     @property
     def differences(self) -> list[Difference]:
@@ -172,6 +172,7 @@ def as_json(report: Report, steps: Steps, name: str) -> dict[str, Any]:
             "metrics_refused": counts.metrics_refused,
             "resent": counts.resent,
             "unanswered": counts.unanswered,
+            "rows_left_out": report.left_out,
             "unanswered_there": report.comparison.unanswered_there,
             "distinct": report.ledger.distinct(),
             "stored": seen.stored,
@@ -180,7 +181,6 @@ def as_json(report: Report, steps: Steps, name: str) -> dict[str, Any]:
         },
         "requests": counts.requests,
         "rejected_for": dict(report.ledger.reasons),
-        "rows_left_out": report.rows_left_out,
         "loaded_seconds": round(report.loaded_seconds, 3),
         "accepted_per_second": round(report.accepted_per_second, 1),
         "stored_per_second": round(report.stored_per_second, 1),
@@ -265,20 +265,21 @@ def summary(report: Report) -> Iterator[str]:
         yield report.isolation.summary()
     if report.casualties:
         yield report.casualties.summary()
-    yield from refused(report)
+    yield from not_taken(report)
     if counts.resent:
         yield f"{counts.resent:,} readings sent again"
 
 
-def refused(report: Report) -> Iterator[str]:
-    """Say what wasn't taken, and why."""
-    for reason, count in report.ledger.reasons.most_common(REASONS_SHOWN):
-        yield f"{count:,} refused: {reason}"
-    if report.rows_left_out:
+def not_taken(report: Report) -> Iterator[str]:
+    """Say what was left out of a file and what was refused, and why."""
+    if report.left_out:
+        rows = "row" if report.left_out == 1 else "rows"
         yield (
-            f"{report.rows_left_out:,} rows of the file left out, in part or whole: another row "
+            f"{report.left_out:,} {rows} of the file left out, in part or whole: another row "
             "has their device and time, and a larger value"
         )
+    for reason, count in report.ledger.reasons.most_common(REASONS_SHOWN):
+        yield f"{count:,} refused: {reason}"
 
 
 def balance(accounting: dict[str, Any]) -> str:

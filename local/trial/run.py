@@ -20,7 +20,6 @@ from local.fleet.ledger import Ledger
 from local.fleet.over_https import Posting, PostingOptions
 from local.fleet.over_mqtt import MqttDevices, speakers
 from local.fleet.reading import Source
-from local.fleet.recorded import Recording
 from local.fleet.rules import Rule
 from local.fleet.rules import load as load_rules
 from local.instance import Instance
@@ -96,8 +95,13 @@ class Exercise:
         if self._mqtt_share:
             devices = speakers(source.devices, self._mqtt_share)
             self._posting.mqtt = MqttDevices(self._instance.folder, self._state.mqtt_port, devices)
-        report = Report(self.ledger, self.monitor, self._posting, len(source.devices))
-        report.rows_left_out = source.rows_left_out if isinstance(source, Recording) else 0
+        report = Report(
+            self.ledger,
+            self.monitor,
+            self._posting,
+            len(source.devices),
+            left_out=source.left_out,
+        )
         started = time.monotonic()
         self.monitor.start()
         show = asyncio.create_task(self._show())

@@ -253,6 +253,11 @@ def test_the_clock_gives_no_instant_that_a_caller_has_used(kept: Kept) -> None:
         (datetime(2026, 11, 21), "has no offset from UTC"),  # noqa: DTZ001
         (datetime(1969, 12, 31, tzinfo=UTC), "-86400000 is not of 2020 to 9999"),
         (NOW_MS // 1000, "1800000000 is not of 2020 to 9999, in epoch milliseconds"),
+        (NOW_MS // 1000, "it looks like seconds"),
+        (NOW_MS * 1000, "it looks like microseconds"),
+        (NOW_MS * 1_000_000, "it looks like nanoseconds"),
+        (NOW_MS / 1000 + 0.25, "nor whole epoch milliseconds; it looks like seconds"),
+        (float("nan"), "nan is neither a datetime"),
         (1_577_836_799_999, "is not of 2020"),
         (253_402_300_800_000, "is not of 2020 to 9999"),
         (1.5, "1.5 is neither a datetime with an offset nor whole epoch milliseconds"),
@@ -263,6 +268,11 @@ def test_a_time_that_can_not_be_is_refused(kept: Kept, given_time: Any, message:
     with pytest.raises(Invalid, match=f"recorded_at: .*{message}"):
         kept.store.record({"temperature": 1.0}, given_time)
     assert kept.store.status().waiting == 0
+
+
+def test_whole_milliseconds_may_be_a_float(kept: Kept) -> None:
+    kept.store.record({"temperature": 1.0}, float(NOW_MS))
+    assert kept.send() == [NOW_MS]
 
 
 def test_of_readings_recorded_together_all_are_kept_or_none(kept: Kept) -> None:

@@ -84,7 +84,7 @@ def test_of_rows_with_one_time_and_other_values_the_largest_is_kept_and_they_are
     recording = recorded(tmp_path, "\n".join(["date,temp,hum", *rows, "2026-07-04,,40"]))
     metrics = [each.metrics for each in recording.due(NOW_MS, 10)]
     assert metrics == [{"temperature": 3.0, "humidity": 40.0}]
-    assert recording.rows_left_out == 2  # with 1 and 2; the second 3 says the same
+    assert recording.left_out == 2  # with 1 and 2; the second 3 says the same
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_the_hour_that_a_clock_has_twice_is_twice_as_long(tmp_path: Path) -> Non
     assert [each.recorded_at_ms for each in readings] == [
         start + half * HOUR_MS // 2 for half in range(6)
     ]
-    assert recording.rows_left_out == 0
+    assert recording.left_out == 0
 
 
 def test_a_zone_that_nobody_knows_is_refused_with_what_one_is(tmp_path: Path) -> None:
@@ -195,6 +195,37 @@ def test_the_device_is_told_in_one_way_exactly(file: Path) -> None:
 )
 def test_a_time_is_iso_8601_or_epoch_seconds_or_ms(text: str) -> None:
     assert Clock("UTC").ms("a", moment_of(text, None, "here")) == JULY_4_NOON_MS
+
+
+@pytest.mark.parametrize(
+    ("text", "later_ms"),
+    [
+        ("2026-07-04T12:00:59.9996Z", 59_999),
+        ("1783166459.9996", 59_999),
+        ("1783166400.001", 1),
+        ("1783166459999.7", 59_999),
+        ("2026-07-04T12:00:60z", 60_000),
+        ("2026/07/04 12:00:60", 60_000),
+        ("2026-07-04 12:00\0", 0),
+    ],
+)
+def test_a_time_is_the_millisecond_that_the_api_reads(text: str, later_ms: int) -> None:
+    assert Clock("UTC").ms("a", moment_of(text, None, "here")) == JULY_4_NOON_MS + later_ms
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"), [("1783166400000000", "micro"), ("1783166400000000000", "nano")]
+)
+def test_a_time_in_a_finer_unit_is_told_to_be_that(text: str, unit: str) -> None:
+    with pytest.raises(LocalError, match=f"here: '{text}' looks like {unit}seconds; seconds or"):
+        moment_of(text, None, "here")
+
+
+def test_a_file_in_utf_16_is_told_to_be_that(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    path.write_text("date,station,temp,hum\n", "utf-16")
+    with pytest.raises(LocalError, match="it is UTF-16; save it as UTF-8"):
+        Recording(options(path), NOW_MS)
 
 
 def test_a_time_can_be_written_as_a_format_says() -> None:

@@ -16,6 +16,9 @@ from telemetry_client.errors import Invalid
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST_MS = 1_577_836_800_000  # 2020: a time before it is a clock that isn't set, or seconds
 LATEST_MS = 253_402_300_799_999  # the end of the year 9999
+YEAR_2100_MS = 4_102_444_800_000
+LEAP_SECOND = re.compile(r"(.*\D\d\d:?\d\d:?)60([.,].*|Z|[+-].*)")
+EXACT = 2**53  # below it a float holds each whole number
 Schema = dict[str, Any]
 
 
@@ -90,15 +93,44 @@ def to_number(name: str, value: Any, unit: str) -> int | float:
     raise Invalid(name, value, f"{reason}; float(…) makes one of it, if it is one")
 
 
+def from_iso(text: str) -> datetime:
+    """A time in ISO 8601; raises ValueError. A second of 60, a leap second, is the one after it."""
+    text = text.replace("z", "Z")
+    leap = LEAP_SECOND.fullmatch(text)
+    if leap is None:
+        return datetime.fromisoformat(text)
+    return datetime.fromisoformat(f"{leap[1]}59{leap[2]}") + timedelta(seconds=1)
+
+
 def to_ms(recorded_at: Any) -> int:
-    """Epoch ms of a caller's own time: those, or a datetime with an offset; else Invalid."""
+    """Epoch ms of a caller's own time: those, also as a float, or a datetime with an offset.
+
+    Raises Invalid for anything else.
+    """
+    sent = recorded_at
     if isinstance(recorded_at, datetime):
         if recorded_at.tzinfo is None:
-            raise Invalid("recorded_at", recorded_at, "has no offset from UTC: datetime.now(UTC)")
+            raise Invalid("recorded_at", sent, "has no offset from UTC: datetime.now(UTC)")
         recorded_at = (recorded_at - EPOCH) // timedelta(milliseconds=1)
+    if isinstance(recorded_at, float) and recorded_at.is_integer() and abs(recorded_at) < EXACT:
+        recorded_at = int(recorded_at)
     if isinstance(recorded_at, bool) or not isinstance(recorded_at, int):
         reason = "is neither a datetime with an offset nor whole epoch milliseconds"
-        raise Invalid("recorded_at", recorded_at, reason)
+        is_number = isinstance(recorded_at, float) and math.isfinite(recorded_at)
+        raise Invalid("recorded_at", sent, reason + (_unit_told(recorded_at) if is_number else ""))
     if not EARLIEST_MS <= recorded_at <= LATEST_MS:
-        raise Invalid("recorded_at", recorded_at, "is not of 2020 to 9999, in epoch milliseconds")
+        reason = f"is not of 2020 to 9999, in epoch milliseconds{_unit_told(recorded_at)}"
+        raise Invalid("recorded_at", recorded_at, reason)
     return recorded_at
+
+
+def _unit_told(number: float) -> str:
+    """The unit in which a number would be a time of 2020 to 2100; nothing where there is none."""
+    for unit, at_ms in (
+        ("seconds", number * 1000),
+        ("microseconds", number // 1000),
+        ("nanoseconds", number // 1_000_000),
+    ):
+        if EARLIEST_MS <= at_ms < YEAR_2100_MS:
+            return f"; it looks like {unit}"
+    return ""
