@@ -510,6 +510,7 @@ def source_of(options: Options) -> Callable[[int], Source]:
         device_column=options.device_column,
         celsius_from=options.celsius_from,
         time_format=options.time_format,
+        zone=options.zone,
         speed=options.speed,
         is_ending_now=options.ends_now,
     )
