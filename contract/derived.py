@@ -27,6 +27,37 @@ REGION = (
     r"(?P<head>^(?P<indent> *)# begin {name}\b[^\n]*\n)(?P<body>.*?)(?P<foot>^ *# end {name}\n)"
 )
 Contracts = dict[str, list[Version]]
+METRICS_NOTES = """
+`battery` is in volts. Many devices send a percentage, and from 0 to 60 nothing tells that from
+volts: 55 % is stored as 55 V; above 60 it is refused. Send volts, or leave it out.
+
+## Values that stand for no measurement
+
+Sensors send some values in place of a measurement: a DS18B20 that isn't connected reads -127 °C,
+one that has just got its power 85 °C, a register that wasn't read 65535. Nothing tells an 85 that
+stands for no measurement from one that is a temperature, so none is known by default.
+`metrics.yaml` declares them, is reviewed like code, and is deployed with it:
+
+```yaml
+no_measurement:
+  - metric: temperature
+    values: [-127, 85]
+    devices: greenhouse-*
+  - {metric: battery, values: [65.535]}
+```
+
+- `values` are in the metric's unit, after what `influx.yaml` converts. A number that a device has
+  in 32 bits only is the declared one, too.
+- `devices` is a pattern for whole ids; `*` stands for any characters. Without it, every device is
+  meant.
+- Such a value is left out before its range is looked at, in every format and every way in, also
+  of what other producers put on the stream, and when windows are rebuilt. It is counted as
+  `MetricsLeftOut`; GET /accounting shows it. The reading's other metrics are stored.
+- A reading of which nothing is left isn't stored. Over HTTPS it is refused, and the reason says
+  so; over MQTT it is forgotten, and on the stream it counts as a duplicate.
+- `make schemas` checks the file, and writes the archive's views anew. What was stored before
+  stays until windows are rebuilt from the archive with `missing: drop`.
+"""
 
 
 def derive(root: Path, contracts: Contracts) -> dict[str, str]:
@@ -152,12 +183,13 @@ def metrics_table(versions: Sequence[Version]) -> str:
 # Metrics
 
 A reading has one or more of these. A value outside the range is refused, with the field, the value
-and the range. The version is that of `schemas/reading/` which brought the metric.
+and the range; the reading's other metrics are stored. The version is that of `schemas/reading/`
+which brought the metric.
 
 | metric | unit | range | since version | what it is |
 |---|---|---|---|---|
 """
-    return head + "\n".join(rows) + "\n"
+    return head + "\n".join(rows) + "\n" + METRICS_NOTES
 
 
 # Regions of templates: the lines between `# begin NAME` and `# end NAME`.

@@ -7,6 +7,7 @@ to quarantine.
 import functools
 import os
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from telemetry.aws import events, http, mqtt
@@ -19,7 +20,7 @@ from telemetry.aws.observe import (
     observed,
 )
 from telemetry.aws.overflow import Overflow
-from telemetry.aws.quarantine import Quarantine
+from telemetry.aws.quarantine import Appender, Held
 from telemetry.aws.queue import Queue
 from telemetry.aws.refusals import Refusal, log_refused, of_held, refusal
 from telemetry.aws.schemas import schemas as reading_schemas
@@ -40,6 +41,12 @@ class Puts(Protocol):
     """Takes readings; returns those it could not take."""
 
     def put(self, readings: list[Reading]) -> list[Reading]: ...
+
+
+class Keeps(Protocol):
+    """Keeps what isn't a reading; whether it could."""
+
+    def keep(self, held: Sequence[Held]) -> bool: ...
 
 
 def run(
@@ -156,7 +163,7 @@ def run_message(
     retention_ms: int,
     stream: Puts,
     overflow: Puts,
-    quarantine: Quarantine,
+    quarantine: Keeps,
     schemas: Schemas,
     trace_id: str | None = None,
 ) -> None:
@@ -206,7 +213,7 @@ def _unavailable(admission: Admission, lost: list[Reading], trace_id: str | None
 
 
 @functools.cache
-def wired() -> tuple[int, Stream, Overflow, Quarantine, Schemas]:
+def wired() -> tuple[int, Stream, Overflow, Appender, Schemas]:
     """Made once per execution environment.
 
     Stream and Queue try again themselves, so their clients don't: 9 s for a stream that hangs and
@@ -217,7 +224,7 @@ def wired() -> tuple[int, Stream, Overflow, Quarantine, Schemas]:
         settings.retention_ms,
         Stream(client("kinesis", attempts=1), settings.stream_name),
         Overflow(Queue(client("sqs", attempts=1), settings.overflow_url)),
-        Quarantine(client("s3"), settings.failures_bucket),
+        Appender(client("s3"), settings.failures_bucket),
         reading_schemas(settings),
     )
 

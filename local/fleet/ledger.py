@@ -55,6 +55,8 @@ class Counts:
     """Sent, each reading as often as it was sent."""
     accepted: int = 0
     rejected: int = 0
+    metrics_refused: int = 0
+    """Of readings that were accepted without them."""
     resent: int = 0
     """Sent again because there was no answer, or the answer was that they weren't taken."""
     unanswered: int = 0
@@ -85,6 +87,11 @@ class Ledger:
     def reject(self, reason: str) -> None:
         """Note a reading that the pipeline has refused."""
         self.counts.rejected += 1
+        self.reasons[reason] += 1
+
+    def refuse_metric(self, reason: str) -> None:
+        """Note a metric that the pipeline has refused of a reading that it has taken."""
+        self.counts.metrics_refused += 1
         self.reasons[reason] += 1
 
     def give_up(self, readings: Iterable[Reading]) -> None:

@@ -58,6 +58,8 @@ class Report:
     """What became of a poison record, where one was sent."""
     casualties: Casualties | None = None
     """What was killed, where something was."""
+    left_out: int = 0
+    """Rows of a file that weren't sent, since another row has their device and time."""
 
     @property
     def differences(self) -> list[Difference]:
@@ -167,8 +169,10 @@ def as_json(report: Report, steps: Steps, name: str) -> dict[str, Any]:
             "posted": counts.posted,
             "accepted": counts.accepted,
             "rejected": counts.rejected,
+            "metrics_refused": counts.metrics_refused,
             "resent": counts.resent,
             "unanswered": counts.unanswered,
+            "rows_left_out": report.left_out,
             "unanswered_there": report.comparison.unanswered_there,
             "distinct": report.ledger.distinct(),
             "stored": seen.stored,
@@ -248,7 +252,7 @@ def summary(report: Report) -> Iterator[str]:
     if counts.unanswered:
         yield (
             f"{counts.unanswered:,} readings got no answer, so each may be there or not: "
-            f"{report.comparison.unanswered_there:,} are, that no answered request brought"
+            f"{report.comparison.unanswered_there:,} are"
         )
     if report.comparison.unsearched:
         yield (
@@ -261,10 +265,21 @@ def summary(report: Report) -> Iterator[str]:
         yield report.isolation.summary()
     if report.casualties:
         yield report.casualties.summary()
-    for reason, count in report.ledger.reasons.most_common(REASONS_SHOWN):
-        yield f"{count:,} readings rejected: {reason}"
+    yield from not_taken(report)
     if counts.resent:
         yield f"{counts.resent:,} readings sent again"
+
+
+def not_taken(report: Report) -> Iterator[str]:
+    """Say what was left out of a file and what was refused, and why."""
+    if report.left_out:
+        rows = "row" if report.left_out == 1 else "rows"
+        yield (
+            f"{report.left_out:,} {rows} of the file left out, in part or whole: another row "
+            "has their device and time, and a larger value"
+        )
+    for reason, count in report.ledger.reasons.most_common(REASONS_SHOWN):
+        yield f"{count:,} refused: {reason}"
 
 
 def balance(accounting: dict[str, Any]) -> str:

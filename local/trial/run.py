@@ -95,7 +95,13 @@ class Exercise:
         if self._mqtt_share:
             devices = speakers(source.devices, self._mqtt_share)
             self._posting.mqtt = MqttDevices(self._instance.folder, self._state.mqtt_port, devices)
-        report = Report(self.ledger, self.monitor, self._posting, len(source.devices))
+        report = Report(
+            self.ledger,
+            self.monitor,
+            self._posting,
+            len(source.devices),
+            left_out=source.left_out,
+        )
         started = time.monotonic()
         self.monitor.start()
         show = asyncio.create_task(self._show())

@@ -41,16 +41,33 @@ FOREIGN: dict[str, tuple[Any, str]] = {
                 {
                     "eventSource": "aws:kinesis",
                     "eventID": "shardId-0:1",
-                    "kinesis": {"sequenceNumber": "1", "partitionKey": "a", "data": "e30="},
+                    "kinesis": {
+                        "sequenceNumber": "1",
+                        "partitionKey": "a",
+                        "data": "e30=",
+                        "approximateArrivalTimestamp": 1.5,
+                    },
                 }
             ]
         },
         "records of a Kinesis stream (1)",
     ),
+    "hollow kinesis": (
+        {"Records": [{"eventSource": "aws:kinesis", "eventID": "1", "kinesis": {}}]},
+        "records of a Kinesis stream (1)",
+    ),
+    "hollow dynamodb": (
+        {"Records": [{"eventSource": "aws:dynamodb", "eventID": "1", "dynamodb": {}}]},
+        "records of a DynamoDB table's stream (1)",
+    ),
     "dynamodb": (
         {
             "Records": [
-                {"eventID": "1", "eventSource": "aws:dynamodb", "dynamodb": {"Keys": {}}},
+                {
+                    "eventID": "1",
+                    "eventSource": "aws:dynamodb",
+                    "dynamodb": {"SequenceNumber": "1"},
+                },
             ]
         },
         "records of a DynamoDB table's stream (1)",

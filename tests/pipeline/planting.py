@@ -24,6 +24,8 @@ Plant = Callable[[Pipeline, str, int], None]
 class Nothing:
     """A source of devices that have sent all that they had."""
 
+    left_out = 0
+
     def __init__(self, devices: list[str]) -> None:
         self.devices = devices
 

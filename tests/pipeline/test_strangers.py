@@ -119,7 +119,7 @@ def test_the_api_answers_other_users_as_on_aws_and_pages_not_at_all(pipeline: Pi
     with httpx.Client(trust_env=False, timeout=30) as http:
         assert http.get(f"{url}/health").status_code == 200
         assert http.get(f"{url}/alerts").status_code == 401
-        assert http.get(f"{url}/no/such/route").status_code == 403
+        assert http.get(f"{url}/no/such/route").status_code == 404
         token = {"Authorization": f"Bearer {pipeline.state.tokens['operator']}"}
         assert http.get(f"{url}/alerts", headers=token).status_code == 200
         for origin in ("https://evil.example", "null"):

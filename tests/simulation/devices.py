@@ -44,6 +44,8 @@ class Device:
         self.sent: list[Json] = []
         """Every document that it meant, as often as it sent it; not the bad ones."""
         self._sent_to: dict[str, list[Json]] = {}
+        self._meant_in_part: list[Json] = []
+        """What is right of documents that aren't, wherever it sent them."""
         self.published: list[Publication] = []
         self.way = self._chance.choice(WAYS)
         self._sending: list[asyncio.Task[None]] = []
@@ -143,7 +145,7 @@ class Device:
         """
         if self.region == lost:
             self.region = other
-        again = self._sent_to.get(lost, [])
+        again = self._sent_to.get(lost, []) + self._meant_in_part
         documents = list({json.dumps(each): each for each in again}.values())
         for first in range(0, len(documents), BATCH_MOST):
             batch = documents[first : first + BATCH_MOST]
@@ -227,7 +229,8 @@ class Device:
         """Note what is right of a document that isn't: it is to be taken."""
         (found,) = judge.judged([document], self.device_id, self._conditions.now_ms())
         if found.metrics:
-            self.sent.append({"recorded_at": document["recorded_at"], **found.metrics})
+            self._meant_in_part.append({"recorded_at": document["recorded_at"], **found.metrics})
+            self.sent.append(self._meant_in_part[-1])
 
     def _good_instants(self) -> set[int]:
         """The instants of a device whose clock is refused that are right all the same."""

@@ -229,7 +229,7 @@ class Region(Services):
         self.redriven_at = self.redriven_at or len(self.lambda_.invocations)
         names = sorted({line["name"] for line in self.quarantined() if self.is_released(line)})
         if names:
-            asked = Namespace(names=names, all=False)
+            asked = Namespace(names=names, all=False, device=None, reason=None, wait=0)
             code = await running(lambda: operators_quarantine.release(asked, target, silent))
             self.conditions.history.note(f"{self.name}/operator", f"releases {len(names)}:", code)
 

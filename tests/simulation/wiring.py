@@ -1,6 +1,7 @@
 """The functions of the pipeline, wired as their `wired()` does, to simulated clients and clocks."""
 
 import functools
+import itertools
 from typing import Any
 
 from telemetry.aws.alerts import KEY as ALERT_KEY
@@ -13,7 +14,7 @@ from telemetry.aws.items import CompareAndSet, DynamoItems
 from telemetry.aws.overflow import Overflow
 from telemetry.aws.pace import Pace
 from telemetry.aws.publishers import Bus, Topic
-from telemetry.aws.quarantine import Quarantine
+from telemetry.aws.quarantine import Appender, Quarantine
 from telemetry.aws.queue import Queue
 from telemetry.aws.schemas import Schemas
 from telemetry.aws.stream import Stream
@@ -42,7 +43,9 @@ shipped = functools.cache(shipped_rules)
 def ingesting(of: Environment) -> Handler:
     stream = Stream(of.kinesis, "readings", of.sleep, of.seconds)
     overflow = Overflow(Queue(of.sqs, "overflow"))
-    quarantine, schemas = Quarantine(of.s3, FAILURES), schemas_for(of)
+    names = itertools.count()
+    quarantine = Appender(of.s3, FAILURES, lambda: f"{of.name.replace('/', '-')}-{next(names)}")
+    schemas = schemas_for(of)
 
     def handle(event: Json) -> Any:
         if "httpMethod" in event:

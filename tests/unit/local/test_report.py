@@ -10,7 +10,7 @@ from local.fleet.reading import Reading
 from local.trial.check import Comparison, Difference
 from local.trial.monitor import Snapshot
 from local.trial.pending import OUT_OF_TIME, Slowness
-from local.trial.report import Report, Verdict, balance, problems, tell_verdict
+from local.trial.report import Report, Verdict, balance, not_taken, problems, tell_verdict
 
 LATE = Difference("a", "window count", 21, 20, may_come=True)
 TOO_MANY = Difference("a", "window count", 21, 31)
@@ -55,6 +55,16 @@ def told(of: Report) -> str:
 def test_more_than_was_sent_is_wrong_however_slow_the_machine_is(slowness: Slowness) -> None:
     assert report(TOO_MANY, LATE, slowness=slowness).verdict is Verdict.WRONG
     assert report(quarantined=1, slowness=slowness).verdict is Verdict.WRONG
+
+
+def test_rows_that_were_not_sent_are_told() -> None:
+    assert list(not_taken(report())) == []
+    assert list(not_taken(report(left_out=2))) == [
+        (
+            "2 rows of the file left out, in part or whole: another row has their device and time, "
+            "and a larger value"
+        )
+    ]
 
 
 def test_what_is_missing_is_lost_once_nothing_is_left_that_may_bring_it() -> None:

@@ -29,11 +29,15 @@ def expect(function: str, event: Any, *shapes: Shape) -> None:
     raise UnexpectedEvent(f"{function} got {described(event)}; it takes {words}")
 
 
-def records_with(name: str, kind: type, *names: str) -> Callable[[dict[str, Any]], bool]:
+def records_with(
+    name: str, kind: type, *names: str, within: Iterable[str] = ()
+) -> Callable[[dict[str, Any]], bool]:
     """Whether an event is a batch whose every record has a value of a kind, and other fields.
 
-    A batch may be empty: who warms a function up sends such a one, and there is nothing to do.
+    `within` are fields that the value itself has. A batch may be empty: who warms a function up
+    sends such a one, and there is nothing to do.
     """
+    inner = tuple(within)
 
     def fits(event: dict[str, Any]) -> bool:
         records = event.get("Records")
@@ -42,7 +46,9 @@ def records_with(name: str, kind: type, *names: str) -> Callable[[dict[str, Any]
     def is_right(record: Any) -> bool:
         if not isinstance(record, dict) or not all(each in record for each in names):
             return False
-        return isinstance(record.get(name), kind)
+        value: Any = record.get(name)
+        is_right_kind = isinstance(value, kind)
+        return is_right_kind and all(each in value for each in inner)
 
     return fits
 
@@ -76,13 +82,14 @@ def _is_authorization(event: dict[str, Any]) -> bool:
     return event.get("type") == "TOKEN" and all(isinstance(text, str) for text in texts)
 
 
+OF_STREAM = ("data", "sequenceNumber", "partitionKey", "approximateArrivalTimestamp")
 STREAM = Shape(
     "a batch of a Kinesis stream (Records, each with kinesis and eventID)",
-    records_with("kinesis", dict, "eventID"),
+    records_with("kinesis", dict, "eventID", within=OF_STREAM),
 )
 CHANGES = Shape(
     "a batch of a DynamoDB table's stream (Records, each with dynamodb and eventID)",
-    records_with("dynamodb", dict, "eventID"),
+    records_with("dynamodb", dict, "eventID", within=["SequenceNumber"]),
 )
 MESSAGES = Shape(
     "a batch of an SQS queue (Records, each with body and messageId)",

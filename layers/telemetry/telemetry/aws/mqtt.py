@@ -47,6 +47,7 @@ class Message(NamedTuple):
     format: str
     body: bytes
     received_at_ms: int
+    released: str | None = None  # by which release of the quarantine it comes
 
 
 class Taken(NamedTuple):
@@ -73,7 +74,15 @@ def of_event(event: dict[str, Any]) -> Message:
         raise Rejected(
             "is not an event of an IoT rule: a field has another type or range", value=event
         )
-    return Message(topic, device_id, form, data, received_at_ms)
+    released = event.get("released")
+    return Message(
+        topic,
+        device_id,
+        form,
+        data,
+        received_at_ms,
+        released if isinstance(released, str) else None,
+    )
 
 
 def to_event(message: Message) -> dict[str, Any]:
@@ -186,4 +195,6 @@ def _held(message: Message, stage: str, reason: str, field: str | None, value: A
         message.device_id,
         message.received_at_ms,
         event,
+        device_id=message.device_id,
+        released=message.released,
     )

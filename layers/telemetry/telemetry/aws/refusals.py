@@ -64,7 +64,7 @@ def refusal(device_id: str | None, field: str | None, reason: str, value: Any = 
 
 def of_held(held: Held) -> Refusal:
     """The refusal of what went to quarantine."""
-    return refusal(held.partition_key, held.field, held.reason, held.value)
+    return refusal(held.device_id, held.field, held.reason, held.value)
 
 
 def _shown(value: Any) -> Any:
