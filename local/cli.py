@@ -6,6 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    ReadTimeoutError,
+)
 from rich.console import Console
 
 from emulator.errors import EmulatorError, NotInTime
@@ -487,6 +493,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EmulatorError as error:
         show_error(Console(stderr=True), error)
         return TOO_SLOW if isinstance(error, (NoAnswer, NotInTime)) else 1
+    except (BotoCoreError, ClientError) as error:
+        show_error(Console(stderr=True), LocalError(f"the embedded AWS: {error}"))
+        return TOO_SLOW if isinstance(error, ReadTimeoutError | ConnectTimeoutError) else 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED

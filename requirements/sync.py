@@ -59,4 +59,5 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as fault:  # not writable, or the disk is full: not a matter of this program
-        sys.exit(f"✗ {fault.filename or Path.cwd()}: {fault.strerror}: the tools go to .tools/")
+        place = fault.filename or Path.cwd()
+        sys.exit(f"✗ {place}: {fault.strerror}: the tools go to .tools/ here, which must be yours")

@@ -75,10 +75,24 @@ class Message:
         if not self._document:
             try:
                 text = self.payload.decode()
-                self._document.append(json.loads(text, parse_constant=finite, parse_float=finite))
+                document = json.loads(
+                    text, parse_constant=finite, parse_float=finite, object_pairs_hook=once
+                )
+                self._document.append(document)
             except (ValueError, RecursionError):
                 self._document.append(UNDEFINED)
         return self._document[0]
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; raise ValueError for a name that is there twice.
+
+    AWS doesn't say which of its values is meant, so here such a payload isn't JSON.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
+    return found
 
 
 def finite(text: str) -> float:

@@ -252,7 +252,7 @@ def summary(report: Report) -> Iterator[str]:
     if counts.unanswered:
         yield (
             f"{counts.unanswered:,} readings got no answer, so each may be there or not: "
-            f"{report.comparison.unanswered_there:,} are, that no answered request brought"
+            f"{report.comparison.unanswered_there:,} are"
         )
     if report.comparison.unsearched:
         yield (

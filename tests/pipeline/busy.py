@@ -13,8 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-
+from local.cli import console_on
 from local.cli import main as local
 from local.session import raise_on_terminate
 from local.trial.report import Verdict, tell_verdict
@@ -25,7 +24,7 @@ from tests.pipeline.instances import own_instance
 from tests.pipeline.planting import Plant, checked, count_twice, lose, sent
 
 LOOPS = 8
-PLANTED: dict[str, Plant] = {"a loss": lose, "a double count": count_twice}
+PLANTED: dict[str, Plant] = {"a planted loss": lose, "a planted double count": count_twice}
 
 
 def spin() -> None:
@@ -56,10 +55,13 @@ def main() -> int:
     parser.add_argument("--for", dest="seconds", default="30s", help="devices post so long (30s)")
     options = parser.parse_args()
     raise_on_terminate()
-    console, told = Console(), {}
+    console, told = console_on(stderr=False), {}
     with busy_loops(options.loops), own_instance(Steps(console)) as instance:
         run = ["devices", "--name", instance.name, "--check", "--for", options.seconds]
-        told["nothing"] = local(run) in {Verdict.RIGHT.value, Verdict.UNKNOWN.value}
+        told["a run of which nothing is lost"] = local(run) in {
+            Verdict.RIGHT.value,
+            Verdict.UNKNOWN.value,
+        }
         with Pipeline(instance) as pipeline:
             for number, (what, plant) in enumerate(PLANTED.items()):
                 ledger, minute_ms = sent(pipeline, f"planted-{number}")
@@ -68,7 +70,7 @@ def main() -> int:
                 tell_verdict(report, console)
                 told[what] = report.verdict is Verdict.WRONG
     for what, is_told in told.items():
-        print(f"{'✓' if is_told else '✗'} {what} planted: {'told' if is_told else 'not told'}")
+        print(f"✓ {what}: a true verdict" if is_told else f"✗ {what}: a false verdict")
     return 0 if all(told.values()) else 1
 
 

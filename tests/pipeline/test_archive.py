@@ -23,7 +23,7 @@ NO_READINGS = [
     b'{"device_id":"archived-odd","recorded_at":"soon","temperature":20}',
     b'{"device_id":"archived-odd","recorded_at":1795224600000,"temperature":"warm"}',
     b'{"device_id":"archived-odd","recorded_at":1795224600000,"temperature":{"celsius":20}}',
-    b'[{"device_id":"archived-odd","recorded_at":1795224600000,"temperature":20}]',
+    b'[{"device_id":"archived-odd","recorded_at":"soon","temperature":20}]',
     b'{"device_id":"archived-odd","recorded_at":1795224600000,"temp',
     b"[" * 50_000,
 ]

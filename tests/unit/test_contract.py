@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from telemetry.domain.no_measurement import load as load_metrics
 from telemetry.domain.validation import parse
 from telemetry.errors import Rejected
 
@@ -336,9 +338,10 @@ def test_a_removed_fields_number_is_kept_by_all_later_versions() -> None:
 
 
 def test_the_table_of_metrics_says_since_when() -> None:
-    assert metrics_table(BOTH).endswith(
-        "|---|---|---|---|---|\n| `humidity` | %RH | 0 to 100 | 2 | Of the air |\n"
-    )
+    table, _, notes = metrics_table(BOTH).partition("\n\n`battery`")
+    assert table.endswith("|---|---|---|---|---|\n| `humidity` | %RH | 0 to 100 | 2 | Of the air |")
+    (example,) = re.findall(r"```yaml\n(.*?)```", notes, re.DOTALL)
+    assert load_metrics(example).keys() == {"temperature", "battery"}
 
 
 THREE = [*BOTH, version(3, having(HUMIDITY, doc="A long  doc " + "of words " * 30))]

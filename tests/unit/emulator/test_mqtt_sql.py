@@ -115,6 +115,8 @@ def test_a_field_without_a_name_has_its_own() -> None:
         b'{"t": 1e999}',
         b'\xef\xbb\xbf{"t": 1}',
         '{"t": 1}'.encode("utf-16"),
+        b'{"t": 1}\0',
+        b'{"t": 1, "t": 2}',  # AWS doesn't say which value is meant
         b"[" * 100_000,
     ],
 )

@@ -9,8 +9,9 @@ from typing import Any
 
 import psutil
 import pytest
+from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 
-from emulator.errors import StepFailed
+from emulator.errors import NotInTime, StepFailed
 from local import commands, faults
 from local.cli import main, parser
 from local.errors import LocalError, NoAnswer
@@ -71,6 +72,9 @@ def test_a_folder_that_may_not_be_written_is_told_in_a_sentence() -> None:
         (PermissionError(errno.EACCES, "Permission denied", ".local"), 1),
         (LocalError("wrong"), 1),
         (NoAnswer("GET /alerts: no answer"), 3),
+        (NotInTime("`sam build` took longer than 900 s", Path("build.log")), 3),
+        (ReadTimeoutError(endpoint_url="http://127.0.0.1:1"), 3),
+        (EndpointConnectionError(endpoint_url="http://127.0.0.1:1"), 1),
     ],
 )
 def test_a_command_ends_with_a_sentence_and_a_code(
@@ -198,7 +202,9 @@ def test_a_checkout_that_may_not_be_written_is_told_in_a_sentence(tmp_path: Path
     (tmp_path / ".tools").write_text("a file, so that nothing can be put there")
     done = subprocess.run(SYNC, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "✗ .tools: File exists: the tools go to .tools/\n"
+    assert done.stderr == (
+        "✗ .tools: File exists: the tools go to .tools/ here, which must be yours\n"
+    )
 
 
 def test_setting_tools_up_ends_at_an_interrupt_without_a_traceback(tmp_path: Path) -> None:
