@@ -172,7 +172,8 @@ def no_outbox(planted: contextlib.ExitStack) -> None:
             return joined
 
         alerts.join = and_tell  # type: ignore[method-assign]
-        return lambda event: alert.run(event, wiring.shipped(), alerts, RETENTION_MS)
+        rules = wiring.rules_of(of.conditions.options)
+        return lambda event: alert.run(event, rules, alerts, RETENTION_MS)
 
     def dispatching(of: Environment) -> Handler:
         real = wiring.dispatching(of)

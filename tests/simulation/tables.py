@@ -135,17 +135,39 @@ class Table:
         """An item; a read that isn't consistent may see an older one."""
         return self.replicas[region].items.get(key) if is_consistent else self._as_read(region, key)
 
-    def between(self, region: str, partition: str, low: str, high: str) -> list[Item]:
+    def between(
+        self, region: str, partition: str, low: str, high: str, is_forward: bool = True
+    ) -> list[Item]:
         """A partition's items in a range of sort keys, as a query finds them."""
         items = self.replicas[region].items
         found = [key for key in items if key[0] == partition and low <= key[1] <= high]
-        seen = [self._as_read(region, key) for key in sorted(found)]
+        seen = [self._as_read(region, key) for key in sorted(found, reverse=not is_forward)]
         return [item for item in seen if item is not None]
 
     def having(self, region: str, name: str, value: dict[str, Any]) -> list[Item]:
-        """The items of an index's partition, as a query finds them."""
+        """The items that have an attribute's value, as a query finds them."""
         found = [self._as_read(region, key) for key in sorted(self.replicas[region].items)]
         return [item for item in found if item is not None and item.get(name) == value]
+
+    def indexed(
+        self, region: str, bucket: dict[str, Any], limit: int, start: Item | None
+    ) -> tuple[list[Item], Item | None]:
+        """A page of the status index: items by their first breach; where the next one starts.
+
+        DynamoDB tells of a next page where this one is full, though nothing may be left.
+        """
+        found = sorted(self.having(region, "status_bucket", bucket), key=self._place)
+        if start is not None:
+            found = [item for item in found if self._place(item) > self._place(start)]
+        page = found[:limit]
+        if len(page) < limit:
+            return page, None
+        names = ("status_bucket", "first_breach_ms", *self.key)
+        return page, {name: page[-1][name] for name in names}
+
+    def _place(self, item: Item) -> tuple[int, Key]:
+        """An item's place in the status index."""
+        return int(item["first_breach_ms"]["N"]), self.key_of(item)
 
     def _as_read(self, region: str, key: Key) -> Item | None:
         """An item as a read that isn't consistent sees it."""
