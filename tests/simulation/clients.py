@@ -163,7 +163,7 @@ class DynamoDb(Client):
         def does() -> Json:
             (value,) = request["ExpressionAttributeValues"].values()
             found, last = self._table(request["TableName"]).indexed(
-                self._services.name, value, request["Limit"], request.get("ExclusiveStartKey")
+                self._services.name, value["S"], request["Limit"], request.get("ExclusiveStartKey")
             )
             return {"Items": found} | ({"LastEvaluatedKey": last} if last else {})
 
@@ -190,7 +190,7 @@ class Windows:
         if ":partition" in values:  # the regions' generations
             (name,) = values.values()
             yield self._dynamodb._call(
-                "Query", lambda: {"Items": table.having(region, "device_id", name)}
+                "Query", lambda: {"Items": table.of_partition(region, name["S"])}
             )
             return
         device_id, low, high = [values[name]["S"] for name in (":device", ":from", ":to")]

@@ -25,6 +25,7 @@ SHARES = {"battery": (0.3, 2, 4), "pressure": (0.15, 950, 1050)}
 """Of how many readings have a metric, and between which values."""
 FREEZER_OFFSET = 56
 """By how much a freezer is colder than other devices: its rule is as much lower."""
+SENSORS_MAX = 3
 CONTRADICTED_SECONDS = (50.0, 240.0)
 BATCH_MOST = 100
 SKEWS_MS = (-90_000, 100_000, -3 * HOUR_MS, -26 * HOUR_MS, 20 * 60_000, -400 * DAY_MS, 800 * DAY_MS)
@@ -66,6 +67,8 @@ class Device:
         self._is_refused = self._skew_ms in REFUSED_SKEWS_MS
         self.sent: list[Json] = []
         """Every document that it meant, as often as it sent it; not the bad ones."""
+        self.sensors_sent: list[Json] = []
+        """Every document of a sensor behind it, with the sensor's name."""
         self._sent_to: dict[str, list[Json]] = {}
         self.published: list[Publication] = []
         self.way = self._chance.choice(WAYS)
@@ -254,27 +257,24 @@ class Device:
     # Over HTTPS
 
     async def _post(self, region: str, way: Way, documents: list[Json]) -> list[Json]:
-        bad = self._bad_bodies(way)
+        own, bad = documents, self._bad_bodies(way)
+        is_gateway = self._happens("gateway")
+        if is_gateway:
+            documents = [*({"device_id": self.device_id, **each} for each in own), *self._sensors()]
         body = [*documents, *bad]
-        response = await self._request(region, way, body)
+        response = await self._request(region, way, body, is_gateway)
         if response is not None and response["statusCode"] == UNAVAILABLE:
             self._conditions.hits["not taken"] += 1
         if response is None or response["statusCode"] not in {ACCEPTED, REFUSED, UNAVAILABLE}:
-            return documents
+            return own
         answer = json.loads(response["body"])
         if "rejected" not in answer:  # nothing of it was looked at
             if response["statusCode"] == UNAVAILABLE:
-                return documents
+                return own
             self.misjudged.append(f"{self.device_id}: was told {answer} of {way.name} {body}")
             return []
         refused = {refusal["index"] for refusal in answer["rejected"]}
-        expected = set(range(len(documents), len(body)))
-        if self._is_refused:
-            expected |= {
-                index
-                for index, document in enumerate(documents)
-                if document["recorded_at"] not in self._good_instants()
-            }
+        expected = set(range(len(documents), len(body))) | self._refusable(own)
         if refused != expected:
             self.misjudged.append(f"{self.device_id}: refused {refused} of {body}")
         not_taken = set(answer.get("not_taken", []))
@@ -282,10 +282,32 @@ class Device:
         if answer["accepted"] != accepted:
             told = f"{answer['accepted']} accepted, not {accepted}"
             self.misjudged.append(f"{self.device_id}: was told {told}")
-        for index, document in enumerate(documents):
+        # what a lost region had of sensors is lost: nobody sends that again
+        kept = own if self._options.region_loss else documents
+        for index, document in enumerate(kept):
             if index not in refused and index not in not_taken:
                 self.acknowledged.append((region, document))
-        return [documents[index] for index in sorted(not_taken) if index < len(documents)]
+        return [own[index] for index in sorted(not_taken) if index < len(own)]
+
+    def _refusable(self, documents: list[Json]) -> set[int]:
+        """The places of documents that are to be refused, because of this device's clock."""
+        good = self._good_instants() if self._is_refused else self._used
+        return {at for at, document in enumerate(documents) if document["recorded_at"] not in good}
+
+    def _sensors(self) -> list[Json]:
+        """Documents of sensors behind this device, sent once, whatever the answer is."""
+        chance, now_ms, documents = self._chance, self._conditions.now_ms(), []
+        for sensor in range(1, chance.randint(2, SENSORS_MAX + 1)):
+            celsius = round(chance.uniform(20, 50), 2)
+            documents.append(
+                {
+                    "device_id": f"{self.device_id}-{sensor}",
+                    "recorded_at": now_ms,
+                    "temperature": temperature_of(celsius, self._options),
+                }
+            )
+        self.sensors_sent += documents
+        return documents
 
     def _good_instants(self) -> set[int]:
         """The instants of a device whose clock is refused that are right all the same."""
@@ -305,14 +327,19 @@ class Device:
         of_json = [{"recorded_at": "yesterday", "temperature": 20.0}, "not a reading"]
         return [self._chance.choice(of_any_format + [[], of_json][not way.is_binary])]
 
-    async def _request(self, region: str, way: Way, body: list[Any]) -> Json | None:
+    async def _request(
+        self, region: str, way: Way, body: list[Any], is_gateway: bool
+    ) -> Json | None:
         """An API request; None where no answer comes back."""
         conditions = self._conditions
+        grant = {"subject": self.device_id, "role": "device"}
+        if is_gateway:
+            grant |= {"role": "gateway", "prefix": self.device_id}
         event: Json = {
             "httpMethod": "POST",
-            "resource": "/devices/{device_id}/readings",
-            "pathParameters": {"device_id": self.device_id},
-            "requestContext": {"authorizer": {"subject": self.device_id, "role": "device"}},
+            "resource": "/readings" if is_gateway else "/devices/{device_id}/readings",
+            "pathParameters": None if is_gateway else {"device_id": self.device_id},
+            "requestContext": {"authorizer": grant},
             "headers": {"content-type": way.content_type},
             "body": b64encode(way.written(self.device_id, body)).decode(),
             "isBase64Encoded": True,

@@ -47,6 +47,8 @@ class Options:
     """The reading that ends a spell of heat is sent again minutes later, with a hot value."""
     elsewhere: float = rate(0.1, 0.5)
     """A reading, or a part of it, goes to the other region by itself."""
+    gateway: float = rate(0.1, 0.5)
+    """A device posts as the gateway of some sensors, with readings of theirs."""
     burst: float = rate(0.2, 0.7)
     """Readings are kept and sent several in a request."""
     bad_body: float = rate(0.05, 0.2)

@@ -38,7 +38,7 @@ PROMPT = {
     *("apart", "bad_body", "batch_size", "batching_window_seconds", "bisects", "flutter"),
     *("cursors_expire", "duplicate", "foreign", "forgets", "lanes", "lost_ack", "mute_conflict"),
     *("not_readings", "other_region", "redrive", "reshard", "restart", "send_fails", "twin"),
-    *("elsewhere", "freezers", "heat_wave", "odd_values", "records_a_key"),
+    *("elsewhere", "freezers", "gateway", "heat_wave", "odd_values", "records_a_key"),
     *("action_fails", "bad_message", "error_action_fails", "event_twice", "new_firmware"),
     *("other_way", "puback_lost"),
 }
@@ -78,6 +78,8 @@ def sent(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
     for device in world.devices:
         for document in device.sent:
             yield device.device_id, document
+        for document in device.sensors_sent:
+            yield document["device_id"], document
     for document in world.foreign:
         yield document["device_id"], document
 
@@ -180,10 +182,11 @@ def what_is_acknowledged_is_there(world: World) -> Found:
             if world.regions[region].is_lost and is_among(document, admitted):
                 continue
             at_ms, wanted = document["recorded_at"], metrics_of(document)
-            there = stored.get((device.device_id, at_ms), {})
+            device_id = document.get("device_id", device.device_id)
+            there = stored.get((device_id, at_ms), {})
             is_there = all(there.get(name, -1e9) >= wanted[name] for name in wanted)
-            if not is_there and (device.device_id, at_ms) not in excused:
-                yield f"{device.device_id} {at_ms}: {wanted} is acknowledged, {there} is stored"
+            if not is_there and (device_id, at_ms) not in excused:
+                yield f"{device_id} {at_ms}: {wanted} is acknowledged, {there} is stored"
 
 
 def is_among(document: dict[str, Any], sent: list[Any]) -> bool:
@@ -201,8 +204,13 @@ def acknowledged(device: Device) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield message.region, document
 
 
+_merged: "WeakKeyDictionary[World, dict[tuple[str, int], Metrics]]" = WeakKeyDictionary()
+
+
 def merged_windows(world: World) -> dict[tuple[str, int], Metrics]:
     """What the windows of all regions have together, by device and instant; the larger wins."""
+    if world in _merged:
+        return _merged[world]
     stored: dict[tuple[str, int], Metrics] = defaultdict(dict)
     for item in world.tables[WINDOWS].replicas[kept(world)[0].name].items.values():
         device_id, minute_ms, _ = minute_ms_of(item)
@@ -210,7 +218,8 @@ def merged_windows(world: World) -> dict[tuple[str, int], Metrics]:
             merged = stored[device_id, minute_ms + offset]
             for name, value in metrics.items():
                 merged[name] = max(value, merged.get(name, value))
-    return stored
+    _merged[world] = dict(stored)
+    return _merged[world]
 
 
 def own_windows(world: World, region: Region) -> dict[tuple[str, int], bytes]:
@@ -558,14 +567,19 @@ def true_spells(world: World, region: Region, device_id: str, gap_ms: int = 0) -
     return spells
 
 
+_recoveries: "WeakKeyDictionary[World, dict[str, set[int]]]" = WeakKeyDictionary()
+
+
 def recoveries(world: World, device_id: str) -> set[int]:
     """When a device said that it was below the clear threshold: at some instant, some value."""
-    return {
-        reading.at_ms
-        for region in world.regions.values()
-        for reading in readings(region)
-        if reading.device_id == device_id and is_calm(world, reading.metrics)
-    }
+    if world not in _recoveries:
+        found: dict[str, set[int]] = defaultdict(set)
+        for region in world.regions.values():
+            for reading in readings(region):
+                if is_calm(world, reading.metrics):
+                    found[reading.device_id].add(reading.at_ms)
+        _recoveries[world] = dict(found)
+    return _recoveries[world].get(device_id, set())
 
 
 def notices_sent(region: Region, way: str) -> Counter[str]:
