@@ -15,7 +15,7 @@ from tests.simulation.iot import Publication
 from tests.simulation.judge import HOT, RANGES, THAWING, Rule
 from tests.simulation.options import Options
 from tests.simulation.region import Region
-from tests.simulation.ways import NEWEST, WAYS, Way
+from tests.simulation.ways import INFLUX, NEWEST, WAYS, Way
 
 Json = dict[str, Any]
 HOUR_MS = 3_600_000
@@ -30,7 +30,7 @@ CONTRADICTED_SECONDS = (50.0, 240.0)
 BATCH_MOST = 100
 SKEWS_MS = (-90_000, 100_000, -3 * HOUR_MS, -26 * HOUR_MS, 20 * 60_000, -400 * DAY_MS, 800 * DAY_MS)
 REFUSED_SKEWS_MS = {20 * 60_000, -400 * DAY_MS, 800 * DAY_MS}
-ACCEPTED, REFUSED, UNAVAILABLE = 202, 400, 503
+ACCEPTED, WRITTEN, REFUSED, UNAVAILABLE = 202, 204, 400, 503
 
 
 def temperature_of(celsius: float, options: Options) -> float:
@@ -45,6 +45,15 @@ def odd_values(rule: Rule) -> tuple[float, ...]:
     thresholds: tuple[float, ...] = (above, math.nextafter(above, high), math.nextafter(above, low))
     thresholds += (clears_below, math.nextafter(clears_below, low), int(clears_below) - 1)
     return (low, high, float(low), float(high), -0.0, 0, *thresholds)
+
+
+def disagreeing(documents: list[Json]) -> bool:
+    """Whether documents have two values of one metric at one instant."""
+    found: dict[tuple[int, str], set[float]] = {}
+    for document in documents:
+        for metric in RANGES.keys() & document.keys():
+            found.setdefault((document["recorded_at"], metric), set()).add(document[metric])
+    return any(len(values) > 1 for values in found.values())
 
 
 class Device:
@@ -252,6 +261,8 @@ class Device:
         self._conditions.history.note(self.device_id, "sends to", region, way.name, instants)
         if way.topic:
             return await self._publish(region, way, meant)
+        if way.route == INFLUX:
+            return await self._write_points(region, way, meant)
         return await self._post(region, way, meant)
 
     # Over HTTPS
@@ -288,6 +299,18 @@ class Device:
             if index not in refused and index not in not_taken:
                 self.acknowledged.append((region, document))
         return [own[index] for index in sorted(not_taken) if index < len(own)]
+
+    async def _write_points(self, region: str, way: Way, documents: list[Json]) -> list[Json]:
+        """Post as InfluxDB's clients do, and take the answer as they do."""
+        response = await self._request(region, way, documents, is_gateway=False)
+        status = response and response["statusCode"]
+        if status == WRITTEN:
+            self.acknowledged += [(region, document) for document in documents]
+        elif status != REFUSED:
+            return documents
+        elif not self._refusable(documents) and not disagreeing(documents):
+            self.misjudged.append(f"{self.device_id}: was told {response} of {documents}")
+        return []
 
     def _refusable(self, documents: list[Json]) -> set[int]:
         """The places of documents that are to be refused, because of this device's clock."""
@@ -337,7 +360,7 @@ class Device:
             grant |= {"role": "gateway", "prefix": self.device_id}
         event: Json = {
             "httpMethod": "POST",
-            "resource": "/readings" if is_gateway else "/devices/{device_id}/readings",
+            "resource": "/readings" if is_gateway else way.route,
             "pathParameters": None if is_gateway else {"device_id": self.device_id},
             "requestContext": {"authorizer": grant},
             "headers": {"content-type": way.content_type},

@@ -10,6 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from telemetry.aws import alerts as alerts_module
+from telemetry.aws import influx as influx_module
 from telemetry.aws import mqtt
 from telemetry.aws import stream as stream_module
 from telemetry.aws import windows as windows_module
@@ -18,6 +19,7 @@ from telemetry.domain import reading as readings_of
 from telemetry.domain import validation
 from telemetry.domain import window as windows_of
 from telemetry.domain.episode import Changed, Episode, join
+from telemetry.domain.influx import translate
 from telemetry.domain.times import MINUTE_MS, from_iso, to_iso_minute
 from telemetry.errors import Rejected
 
@@ -180,6 +182,18 @@ def milliseconds_taken_for_seconds(planted: contextlib.ExitStack) -> None:
     """Windows expire in some fifty thousand years."""
     real = windows_module.expires_at
     planted.enter_context(patch.object(windows_module, "expires_at", lambda *at: real(*at) * 1000))
+
+
+@breaks(oracle.streams_have_what_devices_sent)
+def nanoseconds_through_a_float(planted: contextlib.ExitStack) -> None:
+    """InfluxDB's nanoseconds lose their last digits, and sometimes a millisecond."""
+
+    def rounded(points: Any, *more: Any) -> Any:
+        return translate(
+            [each._replace(time_ns=int(float(each.time_ns))) for each in points], *more
+        )
+
+    planted.enter_context(patch.object(influx_module, "translate", rounded))
 
 
 # What is left, and where
