@@ -37,6 +37,11 @@ down: $(venv) ## Stop the embedded AWS.
 test: $(venv) $(sam) $(aws) ## Run the tests; one tier alone: ARGS=tests/unit
 	@$(with_tools) .venv/bin/python -m tests $(ARGS)
 
+# It needs a Chromium, and ends with 3 where none is. ACCEPT=3: that will do.
+browser: $(venv) $(sam) $(aws) ## Try in a real Chromium what web pages may do to an instance: ACCEPT=3
+	@$(with_tools) .venv/bin/python -m tests.browser $(ARGS) || \
+		{ code=$$?; [ $$code = "$(ACCEPT)" ] || exit $$code; }
+
 # What a handler or an adapter would import: the layer's package.
 contract = PYTHONPATH=layers/telemetry .venv/bin/python -m contract
 schemas: $(venv) ## Check schemas/, and write what derives from it and from rules.yaml: ARGS=--check
@@ -81,6 +86,9 @@ remove: $(venv) $(sam) ## Delete an environment's stack, and keep its data (docs
 adopt: $(venv) ## Make a stack of what a deleted one has left, before `make deploy`, on AWS: ENV=default
 	@.venv/bin/python -m ops adopt --env $(ENV) $(ARGS)
 
+devices: $(venv) ## List the devices with last seen, on AWS; it reads whole tables: ENV=default
+	@.venv/bin/python -m ops devices --env $(ENV) $(ARGS)
+
 redrive: $(venv) ## Try again what was given up, on AWS: ENV=default
 	@.venv/bin/python -m ops redrive --env $(ENV) $(ARGS)
 
@@ -108,6 +116,12 @@ year: $(venv) $(sam) $(aws) ## Send a year of recorded temperatures through the 
 kills: $(venv) $(sam) $(aws) ## Kill the mappings' engine 50 times while records flow: ARGS="--kills 50"
 	@$(with_tools) .venv/bin/python -m tests.pipeline.killing $(ARGS)
 
+busy: $(venv) $(sam) $(aws) ## Check a run, and planted faults, beside eight busy loops: ARGS="--loops 8"
+	@$(with_tools) .venv/bin/python -m tests.pipeline.busy $(ARGS)
+
+first-hour: ## Run the README's ten lines, as they are written, in a fresh clone.
+	@$(PYTHON) -m tests.readme
+
 metric: $(venv) $(sam) $(aws) ## Add a metric and a rule to a copy, by schema alone; deploy it, post, see the alert.
 	@$(with_tools) .venv/bin/python -m tests.pipeline.adding
 
@@ -133,9 +147,8 @@ lock: $(uv) ## Lock requirements/*.in again; to newer versions: ARGS=--upgrade
 	@for each in dev aws sam uv scan checkov; do \
 		$(compile) requirements/$$each.in --output-file requirements/$$each.txt || exit; done
 
-clean: ## Remove the environments, builds and caches.
-	rm -rf .venv .tools .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -prune -exec rm -rf {} +
+clean: ## Remove environments, builds, caches and what runs have left; not an instance that is up.
+	@$(PYTHON) -B requirements/clean.py
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1@/p' Makefile | awk -F@ '{ printf "make %-13s %s\n", $$1, $$2 }'
@@ -148,4 +161,4 @@ $(venv): requirements/dev.txt | $(uv)
 .tools/%/$(stamp): requirements/%.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test schemas check check-types check-templates check-rules check-derived scan build deploy remove adopt redrive quarantine replay invoke bench soak year kills metric client-faults simulate fuzz conformance lock clean help
+.PHONY: run up down test browser schemas check check-types check-templates check-rules check-derived scan build deploy remove adopt devices redrive quarantine replay invoke bench soak year kills busy first-hour metric client-faults simulate fuzz conformance lock clean help

@@ -10,7 +10,6 @@
 3. A steady stream after that: the lag of each record, from its arrival to its function's answer.
 """
 
-import argparse
 import asyncio
 import base64
 import cProfile
@@ -46,10 +45,12 @@ from emulator.mappings.memory import (
 )
 from emulator.mappings.model import Answer, Mapping
 from emulator.mappings.ports import Ports
+from emulator.sigv4 import Key
 from local import deployment
-from local.instance import Instance, State, unused
+from local.instance import Instance, State, state_of, unused
 from local.tools import tool
 from local.trial.consumer import create_consumer, stream_arn_of
+from ops.arguments import Parser
 
 T = TypeVar("T")
 RECORDS = 100_000
@@ -165,8 +166,10 @@ class MeasuredEndpoint(aws.Endpoint):
 
     is_profiled = False
 
-    def __init__(self, url: str, region: str, threads: ThreadPoolExecutor) -> None:
-        super().__init__(url, region, threads, threads)
+    def __init__(self, state: State, threads: ThreadPoolExecutor) -> None:
+        root = Key(state.access_key, state.secret_key)
+        url = f"http://127.0.0.1:{state.port}"
+        super().__init__(url, REGION, root, threads, threads)
         self.thread_seconds = 0.0
         self.profiles: dict[int, cProfile.Profile] = {}
 
@@ -195,7 +198,7 @@ def emulator() -> Iterator[tuple[Instance, State]]:
     try:
         running = embedded.start(instance, tool("aws", "python"), with_mappings=False)
         try:
-            state = State(pid=running.process.pid, port=running.port)
+            state = state_of(running)
             yield instance, state
         finally:
             running.stop()
@@ -259,7 +262,7 @@ async def until(sink: MeasuredSink, count: int) -> None:
 
 async def measure(state: State, is_profiled: bool) -> None:
     with ThreadPoolExecutor(64) as threads, tempfile.TemporaryDirectory() as folder:
-        endpoint = MeasuredEndpoint(f"http://127.0.0.1:{state.port}", REGION, threads)
+        endpoint = MeasuredEndpoint(state, threads)
         endpoint.is_profiled = is_profiled
         sink = MeasuredSink(endpoint)
         checkpoints = SqliteCheckpoints(Path(folder) / "mappings.sqlite3")
@@ -330,7 +333,7 @@ async def steady(state: State, sink: MeasuredSink) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--profile", action="store_true", help="say where the engine's time goes")
     options = parser.parse_args()
     show_overhead()

@@ -16,7 +16,6 @@ of one function together) and this one, which posts. At the end, and exits with 
   10 % above those of the first full minute, which begins when everything has started.
 """
 
-import argparse
 import asyncio
 import statistics
 import sys
@@ -41,10 +40,11 @@ from local.fleet.over_https import PostingOptions
 from local.fleet.simulated import Fleet, FleetOptions
 from local.instance import Instance, unused
 from local.session import brought_up, raise_on_terminate
-from local.trial.report import verdict
+from local.trial.report import tell_verdict
 from local.trial.run import Exercise, Plan, now_ms
 from local.values import duration_seconds, positive, rate
 from local.view import Steps
+from ops.arguments import Parser
 
 MINUTE_SECONDS = 60.0
 SAMPLE_SECONDS = 2.0
@@ -233,7 +233,7 @@ def soak(instance: Instance, fleet: FleetOptions, seconds: float, console: Conso
             aws.stop()
     finally:
         instance.remove()
-    verdict(report, console)
+    tell_verdict(report, console)
     if not sampler.samples or sampler.samples[-1].at < seconds - 2 * SAMPLE_SECONDS:
         raise KeyboardInterrupt
     found = growths(sampler.samples, kept)
@@ -249,7 +249,7 @@ def soak(instance: Instance, fleet: FleetOptions, seconds: float, console: Conso
 
 def main() -> int:
     """Read the options and soak."""
-    parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
+    parser = Parser(prog="make soak", description=__doc__)
     parser.add_argument("--for", dest="seconds", type=option(duration_seconds), default=600.0)
     parser.add_argument("--devices", type=option(positive), default=100)
     parser.add_argument("--rate", type=option(rate), default=1.0)

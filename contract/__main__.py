@@ -43,7 +43,8 @@ def main(arguments: list[str], root: Path = ROOT) -> int:
     for name in old:
         if options.check:
             sys.stderr.write(
-                f"{name}: is not what schemas/ and rules.yaml say; run `make schemas`\n"
+                f"{name}: is not what schemas/, rules.yaml and metrics.yaml say; "
+                "run `make schemas`\n"
             )
         else:
             (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,8 @@
 
 The table `records` has one column, a record as it was on the stream, so that nothing that can be
 on the stream can fail a query. The view `readings` takes what the pipeline's own decoder takes
-(telemetry.domain.validation.decode), field by field, and leaves out the rest. `readings_once`
+(telemetry.domain.validation.decode), field by field, and leaves out the rest: a metric that isn't
+valid is NULL, and so is a value that metrics.yaml declares to be no measurement. `readings_once`
 merges what came more than once, as windows do.
 
 An error of a function would fail the query. So each is given only what it takes, or is in `try` or
@@ -11,8 +12,11 @@ An error of a function would fail the query. So each is given only what it takes
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+from telemetry.domain.no_measurement import Declared
+from telemetry.domain.validation import BRACKETS_MAX
 
 from contract.evolution import IDENTITY, PARTITIONS
 from contract.folded import wrapped
@@ -26,17 +30,22 @@ TYPES = {  # by Avro's: Glue's, which are Hive's, and Trino's
     "timestamp-millis": ("timestamp", "timestamp(3)"),  # without zone: it is in UTC
 }
 
-# A reading is one object with nothing nested. Trino's parser is given no other line: what it makes
-# of a line nested a hundred thousand deep needn't be known.
-FLAT = r"^\s*\{[^\[\]{}]*\}\s*$"
+# Trino's parser is given no line with more { and [ than the decoder takes: what it makes of a line
+# nested a hundred thousand deep needn't be known.
+OBJECT = r"^\s*\{"
+OPENING = f"length(line) - length(replace(replace(line, '{{', ''), '[', '')) <= {BRACKETS_MAX}"
+# What the decoder reads as numbers, and JSON doesn't have; valid in no field.
+NOT_A_NUMBER = r":\s*(NaN|-?Infinity)"
 WHOLE_NUMBER = "^-?[0-9]+$"
 NOT_ESCAPED = r'[^"\\]*'  # a string's characters, where a schema has no pattern for them
 
 # A time in ISO 8601 as Python reads it (datetime.fromisoformat): date, a separator, time, offset,
 # each with separators of its own or without any. Not by weeks, as 2026-W47-6 is.
-INSTANT = '^"([0-9-]+)[^0-9-]([0-9:.,]+)(Z|[+-][0-9:]+)"$'
+INSTANT = '^"([0-9-]+)[^0-9-]([0-9:.,]+)([Zz]|[+-][0-9:]+)"$'
 DATE = "^([0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8})$"
 HOUR, SIXTY, FRACTION = "([01][0-9]|2[0-3])", "[0-5][0-9]", "([.,][0-9]+)?"
+SECOND = "([0-5][0-9]|60)"  # 60 is a leap second, and the second after it
+EXACT = 2**53  # below it a double holds each whole number
 
 
 class Column(NamedTuple):
@@ -56,15 +65,15 @@ class View(NamedTuple):
     sql: str
 
 
-def views(newest: Version) -> list[View]:
-    """The views of the archive, by the newest version of a reading."""
+def views(newest: Version, none: Mapping[str, Sequence[Declared]]) -> list[View]:
+    """The views of the archive, by the newest version of a reading and by metrics.yaml."""
     columns = [Column(name, *TYPES[type_of(each)]) for name, each in newest.fields.items()]
     partitions = [Column(name, *TYPES["string"]) for name in PARTITIONS]
     merged = [each for each in columns if each.name in newest.device_fields]
     every = "Each record that is a reading, as often as it came"
     once = "Each reading once; any query reads the whole archive"
     return [
-        View(READINGS, every, [*columns, *partitions], readings(newest)),
+        View(READINGS, every, [*columns, *partitions], readings(newest, none)),
         View(ONCE, once, merged, readings_once(newest)),
     ]
 
@@ -79,9 +88,9 @@ def type_of(field: Field) -> str:
 # Resources of stacks/archive.yaml.
 
 
-def resources(newest: Version) -> Iterator[str]:
+def resources(newest: Version, none: Mapping[str, Sequence[Declared]]) -> Iterator[str]:
     """The lines of the views' resources."""
-    for place, view in enumerate(views(newest)):
+    for place, view in enumerate(views(newest, none)):
         yield from [""] if place else []
         yield f"{view.name.title().replace('_', '')}View:"
         yield "  Type: AWS::Glue::Table"
@@ -130,30 +139,31 @@ def definition(view: View) -> Iterator[str]:
 # SQL.
 
 
-def readings(newest: Version) -> str:
-    """The query of `readings`, in steps.
+def readings(newest: Version, none: Mapping[str, Sequence[Declared]]) -> str:
+    """The query of `readings`, in steps; `none` are values that stand for no measurement.
 
     In it `_name` is a field's JSON text, and `_name_` the number that it stands for, taken by the
     decoder or not. `date_` and the like are parts of `recorded_at`. No field's name begins or ends
     so.
     """
     fields = newest.fields
-    optional = [name for name in fields if name not in IDENTITY]
+    stamped = [name for name, each in fields.items() if "stamped_by" in each]
     numbers = {
         name: number(name, each) for name, each in fields.items() if type_of(each) != "string"
     }
     return f"""\
 WITH objects AS (
 SELECT day, hour,
-try_cast(CASE WHEN regexp_like(line, {quoted(FLAT)})
-THEN try(json_parse(line)) END AS map(varchar, json)) AS fields
+try_cast(CASE WHEN regexp_like(line, {quoted(OBJECT)})
+AND {OPENING}
+AND {all_of(map(named_once, fields))}
+THEN try(json_parse(regexp_replace(line, {quoted(NOT_A_NUMBER)}, ':null')))
+END AS map(varchar, json)) AS fields
 FROM {LINES}
 ), texts AS (
 SELECT day, hour,
 {listed(f"{json_text(name)} AS _{name}" for name in fields)}
 FROM objects
-WHERE cardinality(array_except(map_keys(fields),
-ARRAY[{", ".join(map(quoted, fields))}])) = 0
 ), parts AS (
 SELECT *,
 regexp_extract(_recorded_at,
@@ -167,12 +177,12 @@ FROM texts
 SELECT *,
 CASE WHEN regexp_like(date_, {quoted(DATE)})
 THEN replace(date_, '-', '') END AS yyyymmdd_,
-CASE WHEN {is_clock("time_", "", FRACTION)}
+CASE WHEN {is_clock("time_", "", SECOND + FRACTION)}
 THEN rpad(regexp_extract(replace(time_, ':', ''), '^[0-9]+'), 6, '0') END AS hhmmss_,
 rpad(coalesce(regexp_extract(time_, '[.,]([0-9]+)$', 1), ''), 3, '0') AS fraction_,
-CASE WHEN offset_ = 'Z'
-OR {is_clock("offset_", "[+-]", "")}
-THEN rpad(translate(offset_, 'Z:', '+'), 7, '0') END AS shhmmss_
+CASE WHEN offset_ IN ('Z', 'z')
+OR {is_clock("offset_", "[+-]", SIXTY)}
+THEN rpad(translate(offset_, 'Zz:', '++'), 7, '0') END AS shhmmss_
 FROM parts
 ), numbers AS (
 SELECT *,
@@ -180,15 +190,24 @@ SELECT *,
 FROM digits
 ), typed AS (
 SELECT *,
-{listed(f"{value(name, each)} AS {column(name)}" for name, each in fields.items())}
+{listed(f"{value(name, each, none)} AS {column(name)}" for name, each in fields.items())}
 FROM numbers
 )
 SELECT {", ".join([*map(column, fields), *PARTITIONS])}
 FROM typed
 WHERE {all_of(f"{column(name)} IS NOT NULL" for name in IDENTITY)}
 AND coalesce({", ".join(map(column, newest.metrics))}) IS NOT NULL
-AND {all_of(f"(_{name} IS NULL OR {column(name)} IS NOT NULL)" for name in optional)}
+AND {all_of(f"(_{name} IS NULL OR {column(name)} IS NOT NULL)" for name in stamped)}
 """  # noqa: S608 - names are in snake case (contract.evolution), the rest is quoted
+
+
+def named_once(name: str) -> str:
+    """Whether a line has a name once at most, also within nested objects, as the decoder looks.
+
+    Of a name that is there twice Trino's parser keeps the last.
+    """
+    named = f'"{name}"' + r"\s*:"
+    return f"cardinality(regexp_extract_all(line, {quoted(named)})) <= 1"
 
 
 def readings_once(newest: Version) -> str:
@@ -215,7 +234,13 @@ def number(name: str, field: Field) -> str:
     if type_of(field) == "double":
         return f"try_cast(_{name} AS double)"
     whole = f"try_cast(regexp_extract(_{name}, {quoted(WHOLE_NUMBER)}) AS bigint)"
-    return f"coalesce({whole},\n{written_instant()})" if name == "recorded_at" else whole
+    if name != "recorded_at":
+        return whole
+    double = f"try_cast(_{name} AS double)"
+    as_float = (
+        f"CASE WHEN abs({double}) < {EXACT} AND {double} = floor({double})\nTHEN {double} END"
+    )
+    return f"coalesce({whole},\ntry_cast({as_float} AS bigint),\n{written_instant()})"
 
 
 def written_instant() -> str:
@@ -240,14 +265,14 @@ def digits(text: str, start: int, length: int) -> str:
     return f"try_cast(substr({text}, {start}, {length}) AS bigint)"
 
 
-def is_clock(text: str, before: str, after: str) -> str:
+def is_clock(text: str, before: str, second: str) -> str:
     """Whether a text is hours, minutes and seconds, or the first of these."""
-    marked = f"^{before}{HOUR}(:{SIXTY}(:{SIXTY}{after})?)?$"
-    bare = f"^{before}{HOUR}({SIXTY}({SIXTY}{after})?)?$"
-    return f"regexp_like({text}, {quoted(marked)})\nOR regexp_like({text}, {quoted(bare)})"
+    marked = f"^{before}{HOUR}(:{SIXTY}(:{second})?)?$"
+    bare = f"^{before}{HOUR}({SIXTY}({second})?)?$"
+    return f"(regexp_like({text}, {quoted(marked)})\nOR regexp_like({text}, {quoted(bare)}))"
 
 
-def value(name: str, field: Field) -> str:
+def value(name: str, field: Field, none: Mapping[str, Sequence[Declared]]) -> str:
     """A field's value; NULL where the decoder wouldn't take it."""
     text, number = f"_{name}", f"_{name}_"
     kind = type_of(field)
@@ -259,7 +284,18 @@ def value(name: str, field: Field) -> str:
     low, high = field.get("minimum", number), field.get("maximum", number)
     instant = f"CAST(from_unixtime({number} / 1e3, 'UTC') AS timestamp(3))"
     shown = f"\nTHEN {instant}" if kind == "timestamp-millis" else f" THEN {number}"
-    return f"CASE WHEN {number} BETWEEN {low} AND {high}{shown} END"
+    measured = "".join(f"\nAND NOT ({is_declared(number, each)})" for each in none.get(name, ()))
+    return f"CASE WHEN {number} BETWEEN {low} AND {high}{measured}{shown} END"
+
+
+def is_declared(number: str, declared: Declared) -> str:
+    """Whether a number stands for no measurement."""
+    values = ", ".join(f"CAST('{each!r}' AS double)" for each in sorted(declared.values))
+    is_value = f"{number} IN ({values})"
+    if declared.devices is None:
+        return is_value
+    pattern = declared.devices.pattern.removeprefix("^").removesuffix("$")
+    return f"""{is_value}\nAND regexp_like(_device_id, {quoted(f'^"{pattern}"$')})"""
 
 
 def column(name: str) -> str:

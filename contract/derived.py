@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from telemetry.domain.admission import MAX_READINGS
+from telemetry.domain.no_measurement import load as load_metrics
 from telemetry.domain.rule import filter_pattern, load_rules
 
 from contract import athena
@@ -26,6 +27,37 @@ REGION = (
     r"(?P<head>^(?P<indent> *)# begin {name}\b[^\n]*\n)(?P<body>.*?)(?P<foot>^ *# end {name}\n)"
 )
 Contracts = dict[str, list[Version]]
+METRICS_NOTES = """
+`battery` is in volts. Many devices send a percentage, and from 0 to 60 nothing tells that from
+volts: 55 % is stored as 55 V; above 60 it is refused. Send volts, or leave it out.
+
+## Values that stand for no measurement
+
+Sensors send some values in place of a measurement: a DS18B20 that isn't connected reads -127 °C,
+one that has just got its power 85 °C, a register that wasn't read 65535. Nothing tells an 85 that
+stands for no measurement from one that is a temperature, so none is known by default.
+`metrics.yaml` declares them, is reviewed like code, and is deployed with it:
+
+```yaml
+no_measurement:
+  - metric: temperature
+    values: [-127, 85]
+    devices: greenhouse-*
+  - {metric: battery, values: [65.535]}
+```
+
+- `values` are in the metric's unit, after what `influx.yaml` converts. A number that a device has
+  in 32 bits only is the declared one, too.
+- `devices` is a pattern for whole ids; `*` stands for any characters. Without it, every device is
+  meant.
+- Such a value is left out before its range is looked at, in every format and every way in, also
+  of what other producers put on the stream, and when windows are rebuilt. It is counted as
+  `MetricsLeftOut`; GET /accounting shows it. The reading's other metrics are stored.
+- A reading of which nothing is left isn't stored. Over HTTPS it is refused, and the reason says
+  so; over MQTT it is forgotten, and on the stream it counts as a duplicate.
+- `make schemas` checks the file, and writes the archive's views anew. What was stored before
+  stays until windows are rebuilt from the archive with `missing: drop`.
+"""
 
 
 def derive(root: Path, contracts: Contracts) -> dict[str, str]:
@@ -35,7 +67,9 @@ def derive(root: Path, contracts: Contracts) -> dict[str, str]:
         raise ContractBroken(rewritten)
     rules = (root / "rules.yaml").read_text("utf-8")
     template = with_region(root, TEMPLATE, "breaches", breaches(rules))
-    archive = with_region(root, ARCHIVE, "views", list(athena.resources(reading[-1])))
+    none = load_metrics((root / "metrics.yaml").read_text("utf-8"))
+    views = list(athena.resources(reading[-1], none))
+    archive = with_region(root, ARCHIVE, "views", views)
     copies = {f"{CLIENT}/{each.file}": (root / each.file).read_text("utf-8") for each in reading}
     return copies | {
         "schemas/reading.proto": proto(reading),
@@ -115,8 +149,9 @@ def json_schema(newest: Version) -> str:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$comment": f"{BY} from {newest.file}",
         "title": "The body of POST /devices/{device_id}/readings and of POST /readings",
-        "description": "device_id may be left out where the path has it. A reading that breaks "
-        "this is refused by itself; the others of its request are taken.",
+        "description": "device_id may be left out where the path has it. What breaks this is "
+        "refused by itself: a metric or an unknown field, and the reading has its other metrics; "
+        "or the reading, and the others of its request are taken.",
         "oneOf": [{"$ref": "#/$defs/reading"}, many | {"items": {"$ref": "#/$defs/reading"}}],
         "$defs": {"reading": reading},
     }
@@ -148,12 +183,13 @@ def metrics_table(versions: Sequence[Version]) -> str:
 # Metrics
 
 A reading has one or more of these. A value outside the range is refused, with the field, the value
-and the range. The version is that of `schemas/reading/` which brought the metric.
+and the range; the reading's other metrics are stored. The version is that of `schemas/reading/`
+which brought the metric.
 
 | metric | unit | range | since version | what it is |
 |---|---|---|---|---|
 """
-    return head + "\n".join(rows) + "\n"
+    return head + "\n".join(rows) + "\n" + METRICS_NOTES
 
 
 # Regions of templates: the lines between `# begin NAME` and `# end NAME`.

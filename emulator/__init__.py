@@ -8,6 +8,7 @@ It knows nothing of what is deployed to it.
     mappings        event source mappings of streams
     mqtt            IoT Core's message broker and rules
     registry_server Glue Schema Registry
+    sigv4           signatures of requests
     event_pattern   event patterns, for filters
     states_language what Step Functions refuses
     instance        the folder of a running one; processes: what runs for it

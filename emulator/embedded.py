@@ -7,6 +7,7 @@ lets it outlive its starter. It keeps no state worth saving, so ending it is kil
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,11 +18,14 @@ from pathlib import Path
 
 import httpx
 
-from emulator.errors import EmulatorError, StepFailed
+from emulator.errors import EmulatorError, NotInTime, StepFailed
 from emulator.instance import REGION, Instance
+from emulator.sigv4 import Key, link
 
-START_SECONDS_MAX = 30.0
-STOP_SECONDS_MAX = 5.0
+START_SECONDS_MAX = 180.0
+"""It is given up at once when its process ends; this is for one that hangs."""
+STOP_SECONDS_MAX = 60.0
+"""It is killed: only a busy machine takes longer than a moment for that."""
 POLL_SECONDS = 0.03
 LAUNCHER = Path(__file__).with_name("launcher.py")
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SYSTEMROOT")
@@ -30,10 +34,16 @@ INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SYSTEMROO
 class EmbeddedAws:
     """A running embedded AWS that this process started."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, mqtt_port: int = 0) -> None:
-        """Take over a process that answers on `port`, and to MQTT on another."""
+    def __init__(
+        self, process: subprocess.Popen[bytes], port: int, root: Key, mqtt_port: int = 0
+    ) -> None:
+        """Take over a process that answers on `port`, and to MQTT on another.
+
+        `root`: the key of its account's root.
+        """
         self.process = process
         self.port = port
+        self.root = root
         self.mqtt_port = mqtt_port
 
     def release(self) -> None:
@@ -51,17 +61,22 @@ class EmbeddedAws:
 
 
 def start(
-    instance: Instance, python: Path, with_mappings: bool = True, without: Sequence[str] = ()
+    instance: Instance,
+    python: Path,
+    with_mappings: bool = True,
+    without: Sequence[str] = (),
+    root: Key | None = None,
 ) -> EmbeddedAws:
     """Start an embedded AWS on a free port and wait until it answers.
 
     `python`: the interpreter that has ministack, and runs the functions. `with_mappings`: also run
     the event source mappings of streams (`emulator.mappings`), and MQTT (`emulator.mqtt`), in this
     interpreter. `without`: gaps to leave open (`emulator.launcher.GAPS`), to see whether they are
-    still there.
+    still there. `root`: the key of the account's root; by default a new one.
 
     If this process dies before `release`, the embedded AWS ends and removes the folder.
     """
+    root = root or new_key()
     port, mqtt_port = free_port(), free_port() if with_mappings else 0
     options = ["--python", sys.executable, "--mqtt-port", str(mqtt_port)] if with_mappings else []
     options += [option for gap in without for option in ("--without", gap)]
@@ -72,10 +87,10 @@ def start(
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment(instance, port),
+            env=environment(instance, port, root),
             start_new_session=True,
         )
-    aws = EmbeddedAws(process, port, mqtt_port)
+    aws = EmbeddedAws(process, port, root, mqtt_port)
     try:
         wait_until_healthy(aws, log)
     except BaseException:
@@ -84,19 +99,26 @@ def start(
     return aws
 
 
+def new_key() -> Key:
+    """Make a key that nobody else knows, of the form of AWS's."""
+    return Key(f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30))
+
+
 def environment(
-    instance: Instance, port: int, inherited: Mapping[str, str] = os.environ
+    instance: Instance, port: int, root: Key, inherited: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
     """Return all that the emulator and the functions in it see of the environment.
 
     Nothing else is passed on: neither a person's AWS credentials nor a PYTHONPATH, which would
-    hide that the layer lacks a dependency.
+    hide that the layer lacks a dependency. Functions get keys of their roles instead of the root's.
     """
     temporary = str(instance.folder / "tmp")
     return {name: inherited[name] for name in INHERITED if name in inherited} | {
         "GATEWAY_PORT": str(port),
         "BIND_HOST": "127.0.0.1",
         "AUTH": "true",
+        "AWS_ACCESS_KEY_ID": root.key_id,
+        "AWS_SECRET_ACCESS_KEY": root.secret,
         "IOT_MTLS_ENABLED": "0",  # its MQTT listener binds every interface
         "SFTP_ENABLED": "0",
         "PERSIST_STATE": "0",
@@ -114,7 +136,7 @@ def environment(
 def wait_until_healthy(aws: EmbeddedAws, log: Path) -> None:
     """Return once the embedded AWS answers; raise StepFailed when it ends or takes too long."""
     deadline = time.monotonic() + START_SECONDS_MAX
-    url = f"http://127.0.0.1:{aws.port}/_ministack/ready"
+    url = link(aws.root, "GET", f"127.0.0.1:{aws.port}", "/_ministack/ready")
     with httpx.Client(trust_env=False, timeout=2.0) as client:
         while time.monotonic() < deadline:
             if aws.process.poll() is not None:
@@ -123,7 +145,7 @@ def wait_until_healthy(aws: EmbeddedAws, log: Path) -> None:
                 if client.get(url).status_code == httpx.codes.OK:
                     return
             time.sleep(POLL_SECONDS)
-    raise StepFailed(f"the embedded AWS didn't answer within {START_SECONDS_MAX:.0f} s", log)
+    raise NotInTime(f"the embedded AWS didn't answer within {START_SECONDS_MAX:.0f} s", log)
 
 
 def stop(instance: Instance) -> bool:

@@ -2,6 +2,7 @@
 
 EmulatorError         shown as one message: what is wrong, and what would be right
 └── StepFailed        a tool failed: its last lines, and where its whole log is
+    └── NotInTime     it was still at work when its time was over: too slow, or it hangs
 """
 
 from pathlib import Path
@@ -21,6 +22,10 @@ class StepFailed(EmulatorError):
         super().__init__(what)
         self.log = log
         self.tail = last_lines(log)
+
+
+class NotInTime(StepFailed):
+    """A tool was still at work when its time was over."""
 
 
 def last_lines(log: Path, lines: int = TAIL_LINES) -> list[str]:

@@ -13,6 +13,8 @@ only the standard library, since it also runs inside the embedded AWS. In short:
   different elements of one array, unless the elements are plain values.
 - Paths are tried in their sort order, and `{"exists": false}` asks whether the path is absent from
   the array elements chosen so far. Empty arrays and objects have no leaves, so they are absent.
+- A key that an event's object has several times has all of its values, as event-ruler finds them.
+  What Lambda's mappings do with such an event wasn't recorded.
 - Numbers are equal by value. One that no double holds, such as 9007199254740993, whose double is
   printed as another number, equals only itself; `numeric` and `anything-but` refuse it as operand.
 - A string that is an IP address equals that address however written: "::1" is "0:0:0:0:0:0:0:1".
@@ -32,7 +34,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from ipaddress import AddressValueError, IPv6Address
@@ -66,7 +68,10 @@ class InvalidEvent(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A compiled pattern. `matches` takes an event as `json.loads` gives it; only objects match."""
+    """A compiled pattern. `matches` takes an event as `parse_event` or `json.loads` gives it.
+
+    Only objects match.
+    """
 
     source: str
     matches: Callable[[object], bool] = field(repr=False, compare=False)
@@ -89,14 +94,30 @@ def matches(pattern_json: str, event_json: str) -> bool:
     return pattern.matches(parse_event(event_json))
 
 
+class Repeated(tuple[object, ...]):
+    """The values of a key that an object of an event has several times, in order."""
+
+    __slots__ = ()
+
+
 def parse_event(event_json: str) -> object:
-    """The event's value, of a repeated key the last one's; raises InvalidEvent. NaN isn't JSON."""
+    """The event's value; raises InvalidEvent. NaN isn't JSON. A repeated key's is a `Repeated`."""
     try:
-        return json.loads(event_json, parse_constant=_refuse_constant)
+        return json.loads(event_json, object_pairs_hook=_members, parse_constant=_refuse_constant)
     except (ValueError, TypeError) as error:
         raise InvalidEvent(f"the event is not JSON: {error}") from error
     except RecursionError:
         raise InvalidEvent("the event is nested too deeply") from None
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        for key in members:
+            values = [value for name, value in pairs if name == key]
+            if len(values) > 1:
+                members[key] = Repeated(values)
+    return members
 
 
 # A pattern's JSON, with all that Python's own values would lose: repeated keys, digits.
@@ -696,7 +717,8 @@ def _places_at_once(alternatives: Sequence[tuple[str, ...]]) -> int:
 
 
 # Matching. Mostly an event is objects within objects, with no dots in their keys: then a field is
-# found by a few look-ups. Where one meets an array of objects or a dotted key, `_search` decides.
+# found by a few look-ups. Where one meets an array of objects, or a key that is dotted or repeated,
+# `_search` decides.
 
 _MISSING = object()
 _Look = Callable[[dict[str, object]], bool | None]  # None: not to be said by look-ups
@@ -750,7 +772,7 @@ def _look(steps: tuple[str, ...], leaf: _Leaf) -> _Look:
         child = node.get(step)
         if type(child) is dict:
             return inner(child)
-        return None if type(child) is list else absent
+        return None if type(child) is list or type(child) is Repeated else absent
 
     return look
 
@@ -762,6 +784,8 @@ def _look_at_leaf(step: str, leaf: _Leaf) -> _Look:
         value = node.get(step, _MISSING)
         if value is _MISSING or type(value) is dict:
             return absent
+        if type(value) is Repeated:
+            return None
         return look_in_array(value) if type(value) is list else accepts(value)
 
     def look_in_array(values: list[object]) -> bool | None:
@@ -807,30 +831,48 @@ def _search(event: dict[str, object], fields: Sequence[_Field]) -> bool:
     return True
 
 
+class _Node(NamedTuple):
+    """A part of an event, how many of a path's steps led there, and by which keys and elements."""
+
+    value: object
+    depth: int
+    place: tuple[str | int, ...]
+    within: _Elements
+
+
 def _values(event: dict[str, object], steps: tuple[str, ...]) -> list[_Value]:
     """All plain values at a path, and the array elements that hold them.
 
     A plain value's own place in an array doesn't count, so it goes with any other.
     """
     found: list[_Value] = []
-    waiting: list[tuple[object, int, tuple[str | int, ...], _Elements]] = [(event, 0, (), {})]
+    waiting = [_Node(event, 0, (), {})]
     while waiting:
-        node, depth, place, within = waiting.pop()
-        if isinstance(node, dict):
-            for end in range(depth + 1, len(steps) + 1):
-                key = ".".join(steps[depth:end])
-                if key in node:
-                    waiting.append((node[key], end, (*place, key), within))
-        elif isinstance(node, list):
-            for index, element in enumerate(node):
-                if isinstance(element, dict | list):
-                    inside = {**within, place: index}
-                    waiting.append((element, depth, (*place, index), inside))
-                elif depth == len(steps):
-                    found.append(_Value(element, within))
-        elif depth == len(steps):
-            found.append(_Value(node, within))
+        node = waiting.pop()
+        if isinstance(node.value, dict | list | Repeated):
+            waiting += _inside(node, steps)
+        elif node.depth == len(steps):
+            found.append(_Value(node.value, node.within))
     return found
+
+
+def _inside(node: _Node, steps: tuple[str, ...]) -> Iterator[_Node]:
+    value, depth, place, within = node
+    if isinstance(value, dict):
+        for end in range(depth + 1, len(steps) + 1):
+            key = ".".join(steps[depth:end])
+            if key in value:
+                yield _Node(value[key], end, (*place, key), within)
+    elif isinstance(value, Repeated):
+        for index, each in enumerate(value):  # any of them goes with any other value
+            yield _Node(each, depth, (*place, -1 - index), within)
+    elif isinstance(value, list):
+        for index, element in enumerate(value):
+            if isinstance(element, dict | list | Repeated):
+                inside = {**within, place: index}
+                yield _Node(element, depth, (*place, index), inside)
+            else:
+                yield _Node(element, depth, place, within)
 
 
 _Grouped = Mapping[_Array | None, Mapping[int, list[_Value]]]

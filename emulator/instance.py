@@ -23,6 +23,9 @@ class State:
     port: int = 0
     mqtt_port: int = 0
     region: str = REGION
+    access_key: str = ""
+    secret_key: str = ""
+    """Those of the account's root, in this instance alone."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,21 @@ class Instance:
     def create(self) -> None:
         """Make the folder, empty; its owner alone may look into it, for it holds secrets."""
         self.remove()
-        self.folder.parent.mkdir(exist_ok=True)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
         (self.folder / "tmp").mkdir(parents=True)
         self.folder.chmod(0o700)
 
     def remove(self) -> None:
         """Remove the folder with everything in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def keep_logs(self) -> None:
+        """Remove everything but the logs and traces: not the secrets, nor half a gigabyte."""
+        for each in self.folder.iterdir():
+            if each.is_dir():
+                shutil.rmtree(each, ignore_errors=True)
+            elif each.suffix != ".log" and each.stem != "traces":
+                each.unlink(missing_ok=True)
 
     def load(self) -> State:
         """Read the state; raise FileNotFoundError when there is none."""

@@ -32,6 +32,8 @@ from typing import Any
 
 SEGMENTS_BYTES_MAX = 32 * 1024 * 1024
 DATAGRAM_BYTES_MAX = 65_535
+KNOWN_SECONDS = 10.0
+"""For how long a sender isn't looked up again."""
 GONE_SECONDS = 8.0
 ENGINE_PAUSE_SECONDS = 0.2
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +42,7 @@ sys.path.append(str(ROOT))
 from emulator.gaps import Modules  # noqa: E402 - found by the path above: python runs this with -I
 
 GAPS = (
+    "table_keys",
     "partiql",
     "expiry",  # before `keeping`, which packs what is left
     "keeping",
@@ -56,6 +59,7 @@ GAPS = (
     "api_imports",
     "layers",
     "failing",
+    "datagrams",
     "firehose",
     "iot",
     "states",
@@ -65,6 +69,8 @@ GAPS = (
     "imports",
     "nested_stacks",
     "deleted_stacks",
+    "signatures",
+    "origins",  # after `signatures`: outside of it
 )
 """The modules of `emulator.gaps`, in the order in which they are closed."""
 
@@ -102,10 +108,16 @@ def collect_segments(receiver: socket.socket, path: Path) -> None:
     """Append each X-Ray segment to `path`, a JSON document a line; when full, drop the older half.
 
     A datagram is a header line, then the document
-    (https://docs.aws.amazon.com/xray/latest/devguide/xray-api-sendingdata.html).
+    (https://docs.aws.amazon.com/xray/latest/devguide/xray-api-sendingdata.html). Those of another
+    user's processes are dropped, where the system tells whose they are.
     """
+    known: dict[tuple[str, int], float] = {}
     while True:
-        datagram = receiver.recv(DATAGRAM_BYTES_MAX)
+        datagram, sender = receiver.recvfrom(DATAGRAM_BYTES_MAX)
+        if time.monotonic() > known.get(sender, 0.0):
+            if not is_own(sender):
+                continue
+            known[sender] = time.monotonic() + KNOWN_SECONDS
         try:
             keep_segment(datagram, path)
         except OSError as error:  # a full disk, mostly: the next one may find room
@@ -127,6 +139,22 @@ def tell(what: str) -> None:
     with suppress(OSError):
         sys.stderr.write(f"launcher: {what}\n")
         sys.stderr.flush()
+
+
+def is_own(sender: tuple[str, int], table: Path = Path("/proc/net/udp")) -> bool:
+    """Whether a datagram's sender is a process of this user's, or there is no telling.
+
+    The table has a line for each UDP socket: number, local address (in hexadecimal, the bytes of
+    the IP address turned round), five columns, then the user's id (man 5 proc).
+    """
+    try:
+        lines = table.read_text().splitlines()[1:]
+    except OSError:  # not Linux
+        return True
+    address = int.from_bytes(socket.inet_aton(sender[0]), sys.byteorder)
+    local = [f"{each:08X}:{sender[1]:04X}" for each in (address, 0)]
+    owners = {columns[7] for columns in map(str.split, lines) if columns[1] in local}
+    return owners == {str(os.getuid())}
 
 
 def close_gaps(modules: Modules, without: Collection[str] = ()) -> None:

@@ -4,15 +4,17 @@ moto keeps schemas and checks nothing, so what Glue does besides is added here: 
 read what the ones before it wrote gets the status FAILURE, a definition is found however it is
 written, and versions can be deleted.
 
-`emulator.launcher` starts it and reads its port from its standard output. It ends when its standard
+The embedded AWS starts it (`emulator.gaps.schema_registry`) with a key, and reads its port from its
+standard output. Who sends another key, or none, is refused. It ends when its standard
 input closes, and its state, which is in memory, with it.
 """
 
+import hmac
 import json
 import os
 import sys
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import avro.errors
 import avro.schema
@@ -23,6 +25,11 @@ from moto.glue.models import GlueBackend
 from moto.glue.responses import GlueResponse
 from moto.moto_server.werkzeug_app import create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
+
+from emulator.gaps.schema_registry import KEY, KEY_HEADER
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 LOOPBACK = "127.0.0.1"
 CHECKPOINT = 1  # the version that a schema begins with, which Glue doesn't delete
@@ -141,13 +148,26 @@ def update_registry(response: GlueResponse) -> ActionResult:
     return ActionResult({"RegistryName": registry.name, "RegistryArn": registry.registry_arn})
 
 
+def for_key(app: "WSGIApplication", key: str) -> "WSGIApplication":
+    """Return an application that serves requests which bring the key."""
+    name = f"HTTP_{KEY_HEADER.upper().replace('-', '_')}"
+
+    def serve(request: "WSGIEnvironment", start: "StartResponse") -> Any:
+        if not hmac.compare_digest(str(request.get(name, "")).encode("latin-1"), key.encode()):
+            start("403 Forbidden", [("Content-Length", "0")])
+            return []
+        return app(request, start)
+
+    return serve
+
+
 def main() -> None:
     """Serve until the starter is gone."""
     check_versions(GlueBackend)
     find_by_meaning(GlueBackend)
     GlueResponse.delete_schema_versions = delete_versions  # type: ignore[attr-defined]
     GlueResponse.update_registry = update_registry  # type: ignore[attr-defined]
-    app = create_backend_app("glue")
+    app = for_key(create_backend_app("glue"), os.environ[KEY])
     server = make_server(LOOPBACK, 0, app, threaded=True, request_handler=Quiet)
     threading.Thread(target=end_with_starter, daemon=True).start()
     sys.stdout.write(f"{server.server_port}\n")

@@ -1,8 +1,12 @@
 """Entry point of `python -m local`."""
 
+import signal
 import sys
 
-from local.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupted import ends without a traceback
+    from local.cli import main
+
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # so does what Python does at its end
+    sys.exit(code)

@@ -1,14 +1,28 @@
-"""The pipeline's HTTP API as operators and admins use it; `local.fleet` posts for devices."""
+"""The pipeline's HTTP API as operators and admins use it; `local.fleet` posts for devices.
 
-from collections.abc import Iterable, Iterator
+What can be asked twice is asked again until it is answered: a busy machine is slow, not wrong.
+Reads change nothing. A token is created only where its subject has none, so of two requests one
+succeeds and the other is told 409; where the successful one's answer was lost, nobody knows that
+token, and it is revoked and created anew.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from http import HTTPMethod, HTTPStatus
 from types import TracebackType
 from typing import Any
 
 import httpx
 
-from local.errors import ApiFailed, LocalError
+from local.errors import ApiFailed, NoAnswer
 
 TIMEOUT_SECONDS = 30.0
+"""Of one request: API Gateway answers within 29 s, whatever its function does."""
+PATIENCE_SECONDS = 180.0
+"""How long a request is asked again."""
+PAUSE_SECONDS = 0.5
+PASSING = {HTTPStatus.TOO_MANY_REQUESTS, *(code for code in HTTPStatus if code >= 500)}
+"""Answers that another try may change: throttled, or a function that failed or ran out of time."""
 TOKENS_PER_REQUEST_MAX = 100
 WINDOWS_PER_PAGE = 1000
 ALERTS_PER_PAGE = 1000
@@ -19,14 +33,30 @@ Json = dict[str, Any]
 class Api:
     """A connection to the API with one token."""
 
-    def __init__(self, url: str, token: str) -> None:
-        """Connect lazily; the environment's proxies aren't asked about loopback."""
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        patience_seconds: float = PATIENCE_SECONDS,
+        is_there: Callable[[], bool] = lambda: True,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """Connect lazily; the environment's proxies aren't asked about loopback.
+
+        `patience_seconds`: how long what can be asked twice is asked again, as long as `is_there`
+        says that somebody may answer.
+        """
         self._http = httpx.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {token}"},
             timeout=TIMEOUT_SECONDS,
             trust_env=False,
+            transport=transport,
         )
+        self._patience_seconds = patience_seconds
+        self._is_there = is_there
+        self.repeats = 0
+        """How many requests had to be asked again."""
 
     def __enter__(self) -> "Api":
         """Return itself."""
@@ -50,30 +80,57 @@ class Api:
         pending = list(wanted)
         created: dict[str, str] = {}
         for start in range(0, len(pending), TOKENS_PER_REQUEST_MAX):
-            answer = self._request(
-                "POST", "/tokens", {"tokens": pending[start : start + TOKENS_PER_REQUEST_MAX]}
-            )
+            answer = self._create(pending[start : start + TOKENS_PER_REQUEST_MAX])
             created |= {token["subject"]: token["token"] for token in answer["tokens"]}
         return created
+
+    def _create(self, wanted: list[Json]) -> Json:
+        """Create tokens; revoke first those of an earlier try of this call that got no answer."""
+        lost = False
+
+        def create() -> Json:
+            nonlocal lost
+            try:
+                return self._once(HTTPMethod.POST, "tokens", {"tokens": wanted})
+            except ApiFailed as failed:
+                if failed.status == HTTPStatus.CONFLICT and lost:
+                    for each in wanted:
+                        self._revoke(each["subject"])
+                    return create()
+                lost |= failed.status in PASSING
+                raise
+            except NoAnswer:
+                lost = True
+                raise
+
+        return self._until_answered(create)
+
+    def _revoke(self, subject: str) -> None:
+        """Revoke a token, which may be gone already."""
+        try:
+            self._once(HTTPMethod.DELETE, f"tokens/{subject}")
+        except ApiFailed as failed:
+            if failed.status != HTTPStatus.NOT_FOUND:
+                raise
 
     def windows(self, device_id: str, start: str, end: str) -> Iterator[Json]:
         """Return the device's windows from `start` to before `end`, page after page."""
         following: str | None = start
         while following is not None:
             query = {"from": following, "to": end, "limit": WINDOWS_PER_PAGE}
-            page = self._request("GET", f"/devices/{device_id}/windows", query=query)
+            page = self._read(f"devices/{device_id}/windows", query)
             yield from page["windows"]
             following = page["next"]
 
     def device(self, device_id: str) -> Json:
-        """Return the device's latest reading."""
-        return self._request("GET", f"/devices/{device_id}")
+        """Return the device's latest reading, and the last known value of each metric."""
+        return self._read(f"devices/{device_id}")
 
     def alerts(self, status: str = "open") -> Iterator[Json]:
         """Return the alerts of that status, page after page."""
         query: dict[str, str | int] = {"status": status, "limit": ALERTS_PER_PAGE}
         while True:
-            page = self._request("GET", "/alerts", query=query)
+            page = self._read("alerts", query)
             yield from page["alerts"]
             if page["next"] is None:
                 return
@@ -81,19 +138,39 @@ class Api:
 
     def accounting(self, start: str, end: str) -> Json:
         """Return what each stage counted in that time, and how many readings met no end yet."""
-        return self._request("GET", "/accounting", query={"from": start, "to": end})
+        return self._read("accounting", {"from": start, "to": end})
 
-    def _request(
-        self, method: str, path: str, body: Json | None = None, query: dict[str, Any] | None = None
+    def _read(self, path: str, query: dict[str, Any] | None = None) -> Json:
+        """Ask for what is there, again until it is answered."""
+        return self._until_answered(lambda: self._once(HTTPMethod.GET, path, query=query))
+
+    def _until_answered(self, ask: Callable[[], Json]) -> Json:
+        """Ask until there is an answer; raise NoAnswer or ApiFailed when patience is over."""
+        started = time.monotonic()
+        while True:
+            try:
+                return ask()
+            except (NoAnswer, ApiFailed) as error:
+                is_final = isinstance(error, ApiFailed) and error.status not in PASSING
+                waited = time.monotonic() - started
+                if is_final or waited >= self._patience_seconds or not self._is_there():
+                    raise
+            self.repeats += 1
+            time.sleep(PAUSE_SECONDS)
+
+    def _once(
+        self,
+        method: HTTPMethod,
+        path: str,
+        body: Json | None = None,
+        query: dict[str, Any] | None = None,
     ) -> Json:
         try:
             response = self._http.request(method, path, json=body, params=query)
         except httpx.TransportError as error:
-            raise LocalError(
-                f"{method} {self._http.base_url}{path}: no answer ({error})"
-            ) from error
+            raise NoAnswer(f"{method} {self._http.base_url}{path}: no answer ({error})") from error
         if response.is_error:
-            raise ApiFailed(f"{method} {path}", response.status_code, error_message(response))
+            raise ApiFailed(f"{method} /{path}", response.status_code, error_message(response))
         answer: Json = response.json()
         return answer
 

@@ -6,15 +6,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    ReadTimeoutError,
+)
 from rich.console import Console
 
-from emulator.errors import EmulatorError
+from emulator.errors import EmulatorError, NotInTime
 from local import commands
+from local.errors import LocalError, NoAnswer
+from local.faults import fault_of
 from local.fleet.over_https import PostingOptions
 from local.fleet.recorded import TO_CELSIUS, metric_column
 from local.fleet.simulated import FleetOptions
 from local.instance import DEFAULT_NAME
 from local.session import raise_on_terminate
+from local.trial.report import Verdict
 from local.values import (
     duration_seconds,
     positive,
@@ -22,11 +31,15 @@ from local.values import (
     seconds_or_duration,
     share,
     speed,
+    terminal_size,
 )
 from local.view import show_error
+from ops import devices
+from ops.arguments import Parser
 from ops.cli import COMMANDS
 
 INTERRUPTED = 130
+TOO_SLOW = Verdict.UNKNOWN.value
 LOG_WIDTH = 160
 ONE_OBJECT = "print one JSON object at the end, nothing else, on stdout"
 
@@ -42,11 +55,20 @@ step by step:
   python -m local devices --for 1m      simulated devices post readings
   python -m local watch                 see what becomes of them, live
   python -m local query alerts          see who overheats
+  python -m local notices               see what people are told of it
   python -m local down                  end it
 
 recorded data:
   python -m local devices --csv temps.csv --device roof --time-column date \\
     --metric temperature=temp --speed max --ends-now
+"""
+EXIT_CODES = """\
+exit codes:
+  0    nothing is lost, and nothing counted twice
+  1    the pipeline shows otherwise than the devices sent, or something failed
+  2    an option is wrong
+  3    the machine was too slow to tell: take fewer devices, or a lower rate
+  130  it was interrupted
 """
 
 
@@ -64,7 +86,7 @@ def option(parse: Callable[[str], Value]) -> Callable[[str], Value]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    whole = argparse.ArgumentParser(
+    whole: argparse.ArgumentParser = Parser(
         prog="python -m local",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -76,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     add_devices(added)
     add_watch(added)
     add_query(added)
+    add_notices(added)
     add_mappings(added)
     add_trace(added)
     add_env(added)
@@ -91,12 +114,25 @@ Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  #
 
 
 def command(
-    added: Subparsers, name: str, does: Callable[..., int], text: str
+    added: Subparsers, name: str, does: Callable[..., int], text: str, epilog: str | None = None
 ) -> argparse.ArgumentParser:
     """Add a command."""
-    added_parser: argparse.ArgumentParser = added.add_parser(name, help=text, description=text)
+    added_parser: argparse.ArgumentParser = added.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     added_parser.set_defaults(does=does)
     return added_parser
+
+
+def group_of_commands(added: Subparsers, name: str, text: str) -> Subparsers:
+    """Add a command that has commands of its own; return where they are added."""
+    return added.add_parser(name, help=text, description=text).add_subparsers(
+        metavar="WHAT", required=True
+    )
 
 
 def add_run(added: Subparsers) -> None:
@@ -106,6 +142,7 @@ def add_run(added: Subparsers) -> None:
         "run",
         commands.run,
         "Bring the pipeline up, run devices, check every reading and alert, and end it all.",
+        EXIT_CODES,
     )
     run.add_argument("--name", help="the instance's name (default: one of its own)")
     run.add_argument("--keep", action="store_true", help="leave the instance running at the end")
@@ -128,7 +165,11 @@ def add_run(added: Subparsers) -> None:
 def add_up(added: Subparsers) -> None:
     """Add `up`."""
     up = command(
-        added, "up", commands.up, "Deploy the pipeline to an embedded AWS and leave it running."
+        added,
+        "up",
+        commands.up,
+        "Deploy the pipeline to an embedded AWS and leave it running; if it is up, deploy what has "
+        "changed and keep its data.",
     )
     add_name(up)
     add_retention(up)
@@ -141,6 +182,7 @@ def add_devices(added: Subparsers) -> None:
         "devices",
         commands.devices,
         "Run devices, simulated or recorded, against an instance.",
+        EXIT_CODES,
     )
     add_name(devices)
     devices.add_argument(
@@ -163,22 +205,37 @@ def add_watch(added: Subparsers) -> None:
         metavar="TIME",
         help="stop after a time",
     )
+    watch.add_argument(
+        "--screenshot",
+        type=Path,
+        metavar="FILE",
+        help="write what it shows after that time (default: 30s) as SVG, and end",
+    )
+    watch.add_argument(
+        "--size",
+        type=option(terminal_size),
+        default=(80, 24),
+        metavar="COLUMNSxLINES",
+        help="of the screenshot (default: 80x24)",
+    )
 
 
 def add_query(added: Subparsers) -> None:
     """Add `query`."""
-    query = command(added, "query", commands.query_help, "Ask the pipeline's API.")
-    asked = query.add_subparsers(metavar="WHAT", required=True)
+    asked = group_of_commands(added, "query", "Ask the pipeline's API.")
     windows = command(asked, "windows", commands.query_windows, "A device's statistics by minute.")
     windows.add_argument("device")
     windows.add_argument(
         "--from", dest="start", metavar="TIME", help="ISO 8601 (default: an hour before --to)"
     )
     windows.add_argument("--to", dest="end", metavar="TIME", help="ISO 8601 (default: now)")
-    windows.add_argument(
-        "--metric", default="temperature", help="the metric in the table (default: temperature)"
+    windows.add_argument("--metric", help="this one only (default: every metric that it has)")
+    device = command(
+        asked,
+        "device",
+        commands.query_device,
+        "The last known value of each of a device's metrics.",
     )
-    device = command(asked, "device", commands.query_device, "A device's latest reading.")
     device.add_argument("device")
     alerts = command(asked, "alerts", commands.query_alerts, "The alerts.")
     alerts.add_argument("--status", default="open", help="open (default) or cleared")
@@ -189,9 +246,39 @@ def add_query(added: Subparsers) -> None:
         "--from", dest="start", metavar="TIME", help="ISO 8601 (default: an hour before --to)"
     )
     accounting.add_argument("--to", dest="end", metavar="TIME", help="ISO 8601 (default: now)")
+    listed = devices.add_as("devices", asked)
+    listed.set_defaults(does=commands.on_instance(devices.list_devices))
+    add_name(listed)
+    for each in (windows, alerts):
+        add_wait(each)
     for each in (windows, device, alerts, accounting):
         add_name(each)
-        add_json(each, "print JSON instead of a table")
+        printed = each.add_mutually_exclusive_group()
+        add_json(printed, "print JSON instead of a table")
+        if each in (windows, alerts):
+            printed.add_argument("--csv", action="store_true", help="print CSV instead of a table")
+
+
+def add_wait(added: argparse.ArgumentParser) -> None:
+    """Add --wait to a command that shows what is there."""
+    added.add_argument(
+        "--wait",
+        type=option(duration_seconds),
+        default=0.0,
+        metavar="TIME",
+        help="wait at most so long until there is something to show",
+    )
+
+
+def add_notices(added: Subparsers) -> None:
+    """Add `notices`."""
+    notices = command(
+        added, "notices", commands.notices, "Show what went out: the notices of alerts."
+    )
+    add_name(notices)
+    notices.add_argument("--follow", action="store_true", help="show those to come, until Ctrl-C")
+    add_wait(notices)
+    add_json(notices, "print JSON instead of lines; with --follow one object a line")
 
 
 def add_mappings(added: Subparsers) -> None:
@@ -228,8 +315,7 @@ def add_env(added: Subparsers) -> None:
 
 def add_mqtt(added: Subparsers) -> None:
     """Add `mqtt`."""
-    mqtt = command(added, "mqtt", commands.mqtt_help, "Devices that speak MQTT.")
-    asked = mqtt.add_subparsers(metavar="WHAT", required=True)
+    asked = group_of_commands(added, "mqtt", "Devices that speak MQTT.")
     certificate = command(
         asked,
         "certificate",
@@ -286,7 +372,7 @@ def add_name(of: argparse.ArgumentParser) -> None:
     )
 
 
-def add_json(of: argparse.ArgumentParser, text: str) -> None:
+def add_json(of: argparse._ActionsContainer, text: str) -> None:
     """Add the option that prints for a program."""
     of.add_argument("--json", action="store_true", help=text)
 
@@ -330,8 +416,10 @@ def valued(
 def add_fleet(group: Group) -> None:
     """Add what decides what simulated devices do."""
     fleet = FleetOptions()
-    valued(group, "--devices", positive, fleet.devices, "N", "how many")
-    valued(group, "--rate", rate, fleet.rate, "R", "readings a second and device")
+    many = f"how many (default: {fleet.devices}, or fewer where the machine takes no more)"
+    valued(group, "--devices", positive, None, "N", many)
+    each = f"readings a second and device (default: {fleet.rate:g})"
+    valued(group, "--rate", rate, None, "R", each)
     valued(group, "--seed", int, fleet.seed, "N", "decides everything that they measure")
     valued(group, "--anomalies", share, fleet.anomalies, "SHARE", "devices that overheat")
     valued(group, "--duplicates", share, fleet.duplicates, "SHARE", "readings sent twice")
@@ -350,6 +438,8 @@ def add_recorded(group: Group) -> None:
     valued(group, "--device-column", str, None, "COLUMN", "or the column that says which did")
     valued(group, "--time-column", str, "time", "COLUMN", "when they were taken")
     valued(group, "--time-format", str, None, "FORMAT", "as of strptime, if not ISO 8601")
+    zone = "of times without one: Europe/Berlin, +01:00"
+    valued(group, "--zone", str, "UTC", "NAME", zone)
     group.add_argument(
         "--metric",
         action="append",
@@ -402,10 +492,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done: int = options.does(options, console_on(to_stderr))
     except EmulatorError as error:
         show_error(Console(stderr=True), error)
-        return 1
+        return TOO_SLOW if isinstance(error, (NoAnswer, NotInTime)) else 1
+    except (BotoCoreError, ClientError) as error:
+        show_error(Console(stderr=True), LocalError(f"the embedded AWS: {error}"))
+        return TOO_SLOW if isinstance(error, ReadTimeoutError | ConnectTimeoutError) else 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
     except BrokenPipeError:
+        return 1
+    except OSError as error:
+        fault = fault_of(error)
+        if fault is None:
+            raise
+        show_error(Console(stderr=True), LocalError(fault))
         return 1
     return done

@@ -6,18 +6,20 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from emulator import embedded
 from emulator.mqtt.certificates import Pair
 from local import invoke as sam_invoke
-from local.api import Api
+from local.api import Api, Json
 from local.deployment import aws_environment, client
 from local.errors import LocalError
 from local.fleet.credentials import claim, issue_certificates, mqtt_authority
@@ -26,8 +28,22 @@ from local.fleet.over_mqtt import speakers
 from local.fleet.reading import Source
 from local.fleet.recorded import CsvOptions, Recording
 from local.fleet.simulated import Fleet, FleetOptions
+from local.fleet.sizing import measured
 from local.instance import DEFAULT_NAME, Instance, State, existing, named, unused
-from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens
+from local.notices import Delivery, Notices, heading, line_of, subscribe, together
+from local.notices import as_json as notice_as_json
+from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens, redeployed
+from local.sources import listed
+from local.tables import (
+    ALERT_COLUMNS,
+    STATISTICS,
+    WINDOW_COLUMNS,
+    alert_rows,
+    counted,
+    metrics_of,
+    window_rows,
+    write_csv,
+)
 from local.tracing import show_trace
 from local.trial.chaos import GRACE_SECONDS, PATIENCE_SECONDS, Chaos
 from local.trial.check import from_iso, iso
@@ -35,9 +51,10 @@ from local.trial.mapping_state import MappingReader, shards_table
 from local.trial.mapping_state import as_json as mappings_as_json
 from local.trial.monitor import Monitor
 from local.trial.poison import Poisoning
-from local.trial.report import Report, as_json, verdict
+from local.trial.report import Report, as_json, tell_verdict
 from local.trial.run import REFRESH_SECONDS, Plan, elapsed_text, exercise, now_ms
-from local.trial.watch import PLAIN_LINE_SECONDS, live_table, plain_line
+from local.trial.screenshot import take_screenshot
+from local.trial.watch import PLAIN_LINE_SECONDS, LiveView, PlainLines, plain_line
 from local.values import duration_text
 from local.view import Steps
 from ops.command_types import Command
@@ -48,6 +65,9 @@ Options = argparse.Namespace
 HOUR_MS = 3_600_000
 EACH_LINGER_SECONDS = 5.0
 WIDE = 110
+LOOK_SECONDS = 0.5
+SCREENSHOT_SECONDS = 30.0
+T = TypeVar("T")
 
 
 def run(options: Options, console: Console) -> int:
@@ -58,15 +78,16 @@ def run(options: Options, console: Console) -> int:
     is_clean = False
     try:
         with brought_up(instance, steps, parameters_of(options)) as aws:
-            source = make_source()
+            source = make_source(sized(options, steps))
             prepare_tokens(instance, source, posting_options)
             chaos = Chaos(instance, options.seed) if options.chaos else None
             plan = plan_of(options.seconds, chaos)
             poisoning = poison_of(options, instance, steps)
             report = exercise(instance, steps, source, posting_options, plan, aws.stop)
             if poisoning:
-                report.isolation = poisoning.end(report.ledger.counts.accepted)
-                report.problems += report.isolation.problems()
+                counts = report.ledger.counts
+                report.isolation = poisoning.end(counts.accepted, counts.resent + counts.unanswered)
+                report.unsure += report.isolation.problems()
             if chaos:
                 report.casualties = chaos.casualties()
                 report.problems += report.casualties.problems()
@@ -82,7 +103,7 @@ def run(options: Options, console: Console) -> int:
         raise
     finally:
         clean_up(instance, is_clean, console)
-    return 0 if report.is_ok else 1
+    return report.verdict.value
 
 
 def plan_of(seconds: float | None, chaos: Chaos | None) -> Plan:
@@ -111,7 +132,7 @@ def tell(
     report: Report, steps: Steps, instance: Instance, options: Options, console: Console
 ) -> None:
     """Say what came of a run, and print it as JSON if asked to."""
-    verdict(report, console)
+    tell_verdict(report, console)
     if options.json:
         print_json(as_json(report, steps, instance.name))
 
@@ -123,20 +144,41 @@ def clean_up(instance: Instance, is_clean: bool, console: Console) -> None:
     if is_clean:
         instance.remove()
     else:
+        instance.keep_logs()
         console.print(f"  the logs are in {instance.folder}", highlight=False, soft_wrap=True)
 
 
 def up(options: Options, console: Console) -> int:
-    """Bring an instance up and leave it running."""
+    """Bring an instance up and leave it running; deploy anew what has changed if it is up."""
     instance = named(options.name)
-    steps = Steps(console)
-    with brought_up(instance, steps, parameters_of(options)) as aws:
-        aws.release()
+    if instance.is_running() and instance.load().is_deployed:
+        return redeploy(options, console, instance)
+    was_running, is_clean = instance.is_running(), False
+    try:
+        with brought_up(instance, Steps(console), parameters_of(options)) as aws:
+            subscribe(instance.load())
+            aws.release()
+            is_clean = True
+    except KeyboardInterrupt:
+        is_clean = True
+        raise
+    finally:
+        if not was_running:
+            clean_up(instance, is_clean, console)
     state = instance.load()
     of_name = "" if instance.name == DEFAULT_NAME else f" --name {instance.name}"
     console.print(f"\n  API  {state.api_url}", highlight=False, soft_wrap=True)
-    for text in ("devices --for 1m", "watch", "mappings", "query alerts", "env", "down"):
+    for text in ("devices --for 1m", "watch", "query alerts", "notices", "env", "down"):
         console.print(f"  next [bold]python -m local {text}{of_name}[/]", highlight=False)
+    return 0
+
+
+def redeploy(options: Options, console: Console, instance: Instance) -> int:
+    """Deploy what has changed to an instance that is up, and say what that was."""
+    changed = redeployed(instance, Steps(console), parameters_of(options))
+    subscribe(instance.load())
+    note = f"changed: {listed(changed)}" if changed else "nothing has changed: it is as it was"
+    console.print(f"\n  {escape(note)}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -145,37 +187,46 @@ def devices(options: Options, console: Console) -> int:
     make_source, posting_options = source_of(options), posting_of(options)
     instance = named(options.name)
     instance.deployed()
-    source = make_source()
-    prepare_tokens(instance, source, posting_options)
     steps = Steps(console)
+    source = make_source(sized(options, steps))
+    prepare_tokens(instance, source, posting_options)
     plan = Plan(options.seconds, options.check, is_alone=False)
     report = exercise(instance, steps, source, posting_options, plan, lambda: None)
     tell(report, steps, instance, options, console)
-    return 0 if report.is_ok else 1
+    return report.verdict.value
 
 
 def watch(options: Options, console: Console) -> int:
-    """Show the live table until Ctrl-C."""
+    """Show live what becomes of the readings until Ctrl-C, or take a picture of it."""
     instance = named(options.name)
     instance.deployed()
     monitor = Monitor(instance, since_ms=0)
     monitor.start()
-    started = time.monotonic()
     try:
+        if options.screenshot:
+            time.sleep(options.seconds or SCREENSHOT_SECONDS)
+            take_screenshot(
+                LiveView(monitor, instance.name, "live"), options.size, options.screenshot
+            )
+            console.print(f"{options.screenshot}: written", highlight=False, soft_wrap=True)
+            return 0
         with contextlib.suppress(KeyboardInterrupt):
-            show_live(monitor, console, instance, started, options.seconds)
+            show_live(monitor, console, instance, options.seconds)
+        if console.is_terminal:
+            console.print(plain_line(monitor, instance.name), highlight=False, soft_wrap=True)
     finally:
-        monitor.stop()
+        monitor.abandon()  # a last look would have Ctrl-C wait for answers
     return 0
 
 
 def show_live(
-    monitor: Monitor, console: Console, instance: Instance, started: float, seconds: float | None
+    monitor: Monitor, console: Console, instance: Instance, seconds: float | None
 ) -> None:
-    """Show the live table until time is up or the instance ends."""
+    """Show it until time is up or the instance ends: on a screen of its own, or in lines."""
+    started, lines = time.monotonic(), PlainLines(console)
     with contextlib.ExitStack() as stack:
         live = (
-            stack.enter_context(Live(console=console, auto_refresh=False))
+            stack.enter_context(Live(console=console, auto_refresh=False, screen=True))
             if console.is_terminal
             else None
         )
@@ -183,9 +234,9 @@ def show_live(
             elapsed = time.monotonic() - started
             status = elapsed_text(elapsed, seconds)
             if live:
-                live.update(live_table(monitor, instance.name, status), refresh=True)
+                live.update(LiveView(monitor, instance.name, status), refresh=True)
             else:
-                console.print(plain_line(monitor, status), highlight=False, soft_wrap=True)
+                lines.tell(monitor, status, is_clock=True)
             if seconds is not None and elapsed >= seconds:
                 return
             pause = REFRESH_SECONDS if live else PLAIN_LINE_SECONDS
@@ -193,58 +244,111 @@ def show_live(
     raise LocalError(f"instance '{instance.name}' has ended")
 
 
-def query_help(_options: Options, _console: Console) -> int:
-    """Never called: `query` needs to know what to ask."""
-    return 2
+def notices(options: Options, console: Console) -> int:
+    """Print the notices that went out; with --follow, those to come as well."""
+    found = Notices(named(options.name))
+    if options.follow:
+        with contextlib.suppress(KeyboardInterrupt):
+            for index, deliveries in enumerate(found.follow()):
+                print_notices(deliveries, options.json, is_first=index == 0)
+        return 0
+    deliveries = waited_for(found.look, options.wait)
+    if options.json:
+        return print_json({"notices": [notice_as_json(each) for each in deliveries]})
+    if deliveries:
+        print_notices(deliveries, as_json=False, is_first=True)
+    elif found.is_new:
+        console.print("subscribed just now: what goes out from now on will be shown")
+    else:
+        console.print("nothing went out yet: a notice goes out when an alert opens or clears")
+    return 0
+
+
+def print_notices(deliveries: list[Delivery], as_json: bool, is_first: bool) -> None:
+    """Print notices, a line each: for a person under a heading, or as JSON."""
+    if as_json:
+        lines = [json.dumps(notice_as_json(each)) for each in deliveries]
+    else:
+        lines = [heading()] * is_first + [line_of(each) for each in together(deliveries)]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
 
 
 def query_windows(options: Options, console: Console) -> int:
     """Print a device's windows."""
-    end_ms = time_of("--to", options.end) if options.end else now_ms()
-    start_ms = time_of("--from", options.start) if options.start else end_ms - HOUR_MS
     with operator(options) as api:
-        windows = list(api.windows(options.device, iso(start_ms), iso(end_ms)))
+        windows = waited_for(lambda: windows_of(api, options), options.wait)
     if options.json:
         return print_json({"device_id": options.device, "windows": windows})
-    table = table_of("minute", "readings", "mean", "min", "max", "stddev", "last")
-    for window in windows:
-        metric = window["metrics"].get(options.metric)
-        numbers = (
-            [f"{metric[name]:.2f}" for name in ("mean", "min", "max", "stddev", "last")]
-            if metric
-            else []
-        )
-        table.add_row(window["minute"], str(window["count"]), *numbers)
-    title = f"{options.device}: {options.metric}, {len(windows)} windows"
+    rows = list(window_rows(options.device, windows, options.metric))
+    if options.csv:
+        return print_csv(WINDOW_COLUMNS, rows)
+    table = table_of("minute", "metric", "readings", *STATISTICS[1:])
+    for _, minute, name, count, *numbers in rows:
+        table.add_row(minute, name, str(count), *(f"{number:.2f}" for number in numbers))
+    title = f"{options.device}: {counted(len(windows), 'window')}"
+    if options.metric:
+        others = ", ".join(metrics_of(windows))
+        title += f", {options.metric}" if rows else f", none has {options.metric}"
+        title += f" (they have {others})" if others and not rows else ""
     return print_table(console, table, title)
 
 
+def windows_of(api: Api, options: Options) -> list[Json]:
+    """Return a device's windows in the time that was asked for."""
+    end_ms = time_of("--to", options.end) if options.end else now_ms()
+    start_ms = time_of("--from", options.start) if options.start else end_ms - HOUR_MS
+    return list(api.windows(options.device, iso(start_ms), iso(end_ms)))
+
+
+def waited_for(look: Callable[[], list[T]], seconds: float) -> list[T]:
+    """Look until there is something, at most for so many seconds; return it.
+
+    Raise LocalError if nothing came in that time. Without a time, nothing is an answer, too.
+    """
+    deadline = time.monotonic() + seconds
+    while not (found := look()) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+    if seconds and not found:
+        raise LocalError(f"nothing came in {duration_text(seconds)}")
+    return found
+
+
 def query_device(options: Options, console: Console) -> int:
-    """Print a device's latest reading."""
+    """Print the last known value of each of a device's metrics."""
     with operator(options) as api:
         answer = api.device(options.device)
     if options.json:
         return print_json(answer)
-    table = table_of("metric", "value")
-    for name, value in answer["latest"].items():
-        table.add_row(name, str(value))
-    return print_table(console, table, f"{options.device}: latest reading")
+    table = table_of("metric", "value", "recorded at")
+    for name, known in answer["metrics"].items():
+        table.add_row(name, str(known["value"]), known["recorded_at"])
+    searched = answer["searched"]
+    title = f"{options.device}: last known values"
+    if not searched["complete"]:
+        title += f", as far back as {searched['back_to']}"
+    return print_table(console, table, title)
 
 
 def query_alerts(options: Options, console: Console) -> int:
     """Print the alerts."""
     with operator(options) as api:
-        alerts = list(api.alerts(options.status))
+        alerts = waited_for(lambda: list(api.alerts(options.status)), options.wait)
     if options.json:
         return print_json({"alerts": alerts})
+    if options.csv:
+        return print_csv(ALERT_COLUMNS, alert_rows(alerts))
     is_wide = console.width >= WIDE
     table = table_of("device", "rule", "first breach", "lasted", "peak", *["trace"] * is_wide)
     for alert in alerts:
+        if "unreadable" in alert:
+            table.add_row(alert["device_id"], alert["rule"], "unreadable")
+            continue
         first, last = alert["first_breach_at"], alert["last_breach_at"]
         lasted = duration_text((from_iso(last) - from_iso(first)) / 1000)
         row = alert["device_id"], alert["rule"], first, lasted, f"{alert['peak']:.1f}"
         table.add_row(*row, *[str(alert.get("trace_id"))] * is_wide)
-    return print_table(console, table, f"{len(alerts)} alerts, {options.status}")
+    return print_table(console, table, f"{counted(len(alerts), 'alert')}, {options.status}")
 
 
 def query_accounting(options: Options, console: Console) -> int:
@@ -259,7 +363,8 @@ def query_accounting(options: Options, console: Console) -> int:
     for stage, counts in answer["stages"].items():
         for name, amount in counts.items():
             table.add_row(stage, name, f"{amount:,}")
-    title = f"{answer['from']} to {answer['to']}: {answer['unaccounted']:,} readings unaccounted"
+    unaccounted = counted(answer["unaccounted"], "reading")
+    title = f"{answer['from']} to {answer['to']}: {unaccounted} unaccounted"
     return print_table(console, table, title)
 
 
@@ -285,7 +390,7 @@ def env(options: Options, _console: Console) -> int:
     """Print variables for a shell."""
     instance = named(options.name)
     state = instance.deployed()
-    variables = aws_environment(instance.endpoint, state.region) | {
+    variables = aws_environment(state, instance.endpoint) | {
         "API_URL": state.api_url,
         "MQTT_HOST": "127.0.0.1",
         "MQTT_PORT": str(state.mqtt_port),
@@ -299,11 +404,6 @@ def env(options: Options, _console: Console) -> int:
     for name, value in variables.items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
     return 0
-
-
-def mqtt_help(_options: Options, _console: Console) -> int:
-    """Never called: `mqtt` needs to know what to do."""
-    return 2
 
 
 def mqtt_certificate(options: Options, console: Console) -> int:
@@ -367,20 +467,32 @@ def down(options: Options, console: Console) -> int:
     """End an instance, or all of them, and remove what it left."""
     instances = existing() if options.all else [named(options.name)]
     for instance in instances:
-        was_running = embedded.stop(instance)
+        was_there, was_running = instance.folder.exists(), embedded.stop(instance)
         instance.remove()
-        console.print(
-            f"{instance.name}: {'ended' if was_running else 'was not running'}", highlight=False
-        )
+        done = "ended" if was_running else "had ended; what it left is removed"
+        console.print(f"{instance.name}: {done if was_there else 'there is none'}", highlight=False)
     return 0
 
 
-def source_of(options: Options) -> Callable[[], Source]:
-    """Return what makes the readings; raise LocalError for options that can't be."""
+def sized(options: Options, steps: Steps) -> int:
+    """Return how many simulated devices to run: as asked, or as many as the machine takes.
+
+    Where only the rate was asked for, it is the default of that many devices.
+    """
+    if options.csv is not None or (options.devices or options.rate) is not None:
+        return options.devices or FleetOptions.devices
+    started = time.monotonic()
+    machine = measured()
+    steps.done("fleet", machine.text(), time.monotonic() - started)
+    return machine.devices
+
+
+def source_of(options: Options) -> Callable[[int], Source]:
+    """Return what makes the readings of so many devices; raise LocalError for wrong options."""
     if options.csv is None:
         fleet = FleetOptions(
-            devices=options.devices,
-            rate=options.rate,
+            devices=options.devices or FleetOptions.devices,
+            rate=options.rate or FleetOptions.rate,
             seed=options.seed,
             anomalies=options.anomalies,
             duplicates=options.duplicates,
@@ -389,7 +501,7 @@ def source_of(options: Options) -> Callable[[], Source]:
             avro=options.avro,
             prefix=options.prefix,
         )
-        return lambda: Fleet(fleet, now_ms())
+        return lambda devices: Fleet(replace(fleet, devices=devices), now_ms())
     recording = CsvOptions(
         path=options.csv,
         time_column=options.time_column,
@@ -398,11 +510,12 @@ def source_of(options: Options) -> Callable[[], Source]:
         device_column=options.device_column,
         celsius_from=options.celsius_from,
         time_format=options.time_format,
+        zone=options.zone,
         speed=options.speed,
         is_ending_now=options.ends_now,
     )
     Recording(recording, 0)  # an unreadable file is said before anything is started
-    return lambda: Recording(recording, now_ms())
+    return lambda _devices: Recording(recording, now_ms())
 
 
 def posting_of(options: Options) -> PostingOptions:
@@ -460,6 +573,12 @@ def print_table(console: Console, table: Table, title: str) -> int:
     """Print a table under its title."""
     console.print(f"[bold]{title}[/]", highlight=False)
     console.print(table)
+    return 0
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
+    """Print rows as CSV on stdout."""
+    write_csv(sys.stdout, columns, rows)
     return 0
 
 

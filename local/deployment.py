@@ -28,24 +28,31 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from emulator.embedded import end_group
-from emulator.errors import StepFailed
-from local.errors import LocalError
+from emulator.errors import NotInTime, StepFailed
+from local.errors import LocalError, NoAnswer
 from local.instance import ROOT, Instance, State
 from local.tools import tool
 
-SAM_SECONDS_MAX = 300.0
+SAM_SECONDS_MAX = 900.0
+"""For one that hangs: an idle machine needs 20, one with eight busy loops 150."""
 CLOUDFORMATION_POLL_SECONDS = 0.2
 CONTAINER_PYTHON = "3.13"  # the template's own
 STREAM_FUNCTIONS = ("aggregate", "alert")
+FIRST_CALL_SECONDS_MAX = 180.0
+OUT_OF_TIME = "Task timed out"
+REFUSED = '"UnexpectedEvent"'
 ARCHIVE_BUFFER_SECONDS = 2
+BUILD, NEXT_BUILD = "build", "build-next"
+"""Folders of an instance: what is deployed to it; what is to be deployed next."""
 NO_ENDPOINT = "http://127.0.0.1:9"
+NO_STATE = State(access_key="none", secret_key="none")  # noqa: S106 - it opens nothing
 CLIENTS_LOCK = Lock()
+UNDATED = (1980, 1, 1, 0, 0, 0)  # the first date that an archive can say
 API_URL_PATTERN = re.compile(r"https://(?P<api>[^./]+)\.execute-api\.[^/]+/(?P<stage>[^/]+)/?")
+UNCHANGED = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
+"""Of a stack that is as it was: the update didn't begin, or was rolled back."""
 NESTED_STACK = "AWS::CloudFormation::Stack"
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
-
-# The emulator takes this key for the account's root, with any secret.
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
 
 def host_parameters() -> dict[str, str]:
@@ -87,19 +94,22 @@ def tool_environment(
 ) -> dict[str, str]:
     """Return the environment for a tool that talks to the embedded AWS, and can't talk to another.
 
-    What a person has set for AWS (profile, keys, endpoints of single services) is left out.
+    What a person has set for AWS (profile, keys, endpoints of single services) is left out. The
+    keys are those of the instance whose folder this is; of none yet, keys that open nothing. Left
+    out is PYTHONDONTWRITEBYTECODE, too, which many containers set: sam would compile its imports
+    at each start.
     """
     own = {
         name: value
         for name, value in inherited.items()
-        if not name.startswith(("AWS_", "SAM_", "__SAM"))
+        if not name.startswith(("AWS_", "SAM_", "__SAM", "PYTHONDONTWRITEBYTECODE"))
     }
     without_proxy = ",".join(
         filter(None, [own.get("NO_PROXY") or own.get("no_proxy"), "127.0.0.1,localhost"])
     )
     return (
         own
-        | aws_environment(endpoint)
+        | aws_environment(state_in(folder), endpoint)
         | {
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
@@ -116,13 +126,22 @@ def tool_environment(
     )
 
 
-def aws_environment(endpoint: str, region: str = State.region) -> dict[str, str]:
-    """Return what points an AWS SDK or CLI at the embedded AWS."""
+def state_in(folder: Path) -> State:
+    """Return the state of the instance whose folder this is, or one with keys that open nothing."""
+    try:
+        return Instance(folder.name, folder).load()
+    except LocalError:
+        return NO_STATE
+
+
+def aws_environment(state: State, endpoint: str) -> dict[str, str]:
+    """Return what points an AWS SDK or CLI at the embedded AWS, as its account's root."""
     return {
         "AWS_ENDPOINT_URL": endpoint,
-        **CREDENTIALS,
-        "AWS_REGION": region,
-        "AWS_DEFAULT_REGION": region,
+        "AWS_ACCESS_KEY_ID": state.access_key,
+        "AWS_SECRET_ACCESS_KEY": state.secret_key,
+        "AWS_REGION": state.region,
+        "AWS_DEFAULT_REGION": state.region,
     }
 
 
@@ -131,17 +150,17 @@ def client(state: State, service: str, answer_seconds_max: float = 30) -> Any:
     retries: Any = {"mode": "standard", "max_attempts": 3}
     config = Config(proxies={}, retries=retries, read_timeout=answer_seconds_max)
     with CLIENTS_LOCK:  # a client is safe to share among threads, and not to make in several
-        return session(state.region).client(  # type: ignore[call-overload]
+        return session(state.region, state.access_key, state.secret_key).client(  # type: ignore[call-overload]
             service, endpoint_url=f"http://127.0.0.1:{state.port}", config=config
         )
 
 
 @cache
-def session(region: str) -> boto3.Session:
+def session(region: str, access_key: str, secret_key: str) -> boto3.Session:
     """Return a session for all clients: each reads what boto3 knows of AWS anew, 0.1 s of CPU."""
     return boto3.Session(
-        aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
         region_name=region,
     )
 
@@ -178,7 +197,7 @@ class SamRun:
         try:
             code = self._process.wait(SAM_SECONDS_MAX)
         except subprocess.TimeoutExpired:
-            raise StepFailed(
+            raise NotInTime(
                 f"`sam {self.command}` took longer than {SAM_SECONDS_MAX:.0f} s", self.log
             ) from None
         finally:
@@ -194,9 +213,9 @@ class SamRun:
             self._process.wait()
 
 
-def build(instance: Instance, parameters: Mapping[str, str]) -> SamRun:
-    """Start `sam build` into the instance's folder; it asks no AWS anything."""
-    arguments = ["build", "--build-dir", str(built_template(instance).parent)]
+def build(instance: Instance, parameters: Mapping[str, str], folder: str = BUILD) -> SamRun:
+    """Start `sam build` into a folder of the instance's; it asks no AWS anything."""
+    arguments = ["build", "--build-dir", str(built_template(instance, folder).parent)]
     return SamRun(instance, NO_ENDPOINT, [*arguments, *overrides(parameters)])
 
 
@@ -218,10 +237,10 @@ def build_for_container(instance: Instance) -> SamRun:
     return SamRun(instance, NO_ENDPOINT, arguments, "invoke", variables)
 
 
-def deploy(instance: Instance, parameters: Mapping[str, str]) -> SamRun:
+def deploy(instance: Instance, parameters: Mapping[str, str], folder: str = BUILD) -> SamRun:
     """Start `sam deploy` of what was built."""
     state = instance.load()
-    template = built_template(instance)
+    template = built_template(instance, folder)
     write_as_json(template)
     arguments = ["deploy", "--config-file", str(ROOT / "samconfig.toml"), "--config-env", "local"]
     arguments += ["--template-file", str(template), "--no-progressbar"]
@@ -230,9 +249,15 @@ def deploy(instance: Instance, parameters: Mapping[str, str]) -> SamRun:
     return SamRun(instance, instance.endpoint, [*arguments, *overrides(named)])
 
 
-def built_template(instance: Instance) -> Path:
+def built_template(instance: Instance, folder: str = BUILD) -> Path:
     """Return the path of the template that `sam build` writes."""
-    return instance.folder / "build" / "template" / "template.yaml"
+    return instance.folder / folder / "template" / "template.yaml"
+
+
+def take_build(instance: Instance) -> None:
+    """Put what was built for a redeployment in the place of what was deployed before."""
+    shutil.rmtree(instance.folder / BUILD, ignore_errors=True)
+    (instance.folder / NEXT_BUILD).rename(instance.folder / BUILD)
 
 
 def write_as_json(template: Path) -> None:
@@ -251,13 +276,19 @@ def write_as_json(template: Path) -> None:
 
 
 def archived(content: Path) -> Path:
-    """Make an archive of a folder, in its place; hardly compressed, since it doesn't travel far."""
+    """Make an archive of a folder, in its place; hardly compressed, since it doesn't travel far.
+
+    Equal files make an equal archive: without it each redeployment would bring a new layer.
+    """
     if content.is_file():  # made at the deployment before
         return content
     archive = content.with_name(f"{content.name}.zip")
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
-        for each in sorted(content.rglob("*")):
-            file.write(each, each.relative_to(content))
+        for each in sorted(path for path in content.rglob("*") if path.is_file()):
+            entry = zipfile.ZipInfo(each.relative_to(content).as_posix(), UNDATED)
+            entry.external_attr = each.stat().st_mode << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            file.writestr(entry, each.read_bytes(), compresslevel=1)
     shutil.rmtree(content)
     return archive
 
@@ -279,6 +310,15 @@ def read_outputs(state: State) -> dict[str, str]:
     """Return the stack's outputs by name."""
     stacks = client(state, "cloudformation").describe_stacks(StackName=state.stack)["Stacks"]
     return {output["OutputKey"]: output["OutputValue"] for output in stacks[0].get("Outputs", [])}
+
+
+def standing(state: State) -> str:
+    """Return what a failed update has left: what was there before, unless the stack is stuck."""
+    stacks = client(state, "cloudformation").describe_stacks(StackName=state.stack)["Stacks"]
+    status = stacks[0]["StackStatus"]
+    if status in UNCHANGED:
+        return "the instance is as it was before"
+    return f"the stack is {status}; `down` and `up` make the instance anew, without its data"
 
 
 def failures(state: State, since: datetime) -> list[str]:
@@ -323,17 +363,32 @@ def stack_resources(state: State) -> Iterator[dict[str, Any]]:
 
 
 def start_functions(state: State) -> None:
-    """Start the functions that read the stream, with no records, before the first reading."""
+    """Start the functions that read the stream, with no records, before the first reading.
+
+    With no records there is nothing that they do, so one that isn't started in time is called
+    again. One that refuses such an event has started. Raise LocalError for one that doesn't.
+    """
     lambdas = client(state, "lambda")
     with ThreadPoolExecutor(len(STREAM_FUNCTIONS)) as pool:
-        for answer in pool.map(
-            lambda name: lambdas.invoke(
-                FunctionName=f"{state.stack}-{name}", Payload=json.dumps({"Records": []})
-            ),
-            STREAM_FUNCTIONS,
-        ):
-            if "FunctionError" in answer:
-                raise LocalError(f"a function doesn't start: {answer['Payload'].read().decode()}")
+        list(
+            pool.map(
+                lambda name: start_function(lambdas, f"{state.stack}-{name}"), STREAM_FUNCTIONS
+            )
+        )
+
+
+def start_function(lambdas: Any, name: str) -> None:
+    """Call a function with no records until it answers; raise LocalError when it doesn't."""
+    deadline = time.monotonic() + FIRST_CALL_SECONDS_MAX
+    while True:
+        answer = lambdas.invoke(FunctionName=name, Payload=json.dumps({"Records": []}))
+        told = answer["Payload"].read().decode()
+        if "FunctionError" not in answer or REFUSED in told:
+            return
+        if OUT_OF_TIME not in told:
+            raise LocalError(f"{name} doesn't start: {told}")
+        if time.monotonic() > deadline:
+            raise NoAnswer(f"{name} doesn't start in {FIRST_CALL_SECONDS_MAX:.0f} s: {told}")
 
 
 def admin_token(state: State) -> str:

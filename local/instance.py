@@ -1,6 +1,7 @@
 """An instance: an embedded AWS with the pipeline on it, in the folder `.local/<name>`."""
 
 import fcntl
+import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from emulator import instance as emulator_instance
+from emulator.embedded import EmbeddedAws
 from local.errors import LocalError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +27,10 @@ class State(emulator_instance.State):
     outputs: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
     is_deployed: bool = False
+    parameters: dict[str, str] = field(default_factory=dict)
+    """The template's parameters, as they were given at the last deployment."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """What was deployed then: a digest of each file, by its name."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,21 @@ class Instance(emulator_instance.Instance):
             yield state
             self.save(state)
 
+    @contextmanager
+    def brought_up_alone(self) -> Iterator[None]:
+        """Keep others from bringing it up meanwhile; raise LocalError where another one does.
+
+        The lock is beside the folder, which is made anew.
+        """
+        self.folder.parent.mkdir(exist_ok=True)
+        path = self.folder.with_name(f".{self.name}.up")
+        with locked(path) as is_locked:
+            if not is_locked:
+                raise LocalError(
+                    f"another command brings instance '{self.name}' up just now: wait for its end"
+                )
+            yield
+
     def deployed(self) -> State:
         """Return the state of a running, deployed instance; raise LocalError if it isn't one."""
         state = self.load()
@@ -61,13 +82,49 @@ class Instance(emulator_instance.Instance):
         return state
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Hold a file's lock, and remove the file at the end; False where somebody else holds it."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # no, where who held it has removed it meanwhile: another may lock a new one by now
+            is_locked = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        except BlockingIOError:
+            is_locked = False
+        try:
+            yield is_locked
+        finally:
+            if is_locked:
+                path.unlink(missing_ok=True)
+
+
+def state_of(aws: EmbeddedAws) -> State:
+    """Return the state of an instance whose embedded AWS was just started."""
+    return State(
+        pid=aws.process.pid,
+        port=aws.port,
+        mqtt_port=aws.mqtt_port,
+        access_key=aws.root.key_id,
+        secret_key=aws.root.secret,
+    )
+
+
 def named(name: str, root: Path = ROOT) -> Instance:
     """Return the instance of that name; raise LocalError when the name can't be a folder's."""
     if not NAME_PATTERN.fullmatch(name):
         raise LocalError(
             f"--name: '{name}' isn't a name: use lower-case letters, digits and hyphens, at most 40"
         )
-    return Instance(name, root / ".local" / name)
+    return Instance(name, folder_of_instances(root) / name)
+
+
+def folder_of_instances(root: Path = ROOT) -> Path:
+    """Return the folder `.local`; where it is a link, that which it leads to.
+
+    The SAM CLI writes paths that are relative to the real place of what it builds.
+    """
+    return (root / ".local").resolve()
 
 
 def unused(prefix: str, root: Path = ROOT) -> Instance:
@@ -77,7 +134,7 @@ def unused(prefix: str, root: Path = ROOT) -> Instance:
 
 def existing(root: Path = ROOT) -> list[Instance]:
     """Return the instances that have a folder, by name."""
-    folders = sorted((root / ".local").glob("*/"))
+    folders = sorted(folder_of_instances(root).glob("*/"))
     return [
         Instance(folder.name, folder) for folder in folders if NAME_PATTERN.fullmatch(folder.name)
     ]

@@ -7,22 +7,27 @@ the template nor a function knows of it:
 - it passes on only variables that the template declares: AWS_ENDPOINT_URL is added to a copy;
 - a nested stack gets its layer by a parameter, which it takes for one on AWS: a copy has it itself;
 - the embedded AWS listens on loopback, and a container's loopback is its own: a relay listens on
-  the Docker bridge for as long as the invocation takes.
+  the Docker bridge for as long as the invocation takes. The embedded AWS takes requests for its own
+  host alone, and a container signs them for the relay's: the relay tells which that is, and proves
+  that it knows the instance's secret. The signature is checked as any other.
 """
 
 import asyncio
 import contextlib
 import json
 import shutil
+import socket
 import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from emulator.sigv4 import relay_proof
 from local.deployment import (
     NESTED_STACK,
     build_for_container,
@@ -39,7 +44,15 @@ from local.tools import tool
 INSPECT_BRIDGE = ("docker", "network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}")
 # What Docker Desktop, where the containers are in a virtual machine, calls the host's loopback.
 DESKTOP_HOST = "host.docker.internal"
+LOOPBACK = IPv4Network("127.0.0.0/8")
 CHUNK_BYTES = 65_536
+HEAD_BYTES_MAX = 65_536
+HEAD_END = b"\r\n\r\n"
+OF_THE_CONNECTION = (
+    *(b"host", b"connection", b"keep-alive", b"upgrade", b"http2-settings"),
+    *(b"x-relayed-host", b"x-relay-proof"),
+)
+"""Headers that the relay doesn't pass on."""
 LAYER = "AWS::Serverless::LayerVersion"
 
 Json = dict[str, Any]
@@ -60,7 +73,7 @@ def invoke(instance: Instance, function: str, event: Path, arguments: list[str])
     bridge = bridge_network()
     build_for_container(instance).wait()
     template = with_endpoint_declared(instance.folder / "invoke" / "template.yaml", function)
-    with relayed(state.port, *bridge) as endpoint:
+    with relayed(state, *bridge) as endpoint:
         values = instance.folder / "invoke.json"
         values.write_text(json.dumps({function: variables | {"AWS_ENDPOINT_URL": endpoint}}))
         command: list[str | Path] = [tool("sam", "sam"), "local", "invoke", function]
@@ -145,38 +158,78 @@ def bridge_network() -> tuple[IPv4Network, IPv4Address]:
 
 
 @contextlib.contextmanager
-def relayed(port: int, network: IPv4Network, address: IPv4Address) -> Iterator[str]:
-    """Pass what containers send to `address` on to loopback's `port`; yield their endpoint."""
-    loop = asyncio.new_event_loop()
-    try:
-        server = loop.run_until_complete(
-            asyncio.start_server(passing_on(port, network), str(address), 0)
-        )
-    except OSError:  # no such address here: the bridge is in Docker Desktop's virtual machine
-        loop.close()
-        yield f"http://{DESKTOP_HOST}:{port}"
-        return
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://{address}:{server.sockets[0].getsockname()[1]}"
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        server.close()
+def relayed(state: State, network: IPv4Network, address: IPv4Address) -> Iterator[str]:
+    """Pass what containers send to `address` on to the instance; yield their endpoint."""
+    with ExitStack() as closing:
+        try:
+            listener = closing.enter_context(socket.create_server((str(address), 0)))
+            name = str(address)
+        except OSError:  # the bridge is in Docker Desktop's virtual machine
+            listener = closing.enter_context(socket.create_server(("127.0.0.1", 0)))
+            network, name = LOOPBACK, DESKTOP_HOST  # which leads to loopback
+        reached_as = f"{name}:{listener.getsockname()[1]}"
+        runner, stopped = closing.enter_context(asyncio.Runner()), asyncio.Event()
+        loop = runner.get_loop()
+        serving = serve_until(stopped, listener, passing_on(state, network, reached_as))
+        thread = threading.Thread(target=loop.run_until_complete, args=(serving,), daemon=True)
+        thread.start()
+        try:
+            yield f"http://{reached_as}"
+        finally:
+            loop.call_soon_threadsafe(stopped.set)
+            thread.join()
 
 
-def passing_on(port: int, network: IPv4Network) -> Serve:
-    """Return what serves one connection: it joins a container's to one of loopback's."""
+async def serve_until(stopped: asyncio.Event, listener: socket.socket, serve: Serve) -> None:
+    """Serve connections until told to stop; those under way are cut off then."""
+    server = await asyncio.start_server(serve, sock=listener, limit=HEAD_BYTES_MAX)
+    await stopped.wait()
+    server.close()
+
+
+def passing_on(state: State, network: IPv4Network, reached_as: str) -> Serve:
+    """Return what serves a request of a container's: it joins its connection to the instance."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if ip_address(writer.get_extra_info("peername")[0]) not in network:
+        head = None
+        if ip_address(writer.get_extra_info("peername")[0]) in network:
+            with contextlib.suppress(EOFError, asyncio.LimitOverrunError, ValueError, OSError):
+                received = await reader.readuntil(HEAD_END)
+                head = head_to_pass_on(received, reached_as, state)
+        if head is None:
             writer.close()
             return
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(copied(reader, there_writer), copied(there_reader, writer))
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", state.port)
+        there_writer.write(head)
+        try:
+            await asyncio.gather(copied(reader, there_writer), copied(there_reader, writer))
+        finally:
+            there_writer.close()
+            writer.close()
 
     return serve
+
+
+def head_to_pass_on(head: bytes, reached_as: str, state: State) -> bytes:
+    """Return a request's head for the instance: with its Host, and the one that was signed.
+
+    The connection ends with the answer, so that each request has a head that is looked at. Raises
+    ValueError for a request that isn't for the relay.
+    """
+    first, *lines = head.removesuffix(HEAD_END).split(b"\r\n")
+    names = [line.partition(b":")[0].lower() for line in lines]
+    named = list(zip(lines, names, strict=True))
+    hosts = [line.partition(b":")[2].strip() for line, name in named if name == b"host"]
+    if hosts != [reached_as.encode()] or any(name != name.strip() for name in names):
+        raise ValueError(f"{hosts}: {reached_as} was expected")
+    kept = [line for line, name in named if name not in OF_THE_CONNECTION]
+    own = (
+        f"Host: 127.0.0.1:{state.port}",
+        f"X-Relayed-Host: {reached_as}",
+        f"X-Relay-Proof: {relay_proof(state.secret_key, reached_as)}",
+        "Connection: close",
+    )
+    return b"\r\n".join((first, *(line.encode() for line in own), *kept)) + HEAD_END
 
 
 async def copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

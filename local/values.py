@@ -59,6 +59,14 @@ def speed(text: str) -> float | None:
     return value
 
 
+def terminal_size(text: str) -> tuple[int, int]:
+    """Return columns and lines, written 80x24; raise ValueError for anything else."""
+    columns, _, lines = text.partition("x")
+    if not (columns.isdecimal() and lines.isdecimal() and int(columns) and int(lines)):
+        raise ValueError(f"'{text}' isn't a size: write columns and lines, such as 80x24")
+    return int(columns), int(lines)
+
+
 def positive(text: str) -> int:
     """Return a whole number above 0; raise ValueError for anything else."""
     if not text.isdecimal() or int(text) < 1:

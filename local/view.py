@@ -1,5 +1,6 @@
 """How the local run looks in a terminal, and in a log that isn't one."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from local.values import duration_text
 
 NAME_WIDTH = 14
 NOTE_WIDTH = 62
+LONG_SECONDS = 15.0
 
 
 class Steps:
@@ -27,9 +29,27 @@ class Steps:
     def step(self, name: str, note: str) -> Iterator[None]:
         """Show a step as going on, then as done."""
         started = time.monotonic()
-        with self.console.status(f"{name}: {escape(note)}"):
+        with self.going_on(name, note):
             yield
         self.done(name, note, time.monotonic() - started)
+
+    @contextmanager
+    def going_on(self, name: str, note: str = "") -> Iterator[None]:
+        """Show that a step goes on: in a terminal until it ends, in a log once, if it is long."""
+        text = f"{name}: {escape(note)}" if note else name
+        if self.console.is_terminal:
+            with self.console.status(text):
+                yield
+            return
+        told = threading.Timer(
+            LONG_SECONDS, self.console.print, [f"… {text}"], {"highlight": False}
+        )
+        told.daemon = True
+        told.start()
+        try:
+            yield
+        finally:
+            told.cancel()
 
     def done(self, name: str, note: str, seconds: float) -> None:
         """Show a step as done."""

@@ -1,8 +1,12 @@
 """`python -m ops`: the operators' commands, against a stack on AWS."""
 
+import signal
 import sys
 
-from ops.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupted import ends without a traceback
+    from ops.cli import main
+
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # so does what Python does at its end
+    sys.exit(code)

@@ -1,16 +1,18 @@
 """The command line of the operators: `python -m ops COMMAND --env ENVIRONMENT`.
 
 Each command is added by a function. Those of COMMANDS are for the stack of a local instance, too
-(`python -m local`).
+(`python -m local`), those of ON_AWS are not, or under another name there.
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
-from ops import adopt, quarantine, redrive, replay
+from ops import adopt, devices, quarantine, redrive, replay
+from ops.arguments import Parser
 from ops.command_types import Add
 from ops.errors import OpsError
 from ops.target import on_aws
@@ -19,16 +21,16 @@ INTERRUPTED = 130
 DEFAULT_ENVIRONMENT = "default"
 
 COMMANDS: tuple[Add, ...] = (redrive.add, quarantine.add, replay.add)
-WITHOUT_STACK: tuple[Add, ...] = (adopt.add,)
+ON_AWS: tuple[Add, ...] = (adopt.add, devices.add)
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    whole = argparse.ArgumentParser(
+    whole: argparse.ArgumentParser = Parser(
         prog="python -m ops", description="What operators do to a stack on AWS."
     )
     added = whole.add_subparsers(metavar="COMMAND", required=True)
-    for add in (*COMMANDS, *WITHOUT_STACK):
+    for add in (*COMMANDS, *ON_AWS):
         for each in add(added):
             each.add_argument(
                 "--env",
@@ -42,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code."""
     options = parser().parse_args(arguments)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # not before: `__main__` says why
     try:
         done: int = options.does(options, on_aws(options.env), Console())
     except OpsError as error:

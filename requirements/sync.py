@@ -56,3 +56,8 @@ if __name__ == "__main__":
         main(Path(sys.argv[1]), Path(sys.argv[2]))
     except subprocess.CalledProcessError as failed:
         sys.exit(f"failed: {' '.join(failed.cmd)}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as fault:  # not writable, or the disk is full: not a matter of this program
+        place = fault.filename or Path.cwd()
+        sys.exit(f"✗ {place}: {fault.strerror}: the tools go to .tools/ here, which must be yours")

@@ -2,7 +2,7 @@
 
 Athena's SQL is Trino's. sqlglot reads it as Trino's and writes it as DuckDB's, so the views are run
 that are deployed; Trino itself isn't. Where DuckDB knows more JSON than Trino (NaN, a comma before
-a brace) or other (of two fields of one name Trino's parser keeps the last), it proves nothing.
+a brace), it proves nothing.
 """
 
 import base64

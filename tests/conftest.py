@@ -1,11 +1,15 @@
 """Marks each test with its tier, the folder that it is in; the unit tier has no sockets at all."""
 
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.waiting import TOO_SLOW, TooSlow
+
 TESTS = Path(__file__).parent
+FAILURES = pytest.StashKey[list[bool]]()
 
 # No deadline: a busy machine is slow, not wrong. A failure prints what replays it.
 settings.register_profile("here", deadline=None, print_blob=True)
@@ -24,3 +28,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(tier)
         if tier == "unit":
             item.add_marker("disable_socket")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note of each failure whether it only says that the machine was too slow to tell."""
+    report = yield
+    if report.failed:
+        is_too_slow = call.excinfo is not None and call.excinfo.errisinstance(TooSlow)
+        item.session.stash.setdefault(FAILURES, []).append(is_too_slow)
+    return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End with a code of its own where nothing failed but what a slow machine can't tell."""
+    failures = session.stash.get(FAILURES, [])
+    if session.exitstatus == pytest.ExitCode.TESTS_FAILED and all(failures):
+        session.exitstatus = TOO_SLOW

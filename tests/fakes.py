@@ -116,11 +116,19 @@ class MemoryKinesis(Client):
         self.records: list[dict[str, Any]] = []
         self.calls: list[int] = []  # how many entries each had
 
-    def put_record(self, *, StreamName: str, PartitionKey: str, Data: bytes) -> None:  # noqa: N803
+    def put_record(
+        self,
+        *,
+        StreamName: str,  # noqa: N803
+        PartitionKey: str,  # noqa: N803
+        Data: bytes,  # noqa: N803
+    ) -> dict[str, str]:
         entry = {"PartitionKey": PartitionKey, "Data": Data}
         answer = self.put_records(StreamName=StreamName, Records=[entry])
         if answer["FailedRecordCount"]:
             refuse(answer["Records"][0]["ErrorCode"], "PutRecord")
+        put: dict[str, str] = answer["Records"][0]
+        return put
 
     def put_records(self, *, StreamName: str, Records: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: ARG002, N803
         self.calls.append(len(Records))
@@ -210,11 +218,20 @@ class MemoryS3(Client):
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.listings = 0
 
-    def put_object(self, *, Bucket: str, Key: str, Body: bytes, IfMatch: str = "") -> None:  # noqa: ARG002, N803
+    def put_object(
+        self,
+        *,
+        Bucket: str,  # noqa: ARG002, N803
+        Key: str,  # noqa: N803
+        Body: bytes,  # noqa: N803
+        IfMatch: str = "",  # noqa: N803
+    ) -> dict[str, str]:
         self.check("PutObject")
         self._expect(IfMatch, Key, "PutObject")
         self.objects[Key] = Body
+        return {"ETag": self._etag(Key)}
 
     def get_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: ARG002, N803
         self.check("GetObject")
@@ -229,12 +246,16 @@ class MemoryS3(Client):
 
     def list_objects_v2(self, *, Bucket: str, Prefix: str, **after: str) -> dict[str, Any]:  # noqa: ARG002, N803
         self.check("ListObjectsV2")
-        last = after.get("ContinuationToken", "")
+        self.listings += 1
+        last = after.get("ContinuationToken", after.get("StartAfter", ""))
         keys = sorted(key for key in self.objects if key.startswith(Prefix) and key > last)
         page = keys[: self.page_keys]
         modified = datetime(2026, 11, 21, 1, 30, tzinfo=UTC)
         answer: dict[str, Any] = {
-            "Contents": [{"Key": key, "LastModified": modified} for key in page]
+            "Contents": [
+                {"Key": key, "LastModified": modified, "ETag": self._etag(key)} for key in page
+            ],
+            "IsTruncated": len(page) < len(keys),
         }
         return answer | ({"NextContinuationToken": page[-1]} if len(page) < len(keys) else {})
 

@@ -20,7 +20,7 @@ def pages() -> list[str]:
         capture_output=True,
         text=True,
     )
-    return [each for each in listed.stdout.splitlines() if (ROOT / each).exists()]
+    return sorted({each for each in listed.stdout.splitlines() if (ROOT / each).exists()})
 
 
 def anchor(heading: str) -> str:

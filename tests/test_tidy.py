@@ -113,7 +113,7 @@ def strange_to_the_emulators_interpreter(tree: ast.Module) -> list[str]:
         for line, name in imports(tree)
         if name.partition(".")[0] not in known
         and not name.startswith(("emulator.gaps", "emulator.event_pattern"))
-        and name != "emulator.states_language"
+        and not name.startswith(("emulator.states_language", "emulator.sigv4"))
     ]
 
 
@@ -237,7 +237,7 @@ def test_the_emulator_knows_nothing_of_the_local_run_or_of_what_runs_on_it() -> 
 
 
 def test_what_runs_in_the_emulators_interpreter_imports_only_what_that_has() -> None:
-    modules = ("launcher", "event_pattern", "states_language")
+    modules = ("launcher", "event_pattern", "states_language", "sigv4")
     there = (*(f"emulator/{name}.py" for name in modules), "emulator/gaps/")
     packages = (
         "emulator/__init__.py",
@@ -382,7 +382,8 @@ FENCED = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 MAKE = re.compile(r"\bmake (?:\w+=\S+ )*([a-z]+(?:-[a-z]+)*)")
-LOCAL = re.compile(r"((?:python -m local|make(?= run| up| down)) (\w+).*)")
+COMMAND = r"((?:python -m local|make(?= run| up| down)) (\w+(?: [a-z]+(?= |$))?).*)"
+LOCAL = re.compile(COMMAND, re.MULTILINE)
 FILE_NAME = re.compile(r"[\w./-]+\.(avsc|json|md|py|toml|txt|yaml|yml)")
 MADE = (".venv/", ".tools/", ".aws-sam/", ".local/")  # not committed: made here
 
@@ -420,7 +421,7 @@ def help_of_local(command: str) -> str:
     """What a subcommand of `python -m local` says of itself; nothing where there is none."""
     told = io.StringIO()
     with redirect_stdout(told), redirect_stderr(io.StringIO()), suppress(SystemExit):
-        parser().parse_args([command, "--help"])
+        parser().parse_args([*command.split(), "--help"])
     return told.getvalue()
 
 

@@ -1,6 +1,7 @@
 """Readings as devices write them, by the formats' own libraries and not by the pipeline's code."""
 
 import gzip
+import hashlib
 import io
 import json
 import zlib
@@ -106,3 +107,43 @@ def lines(documents: Iterable[Any]) -> bytes:
 
 def zipped(data: bytes) -> bytes:
     return gzip.compress(data, mtime=0)
+
+
+# Records that other producers put on the stream.
+
+KPL_MAGIC = bytes.fromhex("f3899ac2")
+
+
+@cache
+def _kpl_messages() -> type[Message]:
+    """KPL's AggregatedRecord, as its aggregation-format.md has it."""
+    file = descriptor_pb2.FileDescriptorProto(name="kpl.proto", package="kpl", syntax="proto2")
+    record = file.message_type.add(name="Record")
+    for number, name, kind in (
+        (1, "partition_key_index", "UINT64"),
+        (2, "explicit_hash_key_index", "UINT64"),
+        (3, "data", "BYTES"),
+    ):
+        field = record.field.add(name=name, number=number)
+        field.type = descriptor_pb2.FieldDescriptorProto.Type.Value(f"TYPE_{kind}")
+        field.label = descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL
+    whole = file.message_type.add(name="AggregatedRecord")
+    for number, name in enumerate(("partition_key_table", "explicit_hash_key_table"), 1):
+        field = whole.field.add(name=name, number=number)
+        field.type = descriptor_pb2.FieldDescriptorProto.TYPE_STRING
+        field.label = descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED
+    field = whole.field.add(name="records", number=3, type_name=".kpl.Record")
+    field.type = descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE
+    field.label = descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED
+    pool = DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("kpl.AggregatedRecord"))
+
+
+def kpl(records: Iterable[bytes]) -> bytes:
+    """An aggregated record of the Kinesis Producer Library."""
+    message: Any = _kpl_messages()(partition_key_table=["a", "b"], explicit_hash_key_table=["1"])
+    for index, data in enumerate(records):
+        message.records.add(partition_key_index=index % 2, explicit_hash_key_index=0, data=data)
+    encoded: bytes = message.SerializeToString()
+    return KPL_MAGIC + encoded + hashlib.md5(encoded, usedforsecurity=False).digest()

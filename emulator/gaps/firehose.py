@@ -2,14 +2,18 @@
 
 On AWS it buffers what it reads from a stream for so long or until it is so much, appends the
 delimiter to each record, compresses, and names the object by the arrival of its oldest record
-(https://docs.aws.amazon.com/firehose/latest/dev/s3-object-name.html). The emulator (1.5.33) writes
-an object for each record, as it came, on the thread that serves every request; here that thread
-only notes the records, and one beside it writes. It writes only what the role may write, too.
+(https://docs.aws.amazon.com/firehose/latest/dev/s3-object-name.html). A record that the Kinesis
+Producer Library aggregated is delivered as the records in it
+(https://docs.aws.amazon.com/streams/latest/dev/kpl-with-firehose.html). The emulator (1.5.33)
+writes an object for each record, as it came, on the thread that serves every request; here that
+thread only notes the records, and one beside it writes. It writes only what the role may write,
+too.
 """
 
 import asyncio
 import contextvars
 import gzip
+import hashlib
 import logging
 import threading
 import time
@@ -23,6 +27,9 @@ LOOK_SECONDS = 0.2
 AGAIN_SECONDS = 2.0
 MEGABYTE = 1024 * 1024
 COMPRESSION = 1  # of 9: quick
+KPL_MAGIC, MD5_BYTES = b"\xf3\x89\x9a\xc2", 16
+KPL_RECORDS = KPL_DATA = 3  # numbers of fields
+WITH_LENGTH = 2  # Protobuf's wire type
 BUFFER_SECONDS, BUFFER_MEGABYTES = 300, 5  # where nothing is said
 OK_STATUS = 200
 
@@ -89,7 +96,7 @@ class Delivery:
                         buffer = Buffer(stream, contextvars.copy_context(), now)
                         self._buffers[stream["arn"]] = buffer
                     for _, data in records:
-                        buffer.records.append(data)
+                        buffer.records += deaggregated(data)
                         buffer.size += len(data)
 
     @staticmethod
@@ -160,6 +167,53 @@ class Delivery:
         role, asked = grants["RoleARN"], resource or grants["KinesisStreamARN"]
         if not role_allows(self._iam, role, action, asked):
             raise Undelivered(f"{role} isn't allowed {action} on {asked}")
+
+
+def deaggregated(record: bytes) -> list[bytes]:
+    """Return the records in one of the Kinesis Producer Library's; any other is one record.
+
+    Behind the magic are a Protobuf message and its MD5. The message's field 3 is a record, whose
+    field 3 is its data:
+    https://github.com/awslabs/amazon-kinesis-producer/blob/master/aggregation-format.md
+    """
+    message, md5 = record[len(KPL_MAGIC) : -MD5_BYTES], record[-MD5_BYTES:]
+    is_whole = hashlib.md5(message, usedforsecurity=False).digest() == md5
+    if not record.startswith(KPL_MAGIC) or not is_whole:
+        return [record]
+    try:
+        inner = (part for number, part in fields_of(message) if number == KPL_RECORDS)
+        datas = [dict(fields_of(each)).get(KPL_DATA) for each in inner]
+    except (IndexError, ValueError):
+        return [record]
+    return [data for data in datas if data is not None] or [record]
+
+
+def fields_of(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield number and bytes of a message's fields that have a length; pass over the numbers.
+
+    Raise IndexError or ValueError for what is no such message.
+    """
+    at = 0
+    while at < len(message):
+        tag, at = varint(message, at)
+        size, at = varint(message, at)
+        if tag & 7 == WITH_LENGTH:
+            if at + size > len(message):
+                raise ValueError(size)
+            yield tag >> 3, message[at : at + size]
+            at += size
+        elif tag & 7:
+            raise ValueError(tag)
+
+
+def varint(message: bytes, at: int) -> tuple[int, int]:
+    """Return the number at a place, and where it ends."""
+    number = shift = 0
+    while True:
+        number |= (message[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if message[at - 1] < 0x80:
+            return number, at
 
 
 def delimiter_of(config: dict[str, Any]) -> bytes:

@@ -7,7 +7,9 @@ caller's permissions; the three CloudFormation types call the same operations.
 
 import http.client
 import json
+import os
 import re
+import secrets
 import threading
 from collections.abc import Callable
 from subprocess import PIPE, Popen
@@ -18,6 +20,8 @@ from emulator.gaps.imports import import_type
 LOOPBACK = "127.0.0.1"
 ANSWER_SECONDS_MAX = 20.0
 OK_STATUS = 200
+KEY, KEY_HEADER = "SCHEMA_REGISTRY_KEY", "X-Schema-Registry-Key"
+"""The variable by which the server is told its key, and the header in which it wants it."""
 OPERATIONS = re.compile(r"\w*(Schema|Registr)\w*")  # no other of Glue's has that in its name
 # What a change replaces a resource for, by each type's page below
 # https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/AWS_Glue.html
@@ -57,7 +61,9 @@ class Server:
     def __init__(self, command: list[str], folder: str, responses: Any) -> None:
         """Start it; it is ready a second later. `responses` is the emulator's module."""
         self._responses = responses
-        self._process = Popen(command, cwd=folder, stdin=PIPE, stdout=PIPE)
+        self._key = secrets.token_hex(32)  # it serves nobody else
+        environment = os.environ | {KEY: self._key}
+        self._process = Popen(command, cwd=folder, env=environment, stdin=PIPE, stdout=PIPE)
         self._lock = threading.Lock()
         self._port = 0
 
@@ -69,6 +75,7 @@ class Server:
             "Content-Type": "application/x-amz-json-1.1",
             "X-Amz-Target": f"AWSGlue.{operation}",
             "X-Moto-Account-Id": account,
+            KEY_HEADER: self._key,
             "Authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=, Signature=",
         }
         connection = http.client.HTTPConnection(LOOPBACK, self.port(), timeout=ANSWER_SECONDS_MAX)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from emulator.event_pattern import compile_pattern
+from emulator.event_pattern import compile_pattern, parse_event
 
 LOGGER = logging.getLogger(__name__)
 Document = dict[str, Any]
@@ -89,7 +89,7 @@ def decoded(body: str) -> Any:
     if body.lstrip()[:1] not in {"{", "["}:
         return body
     try:
-        return json.loads(body)
+        return parse_event(body)
     except ValueError:
         return body
 
@@ -181,6 +181,8 @@ class QueuePoller:
             region_token = self.lambda_svc._request_region.set(region)
             try:
                 found = self.look(mapping) or found
+            except Exception:  # it keeps no other mapping from its turn
+                LOGGER.exception("a look at the queue of %s", mapping["UUID"])
             finally:
                 self.lambda_svc._request_account_id.reset(account_token)
                 self.lambda_svc._request_region.reset(region_token)

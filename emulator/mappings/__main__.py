@@ -20,6 +20,7 @@ from emulator.mappings.aws import AwsDestination, Endpoint, LambdaSink, source_o
 from emulator.mappings.checkpoints import SqliteCheckpoints
 from emulator.mappings.engine import Engine
 from emulator.mappings.ports import Ports
+from emulator.sigv4 import Key
 
 LOGGER = logging.getLogger(__name__)
 CALLS_MAX = 32
@@ -35,7 +36,7 @@ def now_ms() -> int:
 async def serve(url: str, region: str, file: Path) -> None:
     """Run the mappings of an AWS endpoint until told to stop."""
     calls, invocations = ThreadPoolExecutor(CALLS_MAX), ThreadPoolExecutor(INVOCATIONS_MAX)
-    endpoint = Endpoint(url, region, calls, invocations)
+    endpoint = Endpoint(url, region, root_key(), calls, invocations)
     ports = Ports(
         partial(source_of, endpoint),
         LambdaSink(endpoint),
@@ -47,6 +48,11 @@ async def serve(url: str, region: str, file: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, engine.stop)
     await engine.run()
+
+
+def root_key() -> Key:
+    """Return the key of the account's root, which `emulator.launcher` gives to what it starts."""
+    return Key(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
 
 
 def end_with_starter() -> None:

@@ -39,6 +39,7 @@ from emulator.mappings.model import (
     json_bytes,
 )
 from emulator.mappings.ports import CursorExpired, NotInvoked, OutsideProblem, Trimmed
+from emulator.sigv4 import Key
 
 T = TypeVar("T")
 CONNECT_SECONDS = 5
@@ -51,8 +52,6 @@ OK_STATUS = 200
 UTF8_BYTES_MAX = 4
 RECORD_FRAME_BYTES = 2
 """A comma and a line's rest: what JSON puts between records."""
-ROOT = Credentials("test", "test")
-"""The embedded AWS's root."""
 
 STREAMS = [KINESIS], [DYNAMODB]
 
@@ -72,8 +71,10 @@ class ApiError(Exception):
 class Endpoint:
     """An AWS endpoint, and threads to wait for its answers."""
 
-    def __init__(self, url: str, region: str, calls: Executor, invocations: Executor) -> None:
-        """Talk to the services at `url`.
+    def __init__(
+        self, url: str, region: str, root: Key, calls: Executor, invocations: Executor
+    ) -> None:
+        """Talk to the services at `url`, of the account whose root has the key `root`.
 
         Invocations have threads of their own: slow functions must not keep streams from being read.
         """
@@ -87,6 +88,7 @@ class Endpoint:
             max_pool_connections=CONNECTIONS_MAX,
             proxies={},
         )
+        self._root = Credentials(root.key_id, root.secret)
         self._roles: dict[str, RefreshableCredentials] = {}
         self._clients: dict[tuple[str, str], Any] = {}
 
@@ -148,7 +150,7 @@ class Endpoint:
 
     def _credentials(self, role_arn: str) -> Credentials:
         if not role_arn:
-            return ROOT
+            return self._root
         if role_arn in self._roles:
             return self._roles[role_arn]
         with self._lock:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
-from emulator.event_pattern import compile_pattern
+from emulator.event_pattern import compile_pattern, parse_event
 from emulator.mappings.model import DYNAMODB, NO_LIMIT, Answer, Batch, Mapping, Record
 
 PAYLOAD_BYTES_MAX = 6 * 1024 * 1024
@@ -71,10 +71,20 @@ def decoded(data: str) -> Any:
     raw = a2b_base64(data)
     with suppress(ValueError):
         if raw.lstrip()[:1] in JSON_BEGINNINGS:
-            return from_json(raw, allow_inf_nan=False)
+            found = from_json(raw, allow_inf_nan=False)
+            return found if has_each_key_once(raw, found) else parse_event(raw.decode())
     with suppress(ValueError):
         return raw.decode()
     return None
+
+
+def has_each_key_once(raw: bytes, found: Any) -> bool:
+    """Tell, quickly, that no object of a JSON document has a key twice; False if it may have one.
+
+    `found` is what the quick parser, which keeps the last of them, has made of it: with as many
+    colons as keys on top, each is there once, and nothing is nested. A record's is mostly so.
+    """
+    return isinstance(found, dict) and raw.count(b":") == len(found)
 
 
 # Batch

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from emulator.mappings.__main__ import end_with_any_thread, end_with_starter
+from emulator.mappings.__main__ import end_with_any_thread, end_with_starter, root_key
 from emulator.mqtt import certificates
 from emulator.mqtt.aws import AwsActions, Iot, endpoint_at
 from emulator.mqtt.broker import Broker, tls_context
@@ -32,7 +32,7 @@ def now_ms() -> int:
 async def serve(url: str, region: str, folder: Path, port: int) -> None:
     """Serve devices until told to stop."""
     certificates.prepare(folder)
-    endpoint = endpoint_at(url, region)
+    endpoint = endpoint_at(url, region, root_key())
     iot = Iot(endpoint)
     rules = RulesEngine(Spool(folder / "mqtt.sqlite3"), iot.rules, AwsActions(endpoint))
     stopped = asyncio.Event()

@@ -13,6 +13,7 @@ from emulator.mappings.aws import Endpoint
 from emulator.mappings.ports import OutsideProblem
 from emulator.mqtt import sql
 from emulator.mqtt.rules import ActionFailed, Rule, Unreachable
+from emulator.sigv4 import Key
 
 T = TypeVar("T")
 RULES_SECONDS = 1.0
@@ -200,7 +201,7 @@ def permits(statement: Mapping[str, Any], rule_arn: str) -> bool:
     )
 
 
-def endpoint_at(url: str, region: str) -> Endpoint:
+def endpoint_at(url: str, region: str, root: Key) -> Endpoint:
     """Return the endpoint; the pools of the mappings' engine aren't used."""
     pool = ThreadPoolExecutor(1)
-    return Endpoint(url, region, pool, pool)
+    return Endpoint(url, region, root, pool, pool)

@@ -1,20 +1,41 @@
 """IoT Core's limits of a connection and a message, which can't be raised.
 
 https://docs.aws.amazon.com/general/latest/gr/iot-core.html#message-broker-limits
+
+What it tells a client of version 5 in CONNACK was seen in logs of AWS's own SDK: Receive Maximum
+100, Maximum QoS 1, Retain Available, Maximum Packet Size 149504, Topic Alias Maximum 8, wildcards
+and shared subscriptions but no subscription identifiers, Server Keep Alive 1200.
 """
 
+from emulator.mqtt.packets import BAD_FILTER, BAD_IDENTIFIER, BAD_TOPIC, OVER_QUOTA, SHARED
+
 PAYLOAD_BYTES_MAX = 128 * 1024
+PACKET_BYTES_MAX = 149_504
 TOPIC_BYTES_MAX = 256
 SLASHES_MAX = 7
 CLIENT_ID_BYTES_MAX = 128
-PACKET_BYTES_MAX = PAYLOAD_BYTES_MAX + 65_535 + 4
-"""So that a topic over its limit is read, and named in the log."""
+GROUP_LENGTH_MAX = 128
+FILTERS_OF_REQUEST_MAX = 8
+SUBSCRIPTIONS_MAX = 50
+UNACKNOWLEDGED_MAX = 100
+"""Messages of QoS 1, in either direction."""
+ALIASES_MAX = 8
+QUEUED_MAX = 1000
+"""Messages that wait for a client; more are lost. AWS bounds their rate instead."""
 KEEP_ALIVE_SECONDS = 30, 1200
+SESSION_SECONDS_MAX = 3600
+"""AWS's default, which an account can have raised."""
+EXPIRY_SECONDS = 1, 604_800
 BASIC_INGEST = "$aws/rules/"
 
 
 class Exceeded(Exception):
-    """What is over a limit; the connection ends."""
+    """What is over a limit; the connection ends, with this reason code of version 5."""
+
+    def __init__(self, what: str, code: int = OVER_QUOTA) -> None:
+        """Say what is over which limit."""
+        super().__init__(what)
+        self.code = code
 
 
 def check_message(topic: str, payload: bytes) -> None:
@@ -24,19 +45,50 @@ def check_message(topic: str, payload: bytes) -> None:
         counted = topic.removeprefix(BASIC_INGEST).partition("/")[2]
     if len(payload) > PAYLOAD_BYTES_MAX:
         raise Exceeded(f"a payload of {len(payload)} bytes; {PAYLOAD_BYTES_MAX} are the most")
-    if len(counted.encode()) > TOPIC_BYTES_MAX:
-        raise Exceeded(f"a topic of {len(counted.encode())} bytes; {TOPIC_BYTES_MAX} are the most")
+    check_length("topic", counted, topic, BAD_TOPIC)
+
+
+def check_filter(topic_filter: str) -> None:
+    """Raise Exceeded for a topic filter that IoT Core wouldn't take."""
+    counted = topic_filter
+    if topic_filter.startswith(SHARED):  # neither are those of a group
+        group, _, counted = topic_filter.removeprefix(SHARED).partition("/")
+        if len(group) > GROUP_LENGTH_MAX:
+            told = f"a group of {len(group)} characters; {GROUP_LENGTH_MAX} are the most"
+            raise Exceeded(told, BAD_FILTER)
+    check_length("topic filter", counted, topic_filter, BAD_FILTER)
+
+
+def check_length(what: str, counted: str, whole: str, code: int) -> None:
+    """Raise Exceeded for what is too long, or has too many levels."""
+    size = len(counted.encode())
+    if size > TOPIC_BYTES_MAX:
+        raise Exceeded(f"a {what} of {size} bytes; {TOPIC_BYTES_MAX} are the most", code)
     if counted.count("/") > SLASHES_MAX:
-        raise Exceeded(f"the topic {topic} has more than {SLASHES_MAX} slashes")
+        raise Exceeded(f"the {what} {whole} has more than {SLASHES_MAX} slashes", code)
+
+
+def check_subscriptions(asked: int, held: int) -> None:
+    """Raise Exceeded for more topic filters in a request, or on a connection, than may be."""
+    if asked > FILTERS_OF_REQUEST_MAX:
+        raise Exceeded(f"{asked} topic filters at once; {FILTERS_OF_REQUEST_MAX} are the most")
+    if held > SUBSCRIPTIONS_MAX:
+        raise Exceeded(f"{held} subscriptions; {SUBSCRIPTIONS_MAX} are the most")
 
 
 def check_client_id(client_id: str) -> None:
     """Raise Exceeded for a client id that IoT Core wouldn't take."""
     if len(client_id.encode()) > CLIENT_ID_BYTES_MAX:
-        raise Exceeded(f"a client id of over {CLIENT_ID_BYTES_MAX} bytes")
+        raise Exceeded(f"a client id of over {CLIENT_ID_BYTES_MAX} bytes", BAD_IDENTIFIER)
 
 
 def keep_alive_seconds(asked: int) -> int:
     """Return how often a client has to say something, by what it asks for; 0 asks for nothing."""
     least, most = KEEP_ALIVE_SECONDS
     return max(least, min(asked, most)) if asked else most
+
+
+def expiry_seconds(asked: int) -> int:
+    """Return how long a message may be under way, by what its sender asks for."""
+    least, most = EXPIRY_SECONDS
+    return max(least, min(asked, most))

@@ -25,13 +25,22 @@ def allows(
 
     `variables` are by name, without ${}; one that isn't there matches nothing.
     """
-    effects = {
+    return effects(documents, action, resource, variables) == {"Allow"}
+
+
+def effects(
+    documents: Iterable[Mapping[str, Any]],
+    action: str,
+    resource: str,
+    variables: Mapping[str, str],
+) -> set[str]:
+    """Return the effects of all statements about the action on the resource."""
+    return {
         statement["Effect"]
         for document in documents
         for statement in as_list(document["Statement"])
         if applies(statement, action, resource, variables)
     }
-    return effects == {"Allow"}
 
 
 def applies(

@@ -5,7 +5,8 @@
 Expressions are literals, names of the payload's fields (`a.b` of nested ones), functions,
 comparisons, AND, OR, NOT, brackets. What else there is in AWS's reference is refused with its place
 in the text: https://docs.aws.amazon.com/iot/latest/developerguide/iot-sql-reference.html. Where
-the reference doesn't say what comes out, evaluation raises `Undocumented` instead of guessing.
+the reference doesn't say what comes out, evaluation raises `Undocumented` instead of guessing. One
+guess is made: of a key that a payload has twice the last value counts, and is all that goes on.
 """
 
 import base64
@@ -74,10 +75,24 @@ class Message:
         if not self._document:
             try:
                 text = self.payload.decode()
-                self._document.append(json.loads(text, parse_constant=finite, parse_float=finite))
+                document = json.loads(
+                    text, parse_constant=finite, parse_float=finite, object_pairs_hook=once
+                )
+                self._document.append(document)
             except (ValueError, RecursionError):
                 self._document.append(UNDEFINED)
         return self._document[0]
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; raise ValueError for a name that is there twice.
+
+    AWS doesn't say which of its values is meant, so here such a payload isn't JSON.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
+    return found
 
 
 def finite(text: str) -> float:
@@ -445,16 +460,18 @@ FUNCTIONS: Mapping[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
 
 
 def matches(topic_filter: str, topic: str) -> bool:
-    """Return whether a topic is one of a filter's: + is a level, # all that follow.
+    """Return whether a topic is one of a filter's: + is a level, # all that follow, at least one.
 
-    A wildcard at the beginning doesn't match what begins with $ (MQTT 3.1.1, 4.7.2).
+    A wildcard at the beginning doesn't match what begins with $ (MQTT 3.1.1, 4.7.2). That `a/#`
+    doesn't match `a`, as MQTT has it, is AWS's own:
+    https://docs.aws.amazon.com/iot/latest/developerguide/mqtt.html#mqtt-differences
     """
     wanted, levels = topic_filter.split("/"), topic.split("/")
     if topic.startswith("$") and wanted[0] in ("+", "#"):
         return False
     for index, each in enumerate(wanted):
         if each == "#":
-            return True
+            return index < len(levels)
         if index >= len(levels) or each not in ("+", levels[index]):
             return False
     return len(wanted) == len(levels)

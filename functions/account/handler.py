@@ -9,7 +9,7 @@ import os
 import time
 from typing import Any
 
-from telemetry.aws import http
+from telemetry.aws import events, http
 from telemetry.aws.clients import client
 from telemetry.aws.counters import Counters
 from telemetry.aws.observe import count, log, observed
@@ -80,4 +80,5 @@ def wired() -> tuple[Counters]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """API Gateway's proxy event, or the schedule's, in; the response, or what was measured, out."""
+    events.expect("account", event, events.routes("/accounting"), events.SCHEDULE, events.NOTHING)
     return run(event, int(time.time() * 1000), *wired())

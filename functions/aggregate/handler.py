@@ -6,23 +6,45 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from telemetry.aws import stream
+from telemetry.aws import events, stream
 from telemetry.aws.clients import client
 from telemetry.aws.generations import Generations
 from telemetry.aws.items import DynamoItems
-from telemetry.aws.observe import count, count_at, link, log, milliseconds, observed
+from telemetry.aws.observe import (
+    count,
+    count_at,
+    link,
+    log,
+    milliseconds,
+    observed,
+)
+from telemetry.aws.pace import Pace
 from telemetry.aws.quarantine import Quarantine
-from telemetry.aws.stream import Record
-from telemetry.aws.windows import KEY, Windows
-from telemetry.domain.accounting import DUPLICATE, FOREIGN, QUARANTINED, SETTLED, STORED, Metric
+from telemetry.aws.refusals import log_refused
+from telemetry.aws.stream import Record, Stream
+from telemetry.aws.windows import KEY, Added, Windows
+from telemetry.domain.accounting import (
+    DUPLICATE,
+    FOREIGN,
+    LEFT_OUT,
+    QUARANTINED,
+    REFUSED,
+    SETTLED,
+    STORED,
+    Metric,
+)
+from telemetry.domain.reading import shown
 from telemetry.domain.times import minute_of
 from telemetry.domain.window import MAX_READINGS, Fate
 from telemetry.errors import Rejected
 from telemetry.settings import AggregateSettings
 
 WINDOW_FULL = Rejected(f"window_full: the window has {MAX_READINGS} readings already")
+REFUSED_KEPT = 10  # records with refused metrics, of a device and batch, that quarantine keeps
+DEVICES_LOGGED = 10
+BY_MINUTE = (FOREIGN, *SETTLED, REFUSED, LEFT_OUT)
 Ended = tuple[Record, Metric | None]
 ENDS: dict[Fate | None, Metric | None] = {
     Fate.STORED: STORED,
@@ -32,21 +54,44 @@ ENDS: dict[Fate | None, Metric | None] = {
 }
 
 
+class Puts(Protocol):
+    """Takes records' bytes, each with what its partition key is made of; returns what it can't."""
+
+    def put_lines(self, lines: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]: ...
+
+
 def run(
-    event: dict[str, Any], now_ms: int, windows: Windows, quarantine: Quarantine
+    event: dict[str, Any],
+    now_ms: int,
+    windows: Windows,
+    quarantine: Quarantine,
+    puts: Puts,
+    pace: Pace,
 ) -> dict[str, Any]:
     """Store every reading of the batch; answer with the record to resume from, if any.
 
-    What can't be a reading is quarantined last, and only up to that record: what comes after it
-    is delivered again, and would be quarantined twice. It would be counted twice, too.
+    The readings of a bundle go back on the stream, where filters see each. Only then, and last of
+    all, what can't be a reading is quarantined. Both go only up to the first record that failed:
+    what comes after it is delivered again, and would be there twice. It would be counted twice,
+    too. So is a record of which only metrics are refused: its reading is stored, the rest waits
+    for a person.
     """
-    records = stream.checked(stream.decode(event), windows.retention_ms)
+    pace.begin()
+    decoded = stream.checked(stream.decode(event), windows.retention_ms)
+    records = [stream.opened(record) for record in decoded]
     readings = [record.reading for record in records if record.reading]
-    added = windows.add(readings)
+    added = windows.add([reading for reading in readings if reading.metrics])
+    records = _with_unreadable(records, added)
     ended = list(zip(records, _ends(records, added.fates), strict=True))
     failed = [record for record, end in ended if end is None]
-    due = [record for record, end in _until_first(failed, ended) if end is QUARANTINED]
-    unkept = quarantine.put([(record, record.rejected or WINDOW_FULL) for record in due])
+    failed += _put_back(_until_first(failed, ended), puts, pace)
+    until_first = _until_first(failed, ended)
+    bad = [record for record, end in until_first if _is_bad(record, end)]
+    partly = _first_of_each_device(record for record, end in until_first if end is not QUARANTINED)
+    unkept = quarantine.put(
+        [(record, record.rejected or WINDOW_FULL) for record in bad],
+        [(record, Rejected.all_of(record.refused)) for record in partly],
+    )
     failed += unkept
     received = [reading.received_at_ms for reading in readings if reading.received_at_ms]
     if received:
@@ -56,15 +101,97 @@ def run(
         log.warning("some readings can't be stored now", extra={"failed": len(failed)})
     answer = stream.resume_from(records, [record.sequence_number for record in failed])
     # in this minute, as the alarm needs it: it doesn't look at the one in which they were received
-    count(ReadingsConflicting=added.conflicts, RecordsQuarantined=len(due) - len(unkept))
-    _count_by_minute(_until_first(failed, ended))
+    count(ReadingsConflicting=added.conflicts.total(), RecordsQuarantined=0 if unkept else len(bad))
+    if added.conflicts:
+        devices = added.conflicts.most_common(DEVICES_LOGGED)
+        log.warning("values differ from those stored for their instant", extra={"devices": devices})
+    processed = _until_first(failed, ended)
+    _count_by_minute(processed)
+    log_refused(_refusals(processed), stream.VIA)
     return answer
 
 
+def _put_back(ended: Iterable[Ended], puts: Puts, pace: Pace) -> list[Record]:
+    """Put the readings of bundles on the stream, bundle by bundle; the one that can't be now.
+
+    Sent again, they are duplicates. An invocation's time bounds how many bundles it does.
+    """
+    for record, _ in ended:
+        if record.bundle and (pace.is_over or puts.put_lines(stream.records_of(record))):
+            return [record]
+    return []
+
+
+def _is_bad(record: Record, end: Metric | None) -> bool:
+    """Whether a record goes to quarantine: a bundle only for what in it is no reading."""
+    return end is QUARANTINED and (record.bundle is None or record.bundle.refused > 0)
+
+
+def _with_unreadable(records: Iterable[Record], added: Added) -> list[Record]:
+    """The same; those whose window this code can't read are rejected, as no retry stores them.
+
+    Newer code wrote the window, or it is damaged. Were they delivered again until the mapping gives
+    up, all devices of their shard would wait with them.
+    """
+    places = itertools.count()
+    told = []
+    for record in records:
+        measured = record.reading and record.reading.metrics
+        why = added.unreadable.get(next(places)) if measured else None
+        if why:
+            reason = f"window_unreadable: its window can't be read by this version: {why}"
+            record = record._replace(rejected=Rejected(reason))  # noqa: PLW2901
+        told.append(record)
+    return told
+
+
 def _ends(records: Sequence[Record], fates: Iterable[Fate | None]) -> list[Metric | None]:
-    """What each record counts as, from the fates of those that are readings."""
+    """What each record counts as, from the fates of those that are readings.
+
+    One of which nothing was measured brings nothing new, as a duplicate does. Of a bundle only what
+    is no reading counts.
+    """
     of_readings = iter(fates)
-    return [ENDS[next(of_readings)] if record.reading else QUARANTINED for record in records]
+    ends: list[Metric | None] = []
+    for record in records:
+        fate = next(of_readings) if record.reading and record.reading.metrics else None
+        if record.rejected or record.bundle:
+            ends.append(QUARANTINED)
+        elif record.reading and not record.reading.metrics:
+            ends.append(DUPLICATE)
+        else:
+            ends.append(ENDS[fate])
+    return ends
+
+
+def _first_of_each_device(records: Iterable[Record]) -> list[Record]:
+    """Of the records with refused metrics, so many of each device as tell what is wrong with it.
+
+    One that sends a wrong value sends more of them. The archive has all of their bytes.
+    """
+    seen: Counter[str] = Counter()
+    found = []
+    for record in records:
+        if record.refused and record.reading:
+            seen[record.reading.device_id] += 1
+            if seen[record.reading.device_id] <= REFUSED_KEPT:
+                found.append(record)
+    return found
+
+
+def _refusals(ended: Iterable[Ended]) -> list[dict[str, Any]]:
+    """The refused metrics of records, as they are logged."""
+    return [
+        {
+            "device_id": record.reading.device_id,
+            "field": error.field,
+            "value": shown(error.value),
+            "reason": error.reason,
+        }
+        for record, _ in ended
+        if record.reading
+        for error in record.refused
+    ]
 
 
 def _until_first(failed: Iterable[Record], ended: Iterable[Ended]) -> list[Ended]:
@@ -74,18 +201,24 @@ def _until_first(failed: Iterable[Record], ended: Iterable[Ended]) -> list[Ended
 
 
 def _count_by_minute(ended: Iterable[Ended]) -> None:
-    """Count each record in the minute in which it was received, as `ingest` counted it."""
+    """Count each record in the minute in which it was received, as `ingest` counted it.
+
+    A bundle is what in it is no reading: its readings count when they come as records.
+    """
     minutes: dict[int, Counter[Metric | None]] = {}
     for record, end in ended:
         counted = minutes.setdefault(minute_of(record.received_at_ms), Counter())
-        counted[end] += 1
-        counted[FOREIGN] += record.is_foreign
+        times = record.bundle.refused if record.bundle else 1
+        counted[end] += times
+        counted[FOREIGN] += times * record.is_foreign
+        counted[REFUSED] += len(record.refused)
+        counted[LEFT_OUT] += record.left_out
     for minute_ms, counted in minutes.items():
-        count_at(minute_ms, **{metric.name: counted[metric] for metric in (FOREIGN, *SETTLED)})
+        count_at(minute_ms, **{metric.name: counted[metric] for metric in BY_MINUTE})
 
 
 @functools.cache
-def wired() -> tuple[Windows, Quarantine]:
+def wired() -> tuple[Windows, Quarantine, Stream, Pace]:
     settings = AggregateSettings.read(os.environ)
     dynamodb, table, region = client("dynamodb"), settings.windows_table, settings.aws_region
     items = DynamoItems(dynamodb, table, KEY)
@@ -93,10 +226,13 @@ def wired() -> tuple[Windows, Quarantine]:
     return (
         Windows(items, region, settings.retention_ms, generations.written),
         Quarantine(client("s3"), settings.failures_bucket),
+        Stream(client("kinesis", attempts=1), settings.stream_name),
+        Pace(),
     )
 
 
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """A Kinesis event in, a partial batch response out."""
+    events.expect("aggregate", event, events.STREAM)
     return run(event, int(time.time() * 1000), *wired())

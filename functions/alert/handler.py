@@ -6,24 +6,37 @@ with a time that it wouldn't take.
 """
 
 import functools
+import itertools
 import os
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from telemetry.aws import stream
+from telemetry.aws import events, stream
 from telemetry.aws.alerts import KEY, Alerts
 from telemetry.aws.clients import client
 from telemetry.aws.items import DynamoItems
 from telemetry.aws.observe import count, link, log, observed
+from telemetry.aws.quarantine import Quarantine, of_stream
+from telemetry.aws.stream import Record
 from telemetry.domain import rule as rules_of
 from telemetry.domain.episode import Breach, EpisodeKey
 from telemetry.domain.rule import Rule
+from telemetry.errors import Rejected
 from telemetry.settings import AlertSettings
 
 
 def run(
-    event: dict[str, Any], rules: tuple[Rule, ...], alerts: Alerts, retention_ms: int
+    event: dict[str, Any],
+    rules: tuple[Rule, ...],
+    alerts: Alerts,
+    retention_ms: int,
+    quarantine: Quarantine,
 ) -> dict[str, Any]:
-    """Join every breach of the batch; answer with the record to resume from, if any."""
+    """Join every breach of the batch; answer with the record to resume from, if any.
+
+    A breach of an episode that this code can't read goes to quarantine, up to that record: were it
+    delivered again until the mapping gives up, the alerts of all devices behind it would wait.
+    """
     records = stream.checked(stream.decode(event), retention_ms)
     breaches: dict[EpisodeKey, list[Breach]] = {}
     sources: dict[EpisodeKey, list[str]] = {}
@@ -39,26 +52,55 @@ def run(
             breach = Breach(reading.recorded_at_ms, value, reading.trace_id)
             breaches.setdefault(key, []).append(breach)
             sources.setdefault(key, []).append(record.sequence_number)
-    joined = alerts.join(breaches)
+    unreadable: dict[EpisodeKey, Rejected] = {}
+    joined = alerts.join(breaches, unreadable)
     count(EpisodesOpened=sum(result.change == "opened" for result in joined.values()))
     for key, result in joined.items():
         if result.change == "opened" and result.state:
             log.info("episode opened", extra={"device_id": key.device_id, "rule": key.rule})
             link("episode", [result.state.trace_id], device_id=key.device_id, rule=key.rule)
-    failed = [number for key in breaches.keys() - joined.keys() for number in sources[key]]
+    unwritten = breaches.keys() - joined.keys() - unreadable.keys()
+    failed = {number for key in unwritten for number in sources[key]}
+    whys = {number: why for key, why in unreadable.items() for number in sources[key]}
+    failed |= _put_aside(records, failed, whys, quarantine)
     return stream.resume_from(records, failed)
 
 
+def _put_aside(
+    records: Sequence[Record],
+    failed: Collection[str],
+    whys: Mapping[str, Rejected],
+    quarantine: Quarantine,
+) -> set[str]:
+    """Quarantine records before the first failed one; those that couldn't be, by their numbers."""
+    before = itertools.takewhile(lambda record: record.sequence_number not in failed, records)
+    due = [record for record in before if record.sequence_number in whys]
+    held = []
+    for record in due:
+        reason = f"episode_unreadable: this version can't read it: {whys[record.sequence_number]}"
+        held.append(of_stream(record, "alert", Rejected(reason)))
+    if not quarantine.keep(held):
+        return {record.sequence_number for record in due}
+    count(RecordsQuarantined=len(held))
+    return set()
+
+
 @functools.cache
-def wired() -> tuple[tuple[Rule, ...], Alerts, int]:
+def wired() -> tuple[tuple[Rule, ...], Alerts, int, Quarantine]:
     settings = AlertSettings.read(os.environ)
     rules = rules_of.shipped_rules()
     items = DynamoItems(client("dynamodb"), settings.alerts_table, KEY)
     severities = {rule.name: rule.severity for rule in rules}
-    return rules, Alerts(items, settings.aws_region, severities), settings.retention_ms
+    return (
+        rules,
+        Alerts(items, settings.aws_region, severities),
+        settings.retention_ms,
+        Quarantine(client("s3"), settings.failures_bucket),
+    )
 
 
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """A Kinesis event in, a partial batch response out."""
+    events.expect("alert", event, events.STREAM)
     return run(event, *wired())

@@ -4,6 +4,7 @@ import functools
 import os
 from typing import Any
 
+from telemetry.aws import events
 from telemetry.aws.clients import client
 from telemetry.aws.observe import observed
 from telemetry.aws.registry import ADMIN, AdminSecret, Registry
@@ -59,4 +60,5 @@ def wired() -> tuple[Registry, AdminSecret]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """API Gateway's TOKEN authorizer event in, a policy out."""
+    events.expect("authorize", event, events.AUTHORIZATION)
     return run(event, *wired())

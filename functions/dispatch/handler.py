@@ -7,40 +7,70 @@ mapping's filter passes this region's own items whose change is worth a notice.
 import functools
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
+from telemetry.aws import events
 from telemetry.aws.alerts import to_notice
 from telemetry.aws.clients import client
-from telemetry.aws.observe import count, link, observed
+from telemetry.aws.observe import count, link, log, observed
+from telemetry.aws.quarantine import Held, Quarantine, of_change
 from telemetry.aws.queue import Queue
-from telemetry.errors import Unavailable
+from telemetry.domain.notice import Notice
+from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import DispatchSettings
 
 
-def run(event: dict[str, Any], queue: Queue) -> dict[str, Any]:
+def run(event: dict[str, Any], queue: Queue, quarantine: Quarantine) -> dict[str, Any]:
     """Queue a notice for every change; answer with the record to resume from, if any.
 
-    Raises Unavailable where no notice could be queued.
+    A change that this code can't read goes to quarantine, up to the record to resume from: were it
+    delivered again until the mapping gives up, all notices behind it would wait with it. Raises
+    Unavailable where nothing got done.
     """
-    records = [record["dynamodb"] for record in event["Records"]]
-    notices = [to_notice(record["NewImage"]) for record in records]
-    failed = queue.send([json.dumps(notice._asdict()) for notice in notices])
-    count(NoticesQueued=len(notices) - len(failed))
-    link("notices", (notice.trace_id for notice in notices))
+    records = event["Records"]
+    notices, rejected = _read(records)
+    unsent = queue.send([json.dumps(notice._asdict()) for notice in notices.values()])
+    failed = {place for index, place in enumerate(notices) if index in unsent}
+    due = [held for place, held in rejected.items() if place < min(failed, default=len(records))]
+    if not quarantine.keep(due):
+        failed |= rejected.keys()
+        due = []
+    for held in due:
+        log.error("not an episode's change", extra={"held": held.name, "why": held.reason})
+    count(NoticesQueued=len(notices) - len(unsent), RecordsQuarantined=len(due))
+    link("notices", (notice.trace_id for notice in notices.values()))
     if not failed:
         return {"batchItemFailures": []}
     if 0 in failed:
-        raise Unavailable(f"none of {len(notices)} notices could be queued")
-    return {"batchItemFailures": [{"itemIdentifier": records[min(failed)]["SequenceNumber"]}]}
+        raise Unavailable(f"none of {len(records)} changes could be processed")
+    number = records[min(failed)]["dynamodb"]["SequenceNumber"]
+    return {"batchItemFailures": [{"itemIdentifier": number}]}
+
+
+def _read(records: Sequence[dict[str, Any]]) -> tuple[dict[int, Notice], dict[int, Held]]:
+    """The notices, and what is held of the records that have none; by place in the batch."""
+    notices: dict[int, Notice] = {}
+    rejected: dict[int, Held] = {}
+    for place, record in enumerate(records):
+        try:
+            notices[place] = to_notice(record["dynamodb"].get("NewImage", {}))
+        except Rejected as error:
+            rejected[place] = of_change(record, "dispatch", error)
+    return notices, rejected
 
 
 @functools.cache
-def wired() -> tuple[Queue]:
+def wired() -> tuple[Queue, Quarantine]:
     settings = DispatchSettings.read(os.environ)
-    return (Queue(client("sqs"), settings.notices_url),)
+    return (
+        Queue(client("sqs"), settings.notices_url),
+        Quarantine(client("s3"), settings.failures_bucket),
+    )
 
 
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """A DynamoDB stream event in, a partial batch response out."""
+    events.expect("dispatch", event, events.CHANGES)
     return run(event, *wired())

@@ -4,15 +4,16 @@ import functools
 import os
 from typing import Any
 
-from telemetry.aws import mqtt
+from telemetry.aws import events, mqtt
 from telemetry.aws.clients import client
+from telemetry.aws.mqtt import Taken
 from telemetry.aws.observe import count, log, observed
 from telemetry.aws.overflow import overflowed, sent_at_ms, unreadable
-from telemetry.aws.quarantine import Held, Quarantine
+from telemetry.aws.quarantine import Quarantine
+from telemetry.aws.refusals import log_refused, of_held
 from telemetry.aws.schemas import schemas as reading_schemas
 from telemetry.aws.stream import Stream
 from telemetry.domain.formats import Schemas
-from telemetry.domain.reading import Reading
 from telemetry.errors import Unavailable
 from telemetry.settings import DrainSettings
 
@@ -29,28 +30,39 @@ def run(
     A reading's place is the stream; what isn't one goes to quarantine, once the readings beside
     it are on the stream.
     """
-    failures, drained, quarantined = [], 0, 0
+    failures: list[dict[str, str]] = []
+    drained, quarantined, refused, left_out = 0, 0, 0, 0
     for message in event["Records"]:
         try:
-            readings, held = contents(message, retention_ms, schemas)
+            taken = contents(message, retention_ms, schemas)
         except Unavailable as error:
             log.warning("a schema can't be had now", extra={"why": str(error)})
             failures.append({"itemIdentifier": message["messageId"]})
             continue
-        if stream.put(readings) or not quarantine.keep(held):
+        # whatever is wrong with one message, the others beside it go on
+        except Exception:  # noqa: BLE001
+            log.exception("a message can't be read", extra={"id": message["messageId"]})
             failures.append({"itemIdentifier": message["messageId"]})
             continue
-        drained += len(readings)
-        quarantined += len(held)
-        for each in held:
-            log.error("not a reading", extra={"held": each.name, "why": each.reason})
-    count(ReadingsDrained=drained, ReadingsQuarantined=quarantined)
+        if stream.put(taken.readings) or not quarantine.keep(taken.held):
+            failures.append({"itemIdentifier": message["messageId"]})
+            continue
+        drained += len(taken.readings)
+        refused += len(taken.partly)
+        left_out += taken.left_out
+        bad = [each for each in taken.held if not each.is_partly]
+        quarantined += len(bad)
+        log_refused([*taken.partly, *map(of_held, bad)], "overflow")
+    count(
+        ReadingsDrained=drained,
+        ReadingsQuarantined=quarantined,
+        MetricsRefused=refused,
+        MetricsLeftOut=left_out,
+    )
     return {"batchItemFailures": failures}
 
 
-def contents(
-    message: dict[str, Any], retention_ms: int, schemas: Schemas
-) -> tuple[list[Reading], list[Held]]:
+def contents(message: dict[str, Any], retention_ms: int, schemas: Schemas) -> Taken:
     """What an SQS message brings: readings that overflowed, or what a device published.
 
     Raises Unavailable where the schema of what was published can't be had now.
@@ -58,9 +70,10 @@ def contents(
     published = mqtt.of_overflow(message["body"], sent_at_ms(message))
     if published is not None:
         taken = mqtt.take(published, retention_ms, "drain", schemas)
-        return mqtt.uncounted(taken.readings), taken.held
+        return taken._replace(readings=mqtt.uncounted(taken.readings))
     readings, rejected = overflowed(message["body"])
-    return readings, [unreadable(message, *each) for each in rejected]
+    held = [unreadable(message, *each) for each in rejected]
+    return Taken(readings, len(held), held)
 
 
 @functools.cache
@@ -77,4 +90,5 @@ def wired() -> tuple[Stream, Quarantine, int, Schemas]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """An SQS event in, a partial batch response out."""
+    events.expect("drain", event, events.MESSAGES)
     return run(event, *wired())

@@ -7,14 +7,22 @@ to quarantine.
 import functools
 import os
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from telemetry.aws import http, mqtt
+from telemetry.aws import events, http, mqtt
 from telemetry.aws.clients import client
-from telemetry.aws.observe import count, count_at, current_trace_id, log, observed
+from telemetry.aws.observe import (
+    count,
+    count_at,
+    current_trace_id,
+    log,
+    observed,
+)
 from telemetry.aws.overflow import Overflow
-from telemetry.aws.quarantine import Quarantine
+from telemetry.aws.quarantine import Appender, Held
 from telemetry.aws.queue import Queue
+from telemetry.aws.refusals import Refusal, log_refused, of_held, refusal
 from telemetry.aws.schemas import schemas as reading_schemas
 from telemetry.aws.stream import Stream
 from telemetry.domain.admission import MAX_READINGS, Admission, Poster, admit
@@ -25,12 +33,20 @@ from telemetry.settings import IngestSettings
 
 # InfluxDB's, for fleets that come from there: docs/influx.md
 INFLUX_ROUTES = ("/write", "/api/v2/write", "/query", "/ping")
+HTTPS, INFLUX = "https", "line protocol"  # how what is refused came, in the log
+ROUTES = ("/devices/{device_id}/readings", "/readings", *INFLUX_ROUTES)
 
 
 class Puts(Protocol):
     """Takes readings; returns those it could not take."""
 
     def put(self, readings: list[Reading]) -> list[Reading]: ...
+
+
+class Keeps(Protocol):
+    """Keeps what isn't a reading; whether it could."""
+
+    def keep(self, held: Sequence[Held]) -> bool: ...
 
 
 def run(
@@ -46,19 +62,31 @@ def run(
     if event["resource"] in INFLUX_ROUTES:
         return run_influx(event, now_ms, retention_ms, stream, overflow, trace_id)
     device_id, grant = http.path_parameter(event, "device_id"), http.granted(event)
+    subject = grant.get("subject")
     if device_id is None and grant.get("role") != "gateway":
-        return http.respond(403, {"message": "Only a gateway posts for other devices."})
+        reason = "Only a gateway posts for other devices."
+        log_refused([refusal(subject, None, reason)], HTTPS, subject)
+        return http.respond(403, {"message": reason})
     poster = Poster(device_id, grant.get("prefix", ""))
     try:
         documents = decode(http.read_body(event), schemas, MAX_READINGS)
-    except (Rejected, Unavailable) as error:
+    except Unavailable as error:
+        return http.refuse(error)
+    except Rejected as error:
+        log_refused([refusal(device_id, error.field, error.reason)], HTTPS, subject)
         return http.refuse(error)
     admission = admit(documents, poster, now_ms, retention_ms, trace_id)
-    lost = _keep(admission.readings, len(admission.refusals), now_ms, stream, overflow)
+    log_refused([*admission.refusals, *admission.partly], HTTPS, subject)
+    lost = _keep(admission, len(admission.refusals), now_ms, stream, overflow)
     if lost:
         return _unavailable(admission, lost, trace_id)
-    body = {"accepted": len(admission.readings), "rejected": admission.refusals}
-    return http.respond(202 if admission.readings else 400, {**body, "trace_id": trace_id})
+    body = {
+        "accepted": len(admission.readings),
+        "rejected": admission.refusals,
+        "partly": admission.partly,
+        "trace_id": trace_id,
+    }
+    return http.respond(202 if admission.readings else 400, body)
 
 
 def run_influx(
@@ -75,7 +103,10 @@ def run_influx(
     from telemetry.domain.influx import judged  # noqa: PLC0415
 
     if event["resource"] not in (influx.V1_WRITE, influx.V2_WRITE):
-        return influx.answer(event)
+        try:
+            return influx.answer(event)
+        except Rejected as error:
+            return influx.refuse(event, error)
     grant = http.granted(event)
     if grant.get("role") not in ("device", "gateway"):
         return influx.forbid(event)
@@ -84,22 +115,33 @@ def run_influx(
     try:
         batch = influx.read(event, poster, now_ms)
     except Rejected as error:
+        log_refused([refusal(device_id, error.field, error.reason)], INFLUX, grant["subject"])
         return influx.refuse(event, error)
-    admission = admit(batch.documents, poster, now_ms, retention_ms, trace_id)
-    admission, faults = judged(batch, admission)
-    lost = _keep(admission.readings, len(faults), now_ms, stream, overflow)
+    places = [f"line {point.line}" for point in batch.points]
+    admission = admit(batch.documents, poster, now_ms, retention_ms, trace_id, places)
+    judgement = judged(batch, admission)
+    refused: list[Refusal] = [*admission.refusals, *judgement.admission.partly]
+    refused += [refusal(device_id, None, str(fault)) for fault in batch.faults]
+    log_refused(refused, INFLUX, grant["subject"])
+    lost = _keep(judgement.admission, judgement.dropped, now_ms, stream, overflow)
     if batch.ignored:
         count(FieldsIgnored=batch.ignored.total())
         log.info("fields that are no metric", extra={"fields": batch.ignored.most_common(10)})
     if lost:
         return influx.unavailable(event)
-    return influx.written(event, faults, batch.ignored)
+    if batch.is_kept_none:
+        return influx.unkept(event, batch)
+    return influx.written(event, judgement.faults, judgement.dropped, batch.ignored)
 
 
 def _keep(
-    readings: list[Reading], refused: int, now_ms: int, stream: Puts, overflow: Puts
+    admission: Admission, refused: int, now_ms: int, stream: Puts, overflow: Puts
 ) -> list[Reading]:
-    """Put readings on the stream, else in the overflow queue; those that neither took."""
+    """Put readings on the stream, else in the overflow queue; those that neither took.
+
+    `refused` is how many documents weren't taken.
+    """
+    readings = admission.readings
     left = stream.put(readings)
     lost = overflow.put(left) if left else []
     count_at(
@@ -107,6 +149,8 @@ def _keep(
         ReadingsAccepted=len(readings) - len(lost),
         ReadingsRejected=refused,
         ReadingsOverflowed=len(left) - len(lost),
+        MetricsRefused=len(admission.partly),
+        MetricsLeftOut=admission.left_out,
     )
     if lost:
         what = "neither the stream nor the overflow queue took readings"
@@ -119,7 +163,7 @@ def run_message(
     retention_ms: int,
     stream: Puts,
     overflow: Puts,
-    quarantine: Quarantine,
+    quarantine: Keeps,
     schemas: Schemas,
     trace_id: str | None = None,
 ) -> None:
@@ -138,13 +182,15 @@ def run_message(
         ReadingsAccepted=len(taken.readings) - len(lost),
         ReadingsRejected=taken.refused,
         ReadingsOverflowed=len(left) - len(lost),
+        MetricsRefused=len(taken.partly) if is_kept else 0,
+        MetricsLeftOut=taken.left_out,
     )
     count(ReadingsQuarantined=taken.refused if is_kept else 0)
-    for held in taken.held:
-        log.error("not readings", extra={"held": held.name, "why": held.reason})
+    bad = [each for each in taken.held if not each.is_partly]
+    log_refused([*taken.partly, *map(of_held, bad)], mqtt.VIA)
     if lost or not is_kept:
-        refused = 0 if is_kept else taken.refused
-        raise Unavailable(f"no place for {len(lost)} readings and {refused} refused documents")
+        refused = 0 if is_kept else taken.refused + len(taken.partly)
+        raise Unavailable(f"no place for {len(lost)} readings and {refused} that are refused")
 
 
 def _unavailable(admission: Admission, lost: list[Reading], trace_id: str | None) -> dict[str, Any]:
@@ -160,13 +206,14 @@ def _unavailable(admission: Admission, lost: list[Reading], trace_id: str | None
         "accepted": len(admission.readings) - len(lost),
         "not_taken": not_taken,
         "rejected": admission.refusals,
+        "partly": [each for each in admission.partly if each["index"] not in not_taken],
         "trace_id": trace_id,
     }
     return http.respond(503, body, {"Retry-After": str(http.RETRY_AFTER_SECONDS)})
 
 
 @functools.cache
-def wired() -> tuple[int, Stream, Overflow, Quarantine, Schemas]:
+def wired() -> tuple[int, Stream, Overflow, Appender, Schemas]:
     """Made once per execution environment.
 
     Stream and Queue try again themselves, so their clients don't: 9 s for a stream that hangs and
@@ -177,7 +224,7 @@ def wired() -> tuple[int, Stream, Overflow, Quarantine, Schemas]:
         settings.retention_ms,
         Stream(client("kinesis", attempts=1), settings.stream_name),
         Overflow(Queue(client("sqs", attempts=1), settings.overflow_url)),
-        Quarantine(client("s3"), settings.failures_bucket),
+        Appender(client("s3"), settings.failures_bucket),
         reading_schemas(settings),
     )
 
@@ -185,6 +232,7 @@ def wired() -> tuple[int, Stream, Overflow, Quarantine, Schemas]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any] | None:
     """API Gateway's proxy event in, its response out; or an IoT rule's event."""
+    events.expect("ingest", event, events.routes(*ROUTES), events.MESSAGE)
     retention_ms, stream, overflow, quarantine, schemas = wired()
     trace_id = current_trace_id()
     if "httpMethod" not in event:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from telemetry.aws import events
 from telemetry.aws.claims import Claims
 from telemetry.aws.clients import client
 from telemetry.aws.observe import count, link, log, observed
@@ -33,7 +34,7 @@ def run(
             if errors:
                 raise Unavailable("; ".join(errors))
         # a body that isn't a notice goes the way of what can't be sent: to the dead letters
-        except (Unavailable, TypeError, ValueError) as error:
+        except (Unavailable, TypeError, ValueError, RecursionError) as error:
             why = {"id": message["messageId"], "why": str(error)}
             log.warning("notice not sent", extra=why)
             failures.append({"itemIdentifier": message["messageId"]})
@@ -82,4 +83,5 @@ def wired() -> tuple[Claims, tuple[Topic, Bus]]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """An SQS event in, a partial batch response out."""
+    events.expect("notify", event, events.MESSAGES)
     return run(event, int(time.time()), *wired())

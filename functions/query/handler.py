@@ -3,17 +3,18 @@
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
-from telemetry.aws import http
+from telemetry.aws import events, http
 from telemetry.aws.alerts import OPEN, STATUSES, AlertReader
 from telemetry.aws.clients import client
 from telemetry.aws.observe import observed
 from telemetry.aws.windows import WindowReader
 from telemetry.domain import window as windows_of
+from telemetry.domain.reading import METRICS
 from telemetry.domain.times import LATEST_MS, MINUTE_MS, minute_of, to_iso, to_iso_minute
 from telemetry.domain.window import Window
 from telemetry.errors import Rejected, Unavailable
@@ -22,6 +23,9 @@ from telemetry.settings import QuerySettings
 HOUR_MS = 3_600_000
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1_000
 LATEST_PAGE = 4  # items: the newest minute of as many regions as anybody has, and one more
+# How far back a metric's last value is looked for: through so many windows, and no further once
+# they had so many readings. That is 17 hours and more, and 2 MB or so to read.
+LOOK_BACK_WINDOWS, LOOK_BACK_READINGS, LOOK_BACK_PAGE = 1_000, 100_000, 250
 
 Route = Callable[[dict[str, Any], int, WindowReader, AlertReader], dict[str, Any]]
 
@@ -40,7 +44,7 @@ def get_windows(
     event: dict[str, Any], now_ms: int, windows: WindowReader, _alerts: AlertReader
 ) -> dict[str, Any]:
     """One device's statistics by minute; `next` is the `from` of the next page."""
-    device_id = http.path_parameter(event, "device_id") or ""
+    device_id = http.path_name(event, "device_id")
     to_ms = http.instant(event, "to", now_ms)
     from_ms = http.instant(event, "from", to_ms - HOUR_MS)
     if from_ms > to_ms:
@@ -65,6 +69,7 @@ def _document(minute_ms: int, window: Window) -> dict[str, Any]:
     return {
         "minute": to_iso_minute(minute_ms),
         "count": len(window),
+        "conflicting": windows_of.contested(window),
         "metrics": {name: asdict(statistics) for name, statistics in metrics.items()},
     }
 
@@ -72,22 +77,67 @@ def _document(minute_ms: int, window: Window) -> dict[str, Any]:
 def get_device(
     event: dict[str, Any], _now_ms: int, windows: WindowReader, _alerts: AlertReader
 ) -> dict[str, Any]:
-    """One device's latest reading by event time."""
-    device_id = http.path_parameter(event, "device_id") or ""
-    latest = next(windows.between(device_id, 0, LATEST_MS, LATEST_PAGE, newest_first=True), None)
-    if latest is None:
+    """One device's latest reading by event time, and the last known value of each metric.
+
+    `searched` says how far back that was looked for, and whether that was far enough;
+    `conflicting` how many values of these windows others of their instant were different from.
+    """
+    device_id = http.path_name(event, "device_id")
+    found = _look_back(windows, device_id)
+    if found is None:
         return http.respond(404, {"message": f"There are no readings of device {device_id}."})
-    minute_ms, window = latest
-    offset = max(window)
-    reading = {"recorded_at": to_iso(minute_ms + offset), **window[offset]}
-    return http.respond(200, {"device_id": device_id, "latest": reading})
+    return http.respond(200, {"device_id": device_id, **found})
+
+
+def _look_back(windows: WindowReader, device_id: str) -> dict[str, Any] | None:
+    """What the newest windows say of each metric; None where there is no window.
+
+    Raises Unavailable where not even the newest can be read.
+    """
+    latest: dict[str, Any] = {}
+    metrics: dict[str, dict[str, Any]] = {}
+    back_to_ms = looked = readings = conflicting = 0
+    searched: dict[str, Any] = {"complete": True}
+    try:
+        for minute_ms, window in _newest_first(windows, device_id):
+            if not latest:
+                offset = max(window)
+                latest = {"recorded_at": to_iso(minute_ms + offset), **window[offset]}
+            for name, (offset, value) in windows_of.last_values(window).items():
+                known = {"value": value, "recorded_at": to_iso(minute_ms + offset)}
+                metrics.setdefault(name, known)
+            back_to_ms, looked, readings = minute_ms, looked + 1, readings + len(window)
+            conflicting += windows_of.contested(window)
+            if metrics.keys() >= set(METRICS):
+                break
+            if looked >= LOOK_BACK_WINDOWS or readings >= LOOK_BACK_READINGS:
+                searched["complete"] = False
+                break
+    except Unavailable as error:
+        if not latest:
+            raise
+        searched |= {"complete": False, "stopped_by": str(error)}
+    if not latest:
+        return None
+    searched |= {"back_to": to_iso_minute(back_to_ms), "windows": looked}
+    found = {"latest": latest, "metrics": metrics, "conflicting": conflicting}
+    return found | {"searched": searched}
+
+
+def _newest_first(windows: WindowReader, device_id: str) -> Iterator[tuple[int, Window]]:
+    """A device's windows from the newest on; most devices' first one says all, so it is cheap."""
+    newest = next(windows.between(device_id, 0, LATEST_MS, LATEST_PAGE, newest_first=True), None)
+    if newest is not None:
+        yield newest
+        yield from windows.between(device_id, 0, newest[0], LOOK_BACK_PAGE, newest_first=True)
 
 
 def get_alerts(
     event: dict[str, Any], _now_ms: int, _windows: WindowReader, alerts: AlertReader
 ) -> dict[str, Any]:
     """Episodes of one status, page by page: of each device and rule the latest."""
-    status = http.query_parameter(event, "status") or OPEN
+    status = http.query_parameter(event, "status")
+    status = OPEN if status is None else status
     if status not in STATUSES:
         reason = f"is not a status: {' and '.join(STATUSES)} are"
         raise Rejected(reason, field="status", value=status)
@@ -116,12 +166,7 @@ ROUTES: dict[str, Route] = {
 
 
 def _limit(event: dict[str, Any]) -> int:
-    text = http.query_parameter(event, "limit")
-    if text is None:
-        return DEFAULT_LIMIT
-    if not (text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MAX_LIMIT):
-        raise Rejected(f"is not a number from 1 to {MAX_LIMIT}", field="limit", value=text)
-    return int(text)
+    return http.number(event, "limit", DEFAULT_LIMIT, MAX_LIMIT)
 
 
 @functools.cache
@@ -137,4 +182,5 @@ def wired() -> tuple[WindowReader, AlertReader]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """API Gateway's proxy event in, its response out."""
+    events.expect("query", event, events.routes(*ROUTES))
     return run(event, int(time.time() * 1000), *wired())

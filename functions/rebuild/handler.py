@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from telemetry.aws import events
 from telemetry.aws.archive import Archive, Line, Position
 from telemetry.aws.chunks import chunks
 from telemetry.aws.clients import client
@@ -46,9 +47,10 @@ from telemetry.domain import archive as archive_of
 from telemetry.domain import generation as generation_of
 from telemetry.domain import window as windows_of
 from telemetry.domain.archive import MARGIN_MS
+from telemetry.domain.bundle import readings_in
 from telemetry.domain.reading import FUTURE_LIMIT_MS, Reading, check_time
 from telemetry.domain.times import minute_of
-from telemetry.domain.validation import decode
+from telemetry.domain.validation import NothingMeasured
 from telemetry.domain.window import Fate
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import RebuildSettings
@@ -119,8 +121,12 @@ def fill(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
     lines = region.archive.lines(event["part"], position, event["as_of_ms"])
     filled, is_done = 0, True
     for page in chunks(lines, _size, PAGE_LINES, PAGE_BYTES):
-        kept = (_kept(line, event["part"], now_ms, region) for line in page)
-        readings = [reading for reading in kept if reading]
+        readings = [
+            reading
+            for line in page
+            for reading in _readings_in(line)
+            if _is_kept(reading, event["part"], now_ms, region)
+        ]
         if None in windows.add(readings).fates:
             raise Unavailable("the windows table doesn't take the readings")
         filled, position = filled + len(readings), page[-1].position
@@ -135,15 +141,22 @@ def _size(line: Line) -> int:
     return len(line.data)
 
 
-def _kept(line: Line, part: str, now_ms: int, region: Region) -> Reading | None:
-    """The reading in a line, unless `aggregate` takes it for none, or its window has expired."""
+def _readings_in(line: Line) -> list[Reading]:
+    """The readings in a line, with the metrics that are valid, as in `aggregate`."""
     try:
-        reading = decode(line.data)
+        return readings_in(line.data)
+    except NothingMeasured:
+        return []
+
+
+def _is_kept(reading: Reading, part: str, now_ms: int, region: Region) -> bool:
+    """Whether `aggregate` takes a reading, and its window has not expired."""
+    try:
         check_time(reading, archive_of.received_at_ms(reading, part), region.retention_ms)
     except Rejected:
-        return None
+        return False
     expiry = expires_at(minute_of(reading.recorded_at_ms), region.retention_ms)
-    return reading if expiry * 1000 > now_ms else None
+    return expiry * 1000 > now_ms
 
 
 def check(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
@@ -160,20 +173,47 @@ def check(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
             return _keep(old, region.windows(built))
         lacking = _lacking(old, region, built)
         if lacking and event["missing"] == REFUSE:
-            device_id, minute = key_of(lacking[0])
-            reason = (
-                f"generation {built} lacks readings that generation {current} has, as of "
-                f"{device_id}, {minute}: the archive doesn't have them (yet). Run it again later, "
-                f"or say what is to become of them: {KEEP} or {DROP}"
-            )
-            raise Rejected(reason, field="missing", value=REFUSE)
+            raise _refused(lacking[0], built, current)
         return len(lacking)
 
     return _through(event, region, page)
 
 
+def _refused(item: Attributes, built: int, current: int) -> Rejected:
+    """Why a rebuild stops at a window of the current generation, and what the operator can do."""
+    device_id, minute = key_of(item)
+    unreadable = _unreadable(item)
+    if unreadable:
+        reason = (
+            f"the window of {device_id}, {minute} can't be read ({unreadable}), so nobody knows "
+            f"whether generation {built} lacks any of its readings; {DROP} goes on without it"
+        )
+    else:
+        reason = (
+            f"generation {built} lacks readings that generation {current} has, as of "
+            f"{device_id}, {minute}: the archive doesn't have them (yet). Run it again later, "
+            f"or say what is to become of them: {KEEP} or {DROP}"
+        )
+    return Rejected(reason, field="missing", value=REFUSE)
+
+
+def _unreadable(item: Attributes) -> Rejected | None:
+    """Why this code can't read a window; None where it can."""
+    try:
+        to_window(item)
+    except Rejected as error:
+        return error
+    return None
+
+
 def _keep(old: list[Attributes], windows: Windows) -> int:
     """Add old windows to the new ones; how many readings those hadn't."""
+    for item in old:
+        unreadable = _unreadable(item)
+        if unreadable:
+            device_id, minute = key_of(item)
+            reason = f"the window of {device_id}, {minute} can't be read: {unreadable}"
+            raise Rejected(f"{reason}; {DROP} goes on without it", field="missing", value=KEEP)
     readings = [reading for item in old for reading in _readings(item)]
     added = windows.add(readings)
     if None in added.fates:
@@ -216,10 +256,9 @@ def _key_in(item: Attributes, generation: int) -> tuple[str, str]:
 
 def _is_within(old: Attributes, new: Attributes | None) -> bool:
     """Whether the union of two windows is the new one."""
-    if new is None:
+    if new is None or _unreadable(old) or _unreadable(new):
         return False
-    window = to_window(new)
-    return windows_of.merge(window, to_window(old)) == window
+    return windows_of.is_within(to_window(old), to_window(new))
 
 
 def switch(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
@@ -317,4 +356,5 @@ def wired() -> tuple[Region]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """A state's input in, its output out."""
+    events.expect("rebuild", event, events.tasks(*TASKS))
     return run(event, int(time.time() * 1000), *wired())

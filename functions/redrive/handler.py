@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from telemetry.aws import events
 from telemetry.aws.clients import client
 from telemetry.aws.failures import Failure, Failures, Given, announced, event_of, unreadable
 from telemetry.aws.functions import Functions
@@ -106,9 +107,10 @@ class Batches:
             return False
         try:
             self._settled[key] = self._attempt(key)
-        except Unavailable as error:
+        # whatever is wrong with one object, the others have their turn
+        except Exception as error:  # noqa: BLE001
             log.warning("left", extra={"key": key, "why": str(error)})
-            self._leave(1, str(error))
+            self._leave(1, str(error) or repr(error))
             self._settled[key] = False
         return self._settled[key]
 
@@ -277,4 +279,5 @@ def wired() -> tuple[Failures, Functions, Quarantine, Queue, Queue, Queue]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """`{"seconds": 10, "skip": []}` in, or less; the report out."""
+    events.expect("redrive", event, events.options("seconds", "skip"))
     return run(event, *wired())

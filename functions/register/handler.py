@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from telemetry.aws import http
+from telemetry.aws import events, http
 from telemetry.aws.clients import client
 from telemetry.aws.observe import log, observed
 from telemetry.aws.registry import ADMIN, Registry
@@ -25,7 +25,7 @@ def run(
     """POST creates one token or several, all or none; DELETE revokes one."""
     try:
         if event["httpMethod"] == "DELETE":
-            return _revoke(http.path_parameter(event, "subject") or "", registry)
+            return _revoke(http.path_name(event, "subject"), registry)
         return _create(event, now_ms, new_secret, registry)
     except Rejected as error:
         return http.refuse(error)
@@ -80,4 +80,5 @@ def wired() -> tuple[Registry]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """API Gateway's proxy event in, its response out."""
+    events.expect("register", event, events.routes("/tokens", "/tokens/{subject}"))
     return run(event, int(time.time() * 1000), lambda: secrets.token_urlsafe(32), *wired())

@@ -14,19 +14,20 @@ import functools
 import os
 import time
 import zlib
-from contextlib import suppress
 from typing import Any
 
+from telemetry.aws import events
 from telemetry.aws.archive import Archive, Line, Position
 from telemetry.aws.chunks import chunks
 from telemetry.aws.clients import client
 from telemetry.aws.observe import count, log, observed
 from telemetry.aws.pace import Pace
-from telemetry.aws.stream import MAX_BYTES, Stream
+from telemetry.aws.stream import MAX_BYTES, VIA, Stream
 from telemetry.domain import archive as archive_of
 from telemetry.domain.archive import Selection
+from telemetry.domain.bundle import readings_in
 from telemetry.domain.reading import Reading, encode
-from telemetry.domain.validation import decode
+from telemetry.domain.validation import NothingMeasured
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import ReplaySettings
 
@@ -34,7 +35,6 @@ PARTS_AT_ONCE = 4  # the state machine's MaxConcurrency
 PAGE_LINES = 250
 PAGE_SECONDS = 30  # a page at a low rate must not take an invocation's time and more
 RATE_MAX = 100_000
-VIA = "stream"  # of what another producer put there; `ingest` hasn't counted it
 
 
 def run(
@@ -81,8 +81,7 @@ def send(event: dict[str, Any], archive: Archive, stream: Stream, pace: Pace) ->
     pace.begin()
     is_done = True
     for page in chunks(lines, _size, page_lines, MAX_BYTES):
-        selected = (_selected(line, part, selection, planned_ms) for line in page)
-        chosen = [keyed for keyed in selected if keyed]
+        chosen = [keyed for line in page for keyed in _selected(line, part, selection, planned_ms)]
         left = stream.put_lines(chosen)
         if left and sent == 0:
             raise Unavailable(f"the stream didn't take {len(left)} of {len(chosen)} records")
@@ -105,21 +104,30 @@ def _size(line: Line) -> int:
 
 def _selected(
     line: Line, part: str, selection: Selection, planned_ms: int
-) -> tuple[str, bytes] | None:
-    """What goes of a line, with what its partition key is made of; None where it isn't selected.
+) -> list[tuple[str, bytes]]:
+    """What goes of a line, each with what its partition key is made of.
 
+    The readings of a bundle go, and not the bundle: `aggregate` would put them on the stream once
+    more. Of a reading the metrics go that are valid; one of which nothing was measured doesn't go.
     What isn't a reading goes back too, as it was: `aggregate` quarantines it. An empty line is no
     record: it is where one ended that had a newline of its own before Firehose's.
     """
     if not line.data:
-        return None
-    reading: Reading | None = None
-    with suppress(Rejected):
-        reading = decode(line.data)
-    if not archive_of.selects(selection, part, reading):
-        return None
-    if reading is None:
-        return f"{zlib.crc32(line.data):08x}", line.data
+        return []
+    try:
+        readings = readings_in(line.data)
+    except NothingMeasured:
+        return []
+    if not readings and archive_of.selects(selection, part, None):
+        return [(f"{zlib.crc32(line.data):08x}", line.data)]
+    return [
+        _copied(reading, part, planned_ms)
+        for reading in readings
+        if archive_of.selects(selection, part, reading)
+    ]
+
+
+def _copied(reading: Reading, part: str, planned_ms: int) -> tuple[str, bytes]:
     copy = reading._replace(replayed_at_ms=planned_ms)
     if reading.received_at_ms is None:
         copy = copy._replace(received_at_ms=archive_of.received_at_ms(reading, part), via=VIA)
@@ -139,4 +147,5 @@ def wired() -> tuple[Archive, Stream, Pace]:
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """A state's input in, its output out."""
+    events.expect("replay", event, events.tasks("plan", "send"))
     return run(event, int(time.time() * 1000), *wired())

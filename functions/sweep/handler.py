@@ -7,28 +7,35 @@ in the windows.
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from telemetry.aws.alerts import BUCKETS, KEY, AlertReader, Alerts, Listed
+from telemetry.aws import events
+from telemetry.aws.alerts import BUCKETS, KEY, AlertReader, Alerts, Listed, Unlisted
 from telemetry.aws.clients import client
 from telemetry.aws.items import STATEMENTS_A_CALL, DynamoItems
 from telemetry.aws.observe import count, link, log, observed
 from telemetry.aws.windows import WindowReader
 from telemetry.domain import rule as rules_of
-from telemetry.domain.episode import recovery
+from telemetry.domain.episode import RULE_REMOVED, EpisodeKey, is_rule_gone, recovery
 from telemetry.domain.rule import Rule
-from telemetry.domain.times import MINUTE_MS
+from telemetry.domain.times import MINUTE_MS, minute_of
 from telemetry.errors import Unavailable
 from telemetry.settings import SweepSettings
 
-SPARE_MS = 10_000  # of the function's time, to finish in; the next minute goes on
+# Of the function's time, to finish in; the next minute goes on. A device's query may take 11 s
+# where the table hangs: two attempts of 5 s (`telemetry.aws.clients`).
+SPARE_MS = 15_000
+ATTEMPTS = 2
+SKIPPED_TOLD = 20  # lines of a sweep's log; the rest is counted
+
+OpenEpisodes = Callable[[int], Iterable[Listed | Unlisted]]
 
 
 def run(
     now_ms: int,
     rules: tuple[Rule, ...],
-    open_episodes: Callable[[int], Iterable[Listed]],
+    open_episodes: OpenEpisodes,
     windows: WindowReader,
     alerts: Alerts,
     remaining_ms: Callable[[], int],
@@ -36,69 +43,130 @@ def run(
     """Clear every open episode of this region whose device has recovered; say how many.
 
     `open_episodes` lists them from a bucket on: from another each minute, so that none is always
-    the last where there are more than one invocation gets through.
+    the last where there are more than one invocation gets through. An episode that can't be looked
+    at is told and skipped: the others don't wait for it. Raises Unavailable where not one could be
+    looked at, or where what was found can't be written.
     """
-    by_name = {rule.name: rule for rule in rules}
-    recoveries: dict[Listed, int] = {}
-    seen = cleared = 0
+    sweep = Sweep(now_ms, {rule.name: rule for rule in rules}, windows, alerts, remaining_ms)
     for listed in open_episodes(now_ms // MINUTE_MS % BUCKETS):
         if remaining_ms() < SPARE_MS:
-            log.warning("more open episodes than a minute is enough for", extra={"seen": seen})
+            log.warning("more open episodes than a minute is enough for", extra=sweep.counts())
             break
-        seen += 1
-        rule = by_name.get(listed.key.rule)  # newer code may have more of them
-        at_ms = _recovered(listed, rule, windows, now_ms) if rule else None
+        sweep.look(listed)
+    sweep.clear()
+    if sweep.unreadable > SKIPPED_TOLD:
+        more = sweep.unreadable - SKIPPED_TOLD
+        log.error("more open episodes can't be looked at", extra={"left_out": more})
+    count(
+        EpisodesCleared=sweep.cleared, EpisodesSwept=sweep.seen, EpisodesUnreadable=sweep.unreadable
+    )
+    if sweep.unwritten:
+        raise Unavailable(f"{sweep.unwritten} episodes couldn't be cleared")
+    if sweep.unreadable and sweep.unreadable == sweep.seen:
+        raise Unavailable(f"none of {sweep.seen} open episodes can be looked at: see the log")
+    return sweep.counts()
+
+
+class Sweep:
+    """One minute's look at what is open."""
+
+    def __init__(
+        self,
+        now_ms: int,
+        rules: Mapping[str, Rule],
+        windows: WindowReader,
+        alerts: Alerts,
+        remaining_ms: Callable[[], int],
+    ) -> None:
+        self._now_ms = now_ms
+        self._rules = rules
+        self._windows = windows
+        self._alerts = alerts
+        self._remaining_ms = remaining_ms
+        self._ends: dict[str | None, dict[Listed, int]] = {None: {}, RULE_REMOVED: {}}
+        self.seen = self.cleared = self.unreadable = self.unwritten = 0
+
+    def counts(self) -> dict[str, int]:
+        """How many episodes were seen and cleared, and how many of them couldn't be looked at."""
+        told = {"seen": self.seen, "cleared": self.cleared}
+        return told | ({"unreadable": self.unreadable} if self.unreadable else {})
+
+    def look(self, listed: Listed | Unlisted) -> None:
+        """Note when an episode ended, if it did; clear what was noted once a call is full."""
+        self.seen += 1
+        if isinstance(listed, Unlisted):
+            self._skip(listed.key, listed.why)
+            return
+        rule = self._rules.get(listed.key.rule)
+        try:
+            if rule is not None:
+                self._note(listed, None, self._recovered(listed, rule))
+            elif is_rule_gone(listed.episode, self._now_ms):
+                self._note(listed, RULE_REMOVED, self._now_ms)
+        # whatever is wrong with one device's windows: the other devices' episodes end all the same
+        except Exception as error:  # noqa: BLE001
+            self._skip(listed.key, str(error) or repr(error))
+
+    def clear(self) -> None:
+        """Clear what was noted; what couldn't be written is still open in a minute."""
+        for ended_by, ends in self._ends.items():
+            if not ends:
+                continue
+            changed = self._alerts.clear(ends, ended_by)
+            self.unwritten += len(ends) - len(changed)
+            ends.clear()
+            for key, result in changed.items():
+                if result.change == "cleared" and result.state:
+                    self.cleared += 1
+                    told = {"device_id": key.device_id, "rule": key.rule}
+                    log.info("episode cleared", extra={**told, "ended_by": result.state.reason})
+                    link("clear", [result.state.trace_id], **told)
+
+    def _note(self, listed: Listed, ended_by: str | None, at_ms: int | None) -> None:
+        ends = self._ends[ended_by]
         if at_ms is not None:
-            recoveries[listed] = at_ms
-        if len(recoveries) == STATEMENTS_A_CALL:
-            cleared += _clear(recoveries, alerts)
-            recoveries = {}
-    cleared += _clear(recoveries, alerts)
-    count(EpisodesCleared=cleared, EpisodesSwept=seen)
-    return {"seen": seen, "cleared": cleared}
+            ends[listed] = at_ms
+        if len(ends) == STATEMENTS_A_CALL:
+            self.clear()
 
+    def _skip(self, key: EpisodeKey | None, why: str) -> None:
+        """Tell what can't be looked at, and clear what was noted before time is up."""
+        self.unreadable += 1
+        if self.unreadable <= SKIPPED_TOLD:
+            named = key._asdict() if key else {}
+            log.error("an open episode can't be looked at", extra={**named, "why": why})
+        self.clear()
 
-def _recovered(listed: Listed, rule: Rule, windows: WindowReader, now_ms: int) -> int | None:
-    """When the device recovered, if it did: as of the first window that tells."""
-    last_ms = listed.episode.last_breach_ms
-    from_ms = last_ms - last_ms % MINUTE_MS
-    for minute_ms, window in windows.between(listed.key.device_id, from_ms, now_ms + 1):
-        values = (
-            (minute_ms + offset, metrics[rule.metric])
-            for offset, metrics in window.items()
-            if rule.metric in metrics
-        )
-        at_ms = recovery(values, rule.clears_below, last_ms, now_ms)
-        if at_ms is not None:
-            return at_ms
-    return None
-
-
-def _clear(recoveries: dict[Listed, int], alerts: Alerts) -> int:
-    """How many this cleared; those that couldn't be written are still open in a minute."""
-    if not recoveries:
-        return 0
-    changed = alerts.clear(recoveries)
-    cleared = {key: result for key, result in changed.items() if result.change == "cleared"}
-    for key, result in cleared.items():
-        log.info("episode cleared", extra={"device_id": key.device_id, "rule": key.rule})
-        if result.state:
-            link("clear", [result.state.trace_id], device_id=key.device_id, rule=key.rule)
-    if len(changed) < len(recoveries):
-        raise Unavailable(f"{len(recoveries) - len(changed)} episodes couldn't be cleared")
-    return len(cleared)
+    def _recovered(self, listed: Listed, rule: Rule) -> int | None:
+        """When the device recovered, if it did: as of the first window that tells."""
+        last_ms = listed.episode.last_breach_ms
+        device_id, from_ms = listed.key.device_id, minute_of(last_ms)
+        for minute_ms, window in self._windows.between(device_id, from_ms, self._now_ms + 1):
+            values = (
+                (minute_ms + offset, metrics[rule.metric])
+                for offset, metrics in window.items()
+                if rule.metric in metrics
+            )
+            at_ms = recovery(values, rule.clears_below, last_ms, self._now_ms)
+            if at_ms is not None:
+                return at_ms
+            if self._remaining_ms() < SPARE_MS:
+                raise Unavailable(
+                    "there are more windows since the last breach than there is time for"
+                )
+        return None
 
 
 @functools.cache
 def wired() -> tuple[
     tuple[Rule, ...],
-    Callable[[int], Iterable[Listed]],
+    OpenEpisodes,
     WindowReader,
     Alerts,
 ]:
     settings = SweepSettings.read(os.environ)
     rules = rules_of.shipped_rules()
-    dynamodb = client("dynamodb")
+    dynamodb = client("dynamodb", attempts=ATTEMPTS)
     reader = AlertReader(dynamodb, settings.alerts_table)
     severities = {rule.name: rule.severity for rule in rules}
     return (
@@ -110,6 +178,7 @@ def wired() -> tuple[
 
 
 @observed
-def handler(_event: dict[str, Any], context: Any) -> dict[str, int]:
+def handler(event: dict[str, Any], context: Any) -> dict[str, int]:
     """A schedule's event in, how many episodes were seen and cleared out."""
+    events.expect("sweep", event, events.SCHEDULE, events.NOTHING)
     return run(int(time.time() * 1000), *wired(), context.get_remaining_time_in_millis)

@@ -20,10 +20,10 @@ from cryptography.x509.oid import NameOID
 from paho.mqtt.enums import CallbackAPIVersion
 
 from emulator.mqtt.certificates import Pair, put
-from local.errors import LocalError
+from local.errors import LocalError, NoAnswer
 
 FROM_CSR = "$aws/certificates/create-from-csr/json"
-ANSWER_SECONDS_MAX = 15.0
+ANSWER_SECONDS_MAX = 60.0
 
 
 def template_topic(template: str) -> str:
@@ -48,7 +48,7 @@ class Claimant:
         try:
             return self._answers.get(timeout=ANSWER_SECONDS_MAX)
         except queue.Empty:
-            raise LocalError(f"no answer on {topic} within {ANSWER_SECONDS_MAX:.0f} s") from None
+            raise NoAnswer(f"no answer on {topic} within {ANSWER_SECONDS_MAX:.0f} s") from None
 
     def ask(self, topic: str, request: dict[str, Any]) -> dict[str, Any]:
         """Return the answer to a request; raise LocalError for a rejected one."""

@@ -21,9 +21,14 @@ def mqtt_authority(folder: Path) -> Path:
 
 
 def check_id(device_id: str) -> None:
-    """Raise LocalError for what can't be a device's id."""
+    """Raise LocalError for what can't be a device's id, or the name of its thing."""
     if not DEVICE_ID_PATTERN.fullmatch(device_id):
         raise LocalError(f"'{device_id}' isn't a device id: letters, digits, - and _, at most 128")
+    if device_id.startswith(f"{CLAIM}-"):
+        raise LocalError(
+            f"'{device_id}' begins with {CLAIM}-, as do client ids of devices without a name: "
+            "take another name"
+        )
 
 
 def issue_certificates(instance: Instance, devices: Iterable[str]) -> dict[str, Pair]:

@@ -2,7 +2,7 @@
 
 What an answer means and how long to wait is decided by the device client's code
 (`telemetry_client`); here is only what hundreds of devices in one process need. What wasn't taken
-is sent again until it is, or the device is told to give up; then it is counted as unanswered.
+is sent again until it is, or the device is told to give up; then it may be there or not.
 Everything is noted in the ledger.
 """
 
@@ -11,7 +11,7 @@ import json
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -208,7 +208,7 @@ class Posting:
             if not pending:
                 return
             if self._gives_up.is_set():
-                self._ledger.counts.unanswered += len(pending)
+                self._ledger.give_up(pending)
                 return
             self._ledger.counts.resent += len(pending)
             await wait_until(self._gives_up, pause)
@@ -242,9 +242,19 @@ class Posting:
 
 def note(ledger: Ledger, readings: list[Reading], verdict: Verdict) -> None:
     """Note in the ledger what an answer says of the readings."""
-    ledger.accept(readings[index] for index in verdict.taken)
+    refused: dict[int, set[str | None]] = defaultdict(set)
+    for each in verdict.partly:
+        refused[each.index].add(each.field)
+        ledger.refuse_metric(f"{each.field}: {each.reason}")
+    ledger.accept(without(readings[index], refused[index]) for index in verdict.taken)
     for each in verdict.rejected:
         ledger.reject(f"{each.field}: {each.reason}")
+
+
+def without(reading: Reading, refused: Set[str | None]) -> Reading:
+    """Return a reading without the metrics that the pipeline refused."""
+    kept = {name: value for name, value in reading.metrics.items() if name not in refused}
+    return reading._replace(metrics=kept)
 
 
 async def wait_until(event: asyncio.Event, seconds: float) -> None:

@@ -17,14 +17,15 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from emulator.mqtt import certificates
-from local.errors import LocalError
+from local.errors import LocalError, NoAnswer
 from local.fleet.ledger import Ledger
 from local.fleet.reading import Reading
 
 CONNECTIONS_MAX = 250
 """A device is a thread and a TLS session here, and one more in the broker."""
 CONNECTORS = 8
-CONNECT_SECONDS_MAX = 20.0
+CONNECT_SECONDS_MAX = 120.0
+"""A broker that is killed starts again in seconds; a busy machine takes a minute for 200."""
 OUTSTANDING_MAX = 2_000
 LOOK_SECONDS = 0.02
 RETRY_SECONDS = 0.2
@@ -68,7 +69,10 @@ class MqttDevices:
 
     def _not_let_in(self) -> LocalError:
         log = self._folder / "mqtt.log"
-        return LocalError(f"the MQTT broker lets devices in no more: {log} says why")
+        return NoAnswer(
+            f"the MQTT broker let no more devices in for {CONNECT_SECONDS_MAX:.0f} s: "
+            f"{log} may say why"
+        )
 
     def _connect(self, device_id: str) -> None:
         client = paho.Client(CallbackAPIVersion.VERSION2, device_id)
@@ -115,7 +119,8 @@ class MqttDevices:
         """Wait until all is acknowledged, or it is given up."""
         while self._outstanding and not gives_up.is_set():
             await asyncio.sleep(LOOK_SECONDS)
-        self._ledger.counts.unanswered += len(self._outstanding)
+        self._ledger.give_up(self._outstanding.values())
+        self._outstanding.clear()
 
     def close(self) -> None:
         """Disconnect."""

@@ -37,6 +37,9 @@ class Reading(NamedTuple):
 class Source(Protocol):
     """Where readings come from: simulated devices (`simulated`) or a file (`recorded`)."""
 
+    left_out: int
+    """How many readings it has that can't be sent, since others have their device and time."""
+
     @property
     def devices(self) -> list[str]:
         """The ids of its devices."""

@@ -8,15 +8,23 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from decimal import Decimal
 from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from local.errors import LocalError
 from local.fleet.reading import METRICS, Reading
 
+BLANK = " \t\r\n\0"  # a C string's end, too
 DEVICE_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
-EPOCH_PATTERN = re.compile(r"\d{9,13}(\.\d+)?")
-EPOCH_SECONDS_MAX = 10**11
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH_PATTERN = re.compile(r"\d{9,19}(\.\d+)?", re.ASCII)
+EPOCH_SECONDS_MAX, EPOCH_MS_MAX, EPOCH_US_MAX = 10**11, 10**14, 10**17
+LEAP_SECOND = re.compile(r"(.*\D\d\d:?\d\d:?)60(\D.*)?")
+OFFSET_PATTERN = re.compile(r"([+-])(\d{2}):?(\d{2})")
+MORE_CELLS = "cells without a column"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 TO_CELSIUS: Mapping[str, Callable[[float], float]] = {
     "fahrenheit": lambda value: (value - 32) * 5 / 9,
@@ -37,6 +45,8 @@ class CsvOptions:
     celsius_from: str | None = None
     """Unit that the file's temperatures are in, if it isn't Celsius: a key of TO_CELSIUS."""
     time_format: str | None = None
+    zone: str = "UTC"
+    """Of times without one: a name such as Europe/Berlin, or an offset such as +01:00."""
     speed: float | None = 1.0
     """How many times faster than recorded; None: as fast as they are taken."""
     is_ending_now: bool = False
@@ -65,7 +75,7 @@ class Recording:
             shifted(rows.readings, start_ms) if options.is_ending_now else rows.readings
         )
         self._taken = 0
-        self.conflicting = rows.conflicting
+        self.left_out = rows.conflicting
 
     @property
     def devices(self) -> list[str]:
@@ -106,17 +116,22 @@ class Rows:
 
     readings: list[Reading] = field(default_factory=list)
     conflicting: int = 0
-    """Rows left out because another row has the same device and time with other values."""
+    """Rows left out, in part or whole: another row of their device and time has a larger value."""
 
 
 def read(options: CsvOptions) -> Rows:
     """Read a whole file, ordered by time; a cell that is empty is a metric that wasn't measured."""
     try:
         with options.path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
+            table = csv.DictReader(file, restkey=MORE_CELLS)
             check_columns(options, table.fieldnames or [])
-            return ordered(from_row(options, table.line_num, row) for row in table)
-    except (OSError, UnicodeDecodeError) as error:
+            clock = Clock(options.zone)
+            return ordered(from_row(options, clock, table.line_num, row) for row in table)
+    except UnicodeDecodeError as error:
+        is_utf_16 = error.object[:2] in UTF_16
+        why = "it is UTF-16; save it as UTF-8" if is_utf_16 else str(error)
+        raise LocalError(f"--csv {options.path}: {why}") from error
+    except OSError as error:
         raise LocalError(f"--csv {options.path}: {error}") from error
 
 
@@ -133,12 +148,19 @@ def check_columns(options: CsvOptions, columns: Iterable[str]) -> None:
             )
 
 
-def from_row(options: CsvOptions, line: int, row: Mapping[str, str]) -> Reading | None:
+def from_row(
+    options: CsvOptions, clock: "Clock", line: int, row: Mapping[str, str]
+) -> Reading | None:
     """Return the reading in a row, or None if the row has no metric at all."""
     where = f"{options.path.name} line {line}"
+    if MORE_CELLS in row:
+        raise LocalError(
+            f"{where}: has more cells than the first line has columns, from {row[MORE_CELLS][0]!r} "
+            "on: a cell with a comma in it is written in quotes, and a decimal comma as a point"
+        )
     metrics: dict[str, float] = {}
     for metric, column in options.metrics.items():
-        cell = (row[column] or "").strip()
+        cell = (row[column] or "").strip(BLANK)
         if not cell:
             continue
         value = number(cell, f"{where}, column {column}")
@@ -152,29 +174,33 @@ def from_row(options: CsvOptions, line: int, row: Mapping[str, str]) -> Reading 
         raise LocalError(
             f"{where}: '{device}' isn't a device id: letters, digits, - and _, at most 128"
         )
-    recorded_at_ms = time_ms(
+    moment = moment_of(
         row[options.time_column] or "",
         options.time_format,
         f"{where}, column {options.time_column}",
     )
-    return Reading(device, recorded_at_ms, metrics)
+    return Reading(device, clock.ms(device, moment), metrics)
 
 
 def ordered(readings: Iterable[Reading | None]) -> Rows:
-    """Order readings by time; keep the first of those with the same device and time.
+    """Order readings by time; those with the same device and time become one, metric by metric.
 
-    Which of two values wins is the pipeline's affair; a file with both can't say which is right.
+    Of two values the larger is kept, as the pipeline keeps it.
     """
     rows = Rows()
-    first: dict[tuple[str, int], Reading] = {}
-    for reading in readings:
-        if reading is None:
-            continue
-        kept = first.setdefault((reading.device_id, reading.recorded_at_ms), reading)
-        rows.conflicting += kept.metrics != reading.metrics
-    rows.readings = sorted(
-        first.values(), key=lambda reading: (reading.recorded_at_ms, reading.device_id)
-    )
+    found = [reading for reading in readings if reading is not None]
+    merged: dict[tuple[str, int], dict[str, float]] = {}
+    for reading in found:
+        metrics = merged.setdefault((reading.device_id, reading.recorded_at_ms), {})
+        for name, value in reading.metrics.items():
+            metrics[name] = max(value, metrics.get(name, value))
+    for reading in found:
+        metrics = merged[reading.device_id, reading.recorded_at_ms]
+        rows.conflicting += any(metrics[name] != value for name, value in reading.metrics.items())
+    rows.readings = [
+        Reading(device, at_ms, metrics)
+        for (device, at_ms), metrics in sorted(merged.items(), key=lambda each: each[0][::-1])
+    ]
     if not rows.readings:
         raise LocalError("--csv: the file has no reading")
     return rows
@@ -196,20 +222,62 @@ def number(cell: str, where: str) -> float:
         raise LocalError(f"{where}: '{cell}' isn't a number") from None
 
 
-def time_ms(cell: str, time_format: str | None, where: str) -> int:
-    """Return a cell's time in ms since 1970; a time without a zone is UTC.
+class Clock:
+    """Makes instants of a file's times, which may be those of a clock on a wall."""
+
+    def __init__(self, zone: str) -> None:
+        """Read times without a zone as this zone's; raise LocalError for none that is known."""
+        self._zone = zone_of(zone)
+        self._last_ms: dict[str, int] = {}
+
+    def ms(self, device: str, moment: datetime) -> int:
+        """Return the ms since 1970 of a time that a device's next row has.
+
+        Down to the ms, as the pipeline takes a time. In the hour that a clock has twice, when it
+        is set back, a time is of the second one once the device's times don't go on otherwise.
+        """
+        if moment.tzinfo is not None:
+            return ms_of(moment)
+        first = ms_of(moment.replace(tzinfo=self._zone))
+        second = ms_of(moment.replace(tzinfo=self._zone, fold=1))
+        last = self._last_ms.get(device)
+        chosen = second if last is not None and first < last <= second else first
+        self._last_ms[device] = chosen
+        return chosen
+
+
+def zone_of(name: str) -> tzinfo:
+    """Return a zone by its name or its offset from UTC; raise LocalError."""
+    offset = OFFSET_PATTERN.fullmatch(name)
+    if offset:
+        minutes = int(offset[2]) * 60 + int(offset[3])
+        return timezone(timedelta(minutes=-minutes if offset[1] == "-" else minutes))
+    try:
+        return UTC if name == "UTC" else ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise LocalError(
+            f"--zone: '{name}' isn't a zone that this machine knows, such as Europe/Berlin, "
+            "nor an offset, such as +01:00"
+        ) from None
+
+
+def ms_of(moment: datetime) -> int:
+    """Return the whole ms since 1970 that a moment with a zone falls in."""
+    return (moment - EPOCH) // timedelta(milliseconds=1)
+
+
+def moment_of(cell: str, time_format: str | None, where: str) -> datetime:
+    """Return a cell's time, without a zone where it has none.
 
     It is written as `time_format` says, else in ISO 8601 (with - or /) or as epoch seconds or ms.
     """
-    text = cell.strip()
+    text = cell.strip(BLANK)
     try:
         if time_format is not None:
-            moment = datetime.strptime(text, time_format)  # noqa: DTZ007 - the zone is set below
-        elif EPOCH_PATTERN.fullmatch(text):
-            epoch = float(text)
-            return round(epoch if epoch > EPOCH_SECONDS_MAX else epoch * 1000)
-        else:
-            moment = datetime.fromisoformat(text.replace("/", "-"))
+            return datetime.strptime(text, time_format)  # noqa: DTZ007 - the clock has the zone
+        if EPOCH_PATTERN.fullmatch(text):
+            return epoch_moment(text, f"{where}: '{cell}'")
+        return iso_moment(text.replace("/", "-"))
     except ValueError:
         expected = (
             time_format
@@ -218,8 +286,24 @@ def time_ms(cell: str, time_format: str | None, where: str) -> int:
         raise LocalError(
             f"{where}: '{cell}' isn't {expected} (--time-format sets another)"
         ) from None
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return round(aware.timestamp() * 1000)
+
+
+def iso_moment(text: str) -> datetime:
+    """Return a time in ISO 8601; raise ValueError. A leap second is the second after it."""
+    text = text.replace("z", "Z")
+    leap = LEAP_SECOND.fullmatch(text)
+    moment = datetime.fromisoformat(f"{leap[1]}59{leap[2] or ''}" if leap else text)
+    return moment + timedelta(seconds=1) if leap else moment
+
+
+def epoch_moment(text: str, where: str) -> datetime:
+    """Return the moment of seconds or ms since 1970; raise LocalError for a finer unit."""
+    epoch = Decimal(text)
+    if epoch > EPOCH_MS_MAX:
+        unit = "microseconds" if epoch <= EPOCH_US_MAX else "nanoseconds"
+        raise LocalError(f"{where} looks like {unit}; seconds or milliseconds are meant")
+    ms = int(epoch if epoch > EPOCH_SECONDS_MAX else epoch * 1000)
+    return EPOCH + timedelta(milliseconds=ms)
 
 
 def metric_column(text: str) -> tuple[str, str]:

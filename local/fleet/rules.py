@@ -32,6 +32,10 @@ class Rule:
         """Tell whether a value ends an episode; a missing value (NaN) never does."""
         return self.clears_below is not None and value < self.clears_below
 
+    def is_worse(self, value: float, other: float) -> bool:
+        """Tell whether a value is further beyond the limit than another."""
+        return value > other if self.above is not None else value < other
+
     def worst(self, values: Iterable[float]) -> float:
         """Return the value furthest beyond the limit."""
         return max(values) if self.above is not None else min(values)

@@ -103,6 +103,8 @@ class Device:
 class Fleet:
     """The source of all the devices' readings, in the order in which they are sent."""
 
+    left_out = 0
+
     def __init__(self, options: FleetOptions, start_ms: int) -> None:
         """Make the devices; the first readings are due from `start_ms`."""
         self.options = options

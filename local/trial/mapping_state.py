@@ -157,24 +157,6 @@ def shards_table(mapping: MappingState) -> Table:
     return table
 
 
-def mappings_table(mappings: list[MappingState], stack: str) -> Table:
-    """Return the mappings, a row each; functions of the stack without its name."""
-    table = Table(box=SIMPLE, pad_edge=False)
-    table.add_column("mapping", no_wrap=True, min_width=11)
-    for name in ("lag", "behind", "records", "filtered", "retries", "discarded"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for each in mappings:
-        is_failing = each.last_result.startswith("PROBLEM")
-        table.add_row(
-            each.function.removeprefix(f"{stack}-"),
-            lag_text(each.lag_ms),
-            records_text(each.lag_records),
-            *[f"{each.count(name):,}" for name in ("records", "filtered", "retries", "discarded")],
-            style="red" if is_failing else "",
-        )
-    return table
-
-
 def shortened(result: str) -> str:
     """Return a last result so that it fits in a table; the whole is in the mapping's title."""
     return result if len(result) <= RESULT_SHOWN else f"{result[:RESULT_SHOWN]}…"

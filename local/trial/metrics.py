@@ -5,7 +5,7 @@ https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedd
 
 import json
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -45,10 +45,10 @@ class Tally:
     def __init__(self) -> None:
         """Start at zero."""
         self._totals: Counter[str] = Counter()
-        self._lags: deque[tuple[float, float]] = deque()
+        self._lags: list[tuple[float, float]] = []
 
     def add(self, metrics: dict[str, float], now: float) -> None:
-        """Add the metrics of one line."""
+        """Add the metrics of one line that was written at `now`."""
         for name, value in metrics.items():
             if name == "ReadingLag":
                 self._lags.append((now, value))
@@ -66,8 +66,7 @@ class Tally:
 
     def lag_ms(self, now: float) -> float | None:
         """Return the largest lag of late, in ms; None when nothing was stored of late."""
-        while self._lags and self._lags[0][0] < now - LAG_SECONDS:
-            self._lags.popleft()
+        self._lags = [(at, lag) for at, lag in self._lags if at >= now - LAG_SECONDS]
         return max((lag for _, lag in self._lags), default=None)
 
 
@@ -82,11 +81,12 @@ class LogReader:
         self._seen: dict[str, dict[str, int]] = {service: {} for service in SERVICES}
 
     def read(self, tally: Tally) -> None:
-        """Add every new line of every group to the tally."""
-        now = time.monotonic()
+        """Add every new line of every group to the tally, at the moment it was written."""
+        now, now_ms = time.monotonic(), time.time() * 1000
         for service in SERVICES:
             for line in self._new_lines(service):
-                tally.add(embedded_metrics(line["message"]), now)
+                age_seconds = max(0.0, (now_ms - line["timestamp"]) / 1000)
+                tally.add(embedded_metrics(line["message"]), now - age_seconds)
 
     def _new_lines(self, service: str) -> Iterator[LogLine]:
         seen = self._seen[service]

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,8 @@ from local.trial.metrics import LogReader, Tally
 LOOK_SECONDS = 1.0
 LOOK_SECONDS_BEFORE_FIRST_ALERT = 0.3
 RATE_SECONDS = 5.0
-HISTORY = 40
+LOOKS_FOR_A_RATE = 2
+HISTORY = 300
 JOIN_SECONDS = 5.0
 
 
@@ -48,21 +48,21 @@ class Monitor:
         """Count from `since_ms`; `posted` tells what devices of this process have sent."""
         state = instance.load()
         self._reader = LogReader(client(state, "logs"), state.stack, since_ms)
-        self._api = Api(state.api_url, state.tokens["operator"])
+        self._api = Api(state.api_url, state.tokens["operator"], patience_seconds=0)
         self._tally = Tally()
         self._posted = posted
         self._stop = threading.Event()
-        self._snapshots = [Snapshot(time.monotonic())]
+        self._snapshots: list[Snapshot] = []
         self._alerts: list[dict[str, Any]] = []
         self._mapping_reader = MappingReader(instance)
         self._mappings: list[MappingState] = []
         self.stack = state.stack
         self._threads = [
             threading.Thread(target=self._watch, args=(look,), daemon=True)
-            for look in (self._look_at_metrics, self._look_at_alerts)
+            for look in (self._look_at_metrics, self._look_at_alerts, self._look_at_mappings)
         ]
         self.first_alert_at: float | None = None
-        self.problem: str | None = None
+        self._problems: dict[Callable[[], None], str] = {}
 
     def start(self) -> None:
         """Begin to look."""
@@ -86,21 +86,24 @@ class Monitor:
         self._api.close()
 
     @property
+    def problem(self) -> str | None:
+        """Why what is seen may be old: what one of the looks failed by, if one did."""
+        return next(iter(list(self._problems.values())), None)
+
+    @property
     def alerts(self) -> list[dict[str, Any]]:
         """The alerts that were open at the last look."""
         return self._alerts
 
     @property
     def mappings(self) -> list[MappingState]:
-        """How far the event source mappings are now; as seen last where nobody answers."""
-        with suppress(BotoCoreError, ClientError):
-            self._mappings = self._mapping_reader.read()
+        """How far the event source mappings were at the last look."""
         return self._mappings
 
     @property
     def latest(self) -> Snapshot:
-        """What was seen last."""
-        return self._snapshots[-1]
+        """What was seen last; nothing, before the first look."""
+        return self._snapshots[-1] if self._snapshots else Snapshot(time.monotonic())
 
     def count(self, name: str) -> int:
         """Return a count; what the devices of this process have sent is known at once."""
@@ -112,14 +115,19 @@ class Monitor:
         """What was seen of late, oldest first."""
         return self._snapshots
 
-    def per_second(self, name: str) -> float:
-        """Return how fast a count grew over the last seconds."""
+    def per_second(self, name: str) -> float | None:
+        """Return how fast a count grew over the last seconds; None before the second look.
+
+        The first look finds what was counted before: that came at no known rate.
+        """
         snapshots = self.history
+        if len(snapshots) < LOOKS_FOR_A_RATE:
+            return None
         newest = snapshots[-1]
-        oldest = next(seen for seen in snapshots if newest.at - seen.at <= RATE_SECONDS)
-        seconds = newest.at - oldest.at
+        recent = [seen for seen in snapshots[:-1] if newest.at - seen.at <= RATE_SECONDS]
+        oldest = recent[0] if recent else snapshots[-2]
         grown: int = getattr(newest, name) - getattr(oldest, name)
-        return grown / seconds if seconds else 0.0
+        return grown / (newest.at - oldest.at)
 
     def _watch(self, look: Callable[[], None]) -> None:
         while not self._stop.is_set():
@@ -132,14 +140,17 @@ class Monitor:
     def _see(self, look: Callable[[], None]) -> None:
         try:
             look()
-            self.problem = None
+            self._problems.pop(look, None)
         except (BotoCoreError, ClientError, EmulatorError) as error:
-            self.problem = str(error)
+            self._problems[look] = str(error)
 
     def _look_at_alerts(self) -> None:
         self._alerts = list(self._api.alerts("open"))
         if self._alerts and self.first_alert_at is None:
             self.first_alert_at = time.monotonic()
+
+    def _look_at_mappings(self) -> None:
+        self._mappings = self._mapping_reader.read()
 
     def _look_at_metrics(self) -> None:
         self._reader.read(self._tally)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from typing import Any
 
 from rich.console import Console
@@ -10,14 +11,27 @@ from rich.markup import escape
 from local.fleet.ledger import Ledger
 from local.fleet.over_https import Posting
 from local.trial.chaos import Casualties
-from local.trial.check import Difference
+from local.trial.check import Comparison, Difference
 from local.trial.monitor import Monitor
+from local.trial.pending import Slowness
 from local.trial.poison import Isolation
 from local.values import duration_text
 from local.view import Steps
 
 DIFFERENCES_SHOWN = 20
 REASONS_SHOWN = 3
+DEVICES_MIN = 10
+
+
+class Verdict(Enum):
+    """What a run shows; its value is the exit code."""
+
+    RIGHT = 0
+    """Nothing is lost, and nothing counted twice."""
+    WRONG = 1
+    """The pipeline shows otherwise than the devices sent, and nothing is left that may mend it."""
+    UNKNOWN = 3
+    """The machine was too slow to tell."""
 
 
 @dataclass
@@ -30,7 +44,11 @@ class Report:
     devices: int
     settled_at: float | None = None
     problems: list[str] = field(default_factory=list)
-    differences: list[Difference] = field(default_factory=list)
+    """What is wrong, however slow the machine is."""
+    unsure: list[str] = field(default_factory=list)
+    """What is wrong, unless functions ran out of their time."""
+    comparison: Comparison = field(default_factory=Comparison)
+    slowness: Slowness = field(default_factory=Slowness)
     windows_checked: int = 0
     alerts_expected: int = 0
     is_checked: bool = False
@@ -40,6 +58,13 @@ class Report:
     """What became of a poison record, where one was sent."""
     casualties: Casualties | None = None
     """What was killed, where something was."""
+    left_out: int = 0
+    """Rows of a file that weren't sent, since another row has their device and time."""
+
+    @property
+    def differences(self) -> list[Difference]:
+        """What the pipeline shows otherwise than the devices sent."""
+        return self.comparison.differences
 
     @property
     def unaccounted(self) -> int:
@@ -47,9 +72,47 @@ class Report:
         return int(self.accounting["unaccounted"]) if self.accounting else 0
 
     @property
+    def verdict(self) -> Verdict:
+        """What the run shows.
+
+        A reading that doesn't show is lost once nothing is left that may bring it; what shows too
+        much is wrong at once. A count that the pipeline lacks may be of a function that was ended
+        when its time was over.
+        """
+        slow = self.slowness
+        is_unfinished = bool(slow.waiting or slow.no_answer or slow.fault)
+        if self.problems or any(not each.may_come for each in self.differences):
+            return Verdict.WRONG
+        if self.differences and not is_unfinished:
+            return Verdict.WRONG
+        if self.miscounts() and not is_unfinished and not slow.out_of_time:
+            return Verdict.WRONG
+        if self.differences or self.miscounts() or is_unfinished or self.comparison.unsearched:
+            return Verdict.UNKNOWN
+        if self.is_checked and not self.ledger.counts.accepted:
+            return Verdict.UNKNOWN  # not one was answered: `problems` has it where none was sent
+        return Verdict.RIGHT
+
+    @property
     def is_ok(self) -> bool:
-        """Whether nothing was wrong."""
-        return not self.problems and not self.differences
+        """Whether nothing was wrong, as far as it was checked."""
+        return self.verdict is Verdict.RIGHT
+
+    def miscounts(self) -> list[str]:
+        """Return what is wrong unless functions ran out of their time: what counts lack, above all.
+
+        A function that is ended then may have done its work and not have counted it.
+        """
+        found = list(self.unsure)
+        if self.unaccounted:
+            found.append(f"GET /accounting misses {self.unaccounted:,} readings")
+        accepted = self.ledger.counts.accepted
+        if self.accounting and accepted_in(self.accounting) < accepted:
+            found.append(
+                f"GET /accounting has {accepted_in(self.accounting):,} accepted readings, "
+                f"the devices know of {accepted:,}"
+            )
+        return found
 
     @property
     def loaded_seconds(self) -> float:
@@ -71,25 +134,12 @@ class Report:
 
 
 def problems(report: Report) -> list[str]:
-    """Return what is wrong besides windows and alerts."""
+    """Return what is wrong besides windows, alerts and counts, however slow the machine is."""
     counts, seen = report.ledger.counts, report.monitor.latest
     found = []
-    if report.differences and seen.settled < counts.accepted:
-        found.append(f"{counts.accepted - seen.settled:,} accepted readings didn't meet their end")
-    if counts.unanswered:
-        found.append(
-            f"{counts.unanswered:,} readings got no answer: nobody knows whether they were taken"
-        )
     if seen.quarantined:
         found.append(f"{seen.quarantined:,} readings are in quarantine")
-    if report.unaccounted:
-        found.append(f"GET /accounting misses {report.unaccounted:,} readings")
-    if report.accounting and accepted_in(report.accounting) < counts.accepted:
-        found.append(
-            f"GET /accounting has {accepted_in(report.accounting):,} accepted readings, "
-            f"the devices know of {counts.accepted:,}"
-        )
-    if not counts.accepted:
+    if not counts.accepted and not counts.unanswered:
         found.append("no reading was accepted")
     return found
 
@@ -110,6 +160,7 @@ def as_json(report: Report, steps: Steps, name: str) -> dict[str, Any]:
     first_alert = report.monitor.first_alert_at
     return {
         "ok": report.is_ok,
+        "verdict": report.verdict.name.lower(),
         "instance": name,
         "step_seconds": steps.seconds,
         "first_alert_seconds": first_alert and round(steps.until(first_alert), 3),
@@ -118,8 +169,11 @@ def as_json(report: Report, steps: Steps, name: str) -> dict[str, Any]:
             "posted": counts.posted,
             "accepted": counts.accepted,
             "rejected": counts.rejected,
+            "metrics_refused": counts.metrics_refused,
             "resent": counts.resent,
             "unanswered": counts.unanswered,
+            "rows_left_out": report.left_out,
+            "unanswered_there": report.comparison.unanswered_there,
             "distinct": report.ledger.distinct(),
             "stored": seen.stored,
             "duplicate": seen.duplicate,
@@ -136,22 +190,45 @@ def as_json(report: Report, steps: Steps, name: str) -> dict[str, Any]:
         "accounting": report.accounting,
         "poison": report.isolation and asdict(report.isolation),
         "chaos": report.casualties and asdict(report.casualties),
-        "problems": report.problems,
-        "differences": [difference._asdict() for difference in report.differences],
+        "problems": [*report.problems, *report.miscounts()],
+        "slowness": asdict(report.slowness),
+        "differences": [each._asdict() for each in report.differences],
     }
 
 
-def verdict(report: Report, console: Console) -> None:
-    """Say what came of a run, shortly; the differences if there are any."""
+HEADLINES = {
+    Verdict.RIGHT: "[bold green]✓ nothing lost, nothing counted twice[/]",
+    Verdict.WRONG: "[bold red]✗ the pipeline shows otherwise than the devices sent[/]",
+    Verdict.UNKNOWN: "[bold yellow]? couldn't tell: this machine was too slow[/]",
+}
+FULL_DISK = "[bold yellow]? couldn't tell: the disk is full[/]"
+
+
+def tell_verdict(report: Report, console: Console) -> None:
+    """Say what came of a run, shortly; the differences if there are any, and what to do."""
     console.print()
-    if report.is_checked and report.is_ok:
-        console.print("[bold green]✓ nothing lost, nothing counted twice[/]")
-    elif not report.is_ok:
-        console.print("[bold red]✗ the pipeline shows otherwise than the devices sent[/]")
+    if report.is_checked or not report.is_ok:
+        is_full = report.verdict is Verdict.UNKNOWN and report.slowness.fault
+        console.print(FULL_DISK if is_full else HEADLINES[report.verdict])
     for text in summary(report):
         console.print(f"  {escape(text)}", highlight=False, soft_wrap=True)
+    style = "red" if report.verdict is Verdict.WRONG else "yellow"
     for text in wrongs(report):
-        console.print(f"  [red]{escape(text)}[/]", highlight=False, soft_wrap=True)
+        console.print(f"  [{style}]{escape(text)}[/]", highlight=False, soft_wrap=True)
+    if not report.is_ok:
+        for text in report.slowness.signs():
+            console.print(f"  [yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
+    if report.verdict is Verdict.UNKNOWN and not report.slowness.fault:
+        console.print(f"  {advice(report.devices)}", highlight=False, soft_wrap=True)
+
+
+def advice(devices: int) -> str:
+    """Say what to do about a machine that was too slow for so many devices."""
+    fewer = max(1, min(devices // 4, max(DEVICES_MIN, devices // 4)))
+    return (
+        f"run it with fewer devices (--devices {fewer}) or a lower --rate, "
+        "or when the machine has less to do"
+    )
 
 
 def summary(report: Report) -> Iterator[str]:
@@ -172,26 +249,62 @@ def summary(report: Report) -> Iterator[str]:
             f"{'s' * (report.alerts_expected != 1)} "
             "compared with what the devices sent"
         )
-    if report.accounting:
-        counted = report.accounting["stages"]["aggregate"]
+    if counts.unanswered:
         yield (
-            f"{accepted_in(report.accounting):,} accepted, by the pipeline's accounting: "
-            f"{counted['stored']:,} stored, {counted['duplicate']:,} duplicate, "
-            f"{counted['quarantined']:,} quarantined, {report.unaccounted:,} unaccounted"
+            f"{counts.unanswered:,} readings got no answer, so each may be there or not: "
+            f"{report.comparison.unanswered_there:,} are"
         )
+    if report.comparison.unsearched:
+        yield (
+            f"{report.comparison.unsearched:,} windows have too many of them to be sure of the "
+            "others: counts and extremes are possible ones"
+        )
+    if report.accounting:
+        yield balance(report.accounting)
     if report.isolation:
         yield report.isolation.summary()
     if report.casualties:
         yield report.casualties.summary()
-    for reason, count in report.ledger.reasons.most_common(REASONS_SHOWN):
-        yield f"{count:,} readings rejected: {reason}"
+    yield from not_taken(report)
     if counts.resent:
         yield f"{counts.resent:,} readings sent again"
+
+
+def not_taken(report: Report) -> Iterator[str]:
+    """Say what was left out of a file and what was refused, and why."""
+    if report.left_out:
+        rows = "row" if report.left_out == 1 else "rows"
+        yield (
+            f"{report.left_out:,} {rows} of the file left out, in part or whole: another row "
+            "has their device and time, and a larger value"
+        )
+    for reason, count in report.ledger.reasons.most_common(REASONS_SHOWN):
+        yield f"{count:,} refused: {reason}"
+
+
+def balance(accounting: dict[str, Any]) -> str:
+    """Say what the pipeline itself counted, in a line that adds up."""
+    counted, accepted = accounting["stages"]["aggregate"], accepted_in(accounting)
+    ends = ("stored", "duplicate", "quarantined")
+    ended = sum(counted[name] for name in ends)
+    each = ", ".join(f"{counted[name]:,} {name}" for name in ends)
+    text = (
+        f"{accepted:,} accepted, by the pipeline's accounting: {each}, "
+        f"{accounting['unaccounted']:,} unaccounted"
+    )
+    more = ended - accepted + int(accounting["unaccounted"])
+    if more <= 0:
+        return text
+    return (
+        f"{text}; {more:,} more ended than were counted as accepted: their request ended before "
+        "its count, or their delivery was repeated"
+    )
 
 
 def wrongs(report: Report) -> Iterator[str]:
     """Say what is wrong, the first differences each in a line."""
     yield from report.problems
+    yield from report.miscounts()
     yield from map(str, report.differences[:DIFFERENCES_SHOWN])
     more = len(report.differences) - DIFFERENCES_SHOWN
     if more > 0:

@@ -13,24 +13,34 @@ from rich.console import Console
 from rich.live import Live
 
 from local.api import Api
+from local.errors import NoAnswer
+from local.faults import full_disk
 from local.fleet import firmware
 from local.fleet.ledger import Ledger
 from local.fleet.over_https import Posting, PostingOptions
 from local.fleet.over_mqtt import MqttDevices, speakers
 from local.fleet.reading import Source
+from local.fleet.rules import Rule
 from local.fleet.rules import load as load_rules
 from local.instance import Instance
-from local.trial.check import check, iso
+from local.trial.check import Comparison, check, iso
 from local.trial.monitor import Monitor
+from local.trial.pending import Pending, Stillness
 from local.trial.report import Report, problems
-from local.trial.watch import PLAIN_LINE_SECONDS, live_table, plain_line
+from local.trial.watch import PLAIN_LINE_SECONDS, LiveView, PlainLines
 from local.values import duration_text
 from local.view import Steps
 
 REFRESH_SECONDS = 0.5
+LIVE_LINES_MAX = 22
 STALL_SECONDS = 20.0
+STILL_SECONDS = 120.0
+"""How long what is on its way may stand still: a function that ran out of its time waits 30 s."""
+SETTLE_SECONDS_MAX = 1800.0
 QUIET_SECONDS = 4.0
-GRACE_SECONDS = 15.0
+GRACE_SECONDS = 65.0
+"""Two requests that get no answer: nobody answers any more."""
+FINISH_LOOK_SECONDS = 0.5
 RECHECK_SECONDS = 1.0
 DAY_MS = 86_400_000
 
@@ -47,9 +57,9 @@ class Plan:
     beside: AbstractContextManager[object] | None = None
     """What goes on as long as devices post."""
     grace_seconds: float = GRACE_SECONDS
-    """How long they may then finish what they have begun."""
+    """How long they may then wait for an answer to what they have begun."""
     patience_seconds: float = STALL_SECONDS
-    """How long the pipeline may stand still before what differs is a loss."""
+    """How long what differs may stay the same, with nothing on its way, before it is a loss."""
 
 
 class Exercise:
@@ -76,6 +86,8 @@ class Exercise:
         self._status: Callable[[], str] = lambda: "starting"
         self._is_first_alert_told = False
         self._settled_at: float | None = None
+        self._pending = Pending(instance)
+        self._connections: list[Api] = []
 
     async def run(self, source: Source, plan: Plan, on_abort: Callable[[], None]) -> Report:
         """Do it all; a second Ctrl-C calls `on_abort` and ends it by CancelledError."""
@@ -83,7 +95,13 @@ class Exercise:
         if self._mqtt_share:
             devices = speakers(source.devices, self._mqtt_share)
             self._posting.mqtt = MqttDevices(self._instance.folder, self._state.mqtt_port, devices)
-        report = Report(self.ledger, self.monitor, self._posting, len(source.devices))
+        report = Report(
+            self.ledger,
+            self.monitor,
+            self._posting,
+            len(source.devices),
+            left_out=source.left_out,
+        )
         started = time.monotonic()
         self.monitor.start()
         show = asyncio.create_task(self._show())
@@ -127,7 +145,7 @@ class Exercise:
                 await asyncio.wait([posting, stopped], return_when=asyncio.FIRST_COMPLETED)
             if not posting.done():
                 self._status = lambda: "devices finish what they have begun"
-                await asyncio.wait([posting], timeout=plan.grace_seconds)
+                await self._finish(posting, plan.grace_seconds)
                 self._posting.give_up()
             await posting
         finally:
@@ -137,36 +155,69 @@ class Exercise:
         if self._posting.failure is not None:
             raise self._posting.failure
 
+    async def _finish(self, posting: "asyncio.Task[None]", grace_seconds: float) -> None:
+        """Wait for what was begun, until there is no more or no answer has come for a while."""
+        counts, stillness = self.ledger.counts, Stillness()
+        while stillness.seconds((counts.accepted, counts.rejected)) < grace_seconds:
+            await asyncio.wait([posting], timeout=FINISH_LOOK_SECONDS)
+            if posting.done():
+                return
+
     async def _settle(self, report: Report, plan: Plan) -> None:
         """Wait until every accepted reading has met its end, and compare until nothing differs.
 
-        The pipeline's metrics tell when; but the emulator loses the last log line of a function
-        now and then, so where they tell nothing new, what the API shows decides.
+        While something is on its way it is waited for, as long as any of it moves. Where nothing
+        is, and what differs has been the same for a while, it won't change any more.
         """
-        rules = load_rules()
-        target = self.ledger.counts.accepted
-        last, since = (-1, -1, -1), time.monotonic()
-        while time.monotonic() - since < plan.patience_seconds:
-            await self._drain(target)
-            self._status = lambda: "checking every window and alert"
-            report.differences = await asyncio.to_thread(
-                check, self._connect, self.ledger, rules, plan.is_alone
-            )
-            if plan.is_alone and now_ms() - self._since_ms < DAY_MS:
-                report.accounting = await asyncio.to_thread(self._account)
-            if not report.differences and not report.unaccounted:
-                report.settled_at = self._settled_at or time.monotonic()
-                break
-            seen = self.monitor.latest.settled, len(report.differences), report.unaccounted
-            if seen != last:
-                last, since = seen, time.monotonic()
+        rules, right = load_rules(), dict[str, Comparison]()
+        slow, stillness = report.slowness, Stillness()
+        started = time.monotonic()
+        while True:
+            await self._drain(self.ledger.counts.accepted)
+            slow.waiting = await asyncio.to_thread(self._pending.waiting)
+            seen = self.monitor.latest.settled, slow.waiting, len(report.differences)
+            slow.still_seconds = stillness.seconds((*seen, report.unaccounted))
+            patience = max(plan.patience_seconds, STILL_SECONDS * bool(slow.waiting))
+            is_over = slow.still_seconds >= patience
+            is_over |= time.monotonic() - started >= SETTLE_SECONDS_MAX
+            if is_over or not slow.waiting:
+                await self._compare(report, rules, plan, right)
+                if not report.differences and not report.unaccounted:
+                    report.settled_at = self._settled_at or time.monotonic()
+                    break
+                if is_over or slow.no_answer:
+                    break
+            else:
+                first, count = next(iter(slow.waiting.items()))
+                self._status = f"waiting: {count:,} {first}".format
             await asyncio.sleep(RECHECK_SECONDS)
-        report.windows_checked = sum(
-            len(self.ledger.windows(device)) for device in self.ledger.devices
-        )
+        slow.out_of_time = await asyncio.to_thread(self._pending.out_of_time)
+        if not report.is_ok:
+            slow.fault = full_disk(self._instance.folder)
+        report.windows_checked = report.comparison.windows
         report.alerts_expected = len(self.ledger.alerts(rules))
         report.is_checked = True
         report.problems += problems(report)
+
+    async def _compare(
+        self, report: Report, rules: list[Rule], plan: Plan, right: dict[str, Comparison]
+    ) -> None:
+        """Compare with what the pipeline shows, and ask for its own accounting."""
+        devices = len(self.ledger.devices)
+        self._status = lambda: (
+            f"checking every window and alert: {len(right):,} of {devices:,} devices are right"
+        )
+        slow = report.slowness
+        try:
+            report.comparison = await asyncio.to_thread(
+                check, self._connect, self.ledger, rules, plan.is_alone, right
+            )
+            if plan.is_alone and now_ms() - self._since_ms < DAY_MS:
+                report.accounting = await asyncio.to_thread(self._account)
+            slow.no_answer = None
+        except NoAnswer as error:
+            slow.no_answer = str(error)
+        slow.repeats = sum(api.repeats for api in self._connections)
 
     async def _drain(self, target: int) -> None:
         """Wait for the metrics of all accepted readings, as long as more of them come."""
@@ -187,23 +238,23 @@ class Exercise:
             return api.accounting(iso(self._since_ms), iso(now_ms()))
 
     def _connect(self) -> Api:
-        return Api(self._state.api_url, self._state.tokens["operator"])
+        token = self._state.tokens["operator"]
+        api = Api(self._state.api_url, token, is_there=self._instance.is_running)
+        self._connections.append(api)
+        return api
 
     async def _show(self) -> None:
-        """Keep the live table up to date; print a line now and then where there is no terminal."""
-        if not self._console.is_terminal:
-            while True:
-                await asyncio.sleep(PLAIN_LINE_SECONDS)
-                self._tell_first_alert()
-                self._console.print(
-                    plain_line(self.monitor, self._status()), highlight=False, soft_wrap=True
-                )
+        """Keep the live table up to date; where there is no terminal, print what has changed."""
+        lines = PlainLines(self._console)
+        while not self._console.is_terminal:
+            await asyncio.sleep(PLAIN_LINE_SECONDS)
+            self._tell_first_alert()
+            lines.tell(self.monitor, self._status(), is_clock=not self._stop.is_set())
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
             while True:
                 self._tell_first_alert()
-                live.update(
-                    live_table(self.monitor, self._state.stack, self._status()), refresh=True
-                )
+                view = LiveView(self.monitor, self._state.stack, self._status(), LIVE_LINES_MAX)
+                live.update(view, refresh=True)
                 await asyncio.sleep(REFRESH_SECONDS)
 
     def _tell_first_alert(self) -> None:

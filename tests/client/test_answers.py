@@ -26,6 +26,28 @@ def test_a_202_takes_all_but_what_it_rejects() -> None:
     assert verdict.remedy is Remedy.NOTHING
 
 
+def test_metrics_that_are_refused_alone_leave_their_readings_taken() -> None:
+    told = [refusal(0), refusal(0) | {"field": "colour"}, refusal(2)]
+    verdict = judge(answer(202, accepted=2, rejected=[refusal(1)], partly=told), 3)
+    assert (verdict.taken, verdict.again) == ([0, 2], [])
+    assert [(each.index, each.field) for each in verdict.partly] == [
+        (0, "temperature"),
+        (0, "colour"),
+        (2, "temperature"),
+    ]
+
+
+def test_of_readings_that_are_sent_again_no_metric_is_told() -> None:
+    found = answer(503, accepted=1, rejected=[], not_taken=[0], partly=[refusal(0), refusal(1)])
+    assert [each.index for each in judge(found, 2).partly] == [1]
+
+
+@pytest.mark.parametrize("partly", [None, "x", [7], [{"index": 9}], [{"index": True}], [{}], {}])
+def test_what_else_is_there_as_partly_changes_nothing_of_what_is_taken(partly: Any) -> None:
+    verdict = judge(answer(202, accepted=2, rejected=[], partly=partly), 2)
+    assert (verdict.taken, verdict.partly) == ([0, 1], [])
+
+
 def test_a_503_takes_what_it_does_not_name_as_not_taken() -> None:
     found = answer(503, "5", accepted=1, rejected=[refusal(1)], not_taken=[3, 0])
     verdict = judge(found, 4)

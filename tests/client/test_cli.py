@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from telemetry_client.cli import main
+from telemetry_client.cli import at_of, main
 from telemetry_client.clock import SystemClock
+from telemetry_client.reading import to_ms
 
 from tests.client.servers import Pipeline, in_turn, serving
+from tests.waiting import Patience
 
 
 @pytest.fixture
@@ -61,6 +63,22 @@ def test_lines_of_json_are_readings(
     monkeypatch.setattr("sys.stdin", io.StringIO(lines.splitlines()[0]))
     assert main(["record", *store, "-"]) == 0
     assert shown(capsys, "status", *store)["waiting"] == 1
+
+
+def test_a_line_may_have_a_mark_before_and_a_zero_byte_behind_but_no_name_twice(
+    store: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO('\ufeff{"temperature": 20.5}\0\n'))
+    assert main(["record", *store, "-"]) == 0
+    line = '{"temperature": 20.5, "temperature": 39.5, "recorded_at": "2026-11-21T01:29:60z"}'
+    monkeypatch.setattr("sys.stdin", io.StringIO(line))
+    assert main(["record", *store, "-"]) == 1
+    assert "temperature: '20.5 and 39.5' is there twice" in capsys.readouterr().err
+
+
+def test_a_leap_second_is_the_second_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("telemetry_client.reading.EARLIEST_MS", 0)
+    assert to_ms(at_of("2016-12-31T23:59:60z")) == to_ms(at_of("2017-01-01T00:00:00Z"))
 
 
 def test_what_was_refused_can_be_read(
@@ -120,8 +138,8 @@ def test_a_signal_ends_what_follows_and_says_what_became_of_it(
     ) as process:
         signal.signal(signal.SIGINT, ignored)
         try:
-            deadline = time.monotonic() + 30
-            while shown(capsys, "status", *store)["taken"] < 500 and time.monotonic() < deadline:
+            patience = Patience(30)
+            while shown(capsys, "status", *store)["taken"] < 500 and not patience.is_over():
                 time.sleep(0.05)
             process.send_signal(number)
             _, told = process.communicate(timeout=10)
@@ -136,6 +154,8 @@ def test_a_signal_ends_what_follows_and_says_what_became_of_it(
         (["record", "temperature"], "metrics: 'temperature' is not METRIC=NUMBER"),
         (["record", "temperature=warm"], "temperature: 'warm' is not METRIC=NUMBER"),
         (["record", "temperature=412"], "temperature: 412.0 is above 150.0 °C"),
+        (["record", "battery=3", "battery=4"], "battery: '3.0 and 4.0' is there twice"),
+        (["record", "battery=3", "--at", "1795224600"], "it looks like seconds"),
         (["record", "battery=3", "--at", "today"], "recorded_at: 'today' is neither ISO 8601"),
         (["send"], "--url: None is no address: the API has one"),
         (["send", "--url", "a"], "url: 'a' is not an address such as https://"),

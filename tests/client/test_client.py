@@ -13,6 +13,7 @@ from telemetry_client import (
     Avro,
     Client,
     ClientOptions,
+    Conflicting,
     Format,
     Https,
     Invalid,
@@ -34,6 +35,7 @@ from tests.client.servers import (
     in_turn,
     serving,
 )
+from tests.waiting import Patience
 
 ID = "12345678-1234-1234-1234-123456789abc"
 QUICK = PaceOptions(first_s=0.01, most_s=0.05, refused_first_s=0.02, refused_most_s=0.05)
@@ -98,8 +100,8 @@ def test_a_batch_is_sent_when_it_is_full_or_has_waited(pipeline: Pipeline, tmp_p
 
 
 def eventually(is_so: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 5
-    while not is_so() and time.monotonic() < deadline:
+    patience = Patience(5)
+    while not is_so() and not patience.is_over():
         time.sleep(0.005)
     return is_so()
 
@@ -545,3 +547,29 @@ def test_a_store_of_another_device_is_refused(tmp_path: Path) -> None:
 def test_options_that_can_not_be_are_refused(options: Any) -> None:
     with pytest.raises(Invalid, match=next(iter(options))):
         ClientOptions(**options)
+
+
+def test_a_metric_that_is_refused_alone_is_told_and_its_reading_is_done(
+    tmp_path: Path, pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Verdict] = []
+    refusal = {"index": 0, "device_id": "pump-17", "field": "humidity", "value": 40.0}
+    refusal["reason"] = "is below 50.0 %RH"
+    answer: Answer = (202, {"accepted": 1, "rejected": [], "partly": [refusal]}, {})
+    pipeline.script = in_turn(answer)
+    with Device(tmp_path, pipeline.url, on_problem=told.append) as device:
+        device.client.record(temperature=20.0, humidity=40.0)
+        assert device.client.flush(10)
+        status = device.client.status()
+    assert (status.taken, status.rejected, status.metrics_refused) == (1, 0, 1)
+    assert [each.field for verdict in told for each in verdict.partly] == ["humidity"]
+    assert "taken without humidity: is below 50.0 %RH" in caplog.text
+
+
+def test_a_second_value_for_an_instant_is_refused_by_the_client(
+    tmp_path: Path, pipeline: Pipeline
+) -> None:
+    with Device(tmp_path, pipeline.url) as device:
+        at_ms = device.client.record(temperature=20.0)
+        with pytest.raises(Conflicting, match="one of the two would be lost"):
+            device.client.record(temperature=19.0, recorded_at=at_ms)

@@ -5,6 +5,9 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from telemetry_client import store as store_module
 from telemetry_client.answers import Rejection
 from telemetry_client.clock import BOOT_ID, SystemClock
-from telemetry_client.errors import Invalid, StoreFailed, StoreFull
+from telemetry_client.errors import Conflicting, Invalid, StoreFailed, StoreFull
 from telemetry_client.instants import Instants, Span, joined, runs
 from telemetry_client.reading import Queued, to_ms
 from telemetry_client.store import Store, StoreOptions
@@ -72,6 +75,106 @@ def kept(path: Path) -> Kept:
 # Recording
 
 
+class HalfPrecision:
+    """A number as numpy's are: registered as one, and no float."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __float__(self) -> float:
+        return self.value
+
+
+Real.register(HalfPrecision)
+
+
+@pytest.mark.parametrize(
+    "value", [Decimal("21.5"), Fraction(43, 2), HalfPrecision(21.5), 21.5], ids=repr
+)
+def test_any_type_of_real_number_is_a_metric(kept: Kept, value: Any) -> None:
+    kept.store.record({"temperature": value, "humidity": 40})
+    (reading,) = kept.store.take(1, 1000)
+    assert reading.metrics == '{"temperature":21.5,"humidity":40}'
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (Decimal("NaN"), "is not a finite number of °C"),
+        (Decimal("sNaN"), "is not a finite number of °C"),
+        (Fraction(10**400), "is not a finite number of °C"),
+        (Decimal(412), "is above 150.0 °C"),
+        (1 + 2j, "is a complex, and not a finite number of °C"),
+        ([21.5], "is a list, and not a finite number of °C"),
+    ],
+    ids=repr,
+)
+def test_a_number_of_another_type_is_held_to_the_same_range(
+    kept: Kept, value: Any, message: str
+) -> None:
+    with pytest.raises(Invalid, match=message):
+        kept.store.record({"temperature": value})
+
+
+AT_MS = NOW_MS - 60_000
+
+
+def test_another_value_for_an_instant_of_ones_own_is_refused_while_the_first_waits(
+    kept: Kept,
+) -> None:
+    kept.store.record({"temperature": 20.0}, AT_MS)
+    for store in (kept.store, kept.open()):  # also for another process
+        with pytest.raises(Conflicting, match=r"temperature: 19\.5 differs from 20\.0") as caught:
+            store.record({"humidity": 40.0, "temperature": 19.5}, AT_MS)
+        assert isinstance(caught.value, Invalid)
+        assert caught.value.field == "temperature"
+    assert [each.metrics for each in kept.store.take(9, 10**6)] == ['{"temperature":20.0}']
+
+
+def test_another_value_is_refused_also_when_the_first_was_sent_a_moment_ago(kept: Kept) -> None:
+    kept.store.record({"temperature": 20.0}, AT_MS)
+    given = kept.store.record({"temperature": 21.0})
+    kept.send()
+    for at_ms in (AT_MS, given):
+        with pytest.raises(Conflicting):
+            kept.store.record({"temperature": 22.0}, at_ms)
+
+
+def test_what_an_instant_lacks_and_what_it_has_alike_is_recorded(kept: Kept) -> None:
+    kept.store.record({"temperature": 20.0}, AT_MS)
+    kept.store.record({"temperature": 20, "humidity": 40.0}, AT_MS)
+    kept.store.record({"temperature": 21.0}, AT_MS + 1)
+    with pytest.raises(Conflicting):
+        kept.store.record({"humidity": 41.0}, AT_MS)
+    assert kept.store.waiting == 3
+
+
+def test_of_readings_recorded_at_once_none_is_kept_where_two_disagree(kept: Kept) -> None:
+    metrics = [{"temperature": 20.0}, {"temperature": 21.0}]
+    with pytest.raises(Conflicting):
+        kept.store.record_many(metrics, [AT_MS, AT_MS])
+    assert kept.store.waiting == 0
+    kept.store.record_many(metrics[1:], [AT_MS])  # what wasn't kept contradicts nothing
+
+
+def test_what_is_remembered_of_readings_that_were_sent_is_bounded(kept: Kept) -> None:
+    kept.store.record_many([{"temperature": 20.0}] * 1500, [AT_MS - n for n in range(1500)])
+    assert len(kept.store._recent) == 1000
+
+
+def test_a_metric_that_was_refused_alone_is_put_aside_and_its_reading_is_taken(kept: Kept) -> None:
+    kept.store.record({"temperature": 20.0, "humidity": 40.0}, AT_MS)
+    (reading,) = kept.store.take(1, 1000)
+    rejection = Rejection(0, "humidity", 40.0, "is below 50.0 %RH")
+    kept.store.settle([reading], [], [(reading, rejection)])
+    kept.store.settle([reading], [], [(reading, rejection)])  # by another process, too
+    status = kept.store.status()
+    assert (status.taken, status.rejected, status.metrics_refused) == (1, 0, 1)
+    (aside,) = kept.store.rejected()
+    assert (aside["recorded_at"], aside["metrics"]) == (AT_MS, {"humidity": 40.0})
+    assert (aside["field"], aside["reason"]) == ("humidity", "is below 50.0 %RH")
+
+
 def test_a_reading_waits_with_its_metrics_until_it_is_settled(kept: Kept) -> None:
     kept.store.record({"temperature": 21.5, "humidity": None, "battery": 3})
     (reading,) = kept.store.take(10, 1000)
@@ -93,8 +196,8 @@ def test_a_reading_waits_with_its_metrics_until_it_is_settled(kept: Kept) -> Non
         ({"temperature": 10**400}, "temperature: 10+ is above 150.0 °C"),
         ({"temperature": math.nan}, "temperature: nan is not a finite number of °C"),
         ({"temperature": math.inf}, "temperature: inf is not a finite number of °C"),
-        ({"temperature": True}, "temperature: True is not a finite number of °C"),
-        ({"temperature": "21"}, "temperature: '21' is not a finite number of °C"),
+        ({"temperature": True}, "temperature: True is a bool, and not a finite number of °C"),
+        ({"temperature": "21"}, "temperature: '21' is a str, and not a finite number of °C; float"),
     ],
 )
 def test_what_the_pipeline_would_refuse_is_not_recorded(
@@ -150,6 +253,11 @@ def test_the_clock_gives_no_instant_that_a_caller_has_used(kept: Kept) -> None:
         (datetime(2026, 11, 21), "has no offset from UTC"),  # noqa: DTZ001
         (datetime(1969, 12, 31, tzinfo=UTC), "-86400000 is not of 2020 to 9999"),
         (NOW_MS // 1000, "1800000000 is not of 2020 to 9999, in epoch milliseconds"),
+        (NOW_MS // 1000, "it looks like seconds"),
+        (NOW_MS * 1000, "it looks like microseconds"),
+        (NOW_MS * 1_000_000, "it looks like nanoseconds"),
+        (NOW_MS / 1000 + 0.25, "nor whole epoch milliseconds; it looks like seconds"),
+        (float("nan"), "nan is neither a datetime"),
         (1_577_836_799_999, "is not of 2020"),
         (253_402_300_800_000, "is not of 2020 to 9999"),
         (1.5, "1.5 is neither a datetime with an offset nor whole epoch milliseconds"),
@@ -160,6 +268,11 @@ def test_a_time_that_can_not_be_is_refused(kept: Kept, given_time: Any, message:
     with pytest.raises(Invalid, match=f"recorded_at: .*{message}"):
         kept.store.record({"temperature": 1.0}, given_time)
     assert kept.store.status().waiting == 0
+
+
+def test_whole_milliseconds_may_be_a_float(kept: Kept) -> None:
+    kept.store.record({"temperature": 1.0}, float(NOW_MS))
+    assert kept.send() == [NOW_MS]
 
 
 def test_of_readings_recorded_together_all_are_kept_or_none(kept: Kept) -> None:

@@ -16,11 +16,14 @@ from emulator import embedded
 from emulator.instance import REGION
 from local.instance import Instance, unused
 from local.tools import tool
+from tests.waiting import Patience
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 READY_SECONDS_MAX = 10
+ROOT = embedded.new_key()
+"""The key of the account's root, in moto and in what these tests start."""
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +39,7 @@ def embedded_instance() -> Iterator[Instance]:
 @pytest.fixture(scope="session")
 def embedded_endpoint(embedded_instance: Instance) -> Iterator[str]:
     """Address of an embedded AWS that ends with the tests, or with the process that runs them."""
-    aws = embedded.start(embedded_instance, tool("aws", "python"))
+    aws = embedded.start(embedded_instance, tool("aws", "python"), root=ROOT)
     try:
         yield f"http://127.0.0.1:{aws.port}"
     finally:
@@ -49,14 +52,14 @@ def embedded_endpoint(embedded_instance: Instance) -> Iterator[str]:
 def session() -> boto3.Session:
     """Reads the SDK's data once. Moto is loaded before it is made, so it has moto's hooks."""
     moto.mock_aws()
-    return boto3.Session("test", "test", region_name=REGION)
+    return boto3.Session(ROOT.key_id, ROOT.secret, region_name=REGION)
 
 
 @pytest.fixture(autouse=True)
 def aws_environment(monkeypatch: pytest.MonkeyPatch, session: boto3.Session) -> None:
     """Nobody's credentials; whoever runs the tests has none that they could reach."""
     settings = {"REGION": REGION, "DEFAULT_REGION": REGION}
-    settings |= {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}
+    settings |= {"ACCESS_KEY_ID": ROOT.key_id, "SECRET_ACCESS_KEY": ROOT.secret}
     for name, value in settings.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     for name in ("PROFILE", "SESSION_TOKEN", "ENDPOINT_URL"):
@@ -101,9 +104,9 @@ def create_table(dynamodb: Any, name: str, *key: str, index: dict[str, Any] | No
         BillingMode="PAY_PER_REQUEST",
         **indexes,
     )
-    deadline = time.monotonic() + READY_SECONDS_MAX
+    patience = Patience(READY_SECONDS_MAX)
     while dynamodb.describe_table(TableName=name)["Table"]["TableStatus"] != "ACTIVE":
-        assert time.monotonic() < deadline
+        assert not patience.is_over()
         time.sleep(0.02)
 
 

@@ -10,7 +10,7 @@ from botocore.stub import Stubber
 from telemetry.aws.archive import Archive, Position
 from telemetry.domain.archive import prefix_at
 from telemetry.domain.times import from_iso
-from telemetry.errors import Unavailable
+from telemetry.errors import Rejected, Unavailable
 
 from tests.fakes import MemoryArchive
 
@@ -104,3 +104,14 @@ def test_a_bucket_that_can_not_be_read_is_unavailable() -> None:
             stub.add_client_error(operation, "AccessDenied")
             with pytest.raises(Unavailable, match="the archive can't be read"):
                 call()
+
+
+@pytest.mark.parametrize("body", [b"not gzip", gzip.compress(b"a\nb\n" * 1000)[:-9]])
+def test_an_object_that_is_damaged_is_named(in_moto: None, body: bytes) -> None:  # noqa: ARG001
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket="archive")
+    key = f"{prefix_at(TEN)}telemetry-archive-1-0001.gz"
+    s3.put_object(Bucket="archive", Key=key, Body=body)
+    with pytest.raises(Rejected, match="is damaged, or not packed by gzip") as caught:
+        list(Archive(s3, "archive").lines(PART, START, EVER_MS))
+    assert caught.value.field == key

@@ -1,12 +1,12 @@
 """The bus: rules see a notice as an event; in the embedded AWS, since moto's lacks a package."""
 
 import json
-import time
 
 import boto3
 from telemetry.aws.publishers import Bus
 
 from tests.contract.test_messaging import NOTICE
+from tests.waiting import Patience
 
 ARRIVES_SECONDS_MAX = 10
 
@@ -23,9 +23,9 @@ def test_rules_match_the_notice_as_an_event(embedded_endpoint: str, aws_environm
     events.put_targets(Rule="opened", EventBusName="notices", Targets=[target])  # type: ignore[list-item]
     Bus(events, "notices").publish(NOTICE._replace(change="cleared"))
     Bus(events, "notices").publish(NOTICE)
-    deadline = time.monotonic() + ARRIVES_SECONDS_MAX
+    patience = Patience(ARRIVES_SECONDS_MAX)
     found: list[dict[str, object]] = []
-    while not found and time.monotonic() < deadline:
+    while not found and not patience.is_over():
         answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1)
         found += [json.loads(message["Body"]) for message in answer.get("Messages", [])]
     assert [event["detail"] for event in found] == [NOTICE._asdict()]

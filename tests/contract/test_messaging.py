@@ -11,7 +11,7 @@ from botocore.exceptions import EndpointConnectionError
 from botocore.stub import ANY, Stubber
 from telemetry.aws.overflow import Overflow, overflowed
 from telemetry.aws.publishers import Bus, Topic
-from telemetry.aws.quarantine import Quarantine
+from telemetry.aws.quarantine import Appender, Quarantine, of_stream
 from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Record, Stream
 from telemetry.domain.notice import Notice
@@ -275,6 +275,9 @@ class TestQuarantine:
             "partition_key": "pump-1",
             "arrived_at_ms": NOW_MS,
             "data": base64.b64encode(b"\x00\xff{").decode(),
+            "is_partly": False,
+            "device_id": "pump-1",
+            "released": None,
         }
 
     def test_records_of_one_call_are_the_lines_of_one_object(self, s3: Any) -> None:
@@ -286,9 +289,34 @@ class TestQuarantine:
         assert Quarantine(s3, "failures").put(rejected) == []
         ((key, body),) = self.objects(s3).items()
         # not under aws/lambda/, where the mappings' failures are announced from
-        assert key.startswith("quarantine/shardId-3/49-")
+        assert key.startswith("quarantine/pump-1/2026-11-21T01/aggregate-")
         found = [json.loads(line) for line in body.splitlines()]
         assert [base64.b64decode(each["data"]) for each in found] == [b"x", large]
+
+    def test_single_records_of_a_device_and_hour_grow_into_one_object(self, s3: Any) -> None:
+        appender = Appender(s3, "failures")
+        for number in range(20):
+            held = of_stream(self.record(b"x", str(number)), "ingest", Rejected("is not JSON"))
+            assert appender.keep([held])
+        ((key, body),) = self.objects(s3).items()
+        assert key.startswith("quarantine/pump-1/2026-11-21T01/ingest-")
+        assert [json.loads(line)["sequence_number"] for line in body.splitlines()] == [
+            str(number) for number in range(20)
+        ]
+
+    def test_what_an_operator_took_out_of_a_growing_object_stays_out(self, s3: Any) -> None:
+        appender = Appender(s3, "failures")
+        held = [
+            of_stream(self.record(b"x", str(number)), "ingest", Rejected("is not JSON"))
+            for number in range(3)
+        ]
+        assert appender.keep(held[:1])
+        assert appender.keep(held[1:2])
+        ((key, body),) = self.objects(s3).items()
+        s3.put_object(Bucket="failures", Key=key, Body=body.splitlines(keepends=True)[1])
+        assert appender.keep(held[2:])
+        found = [line for body in self.objects(s3).values() for line in body.splitlines()]
+        assert sorted(json.loads(line)["sequence_number"] for line in found) == ["1", "2"]
 
     def test_the_same_records_again_are_the_same_object(self, s3: Any) -> None:
         def put(data: bytes) -> None:

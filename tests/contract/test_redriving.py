@@ -15,7 +15,7 @@ from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Record
 from telemetry.errors import Rejected, Unavailable
 
-from ops.quarantine import Store
+from ops.quarantine_store import Store
 from ops.target import Target
 from tests.functions.incoming import NOW_MS, SHARD, given_up, kinesis, reading
 

@@ -1,9 +1,10 @@
 """Metrics start at nothing in each test, which may read what was counted."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from telemetry.aws import observe
+from telemetry.aws import observe, refusals
 
 
 @pytest.fixture(autouse=True)
@@ -27,3 +28,17 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., float]:
         return float(sum(map(sum, values)))
 
     return read
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[dict[str, Any]]]:
+    """What was logged with a message: the extra fields of each line."""
+    lines: list[tuple[str, dict[str, Any]]] = []
+
+    def keep(message: str, extra: dict[str, Any] | None = None, **_more: Any) -> None:
+        lines.append((message, dict(extra or {})))
+
+    for level in ("info", "warning", "error"):
+        monkeypatch.setattr(observe.log, level, keep)
+    monkeypatch.setattr(refusals, "_refusals", refusals.Refusals())  # no line of this minute yet
+    return lambda message: [extra for text, extra in lines if text == message]

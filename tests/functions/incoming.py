@@ -63,6 +63,7 @@ def changes(images: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return {
         "Records": [
             {
+                "eventID": f"event{index}",
                 "eventName": "INSERT",
                 "dynamodb": {"NewImage": image, "SequenceNumber": number(index)},
             }

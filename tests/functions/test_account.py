@@ -26,6 +26,9 @@ def before(minutes: int) -> int:
     return NOW_MS - minutes * MINUTE_MS
 
 
+NO_METRICS = {"metrics_refused": 0, "metrics_left_out": 0}
+
+
 def test_an_operator_sees_each_stages_sums_and_what_is_unaccounted() -> None:
     counters = MemoryCounters(
         {
@@ -41,9 +44,16 @@ def test_an_operator_sees_each_stages_sums_and_what_is_unaccounted() -> None:
         "from": "2026-11-21T00:30:00Z",
         "to": "2026-11-21T01:30:00Z",
         "stages": {
-            "ingest": {"accepted": 150, "rejected": 0, "overflowed": 0},
-            "drain": {"drained": 0},
-            "aggregate": {"foreign": 0, "stored": 110, "duplicate": 9, "quarantined": 1},
+            "ingest": {"accepted": 150, "rejected": 0, "overflowed": 0, **NO_METRICS},
+            "drain": {"drained": 0, **NO_METRICS},
+            "aggregate": {
+                "foreign": 0,
+                "stored": 110,
+                "duplicate": 9,
+                "quarantined": 1,
+                "conflicting": 0,
+                **NO_METRICS,
+            },
             "alert": {"opened": 0},
             "dispatch": {"queued": 0},
             "notify": {"published": 0},

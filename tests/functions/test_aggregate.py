@@ -2,19 +2,23 @@
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
+from telemetry.aws.pace import Pace
 from telemetry.aws.quarantine import Quarantine
+from telemetry.aws.stream import Stream
 from telemetry.aws.windows import KEY, Windows
+from telemetry.domain import no_measurement, validation
 from telemetry.domain import window as windows_of
-from telemetry.domain.reading import Reading
+from telemetry.domain.reading import FIELDS, Reading
 from telemetry.domain.window import Window
 from telemetry.errors import Unavailable
 
 from functions.aggregate.handler import run
-from tests.fakes import Crash, MemoryItems, MemoryS3
+from tests import writers
+from tests.fakes import Crash, MemoryItems, MemoryKinesis, MemoryS3
 from tests.functions.incoming import NOW_MS, SHARD, failed, kinesis, number, reading
 
 DAY_MS = 86_400_000
@@ -29,6 +33,8 @@ class Stage:
     def __init__(self) -> None:
         self.items = MemoryItems(KEY)
         self.bucket = MemoryS3()
+        self.kinesis = MemoryKinesis()
+        self.now = 0.0
         self.restart()
 
     def restart(self) -> None:
@@ -37,7 +43,12 @@ class Stage:
 
     def run(self, *records: Reading | bytes, now_ms: int = NOW_MS) -> dict[str, Any]:
         quarantine = Quarantine(self.bucket, "failures")
-        return run(kinesis(records), now_ms, self.windows, quarantine)
+        puts = Stream(self.kinesis, "readings", lambda _seconds: None, lambda: self.now)
+        pace = Pace(lambda: self.now)
+        return run(kinesis(records), now_ms, self.windows, quarantine, puts, pace)
+
+    def put_back(self) -> list[bytes]:
+        return [record["Data"] for record in self.kinesis.records]
 
     def stored(self) -> dict[tuple[str, str], Window]:
         return {
@@ -296,7 +307,7 @@ def test_only_poison_before_the_checkpoint_is_quarantined(stage: Stage, counted:
     # what is delivered again starts at the checkpoint
     stage.fail_writes_of()
     assert stage.run(*batch[3:]) == NOTHING_FAILED
-    datas = [base64.b64decode(held["data"]) for held in stage.quarantined()]
+    datas = sorted(base64.b64decode(held["data"]) for held in stage.quarantined())
     assert datas == [b"poison 0", b"poison 2", b"poison 4"]
 
 
@@ -373,3 +384,251 @@ def test_the_bytes_are_the_same_whatever_the_order_of_delivery() -> None:
         for stage in (forth, back)
     ]
     assert contents[0] == contents[1]
+
+
+def spoil(stage: Stage, device_id: str) -> None:
+    """Let newer code have written a device's window."""
+    for (device, _), item in stage.items.stored.items():
+        if device == device_id:
+            item["readings"] = {"B": b"\x02" + item["readings"]["B"][1:]}
+    stage.restart()
+
+
+def test_a_window_that_cannot_be_read_keeps_no_other_devices_readings_waiting(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.run(reading("pump-1", NOW_MS))
+    spoil(stage, "pump-1")
+    others = [reading(f"pump-{index}", NOW_MS + 1) for index in (0, 2)]
+    batch = others[0], reading("pump-1", NOW_MS + 1), others[1]
+    assert stage.run(*batch) == NOTHING_FAILED
+    assert {device for device, _ in stage.items.stored} == {"pump-0", "pump-1", "pump-2"}
+    (line,) = stage.bucket.lines()
+    assert line["sequence_number"] == number(1)
+    assert line["reason"].startswith("window_unreadable: ")
+    assert base64.b64decode(line["data"]) == kinesis_data(batch[1])
+    # in the minute in which ingest counted it, and not as a record of another producer
+    assert counted("ReadingsQuarantined", NOW_MS) == 1
+    assert counted("ReadingsForeign", NOW_MS) == 0
+    assert counted("ReadingsStored") == 3
+
+
+def kinesis_data(sample: Reading) -> bytes:
+    (record,) = kinesis([sample])["Records"]
+    return base64.b64decode(record["kinesis"]["data"])
+
+
+ARRIVED_MS = 1_795_224_600_250  # of the records of an event
+FIVE = [reading(f"pump-{index}", NOW_MS + index, temperature=20.0 + index) for index in range(5)]
+
+
+def lines_of(readings: Iterable[Reading]) -> list[bytes]:
+    """Readings as another producer writes them."""
+    return [
+        json.dumps(
+            {"device_id": each.device_id, "recorded_at": each.recorded_at_ms, **each.metrics}
+        ).encode()
+        for each in readings
+    ]
+
+
+BUNDLES = {
+    "KPL": writers.kpl(lines_of(FIVE)),
+    "list": b"[" + b",".join(lines_of(FIVE)) + b"]",
+    "lines": b"\n".join(lines_of(FIVE)),
+}
+
+
+def test_a_bad_metric_in_a_bundle_is_refused_with_its_record_when_that_comes(
+    stage: Stage, counted: Counted
+) -> None:
+    line = b'{"device_id":"a","recorded_at":%d,"temperature":999,"humidity":40}' % NOW_MS
+    stage.run(writers.kpl([line]))
+    assert stage.quarantined() == []
+    (data,) = stage.put_back()
+    stamps = {"received_at": ARRIVED_MS, "via": "stream", "replayed_at": None}
+    assert json.loads(data) == {**json.loads(line), **stamps}
+    stage.run(data)
+    assert list(stage.stored().values()) == [{0: {"humidity": 40.0}}]
+    assert (counted("ReadingsForeign"), counted("MetricsRefused")) == (1, 1)
+    (held,) = stage.quarantined()
+    assert held["field"] == "temperature"
+
+
+@pytest.mark.parametrize("kind", BUNDLES)
+def test_the_readings_of_a_bundle_go_back_on_the_stream_and_are_counted_when_they_come(
+    stage: Stage, counted: Counted, kind: str
+) -> None:
+    assert stage.run(BUNDLES[kind], reading("pump-9")) == NOTHING_FAILED
+    stamps = {"received_at": ARRIVED_MS, "via": "stream"}
+    put_back = [json.loads(data) for data in stage.put_back()]
+    assert put_back == [{**json.loads(line), **stamps} for line in lines_of(FIVE)]
+    assert [record["PartitionKey"] for record in stage.kinesis.records] == [
+        each.device_id for each in FIVE
+    ]
+    assert (counted("ReadingsForeign"), counted("ReadingsStored")) == (0, 1)  # pump-9's
+    assert stage.quarantined() == []
+
+    assert stage.run(*stage.put_back()) == NOTHING_FAILED
+    assert len(stage.stored()) == 6
+    assert (counted("ReadingsForeign"), counted("ReadingsStored")) == (5, 6)
+    assert len(stage.put_back()) == 5  # they aren't put back once more
+
+
+def test_a_bundle_that_is_delivered_again_makes_duplicates(stage: Stage, counted: Counted) -> None:
+    for _ in range(2):
+        stage.run(BUNDLES["KPL"])
+    stage.run(*stage.put_back())
+    assert (counted("ReadingsStored"), counted("ReadingsDuplicate")) == (5, 5)
+    assert counted("ReadingsForeign") == 10
+
+
+def test_a_bundle_that_the_stream_does_not_take_is_delivered_again_with_what_is_behind_it(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.kinesis.refuses = lambda entry: entry["PartitionKey"] == "pump-3"
+    first = reading("pump-9")
+    answer = stage.run(first, BUNDLES["list"], BUNDLES["KPL"], b"poison")
+    assert answer == failed(1)
+    assert len(stage.put_back()) == 4  # the second bundle waits
+    assert stage.quarantined() == []
+    assert (counted("ReadingsStored"), counted("ReadingsForeign")) == (1, 0)
+    stage.kinesis.refuses = lambda _entry: False
+    stage.run(BUNDLES["list"], BUNDLES["KPL"], b"poison")
+    stage.run(*stage.put_back())
+    assert len(stage.stored()) == 6
+    assert (counted("ReadingsStored"), counted("ReadingsQuarantined")) == (6, 1)
+
+
+def test_an_invocation_puts_back_for_half_a_minute_and_leaves_the_rest(stage: Stage) -> None:
+    def hangs(_entry: dict[str, Any]) -> bool:
+        stage.now += 5.0
+        return False
+
+    stage.kinesis.refuses = hangs
+    assert stage.run(reading(), BUNDLES["list"], BUNDLES["list"], BUNDLES["KPL"]) == failed(3)
+
+
+def test_what_is_no_reading_in_a_bundle_is_quarantined_with_the_bundle_and_counted(
+    stage: Stage, counted: Counted
+) -> None:
+    bad = [b'{"device_id":"a"}', b'"x"']
+    data = writers.kpl([*lines_of(FIVE), *bad])
+    assert stage.run(data) == NOTHING_FAILED
+    assert len(stage.put_back()) == 5
+    (held,) = stage.quarantined()
+    assert base64.b64decode(held["data"]) == data
+    assert (held["field"], held["name"]) == ("recorded_at", f"{SHARD}:{number(0)}")
+    assert held["reason"] == "is missing (reading 6 of 7 in the record; 2 are refused)"
+    assert (counted("ReadingsForeign"), counted("ReadingsQuarantined")) == (2, 2)
+    assert counted("RecordsQuarantined") == 1
+
+
+def test_a_damaged_bundle_is_quarantined_as_one_record(stage: Stage, counted: Counted) -> None:
+    assert stage.run(BUNDLES["KPL"][:-1]) == NOTHING_FAILED
+    (held,) = stage.quarantined()
+    assert "KPL-aggregated" in held["reason"]
+    assert (counted("ReadingsForeign"), counted("ReadingsQuarantined")) == (1, 1)
+    assert stage.put_back() == []
+
+
+def test_a_reading_of_a_bundle_is_held_to_the_time_at_which_the_bundle_came(stage: Stage) -> None:
+    ahead = reading("pump-1", ARRIVED_MS + 300_001)
+    stage.run(b"[" + b",".join(lines_of([ahead, reading("pump-2")])) + b"]")
+    stage.run(*stage.put_back())
+    assert [key[0] for key in stage.stored()] == ["pump-2"]
+    (held,) = stage.quarantined()
+    assert held["field"] == "recorded_at"
+
+
+def test_a_reading_with_a_byte_order_mark_goes_back_without_it(stage: Stage) -> None:
+    (line,) = lines_of(FIVE[:1])
+    stage.run(b"\xef\xbb\xbf" + line + b"\0")
+    (data,) = stage.put_back()
+    assert json.loads(data)["device_id"] == "pump-0"
+
+
+# A metric that isn't valid: what comes past ingest is checked here.
+
+
+def raw(at_ms: int = NOW_MS, **fields: Any) -> bytes:
+    stamps = {"received_at": NOW_MS, "via": "mqtt"}
+    return json.dumps({"device_id": "pump-1", "recorded_at": at_ms, **stamps, **fields}).encode()
+
+
+def test_a_refused_metric_leaves_the_others_stored_and_its_record_in_quarantine(
+    stage: Stage,
+) -> None:
+    record = raw(temperature=999, humidity=55, colour="red")
+    assert stage.run(record, raw(NOW_MS + 1, temperature=20)) == NOTHING_FAILED
+    assert list(stage.stored().values()) == [{0: {"humidity": 55}, 1: {"temperature": 20}}]
+    (held,) = stage.quarantined()
+    assert (held["field"], held["value"], held["is_partly"]) == ("temperature", 999, True)
+    assert held["reason"] == (
+        "999 is above 150.0 °C; colour: is not a field of a reading; its fields are device_id, "
+        "recorded_at, temperature, humidity, pressure, battery (its other metrics are stored)"
+    )
+    assert base64.b64decode(held["data"]) == record
+
+
+def test_a_refused_metric_is_counted_beside_the_balance_and_logged(
+    stage: Stage, counted: Counted, logged: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    stage.run(raw(temperature=999, humidity=55, colour="red"), raw(NOW_MS + 1, battery=61))
+    assert [counted(f"Readings{end}") for end in ("Foreign", "Stored", "Duplicate")] == [2, 1, 0]
+    assert (counted("ReadingsQuarantined"), counted("RecordsQuarantined")) == (1, 1)
+    assert counted("MetricsRefused", NOW_MS) == 2
+    assert [(each["device_id"], each["field"]) for each in logged("refused")] == [
+        ("pump-1", "temperature"),
+        ("pump-1", "colour"),
+    ]
+
+
+def test_a_record_that_is_released_brings_only_what_its_window_lacks(
+    stage: Stage, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = raw(temperature=160, humidity=55)
+    stage.run(record)
+    monkeypatch.setitem(FIELDS["temperature"], "maximum", 200.0)  # after a fix
+    validation._model.cache_clear()
+    try:
+        for _ in range(2):
+            stage.run(record)
+    finally:
+        validation._model.cache_clear()
+    assert list(stage.stored().values()) == [{0: {"temperature": 160, "humidity": 55}}]
+    assert (counted("ReadingsStored"), counted("ReadingsDuplicate")) == (2, 1)
+    assert len(stage.quarantined()) == 1
+
+
+def test_a_record_whose_refused_metric_cannot_be_quarantined_is_delivered_again(
+    stage: Stage, counted: Counted
+) -> None:
+    records = [raw(temperature=20), raw(NOW_MS + 1, temperature=999, humidity=5)]
+    stage.bucket.down = True
+    assert stage.run(*records) == failed(1)
+    assert counted("MetricsRefused") == 0
+    stage.bucket.down = False
+    assert stage.run(*records[1:]) == NOTHING_FAILED
+    assert (counted("MetricsRefused"), len(stage.quarantined())) == (1, 1)
+
+
+def test_of_a_device_that_goes_on_sending_a_wrong_value_quarantine_keeps_ten_records(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.run(*[raw(NOW_MS + at, temperature=999, humidity=5) for at in range(15)])
+    assert len(stage.quarantined()) == 10
+    assert (counted("MetricsRefused"), counted("ReadingsStored")) == (15, 15)
+
+
+def test_a_value_that_stands_for_no_measurement_is_left_out_and_counted(
+    stage: Stage, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = no_measurement.load("no_measurement: [{metric: temperature, values: [-127]}]")
+    monkeypatch.setattr(no_measurement, "shipped", lambda: declared)
+    stage.run(raw(temperature=-127, humidity=55), raw(NOW_MS + 1, temperature=-127))
+    assert list(stage.stored().values()) == [{0: {"humidity": 55}}]
+    assert stage.quarantined() == []
+    assert (counted("MetricsLeftOut"), counted("MetricsRefused")) == (2, 0)
+    # the balance: what brings nothing is a duplicate
+    assert [counted(f"Readings{end}") for end in ("Foreign", "Stored", "Duplicate")] == [2, 1, 1]

@@ -1,19 +1,24 @@
 """Alert: one episode per device and rule, however its breaches come."""
 
 import itertools
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from telemetry.aws.alerts import KEY, Alerts, to_episode
+from telemetry.aws.quarantine import Quarantine
+from telemetry.domain import no_measurement
+from telemetry.domain import reading as readings_of
 from telemetry.domain.episode import Episode
 from telemetry.domain.reading import Reading
 from telemetry.domain.rule import Rule
 from telemetry.errors import Unavailable
 
 from functions.alert.handler import run
-from tests.fakes import Crash, MemoryItems
-from tests.functions.incoming import NOW_MS, TRACE, failed, kinesis, reading
+from tests import writers
+from tests.fakes import Crash, MemoryItems, MemoryS3
+from tests.functions.incoming import NOW_MS, TRACE, failed, kinesis, number, reading
 
 HOT = Rule(name="overheating", metric="temperature", above=38, clears_below=37, severity="critical")
 DAMP = Rule(name="damp", metric="humidity", above=90, clears_below=80, severity="warning")
@@ -30,6 +35,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.items = MemoryItems(KEY)
+        self.bucket = MemoryS3()
         self.written: list[str] = []  # what the table's stream says: each write's change
         self.restart()
 
@@ -43,7 +49,8 @@ class Stage:
     ) -> dict[str, Any]:
         before = {key: dict(item) for key, item in self.items.stored.items()}
         try:
-            return run(kinesis(records), rules, self.alerts, RETENTION_MS)
+            quarantine = Quarantine(self.bucket, "failures")
+            return run(kinesis(records), rules, self.alerts, RETENTION_MS, quarantine)
         finally:
             after = self.items.stored
             self.written += [
@@ -92,6 +99,7 @@ def test_an_open_episodes_item_has_what_its_readers_look_for(stage: Stage) -> No
         "since_ms": {"NULL": True},
         "cleared_ms": {"NULL": True},
         "trace_id": {"S": TRACE},
+        "ended_by": {"NULL": True},
         "version": {"N": "1"},
     }
 
@@ -167,6 +175,23 @@ def test_poison_is_left_to_aggregate_and_blocks_nothing(stage: Stage) -> None:
     assert len(stage.episodes()) == 1
 
 
+def test_a_record_with_several_readings_is_left_to_aggregate_whose_copies_come_singly(
+    stage: Stage,
+) -> None:
+    line = readings_of.encode(hot(0))
+    for data in (b"[" + line + b"]", writers.kpl([line]), b"\xef\xbb\xbf" + line):
+        assert stage.run(data) == NOTHING_FAILED
+    assert stage.episodes() == {}
+    stage.run(hot(0)._replace(via="stream"))
+    assert len(stage.episodes()) == 1
+
+
+def test_a_breach_with_a_name_twice_opens_nothing(stage: Stage) -> None:
+    line = readings_of.encode(hot(0))
+    stage.run(line.replace(b"{", b'{"temperature":20.0,'))
+    assert stage.episodes() == {}
+
+
 def test_any_order_of_delivery_gives_the_same_episode() -> None:
     breaches = [hot(0, 39.0), hot(1_000, 44.0), hot(2_000, 40.0), hot(2_000, 41.0)]
     outcomes: set[Episode] = set()
@@ -237,3 +262,48 @@ def test_a_late_breach_joins_the_cleared_episode_and_a_new_one_opens_the_next(
     assert (episode.number, episode.is_open) == (2, True)
     assert episode.first_breach_ms == NOW_MS + 5_001
     assert counted("EpisodesOpened") == 2
+
+
+def spoil(stage: Stage, device_id: str) -> None:
+    """Take from a device's episode what every version of this code writes."""
+    del stage.items.stored[device_id, "overheating#eu-west-1"]["episode"]
+    stage.restart()
+
+
+def test_an_episode_that_cannot_be_read_keeps_no_other_devices_alert_waiting(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.run(hot(0, device_id="pump-1"))
+    spoil(stage, "pump-1")
+    batch = hot(1, device_id="pump-0"), hot(2, device_id="pump-1"), hot(3, device_id="pump-2")
+    assert stage.run(*batch) == NOTHING_FAILED
+    opened = {device for device, _ in stage.items.stored}
+    assert opened == {"pump-0", "pump-1", "pump-2"}
+    (line,) = stage.bucket.lines()
+    assert (line["function"], line["source"], line["sequence_number"]) == (
+        "alert",
+        "kinesis",
+        number(1),
+    )
+    assert line["reason"].startswith("episode_unreadable: ")
+    assert counted("RecordsQuarantined") == 1
+
+
+def test_a_breach_that_finds_neither_episode_nor_quarantine_comes_back(stage: Stage) -> None:
+    stage.run(hot(0))
+    spoil(stage, "pump-1")
+    stage.bucket.down = True
+    assert stage.run(hot(1, device_id="pump-0"), hot(2)) == failed(1)
+
+
+def test_a_refused_metric_opens_no_episode_although_the_filter_lets_it_through(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = {"device_id": "pump-1", "recorded_at": NOW_MS, "temperature": 999, "humidity": 95}
+    assert stage.run(json.dumps(document).encode()) == NOTHING_FAILED
+    assert {rule.partition("#")[0] for _, rule in stage.episodes()} == {"damp"}
+    declared = no_measurement.load("no_measurement: [{metric: temperature, values: [85]}]")
+    monkeypatch.setattr(no_measurement, "shipped", lambda: declared)
+    stage.run(json.dumps({**document, "temperature": 85}).encode())
+    stage.run(json.dumps({**document, "temperature": 85, "humidity": None}).encode())
+    assert {rule.partition("#")[0] for _, rule in stage.episodes()} == {"damp"}

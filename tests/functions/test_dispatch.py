@@ -6,15 +6,20 @@ from typing import Any
 
 import pytest
 from telemetry.aws.alerts import KEY, Alerts
+from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.queue import Queue
 from telemetry.domain.episode import Breach, EpisodeKey
 from telemetry.errors import Unavailable
 
-from functions.dispatch.handler import run
-from tests.fakes import MemoryItems, MemorySqs
+from functions.dispatch import handler as dispatch
+from tests.fakes import MemoryItems, MemoryS3, MemorySqs
 from tests.functions.incoming import NOW_MS, TRACE, changes, failed
 
 Counted = Callable[[str], float]
+
+
+def run(event: dict[str, Any], queue: Queue, bucket: MemoryS3 | None = None) -> dict[str, Any]:
+    return dispatch.run(event, queue, Quarantine(bucket or MemoryS3(), "failures"))
 
 
 def images(*devices: str, trace_id: str | None = TRACE) -> list[dict[str, Any]]:
@@ -45,6 +50,7 @@ def test_an_opened_episode_is_announced_as_the_schema_has_it(counted: Counted) -
             "peak": 41.5,
             "trace_id": TRACE,
             "cleared_at": None,
+            "ended_by": None,
         }
     ]
     assert counted("NoticesQueued") == 1
@@ -74,3 +80,39 @@ def test_a_batch_whose_first_notice_fails_is_an_error_of_the_function() -> None:
     sqs = MemorySqs(refuses=lambda body: "pump-0/" in body)
     with pytest.raises(Unavailable):
         run(changes(images("pump-0", "pump-1")), Queue(sqs, "notices"))
+
+
+def broken(image: dict[str, Any], name: str) -> dict[str, Any]:
+    """An item without an attribute, as other code or a hand left it."""
+    return {key: value for key, value in image.items() if key != name}
+
+
+@pytest.mark.parametrize("name", ["episode", "peak", "rule", "region", "severity", "trace_id"])
+def test_a_change_that_is_of_no_episode_keeps_no_notice_waiting(
+    name: str, counted: Counted
+) -> None:
+    sqs, bucket = MemorySqs(), MemoryS3()
+    first, bad, last = images("pump-0", "pump-1", "pump-2")
+    answer = run(changes([first, broken(bad, name), last]), Queue(sqs, "notices"), bucket)
+    assert answer == {"batchItemFailures": []}
+    assert [json.loads(body)["device_id"] for body in sqs.bodies] == ["pump-0", "pump-2"]
+    (line,) = bucket.lines()
+    assert (line["function"], line["source"], line["name"]) == ("dispatch", "dynamodb", "event1")
+    assert name in line["reason"]
+    assert counted("RecordsQuarantined") == 1
+
+
+def test_a_change_that_cannot_be_quarantined_comes_back() -> None:
+    sqs, bucket = MemorySqs(), MemoryS3()
+    bucket.down = True
+    first, bad, last = images("pump-0", "pump-1", "pump-2")
+    batch = changes([first, broken(bad, "episode"), last])
+    assert run(batch, Queue(sqs, "notices"), bucket) == failed(1)
+
+
+def test_what_comes_behind_a_notice_that_was_not_taken_is_not_quarantined_yet() -> None:
+    sqs, bucket = MemorySqs(refuses=lambda body: "pump-1/" in body), MemoryS3()
+    first, refused, bad = images("pump-0", "pump-1", "pump-2")
+    batch = changes([first, refused, broken(bad, "episode")])
+    assert run(batch, Queue(sqs, "notices"), bucket) == failed(1)
+    assert bucket.lines() == []

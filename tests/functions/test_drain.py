@@ -11,7 +11,8 @@ from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Stream
 
-from functions.drain.handler import run
+from functions.drain import handler
+from functions.drain.handler import contents, run
 from tests.fakes import KnownSchemas, MemoryKinesis, MemoryS3, MemorySqs
 from tests.functions.incoming import NOW_MS, reading, sqs
 
@@ -110,3 +111,33 @@ def test_a_line_waits_for_the_readings_beside_it_and_is_quarantined_once() -> No
     for _ in range(2):  # SQS delivers at least once
         assert drain(kinesis, [body], bucket) == NOTHING_FAILED
     assert [held["name"] for held in bucket.lines()] == ["overflow:m0:1"]
+
+
+@pytest.mark.parametrize("received_at", [10**30, -1, True, 1.5, None])
+def test_a_message_whose_time_is_none_goes_to_quarantine_and_the_others_on(
+    received_at: Any,
+) -> None:
+    kinesis, bucket = MemoryKinesis(), MemoryS3()
+    published = {
+        "topic": "telemetry/a/readings",
+        "device_id": "a",
+        "format": "json",
+        "body": "e30=",
+    }
+    message = json.dumps({**published, "received_at": received_at})
+    assert drain(kinesis, [*messages(1), message, *messages(1)], bucket) == NOTHING_FAILED
+    assert len(devices(kinesis)) == 2
+    assert [line["source"] for line in bucket.lines()] == ["overflow"]
+
+
+def test_a_message_that_nobody_foresaw_keeps_no_other_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(message: dict[str, Any], *rest: Any) -> Any:
+        return 1 / 0 if message["messageId"] == "m1" else contents(message, *rest)
+
+    monkeypatch.setattr(handler, "contents", failing)
+    kinesis = MemoryKinesis()
+    answer = drain(kinesis, messages(1, 1, 1))
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "m1"}]}
+    assert devices(kinesis) == ["pump-0", "pump-2"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from telemetry.aws import refusals
 from telemetry.aws.overflow import Overflow, overflowed
 from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Stream
@@ -23,6 +24,7 @@ from tests.functions.incoming import NOW_MS, TRACE, body_of, request
 DAY_MS = 86_400_000
 RETENTION_MS = 30 * DAY_MS
 Counted = Callable[[str], float]
+Logged = Callable[[str], list[dict[str, Any]]]
 
 
 class Stage:
@@ -73,7 +75,8 @@ def test_a_reading_is_put_on_the_stream_in_canonical_form(stage: Stage, counted:
     sent = {"recorded_at": "2026-11-21T02:30:00.250+01:00", "humidity": 40, "temperature": 21.5}
     response = stage.post(sent)
     assert response["statusCode"] == 202
-    assert body_of(response) == {"accepted": 1, "rejected": [], "trace_id": TRACE}
+    expected = {"accepted": 1, "rejected": [], "partly": [], "trace_id": TRACE}
+    assert body_of(response) == expected
     (record,) = stage.kinesis.records
     assert record["PartitionKey"] == "pump-1"
     # metrics at the top level, in the schema's order: where the event filters look
@@ -102,17 +105,20 @@ def test_a_list_is_taken_reading_by_reading(stage: Stage, counted: Counted) -> N
         "rejected": [
             {
                 "index": 1,
+                "device_id": "pump-1",
                 "field": "temperature",
                 "value": 412.0,
                 "reason": "412.0 is above 150.0 °C",
             },
             {
                 "index": 3,
+                "device_id": "pump-1",
                 "field": None,
                 "value": None,
                 "reason": "has none of the metrics temperature, humidity, pressure, battery",
             },
         ],
+        "partly": [],
         "trace_id": TRACE,
     }
     assert [put["recorded_at"] - NOW_MS for put in stage.put()] == [0, 2]
@@ -120,11 +126,11 @@ def test_a_list_is_taken_reading_by_reading(stage: Stage, counted: Counted) -> N
 
 
 def test_a_request_whose_readings_are_all_rejected_is_a_bad_request(stage: Stage) -> None:
-    response = stage.post([valid(battery=-1), valid(colour="red")])
+    response = stage.post([valid(temperature=-91), {"recorded_at": NOW_MS, "colour": "red"}])
     assert response["statusCode"] == 400
     body = body_of(response)
-    assert body["accepted"] == 0
-    assert [each["field"] for each in body["rejected"]] == ["battery", "colour"]
+    assert (body["accepted"], body["partly"]) == (0, [])
+    assert [each["field"] for each in body["rejected"]] == ["temperature", "colour"]
     assert stage.is_untouched()
 
 
@@ -272,11 +278,15 @@ def test_a_decoded_record_that_is_no_reading_is_refused_alone(stage: Stage) -> N
         (writers.readings(sent), "application/protobuf"),
     ):
         body = body_of(stage.run(in_bytes(data, Content_Type=content_type)))
-        assert body["accepted"] == 2
-        assert [(each["index"], each["field"], each["reason"]) for each in body["rejected"]] == [
-            (1, "temperature", "412.0 is above 150.0 °C"),
-            (2, "humidity", "is not a finite number of %RH"),
-        ]
+        assert body["accepted"] == 3
+        for name, expected in (
+            ("rejected", (1, "temperature", "412.0 is above 150.0 °C")),
+            ("partly", (2, "humidity", "is not a finite number of %RH")),
+        ):
+            (told,) = body[name]
+            assert (told["index"], told["field"], told["reason"]) == expected
+        assert [set(put) & LIMITS.keys() for put in stage.put()[1:2]] == [{"temperature"}]
+        stage.kinesis.records.clear()
 
 
 def test_a_record_that_cannot_be_decoded_refuses_the_request_and_says_which(
@@ -449,8 +459,18 @@ def readings_in(body: str) -> int:
         document = json.loads(body)
     except (ValueError, RecursionError):
         return 0
+    found = [
+        (each["recorded_at"], metrics_in(each))
+        for each in (document if isinstance(document, list) else [document])
+        if is_of_a_reading(each)
+    ]
+    largest: dict[tuple[int, str], float] = {}
+    for at_ms, metrics in found:
+        for name, value in metrics.items():
+            largest[at_ms, name] = max(value, largest.get((at_ms, name), value))
     return sum(
-        is_reading(each) for each in (document if isinstance(document, list) else [document])
+        any(value == largest[at_ms, name] for name, value in metrics.items())
+        for at_ms, metrics in found
     )
 
 
@@ -462,19 +482,24 @@ LIMITS = {
 }
 
 
-def is_reading(document: Any) -> bool:
-    if not isinstance(document, dict) or document.keys() - LIMITS.keys() - {
-        "device_id",
-        "recorded_at",
-    }:
-        return False
-    metrics = [name for name in LIMITS if document.get(name) is not None]
+STAMPS = {"received_at", "trace_id", "via", "replayed_at"}
+
+
+def is_of_a_reading(document: Any) -> bool:
     return (
-        bool(metrics)
+        isinstance(document, dict)
+        and not document.keys() & STAMPS
         and document.get("device_id", "pump-1") == "pump-1"
         and is_now(document.get("recorded_at"))
-        and all(is_within(document[name], *LIMITS[name]) for name in metrics)
     )
+
+
+def metrics_in(document: Any) -> dict[str, float]:
+    return {
+        name: document[name]
+        for name, limits in LIMITS.items()
+        if is_within(document.get(name), *limits)
+    }
 
 
 def is_now(value: Any) -> bool:
@@ -534,13 +559,16 @@ def is_too_deep(depth: int) -> bool:
 
 
 def test_no_depth_of_nesting_makes_it_fail(stage: Stage) -> None:
+    """Nesting in an unknown field: it is refused alone, where the body can be parsed."""
     deepest = bisect.bisect_left(range(200_000), True, key=is_too_deep)
     start = f'{{"recorded_at": {NOW_MS}, "temperature": 20.0, "x": '
     # around what Python's parser takes here: what it takes, something after it may not
     for depth in range(deepest - 60, deepest + 5):
         response = stage.post(start + "[" * depth + "]" * depth + "}")
-        assert response["statusCode"] == 400
-    assert stage.is_untouched()
+        taken = body_of(response).get("accepted", 0)
+        assert response["statusCode"] == (202 if taken else 400)
+        assert [each["field"] for each in body_of(response).get("partly", [])] == ["x"] * taken
+    assert all("x" not in put for put in stage.put())
 
 
 @pytest.mark.parametrize("encoded", ["%%%", "AAA", "é", "////"])
@@ -564,5 +592,130 @@ def test_a_path_that_is_no_device_id_is_a_bad_request(stage: Stage) -> None:
 def test_an_answer_repeats_no_more_of_a_value_than_a_person_reads(stage: Stage) -> None:
     (refusal,) = body_of(stage.post(valid(temperature="x" * 10_000)))["rejected"]
     assert refusal["value"] == "x" * 100 + "…"
-    (refusal,) = body_of(stage.post(valid(**{"y" * 10_000: 1})))["rejected"]
+    (refusal,) = body_of(stage.post(valid(**{"y" * 10_000: 1})))["partly"]
     assert refusal["field"] == "y" * 100 + "…"
+
+
+def test_a_metric_that_is_refused_takes_no_other_with_it(stage: Stage, counted: Counted) -> None:
+    bad = valid(1, temperature="unavailable", humidity=55, tempratur=20)
+    response = stage.post([valid(0), bad])
+    assert response["statusCode"] == 202
+    body = body_of(response)
+    assert (body["accepted"], body["rejected"]) == (2, [])
+    assert body["partly"] == [
+        {
+            "index": 1,
+            "device_id": "pump-1",
+            "field": "temperature",
+            "value": "unavailable",
+            "reason": "is not a finite number of °C",
+        },
+        {
+            "index": 1,
+            "device_id": "pump-1",
+            "field": "tempratur",
+            "value": 20,
+            "reason": "is not a field of a reading; its fields are "
+            "device_id, recorded_at, temperature, humidity, pressure, battery",
+        },
+    ]
+    assert [set(put) & LIMITS.keys() for put in stage.put()] == [{"temperature"}, {"humidity"}]
+    assert (counted("ReadingsAccepted"), counted("ReadingsRejected")) == (2, 0)
+    assert counted("MetricsRefused") == 2
+
+
+def test_a_refused_metric_is_logged_with_device_field_value_and_reason(
+    stage: Stage, logged: Logged
+) -> None:
+    stage.post([valid(index, humidity=101 + index) for index in range(12)])
+    (line,) = logged("refused")  # of one field of one device: a line for all of them
+    names = ("device_id", "field", "value", "reason", "count")
+    assert [line[name] for name in names] == [
+        "pump-1",
+        "humidity",
+        101,
+        "101 is above 100.0 %RH",
+        12,
+    ]
+
+
+def test_what_must_be_sent_again_is_not_told_as_partly_taken(stage: Stage) -> None:
+    stage.kinesis.down = stage.sqs.down = True
+    response = stage.post(valid(humidity=101))
+    assert response["statusCode"] == 503
+    body = body_of(response)
+    assert (body["not_taken"], body["partly"]) == ([0], [])
+
+
+def test_an_answer_to_the_most_that_can_be_refused_is_within_what_lambda_returns(
+    stage: Stage,
+) -> None:
+    fields = {f"\u00e9{number}": "\u00e9" for number in range(60)}
+    body = [valid(index, humidity="x" * 100, **fields) for index in range(500)]
+    text = json.dumps(body, ensure_ascii=False)
+    assert len(text.encode()) < 1_048_576
+    answer = stage.post(text)
+    assert body_of(answer)["accepted"] == 500
+    assert len(answer["body"]) < 6_000_000
+    assert "as 55 more of this reading aren't" in answer["body"]
+
+
+def refused(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """The lines of what was refused."""
+    names = ("device_id", "field", "reason", "value", "count", "via", "poster")
+    lines = [vars(line) for line in caplog.records if line.message == "refused"]
+    return [{name: line[name] for name in names} for line in lines]
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This minute has had no line yet."""
+    monkeypatch.setattr(refusals, "_refusals", refusals.Refusals())
+
+
+@pytest.mark.usefixtures("lines")
+def test_an_operator_finds_what_was_refused_by_device_field_and_reason(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = {"device_id": "pump-7", "recorded_at": NOW_MS, "temperature": 412.0}
+    documents = [bad, {"device_id": "pump-8", "recorded_at": NOW_MS, "humidity": 1.0}, {}, 7]
+    granted: dict[str, Any] = {"role": "gateway", "prefix": "", "subject": "gateway-1"}
+    stage.run(request("POST", "/readings", documents, **granted))
+    assert refused(caplog) == [
+        {
+            "device_id": "pump-7",
+            "field": "temperature",
+            "reason": "412.0 is above 150.0 °C",
+            "value": 412.0,
+            "count": 1,
+            "via": "https",
+            "poster": "gateway-1",
+        },
+        {
+            "device_id": None,
+            "field": "device_id",
+            "reason": "is missing",
+            "value": None,
+            "count": 1,
+            "via": "https",
+            "poster": "gateway-1",
+        },
+        {
+            "device_id": None,
+            "field": None,
+            "reason": "is not a JSON object with a reading's fields",
+            "value": None,
+            "count": 1,
+            "via": "https",
+            "poster": "gateway-1",
+        },
+    ]
+
+
+@pytest.mark.usefixtures("lines")
+def test_a_body_that_cannot_be_read_is_found_by_its_device(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.post("{")
+    (line,) = refused(caplog)
+    assert (line["device_id"], line["field"]) == ("pump-1", "body")

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote_plus
@@ -113,7 +114,7 @@ def test_a_partial_write_names_the_lines_in_the_form_of_influxdb_1(
         "m,host=a temperature=\n"
         f"m,host=a temperature=412 {NOW_NS + 1_000_000}\n"
         f"m temperature=3 {NOW_NS}\n"
-        f"m,host=a temperature=4 {NOW_NS + 1}\n"
+        f"m,host=a temperature=0.5 {NOW_NS + 1}\n"
     )
     assert error(stage.write(lines)) == (
         "partial write: "
@@ -121,7 +122,8 @@ def test_a_partial_write_names_the_lines_in_the_form_of_influxdb_1(
         '21.5, 21i, 21u, true, false, "text"; '
         "line 3: temperature: 412.0 is above 150.0 °C; "
         "line 4: none of the tags device_id, device, host is there to name the device; "
-        "line 5: temperature of a is in line 1 already, in the same millisecond "
+        "line 5: temperature: 0.5 differs from 1.0, which line 1 has for the same device and "
+        "instant; the larger value is kept "
         "dropped=4"
     )
     assert [each["temperature"] for each in stage.put()] == [1]
@@ -156,6 +158,39 @@ def test_what_is_no_metric_is_told_and_counted_but_no_error(stage: Stage, counte
     assert (counted("ReadingsAccepted"), counted("FieldsIgnored")) == (1, 3)
     many = stage.write("".join(f"cpu f{index}=1\n" for index in range(12)))
     assert many["headers"]["X-Telemetry-Ignored"].endswith(", and 2 more")
+
+
+@pytest.mark.parametrize("route", WRITES)
+def test_a_write_of_which_nothing_is_kept_is_an_error_with_the_entry_that_keeps_a_field(
+    stage: Stage, counted: Counted, route: str
+) -> None:
+    response = stage.write(f"weather,host=a Temperature=21.5,Humidity=41 {NOW_NS}", route)
+    assert response["statusCode"] == 400
+    body = body_of(response)
+    message = body["error"] if route == "/write" else body["message"]
+    assert message == (
+        "partial write: no field is a metric: weather.Temperature (1), weather.Humidity (1); an "
+        "entry under `metrics` in influx.yaml keeps one: {field: Temperature, metric: temperature} "
+        "dropped=1"
+    )
+    assert response["headers"]["X-Telemetry-Ignored"].startswith("weather.Temperature (1)")
+    assert (counted("FieldsIgnored"), counted("ReadingsRejected")) == (2, 0)
+    assert stage.is_untouched()
+
+
+@pytest.mark.parametrize(("route", "key"), [("/write", "error"), ("/api/v2/write", "message")])
+def test_a_coding_that_is_not_read_is_a_415(stage: Stage, route: str, key: str) -> None:
+    event = sent(b"m,host=a temperature=1", route)
+    event["headers"] = {"Content-Encoding": "br"}
+    response = stage.run(event)
+    assert response["statusCode"] == 415
+    assert "supported is one of gzip, deflate, identity" in body_of(response)[key]
+
+
+def test_a_deflated_body_is_read(stage: Stage) -> None:
+    event = sent(zlib.compress(f"m,host=a temperature=1 {NOW_NS}".encode()))
+    event["headers"] = {"content-encoding": "deflate"}
+    assert stage.run(event)["statusCode"] == 204
 
 
 def test_a_header_has_no_newline_and_nothing_but_ascii(stage: Stage) -> None:

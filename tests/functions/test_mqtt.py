@@ -15,6 +15,7 @@ from telemetry.aws.overflow import Overflow
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Stream
+from telemetry.domain import no_measurement
 from telemetry.errors import Rejected, Unavailable
 
 from functions.drain import handler as drain
@@ -232,7 +233,7 @@ def test_what_finds_no_place_is_tried_again_and_what_found_one_is_counted(
     stage.sqs.down = True
     stage.kinesis.refuses = lambda record: json.loads(record["Data"])["temperature"] == 30.0
     with pytest.raises(Unavailable, match="no place for 1 readings"):
-        stage.ingest(published([GOOD, {**GOOD, "temperature": 30.0}]))
+        stage.ingest(published([GOOD, {"recorded_at": NOW_MS + 1, "temperature": 30.0}]))
     assert counted("ReadingsAccepted", MINUTE_MS) == 1
 
 
@@ -261,10 +262,57 @@ def test_a_refused_document_that_finds_no_place_is_tried_again(
     stage: Stage, counted: Counted
 ) -> None:
     stage.bucket.down = True
-    with pytest.raises(Unavailable, match="1 refused documents"):
+    with pytest.raises(Unavailable, match="and 1 that are refused"):
         stage.ingest(published([GOOD, BAD]))
     assert stage.put() == [STORED]
     assert counted("ReadingsQuarantined") == 0
+
+
+def test_a_message_with_a_refused_metric_is_kept_and_its_other_metrics_go_on(
+    stage: Stage, counted: Counted, logged: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    event = published([GOOD, {"recorded_at": NOW_MS + 1, "temperature": 999, "humidity": 40}])
+    stage.ingest(event)
+    assert [put.get("temperature", put.get("humidity")) for put in stage.put()] == [21.5, 40]
+    (held,) = stage.bucket.lines()
+    assert (held["field"], held["value"], held["is_partly"]) == ("temperature", 999, True)
+    reason = "999 is above 150.0 °C (document 2 of 2; its other metrics are stored)"
+    assert held["reason"] == reason
+    assert json.loads(base64.b64decode(held["data"])) == event
+    assert (counted("ReadingsAccepted"), counted("ReadingsRejected")) == (2, 0)
+    assert (counted("MetricsRefused", MINUTE_MS), counted("ReadingsQuarantined")) == (1, 0)
+    (line,) = logged("refused")
+    assert (line["device_id"], line["field"]) == ("pump-1", "temperature")
+
+
+def test_of_two_values_of_one_instant_in_a_message_the_smaller_is_kept_in_quarantine(
+    stage: Stage,
+) -> None:
+    stage.ingest(published([GOOD, {**GOOD, "temperature": 20.0, "humidity": 40}]))
+    assert [put["temperature"] for put in stage.put() if "temperature" in put] == [21.5]
+    (held,) = stage.bucket.lines()
+    assert held["is_partly"]
+    assert "20.0 differs from 21.5" in held["reason"]
+
+
+def test_what_drain_refuses_of_a_message_is_counted_there(stage: Stage, counted: Counted) -> None:
+    sent = json.dumps({**GOOD, "humidity": -2.0})
+    event = published(json.loads(sent))
+    assert stage.drain(json.dumps(event)) == NOTHING_FAILED
+    assert [put["temperature"] for put in stage.put()] == [21.5]
+    assert (counted("MetricsRefused"), counted("ReadingsQuarantined")) == (1, 0)
+    (held,) = stage.bucket.lines()
+    assert held["reason"] == "-2.0 is below 0.0 %RH (its other metrics are stored)"
+
+
+def test_a_message_that_measured_nothing_is_no_fault(
+    stage: Stage, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = no_measurement.load("no_measurement: [{metric: temperature, values: [-127]}]")
+    monkeypatch.setattr(no_measurement, "shipped", lambda: declared)
+    stage.ingest(published({**GOOD, "temperature": -127}))
+    assert (stage.put(), stage.bucket.lines()) == ([], [])
+    assert (counted("MetricsLeftOut", MINUTE_MS), counted("ReadingsRejected")) == (1, 0)
 
 
 def test_readings_wait_in_the_overflow_queue_as_they_would_go_on_the_stream(

@@ -1,5 +1,7 @@
 """Query: windows, devices and alerts, merged over regions, page by page."""
 
+import base64
+import json
 from typing import Any
 
 import pytest
@@ -8,8 +10,9 @@ from telemetry.aws import windows as windows_of
 from telemetry.aws.alerts import Alerts
 from telemetry.aws.windows import Windows
 from telemetry.domain.episode import Breach, EpisodeKey
-from telemetry.domain.reading import Reading
+from telemetry.domain.reading import Reading, shown
 
+from functions.query import handler as query
 from functions.query.handler import run
 from tests.fakes import MemoryAlertReader, MemoryItems, MemoryWindowReader
 from tests.functions.incoming import NOW_MS, TRACE, body_of, reading, request
@@ -63,6 +66,7 @@ def test_a_window_has_its_statistics_by_metric(stage: Stage) -> None:
             {
                 "minute": "2026-11-21T01:29:00Z",
                 "count": 3,
+                "conflicting": 0,
                 "metrics": {
                     "humidity": humidity,
                     "temperature": {
@@ -253,16 +257,103 @@ def test_the_latest_reading_is_that_of_the_latest_event_time(stage: Stage) -> No
     stage.store(reading(at_ms=NOW_MS - 2_000, temperature=3.0), region="eu-west-1")
     response = stage.get(DEVICE)
     assert response["statusCode"] == 200
+    at = "2026-11-21T01:29:59.000Z"
     assert body_of(response) == {
         "device_id": "pump-1",
-        "latest": {"recorded_at": "2026-11-21T01:29:59.000Z", "temperature": 2.0, "battery": 3.5},
+        "latest": {"recorded_at": at, "temperature": 2.0, "battery": 3.5},
+        "metrics": {
+            "temperature": {"value": 2.0, "recorded_at": at},
+            "battery": {"value": 3.5, "recorded_at": at},
+        },
+        "conflicting": 0,
+        "searched": {"complete": True, "back_to": "2026-11-21T01:28:00Z", "windows": 2},
     }
 
 
-def test_the_latest_reading_is_found_without_reading_the_older_ones(stage: Stage) -> None:
-    stage.store(*(reading(at_ms=NOW_MS - minute * MINUTE_MS) for minute in range(50)))
+def test_values_that_disagreed_are_shown_with_the_device_and_its_window(stage: Stage) -> None:
+    for region, value in (("eu-west-1", 20.0), ("us-east-1", 21.0), ("eu-west-1", 20.0)):
+        stage.store(reading(at_ms=NOW_MS - 1_000, temperature=value, humidity=40.0), region=region)
+    for resource in (DEVICE, WINDOWS):
+        body = body_of(stage.get(resource))
+        found = body if resource == DEVICE else body["windows"][-1]
+        assert found["conflicting"] == 1
+    (window,) = body_of(stage.get(WINDOWS))["windows"]
+    assert window["metrics"]["temperature"]["last"] == 21.0
+
+
+def test_each_metrics_last_value_is_found_with_its_time_whatever_region_and_minute_has_it(
+    stage: Stage,
+) -> None:
+    stage.store(reading(at_ms=NOW_MS - 3 * 3_600_000, battery=3.1, humidity=1.0))
+    stage.store(reading(at_ms=NOW_MS - 3_600_000, pressure=990.0), region="us-east-1")
+    stage.store(reading(at_ms=NOW_MS - 3_600_000, humidity=40.0))  # at the same instant
+    stage.store(reading(at_ms=NOW_MS - 3_600_001, humidity=39.0), region="us-east-1")
+    stage.store(reading(at_ms=NOW_MS - 1_000, temperature=21.5))
+    stage.store(reading(at_ms=NOW_MS - 2_000, temperature=20.0), region="us-east-1")
+    body = body_of(stage.get(DEVICE))
+    assert body["latest"] == {"recorded_at": "2026-11-21T01:29:59.000Z", "temperature": 21.5}
+    assert body["metrics"] == {
+        "temperature": {"value": 21.5, "recorded_at": "2026-11-21T01:29:59.000Z"},
+        "humidity": {"value": 40.0, "recorded_at": "2026-11-21T00:30:00.000Z"},
+        "pressure": {"value": 990.0, "recorded_at": "2026-11-21T00:30:00.000Z"},
+        "battery": {"value": 3.1, "recorded_at": "2026-11-20T22:30:00.000Z"},
+    }
+    assert body["searched"]["complete"] is True
+
+
+def test_last_values_are_those_that_windows_have(stage: Stage) -> None:
+    for offset, metrics in enumerate(({"temperature": -5.0}, {"battery": 0.0}, {"humidity": 7.0})):
+        stage.store(Reading("pump-1", NOW_MS - 50_000 + offset, metrics))
+    (window,) = body_of(stage.get(WINDOWS))["windows"]
+    last = {name: found["last"] for name, found in window["metrics"].items()}
+    metrics = body_of(stage.get(DEVICE))["metrics"]
+    assert {name: found["value"] for name, found in metrics.items()} == last
+
+
+def test_a_device_that_always_sends_every_metric_costs_one_small_read(stage: Stage) -> None:
+    whole = {"temperature": 1.0, "humidity": 1.0, "pressure": 900.0, "battery": 1.0}
+    stage.store(*(Reading("pump-1", NOW_MS - n * MINUTE_MS, whole) for n in range(50)))
     stage.get(DEVICE)
     assert stage.reader.items_read == 2  # the second tells that the first minute has no more
+
+
+def test_how_far_it_looked_is_bounded_and_said(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "LOOK_BACK_WINDOWS", 10)
+    stage.store(reading(at_ms=NOW_MS - 30 * MINUTE_MS, battery=3.1))
+    stage.store(*(reading(at_ms=NOW_MS - n * MINUTE_MS) for n in range(20)))
+    body = body_of(stage.get(DEVICE))
+    assert body["metrics"].keys() == {"temperature"}
+    assert body["searched"] == {
+        "complete": False,
+        "back_to": "2026-11-21T01:21:00Z",
+        "windows": 10,
+    }
+
+
+def test_full_windows_are_looked_at_no_further_than_readings_allow(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "LOOK_BACK_READINGS", 10)
+    for minute in range(5):
+        at_ms = NOW_MS - minute * MINUTE_MS
+        stage.store(*(reading(at_ms=at_ms + offset) for offset in range(4)))
+    assert body_of(stage.get(DEVICE))["searched"]["windows"] == 3
+
+
+def test_an_old_window_that_cannot_be_read_ends_the_look_back_and_a_new_one_the_answer(
+    stage: Stage,
+) -> None:
+    stage.store(*(reading(at_ms=NOW_MS - n * MINUTE_MS) for n in range(4)))
+    keys = sorted(stage.windows.stored)
+    stage.windows.stored[keys[1]]["readings"] = {"B": b"\x02"}
+    body = body_of(stage.get(DEVICE))
+    assert body["metrics"]["temperature"]["recorded_at"] == "2026-11-21T01:30:00.000Z"
+    assert body["searched"]["complete"] is False
+    assert "is not readable" in body["searched"]["stopped_by"]
+    stage.windows.stored[keys[3]]["readings"] = {"B": b"\x02"}
+    assert stage.get(DEVICE)["statusCode"] == 503
 
 
 def test_a_device_without_readings_is_not_found(stage: Stage) -> None:
@@ -287,6 +378,7 @@ def test_an_open_alert_is_listed_with_its_episode(stage: Stage) -> None:
                 "first_breach_at": "2026-11-21T01:30:00.000Z",
                 "last_breach_at": "2026-11-21T01:30:00.000Z",
                 "cleared_at": None,
+                "ended_by": None,
                 "previous_cleared_at": None,
                 "peak": 41.5,
                 "trace_id": TRACE,
@@ -340,3 +432,115 @@ def test_health_is_ok_while_the_windows_can_be_read(stage: Stage) -> None:
     stage.reader.down = True
     with pytest.raises(ConnectionError):
         stage.get("/health")
+
+
+def test_an_alert_that_cannot_be_read_is_listed_as_such_beside_the_others(stage: Stage) -> None:
+    for device in ("pump-1", "pump-2"):
+        stage.breach(device)
+    del stage.alerts.stored["pump-1", "overheating#eu-west-1"]["peak"]
+    listed = {each["device_id"]: each for each in body_of(stage.get("/alerts"))["alerts"]}
+    assert listed["pump-2"]["peak"] == 41.5
+    broken = listed["pump-1"]
+    assert (broken["rule"], broken["status"], broken["episode"]) == ("overheating", "open", None)
+    assert broken.keys() - listed["pump-2"].keys() == {"unreadable"}
+    assert "peak" in broken["unreadable"]
+
+
+# What nobody's device is called: for DynamoDB too long or empty, and what no id may have in it.
+NO_NAMES = ["", "x" * 129, "x" * 2049, "é" * 1025, "a\x00b", "\ud800", "#generations", "a b", "٣"]
+
+
+@pytest.mark.parametrize("device_id", NO_NAMES)
+@pytest.mark.parametrize("resource", [WINDOWS, DEVICE])
+def test_a_device_that_cannot_be_is_refused_before_anything_is_read(
+    stage: Stage, resource: str, device_id: str
+) -> None:
+    stage.reader.down = True
+    response = stage.get(resource, device_id)
+    assert response["statusCode"] == 400
+    body = body_of(response)
+    assert (body["field"], body["value"][:100]) == ("device_id", shown(device_id)[:100])
+    assert "does not match" in body["message"]
+
+
+@pytest.mark.parametrize(
+    "limit", ["0", "1001", "-1", "٣", "³", "1.0", "1e2", "", " 1", "9" * 5000, "\x00"]
+)
+@pytest.mark.parametrize("resource", [WINDOWS, "/alerts"])
+def test_a_limit_is_a_number_in_ascii_digits(stage: Stage, resource: str, limit: str) -> None:
+    response = stage.get(resource, limit=limit)
+    assert response["statusCode"] == 400
+    assert (body_of(response)["field"], body_of(response)["value"]) == ("limit", shown(limit))
+
+
+@pytest.mark.parametrize("instant", ["٣", "1795224600000٣", "-1", "9" * 5000, "9" * 19, "1e12"])
+def test_an_instant_is_a_number_in_ascii_digits(stage: Stage, instant: str) -> None:
+    response = stage.get(WINDOWS, from_=instant)
+    assert (response["statusCode"], body_of(response)["field"]) == (400, "from")
+
+
+@pytest.mark.parametrize(
+    ("resource", "name"),
+    [(WINDOWS, "limit"), (WINDOWS, "from"), (WINDOWS, "to"), ("/alerts", "status")],
+)
+def test_a_parameter_that_is_given_twice_is_refused(stage: Stage, resource: str, name: str) -> None:
+    event = request("GET", resource, None, {"device_id": "pump-1"}, {name: "2"})
+    event["multiValueQueryStringParameters"] = {name: ["1", "2"]}
+    response = run(event, NOW_MS, stage.reader, MemoryAlertReader(stage.alerts))
+    assert response["statusCode"] == 400
+    assert body_of(response)["message"] == f"{name}: is given 2 times"
+
+
+def cursor_of(*parts: Any, raw: str | None = None) -> str:
+    return base64.urlsafe_b64encode((raw or json.dumps(parts)).encode()).decode()
+
+
+KEY_OF_PUMP = "1795224600000", "pump-1", "overheating#eu-west-1"
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "x",
+        "é",
+        "\x00",
+        cursor_of(),
+        cursor_of(3),  # as an older version gave it
+        cursor_of("open", 3.0),
+        cursor_of("open", True),
+        cursor_of("open", None),
+        cursor_of("open", 16),
+        cursor_of("open", -1),
+        cursor_of("closed", 3),
+        cursor_of("open", 6, "x"),
+        cursor_of("open", 5, *KEY_OF_PUMP),  # pump-1 is of bucket 6
+        cursor_of("open", 6, 1795224600000, *KEY_OF_PUMP[1:]),
+        cursor_of("open", 6, "٣", *KEY_OF_PUMP[1:]),
+        cursor_of("open", 6, "01", *KEY_OF_PUMP[1:]),
+        cursor_of("open", 6, "9" * 16, *KEY_OF_PUMP[1:]),
+        cursor_of("open", 6, KEY_OF_PUMP[0], "pump-1", "x#" + "y" * 1025),
+        cursor_of("open", 6, KEY_OF_PUMP[0], "pump-1", "claim#x/y"),
+        cursor_of("open", 6, KEY_OF_PUMP[0], "x" * 2049, KEY_OF_PUMP[2]),
+        cursor_of("open", 6, *KEY_OF_PUMP, "more"),
+        cursor_of(raw='["open",3]'),  # with other blanks than ours
+        cursor_of(raw='["open", 3]\n'),
+        cursor_of("open", 3) + "=",
+        cursor_of(raw="[" * 100_000),
+    ],
+)
+def test_a_cursor_that_the_api_never_gave_is_refused(stage: Stage, cursor: str) -> None:
+    response = stage.get("/alerts", cursor=cursor)
+    assert response["statusCode"] == 400
+    assert body_of(response)["field"] == "cursor"
+    assert "is not a cursor that this API gave" in body_of(response)["message"]
+
+
+def test_a_cursor_of_the_other_status_is_refused_by_its_name(stage: Stage) -> None:
+    for index in range(3):
+        stage.breach(f"pump-{index}")
+    cursor = body_of(stage.get("/alerts", limit="1"))["next"]
+    assert stage.get("/alerts", cursor=cursor)["statusCode"] == 200
+    response = stage.get("/alerts", status="cleared", cursor=cursor)
+    assert response["statusCode"] == 400
+    assert "is of alerts that are open" in body_of(response)["message"]

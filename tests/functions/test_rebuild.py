@@ -24,6 +24,7 @@ from telemetry.domain.window import Fate, Window
 from telemetry.errors import Rejected, Unavailable
 
 from functions.rebuild.handler import PAGE_LINES, QUERY_SECONDS, SEGMENTS, Region, run
+from tests import writers
 from tests.fakes import (
     Crash,
     MemoryArchive,
@@ -186,6 +187,20 @@ def test_a_rebuild_leaves_out_what_aggregate_quarantines_for_its_time(stage: Sta
     assert len(stage.stored()) == 1
 
 
+def test_a_rebuild_has_each_reading_of_a_record_with_several_once(stage: Stage) -> None:
+    foreign = [reading(each)._replace(received_at_ms=None) for each in range(4)]
+    lines = [readings_of.encode(each) for each in foreign]
+    copies = [each._replace(received_at_ms=NOW_MS - HOUR_MS, via="stream") for each in foreign]
+    twice = lines[0].replace(b"{", b'{"temperature":1,')
+    stage.archive.keep(
+        NOW_MS - HOUR_MS, b"[" + b",".join([*lines[:2], twice]) + b"]", writers.kpl(lines[1:])
+    )
+    stage.archived(*copies[:2])  # `aggregate` has put these back
+    stage.rebuild()
+    (window,) = stage.shown().values()
+    assert window == {offset: {"temperature": 20.0} for offset in range(4)}
+
+
 def test_a_rebuild_equals_the_original_byte_for_byte(stage: Stage) -> None:
     readings = some_readings()
     for each in readings:
@@ -335,6 +350,23 @@ def test_what_a_full_new_window_has_no_room_for_is_not_dropped_unasked(
     with pytest.raises(Rejected, match=r"the window of pump-1 at .* is full in the new one"):
         stage.rebuild(missing="keep")
     assert stage.pointer().current == 0
+
+
+@pytest.mark.parametrize("missing", ["refuse", "keep"])
+def test_a_window_that_cannot_be_read_is_named_and_dropping_it_goes_on(
+    stage: Stage, missing: str
+) -> None:
+    stage.writer().add([reading(0, "pump-1"), reading(0, "pump-2")])
+    (item,) = [each for key, each in stage.items.stored.items() if key[0] == "pump-1"]
+    item["readings"] = {"B": b"\x02" + item["readings"]["B"][1:]}
+    stage.archived(reading(0, "pump-1"), reading(0, "pump-2"))
+    with pytest.raises(Rejected, match=r"window of pump-1, .* can't be read.*drop goes on"):
+        stage.rebuild(missing=missing)
+    assert stage.pointer().current == 0
+    stage.give_up()
+    stage.rebuild(missing="drop")
+    for device_id in ("pump-1", "pump-2"):
+        assert stage.shown(device_id) == {NOW_MS - HOUR_MS: {0: {"temperature": 20.0}}}
 
 
 def test_a_wish_that_is_none_of_the_three_is_named(stage: Stage) -> None:
@@ -569,7 +601,7 @@ def test_where_nobody_knows_the_generations_no_reading_is_stored(stage: Stage) -
     generations = MemoryGenerations(stage.items, REGION, stage.clock)
     generations.down = True
     added = Windows(stage.items, REGION, RETENTION_MS, generations.written).add([reading(0)])
-    assert added == ([None], 0)
+    assert (added.fates, added.conflicts) == ([None], {})
     assert stage.stored() == {}
 
 

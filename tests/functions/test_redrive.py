@@ -385,10 +385,10 @@ def test_nothing_is_deleted_before_it_is_in_quarantine(stage: Stage) -> None:
     stage.functions.deadly = {name_of(1)}
     put_object = stage.bucket.put_object
 
-    def refusing(**call: Any) -> None:
+    def refusing(**call: Any) -> dict[str, str]:
         stage.bucket.down = call["Key"].startswith("quarantine/")
         try:
-            put_object(**call)
+            return put_object(**call)
         finally:
             stage.bucket.down = False
 

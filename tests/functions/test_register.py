@@ -129,3 +129,12 @@ def test_a_subject_without_a_token_cannot_be_revoked(stage: Stage) -> None:
     response = stage.revoke("pump-1")
     assert response["statusCode"] == 404
     assert "pump-1" in body_of(response)["message"]
+
+
+@pytest.mark.parametrize("subject", ["", "x" * 129, "x" * 2049, "a\x00b", "\ud800", "a b", "é"])
+def test_a_subject_that_cannot_be_is_refused_before_the_table_is_asked(
+    stage: Stage, subject: str
+) -> None:
+    response = stage.revoke(subject)
+    assert response["statusCode"] == 400
+    assert body_of(response)["field"] == "subject"

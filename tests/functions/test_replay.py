@@ -15,6 +15,7 @@ from telemetry.domain.times import from_iso
 from telemetry.errors import Rejected, Unavailable
 
 from functions.replay.handler import PAGE_LINES, run
+from tests import writers
 from tests.fakes import MemoryArchive, MemoryKinesis
 
 TEN = from_iso("2026-11-21T10:00:00Z")
@@ -144,6 +145,19 @@ def test_what_another_producer_put_on_the_stream_is_as_old_as_it_was_when_it_cam
     record = delivered(copied, TEN + 90 * 24 * HOUR_MS)
     assert record.reading is not None
     assert record.is_foreign  # nobody else has counted it
+
+
+def test_of_a_record_with_several_readings_they_go_and_not_it(stage: Stage) -> None:
+    first, second, other = line(TEN), line(TEN + 1, "pump-2"), line(TEN + 2, "pump-3")
+    foreign = b'{"device_id":"pump-4","recorded_at":%d,"humidity":5.0}' % TEN
+    stage.archive.keep(TEN, b"[" + first + b"," + foreign + b"]", writers.kpl([second, other]))
+    assert stage.replay() == 4
+    stamped = b',"received_at":%d,"via":"stream","replayed_at":%d}' % (TEN, NOW_MS)
+    copies = [copy(first), foreign.removesuffix(b"}") + stamped, copy(second), copy(other)]
+    assert stage.sent() == copies
+    stage.kinesis.records.clear()
+    stage.archive.keep(TEN, *copies)
+    assert stage.replay(device="pump-2") == 1  # the copies of a replay don't go once more
 
 
 @pytest.mark.parametrize("recorded_ms", [TEN + 3 * HOUR_MS, TEN - 31 * 24 * HOUR_MS])

@@ -4,12 +4,20 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
 from telemetry.aws import alerts as alerts_of
 from telemetry.aws import windows as windows_of
-from telemetry.aws.alerts import BUCKETS, Alerts, Listed, to_episode
+from telemetry.aws.alerts import BUCKETS, Alerts, Listed, Unlisted, to_episode, to_notice
 from telemetry.aws.items import Outcome, Write
 from telemetry.aws.windows import Windows
-from telemetry.domain.episode import SETTLE_MS, Breach, Episode, EpisodeKey
+from telemetry.domain.episode import (
+    RULE_GONE_MS,
+    RULE_REMOVED,
+    SETTLE_MS,
+    Breach,
+    Episode,
+    EpisodeKey,
+)
 from telemetry.domain.rule import Rule
 from telemetry.errors import Unavailable
 
@@ -185,9 +193,137 @@ def test_a_breach_that_joins_meanwhile_keeps_the_episode_open(stage: Stage) -> N
     assert stage.episode().is_open
 
 
-def test_an_episode_of_a_rule_that_newer_code_has_is_left_alone(stage: Stage) -> None:
+def test_an_episode_of_a_rule_that_is_gone_ends_and_says_why(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.course(_0=40.0, _1000=39.0)
+    assert stage.sweep(1000 + RULE_GONE_MS + 1, rules=()) == {"seen": 1, "cleared": 1}
+    episode = stage.episode()
+    assert (episode.cleared_ms, episode.ended_by) == (
+        NOW_MS + 1000 + RULE_GONE_MS + 1,
+        RULE_REMOVED,
+    )
+    item = stage.items.stored["pump-1", f"overheating#{REGION}"]
+    assert (item["change"], item["severity"]) == ({"S": "cleared"}, {"S": "critical"})
+    notice = to_notice(item)
+    assert (notice.change, notice.ended_by) == ("cleared", "rule removed")
+    assert counted("EpisodesCleared") == 1
+
+
+def test_an_episode_of_a_rule_that_newer_code_has_is_left_alone_for_minutes(stage: Stage) -> None:
     stage.course(_0=40.0, _1000=30.0)
-    assert stage.sweep(HOUR_MS, rules=()) == {"seen": 1, "cleared": 0}
+    assert stage.sweep(RULE_GONE_MS, rules=()) == {"seen": 1, "cleared": 0}
+
+
+def test_a_rule_that_comes_back_opens_another_episode_which_tells_its_own_end(
+    stage: Stage,
+) -> None:
+    stage.course(_0=40.0)
+    stage.sweep(RULE_GONE_MS + 1, rules=())
+    stage.course(_3600000=41.0, _3600001=20.0)
+    stage.sweep(2 * HOUR_MS)
+    episode = stage.episode()
+    assert (episode.number, episode.cleared_ms) == (2, NOW_MS + HOUR_MS + 1)
+    assert (episode.ended_by, episode.reason) == (None, "recovery")
+
+
+def test_a_rule_removed_is_told_also_where_this_version_knows_no_severity_of_it(
+    stage: Stage,
+) -> None:
+    stage.course(_0=40.0)
+    found = partial(MemoryAlertReader(stage.items).open_in, REGION)
+    alerts = Alerts(stage.items, REGION, {})
+    windows = MemoryWindowReader(stage.windows)
+    done = run(NOW_MS + HOUR_MS, (), found, windows, alerts, lambda: 60_000)
+    assert done == {"seen": 1, "cleared": 1}
+    assert to_notice(stage.items.stored["pump-1", f"overheating#{REGION}"]).severity == "critical"
+
+
+class Faulty(MemoryWindowReader):
+    """Windows of which one device's can't be read."""
+
+    fault: Exception = Unavailable("a window of pump-3 is not readable")
+
+    def between(self, device_id: str, *args, **kwargs):  # type: ignore[no-untyped-def]
+        if device_id == "pump-3":
+            raise self.fault
+        return super().between(device_id, *args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Unavailable("a window of pump-3 is not readable"),
+        ClientError({"Error": {"Code": "InternalServerError"}}, "Query"),
+        EndpointConnectionError(endpoint_url="https://dynamodb"),
+        ValueError("invalid literal for int()"),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+def test_a_device_that_cannot_be_looked_at_keeps_nobody_elses_episode_open(
+    stage: Stage, fault: Exception, counted: Counted, caplog: pytest.LogCaptureFixture
+) -> None:
+    for index in range(6):
+        stage.course(f"pump-{index}", _0=40.0, _1000=30.0)
+    windows = Faulty(stage.windows)
+    windows.fault = fault
+    found = partial(MemoryAlertReader(stage.items).open_in, REGION)
+    done = run(NOW_MS + HOUR_MS, (HOT,), found, windows, stage.alerts(), lambda: 60_000)
+    assert done == {"seen": 6, "cleared": 5, "unreadable": 1}
+    still_open = [index for index in range(6) if stage.episode(f"pump-{index}").is_open]
+    assert still_open == [3]
+    assert counted("EpisodesUnreadable") == 1
+    (told,) = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert (told.device_id, told.why) == ("pump-3", str(fault))  # type: ignore[attr-defined]
+
+
+def test_an_episode_that_cannot_be_read_keeps_no_other_open(stage: Stage, counted: Counted) -> None:
+    for index in range(3):
+        stage.course(f"pump-{index}", _0=40.0, _1000=30.0)
+    del stage.items.stored["pump-1", f"overheating#{REGION}"]["peak"]
+    assert stage.sweep(HOUR_MS) == {"seen": 3, "cleared": 2, "unreadable": 1}
+    assert counted("EpisodesUnreadable") == 1
+
+
+def test_a_part_of_the_index_that_cannot_be_read_keeps_no_episode_of_another_open(
+    stage: Stage,
+) -> None:
+    for index in range(3):
+        stage.course(f"pump-{index}", _0=40.0, _1000=30.0)
+    bucket = stage.items.stored["pump-1", f"overheating#{REGION}"]["status_bucket"]["S"]
+
+    class Partly(MemoryAlertReader):
+        def _query(self, status_bucket: str, *args):  # type: ignore[no-untyped-def]
+            if status_bucket == bucket:
+                raise ClientError({"Error": {"Code": "InternalServerError"}}, "Query")
+            return super()._query(status_bucket, *args)
+
+    found, windows = partial(Partly(stage.items).open_in, REGION), MemoryWindowReader(stage.windows)
+    done = run(NOW_MS + HOUR_MS, (HOT,), found, windows, stage.alerts(), lambda: 60_000)
+    assert done == {"seen": 3, "cleared": 2, "unreadable": 1}
+
+
+def test_where_nothing_can_be_looked_at_the_sweep_is_an_error(stage: Stage) -> None:
+    stage.course("pump-3", _0=40.0, _1000=30.0)
+    found, windows = partial(MemoryAlertReader(stage.items).open_in, REGION), Faulty(stage.windows)
+    with pytest.raises(Unavailable, match="none of 1 open episodes"):
+        run(NOW_MS + HOUR_MS, (HOT,), found, windows, stage.alerts(), lambda: 60_000)
+
+
+def test_a_device_with_more_windows_than_there_is_time_for_is_told_and_the_others_are_cleared(
+    stage: Stage,
+) -> None:
+    for index in range(2):
+        stage.course(f"pump-{index}", _0=40.0, _1000=30.0)
+    stage.course("endless", _0=40.0, _60000=37.5, _120000=37.5)
+    left = iter([60_000] * 3 + [10_000] * 9)
+    found = partial(MemoryAlertReader(stage.items).open_in, REGION)
+    windows = MemoryWindowReader(stage.windows)
+    listed = sorted(found(0), key=lambda each: each.key.device_id if each.key else "", reverse=True)
+    done = run(
+        NOW_MS + HOUR_MS, (HOT,), lambda _: listed, windows, stage.alerts(), lambda: next(left)
+    )
+    assert done == {"seen": 3, "cleared": 2, "unreadable": 1}
 
 
 def test_more_than_one_call_takes_are_all_cleared(stage: Stage) -> None:
@@ -241,8 +377,10 @@ def test_each_minute_begins_with_the_bucket_after_that_of_the_minute_before() ->
     assert begun == [(first + minute) % BUCKETS for minute in range(2 * BUCKETS)]
 
 
-@pytest.mark.parametrize(("remaining_ms", "seen"), [(10_000, 20), (9_999, 0)])
-def test_the_last_ten_seconds_are_for_finishing(stage: Stage, remaining_ms: int, seen: int) -> None:
+@pytest.mark.parametrize(("remaining_ms", "seen"), [(15_000, 20), (14_999, 0)])
+def test_the_last_fifteen_seconds_are_for_finishing(
+    stage: Stage, remaining_ms: int, seen: int
+) -> None:
     for index in range(20):
         stage.course(f"pump-{index}", _0=40.0)
     stage.remaining_ms = remaining_ms
@@ -252,11 +390,11 @@ def test_the_last_ten_seconds_are_for_finishing(stage: Stage, remaining_ms: int,
 def test_nothing_more_is_listed_when_time_is_up(stage: Stage) -> None:
     stage.course("pump-1", _0=40.0)
     stage.course("pump-2", _0=40.0)
-    listed: list[str] = []
+    listed: list[Listed | Unlisted] = []
 
-    def listing(_first_bucket: int) -> Iterator[Listed]:
+    def listing(_first_bucket: int) -> Iterator[Listed | Unlisted]:
         for each in MemoryAlertReader(stage.items).open_in(REGION, 0):
-            listed.append(each.key.device_id)
+            listed.append(each)
             yield each
 
     run(NOW_MS, (HOT,), listing, stage.reader, stage.alerts(), lambda: 0)

@@ -8,7 +8,6 @@ that sent whole requests must hold what was accepted, those of the others nothin
 forbids, the quarantine nothing, and the accounting must balance.
 """
 
-import argparse
 import base64
 import random
 import sys
@@ -25,6 +24,7 @@ from local.session import brought_up, raise_on_terminate
 from local.trial.check import iso
 from local.values import duration_seconds
 from local.view import Steps
+from ops.arguments import Parser
 from tests.fuzz.requests import RANGES, Document, Request, request
 from tests.pipeline.deployed import Pipeline, bearer, becomes, now_ms
 
@@ -137,7 +137,7 @@ class Fuzz:
 
 def main() -> int:
     """Run for as long as told; 1 when there is a finding."""
-    parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
+    parser = Parser(prog="make fuzz", description=__doc__)
     parser.add_argument("--for", dest="seconds", type=duration_seconds, default=600.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Self, TypeVar
@@ -22,9 +22,11 @@ from local.instance import ROOT, Instance, State
 from local.session import issue_device_tokens
 from local.trial.check import Difference, check, from_iso, iso
 from tests.pipeline.instances import RETENTION_DAYS
+from tests.waiting import Patience
 
 T = TypeVar("T")
-PATIENCE_SECONDS = 40.0  # on a busy machine; an idle one needs two
+PATIENCE_SECONDS = 40.0  # an idle machine needs two
+COMMAND_SECONDS_MAX = 600.0  # for one that hangs
 POLL_SECONDS = 0.2
 DAY_MS = 86_400_000
 
@@ -32,10 +34,18 @@ DAY_MS = 86_400_000
 def becomes(
     look: Callable[[], T], expected: T | Callable[[T], bool], what: str, seconds: float = 0.0
 ) -> T:
-    """What `look` gives once it is as expected; fails with what it gave last."""
-    deadline = time.monotonic() + (seconds or PATIENCE_SECONDS)
+    """What `look` gives once it is as expected; fails with what it gave last.
+
+    The wait begins anew whenever that changes.
+    """
+    patience, before = Patience(seconds or PATIENCE_SECONDS), None
     is_there = expected if callable(expected) else lambda seen: bool(seen == expected)
-    while not is_there(found := look()) and time.monotonic() < deadline:
+    while not is_there(found := look()):
+        if before is not None and found != before:
+            patience.progressed()
+        if patience.is_over():
+            break
+        before = found
         time.sleep(POLL_SECONDS)
     if not is_there(found) and callable(expected):
         raise AssertionError(f"{what}: not in time; the last seen was {found!r}")
@@ -112,7 +122,7 @@ class Pipeline:
 
     def send(self, device_id: str, *documents: Json) -> Json:
         """Let a device post readings that the pipeline must take; its answer."""
-        answer = self.post(f"/devices/{device_id}/readings", device_id, list(documents))
+        answer = self._sent(f"/devices/{device_id}/readings", device_id, list(documents))
         assert answer.status_code == 202, answer.text
         accepted: Json = answer.json()
         assert accepted["accepted"] == len(documents), accepted
@@ -121,13 +131,23 @@ class Pipeline:
     def relay(self, readings: Iterable[Reading], ledger: Ledger | None = None) -> Json:
         """Let the gateway post devices' readings that the pipeline must take; its answer."""
         sent = list(readings)
-        answer = self.post("/readings", "gateway", [reading.body() for reading in sent])
+        answer = self._sent("/readings", "gateway", [reading.body() for reading in sent])
         assert answer.status_code == 202, answer.text
         accepted: Json = answer.json()
         assert accepted["accepted"] == len(sent), accepted
         if ledger:
             ledger.accept(sent)
         return accepted
+
+    def _sent(self, path: str, subject: str, documents: list[Any]) -> httpx.Response:
+        """The answer to readings, which are sent again where there is none, as devices do."""
+        patience = Patience(PATIENCE_SECONDS)
+        while True:
+            with suppress(httpx.TransportError):
+                answer = self.post(path, subject, documents)
+                if answer.status_code < 500 or patience.is_over():
+                    return answer
+            assert not patience.is_over(), f"no answer to POST {path}"
 
     def schema_ids(self) -> list[UUID]:
         """The ids of the reading schema's versions, as `ingest` is told them; none without Glue."""
@@ -167,13 +187,13 @@ class Pipeline:
 
     def differences(self, ledger: Ledger) -> list[Difference]:
         """What the pipeline shows of the ledger's devices otherwise than they know they sent."""
-        return check(self.connect, ledger, load_rules(), is_alone=False)
+        return check(self.connect, ledger, load_rules(), is_alone=False).differences
 
     def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """`python -m local`, as an operator at a terminal has it, for this instance."""
         line = [sys.executable, "-m", "local", *arguments, "--name", self.instance.name]
         return subprocess.run(
-            line, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+            line, cwd=ROOT, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False
         )
 
     # AWS's side

@@ -6,7 +6,6 @@ A stream of its own with two shards, two lanes each; a function that notes what 
 be lost, and each kill may repeat one batch of each lane at most.
 """
 
-import argparse
 import os
 import random
 import signal
@@ -17,9 +16,11 @@ from collections import Counter
 from dataclasses import dataclass
 
 from emulator import embedded
-from local.instance import Instance, State, unused
+from local.instance import Instance, state_of, unused
 from local.tools import tool
+from ops.arguments import Parser
 from tests.pipeline.consumers import Consumer
+from tests.waiting import Patience
 
 NAME = "killing"
 SHARDS = 2
@@ -81,8 +82,11 @@ def kill_while_records_flow(instance: Instance, kills: int, seed: int) -> Outcom
     finally:
         stopping.set()
         putting.join()
-    deadline = time.monotonic() + DRAIN_SECONDS
-    while len(set(consumer.numbers)) < put and time.monotonic() < deadline:
+    patience, seen = Patience(DRAIN_SECONDS), -1
+    while (there := len(set(consumer.numbers))) < put and not patience.is_over():
+        if there > seen:
+            patience.progressed()
+        seen = there
         time.sleep(0.2)
     consumer.remove()
     return judge(consumer.deliveries, put, kills)
@@ -119,7 +123,7 @@ def judge(deliveries: list[tuple[str, int]], put: int, kills: int) -> Outcome:
 
 def main() -> int:
     """Kill as often as told, on an embedded AWS of its own."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(prog="make kills", description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
@@ -128,7 +132,7 @@ def main() -> int:
     try:
         aws = embedded.start(instance, tool("aws", "python"))
         try:
-            instance.save(State(pid=aws.process.pid, port=aws.port))
+            instance.save(state_of(aws))
             outcome = kill_while_records_flow(instance, options.kills, options.seed)
         finally:
             aws.stop()

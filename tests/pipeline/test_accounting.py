@@ -1,11 +1,13 @@
 """Every accepted reading is accounted for, and one that is on its way, or lost, is missed."""
 
+import json
 from functools import partial
 from typing import Any
 
 import pytest
 
 from local.trial.check import iso
+from tests import writers
 from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago, now_ms
 from tests.pipeline.faults import without
 
@@ -50,4 +52,32 @@ def test_a_record_of_another_producer_is_foreign_and_leaves_the_balance_alone(
         return {name: after[name] - before[name] for name in ("foreign", "quarantined")}
 
     becomes(counted, {"foreign": 1, "quarantined": 1}, "the foreign record")
+    assert account(pipeline, start_ms)["unaccounted"] == 0
+
+
+def test_each_reading_of_a_record_with_several_is_stored_alerted_and_counted_once(
+    pipeline: Pipeline,
+) -> None:
+    start_ms, minute = now_ms(), minutes_ago(2)
+    becomes(lambda: account(pipeline, start_ms)["unaccounted"], 0, "what other tests have sent")
+    before = account(pipeline, start_ms)["stages"]["aggregate"]
+    lines = [
+        json.dumps({"device_id": "bundled", **at(minute, second, temperature=37.0 + second)})
+        for second in range(6)
+    ]
+    first, rest = [each.encode() for each in lines[:3]], "\ufeff" + lines[5]
+    records = [writers.kpl(first), f"[{lines[3]}, {lines[4]}]".encode(), rest.encode()]
+    pipeline.aws("kinesis").put_records(
+        StreamName=pipeline.outputs["StreamName"],
+        Records=[{"Data": each, "PartitionKey": "bundled"} for each in records],
+    )
+    becomes(lambda: pipeline.counts("bundled"), {minute: 6}, "the readings of three records")
+    peaks = lambda: [alert["peak"] for alert in pipeline.alerts("bundled")]  # noqa: E731
+    becomes(peaks, [42.0], "the alert of the breaches in them")
+
+    def counted() -> dict[str, int]:
+        after = account(pipeline, start_ms)["stages"]["aggregate"]
+        return {name: after[name] - before[name] for name in ("foreign", "stored", "quarantined")}
+
+    becomes(counted, {"foreign": 6, "stored": 6, "quarantined": 0}, "the readings' counts")
     assert account(pipeline, start_ms)["unaccounted"] == 0

@@ -13,7 +13,7 @@ from telemetry.aws.schemas import known_ids
 
 from emulator import embedded
 from local.deployment import client
-from local.instance import State, unused
+from local.instance import state_of, unused
 from local.tools import tool
 from local.tracing import segments, show_trace
 from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago
@@ -90,7 +90,7 @@ def test_each_output_names_something_that_is_there(pipeline: Pipeline) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which only Linux has")
 def test_nothing_of_the_embedded_aws_listens_off_loopback(pipeline: Pipeline) -> None:
-    assert pipeline.http.get("/health").status_code == 200
+    pipeline.send("listened-to", at(minutes_ago(1), 1, temperature=20.0))  # it sends segments
     state = pipeline.state
     found = set(listening(pipeline.state.pid))
     assert {("127.0.0.1", state.port), ("127.0.0.1", state.mqtt_port)} <= found
@@ -98,18 +98,19 @@ def test_nothing_of_the_embedded_aws_listens_off_loopback(pipeline: Pipeline) ->
 
 
 def listening(group: int) -> Iterator[tuple[str, int]]:
-    """Address and port of every TCP socket on which a process of the group listens."""
+    """Address and port of every socket on which a process of the group hears: TCP and UDP."""
     sockets = set()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended since
-            state = (process / "stat").read_text().rpartition(")")[2].split()
-            if int(state[2]) == group:
+            stat = (process / "stat").read_text().rpartition(")")[2].split()
+            if int(stat[2]) == group:
                 sockets |= {str(file.readlink()) for file in (process / "fd").iterdir()}
     names = {"0100007F": "127.0.0.1", "00000000000000000000000001000000": "::1"}
-    for table in ("tcp", "tcp6"):
+    hearing = {"tcp": "0A", "tcp6": "0A", "udp": "07", "udp6": "07"}  # listens; has no other end
+    for table, state in hearing.items():
         for line in Path("/proc/net", table).read_text().splitlines()[1:]:
             columns = line.split()
-            if columns[3] == "0A" and f"socket:[{columns[9]}]" in sockets:  # 0A: it listens
+            if columns[3] == state and f"socket:[{columns[9]}]" in sockets:
                 address, port = columns[1].split(":")
                 yield names.get(address, address), int(port, 16)
 
@@ -122,7 +123,7 @@ def test_two_instances_share_nothing(pipeline: Pipeline) -> None:
         try:
             assert aws.port != pipeline.state.port
             assert other.folder != pipeline.instance.folder
-            with closing(client(State(port=aws.port), "kinesis")) as kinesis:
+            with closing(client(state_of(aws), "kinesis")) as kinesis:
                 assert kinesis.list_streams()["StreamNames"] == []  # has none of the other's
         finally:
             aws.stop()

@@ -25,7 +25,13 @@ def test_readings_come_out_as_windows_and_as_the_latest_reading(pipeline: Pipeli
     assert windows[first]["metrics"] == {"temperature": of_8}
     assert windows[second]["metrics"] == {"humidity": of_2, "pressure": {**of_1, "last": 1013.25}}
     latest = {"recorded_at": shown(second + 59_999), "humidity": 40.0, "pressure": 1013.25}
-    assert pipeline.operator.device("windowed") == {"device_id": "windowed", "latest": latest}
+    answer = pipeline.operator.device("windowed")
+    assert answer["latest"] == latest
+    assert answer["metrics"]["pressure"] == {
+        "value": 1013.25,
+        "recorded_at": shown(second + 59_999),
+    }
+    assert answer["searched"]["complete"] is True
 
 
 def test_an_overheating_device_has_one_open_alert_and_its_notice_goes_out_once(
@@ -53,6 +59,7 @@ def test_an_overheating_device_has_one_open_alert_and_its_notice_goes_out_once(
         "first_breach_at": shown(minute + 2_000),
         "last_breach_at": shown(minute + 30_000),
         "cleared_at": None,
+        "ended_by": None,
         "previous_cleared_at": None,
         "peak": 45.5,
         "status": "open",

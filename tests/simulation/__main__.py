@@ -16,22 +16,24 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from functools import partial
+from multiprocessing import TimeoutError as NotYet
 from multiprocessing import get_context
 
+from ops.arguments import Parser
 from tests.simulation.bugs import BUGS
 from tests.simulation.checking import Outcome, course, reduced
 from tests.simulation.options import Options, drawn
 
 TELL_SECONDS = 5.0
-SEEDS_A_CHUNK = 4
+TELL_AGAIN_SECONDS = 30.0  # where no seed has ended since
 # A greenlet that never ends keeps its world for good, half a megabyte a seed.
-CHUNKS_A_PROCESS = 50
+SEEDS_A_PROCESS = 200
 FAILURES_SHOWN = 3
 INTERRUPTED = 130
 
 
 def parser() -> argparse.ArgumentParser:
-    whole = argparse.ArgumentParser(
+    whole = Parser(
         prog="python -m tests.simulation",
         description="The pipeline under simulated faults, decided by a seed.",
     )
@@ -65,43 +67,83 @@ def tell_violations(outcome: Outcome) -> None:
         print("✓ every invariant holds")
 
 
-def outcomes(seeds: Sequence[int], bug: str | None, jobs: int) -> Generator[Outcome, None, None]:
-    """Run seeds on several processes, which are replaced now and then.
+def outcomes(
+    seeds: Sequence[int], bug: str | None, jobs: int
+) -> Generator[Outcome | None, None, None]:
+    """Run seeds on several processes, which are replaced now and then; None where none has ended.
 
     Not a ProcessPoolExecutor: with max_tasks_per_child it comes to a stop (CPython, gh-115634), and
     when it is interrupted by anything but a terminal it waits for its processes for ever.
     """
     leave_interrupts = (signal.signal, (signal.SIGINT, signal.SIG_IGN))
-    pool = get_context("spawn").Pool(jobs, *leave_interrupts, maxtasksperchild=CHUNKS_A_PROCESS)
+    pool = get_context("spawn").Pool(jobs, *leave_interrupts, maxtasksperchild=SEEDS_A_PROCESS)
     with pool:  # at its end all processes are ended
-        yield from pool.imap(partial(course, bug=bug), seeds, SEEDS_A_CHUNK)
+        running = pool.imap_unordered(partial(course, bug=bug), seeds)
+        while True:
+            try:
+                yield running.next(TELL_SECONDS)
+            except NotYet:
+                yield None
+            except StopIteration:
+                return
+
+
+class Progress:
+    """Tells how far a sweep is: one line that changes in a terminal, else a line now and then."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._started = self._told_at = time.monotonic()
+        self._told = 0
+
+    def tell(self, done: int) -> None:
+        """Tell it if it is time to: every few seconds, more rarely where nothing has ended."""
+        now = time.monotonic()
+        if now - self._told_at < (TELL_SECONDS if done > self._told else TELL_AGAIN_SECONDS):
+            return
+        self._told, self._told_at = done, now
+        seconds = now - self._started
+        text = (
+            f"{done:,} of {self._total:,} seeds in {seconds:.0f} s, {done / seconds:.1f} a second"
+        )
+        if sys.stdout.isatty():
+            print(f"\r\033[K{text}", end="", flush=True)
+        else:
+            print(text, flush=True)
+
+    def clear(self) -> None:
+        """Make room for another line."""
+        if sys.stdout.isatty():
+            print("\r\033[K", end="", flush=True)
 
 
 def sweep(seeds: Sequence[int], bug: str | None, jobs: int) -> int:
     """Run seeds on several processes; tell of each that fails, and reduce the first ones."""
-    started = told = time.monotonic()
+    started = time.monotonic()
     failed: list[Outcome] = []
     hits = Counter[str]()
     records = done = 0
-    running = outcomes(seeds, bug, jobs)
+    running, progress = outcomes(seeds, bug, jobs), Progress(len(seeds))
     try:
         for outcome in running:
-            done += 1
-            records += outcome.readings
-            hits += outcome.hits
-            if outcome.violations:
-                failed.append(outcome)
-                name, wrong = outcome.violations[0]
-                print(f"✗ seed {outcome.seed}: {name}: {wrong}", flush=True)
-            if time.monotonic() - told > TELL_SECONDS:
-                told = time.monotonic()
-                rate = done / (told - started)
-                print(f"{done:,} of {len(seeds):,} seeds, {rate:.1f} a second", flush=True)
+            if outcome is not None:
+                done += 1
+                records += outcome.readings
+                hits += outcome.hits
+                if outcome.violations:
+                    failed.append(outcome)
+                    name, wrong = outcome.violations[0]
+                    progress.clear()
+                    print(f"✗ seed {outcome.seed}: {name}: {wrong}", flush=True)
+            progress.tell(done)
     except KeyboardInterrupt:
+        progress.clear()
         print(f"interrupted after {done:,} seeds, {len(failed)} failed")
         return INTERRUPTED
     finally:
         running.close()
+    progress.clear()
+    failed.sort(key=lambda each: each.seed)
     for outcome in failed[:FAILURES_SHOWN]:
         show(reduced(outcome, bug), bug)
     struck = ", ".join(f"{name} {times:,}" for name, times in sorted(hits.items()))

@@ -10,21 +10,31 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from telemetry.aws.alerts import AlertReader
 from telemetry.aws.windows import WindowReader
 from telemetry.domain import window as windows_of
 
 from functions.query import handler as query
-from tests.simulation.oracle import MINUTE_MS, Found, Metrics, iso, kept, minute_ms_of
+from tests.simulation.oracle import MINUTE_MS, Found, iso, kept, minute_ms_of
 from tests.simulation.region import Operator, Region
 from tests.simulation.services import ALERTS, WINDOWS
 from tests.simulation.world import World
 
 Json = dict[str, Any]
-Instants = dict[int, Metrics]
-"""A device's readings: by instant, the metrics that any region has; of two values the larger."""
+METRICS = ("temperature", "humidity", "pressure", "battery")
+
+
+class Value(NamedTuple):
+    """The largest value of a metric and instant, and whether there were others."""
+
+    value: float
+    is_contested: bool
+
+
+Instants = dict[int, dict[str, Value]]
+"""A device's readings by instant."""
 LIMITS = (1, 2, 3, 5, 7, 13)
 SPANS = 2
 """How many parts of a device's time are asked for besides all of it."""
@@ -72,8 +82,15 @@ def instants(world: World, region: Region) -> dict[str, Instants]:
         for offset, metrics in windows_of.decode(item["readings"]["B"]).items():
             merged = found[device_id][minute_ms + offset]
             for name, value in metrics.items():
-                merged[name] = max(value, merged.get(name, value))
+                here = Value(float(value), isinstance(value, windows_of.Contested))
+                merged[name] = larger(here, merged.get(name, here))
     return found
+
+
+def larger(a: Value, b: Value) -> Value:
+    """Of what two regions have of one metric and instant."""
+    is_contested = a.is_contested or b.is_contested or a.value != b.value
+    return Value(max(a.value, b.value), is_contested)
 
 
 def asked_for(world: World, found: dict[str, Instants], chance: random.Random) -> list[str]:
@@ -140,11 +157,23 @@ def statistics(minute_ms: int, readings: Instants) -> Json:
     """One minute's readings, in order of their instants, as the API has to tell them."""
     columns: dict[str, list[float]] = defaultdict(list)
     for metrics in readings.values():
-        for name, value in metrics.items():
-            columns[name].append(value)
-    minute = iso(str(minute_ms)).replace(".000Z", "Z")
-    told = {name: statistics_of_metric(values) for name, values in columns.items()}
-    return {"minute": minute, "count": len(readings), "metrics": told}
+        for name, each in metrics.items():
+            columns[name].append(each.value)
+    return {
+        "minute": minute_text(minute_ms),
+        "count": len(readings),
+        "conflicting": conflicting(readings),
+        "metrics": {name: statistics_of_metric(values) for name, values in columns.items()},
+    }
+
+
+def minute_text(minute_ms: int) -> str:
+    return iso(str(minute_ms)).replace(".000Z", "Z")
+
+
+def conflicting(readings: Instants) -> int:
+    """How many values others of their instant were different from."""
+    return sum(each.is_contested for metrics in readings.values() for each in metrics.values())
 
 
 def statistics_of_metric(values: list[float]) -> Json:
@@ -201,13 +230,32 @@ def devices_are_told(world: World) -> Found:
 
 
 def described(device_id: str, found: Instants) -> Json:
-    """What is told of a device, field by field; nothing where it has no readings."""
+    """What is told of a device, field by field; nothing where it has no readings.
+
+    The newest minutes are searched until each metric has a value, or to the oldest.
+    """
     if not found:
         return {}
-    latest_ms = max(found)
+    latest_ms, searched = max(found), dict[int, Instants]()
+    metrics: dict[str, Json] = {}
+    for at_ms in sorted(found, reverse=True):
+        minute_ms = at_ms - at_ms % MINUTE_MS
+        if minute_ms not in searched and metrics.keys() == set(METRICS):
+            break
+        searched.setdefault(minute_ms, {})[at_ms] = found[at_ms]
+        for name, each in found[at_ms].items():
+            metrics.setdefault(name, {"value": each.value, "recorded_at": iso(str(at_ms))})
+    values = {name: each.value for name, each in found[latest_ms].items()}
     return {
         "device_id": device_id,
-        "latest": {"recorded_at": iso(str(latest_ms))} | found[latest_ms],
+        "latest": {"recorded_at": iso(str(latest_ms))} | values,
+        "metrics": metrics,
+        "conflicting": sum(map(conflicting, searched.values())),
+        "searched": {
+            "complete": True,
+            "back_to": minute_text(min(searched)),
+            "windows": len(searched),
+        },
     }
 
 
@@ -275,6 +323,7 @@ def alert(item: Any) -> Json:
         "first_breach_at": iso(item["first_breach_ms"]["N"]),
         "last_breach_at": iso(item["last_breach_ms"]["N"]),
         "cleared_at": time_of(item["cleared_ms"]),
+        "ended_by": "recovery" if "N" in item["cleared_ms"] else None,
         "previous_cleared_at": time_of(item["since_ms"]),
         "peak": float(item["peak"]["N"]),
         "trace_id": item["trace_id"].get("S"),

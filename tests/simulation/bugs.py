@@ -164,16 +164,16 @@ def no_outbox(planted: contextlib.ExitStack) -> None:
         alerts, queue = wiring.alerts_for(of), Queue(of.sqs, "notices")
         real = alerts.join
 
-        def and_tell(breaches: Any) -> dict[Any, Changed]:
-            joined = real(breaches)
+        def and_tell(breaches: Any, unreadable: Any = None) -> dict[Any, Changed]:
+            joined = real(breaches, unreadable)
             opened = [key for key, result in joined.items() if result.change == "opened"]
             items = [alerts._to_item(key, joined[key]) for key in opened]
             queue.send([json.dumps(to_notice(item)._asdict()) for item in items])
             return joined
 
         alerts.join = and_tell  # type: ignore[method-assign]
-        rules = wiring.rules_of(of.conditions.options)
-        return lambda event: alert.run(event, rules, alerts, RETENTION_MS)
+        rules, quarantine = wiring.rules_of(of.conditions.options), Quarantine(of.s3, FAILURES)
+        return lambda event: alert.run(event, rules, alerts, RETENTION_MS, quarantine)
 
     def dispatching(of: Environment) -> Handler:
         real = wiring.dispatching(of)
@@ -222,8 +222,8 @@ def quarantine_failure_swallowed(planted: contextlib.ExitStack) -> None:
     """What the quarantine doesn't take is counted as done."""
     real = Quarantine.put
 
-    def careless(self: Quarantine, rejected: Any) -> list[Any]:
-        real(self, rejected)
+    def careless(self: Quarantine, *rejected: Any) -> list[Any]:
+        real(self, *rejected)
         return []
 
     planted.enter_context(patch.object(Quarantine, "put", careless))
@@ -334,6 +334,48 @@ def identity_by_arrival(planted: contextlib.ExitStack) -> None:
 def last_value_wins(planted: contextlib.ExitStack) -> None:
     """Of two values for one instant the later one is kept: the order decides."""
     planted.enter_context(patch.object(windows_of, "_merge_metrics", lambda a, b: ({**a, **b}, 0)))
+
+
+@breaks(oracle.windows_are_the_sets_of_readings, seed=2)
+def a_contested_value_is_forgotten(planted: contextlib.ExitStack) -> None:
+    """A window keeps no mark of a value that another one was different from."""
+    real = windows_of._merge_metrics
+
+    def forgetful(a: Any, b: Any) -> Any:
+        merged, disagreeing = real(a, b)
+        return {name: float(value) for name, value in merged.items()}, disagreeing
+
+    planted.enter_context(patch.object(windows_of, "_merge_metrics", forgetful))
+
+
+@breaks(oracle.the_bad_are_refused, seed=2)
+def values_of_one_instant_are_all_accepted(planted: contextlib.ExitStack) -> None:
+    """A request with two values of one instant is accepted whole, and one of them gets lost."""
+
+    def trusting(readings: Any, _places: Any) -> Any:
+        return [validation.Parsed(reading) for reading in readings]
+
+    planted.enter_context(patch.object(admission, "agreeing", trusting))
+
+
+@breaks(oracle.windows_are_the_sets_of_readings, seed=2)
+def a_bad_metric_takes_the_good_ones_with_it(planted: contextlib.ExitStack) -> None:
+    """A record on the stream with a metric that isn't valid is no reading."""
+    real = validation.decode
+
+    def strict(data: bytes) -> Any:
+        parsed = real(data)
+        if parsed.refused:
+            raise parsed.refused[0]
+        return parsed
+
+    planted.enter_context(patch.object(validation, "decode", strict))
+
+
+@breaks(oracle.quarantine_has_what_cannot_be_stored, seed=2)
+def what_is_refused_of_a_record_is_dropped(planted: contextlib.ExitStack) -> None:
+    """Of a record of which only metrics are refused nothing gets into quarantine."""
+    planted.enter_context(patch.object(aggregate, "_first_of_each_device", lambda _records: []))
 
 
 @breaks(oracle.episodes_join_their_breaches, seed=45)

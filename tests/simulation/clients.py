@@ -273,16 +273,17 @@ class S3(Client):
         Key: str,  # noqa: N803
         Body: bytes | str,  # noqa: N803
         IfMatch: str | None = None,  # noqa: N803
-    ) -> None:
+    ) -> Json:
         body = Body.encode() if isinstance(Body, str) else Body
 
-        def does() -> None:
+        def does() -> Json:
             bucket = self._services.buckets[Bucket]
             if IfMatch not in (None, bucket.etag(Key)):
                 raise refusal("PreconditionFailed", "PutObject")
             bucket.put(Key, body)
+            return {"ETag": bucket.etag(Key)}
 
-        self._call("PutObject", does)
+        return self._call("PutObject", does)
 
     def get_object(self, *, Bucket: str, Key: str) -> Json:  # noqa: N803
         def does() -> Json:

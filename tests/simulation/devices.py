@@ -10,9 +10,10 @@ from typing import Any
 
 from emulator.mappings.ports import NotInvoked
 from tests import writers
+from tests.simulation import judge
 from tests.simulation.conditions import Conditions
 from tests.simulation.iot import Publication
-from tests.simulation.judge import HOT, RANGES, THAWING, Rule
+from tests.simulation.judge import HOT, RANGES, THAWING, Judged, Rule
 from tests.simulation.options import Options
 from tests.simulation.region import Region
 from tests.simulation.ways import INFLUX, NEWEST, WAYS, Way
@@ -47,15 +48,6 @@ def odd_values(rule: Rule) -> tuple[float, ...]:
     return (low, high, float(low), float(high), -0.0, 0, *thresholds)
 
 
-def disagreeing(documents: list[Json]) -> bool:
-    """Whether documents have two values of one metric at one instant."""
-    found: dict[tuple[int, str], set[float]] = {}
-    for document in documents:
-        for metric in RANGES.keys() & document.keys():
-            found.setdefault((document["recorded_at"], metric), set()).add(document[metric])
-    return any(len(values) > 1 for values in found.values())
-
-
 class Device:
     """One device: its plan is drawn from the seed, its sending depends on the answers it gets."""
 
@@ -79,6 +71,8 @@ class Device:
         self.sensors_sent: list[Json] = []
         """Every document of a sensor behind it, with the sensor's name."""
         self._sent_to: dict[str, list[Json]] = {}
+        self._meant_in_part: list[Json] = []
+        """What is right of documents that aren't, wherever it sent them."""
         self.published: list[Publication] = []
         self.way = self._chance.choice(WAYS)
         self._sending: list[asyncio.Task[None]] = []
@@ -219,7 +213,7 @@ class Device:
         """
         if self.region == lost:
             self.region = other
-        again = self._sent_to.get(lost, [])
+        again = self._sent_to.get(lost, []) + self._meant_in_part
         documents = list({json.dumps(each): each for each in again}.values())
         for first in range(0, len(documents), BATCH_MOST):
             batch = documents[first : first + BATCH_MOST]
@@ -268,11 +262,11 @@ class Device:
     # Over HTTPS
 
     async def _post(self, region: str, way: Way, documents: list[Json]) -> list[Json]:
-        own, bad = documents, self._bad_bodies(way)
+        own, bad, sensors = documents, self._bad_bodies(way), list[Json]()
         is_gateway = self._happens("gateway")
         if is_gateway:
-            documents = [*({"device_id": self.device_id, **each} for each in own), *self._sensors()]
-        body = [*documents, *bad]
+            own, bad, sensors = self._named(own), self._named(bad), self._sensors()
+        body = [*own, *sensors, *bad]
         response = await self._request(region, way, body, is_gateway)
         if response is not None and response["statusCode"] == UNAVAILABLE:
             self._conditions.hits["not taken"] += 1
@@ -284,21 +278,36 @@ class Device:
                 return own
             self.misjudged.append(f"{self.device_id}: was told {answer} of {way.name} {body}")
             return []
+        found = self._judged(own, sensors, bad)
+        not_taken = self._compare(answer, found, body)
+        for index, (document, each) in enumerate(zip(body, found, strict=True)):
+            if each.metrics and index not in not_taken:
+                self._acknowledge(region, document, each)
+        return [own[index] for index in sorted(not_taken) if index < len(own)]
+
+    def _compare(self, answer: Json, found: list[Judged], body: list[Any]) -> set[int]:
+        """Note where an answer says something else than it must; which documents aren't taken."""
         refused = {refusal["index"] for refusal in answer["rejected"]}
-        expected = set(range(len(documents), len(body))) | self._refusable(own)
-        if refused != expected:
+        if refused != {index for index, each in enumerate(found) if not each.metrics}:
             self.misjudged.append(f"{self.device_id}: refused {refused} of {body}")
         not_taken = set(answer.get("not_taken", []))
+        partly = {refusal["index"] for refusal in answer["partly"]}
+        in_part = {i for i, each in enumerate(found) if each.metrics and not each.is_whole}
+        if partly != in_part - not_taken:
+            self.misjudged.append(f"{self.device_id}: took {partly} of {body} in part")
         accepted = len(body) - len(refused) - len(not_taken)
         if answer["accepted"] != accepted:
             told = f"{answer['accepted']} accepted, not {accepted}"
             self.misjudged.append(f"{self.device_id}: was told {told}")
-        # what a lost region had of sensors is lost: nobody sends that again
-        kept = own if self._options.region_loss else documents
-        for index, document in enumerate(kept):
-            if index not in refused and index not in not_taken:
-                self.acknowledged.append((region, document))
-        return [own[index] for index in sorted(not_taken) if index < len(own)]
+        return not_taken
+
+    def _acknowledge(self, region: str, document: Json, found: Judged) -> None:
+        """Note what an answer says is taken; of sensors only what no lost region takes with it."""
+        taken = {"recorded_at": document["recorded_at"], **found.metrics}
+        if document.get("device_id", self.device_id) == self.device_id:
+            self.acknowledged.append((region, taken))
+        elif not self._options.region_loss:
+            self.acknowledged.append((region, {"device_id": document["device_id"], **taken}))
 
     async def _write_points(self, region: str, way: Way, documents: list[Json]) -> list[Json]:
         """Post as InfluxDB's clients do, and take the answer as they do."""
@@ -308,14 +317,9 @@ class Device:
             self.acknowledged += [(region, document) for document in documents]
         elif status != REFUSED:
             return documents
-        elif not self._refusable(documents) and not disagreeing(documents):
+        elif all(each.is_whole for each in self._judged(documents, [], [])):
             self.misjudged.append(f"{self.device_id}: was told {response} of {documents}")
         return []
-
-    def _refusable(self, documents: list[Json]) -> set[int]:
-        """The places of documents that are to be refused, because of this device's clock."""
-        good = self._good_instants() if self._is_refused else self._used
-        return {at for at, document in enumerate(documents) if document["recorded_at"] not in good}
 
     def _sensors(self) -> list[Json]:
         """Documents of sensors behind this device, sent once, whatever the answer is."""
@@ -332,6 +336,27 @@ class Device:
         self.sensors_sent += documents
         return documents
 
+    def _named(self, documents: list[Any]) -> list[Any]:
+        """Documents that say whose they are, as a gateway's must."""
+        names = {"device_id": self.device_id}
+        return [names | each if isinstance(each, dict) else each for each in documents]
+
+    def _judged(self, documents: list[Json], sensors: list[Json], bad: list[Any]) -> list[Judged]:
+        """What an answer must say of documents, and of what came with them."""
+        late = set() if not self._is_refused else self._used - self._good_instants()
+        body = [{} if each["recorded_at"] in late else each for each in documents]
+        now_ms, count = self._conditions.now_ms(), len(documents)
+        found = judge.judged([*body, *bad], self.device_id, now_ms)
+        others = [judge.judged_alone(each, each["device_id"], now_ms) for each in sensors]
+        return [*found[:count], *others, *found[count:]]
+
+    def _mean_part_of(self, document: Any) -> None:
+        """Note what is right of a document that isn't: it is to be taken."""
+        (found,) = judge.judged([document], self.device_id, self._conditions.now_ms())
+        if found.metrics:
+            self._meant_in_part.append({"recorded_at": document["recorded_at"], **found.metrics})
+            self.sent.append(self._meant_in_part[-1])
+
     def _good_instants(self) -> set[int]:
         """The instants of a device whose clock is refused that are right all the same."""
         now_ms = self._conditions.now_ms()
@@ -346,9 +371,12 @@ class Device:
             {"recorded_at": now_ms},
             {"recorded_at": now_ms, "temperature": 44.0, "device_id": self._others},
             {"recorded_at": now_ms, "temperature": float("nan")},
+            {"recorded_at": now_ms, "temperature": 412.0, "humidity": 41.5},
         ]
         of_json = [{"recorded_at": "yesterday", "temperature": 20.0}, "not a reading"]
-        return [self._chance.choice(of_any_format + [[], of_json][not way.is_binary])]
+        bad = self._chance.choice(of_any_format + [[], of_json][not way.is_binary])
+        self._mean_part_of(bad)
+        return [bad]
 
     async def _request(
         self, region: str, way: Way, body: list[Any], is_gateway: bool
@@ -415,19 +443,22 @@ class Device:
             region = self._if_there(region)
 
     def _bad(self, way: Way) -> Json:
-        """A document that isn't a reading, and that a format can have."""
+        """A document of which something is wrong, and that a format can have."""
         at_ms = self._conditions.now_ms()
         bad: list[Json] = [
             {"recorded_at": at_ms, "temperature": 412.0},
             {"recorded_at": at_ms + 20 * 60_000, "temperature": 44.0},
             {"recorded_at": at_ms, "temperature": 44.0, "device_id": self._others},
+            {"recorded_at": at_ms, "temperature": 412.0, "humidity": 41.5},
         ]
         if not way.is_binary:
             bad += [{"recorded_at": at_ms, "temperature": "44"}, {"temperature": 44.0}]
-        return self._chance.choice(bad)
+        document = self._chance.choice(bad)
+        self._mean_part_of(document)
+        return document
 
     def _bad_message(self) -> tuple[str, bytes, list[Any] | None]:
-        """A message that brings nothing good: its topic, its bytes, its documents if any."""
+        """A message that isn't all good: its topic, its bytes, its documents if any."""
         at_ms = self._conditions.now_ms()
         hot = {"recorded_at": at_ms, "temperature": 44.0}
         unreadable = [
@@ -443,7 +474,8 @@ class Device:
             {"recorded_at": at_ms + 20 * 60_000, "temperature": 44.0},
             {"recorded_at": at_ms},
             {"temperature": 44.0},
-            hot | {"colour": "red"},
+            {"recorded_at": at_ms, "humidity": 41.5, "colour": "red"},
+            {"recorded_at": at_ms, "temperature": 412.0, "humidity": 41.5},
             hot | {"device_id": self._others},
             hot | {"received_at": at_ms},
             hot | {"via": "mqtt"},
@@ -451,4 +483,5 @@ class Device:
         if self._chance.random() < 0.25:
             return (*self._chance.choice(unreadable), None)
         document = self._chance.choice(documents)
+        self._mean_part_of(document)
         return "readings", json.dumps(document).encode(), [document]

@@ -14,9 +14,9 @@ from telemetry.aws import influx as influx_module
 from telemetry.aws import mqtt
 from telemetry.aws import stream as stream_module
 from telemetry.aws import windows as windows_module
+from telemetry.domain import admission, validation
 from telemetry.domain import episode as episode_module
 from telemetry.domain import reading as readings_of
-from telemetry.domain import validation
 from telemetry.domain import window as windows_of
 from telemetry.domain.episode import Changed, Episode, join
 from telemetry.domain.influx import translate
@@ -59,13 +59,14 @@ def peak_of_the_larger_magnitude(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.windows_are_the_sets_of_readings, seed=8)
 def two_zeros(planted: contextlib.ExitStack) -> None:
     """-0.0 is kept as it came, so equal windows have different bytes."""
-    real = validation._reading
+    real = validation._parsed
 
-    def as_it_came(model: Any) -> Any:
-        reading = real(model)
-        return reading._replace(metrics={name: model.__dict__[name] for name in reading.metrics})
+    def as_it_came(model: Any, *more: Any) -> Any:
+        parsed = real(model, *more)
+        metrics = {name: model.__dict__[name] for name in parsed.reading.metrics}
+        return parsed._replace(reading=parsed.reading._replace(metrics=metrics))
 
-    planted.enter_context(patch.object(validation, "_reading", as_it_came))
+    planted.enter_context(patch.object(validation, "_parsed", as_it_came))
 
 
 @breaks(oracle.streams_have_what_devices_sent, seed=3)
@@ -83,16 +84,15 @@ def fifteen_digits(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.the_bad_are_refused, seed=3)
 def the_largest_value_refused(planted: contextlib.ExitStack) -> None:
     """The end of a metric's range isn't in it."""
-    real = validation._reading
 
-    def within(model: Any) -> Any:
-        reading = real(model)
-        for name, value in reading.metrics.items():
+    def within(*document: Any) -> Any:
+        parsed = validation.parse(*document)
+        for name, value in parsed.reading.metrics.items():
             if value == readings_of.FIELDS[name]["maximum"]:
                 raise Rejected("is too large", field=name, value=value)
-        return reading
+        return parsed
 
-    planted.enter_context(patch.object(validation, "_reading", within))
+    planted.enter_context(patch.object(admission, "parse", within))
 
 
 # Times
@@ -103,8 +103,8 @@ def the_last_moment_refused(planted: contextlib.ExitStack) -> None:
     """A reading that is exactly as far ahead as one may be is taken for too far."""
     real = readings_of.check_time
 
-    def strict(reading: Any, now_ms: int, retention_ms: int) -> None:
-        real(reading, now_ms - 1, retention_ms)
+    def strict(reading: Any, now_ms: int, retention_ms: int, *more: Any) -> None:
+        real(reading, now_ms - 1, retention_ms, *more)
 
     planted.enter_context(patch.object(stream_module, "check_time", strict))
 
@@ -114,8 +114,8 @@ def the_oldest_moment_refused(planted: contextlib.ExitStack) -> None:
     """A reading that is exactly as old as one may be is taken for too old."""
     real = readings_of.check_time
 
-    def strict(reading: Any, now_ms: int, retention_ms: int) -> None:
-        real(reading, now_ms, retention_ms - 1)
+    def strict(reading: Any, now_ms: int, retention_ms: int, *more: Any) -> None:
+        real(reading, now_ms, retention_ms - 1, *more)
 
     planted.enter_context(patch.object(stream_module, "check_time", strict))
 
@@ -275,7 +275,7 @@ def a_bucket_is_not_swept(planted: contextlib.ExitStack) -> None:
     def fewer(self: Any, region: str, first_bucket: int) -> Any:
         last = (first_bucket + alerts_module.BUCKETS - 1) % alerts_module.BUCKETS
         for listed in real(self, region, first_bucket):
-            if alerts_module._bucket(listed.key.device_id) != last:
+            if listed.key is None or alerts_module._bucket(listed.key.device_id) != last:
                 yield listed
 
     planted.enter_context(patch.object(alerts_module.AlertReader, "open_in", fewer))
@@ -335,7 +335,9 @@ def a_cursor_without_its_place(planted: contextlib.ExitStack) -> None:
     """A cursor knows the bucket, and not how far it has been listed."""
     real = alerts_module._to_cursor
     planted.enter_context(
-        patch.object(alerts_module, "_to_cursor", lambda bucket, _start: real(bucket, None))
+        patch.object(
+            alerts_module, "_to_cursor", lambda status, bucket, _start: real(status, bucket, None)
+        )
     )
 
 

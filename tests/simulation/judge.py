@@ -24,14 +24,46 @@ HOT, THAWING = Rule("overheating", 38.0, 37.0), Rule("thawing", -18.0, -20.0)
 STAMPS = {"received_at", "trace_id", "via", "replayed_at"}
 
 
-def is_reading(document: Any, device_id: str, at_ms: int) -> bool:
-    """Whether a document that came from a device at some time is one of its readings."""
+class Judged(NamedTuple):
+    """The metrics that stay of a document, none where it is no reading; whether that is all."""
+
+    metrics: Json
+    is_whole: bool
+
+
+def judged(documents: list[Any], device_id: str, at_ms: int) -> list[Judged]:
+    """What stays of documents that a device sent together.
+
+    Of two values of one instant the larger does.
+    """
+    found = [judged_alone(document, device_id, at_ms) for document in documents]
+    largest: dict[tuple[int, str], float] = {}
+    for document, each in zip(documents, found, strict=True):
+        for name, value in each.metrics.items():
+            key = document["recorded_at"], name
+            largest[key] = max(value, largest.get(key, value))
+    agreed = []
+    for document, each in zip(documents, found, strict=True):
+        metrics = {
+            name: value
+            for name, value in each.metrics.items()
+            if value == largest[document["recorded_at"], name]
+        }
+        agreed.append(Judged(metrics, each.is_whole and metrics == each.metrics))
+    return agreed
+
+
+def judged_alone(document: Any, device_id: str, at_ms: int) -> Judged:
+    """What stays of a document that came from a device at some time."""
+    nothing = Judged({}, is_whole=False)
     if not isinstance(document, dict) or document.get("device_id", device_id) != device_id:
-        return False
+        return nothing
     rest = {name: value for name, value in document.items() if name != "device_id"}
     recorded_at = rest.pop("recorded_at", None)
-    is_good = rest and all(name in RANGES and is_within(name, rest[name]) for name in rest)
-    return type(recorded_at) is int and bool(is_good) and is_in_time(recorded_at, at_ms)
+    if type(recorded_at) is not int or not is_in_time(recorded_at, at_ms) or STAMPS & rest.keys():
+        return nothing
+    good = {name: rest[name] for name in rest if name in RANGES and is_within(name, rest[name])}
+    return Judged(good, bool(good) and len(good) == len(rest))
 
 
 def is_within(metric: str, value: Any) -> bool:
@@ -47,12 +79,25 @@ def is_in_time(recorded_at: int, at_ms: int) -> bool:
 
 def reading_in(data: bytes, arrived_at_ms: int) -> Json | None:
     """The reading in a record of the stream, with its stamps; None where there is none."""
+    document, found = _of_record(data, arrived_at_ms)
+    if not found.metrics:
+        return None
+    kept = {"device_id", "recorded_at", *STAMPS, *found.metrics}
+    return {name: value for name, value in document.items() if name in kept}
+
+
+def is_whole_in(data: bytes, arrived_at_ms: int) -> bool:
+    """Whether a record of the stream is a reading of which nothing is refused."""
+    return _of_record(data, arrived_at_ms)[1].is_whole
+
+
+def _of_record(data: bytes, arrived_at_ms: int) -> tuple[Json, Judged]:
     try:
         document = json.loads(data)
     except ValueError:
-        return None
+        document = None
     if not isinstance(document, dict) or "device_id" not in document:
-        return None
+        return {}, Judged({}, is_whole=False)
     plain = {name: value for name, value in document.items() if name not in STAMPS}
     at_ms = document.get("received_at", arrived_at_ms)
-    return document if is_reading(plain, document["device_id"], at_ms) else None
+    return document, judged_alone(plain, document["device_id"], at_ms)

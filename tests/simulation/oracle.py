@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from telemetry.domain import window as windows_of
 from telemetry.domain.accounting import ACCEPTED, FOREIGN, SETTLED, STORED, Metric, unaccounted
+from telemetry.domain.window import Contested
 
 from tests.simulation import judge
 from tests.simulation.devices import Device
@@ -31,10 +32,11 @@ MINUTE_MS = 60_000
 METRICS = judge.RANGES.keys()
 WAYS = {"sns", "bus"}
 EXPECTED_ERRORS = {"Unavailable", "ClientError", "ReadTimeoutError"}
-SWEEP_SPARE_MS = 10_000
+SWEEP_SPARE_MS = 15_000
 """A sweep that has less of its time left may have ended early."""
 # A minute for what is out of order, one until the next sweep, and some for what they wait for.
 NOTICED_GAP_MS = 150_000
+REFUSED_KEPT = 10
 # Faults that keep no reading from being stored in half a minute, and no sweep from its work.
 PROMPT = {
     *("apart", "bad_body", "batch_size", "batching_window_seconds", "bisects", "flutter"),
@@ -107,14 +109,21 @@ def is_calm(world: World, metrics: Metrics) -> bool:
 
 
 def union(found: list[Reading]) -> dict[tuple[str, int], dict[int, Metrics]]:
-    """Windows of readings: by device and minute, the metrics of each instant; the larger wins."""
-    windows: dict[tuple[str, int], dict[int, Metrics]] = defaultdict(dict)
+    """Windows of readings: by device and minute, the metrics of each instant.
+
+    The largest of all values that came for it, contested where there are several.
+    """
+    came: dict[tuple[str, int], dict[str, set[float]]] = defaultdict(lambda: defaultdict(set))
     for reading in found:
-        offset = reading.at_ms % MINUTE_MS
-        window = windows[reading.device_id, reading.at_ms - offset]
-        merged = window.setdefault(offset, {})
         for name, value in reading.metrics.items():
-            merged[name] = max(value, merged.get(name, value))
+            came[reading.device_id, reading.at_ms][name].add(value)
+    windows: dict[tuple[str, int], dict[int, Metrics]] = defaultdict(dict)
+    for (device_id, at_ms), values in came.items():
+        offset = at_ms % MINUTE_MS
+        windows[device_id, at_ms - offset][offset] = {
+            name: Contested(max(each)) if len(each) > 1 else max(each)
+            for name, each in values.items()
+        }
     return dict(windows)
 
 
@@ -201,9 +210,11 @@ def acknowledged(device: Device) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from device.acknowledged
     for message in device.published:
         if message.is_acknowledged and not message.is_lost:
-            for document in message.documents or []:
-                if judge.is_reading(document, device.device_id, message.at_ms):
-                    yield message.region, document
+            documents = message.documents or []
+            found = judge.judged(documents, device.device_id, message.at_ms)
+            for document, each in zip(documents, found, strict=True):
+                if each.metrics:
+                    yield message.region, {"recorded_at": document["recorded_at"], **each.metrics}
 
 
 _merged: "WeakKeyDictionary[World, dict[tuple[str, int], Metrics]]" = WeakKeyDictionary()
@@ -280,14 +291,17 @@ def regions_agree(world: World) -> Found:
 
 
 def streams_have_what_devices_sent(world: World) -> Found:
-    """Each reading on a stream is a document that its device sent, value by value."""
-    meant = {
-        (device_id, document["recorded_at"], tuple(metrics_of(document).items()))
-        for device_id, document in sent(world)
-    }
+    """Each reading on a stream is of a document that its device sent, value by value.
+
+    All of it, unless it contradicted another of its request.
+    """
+    meant: dict[tuple[str, int], list[Metrics]] = defaultdict(list)
+    for device_id, document in sent(world):
+        meant[device_id, document["recorded_at"]].append(metrics_of(document))
     for region in world.regions.values():
         for reading in readings(region):
-            if (reading.device_id, reading.at_ms, tuple(reading.metrics.items())) not in meant:
+            of_instant = meant[reading.device_id, reading.at_ms]
+            if not any(reading.metrics.items() <= each.items() for each in of_instant):
                 yield f"{region.name} {reading.place}: {reading} was sent by nobody"
 
 
@@ -340,10 +354,12 @@ def overflowed(world: World, region: Region) -> list[Reading]:
 def quarantine_has_what_cannot_be_stored(world: World) -> Found:
     """Each record that isn't stored is in quarantine with its bytes, and no other is.
 
-    A reading that was released may have found its window full, and come back from another place.
+    But those of which metrics are refused: ten of a device and batch, at least. A reading that was
+    released may have found its window full, and come back from another place.
     """
     for region in kept(world):
         data = {(shard, number): data for shard, number, data, _ in region.stream.log}
+        partly = partly_refused(region)
         found = {
             (line["shard_id"], line["sequence_number"]): line["data"]
             for line in region.quarantined()
@@ -356,12 +372,22 @@ def quarantine_has_what_cannot_be_stored(world: World) -> Found:
         unstored = {reading.place: reading for reading in overflowed(world, region)}
         held = {unstored[place][1:3] for place in found if place in unstored}
         for place in sorted(data):
-            is_right = place in unstored or place not in good
+            is_right = place in unstored or place not in good or place in partly
             if place in found and not is_right:
                 yield f"{region.name} {place}: in quarantine, and stored"
             is_held = place in found or (place in unstored and unstored[place][1:3] in held)
+            is_held = is_held or (place in partly and len(partly) > REFUSED_KEPT)
             if is_right and not is_held:
                 yield f"{region.name} {place}: neither stored nor in quarantine: {data[place]!r}"
+
+
+def partly_refused(region: Region) -> set[tuple[str, str]]:
+    """The records that are readings, but for metrics that are refused."""
+    return {
+        (shard_id, number)
+        for shard_id, number, data, at_ms in region.stream.log
+        if judge.reading_in(data, at_ms) is not None and not judge.is_whole_in(data, at_ms)
+    }
 
 
 def bad_records_are_quarantined_once(world: World) -> Found:
@@ -401,11 +427,11 @@ def bad_messages_are_quarantined_once(world: World) -> Found:
 
 
 def refused(region: Region) -> set[tuple[str, int, str]]:
-    """The messages that bring anything that is no reading: topic, when they came, their bytes."""
+    """The messages of which anything is refused: topic, when they came, their bytes."""
     return {
         (event["topic"], at_ms, event["body"])
         for event, at_ms in messages(region)
-        if not all(region.judged(event, at_ms))
+        if not all(each.is_whole for each in region.judged(event, at_ms))
     }
 
 
@@ -493,7 +519,7 @@ def accepted(region: Region, invocation: Invocation) -> int | None:
     """How many readings ingest has found a place for; None where its answer doesn't tell."""
     if is_message(invocation):
         event = invocation.event
-        return sum(region.judged(event, event["received_at"]))
+        return sum(bool(each.metrics) for each in region.judged(event, event["received_at"]))
     if invocation.event["resource"] == INFLUX:
         is_whole = invocation.answer["statusCode"] == 204
         return b64decode(invocation.event["body"]).count(b"\n") if is_whole else None
@@ -719,7 +745,7 @@ def episodes_follow_each_other(world: World) -> Found:
 def each_sweep_sees_every_open_episode(world: World) -> Found:
     """A sweep that had the time saw every episode of its region that was open all the while.
 
-    But where reads that aren't consistent may have hidden one.
+    But where reads that aren't consistent may have hidden one, or the table has refused a call.
     """
     if world.conditions.options.stale_read:
         return
@@ -732,11 +758,14 @@ def each_sweep_sees_every_open_episode(world: World) -> Found:
             ended_ms = invocation.ended_at_ms
             if invocation.deadline_ms - ended_ms < SWEEP_SPARE_MS:
                 continue
+            if invocation.unsure:
+                continue
             least = sum(opened < began_ms and ended_ms < closed for opened, closed in spans)
             most = sum(opened <= ended_ms and began_ms <= closed for opened, closed in spans)
-            if not least <= invocation.answer["seen"] <= most:
-                seen = f"{invocation.answer['seen']} of {least} to {most}"
-                yield f"{region.name}/sweep#{invocation.serial}: saw {seen} open episodes"
+            answer = invocation.answer
+            if not least <= answer["seen"] <= most or "unreadable" in answer:
+                where = f"{region.name}/sweep#{invocation.serial}"
+                yield f"{where}: saw {answer} of {least} to {most} open episodes"
 
 
 def open_spans(region: Region) -> list[tuple[int, int]]:

@@ -27,6 +27,7 @@ from tests.simulation.conditions import Conditions, owner
 from tests.simulation.events import Events
 from tests.simulation.functions import Lambda
 from tests.simulation.iot import Iot, plain_topic
+from tests.simulation.judge import Judged
 from tests.simulation.processes import running
 from tests.simulation.queues import Message, Queue
 from tests.simulation.services import FAILURES, STACK, Services
@@ -231,7 +232,7 @@ class Region(Services):
         self.redriven_at = self.redriven_at or len(self.lambda_.invocations)
         names = sorted({line["name"] for line in self.quarantined() if self.is_released(line)})
         if names:
-            asked = Namespace(names=names, all=False)
+            asked = Namespace(names=names, all=False, device=None, reason=None, wait=0)
             code = await running(lambda: operators_quarantine.release(asked, target, silent))
             self.conditions.history.note(f"{self.name}/operator", f"releases {len(names)}:", code)
 
@@ -239,26 +240,26 @@ class Region(Services):
         """Whether a person would say of a line in quarantine that it can be stored now."""
         if line["source"] == "mqtt":
             event = json.loads(line["data"])
-            return all(self.judged(event, event["received_at"]))
+            return all(each.is_whole for each in self.judged(event, event["received_at"]))
         if line["source"] != "kinesis":
             return bool(line["source"] == "dynamodb")
         is_full = line["reason"].startswith("window_full")
-        return not is_full and judge.reading_in(line["data"], line["arrived_at_ms"]) is not None
+        return not is_full and judge.is_whole_in(line["data"], line["arrived_at_ms"])
 
     def is_released(self, line: Json) -> bool:
         """Whether an operator releases it: of MQTT also what is as bad as it was."""
         return line["source"] == "mqtt" or self.is_right(line)
 
-    def judged(self, event: Json, at_ms: int) -> list[bool]:
-        """Whether each document in a message that came at some time is a reading.
+    def judged(self, event: Json, at_ms: int) -> list[Judged]:
+        """What stays of each document in a message that came at some time.
 
         A message that nobody can read is one document, and no reading.
         """
         documents = self.iot.meaning(event["topic"], b64decode(event["body"]))
         if documents is None:
-            return [False]
+            return [Judged({}, is_whole=False)]
         device_id = plain_topic(event["topic"]).split("/")[1]
-        return [judge.is_reading(document, device_id, at_ms) for document in documents]
+        return judge.judged(documents, device_id, at_ms)
 
     # The engine's sink and destination
 

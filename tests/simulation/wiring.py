@@ -1,6 +1,7 @@
 """The functions of the pipeline, wired as their `wired()` does, to simulated clients and clocks."""
 
 import functools
+import itertools
 from typing import Any
 
 from telemetry.aws.alerts import KEY as ALERT_KEY
@@ -11,8 +12,9 @@ from telemetry.aws.functions import Functions
 from telemetry.aws.generations import Generations
 from telemetry.aws.items import CompareAndSet, DynamoItems
 from telemetry.aws.overflow import Overflow
+from telemetry.aws.pace import Pace
 from telemetry.aws.publishers import Bus, Topic
-from telemetry.aws.quarantine import Quarantine
+from telemetry.aws.quarantine import Appender, Quarantine
 from telemetry.aws.queue import Queue
 from telemetry.aws.schemas import Schemas
 from telemetry.aws.stream import Stream
@@ -51,7 +53,9 @@ def rules_of(options: Options) -> tuple[Rule, ...]:
 def ingesting(of: Environment) -> Handler:
     stream = Stream(of.kinesis, "readings", of.sleep, of.seconds)
     overflow = Overflow(Queue(of.sqs, "overflow"))
-    quarantine, schemas = Quarantine(of.s3, FAILURES), schemas_for(of)
+    names = itertools.count()
+    quarantine = Appender(of.s3, FAILURES, lambda: f"{of.name.replace('/', '-')}-{next(names)}")
+    schemas = schemas_for(of)
 
     def handle(event: Json) -> Any:
         if "httpMethod" in event:
@@ -80,7 +84,8 @@ def aggregating(of: Environment) -> Handler:
     windows = Windows(items, region, RETENTION_MS, generations.written)
     simulate(windows._states, of)
     quarantine = Quarantine(of.s3, FAILURES)
-    return lambda event: aggregate.run(event, of.clock_ms(), windows, quarantine)
+    stream, pace = Stream(of.kinesis, "readings", of.sleep, of.seconds), Pace(of.seconds, of.sleep)
+    return lambda event: aggregate.run(event, of.clock_ms(), windows, quarantine, stream, pace)
 
 
 def simulate(states: CompareAndSet[Any, Any, Any], of: Environment) -> None:
@@ -100,7 +105,8 @@ def alerts_for(of: Environment) -> Alerts:
 
 def alerting(of: Environment) -> Handler:
     alerts, rules = alerts_for(of), rules_of(of.conditions.options)
-    return lambda event: alert.run(event, rules, alerts, RETENTION_MS)
+    quarantine = Quarantine(of.s3, FAILURES)
+    return lambda event: alert.run(event, rules, alerts, RETENTION_MS, quarantine)
 
 
 def sweeping(of: Environment) -> Handler:
@@ -113,8 +119,8 @@ def sweeping(of: Environment) -> Handler:
 
 
 def dispatching(of: Environment) -> Handler:
-    queue = Queue(of.sqs, "notices")
-    return lambda event: dispatch.run(event, queue)
+    queue, quarantine = Queue(of.sqs, "notices"), Quarantine(of.s3, FAILURES)
+    return lambda event: dispatch.run(event, queue, quarantine)
 
 
 def notifying(of: Environment) -> Handler:

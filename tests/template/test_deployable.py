@@ -153,6 +153,7 @@ METRICS: dict[tuple[str, str], tuple[set[str], str]] = {
     ("Telemetry/telemetry", "RecordsQuarantined"): ({"service"}, OURS),
     ("Telemetry/telemetry", "ReadingsQuarantined"): ({"service"}, OURS),
     ("Telemetry/telemetry", "ReadingsUnaccounted"): ({"service"}, OURS),
+    ("Telemetry/telemetry", "EpisodesUnreadable"): ({"service"}, OURS),
 }
 QUERY = re.compile(
     r'SELECT \w+\((?P<metric>\w+)\) FROM "(?P<space>[^"]+)" WHERE (?P<by>\w+) = \'[^\']+\''

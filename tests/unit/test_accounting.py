@@ -64,8 +64,25 @@ def test_the_balance_is_never_negative_and_falls_as_readings_settle(
 def test_operators_see_every_metric_of_the_balance_by_its_stage() -> None:
     assert set(METRICS) >= {*ARRIVED, *ENDED}
     stages = by_stage({ACCEPTED: {0: 10, 1: 5}, STORED: {0: 9}})
-    assert stages["ingest"] == {"accepted": 15, "rejected": 0, "overflowed": 0}
-    assert stages["aggregate"] == {"foreign": 0, "stored": 9, "duplicate": 0, "quarantined": 0}
+    ends = ("foreign", "stored", "duplicate", "quarantined")
+    assert (stages["ingest"]["accepted"], stages["ingest"]["rejected"]) == (15, 0)
+    assert [stages["aggregate"][end] for end in ends] == [0, 9, 0, 0]
+
+
+def test_refused_metrics_and_conflicts_are_shown_and_are_no_part_of_the_balance() -> None:
+    beside = {
+        Metric(stage, name): {0: 3}
+        for stage in ("ingest", "drain", "aggregate")
+        for name in ("MetricsRefused", "MetricsLeftOut")
+    }
+    beside[Metric("aggregate", "ReadingsConflicting")] = {0: 3}
+    assert set(METRICS) >= beside.keys()
+    assert not beside.keys() & {*ARRIVED, *ENDED}
+    assert unaccounted({ACCEPTED: {0: 1}, STORED: {0: 1}, **beside}) == 0
+    stages = by_stage(beside)
+    for stage in ("ingest", "drain", "aggregate"):
+        assert (stages[stage]["metrics_refused"], stages[stage]["metrics_left_out"]) == (3, 3)
+    assert (stages["aggregate"]["conflicting"], stages["aggregate"]["duplicate"]) == (3, 0)
 
 
 def test_no_alarm_watches_what_is_counted_in_a_minute_that_may_be_long_past() -> None:

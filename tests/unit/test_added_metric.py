@@ -17,7 +17,7 @@ from telemetry.domain import reading, validation, window
 from telemetry.domain.rule import breach, shipped_rules
 
 document = {"device_id": "pump-1", "recorded_at": 1795224600000, "wobble": 9.5}
-taken = validation.decode(reading.encode(validation.parse(document)))
+taken = validation.decode(reading.encode(validation.parse(document).reading)).reading
 kept = window.decode(window.encode(window.add(None, [taken]).state))
 print(json.dumps({
     "metrics": dict(taken.metrics),

@@ -1,8 +1,11 @@
 """Admission: which documents of a request are taken, and why the others aren't."""
 
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from telemetry.domain.admission import Admission, Poster, admit
 from telemetry.domain.reading import Reading
 from telemetry.errors import Rejected
@@ -20,7 +23,8 @@ def admitted(*documents: Any, device_id: str | None = "pump-1", prefix: str = ""
 
 
 def test_readings_keep_the_index_of_their_document() -> None:
-    admission = admitted(7, valid(), valid(recorded_at="then"), valid(temperature=21.0))
+    later = valid(temperature=21.0, recorded_at=NOW_MS + 1)
+    admission = admitted(7, valid(), valid(recorded_at="then"), later)
     assert admission.indexes == [1, 3]
     assert [reading.metrics["temperature"] for reading in admission.readings] == [20.0, 21.0]
     assert [refusal["index"] for refusal in admission.refusals] == [0, 2]
@@ -32,9 +36,10 @@ def test_readings_are_stamped_with_time_and_trace() -> None:
 
 
 def test_a_refusal_has_index_field_value_and_reason() -> None:
-    (refusal,) = admitted(valid(humidity=101)).refusals
+    (refusal,) = admitted({"recorded_at": NOW_MS, "humidity": 101}).refusals
     assert refusal == {
         "index": 0,
+        "device_id": "pump-1",
         "field": "humidity",
         "value": 101,
         "reason": "101 is above 100.0 %RH",
@@ -74,7 +79,7 @@ def test_time_is_checked_against_the_pipelines_clock(offset_ms: int, is_taken: b
 
 
 def test_no_documents_are_no_readings() -> None:
-    assert admitted() == ([], [], [])
+    assert admitted() == Admission([], [], [], [])
 
 
 def test_a_document_that_its_decoder_refused_is_refused_with_that_reason() -> None:
@@ -83,4 +88,125 @@ def test_a_document_that_its_decoder_refused_is_refused_with_that_reason() -> No
     admission = admit([undecoded, fine], Poster(None), NOW_MS, 0, None)
     assert admission.indexes == [1]
     (refusal,) = admission.refusals
-    assert refusal == {"index": 0, "field": None, "value": "{oops", "reason": "is not JSON"}
+    assert refusal == {
+        "index": 0,
+        "device_id": None,
+        "field": None,
+        "value": "{oops",
+        "reason": "is not JSON",
+    }
+
+
+def test_a_bad_metric_is_refused_by_name_and_the_others_are_taken() -> None:
+    sent = valid(temperature=-127, humidity=55, colour="red")
+    admission = admitted(sent, valid(recorded_at=NOW_MS + 1))
+    assert admission.indexes == [0, 1]
+    assert admission.readings[0].metrics == {"humidity": 55.0}
+    assert [(each["index"], each["field"], each["value"]) for each in admission.partly] == [
+        (0, "temperature", -127),
+        (0, "colour", "red"),
+    ]
+    assert admission.partly[0]["device_id"] == "pump-1"
+    assert admission.partly[0]["reason"] == "-127 is below -90.0 °C"
+    assert admission.refusals == []
+
+
+def test_a_reading_without_a_valid_metric_is_refused_once_with_all_reasons() -> None:
+    admission = admitted(valid(temperature="21.5", humidity=101, Battery=3.1))
+    assert (admission.readings, admission.partly) == ([], [])
+    (refusal,) = admission.refusals
+    assert (refusal["field"], refusal["value"]) == ("temperature", "21.5")
+    for part in (
+        "a number is written without quotes",
+        "humidity: 101 is above",
+        "Battery: is not a fie",
+    ):
+        assert part in refusal["reason"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"recorded_at": "then"}, {"device_id": "pump-2"}, {"via": "mqtt"}, {"received_at": NOW_MS}],
+)
+def test_what_makes_a_reading_bad_is_named_before_its_metrics(wrong: dict[str, Any]) -> None:
+    admission = admitted(valid(humidity=101) | wrong)
+    assert (admission.readings, admission.partly) == ([], [])
+    assert [each["field"] for each in admission.refusals] == list(wrong)
+
+
+def test_of_two_values_of_one_instant_the_larger_is_taken_and_the_other_named() -> None:
+    for values, lost in (([21, 20], 1), ([20, 21], 0)):
+        documents = [valid(temperature=value) for value in values]
+        admission = admitted(*documents, valid(recorded_at=NOW_MS + 1))
+        assert admission.indexes == [1 - lost, 2]
+        (refusal,) = admission.refusals
+        assert refusal == {
+            "index": lost,
+            "device_id": "pump-1",
+            "field": "temperature",
+            "value": 20.0,
+            "reason": f"20.0 differs from 21.0, which reading {1 - lost} has for the same device "
+            "and instant; the larger value is kept",
+        }
+        assert admission.partly == []
+
+
+def test_a_reading_keeps_what_another_of_its_instant_does_not_contradict() -> None:
+    texts = ("2026-11-21T01:30:00.0001Z", "2026-11-21T01:30:00.0009Z")  # of one millisecond
+    low, high = valid(temperature=20, battery=3.1), valid(temperature=21, humidity=40)
+    admission = admitted(low | {"recorded_at": texts[0]}, high | {"recorded_at": texts[1]})
+    assert [dict(reading.metrics) for reading in admission.readings] == [
+        {"battery": 3.1},
+        {"temperature": 21.0, "humidity": 40.0},
+    ]
+    assert [(each["index"], each["field"]) for each in admission.partly] == [(0, "temperature")]
+
+
+def test_equal_values_of_one_instant_are_duplicates() -> None:
+    admission = admitted(valid(), valid(), valid(humidity=40))
+    assert (admission.indexes, admission.refusals, admission.partly) == ([0, 1, 2], [], [])
+
+
+def test_the_same_instant_of_another_device_is_another() -> None:
+    documents = [valid(device_id="a"), valid(device_id="b", temperature=21)]
+    assert admitted(*documents, device_id=None).indexes == [0, 1]
+
+
+VALUES = st.sampled_from([19.0, 20, 20.5, -127, 151, "20", None, True])
+DOCUMENTS = st.fixed_dictionaries(
+    {"recorded_at": st.sampled_from([NOW_MS, NOW_MS + 1, "then"])},
+    optional={
+        "device_id": st.sampled_from(["a", "b", 7]),
+        "temperature": VALUES,
+        "humidity": VALUES,
+        "colour": st.just("red"),
+        "via": st.just("mqtt"),
+    },
+)
+
+
+@given(
+    st.lists(st.one_of(DOCUMENTS, st.just("text")), max_size=8), st.randoms(use_true_random=False)
+)
+def test_what_is_taken_is_a_function_of_the_set_of_documents(
+    documents: list[Any], chance: Random
+) -> None:
+    shuffled = chance.sample(documents, len(documents))
+    first, second = admitted(*documents, device_id=None), admitted(*shuffled, device_id=None)
+    assert union(first.readings) == union(second.readings)
+    for admission in (first, second):
+        rejected = [refusal["index"] for refusal in admission.refusals]
+        assert sorted([*admission.indexes, *rejected]) == list(range(len(documents)))
+        assert {refusal["index"] for refusal in admission.partly} <= set(admission.indexes)
+        # what is taken agrees with itself: to add it in any order merges nothing away
+        for reading in admission.readings:
+            merged = union(admission.readings)[reading.device_id, reading.recorded_at_ms]
+            assert reading.metrics.items() <= merged.items()
+
+
+def union(readings: list[Reading]) -> dict[tuple[str, int], dict[str, float]]:
+    """The values of each device and instant, as they were given last."""
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for reading in readings:
+        found.setdefault((reading.device_id, reading.recorded_at_ms), {}).update(reading.metrics)
+    return found

@@ -4,6 +4,7 @@ DuckDB runs the views' own SQL, and the pipeline's decoder says what should come
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from telemetry.domain import window
+from telemetry.domain import no_measurement, window
 from telemetry.domain.reading import FIELDS, METRICS, Reading, encode
 from telemetry.domain.validation import decode
 from telemetry.errors import Rejected
@@ -30,7 +31,7 @@ READING = {"device_id": "pump-17", "recorded_at": AT, "temperature": 21.5}
 
 @pytest.fixture(scope="module")
 def athena() -> Iterator[Athena]:
-    made = Athena({view.name: view.sql for view in views(load(ROOT)["reading"][-1])})
+    made = Athena({view.name: view.sql for view in views(load(ROOT)["reading"][-1], {})})
     yield made
     made.close()
 
@@ -48,7 +49,7 @@ def expected(*lines: str) -> dict[int, dict[str, Any]]:
     rows = {}
     for place, line in enumerate(lines):
         try:
-            rows[place] = row(decode(line.encode("utf-8", "surrogatepass")))
+            rows[place] = row(decode(line.encode("utf-8", "surrogatepass")).reading)
         except Rejected:
             continue
     return rows
@@ -99,10 +100,15 @@ def test_a_reading_through_ingest_has_all_its_columns(athena: Athena) -> None:
         "20261121T013000Z",
         "20261121T0330+02",
         "2026-11-21T01:29:30.5-00:00:29",
+        "2026-11-21t01:30:00z",
+        "2026-11-21T01:29:60Z",
+        "20261121T012960,25Z",
+        float(AT),
+        float(AT + 1),
     ],
 )
 def test_a_time_in_iso_8601_is_the_instant_that_windows_have(
-    athena: Athena, recorded_at: str
+    athena: Athena, recorded_at: str | float
 ) -> None:
     line = json.dumps(READING | {"recorded_at": recorded_at, "via": "mqtt"})
     rows = found(athena, line)
@@ -119,19 +125,23 @@ def test_a_time_in_iso_8601_is_the_instant_that_windows_have(
         json.dumps(READING | {"temperature": 150.5}),
         json.dumps(READING | {"temperature": None}),
         json.dumps(READING | {"temperature": {"celsius": 21.5}}),
-        json.dumps(READING | {"humidity": [40]}),
-        json.dumps(READING | {"battery": "full"}),
         json.dumps(READING | {"recorded_at": "yesterday"}),
         json.dumps(READING | {"recorded_at": "2026-11-21T01:30:00"}),
         json.dumps(READING | {"recorded_at": "2026-02-30T01:30:00Z"}),
         json.dumps(READING | {"recorded_at": "2026-11-21T24:00:00Z"}),
-        json.dumps(READING | {"recorded_at": float(AT)}),
+        json.dumps(READING | {"recorded_at": AT + 0.5}),
+        json.dumps(READING | {"recorded_at": float(2**53)}),
+        json.dumps(READING).replace("{", '{"temperature": 21.5, '),
+        json.dumps(READING).replace("{", '{"temperature": "\\"", '),
+        json.dumps(READING | {"recorded_at": "2026-11-21T01:30:00Z"}).replace(
+            "{", '{"via": "b", "via": null,'
+        ),
         json.dumps(READING | {"recorded_at": str(AT)}),
         json.dumps(READING | {"recorded_at": -1}),
         json.dumps(READING | {"recorded_at": 10**30}),
         json.dumps(READING | {"device_id": "pump 17"}),
         json.dumps(READING | {"device_id": 17}),
-        json.dumps(READING | {"wind": 3.0}),
+        json.dumps(READING | {"wind": [{}] * 64}),
         json.dumps(READING | {"received_at": "2026-11-21T01:30:00Z"}),
         json.dumps({"recorded_at": AT, "temperature": 21.5}),
         json.dumps([READING]),
@@ -150,9 +160,56 @@ def test_a_time_in_iso_8601_is_the_instant_that_windows_have(
 def test_what_is_no_reading_is_left_out_and_fails_no_query(athena: Athena, line: str) -> None:
     assert expected(line) == {}
     assert found(athena, line, json.dumps(READING)) == {
-        1: row(decode(json.dumps(READING).encode()))
+        1: row(decode(json.dumps(READING).encode()).reading)
     }
     assert athena.ask("SELECT count(*) AS lines FROM records") == [{"lines": 2}]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"humidity": [40]},
+        {"battery": "full"},
+        {"battery": 60.5},
+        {"battery": None},
+        {"wind": 3.0, "gps": {"at": [52.5, {"deep": []}]}},
+        {"wind": [{}] * 62},
+        {"humidity": float("nan"), "battery": -math.inf, "note": "is:NaN"},
+    ],
+)
+def test_a_metric_that_is_not_valid_is_null_and_the_others_are_there(
+    athena: Athena, odd: dict[str, Any]
+) -> None:
+    lines = [json.dumps(READING | odd, indent=indent) for indent in (None, 1)]
+    only = row(Reading("pump-17", AT, {"temperature": 21.5}))
+    assert found(athena, *lines) == expected(*lines) == {0: only, 1: only}
+
+
+def test_a_value_that_stands_for_no_measurement_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [
+        {"metric": "temperature", "values": [-127, 85]},
+        {"metric": "battery", "values": [6.5535], "devices": "pump-*"},
+    ]
+    declared = no_measurement.load(json.dumps({"no_measurement": entries}))
+    monkeypatch.setattr(no_measurement, "shipped", lambda: declared)
+    made = Athena({each.name: each.sql for each in views(load(ROOT)["reading"][-1], declared)})
+    documents = [
+        READING | {"temperature": -127, "humidity": 55},
+        READING | {"temperature": 85.0},
+        READING | {"temperature": 84.5, "battery": 6.5535},
+        READING | {"battery": 6.553500175476074},  # in 32 bits
+        READING | {"device_id": "lamp", "battery": 6.5535},
+    ]
+    lines = [json.dumps(each) for each in documents]
+    rows = found(made, *lines)
+    assert rows == expected(*lines)
+    assert [(row["temperature"], row["battery"]) for row in rows.values()] == [
+        (None, None),
+        (84.5, None),
+        (21.5, None),
+        (21.5, 6.5535),
+    ]
+    made.close()
 
 
 def test_a_time_by_weeks_is_the_one_form_that_windows_take_and_the_view_leaves_out(
@@ -179,7 +236,7 @@ DAYS = st.dates(datetime(1969, 12, 30).date())  # noqa: DTZ001
 DATES = st.builds(
     lambda day, form: day.strftime(form), DAYS, st.sampled_from(["%Y-%m-%d", "%Y%m%d"])
 )
-OFFSETS = st.sampled_from(["Z", "+01:00", "-0530", "+23", "-00:00:59", "+24:00", "z", ""])
+OFFSETS = st.sampled_from(["Z", "z", "+01:00", "-0530", "+23", "-00:00:59", "+24:00", ""])
 WRITTEN = st.builds(
     "{}{}{}{}".format, DATES, st.sampled_from("T t"), clocks(":") | clocks(""), OFFSETS
 )
@@ -205,7 +262,7 @@ METRICS_IN_RANGE = {
 READINGS = st.fixed_dictionaries(
     {
         "device_id": st.from_regex(r"[A-Za-z0-9_-]{1,9}", fullmatch=True),
-        "recorded_at": TIMES_MS | WRITTEN,
+        "recorded_at": TIMES_MS | TIMES_MS.map(float) | WRITTEN,
     },
     optional={
         **METRICS_IN_RANGE,
@@ -229,6 +286,14 @@ def written(document: Any, spaces: str, is_ascii: bool) -> str:
 LINES = st.one_of(
     st.builds(written, DOCUMENTS, st.sampled_from(["", " ", "\t"]), st.booleans()),
     st.builds(written, ANYTHING, st.just(""), st.booleans()),
+    st.builds(
+        lambda document, name, value: written(document, "", True).replace(
+            "{", f'{{"{name}":{json.dumps(value)},', 1
+        ),
+        READINGS,
+        st.sampled_from(list(FIELDS)),
+        ANYTHING,
+    ),
     st.text(max_size=20),
 )
 
@@ -310,7 +375,7 @@ def test_a_metric_may_be_named_as_a_word_of_sql() -> None:
         for name in ("order", "group", "date", "offset", "fields", "line", "table")
     ]
     schema = {**newest.schema, "fields": [*newest.schema["fields"], *named]}
-    made = Athena({each.name: each.sql for each in views(Version(9, "v9.avsc", schema))})
+    made = Athena({each.name: each.sql for each in views(Version(9, "v9.avsc", schema), {})})
     line = {"device_id": "pump-17", "recorded_at": AT, "order": 1.5, "date": 2}
     made.keep([(json.dumps(line), "2026-11-21", "10")])
     for view in ("readings", "readings_once"):

@@ -338,6 +338,208 @@ def test_a_writer_whose_field_is_no_number_is_refused(name: str) -> None:
     assert "can't be read as a reading" in refused(data, AVRO).reason
 
 
+def of_types(types: dict[str, Any]) -> dict[str, Any]:
+    """A writer's schema: these fields, and a reading's that aren't among them."""
+    fields = {"device_id": "string", "recorded_at": "long", "temperature": "double", **types}
+    listed = [{"name": name, "type": kind} for name, kind in fields.items()]
+    return {"type": "record", "name": "Measured", "namespace": "fleet", "fields": listed}
+
+
+def plain(schema: Any) -> Any:
+    """A schema without logical types, so that a library writes numbers and bytes as they are."""
+    if isinstance(schema, list):
+        return [plain(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "logicalType" in schema and schema["type"] != "fixed":
+        return plain(schema["type"])
+    return {key: plain(value) for key, value in schema.items() if key != "logicalType"}
+
+
+def container_of(types: dict[str, Any], *documents: dict[str, Any]) -> bytes:
+    """A file whose header has the logical types; its records are written without them."""
+    written_by = of_types(types)
+    schema, sync = json.dumps(written_by).encode(), bytes(range(16))
+    records = b"".join(writers.datum(each, plain(written_by)) for each in documents)
+    entry = varint(11) + b"avro.schema" + varint(len(schema)) + schema
+    header = b"Obj\x01" + varint(1) + entry + varint(0) + sync
+    return header + varint(len(documents)) + varint(len(records)) + records + sync
+
+
+def varint(number: int) -> bytes:
+    out, number = b"", number * 2
+    while number > 127:
+        out, number = out + bytes([number & 127 | 128]), number >> 7
+    return out + bytes([number])
+
+
+def logical(name: str, of: str = "long", /, **more: Any) -> dict[str, Any]:
+    return {"type": of, "logicalType": name, **more}
+
+
+@pytest.mark.parametrize(
+    ("kind", "written"),
+    [
+        (logical("timestamp-millis"), AT_MS),
+        (logical("timestamp-micros"), AT_MS * 1000),
+        (logical("timestamp-micros"), AT_MS * 1000 + 999),
+        (logical("timestamp-nanos"), AT_MS * 1_000_000 + 999_999),
+        (["null", logical("timestamp-micros")], AT_MS * 1000),
+        ([logical("timestamp-micros"), "null"], AT_MS * 1000),
+        ({"type": logical("timestamp-micros")}, AT_MS * 1000),
+        (logical("of another's own"), AT_MS),
+        ("double", float(AT_MS)),
+        (["null", "double"], float(AT_MS)),
+    ],
+)
+def test_an_avro_time_is_read_in_the_unit_that_the_writers_schema_says(
+    kind: Any, written: float
+) -> None:
+    data = container_of({"recorded_at": kind}, {**ONE, "recorded_at": written})
+    assert decoded(data, AVRO) == [ONE]
+    written_by = of_types({"recorded_at": kind})
+    schemas = KnownSchemas({UUID(int=5): written_by})
+    record = writers.datum({**ONE, "recorded_at": written}, plain(written_by))
+    (found,) = decode(Body(writers.header(UUID(int=5)) + record, AVRO), schemas, MOST)
+    assert found["recorded_at"] == AT_MS
+
+
+def test_an_avro_time_before_1970_is_floored() -> None:
+    data = container_of(
+        {"recorded_at": logical("timestamp-micros")}, {**ONE, "recorded_at": -1_500}
+    )
+    assert decoded(data, AVRO) == [{**ONE, "recorded_at": -2}]
+
+
+@pytest.mark.parametrize("unit", ["millis", "micros", "nanos"])
+def test_a_local_timestamp_is_refused_by_name_with_the_type_that_is_read(unit: str) -> None:
+    for kind in (
+        logical(f"local-timestamp-{unit}"),
+        ["null", logical(f"local-timestamp-{unit}")],
+    ):
+        error = refused(container_of({"recorded_at": kind}, ONE), AVRO)
+        assert error.field == "recorded_at"
+        assert error.reason == (
+            f"is a local-timestamp-{unit}, a clock without a zone; "
+            f"timestamp-{unit} is in UTC, and is read"
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (logical("date", "int"), "date"),
+        (logical("time-millis", "int"), "time-millis"),
+        (logical("time-micros"), "time-micros"),
+        (logical("decimal", "bytes", precision=13), "decimal"),
+        (logical("duration", "fixed", name="D", size=12), "duration"),
+        (logical("uuid", "string"), "uuid"),
+    ],
+)
+def test_what_is_no_instant_is_refused_by_the_name_of_its_type(kind: Any, name: str) -> None:
+    written = {"int": 5, "long": 5, "bytes": b"5", "fixed": bytes(12), "string": "x"}
+    data = container_of({"recorded_at": kind}, {**ONE, "recorded_at": written[kind["type"]]})
+    error = refused(data, AVRO)
+    assert (error.field, error.reason) == (
+        "recorded_at",
+        f"is a {name}; an instant is a timestamp-millis",
+    )
+
+
+AS_FIXED = logical("decimal", "fixed", name="fleet.D", size=4, precision=9, scale=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "written", "value"),
+    [
+        (logical("decimal", "bytes", precision=4, scale=2), b"\x08\x66", 21.5),
+        (logical("decimal", "bytes", precision=4, scale=1), b"\xff\x29", -21.5),
+        (logical("decimal", "bytes", precision=4), b"\x15", 21.0),
+        (logical("decimal", "bytes", precision=3, scale=3), b"", 0.0),
+        (["null", logical("decimal", "bytes", precision=4, scale=2)], b"\x08\x66", 21.5),
+        ([logical("decimal", "bytes", precision=4, scale=2), "null"], b"\x08\x66", 21.5),
+        (["double", logical("decimal", "bytes", precision=4, scale=2)], 21.5, 21.5),
+        (AS_FIXED, b"\x00\x00\x08\x66", 21.5),
+        (["null", AS_FIXED], b"\xff\xff\xff\xff", -0.01),
+        # the double nearest to 0.1234567890123456789012345678901234567
+        (
+            logical("decimal", "bytes", precision=37, scale=37),
+            (1234567890123456789012345678901234567).to_bytes(16, "big"),
+            0.12345678901234568,
+        ),
+    ],
+)
+def test_a_decimal_metric_is_the_double_nearest_to_it(
+    kind: Any, written: Any, value: float
+) -> None:
+    (found,) = decoded(container_of({"temperature": kind}, {**ONE, "temperature": written}), AVRO)
+    assert found == {**ONE, "temperature": value}
+
+
+def test_two_metrics_may_be_decimals_of_one_name() -> None:
+    data = container_of(
+        {"temperature": AS_FIXED, "humidity": ["null", "fleet.D"]},
+        {**ONE, "temperature": b"\0\0\x08\x66", "humidity": b"\0\0\x0f\xa0"},
+    )
+    assert decoded(data, AVRO) == [{**ONE, "temperature": 21.5, "humidity": 40.0}]
+
+
+def test_a_decimal_beyond_a_double_is_refused_with_its_reading_alone() -> None:
+    kind = logical("decimal", "bytes", precision=4)
+    data = container_of({"temperature": kind}, ONE | {"temperature": b"\x7f" + bytes(500)})
+    assert decoded(data, AVRO) == [{**ONE, "temperature": float("inf")}]
+
+
+def test_a_decimal_of_absurdly_many_digits_is_refused() -> None:
+    kind = logical("decimal", "bytes", precision=10**9, scale=10**9)
+    error = refused(container_of({"temperature": kind}, ONE | {"temperature": b"1"}), AVRO)
+    assert error.reason == "has a decimal of more than 100 digits"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (logical("timestamp-millis"), "timestamp-millis"),
+        (logical("date", "int"), "date"),
+        (["null", logical("time-micros")], "time-micros"),
+        (logical("duration", "fixed", name="D", size=12), "duration"),
+    ],
+)
+def test_a_metric_that_is_a_time_is_refused_by_the_name_of_its_type(kind: Any, name: str) -> None:
+    written = bytes(12) if name == "duration" else 5
+    error = refused(container_of({"temperature": kind}, ONE | {"temperature": written}), AVRO)
+    assert (error.field, error.reason) == (
+        "temperature",
+        f"is a {name}, and not a number of °C",
+    )
+
+
+def test_a_decimal_that_is_not_as_avro_says_is_no_decimal() -> None:
+    kind = logical("decimal", "bytes", precision=2, scale=3)
+    data = container_of({"temperature": kind}, ONE | {"temperature": b"1"})
+    assert "can't be read as a reading" in refused(data, AVRO).reason
+
+
+def test_a_union_of_times_of_several_units_is_refused() -> None:
+    kind = [logical("timestamp-micros"), "int"]
+    error = refused(container_of({"recorded_at": kind}, ONE), AVRO)
+    assert error.field == "recorded_at"
+    assert "different units" in error.reason
+
+
+def test_a_device_id_may_be_a_uuid_that_is_a_string() -> None:
+    name = "c4a0e1f2-0000-4000-8000-000000000001"
+    data = container_of({"device_id": logical("uuid", "string")}, {**ONE, "device_id": name})
+    assert decoded(data, AVRO) == [{**ONE, "device_id": name}]
+    fixed = logical("uuid", "fixed", name="U", size=16)
+    data = container_of({"device_id": fixed}, {**ONE, "device_id": bytes(16)})
+    error = refused(data, AVRO)
+    assert (error.field, error.reason) == (
+        "device_id",
+        "is a uuid of 16 bytes; a string is read",
+    )
+
+
 def test_what_the_pipeline_stamps_is_left_out_where_it_is_null_and_kept_for_refusal() -> None:
     stamped = {**ONE, "received_at": AT_MS}
     (document,) = decode(Body(writers.glue([ONE]), AVRO), KnownSchemas(), MOST)
@@ -439,7 +641,12 @@ def test_a_field_of_another_wire_type_is_not_passed_over() -> None:
         (b"\x0a\x05abcd", "claims 5 bytes and has 4 (record 0, byte 0)"),
         (b"\x0a", "ends within a number, or has one of over 64 bits (byte 1)"),
         (b"\x0a" + b"\xff" * 10, "ends within a number, or has one of over 64 bits (byte 1)"),
-        (b"\x0b\x0c", "has a field of wire type 3 (byte 0)"),
+        (b"\x0b\x0c", "has wire type 3 for readings; a message has 2 (record 0, byte 0)"),
+        (b"\x14", "has a field of wire type 4 (byte 0)"),
+        (b"\x13\x0c", "ends another group than it began (byte 1)"),
+        (b"\x13\x08\x05", "ends within a number, or has one of over 64 bits (byte 3)"),
+        (b"\x13\x0a\x05x", "has a group that doesn't end (byte 1)"),
+        (b"\x13" * 101, "has a group that doesn't end (byte 1)"),
         (b"\x08\x01", "has wire type 0 for readings; a message has 2 (record 0, byte 0)"),
         (b"\x00\x01", "has a field of number 0 (byte 0)"),
         (b"\x12\x00" * 101, "has more than 100 fields that Readings doesn't have (byte 200)"),
@@ -447,6 +654,47 @@ def test_a_field_of_another_wire_type_is_not_passed_over() -> None:
 )
 def test_bytes_that_are_no_readings_message_say_where(data: bytes, reason: str) -> None:
     assert refused(data, PROTOBUF).reason == reason
+
+
+def test_an_unknown_group_is_passed_over_as_googles_parser_does() -> None:
+    # within: a number, a text, 8 and 4 bytes, and a group
+    group = bytes.fromhex("4b 0805 120161 19 0000000000000000 25 00000000 53 0801 54 4c")
+    data = writers.readings([ONE])
+    assert decoded(data + group, PROTOBUF) == decoded(group + data, PROTOBUF) == [ONE]
+
+
+NOT_OPTIONAL = "; without `optional`, proto3 leaves out a 0"
+
+
+def test_a_reading_without_a_metric_is_told_of_proto3s_zeros_and_refused_alone() -> None:
+    none = {"device_id": "a", "recorded_at": AT_MS}
+    first, second = decoded(writers.readings([none, ONE]), PROTOBUF)
+    assert isinstance(first, Rejected)
+    assert first.reason == (
+        f"has none of the metrics temperature, humidity, pressure, battery{NOT_OPTIONAL}"
+    )
+    assert second == ONE
+
+
+@pytest.mark.parametrize("device_id", ["pump-1", "p1", "", "x" * 100])
+def test_one_reading_that_is_not_said_to_be_one_is_told_how_to_be(device_id: str) -> None:
+    document = {**ONE, "device_id": device_id} if device_id else {**ONE, "humidity": 5.0}
+    document = {name: value for name, value in document.items() if device_id or name != "device_id"}
+    data = writers.reading(document)
+    error = refused(data, PROTOBUF)
+    assert error.reason == (
+        "is one Reading, and Readings is expected; "
+        "for one Reading add messageType=Reading to the Content-Type"
+    )
+    assert decoded(data, f"{PROTOBUF}; messageType=Reading") == [document]
+
+
+@pytest.mark.parametrize("kind", ["Reading", "Readings"])
+def test_messages_behind_their_lengths_are_told_to_be_that(kind: str) -> None:
+    one, both = writers.reading(ONE), writers.readings([ONE, TWO])
+    for messages in ([one], [one, one], [both]):
+        data = b"".join(bytes([len(each)]) + each for each in messages)
+        assert "writeDelimitedTo" in refused(data, f"{PROTOBUF};messageType={kind}").reason
 
 
 def test_a_reading_that_is_no_message_says_which() -> None:

@@ -13,10 +13,12 @@ from telemetry.domain.influx import (
     MappingInvalid,
     judged,
     load_mapping,
+    remedy,
     shipped_mapping,
     translate,
 )
 from telemetry.domain.line_protocol import parse
+from telemetry.domain.reading import METRICS
 
 ROOT = Path(__file__).parents[2]
 NOW_MS = 1_795_224_600_000
@@ -47,12 +49,16 @@ def fault(lines: str, rules: Mapping | None = None, device_id: str | None = None
     return str(found)
 
 
-def judge(lines: str, precision: str = "ns") -> tuple[Admission, list[str]]:
+def judge(
+    lines: str, precision: str = "ns", rules: Mapping | None = None
+) -> tuple[Admission, list[str]]:
     points, _ = parse(lines.encode(), precision)
-    batch = translate(points, mapping(), None, NOW_MS)
-    admitted = admit(batch.documents, Poster(None), NOW_MS, 86_400_000, None)
-    admission, faults = judged(batch, admitted)
-    return admission, [str(each) for each in faults]
+    batch = translate(points, rules or mapping(), None, NOW_MS)
+    batch = batch._replace(precision=precision)
+    places = [f"line {point.line}" for point in batch.points]
+    admitted = admit(batch.documents, Poster(None), NOW_MS, 86_400_000, None, places)
+    judgement = judged(batch, admitted)
+    return judgement.admission, [str(each) for each in judgement.faults]
 
 
 def test_the_shipped_mapping_is_that_of_the_file_that_is_reviewed() -> None:
@@ -186,12 +192,25 @@ def test_a_metric_that_is_no_number_is_a_fault(value: str, kind: str) -> None:
     assert told.startswith(f"line 1: m.temperature: is {kind} temperature is a number; it is ")
 
 
-def test_two_fields_of_a_point_that_are_one_metric_are_a_fault() -> None:
+@pytest.mark.parametrize("fields", ["temperature=1,t=2", "t=1,temperature=2"])
+def test_of_two_fields_of_a_point_that_are_one_metric_the_larger_is_kept(fields: str) -> None:
     rules = mapping(metrics=[{"field": "t", "metric": "temperature"}])
-    told = fault("m,host=h temperature=1,t=2 1", rules)
+    admission, (told,) = judge(f"m,host=h {fields} {NOW_MS}", "ms", rules)
+    assert [each.metrics for each in admission.readings] == [{"temperature": 2}]
+    (low, _), (high, _) = (field.split("=") for field in fields.split(","))
     assert told == (
-        "line 1: m.t: is another field of this point that is metric temperature; it is 2.0"
+        f"line 1: m.{low}: 1.0 differs from 2.0, which m.{high} of this point has for "
+        "temperature; the larger value is kept"
     )
+    assert judge(f"m,host=h temperature=1,t=1 {NOW_MS}", "ms", rules)[1] == []
+
+
+def test_a_field_that_is_no_number_takes_no_other_with_it() -> None:
+    lines = f'm,host=h temperature="hot",humidity=40 {NOW_MS}\nm,host=h temperature=1 {NOW_MS + 1}'
+    admission, (told,) = judge(lines, "ms")
+    assert [each.metrics for each in admission.readings] == [{"humidity": 40}, {"temperature": 1}]
+    assert told.startswith("line 1: m.temperature: is a string; metric temperature is a number")
+    assert [each["index"] for each in admission.partly] == [0]
 
 
 def test_times_are_cut_to_the_millisecond_and_a_missing_one_is_now() -> None:
@@ -219,16 +238,21 @@ def test_points_that_say_the_same_are_both_kept_to_be_counted_as_duplicates() ->
     "second",
     [
         "a,host=h,core=1 temperature=2 1795224600000000000",  # another series
-        "a,host=h temperature=1 1795224600000000001",  # another time
+        "a,host=h temperature=2 1795224600000000001",  # another time
         "b,host=h humidity=9,temperature=2 1795224600000999999",
     ],
 )
-def test_a_point_that_would_be_lost_in_anothers_millisecond_is_refused(second: str) -> None:
-    lines = f"\na,host=h temperature=1 1795224600000000000\n{second}\nb,host=i temperature=3"
-    admission, faults = judge(lines)
-    assert [each.metrics["temperature"] for each in admission.readings] == [1, 3]
-    assert admission.indexes == [0, 2]
-    assert faults == ["line 3: temperature of h is in line 2 already, in the same millisecond"]
+def test_of_two_values_of_a_metric_in_a_millisecond_the_larger_is_kept(second: str) -> None:
+    first = "a,host=h temperature=1 1795224600000000000"
+    for place, lines in ((2, [first, second]), (3, [second, first])):
+        admission, faults = judge("\n".join(["", *lines, "b,host=i temperature=3"]))
+        temperatures = [each.metrics.get("temperature") for each in admission.readings]
+        assert temperatures == [2, 3]
+        (told,) = faults
+        assert told == (
+            f"line {place}: temperature: 1.0 differs from 2.0, which line {5 - place} has for the "
+            "same device and instant; the larger value is kept"
+        )
 
 
 def test_a_point_is_not_refused_for_one_that_is_not_kept_either() -> None:
@@ -276,3 +300,62 @@ def test_a_mapping_that_makes_no_sense_names_the_place(
 def test_what_is_no_mapping_at_all_is_told(text: str) -> None:
     with pytest.raises(MappingInvalid, match=r"influx\.yaml"):
         load_mapping(text)
+
+
+@pytest.mark.parametrize(
+    ("precision", "time", "read", "unit"),
+    [
+        ("ns", 1_795_224_600, "1970-01-01T00:00:01.795Z", "s"),
+        ("ns", 1_795_224_600_000, "1970-01-01T00:29:55.224Z", "ms"),
+        ("ms", 1_795_224_600, "1970-01-21T18:40:24.600Z", "s"),
+        ("us", 1_795_224_600_000, "1970-01-21T18:40:24.600Z", "ms"),
+        ("s", 17, "1970-01-01T00:00:17.000Z", None),
+        ("s", -17, "1969-12-31T23:59:43.000Z", None),
+    ],
+)
+def test_a_time_before_2000_is_told_as_it_was_sent(
+    precision: str, time: int, read: str, unit: str | None
+) -> None:
+    _, (fault,) = judge(f"m,host=a temperature=1 {time}", precision)
+    hint = f" It looks like `precision={unit}`." if unit else ""
+    told = f"timestamp {time} in {precision} is {read}; is `precision` right?{hint}"
+    assert fault == f"line 1: {told}"
+
+
+def test_a_time_that_is_only_too_old_is_not_said_to_be_in_another_unit() -> None:
+    _, (fault,) = judge("m,host=a temperature=1 1700000000", "s")
+    assert "is older than windows are kept" in fault
+    assert "precision" not in fault
+
+
+@pytest.mark.parametrize(
+    ("lines", "entry"),
+    [
+        ("weather Temperature=21.5,Humidity=41 1", "{field: Temperature, metric: temperature}"),
+        ('m note="x",temp_c=21 1', "{field: temp_c, metric: temperature}"),
+        ("m a=1 1\nm hum=41 1", "{field: hum, metric: humidity}"),
+        ("m Battery\\ Level=3 1", '{field: "Battery Level", metric: battery}'),
+        ("°C,domain=sensor value=21 1", '{measurement: "°C", field: value, metric: temperature}'),
+        ("cpu idle=90 1", f"{{field: idle, metric: METRIC}}, METRIC being {' or '.join(METRICS)}"),
+    ],
+)
+def test_the_entry_is_told_that_would_keep_a_field(lines: str, entry: str) -> None:
+    batch = batch_of(lines)
+    assert batch.is_kept_none
+    told = remedy(batch.left_out)
+    assert told == f"an entry under `metrics` in influx.yaml keeps one: {entry}"
+    entry = entry.partition("}")[0].replace("METRIC", "battery") + "}"
+    kept = mapping(metrics=[yaml.safe_load(entry)])
+    assert len(batch_of(lines, kept, "pump-1").documents) == 1
+
+
+def test_points_without_a_number_are_told_to_be_that() -> None:
+    assert remedy(batch_of('m state="on",is_on=true 1').left_out) == (
+        "none of their fields is a number"
+    )
+
+
+def test_a_batch_is_kept_in_part_where_a_point_has_a_metric_or_a_fault() -> None:
+    assert not batch_of("m,host=a temperature=1 1\nm Temperature=1 1").is_kept_none
+    assert not batch_of("m temperature=1 1\nm Temperature=1 1").is_kept_none
+    assert not batch_of("").is_kept_none

@@ -265,6 +265,10 @@ def test_a_request_has_up_to_5000_points() -> None:
         b"a v=" + b"1" * 1_000_000 + b".e",
         b"a v=1e" + b"1" * 1_000_000 + b"x",
         b"a v=1 " + b"1" * 1_000_000 + b"x",
+        b"a v=1 " + b"0" * 1_000_000 + b"x",
+        b"a v=" + b"0" * 1_000_000 + b"1i",
+        b"a v=1" + b"\0" * 1_000_000 + b"x",
+        b"a v=1\n" + b"\0" * 1_000_000 + b"x",
     ],
 )
 def test_a_mebibyte_of_malice_costs_no_more_than_a_second(body: bytes) -> None:
@@ -276,7 +280,11 @@ def test_a_mebibyte_of_malice_costs_no_more_than_a_second(body: bytes) -> None:
 
 @given(st.binary(max_size=200) | st.text('a,= "\\\n1.ite-#', max_size=60).map(str.encode))
 def test_no_body_makes_it_fail_and_each_line_has_one_end(body: bytes) -> None:
-    found, faults = parse(body, "ns")
+    try:
+        found, faults = parse(body, "ns")
+    except Rejected as error:
+        assert error.reason.startswith("is UTF-")  # noqa: PT017 - most bodies aren't
+        return
     lines = [each.line for each in found] + [each.line for each in faults]
     assert len(set(lines)) == len(lines)
 
@@ -328,3 +336,53 @@ def test_what_the_client_of_influxdb_2_writes_is_read_as_it_was(
         lines.append(point.time(at, "ns").to_line_protocol())
     expected = [Point(index + 1, *point) for index, point in enumerate(batch)]
     assert points("\n".join(lines)) == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("0009223372036854775807i", 9_223_372_036_854_775_807),
+        ("-0009223372036854775808i", -9_223_372_036_854_775_808),
+        ("000000000000000000000000000000000001i", 1),
+        ("0000000000000000000018446744073709551615u", 18_446_744_073_709_551_615),
+        ("-000i", 0),
+        ("0" * 5_000 + "1i", 1),
+    ],
+)
+def test_leading_zeros_of_a_whole_number_are_passed_over(word: str, value: int) -> None:
+    ((point,), faults) = parse(f"m v={word}".encode(), "ns")
+    assert (point.fields, faults) == ({"v": value}, [])
+
+
+@pytest.mark.parametrize(
+    ("digits", "time_ns"), [("00000000000000000000001", 1), ("-0000000000000000000000002", -2)]
+)
+def test_leading_zeros_of_a_timestamp_are_passed_over(digits: str, time_ns: int) -> None:
+    ((point,), _) = parse(f"m v=1 {digits}".encode(), "ns")
+    assert point.time_ns == time_ns
+
+
+def test_the_times_of_influxdb_1_are_the_first_and_last_that_are_taken() -> None:
+    times = [2**63 - 1, 2**63 - 2, -(2**63) + 2, -(2**63) + 1]
+    points, faults = parse("\n".join(f"m v=1 {each}" for each in times).encode(), "ns")
+    assert [point.time_ns for point in points] == times[1:3]
+    assert [fault.line for fault in faults] == [1, 4]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_measurement() -> None:
+    for head in ("temp,host=a", "# comment\ntemp"):
+        points, faults = parse(b"\xef\xbb\xbf" + f"{head} v=1 1\n".encode(), "ns")
+        assert ([point.measurement for point in points], faults) == (["temp"], [])
+
+
+def test_a_c_strings_end_is_no_part_of_a_line() -> None:
+    body = b'm v=1 1\0\nm v=2\0\r\nm v="x"\0\n\0\nm v=3i 4 \0\0\n\0'
+    points, faults = parse(body, "ns")
+    assert faults == []
+    found = [(point.fields["v"], point.time_ns, point.line) for point in points]
+    assert found == [(1, 1, 1), (2, None, 2), ("x", None, 3), (3, 4, 5)]
+
+
+def test_utf_16_is_named() -> None:
+    with pytest.raises(Rejected, match="is UTF-16"):
+        parse("m v=1 1".encode("utf-16"), "ns")

@@ -10,6 +10,7 @@ AGGREGATE = {
     "AWS_REGION": "eu-west-1",
     "WINDOWS_TABLE": "windows",
     "FAILURES_BUCKET": "failures",
+    "STREAM_NAME": "readings",
     "WINDOW_RETENTION_DAYS": "30",
 }
 
@@ -19,6 +20,7 @@ def test_settings_are_read_from_a_mapping() -> None:
         aws_region="eu-west-1",
         windows_table="windows",
         failures_bucket="failures",
+        stream_name="readings",
         window_retention_days=30,
     )
     assert AggregateSettings.read({**AGGREGATE, "PATH": "/bin"}) == expected

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from telemetry.domain.times import from_iso, minute_of, to_iso, to_iso_minute
+from telemetry.domain.times import from_iso, minute_of, other_unit, to_iso, to_iso_minute
 
 AT_MS = 1_795_224_600_000
 instants = st.integers(0, 253_402_300_799_999)  # 1970 to 9999
@@ -59,3 +59,57 @@ def test_an_offset_moves_the_clock_and_not_the_instant(at_ms: int, offset_minute
 def test_what_is_no_instant_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         from_iso(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-21T01:29:60Z",
+        "2026-11-21t01:29:60z",
+        "2026-11-21 01:29:60.000+00:00",
+        "20261121T012960Z",
+        "2026-11-21T02:29:60,0+0100",
+        "2026-11-21T01:30:00z",
+    ],
+)
+def test_a_second_of_60_is_the_second_after_it_and_z_may_be_lower_case(text: str) -> None:
+    assert from_iso(text) == AT_MS
+
+
+def test_a_leap_second_has_fractions() -> None:
+    assert from_iso("2016-12-31T23:59:60.250Z") == from_iso("2017-01-01T00:00:00.250Z")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-21T01:60:00Z",
+        "2026-11-21T01:29:61Z",
+        "2026-11-21T60:00:00Z",
+        "2026-11-21T01:29:60",
+        "2026-11-60T01:29:00Z",
+    ],
+)
+def test_a_sixty_elsewhere_is_no_leap_second(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        from_iso(text)
+
+
+@pytest.mark.parametrize(
+    ("number", "unit"),
+    [
+        (1_795_224_600, "seconds"),
+        (1_795_224_600.25, "seconds"),
+        (1_795_224_600_000, None),
+        (1_795_224_600_000_000, "microseconds"),
+        (1_795_224_600_000_000_000, "nanoseconds"),
+        (0, None),
+        (123_456, None),
+        (-1_795_224_600, None),
+        (10**4000, None),
+    ],
+)
+def test_a_number_tells_its_unit_where_that_makes_it_a_time_of_this_century(
+    number: float, unit: str | None
+) -> None:
+    assert other_unit(number) == unit

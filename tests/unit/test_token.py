@@ -27,11 +27,11 @@ def test_a_bearer_token_is_a_subject_and_a_secret() -> None:
         "Bearer pump-1.short",
         f"Bearer pump-1.{'x' * 129}",
         f"Bearer {'x' * 129}.{SECRET}",
-        f"bearer pump-1.{SECRET}",
         f"Digest pump-1.{SECRET}",
         f"Token pump-1:{SECRET}",
         f" Bearer pump-1.{SECRET}",
-        f"Bearer  pump-1.{SECRET}",
+        f"Bearer\tpump-1.{SECRET}",
+        f"BeareR{SECRET} pump-1.{SECRET}",
         f"Bearer pump-1.{SECRET} ",
         f"Bearer pump-1.{SECRET}\n",
         f"Bearer pump 1.{SECRET}",
@@ -43,6 +43,18 @@ def test_a_bearer_token_is_a_subject_and_a_secret() -> None:
 )
 def test_any_other_header_is_none(header: str) -> None:
     assert parse_bearer(header) is None
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "token", "tOKEN", "Bearer ", "token   "])
+def test_a_scheme_may_be_in_any_case_with_spaces_behind_it(scheme: str) -> None:
+    assert parse_bearer(f"{scheme} pump-1.{SECRET}") == ("pump-1", SECRET)
+    name = {"b": "basic", "t": "BASIC"}[scheme[0].lower()]
+    user = basic(f"pump-1:{SECRET}").replace("Basic", name + scheme[6:])
+    assert parse_bearer(user) == ("pump-1", SECRET)
+
+
+def test_a_token_keeps_its_case() -> None:
+    assert parse_bearer(f"bearer PUMP-1.{SECRET}") == ("PUMP-1", SECRET)
 
 
 def basic(user: str) -> str:
@@ -80,7 +92,6 @@ def test_a_user_and_a_password_may_be_of_any_length(subject: str, secret: str) -
         basic(f"pump-1:{'x' * 129}"),
         basic(f"pump-1:{SECRET}") + "=",
         basic(f"pump-1:{SECRET}")[:-1],
-        basic(f"pump-1:{SECRET}").replace("Basic", "basic"),
     ],
 )
 def test_any_other_user_and_password_is_none(header: str) -> None:
@@ -102,6 +113,8 @@ def test_no_header_makes_it_fail(header: str) -> None:
     ("raw", "expected"),
     [
         ({"subject": "pump-1", "role": "device"}, Grant("pump-1", "device")),
+        ({"subject": "claimed-1", "role": "device"}, Grant("claimed-1", "device")),
+        ({"subject": "claim-desk", "role": "operator"}, Grant("claim-desk", "operator")),
         ({"subject": "ann", "role": "operator"}, Grant("ann", "operator")),
         ({"subject": "boss", "role": "admin"}, Grant("boss", "admin")),
         ({"subject": "g", "role": "gateway", "prefix": "p-"}, Grant("g", "gateway", "p-")),
@@ -123,6 +136,7 @@ def test_a_grant_is_read(raw: Any, expected: Grant) -> None:
         ({"subject": "a\n", "role": "device"}, "subject"),
         ({"subject": "a", "role": "root"}, "role"),
         ({"subject": "a", "role": None}, "role"),
+        ({"subject": "claim-1", "role": "device"}, "subject"),
         ({"subject": "g", "role": "gateway"}, "prefix"),
         ({"subject": "g", "role": "gateway", "prefix": "p*"}, "prefix"),
         ({"subject": "a", "role": "device", "prefix": ""}, "prefix"),

@@ -15,12 +15,15 @@ from telemetry.domain.reading import Reading
 from telemetry.domain.window import (
     EMPTY,
     MAX_READINGS,
+    Contested,
     Fate,
     Window,
     WindowKey,
     add,
+    contested,
     decode,
     encode,
+    is_within,
     key_of,
     merge,
 )
@@ -45,7 +48,8 @@ windows = st.dictionaries(
     st.integers(0, 59_999),
     st.dictionaries(
         st.text(min_size=1, max_size=20),
-        st.floats(allow_nan=False).map(lambda value: value + 0.0),
+        st.floats(allow_nan=False).map(lambda value: value + 0.0)
+        | st.integers(-5, 5).map(Contested),
         min_size=1,
         max_size=4,
     ),
@@ -88,18 +92,43 @@ def test_order_repetition_and_splits_change_nothing(
     assert encode(window or EMPTY) == encode(of(readings))
 
 
+@given(batches)
+def test_a_value_is_contested_where_another_came_for_its_instant(readings: list[Reading]) -> None:
+    came: dict[tuple[int, str], set[float]] = {}
+    for each in readings:
+        for name, value in each.metrics.items():
+            came.setdefault((each.recorded_at_ms - MINUTE_MS, name), set()).add(value)
+    found = decode(encode(of(readings)))
+    assert {
+        (offset, name): isinstance(value, Contested)
+        for offset, metrics in found.items()
+        for name, value in metrics.items()
+    } == {cell: len(values) > 1 for cell, values in came.items()}
+    assert contested(found) == sum(len(values) > 1 for values in came.values())
+
+
 @given(batches, batches)
 def test_adding_is_merging(first: list[Reading], second: list[Reading]) -> None:
-    assert add(of(first), second).state == merge(of(first), of(second)) == of(first + second)
+    merged = encode(merge(of(first), of(second)))
+    assert encode(add(of(first), second).state) == merged == encode(of(first + second))
+
+
+@given(batches, batches)
+def test_a_window_is_within_another_that_it_adds_nothing_to(
+    first: list[Reading], second: list[Reading]
+) -> None:
+    whole = of(first + second)
+    assert is_within(of(first), whole)
+    assert is_within(whole, of(first)) == (encode(whole) == encode(of(first)))
 
 
 @given(batches, batches, batches)
 def test_merging_is_a_union(a: list[Reading], b: list[Reading], c: list[Reading]) -> None:
     x, y, z = of(a), of(b), of(c)
     assert encode(merge(x, y)) == encode(merge(y, x))
-    assert merge(merge(x, y), z) == merge(x, merge(y, z))
-    assert merge(x, x) == x
-    assert merge(x, EMPTY) == merge(EMPTY, x) == x
+    assert encode(merge(merge(x, y), z)) == encode(merge(x, merge(y, z)))
+    assert encode(merge(x, x)) == encode(x)
+    assert encode(merge(x, EMPTY)) == encode(merge(EMPTY, x)) == encode(x)
 
 
 @given(batches, batches)
@@ -157,8 +186,10 @@ def test_a_window_takes_6000_readings_and_no_more() -> None:
 
 def test_the_largest_window_fits_into_an_item() -> None:
     every = ("temperature", "humidity", "pressure", "battery")
-    full = of([reading(offset * 10, **dict.fromkeys(every, 1.1)) for offset in range(6_000)])
-    assert len(encode(full)) < 400_000 - 1_000  # its keys and the other attributes
+    full = [reading(offset * 10, **dict.fromkeys(every, 1.1)) for offset in range(6_000)]
+    other = [reading(offset * 10, **dict.fromkeys(every, 1.2)) for offset in range(6_000)]
+    for window in (of(full), of(full + other)):
+        assert len(encode(window)) < 400_000 - 1_000  # its keys and the other attributes
 
 
 def test_a_reading_belongs_to_the_minute_of_its_event_time() -> None:
@@ -186,6 +217,29 @@ def test_the_bytes_of_a_small_window_are_these() -> None:
             "00 00 00 00 00 00 e0 3f 00 00 00 00 00 00 f0 3f 00 00 00 00 00 00 00 00",
         ]
     )
+
+
+def test_the_bytes_of_a_window_with_a_contested_value_are_these() -> None:
+    window = {258: {"b": 1.0}, 7: {"a": -2.0, "b": Contested(0.5)}}
+    data = encode(window)
+    assert data.hex(" ") == " ".join(
+        [
+            "02",  # format
+            "02 00 07 00 02 01",
+            "02",  # two columns
+            "01 61 01 00 00 00 00 00 00 00 c0",
+            "00",  # no contested value
+            "01 62 03 00 00 00 00 00 00 e0 3f 00 00 00 00 00 00 f0 3f",
+            "01",  # that of the first reading
+        ]
+    )
+    assert encode(decode(data)) == data
+
+
+def test_a_mark_on_a_value_that_is_not_there_is_rejected() -> None:
+    data = encode({258: {"b": 1.0}, 7: {"a": Contested(-2.0)}})
+    with pytest.raises(Rejected):
+        decode(data[:-1] + b"\x01")
 
 
 def test_the_bytes_of_an_empty_window_are_these() -> None:
@@ -226,7 +280,10 @@ def test_bytes_that_are_cut_off_or_too_many_are_rejected(window: Window) -> None
         decode(data + b"\x00")
 
 
-@given(st.binary(max_size=60).map(lambda data: b"\x01" + data) | st.binary(max_size=8))
+@given(
+    st.builds(bytes.__add__, st.sampled_from([b"\x01", b"\x02"]), st.binary(max_size=60))
+    | st.binary(max_size=8)
+)
 def test_any_bytes_are_a_window_or_rejected(data: bytes) -> None:
     with contextlib.suppress(Rejected):
         decode(data)
@@ -247,7 +304,7 @@ def test_a_column_that_says_it_has_more_values_than_readings_is_rejected() -> No
         decode(data)
 
 
-@pytest.mark.parametrize("first", [0, 2, 255])
+@pytest.mark.parametrize("first", [0, 3, 255])
 def test_bytes_of_another_format_are_rejected(first: int) -> None:
     with pytest.raises(Rejected, match="format 1"):
         decode(bytes([first]) + encode({1: {"a": 1.0}})[1:])

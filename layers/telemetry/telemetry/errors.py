@@ -1,13 +1,16 @@
 """The pipeline's errors: two kinds, by what to do about them.
 
 TelemetryError
-├── Rejected      never retried: quarantine or refuse it, and count it as done
-│   ├── TooLarge      more bytes than a request may bring
-│   ├── Undecodable   bytes that end or break the format within a request
-│   └── Unsupported   a format or a compression that isn't read here
-└── Unavailable   a retry can mend it: fail the batch from here
+├── Rejected              never retried: quarantine or refuse it, and count it as done
+│   ├── NothingMeasured   all values of a reading stand for none (domain/validation.py)
+│   ├── TooLarge          more bytes than a request may bring
+│   ├── Undecodable       bytes that end or break the format within a request
+│   └── Unsupported       a format or a compression that isn't read here
+├── Unavailable           a retry can mend it: fail the batch from here
+└── UnexpectedEvent       the function was invoked with an event of another kind
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -27,6 +30,13 @@ class Rejected(TelemetryError):
         self.field = field
         self.value = value
         self.reason = reason
+
+    @classmethod
+    def all_of(cls, errors: "Sequence[Rejected]") -> "Rejected":
+        """One for several fields of a document: the first, with the others in its reason."""
+        first, *others = errors
+        reason = "; ".join([first.reason, *map(str, others)])
+        return Rejected(reason, field=first.field, value=first.value)
 
 
 class TooLarge(Rejected):
@@ -49,6 +59,10 @@ class Undecodable(Rejected):
 
 class Unsupported(Rejected):
     """A content type or encoding that isn't read here."""
+
+
+class UnexpectedEvent(TelemetryError):
+    """An event that isn't the function's: whoever invokes it must be mended."""
 
 
 class Unavailable(TelemetryError):

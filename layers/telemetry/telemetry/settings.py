@@ -83,12 +83,14 @@ class AggregateSettings(RetentionSettings):
     aws_region: str
     windows_table: str
     failures_bucket: str
+    stream_name: str
 
 
 @dataclass(frozen=True)
 class AlertSettings(RetentionSettings):
     aws_region: str
     alerts_table: str
+    failures_bucket: str
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class SweepSettings(Settings):
 @dataclass(frozen=True)
 class DispatchSettings(Settings):
     notices_url: str
+    failures_bucket: str
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from uuid import uuid4
 import boto3
 from botocore.config import Config
 
+from tests.waiting import Patience
+
 Document = dict[str, Any]
 
 AT_ONCE = 10
@@ -189,7 +191,7 @@ class Queue:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    patience = Patience(WAIT_SECONDS_MAX)
     while not condition():
-        assert time.monotonic() < deadline, "it never came"
+        assert not patience.is_over(), "it never came"
         time.sleep(0.1)

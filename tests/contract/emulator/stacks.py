@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 from tests.contract.conftest import embedded_client
+from tests.waiting import Patience
 
 END_SECONDS_MAX = 30
 Document = dict[str, Any]
@@ -28,12 +29,12 @@ class Formation:
 
     def ended(self, stack_id: str) -> Document:
         """A stack once nothing happens to it any more."""
-        deadline = time.monotonic() + END_SECONDS_MAX
+        patience = Patience(END_SECONDS_MAX)
         while True:
             stack: Document = self.formation.describe_stacks(StackName=stack_id)["Stacks"][0]
             if not stack["StackStatus"].endswith("_IN_PROGRESS"):
                 return stack
-            assert time.monotonic() < deadline, stack["StackStatus"]
+            assert not patience.is_over(), stack["StackStatus"]
             time.sleep(0.02)
 
 

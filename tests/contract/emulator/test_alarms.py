@@ -9,6 +9,8 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.waiting import Patience
+
 END_SECONDS_MAX = 10
 
 
@@ -119,11 +121,11 @@ def test_cloudformation_makes_an_alarm_on_a_query_or_fails(
     formation = boto3.client("cloudformation", endpoint_url=embedded_endpoint)
     name = f"stack-{uuid.uuid4()}"
     formation.create_stack(StackName=name, TemplateBody=json.dumps(template))
-    deadline = time.monotonic() + END_SECONDS_MAX
+    patience = Patience(END_SECONDS_MAX)
     while (found := formation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]).endswith(
         "_IN_PROGRESS"
     ):
-        assert time.monotonic() < deadline
+        assert not patience.is_over()
         time.sleep(0.02)
     assert found == f"{status}_COMPLETE"
     if status == "CREATE":

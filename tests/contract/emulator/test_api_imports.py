@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from emulator.gaps import api_imports
+from tests.waiting import Patience
 
 Document = dict[str, Any]
 READY_SECONDS_MAX = 10
@@ -49,12 +50,12 @@ class Deployed:
         self.formation = boto3.client("cloudformation", endpoint_url=endpoint)
         name = f"stack-{uuid.uuid4()}"
         self.formation.create_stack(StackName=name, TemplateBody=json.dumps(template))
-        deadline = time.monotonic() + READY_SECONDS_MAX
+        patience = Patience(READY_SECONDS_MAX)
         while True:
             self.stack: Any = self.formation.describe_stacks(StackName=name)["Stacks"][0]
             if not self.stack["StackStatus"].endswith("_IN_PROGRESS"):
                 break
-            assert time.monotonic() < deadline
+            assert not patience.is_over()
             time.sleep(0.02)
         outputs = {each["OutputKey"]: each["OutputValue"] for each in self.stack.get("Outputs", [])}
         self.api_id = outputs.get("Id", "")

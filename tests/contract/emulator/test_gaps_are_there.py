@@ -22,14 +22,18 @@ from botocore.exceptions import ClientError
 from cryptography import x509
 
 from emulator import embedded, launcher
+from emulator.sigv4 import Key
 from local.instance import unused
 from local.tools import tool
+from tests.contract.conftest import ROOT
 from tests.contract.emulator.queues import Stage, wait_until
 from tests.contract.emulator.stacks import Document, Stacks
 from tests.contract.emulator.test_api_imports import Deployed, description
 from tests.contract.emulator.test_existing import ATTRIBUTES
 from tests.contract.emulator.test_imports import Import
 from tests.contract.emulator.test_permissions import Account, execution, is_allowed
+from tests.contract.emulator.test_strangers import SECRET, Place, address_of_sender, guessed_key
+from tests.waiting import Patience
 
 SECONDS_MAX = 10
 INSIDE = """
@@ -94,7 +98,9 @@ def endpoint() -> Iterator[str]:
     """Address of an embedded AWS with every gap left open."""
     own = unused("gaps")
     own.create()
-    aws = embedded.start(own, tool("aws", "python"), with_mappings=False, without=launcher.GAPS)
+    aws = embedded.start(
+        own, tool("aws", "python"), with_mappings=False, without=launcher.GAPS, root=ROOT
+    )
     try:
         yield f"http://127.0.0.1:{aws.port}"
     finally:
@@ -127,6 +133,18 @@ def name() -> str:
 
 def test_every_gap_has_a_test_that_shows_it() -> None:
     assert sorted(set(launcher.GAPS) - SHOWN) == []
+
+
+@shows("table_keys")
+def test_a_querys_keys_may_be_of_any_length(stacks: Stacks) -> None:
+    table, dynamodb = name(), stacks.client("dynamodb")
+    dynamodb.create_table(TableName=table, **ATTRIBUTES)
+    found = dynamodb.query(
+        TableName=table,
+        KeyConditionExpression="id = :id",
+        ExpressionAttributeValues={":id": {"S": "x" * 2049}},
+    )
+    assert found["Count"] == 0
 
 
 @shows("partiql")
@@ -394,9 +412,9 @@ def test_firehose_delivers_each_record_by_itself_and_at_once(account: Account) -
     )
     for text in ("one", "two"):
         kinesis.put_record(StreamName=both, Data=text, PartitionKey="k")
-    deadline = time.monotonic() + SECONDS_MAX
+    patience = Patience(SECONDS_MAX)
     while len(found := s3.list_objects_v2(Bucket=both).get("Contents", [])) < 2:
-        assert time.monotonic() < deadline
+        assert not patience.is_over()
         time.sleep(0.05)
     bodies = [s3.get_object(Bucket=both, Key=each["Key"])["Body"].read() for each in found]
     assert sorted(unpacked(body) for body in bodies) == [b"one", b"two"]
@@ -498,3 +516,34 @@ def test_what_a_deleted_stack_has_left_is_forgotten(stacks: Stacks) -> None:
     stack = stacks.create({"Queue": queue | {"DeletionPolicy": "Retain"}})
     stacks.delete(stack)
     assert stacks.resources({"StackId": stack["StackName"]}) == {}
+
+
+@shows("signatures")
+def test_a_key_that_anybody_knows_is_the_roots_whatever_it_signs(
+    endpoint: str,
+    aws_environment: None,  # noqa: ARG001
+) -> None:
+    place = Place(endpoint)
+    for key_id in ("test", "000000000000"):
+        assert SECRET in place.send(place.signed(Key(key_id, "anything"))).body
+    account = Account(endpoint)
+    role = account.role("lambda", "secretsmanager:GetSecretValue")
+    function = account.function(role)
+    account.root("lambda").invoke(FunctionName=function)
+    key, token = guessed_key(function, role)
+    assert SECRET in place.send(place.signed(key, token)).body
+    assert place.exchange("GET", "/_ministack/health", []).status == 200
+
+
+@shows("origins")
+def test_every_page_may_ask_and_read(endpoint: str, aws_environment: None) -> None:  # noqa: ARG001
+    place = Place(endpoint)
+    answer = place.send(place.signed(), Origin="https://evil.example")
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert SECRET in answer.body
+    assert SECRET in place.send(place.signed(Host="evil.example")).body
+
+
+@shows("datagrams")
+def test_a_functions_datagrams_leave_from_every_interface(account: Account) -> None:
+    assert address_of_sender(account) == "0.0.0.0"  # noqa: S104 - what it is called

@@ -20,6 +20,7 @@ from botocore.exceptions import ClientError
 from emulator.gaps import mapping_api
 from tests.contract.conftest import embedded_client
 from tests.recordings import ACCOUNT, Recording, as_recorded, needed
+from tests.waiting import Patience
 
 HERE = {"<region>": "us-east-1", "<partition>": "aws", ACCOUNT: "0" * 12}
 ASSUMED_BY_LAMBDA = json.dumps(
@@ -122,9 +123,9 @@ class Aws:
         return answer
 
     def wait_until(self, mapping: dict[str, Any], member: str, value: str) -> None:
-        deadline = time.monotonic() + 20
+        patience = Patience(20)
         while self.get(mapping)[member] != value:
-            assert time.monotonic() < deadline, self.get(mapping)
+            assert not patience.is_over(), self.get(mapping)
             time.sleep(0.05)
 
     def mappings(self) -> list[dict[str, Any]]:
@@ -569,9 +570,9 @@ class TestCloudFormation:
         exists = name in {each["StackName"] for each in stacks(cloudformation)}
         change = cloudformation.update_stack if exists else cloudformation.create_stack
         change(StackName=name, TemplateBody=template)
-        deadline = time.monotonic() + 20
+        patience = Patience(20)
         while status_of(cloudformation, name).endswith("_IN_PROGRESS"):
-            assert time.monotonic() < deadline
+            assert not patience.is_over()
             time.sleep(0.05)
         events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
         mine = [each for each in events if each["LogicalResourceId"] == "Mapping"]

@@ -3,207 +3,29 @@
 import asyncio
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import paho.mqtt.client as paho
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.enums import MQTTProtocolVersion
 
 from emulator.embedded import free_port
-from emulator.mqtt import broker, certificates, limits
-from emulator.mqtt.aws import Principal
-from emulator.mqtt.broker import CONNECT_SECONDS_MAX, PENDING_MAX, Broker, tls_context
+from emulator.mqtt import broker, certificates, limits, sql
+from emulator.mqtt.broker import CONNECT_SECONDS_MAX, PENDING_MAX
 from emulator.mqtt.limits import PAYLOAD_BYTES_MAX
-from emulator.mqtt.rules import Unreachable
-from emulator.mqtt.spool import NotKept, Published
+from emulator.mqtt.rules import Rule, RulesEngine
+from emulator.mqtt.spool import NotKept, Spool
 from local.errors import LocalError
 from local.fleet import over_mqtt
 from local.fleet.ledger import Ledger
-
-ARN = "arn:aws:iot:us-east-1:123456789012:"
-NAME = "${iot:Connection.Thing.ThingName}"
-POLICY = {
-    "Statement": [
-        {"Effect": "Allow", "Action": "iot:Connect", "Resource": f"{ARN}client/{NAME}"},
-        {
-            "Effect": "Allow",
-            "Action": "iot:Publish",
-            "Resource": [f"{ARN}topic/{NAME}/*", f"{ARN}topic/$aws/certificates/*"],
-        },
-        {
-            "Effect": "Allow",
-            "Action": "iot:Subscribe",
-            "Resource": [f"{ARN}topicfilter/{each}" for each in ("pump-*", "+/b", "$aws/*")],
-        },
-        {
-            "Effect": "Allow",
-            "Action": "iot:Receive",
-            "Resource": [f"{ARN}topic/pump-*", f"{ARN}topic/$aws/certificates/create/*"],
-        },
-        {"Effect": "Deny", "Action": "iot:Receive", "Resource": f"{ARN}topic/pump-1/deaf"},
-    ]
-}
-SECONDS_MAX = 10.0
-
-
-class Site:
-    """A broker, who is known to it, and what it has taken."""
-
-    def __init__(self, folder: Path) -> None:
-        certificates.prepare(folder)
-        self.folder, self.port = folder, free_port()
-        self.known: dict[str, Principal] = {}
-        self.taken: list[Published] = []
-        self.asked: list[Published] = []
-        self.is_away = False
-        self.pending = 0
-        self.is_reachable = True
-        self.refuses: Exception | None = None
-        self.forgotten: list[str] = []
-        self.takes = threading.Event()
-        self.takes.set()
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=[self._serve()])
-        self._thread.start()
-        assert self._started.wait(SECONDS_MAX)
-
-    async def _serve(self) -> None:
-        self._stop = asyncio.Event()
-        broker = Broker(self, self, self, lambda: 1_000)
-        server = await broker.serve(self.port, tls_context(self.folder))
-        self._started.set()
-        await self._stop.wait()
-        server.close()
-        connections = asyncio.all_tasks() - {asyncio.current_task()}
-        for connection in connections:
-            connection.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
-
-    def end(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-        self._loop.close()
-
-    # what the broker asks
-
-    def principal(self, certificate_id: str) -> Principal:
-        if not self.is_reachable:
-            raise Unreachable("IoT is away")
-        return self.known.get(certificate_id, Principal(certificate_id, False, (), ()))
-
-    def forget(self, certificate_id: str) -> None:
-        self.forgotten.append(certificate_id)
-
-    def arn(self, kind: str, name: str) -> str:
-        return f"{ARN}{kind}/{name}"
-
-    def accept(self, message: Published) -> None:
-        self.takes.wait(SECONDS_MAX)
-        if self.refuses:
-            raise self.refuses
-        self.taken.append(message)
-
-    def answer(self, message: Published) -> tuple[str, bytes] | None:
-        self.asked.append(message)
-        if self.is_away:
-            raise Unreachable("away")
-        return (f"{message.topic}/accepted", b"answer") if message.payload else None
-
-    # devices
-
-    def knows(self, device_id: str, is_active: bool = True) -> certificates.Pair:
-        files = certificates.device(self.folder, device_id)
-        certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
-        number = certificate.fingerprint(hashes.SHA256()).hex()
-        self.known[number] = Principal(number, is_active, (device_id,), (POLICY,))
-        return files
-
-
-class Device:
-    """A client, and what it has seen."""
-
-    def __init__(self, site: Site, name: str, files: certificates.Pair, **options: Any) -> None:
-        self.seen: list[str] = []
-        self.client = paho.Client(
-            CallbackAPIVersion.VERSION2, name, reconnect_on_failure=False, **options
-        )
-        authority = certificates.pair(site.folder, certificates.AUTHORITY).certificate
-        self.client.tls_set(str(authority), str(files.certificate), str(files.key))
-        self.client.on_connect = lambda *details: self.seen.append(str(details[3]))
-        self.client.on_disconnect = self.note_end
-        self.client.on_subscribe = lambda *details: self.seen.append(f"subscribed: {details[3]}")
-        self.client.on_message = self._on_message
-        self.got: list[tuple[str, bytes, int]] = []
-        self._port = site.port
-        self.reason = ""
-
-    def note_end(self, *details: Any) -> None:
-        self.reason = str(details[3])
-        self.seen.append("disconnected")
-
-    def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
-        self.got.append((message.topic, bytes(message.payload), message.qos))
-
-    def subscribes(self, *wanted: tuple[str, int]) -> None:
-        self.client.subscribe(list(wanted))
-        assert eventually(lambda: any(each.startswith("subscribed") for each in self.seen))
-        self.seen = [each for each in self.seen if not each.startswith("subscribed")]
-
-    def connect(self) -> "Device":
-        self.client.connect("127.0.0.1", self._port)
-        self.client.loop_start()
-        return self
-
-    @property
-    def speaks_5(self) -> bool:
-        """Whether it hears why a connection ends."""
-        return self.client.protocol == MQTTProtocolVersion.MQTTv5
-
-    def sees(self, *wanted: str) -> None:
-        assert eventually(lambda: self.seen == list(wanted)), self.seen
-
-    def end(self) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
-        self.client._reset_sockets()  # those to wake its thread by
-
-
-def eventually(is_so: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + SECONDS_MAX
-    while not is_so() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return is_so()
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    made = Site(tmp_path)
-    try:
-        yield made
-    finally:
-        made.end()
-
-
-@pytest.fixture(params=[MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5])
-def device(site: Site, request: pytest.FixtureRequest) -> Iterator[Device]:
-    files = site.knows("pump-1")
-    made = Device(site, "pump-1", files, protocol=request.param).connect()
-    made.sees("Success")
-    yield made
-    made.end()
+from tests.contract.emulator.brokers import SECONDS_MAX, Device, Site, eventually, raw, received
 
 
 def test_a_message_of_qos_1_is_acknowledged_when_it_is_kept_and_not_before(
@@ -241,21 +63,21 @@ def test_a_message_of_128_kb_is_taken_and_of_a_byte_more_is_not(site: Site, devi
 
 
 @pytest.mark.parametrize(
-    ("topic", "options"),
+    ("topic", "options", "reason"),
     [
-        ("pump-2/a", {"qos": 1}),
-        ("pump-1/a", {"qos": 2}),  # which IoT Core doesn't have
-        ("pump-1/a", {"qos": 1, "retain": True}),  # another permission
-        ("pump-1/" + "a" * 250, {"qos": 1}),  # 257 bytes
-        ("pump-1/b/c/d/e/f/g/h/i", {"qos": 1}),  # 8 slashes
+        ("pump-2/a", {"qos": 1}, "Not authorized"),
+        ("pump-1/a", {"qos": 2}, "QoS not supported"),  # which IoT Core doesn't have
+        ("pump-1/a", {"qos": 1, "retain": True}, "Not authorized"),  # another permission
+        ("pump-1/" + "a" * 250, {"qos": 1}, "Topic name invalid"),  # 257 bytes
+        ("pump-1/b/c/d/e/f/g/h/i", {"qos": 1}, "Topic name invalid"),  # 8 slashes
     ],
 )
 def test_what_a_device_may_not_publish_ends_its_connection(
-    site: Site, device: Device, topic: str, options: dict[str, Any]
+    site: Site, device: Device, topic: str, options: dict[str, Any], reason: str
 ) -> None:
     device.client.publish(topic, b"1", **options)
     device.sees("Success", "disconnected")
-    assert device.reason == ("Not authorized" if device.speaks_5 else "Unspecified error")
+    assert device.reason == (reason if device.speaks_5 else "Unspecified error")
     assert site.taken == []
 
 
@@ -264,7 +86,7 @@ def test_who_subscribes_gets_messages_by_the_lower_qos_until_it_unsubscribes(
 ) -> None:
     listener = Device(site, "pump-2", site.knows("pump-2")).connect()
     listener.sees("Success")
-    listener.subscribes(("pump-2/a", 0), ("+/b", 1), ("pump-1/#", 2))
+    listener.subscribes(("pump-2/a", 0), ("+/b", 1), ("pump-1/#", 1))
     for topic, qos in (("pump-1/a", 0), ("pump-1/b", 1), ("pump-1/c", 1)):
         device.client.publish(topic, topic.encode(), qos=qos).wait_for_publish(SECONDS_MAX)
     wanted = [("pump-1/a", b"pump-1/a", 0), ("pump-1/b", b"pump-1/b", 1)]
@@ -351,6 +173,17 @@ def test_who_has_not_subscribed_to_an_answer_gets_none_and_no_answer_ends_nothin
     device.sees("Success")
 
 
+def test_what_comes_by_basic_ingest_goes_to_the_rules_and_to_no_subscriber(
+    site: Site, device: Device
+) -> None:
+    site.allows("pump-1", "iot:Publish", "iot:Receive")
+    device.subscribes(("$aws/rules/#", 1), ("pump-1/#", 1))
+    device.publishes("$aws/rules/all/pump-1/a", b"1")
+    device.publishes("pump-1/a", b"2")
+    device.gets(b"2")
+    assert [taken.payload for taken in site.taken] == [b"1", b"2"]
+
+
 def test_a_topic_of_256_bytes_and_7_slashes_is_taken(site: Site, device: Device) -> None:
     for topic in ("pump-1/" + "a" * 249, "pump-1/b/c/d/e/f/g/h"):
         device.client.publish(topic, b"1", qos=1).wait_for_publish(SECONDS_MAX)
@@ -381,6 +214,41 @@ def test_a_message_that_cannot_be_kept_is_not_acknowledged_and_the_next_connecti
     again.end()
 
 
+def test_while_the_file_of_messages_is_locked_none_is_acknowledged_and_then_all_goes_on(
+    tmp_path: Path,
+) -> None:
+    class Noting:
+        done: ClassVar[list[bytes]] = []
+
+        def run(self, _rule: Rule, _action: Any, _message: sql.Message, data: bytes) -> None:
+            self.done.append(data)
+
+    rule = Rule("all", "arn", sql.parse("SELECT * FROM '#'"), [{"sqs": {}}], None)
+    file = tmp_path / "mqtt.sqlite3"
+    spool = Spool(file, locked_seconds=0.1)
+    engine = RulesEngine(spool, lambda: [rule], Noting())
+    engine.start()
+    site = Site(tmp_path, engine)
+    try:
+        device = site.device("pump-1")
+        device.publishes("pump-1/a", b'{"n":1}')
+        assert eventually(lambda: spool.kept() == [])
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            sent = device.client.publish("pump-1/a", b'{"n":2}', qos=1)
+            device.sees("Success", "disconnected")
+            assert not sent.is_published()
+        again = site.device("pump-1")
+        for number in range(3, 20):
+            again.publishes("pump-1/a", b'{"n":%d}' % number)
+        again.end()
+        assert eventually(lambda: spool.kept() == [])
+        assert sorted(Noting.done) == sorted(b'{"n":%d}' % n for n in (1, *range(3, 20)))
+    finally:
+        site.end()
+        spool.close()
+
+
 def test_a_device_is_disconnected_while_nobody_knows_what_it_may(
     site: Site, device: Device, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -404,44 +272,6 @@ def test_the_newer_connection_of_a_client_id_wins(site: Site, device: Device) ->
     newer.end()
 
 
-@pytest.mark.parametrize("asks_for", ["its own", "another's"])
-def test_a_will_is_published_when_a_device_goes_without_a_word_if_it_might_have_been(
-    site: Site, asks_for: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    device = Device(site, "pump-1", site.knows("pump-1"))
-    topic = "pump-1/gone" if asks_for == "its own" else "pump-2/gone"
-    device.client.will_set(topic, b"gone", qos=1)
-    device.connect().sees("Success")
-    connection: Any = device.client.socket()
-    connection.close()
-    device.end()
-    if asks_for == "its own":
-        assert eventually(lambda: [taken[:2] for taken in site.taken] == [("pump-1/gone", b"gone")])
-    else:
-        told = "the will of pump-1 isn't published: iot:Publish on topic/pump-2/gone isn't allowed"
-        assert eventually(lambda: told in caplog.text)
-        assert site.taken == []
-
-
-def test_a_device_that_takes_its_leave_has_no_will(site: Site) -> None:
-    device = Device(site, "pump-1", site.knows("pump-1"))
-    device.client.will_set("pump-1/gone", b"gone", qos=1)
-    device.connect().sees("Success")
-    device.end()
-    device.sees("Success", "disconnected")
-    time.sleep(0.2)
-    assert site.taken == []
-
-
-def raw(site: Site) -> ssl.SSLSocket:
-    """A connection of pump-1's certificate, on which a test says what it likes."""
-    authority = certificates.pair(site.folder, certificates.AUTHORITY).certificate
-    context = ssl.create_default_context(cafile=str(authority))
-    context.load_cert_chain(*site.knows("pump-1"))
-    plain = socket.create_connection(("127.0.0.1", site.port), SECONDS_MAX)
-    return context.wrap_socket(plain, server_hostname="localhost")
-
-
 CONNECT = b"\x10\x12\x00\x04MQTT\x04\x02\x00\x01\x00\x06pump-1"  # silent for a second at most
 CONNACK = b"\x20\x02\x00\x00"
 
@@ -461,7 +291,7 @@ def test_a_ping_is_answered(site: Site) -> None:
         (CONNECT + CONNECT, CONNACK),  # twice
         (CONNECT + b"\xf0\x00", CONNACK),  # MQTT 5's AUTH
         (b"\x10\x1e\x00\x04MQTT\x04\x06\x00\x3c\x00\x06pump-1\x00\x01#\x00\x07nothing", b""),
-        (b"\x10\x90\x01\x00\x04MQTT\x04\x02\x00\x3c\x00\x84" + b"a" * 132, b""),
+        (b"\x10\x90\x01\x00\x04MQTT\x04\x02\x00\x3c\x00\x84" + b"a" * 132, b"\x20\x02\x00\x02"),
     ],
 )
 def test_what_is_not_said_so_ends_the_connection(site: Site, sent: bytes, answer: bytes) -> None:
@@ -469,13 +299,6 @@ def test_what_is_not_said_so_ends_the_connection(site: Site, sent: bytes, answer
         connection.sendall(sent)
         assert b"".join(iter(lambda: received(connection), b"")) == answer
     assert site.taken == []
-
-
-def received(connection: ssl.SSLSocket) -> bytes:
-    try:
-        return connection.recv(100)
-    except (ssl.SSLEOFError, ConnectionResetError):
-        return b""
 
 
 @pytest.mark.parametrize("sent", [b"", CONNECT])
@@ -503,32 +326,6 @@ def test_who_is_not_known_so_is_not_let_in(
     name = "pump-2" if who == "another name" else "pump-1"
     device = Device(site, name, files, protocol=version).connect()
     device.sees("Not authorized", "disconnected")
-    device.end()
-
-
-def test_version_5_is_told_what_there_is_and_may_leave_with_its_will(site: Site) -> None:
-    files, told = site.knows("pump-1"), list[Any]()
-    device = Device(site, "pump-1", files, protocol=MQTTProtocolVersion.MQTTv5)
-    device.client.on_connect = lambda *details: told.append((details[2], details[4]))
-    device.client.will_set("pump-1/gone", b"gone", qos=1)
-    device.client.connect("127.0.0.1", site.port, keepalive=5)
-    device.client.loop_start()
-    assert eventually(lambda: bool(told))
-    ((flags, properties),) = told
-    assert flags.session_present is False
-    assert (properties.MaximumQoS, properties.ServerKeepAlive) == (1, 30)
-    assert properties.SessionExpiryInterval == 0
-    with_will = ReasonCode(PacketTypes.DISCONNECT, "Disconnect with will message")
-    device.client.disconnect(reasoncode=with_will)
-    assert eventually(lambda: [taken[:2] for taken in site.taken] == [("pump-1/gone", b"gone")])
-    device.end()
-
-
-def test_another_version_of_mqtt_is_refused(site: Site) -> None:
-    files = site.knows("pump-1")
-    device = Device(site, "pump-1", files, protocol=MQTTProtocolVersion.MQTTv31).connect()
-    assert eventually(lambda: "disconnected" in device.seen)
-    assert "Success" not in device.seen
     device.end()
 
 

@@ -13,6 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.contract.conftest import create_table, embedded_client
+from tests.waiting import Patience
 
 ACCOUNT = "000000000000"
 END_SECONDS_MAX = 10
@@ -66,11 +67,11 @@ class Account:
             self.iam.put_role_policy(RoleName=name, PolicyName="own", PolicyDocument=document)
         return str(made["Role"]["Arn"])
 
-    def function(self, role: str) -> str:
-        """Make a function that answers 1; return its ARN."""
+    def function(self, role: str, body: str = "return 1") -> str:
+        """Make a function that does this, by default answers 1; return its ARN."""
         code = io.BytesIO()
         with zipfile.ZipFile(code, "w") as archive:
-            archive.writestr("index.py", "def handler(event, context):\n    return 1")
+            archive.writestr("index.py", f"def handler(event, context):\n    {body}")
         made = self.root("lambda").create_function(
             FunctionName=f"{self.name}-{uuid.uuid4().hex[:6]}",
             Runtime="python3.11",
@@ -354,9 +355,9 @@ def test_cloudformation_fails_a_mapping_that_its_functions_role_does_not_allow(
 
 def wait(status: Callable[[], str]) -> str:
     """A status once nothing goes on any more."""
-    deadline = time.monotonic() + END_SECONDS_MAX
+    patience = Patience(END_SECONDS_MAX)
     while (found := status()).endswith("_IN_PROGRESS") or found == "RUNNING":
-        assert time.monotonic() < deadline
+        assert not patience.is_over()
         time.sleep(0.02)
     return found
 

@@ -10,15 +10,16 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import psutil
 import pytest
 from botocore.exceptions import ClientError
 from moto.glue.models import GlueBackend
 
 from emulator import embedded, registry_server
-from emulator.gaps.schema_registry import Server
+from emulator.gaps.schema_registry import KEY_HEADER, Server
 from local.deployment import client
-from local.instance import State, unused
+from local.instance import state_of, unused
 from local.tools import tool
 
 ENDED_SECONDS_MAX = 10
@@ -32,18 +33,32 @@ def server_of(pid: int) -> psutil.Process:
     return server
 
 
+def refuses_who_has_no_key(port: int) -> None:
+    """It knows the emulator by a key; pages and other users have none."""
+    page = {"Origin": "https://evil.example"}
+    for method in ("POST", "OPTIONS"):
+        for headers in ({}, page, {KEY_HEADER: ""}, {KEY_HEADER: "a guess"}):
+            asked = {"X-Amz-Target": "AWSGlue.ListRegistries", **headers}
+            url = f"http://127.0.0.1:{port}/"
+            answer = httpx.request(method, url, content=b"{}", headers=asked, trust_env=False)
+            assert answer.status_code == httpx.codes.FORBIDDEN
+            assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
 def test_the_registry_serves_as_soon_as_it_is_asked_and_ends_with_the_emulator() -> None:
     own = unused("registry")
     own.create()
     aws = embedded.start(own, tool("aws", "python"))
     try:
-        with closing(client(State(port=aws.port), "glue")) as glue:
+        with closing(client(state_of(aws), "glue")) as glue:
             with pytest.raises(ClientError, match="EntityNotFoundException"):
                 glue.get_schema_version(SchemaVersionId=str(uuid4()))
             server = server_of(aws.process.pid)
             connections = server.net_connections()
             listening = [each.laddr.ip for each in connections if each.status == "LISTEN"]
             assert listening == ["127.0.0.1"]
+            (port,) = [each.laddr.port for each in connections if each.status == "LISTEN"]
+            refuses_who_has_no_key(port)
             # what ends an instance, or clears up after its starter's death, kills this group
             assert os.getpgid(server.pid) == aws.process.pid
         os.kill(aws.process.pid, signal.SIGKILL)  # the emulator alone, with no time for goodbyes

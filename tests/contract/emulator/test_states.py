@@ -9,6 +9,8 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.waiting import Patience
+
 ROLE = "arn:aws:iam::000000000000:role/machine"
 END = {"Type": "Pass", "End": True}
 GOOD = json.dumps({"StartAt": "A", "States": {"A": END}})
@@ -82,12 +84,12 @@ def test_a_definition_is_validated_without_a_machine(states: Any) -> None:
 
 def ended(formation: Any, stack_id: str) -> str:
     """A stack's status once nothing happens to it any more."""
-    deadline = time.monotonic() + END_SECONDS_MAX
+    patience = Patience(END_SECONDS_MAX)
     while True:
         (stack,) = formation.describe_stacks(StackName=stack_id)["Stacks"]
         if not stack["StackStatus"].endswith("_IN_PROGRESS"):
             return str(stack["StackStatus"])
-        assert time.monotonic() < deadline
+        assert not patience.is_over()
         time.sleep(0.02)
 
 

@@ -227,10 +227,32 @@ def test_a_pattern_matches_an_event_as_a_whole(pattern: Json, event: Json, expec
     assert holds(pattern, event) is expected
 
 
-def test_of_a_repeated_key_the_last_counts() -> None:
-    assert matches('{"a": [1], "a": [2]}', '{"a": 1, "a": 2}')
+def test_of_a_repeated_key_of_a_pattern_the_last_counts() -> None:
+    assert matches('{"a": [1], "a": [2]}', '{"a": 2}')
     assert not matches('{"a": [2], "a": [1]}', '{"a": 2}')
-    assert not matches('{"a": [1]}', '{"a": 1, "a": 2}')
+
+
+@pytest.mark.parametrize(
+    ("pattern", "event", "expected"),
+    [
+        ({"d": ["aab"]}, '{"b": "i", "d": "aab", "d": -1}', True),  # event-ruler 2.0.1
+        ({"t": [{"numeric": [">", 38]}]}, '{"t": 39, "t": 20}', True),
+        ({"t": [{"numeric": [">", 38]}]}, '{"t": 20, "t": 39, "t": 21}', True),
+        ({"t": [{"numeric": [">", 39]}]}, '{"t": 39, "t": 20}', False),
+        ({"t": [{"exists": False}]}, '{"t": 39, "t": {}}', False),
+        ({"t": [{"exists": False}]}, '{"t": [], "t": {}}', True),
+        ({"a": {"x": [1], "y": [2]}}, '{"a": {"x": 1}, "a": {"y": 2}}', True),
+        ({"a": {"x": [1]}, "b": [1]}, '{"a": {"x": 2, "x": 1}, "b": 1}', True),
+        ({"a": {"x": [1]}, "b": [1]}, '{"a": 1, "a": {"x": 1}, "b": 1}', True),
+        ({"a": {"x": [1], "y": [2]}}, '{"a": [{"x": 1, "x": 3}, {"y": 2}]}', False),
+        ({"a": {"x": [3], "y": [2]}}, '{"a": [{"x": 1, "x": 3, "y": 2}]}', True),
+        ({"a": [3]}, '{"a": [1], "a": [2, 3]}', True),
+    ],
+)
+def test_a_repeated_key_of_an_event_has_each_of_its_values(
+    pattern: Json, event: str, expected: bool
+) -> None:
+    assert matches(json.dumps(pattern), event) is expected
 
 
 def test_numbers_keep_all_their_digits() -> None:

@@ -1,14 +1,18 @@
 """Delivery into the archive, by the embedded AWS as mended: in objects, none lost, as allowed."""
 
 import gzip
+import hashlib
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from emulator.gaps.firehose import Delivery, Undelivered, delimiter_of
+from emulator.gaps.firehose import Delivery, Undelivered, deaggregated, delimiter_of
+from tests import writers
 
 STREAM = "arn:aws:kinesis:us-east-1:123456789012:stream/readings"
 ROLE = "arn:aws:iam::123456789012:role/archive"
@@ -101,6 +105,26 @@ def test_records_of_a_while_are_one_compressed_object_a_line_each(
     clock.at += 1000
     delivery.deliver_due()
     assert len(emulator.objects) == 1
+
+
+def test_a_record_that_kpl_aggregated_is_delivered_as_the_records_in_it(
+    emulator: Emulator, clock: SimpleNamespace
+) -> None:
+    whole = writers.kpl([b"one", b"", b"two"])
+    numbers = bytes.fromhex("f3899ac208051001")  # fields of numbers and no MD5
+    delivery = emulator.delivery()
+    delivery.note(STREAM, [("a", whole), ("a", whole[:-1]), ("a", writers.kpl([])), ("a", numbers)])
+    clock.at += 60
+    delivery.deliver_due()
+    (body,) = emulator.objects.values()
+    expected = [b"one", b"", b"two", whole[:-1], writers.kpl([]), numbers]
+    assert gzip.decompress(body) == b"".join(each + b"\n" for each in expected)
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_with_an_md5_are_delivered(message: bytes) -> None:
+    md5 = hashlib.md5(message, usedforsecurity=False).digest()
+    assert deaggregated(writers.KPL_MAGIC + message + md5)
 
 
 def test_so_much_is_delivered_at_once(emulator: Emulator) -> None:

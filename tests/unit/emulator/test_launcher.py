@@ -16,8 +16,9 @@ class Over(BaseException):
 
 
 def test_segments_are_collected_again_once_they_can_be_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(launcher, "is_own", lambda _sender: True)
     path = tmp_path / "later" / "traces.jsonl"
 
     def datagrams() -> Iterator[bytes]:
@@ -27,7 +28,7 @@ def test_segments_are_collected_again_once_they_can_be_written(
         raise Over
 
     coming = datagrams()
-    receiver: Any = SimpleNamespace(recv=lambda _size: next(coming))
+    receiver: Any = SimpleNamespace(recvfrom=lambda _size: (next(coming), ("127.0.0.1", 5000)))
     with pytest.raises(Over):
         launcher.collect_segments(receiver, path)
     assert path.read_bytes() == b'{"id":2}\n'

@@ -231,6 +231,21 @@ def test_data_that_is_not_json_is_dropped_by_a_pattern_for_json() -> None:
     assert rig.delivered == [{"n": 1}]
 
 
+@as_aws("filter_criteria", "inferred")
+def test_a_key_that_a_record_has_twice_passes_by_either_value() -> None:
+    hot = '{"data":{"temperature":[{"numeric":[">",38]}],"site":{"name":["a:b"]}}}'
+    data = [
+        b'{"temperature": %d, "temperature": %d, "site": {"name": "%s", "name": "a:b"}}' % each
+        for each in ((39, 20, b"c"), (20, 39, b"c"), (20, 21, b"c"), (39, 39, b"a:b"))
+    ]
+    one = [b'{"temperature":39,"site":{"name":"a:b"}}', b'{"temperature":20,"site":{"name":"a:b"}}']
+    rig = deliver([*data, *one], patterns=(hot,))
+    assert len(rig.delivered) == 4
+    flat = '{"data":{"a":[1]}}'
+    rig = deliver([b'{"a":1,"a":2}', b'{"a":2,"b":"a:1"}', b'{"a":1}'], patterns=(flat,))
+    assert len(rig.delivered) == 2
+
+
 @as_aws("filter_criteria", "documented")
 def test_a_pattern_may_be_for_a_plain_text_or_for_the_record_itself() -> None:
     async def story(rig: Rig) -> None:

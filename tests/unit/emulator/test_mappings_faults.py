@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -230,6 +231,53 @@ def test_a_source_that_raises_anything_is_a_problem_of_its_mapping_alone() -> No
         assert rig.checkpoints.known()["other"][1] == "PROBLEM: TypeError('no shards')"
 
     assert run(story).delivered == [1]
+
+
+@pytest.mark.parametrize("refused", ["database or disk is full", "database is locked"])
+def test_after_positions_could_not_be_written_for_a_while_the_engine_goes_on(refused: str) -> None:
+    async def story(rig: Rig) -> None:
+        rig.put({"n": 1}, key="a")
+        await asyncio.sleep(5)
+        save, note = rig.checkpoints.save, rig.checkpoints.note
+
+        def fail(*_args: Any) -> None:
+            raise sqlite3.OperationalError(refused)
+
+        rig.checkpoints.save = rig.checkpoints.note = fail  # type: ignore[method-assign,assignment]
+        rig.put({"n": 2}, key="a")
+        await asyncio.sleep(20)
+        rig.checkpoints.save, rig.checkpoints.note = save, note  # type: ignore[method-assign]
+        rig.put({"n": 3}, key="a")
+        await asyncio.sleep(20)
+
+    rig = run(story)
+    delivered = [each["n"] for each in rig.delivered]
+    assert delivered[0] == 1
+    assert delivered[-1] == 3
+    assert set(delivered) == {1, 2, 3}  # 2 more than once: its position wasn't kept
+    last = rig.stream.by_id["shardId-000000000000"].records[-1].sequence
+    assert rig.view()["lanes"] == [last]
+
+
+def test_a_mapping_whose_positions_cannot_be_written_keeps_no_other_from_its_work() -> None:
+    async def story(rig: Rig) -> None:
+        rig.put(1, key="a")
+        await asyncio.sleep(5)
+        save = rig.checkpoints.save
+
+        def fail(uuid: str, shards: Any) -> None:
+            if uuid == UUID:
+                raise sqlite3.OperationalError("database or disk is full")
+            save(uuid, shards)
+
+        rig.checkpoints.save = fail  # type: ignore[method-assign]
+        rig.put(2, key="a")
+        rig.mappings.append(mapping(uuid="other"))
+        await asyncio.sleep(20)
+        assert rig.checkpoints.known()["other"] == ("Enabled", "OK")
+        rig.checkpoints.save = save  # type: ignore[method-assign]
+
+    run(story)
 
 
 # What takes long

@@ -66,6 +66,11 @@ def test_a_certificate_that_is_attached_to_no_thing_of_the_client_id_may_not_con
     assert may("iot:Publish", "topic/telemetry/pump-1/readings", "pump-2", "pump-2") is False
 
 
+def test_a_device_named_as_claims_are_may_not_connect() -> None:
+    assert may("iot:Connect", "client/claim-dev", "claim-dev", "claim-dev") is False
+    assert may("iot:Connect", "client/claimed", "claimed", "claimed") is True
+
+
 def test_a_things_name_is_no_pattern() -> None:
     assert may("iot:Publish", "topic/telemetry/pump-1/readings", "*", "*") is False
     assert may("iot:Publish", "topic/telemetry/*/readings", "*", "*") is True

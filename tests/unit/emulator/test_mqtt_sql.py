@@ -115,6 +115,8 @@ def test_a_field_without_a_name_has_its_own() -> None:
         b'{"t": 1e999}',
         b'\xef\xbb\xbf{"t": 1}',
         '{"t": 1}'.encode("utf-16"),
+        b'{"t": 1}\0',
+        b'{"t": 1, "t": 2}',  # AWS doesn't say which value is meant
         b"[" * 100_000,
     ],
 )
@@ -187,7 +189,8 @@ def test_any_text_is_a_statement_or_a_sql_error(text: str) -> None:
         ("telemetry/+/readings", "telemetry/pump-1/readings", True),
         ("telemetry/+/readings", "telemetry/pump-1/readings/x", False),
         ("telemetry/+/readings", "telemetry/readings", False),
-        ("telemetry/#", "telemetry", True),
+        ("telemetry/#", "telemetry", False),  # AWS's own: MQTT has it match
+        ("telemetry/#", "telemetry/", True),
         ("telemetry/#", "telemetry/a/b", True),
         ("telemetry", "telemetry/a", False),
         ("#", "a/b", True),
@@ -198,7 +201,7 @@ def test_any_text_is_a_statement_or_a_sql_error(text: str) -> None:
         ("+", "/a", False),
     ],
 )
-def test_a_topic_filter_matches_as_mqtt_says(topic_filter: str, topic: str, is_match: bool) -> None:
+def test_a_topic_filter_matches_as_aws_says(topic_filter: str, topic: str, is_match: bool) -> None:
     assert matches(topic_filter, topic) is is_match
 
 

@@ -192,6 +192,7 @@ def test_after_an_error_all_have_failed() -> None:
         ('{"c": 3}', {"body": {"$or": [{"a": {"b": [1]}}, {"c": [2]}]}}, False),
         ('{"a": "X"}', {"body": {"a": [{"equals-ignore-case": "x"}]}}, True),
         ('{"a": [1, 2]}', {"body": {"a": [2]}}, True),
+        ('{"a": 1, "a": 2}', {"body": {"a": [1]}}, True),
         ("text", {"body": ["text"]}, True),
         ("text", {"body": [{"prefix": "te"}]}, True),
         ("text", {"body": {"a": [1]}}, False),
@@ -407,3 +408,14 @@ def test_a_message_received_anew_outlives_the_late_end_of_an_older_batch() -> No
     rig._receive_messages_for_esm("", 1)
     rig.finish()
     assert rig.left == [("a", 2)]
+
+
+def test_a_mapping_that_cannot_be_looked_at_keeps_no_other_from_its_turn(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rig = Rig()
+    rig.mappings = [{"UUID": "broken"}, rig.mapping]
+    rig.send("a")
+    rig.pass_time(1)
+    assert rig.batches == [["a"]]
+    assert "a look at the queue of broken" in caplog.text

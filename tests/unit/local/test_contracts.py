@@ -13,7 +13,8 @@ from local.errors import LocalError
 from local.instance import ROOT, Instance
 from local.view import Steps
 
-READ = ("contract", "layers", "schemas", "rules.yaml", "influx.yaml", "template.yaml", "stacks")
+USERS = ("rules.yaml", "metrics.yaml", "influx.yaml")
+READ = ("contract", "layers", "schemas", *USERS, "template.yaml", "stacks")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,8 @@ def test_a_rule_that_is_not_compiled_yet_names_the_stale_file_and_the_command(ru
     changed(rules, "above: 38", "above: 37.5")
     with pytest.raises(LocalError) as refused:
         refuse_stale(rules.parent)
-    told = "template.yaml: is not what schemas/ and rules.yaml say; run `make schemas`"
+    sources = "schemas/, rules.yaml and metrics.yaml"
+    told = f"template.yaml: is not what {sources} say; run `make schemas`"
     assert str(refused.value) == told
 
 

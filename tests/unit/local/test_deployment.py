@@ -1,8 +1,10 @@
 import json
+import os
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from threading import Barrier
 from types import SimpleNamespace
@@ -12,9 +14,10 @@ import pytest
 
 from emulator import embedded
 from emulator.errors import StepFailed
+from emulator.sigv4 import Key
 from local import deployment
-from local.errors import LocalError
-from local.instance import Instance, State, named
+from local.errors import LocalError, NoAnswer
+from local.instance import Instance, State, locked, named
 
 
 @pytest.mark.parametrize(
@@ -52,7 +55,7 @@ def test_a_tool_can_not_reach_the_real_aws_whatever_a_person_has_set(tmp_path: P
     }
     seen = deployment.tool_environment(tmp_path, "http://127.0.0.1:1", persons)
     assert seen["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
-    assert seen["AWS_ACCESS_KEY_ID"] == "test"
+    assert seen["AWS_ACCESS_KEY_ID"] == "none"
     assert seen["SAM_CLI_TELEMETRY"] == "0"
     assert seen["NO_PROXY"] == "intranet,127.0.0.1,localhost"
     assert seen["AWS_SHARED_CREDENTIALS_FILE"] == "/dev/null"
@@ -63,7 +66,7 @@ def test_a_tool_can_not_reach_the_real_aws_whatever_a_person_has_set(tmp_path: P
 def test_the_functions_see_neither_a_persons_credentials_nor_their_packages(tmp_path: Path) -> None:
     instance = Instance("a", tmp_path)
     persons = {"AWS_PROFILE": "work", "PYTHONPATH": "src", "HOME": "/h", "PATH": "/bin"}
-    seen = embedded.environment(instance, 4000, persons)
+    seen = embedded.environment(instance, 4000, Key("key", "secret"), persons)
     assert not {"AWS_PROFILE", "PYTHONPATH"} & seen.keys()
     assert seen["GATEWAY_PORT"] == "4000"
     assert seen["BIND_HOST"] == "127.0.0.1"
@@ -179,3 +182,88 @@ def test_a_failed_step_keeps_the_last_lines_of_its_log(tmp_path: Path) -> None:
     log.write_text("\n".join(f"line {number}" for number in range(40)) + "\n\n", "utf-8")
     failed = StepFailed("`sam build` failed with code 1", log)
     assert failed.tail == [f"line {number}" for number in range(28, 40)]
+
+
+def test_who_brings_an_instance_up_is_alone(tmp_path: Path) -> None:
+    instance = Instance("main", tmp_path / ".local" / "main")
+    with instance.brought_up_alone():
+        with (
+            pytest.raises(LocalError, match="another command brings instance 'main' up just now"),
+            instance.brought_up_alone(),
+        ):
+            pass
+        with Instance("other", tmp_path / ".local" / "other").brought_up_alone():
+            pass
+    with instance.brought_up_alone():
+        pass
+    assert list((tmp_path / ".local").iterdir()) == []
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with locked(path) as is_locked:
+        assert is_locked
+        path.unlink()
+        with locked(path) as is_locked_too:
+            assert is_locked_too, "the file that has the name now"
+
+
+def test_equal_files_make_an_equal_layer_whenever_they_were_written(tmp_path: Path) -> None:
+    contents: list[bytes] = []
+    for name in ("one", "two"):
+        folder = tmp_path / name / "layer"
+        folder.mkdir(parents=True)
+        (folder / "module.py").write_text("x = 1\n")
+        os.utime(folder / "module.py", (1, len(contents) * 1_000_000_000))
+        contents.append(deployment.archived(folder).read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_what_was_built_next_takes_the_place_of_what_is_deployed(tmp_path: Path) -> None:
+    instance = Instance("main", tmp_path)
+    for folder in (deployment.BUILD, deployment.NEXT_BUILD):
+        template = deployment.built_template(instance, folder)
+        template.parent.mkdir(parents=True)
+        template.write_text(folder)
+    deployment.take_build(instance)
+    assert deployment.built_template(instance).read_text() == deployment.NEXT_BUILD
+    assert not (tmp_path / deployment.NEXT_BUILD).exists()
+
+
+class Lambdas:
+    """Answers calls of a function, one after another, and the last one for ever."""
+
+    def __init__(self, *errors: str | None) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+
+    def invoke(self, **_request: Any) -> dict[str, Any]:
+        self.calls += 1
+        error = self.errors.pop(0) if len(self.errors) > 1 else self.errors[0]
+        answer: dict[str, Any] = {"Payload": BytesIO(f'{{"errorType": "{error}"}}'.encode())}
+        return answer | ({"FunctionError": "Unhandled"} if error else {})
+
+
+def test_a_function_that_is_too_slow_at_its_first_call_is_called_again() -> None:
+    lambdas = Lambdas(
+        "Task timed out after 30.00 seconds", "Task timed out after 30.00 seconds", None
+    )
+    deployment.start_function(lambdas, "aggregate")
+    assert lambdas.calls == 3
+
+
+def test_a_function_that_refuses_an_event_without_records_has_started() -> None:
+    deployment.start_function(Lambdas("UnexpectedEvent"), "aggregate")
+
+
+def test_a_function_that_does_not_start_is_told() -> None:
+    with pytest.raises(LocalError, match=r"aggregate doesn't start: .*ImportModuleError"):
+        deployment.start_function(Lambdas("Runtime.ImportModuleError"), "aggregate")
+
+
+def test_a_function_that_never_starts_in_time_is_no_wrong_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deployment, "FIRST_CALL_SECONDS_MAX", 0.0)
+    with pytest.raises(NoAnswer, match="aggregate doesn't start in 0 s"):
+        deployment.start_function(Lambdas("Task timed out after 30.00 seconds"), "aggregate")

@@ -90,3 +90,25 @@ def test_a_rejected_reading_is_not_expected_anywhere() -> None:
     filled.reject("temperature: above 150")
     assert filled.devices == []
     assert filled.counts.rejected == 1
+
+
+def test_of_two_values_at_one_instant_the_larger_counts_whichever_came_last() -> None:
+    filled = ledger(reading(0, 3), reading(0, 1))
+    assert filled.windows("a")[MINUTE_MS].metrics["temperature"].max == 3
+    assert filled.windows("a")[MINUTE_MS].metrics["temperature"].min == 3
+
+
+def test_an_unanswered_reading_makes_other_outcomes_possible_unless_it_adds_nothing() -> None:
+    filled = ledger(reading(0, 1), reading(1, 5))
+    filled.give_up([reading(0, 1), reading(1, 7), reading(2, 9), reading(2, 8, battery=3.0)])
+    temperature, battery = "temperature", "battery"
+    assert filled.counts.unanswered == 4
+    assert filled.possible("a") == {
+        MINUTE_MS + 1: [{temperature: 7}],
+        MINUTE_MS + 2: [
+            {temperature: 9},
+            {battery: 3.0, temperature: 8},
+            {battery: 3.0, temperature: 9},
+        ],
+    }
+    assert filled.readings("a") == {MINUTE_MS: {temperature: 1}, MINUTE_MS + 1: {temperature: 5}}

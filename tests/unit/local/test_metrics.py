@@ -1,4 +1,5 @@
 import json
+import time
 from typing import Any
 
 from local.trial.metrics import LogReader, Tally, embedded_metrics
@@ -38,6 +39,16 @@ def test_the_lag_is_the_largest_of_the_last_seconds() -> None:
     assert tally.lag_ms(now=109) == 900
     assert tally.lag_ms(now=111) == 300
     assert tally.lag_ms(now=116) is None
+
+
+def test_a_lag_of_minutes_ago_is_none_of_late_however_late_it_is_read() -> None:
+    logs, tally, now_ms = Logs(), Tally(), int(time.time() * 1000)
+    for age_ms, lag in ((300_000, 21_800.0), (1_000, 40.0)):
+        message = line(ReadingLag=lag)
+        logs.lines.append({"timestamp": now_ms - age_ms, "message": message, "logStreamName": "s"})
+    LogReader(logs, "telemetry", since_ms=0).read(tally)
+    assert tally.lag_ms(time.monotonic()) == 40.0
+    assert tally.lag_ms(time.monotonic() + 10) is None
 
 
 class Logs:

@@ -28,6 +28,8 @@ def reading(at_ms: int, device: str = "a") -> Reading:
 class Once:
     """A source that has all its readings due at once."""
 
+    left_out = 0
+
     def __init__(self, readings: list[Reading], held: list[Reading] | None = None) -> None:
         self._readings = readings
         self._held = held or []

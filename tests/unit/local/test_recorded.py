@@ -1,11 +1,14 @@
+import itertools
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from telemetry.domain.times import from_iso
 
 from local.errors import LocalError
 from local.fleet.reading import Reading
-from local.fleet.recorded import CsvOptions, Recording, metric_column, time_ms
+from local.fleet.recorded import Clock, CsvOptions, Recording, metric_column, moment_of
 
 NOW_MS = 1_800_000_000_000
 HOUR_MS = 3_600_000
@@ -65,15 +68,86 @@ def test_readings_come_at_their_own_pace_times_the_speed(file: Path) -> None:
     assert recording.next_due_ms() is None
 
 
-def test_of_rows_with_one_identity_and_other_values_the_first_is_kept(tmp_path: Path) -> None:
-    path = tmp_path / "twice.csv"
-    path.write_text("date,temp\n2026-07-04,1\n2026-07-04,2\n2026-07-04,1\n", "utf-8")
-    mapping = options(
-        path, device="a", device_column=None, metrics={"temperature": "temp"}, celsius_from=None
-    )
-    recording = Recording(mapping, NOW_MS)
-    assert [each.metrics for each in recording.due(NOW_MS, 10)] == [{"temperature": 1.0}]
-    assert recording.conflicting == 1
+def recorded(folder: Path, text: str, **changed: Any) -> Recording:
+    """A file of one device's temperatures and humidities in °C and %RH."""
+    path = folder / "recorded.csv"
+    path.write_text(text, "utf-8")
+    mapped: dict[str, Any] = {"device": "a", "device_column": None, "celsius_from": None}
+    return Recording(options(path, **{**mapped, **changed}), NOW_MS)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([1, 2, 3])))
+def test_of_rows_with_one_time_and_other_values_the_largest_is_kept_and_they_are_counted(
+    tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    rows = [f"2026-07-04,{value}," for value in (*order, 3)]
+    recording = recorded(tmp_path, "\n".join(["date,temp,hum", *rows, "2026-07-04,,40"]))
+    metrics = [each.metrics for each in recording.due(NOW_MS, 10)]
+    assert metrics == [{"temperature": 3.0, "humidity": 40.0}]
+    assert recording.left_out == 2  # with 1 and 2; the second 3 says the same
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2026-11-25T12:00:59.9996Z", "2026-11-25T12:00:59.999+00:00"),
+        ("2026-11-25T12:00:59.999999999Z", "2026-11-25T12:00:59.999+00:00"),
+        ("1795608059.9996", "2026-11-25T12:00:59.999+00:00"),
+        ("1795608059999.6", "2026-11-25T12:00:59.999+00:00"),
+        ("1795608059.001", "2026-11-25T12:00:59.001+00:00"),
+    ],
+)
+def test_a_time_is_cut_to_the_millisecond_as_the_pipeline_does(
+    tmp_path: Path, text: str, at: str
+) -> None:
+    (reading,) = recorded(tmp_path, f"date,temp,hum\n{text},1,\n").due(NOW_MS, 10)
+    assert reading.recorded_at_ms == datetime.fromisoformat(at).timestamp() * 1000
+    if not text.replace(".", "").isdecimal():
+        assert reading.recorded_at_ms == from_iso(text)
+
+
+@pytest.mark.parametrize(
+    ("zone", "at"),
+    [
+        ("UTC", "2026-07-04T12:00:00+00:00"),
+        ("Europe/Berlin", "2026-07-04T12:00:00+02:00"),
+        ("America/New_York", "2026-07-04T12:00:00-04:00"),
+        ("-05:30", "2026-07-04T12:00:00-05:30"),
+    ],
+)
+def test_times_without_a_zone_are_those_of_the_zone_that_is_named(
+    tmp_path: Path, zone: str, at: str
+) -> None:
+    text = "date,temp,hum\n2026-07-04 12:00,1,\n2026-07-04T12:00:01Z,1,\n1783166402,1,\n"
+    readings = recorded(tmp_path, text, zone=zone).due(NOW_MS, 10)
+    moments = (at, "2026-07-04T12:00:01Z", "2026-07-04T12:00:02Z")
+    expected = sorted(round(datetime.fromisoformat(each).timestamp() * 1000) for each in moments)
+    assert [each.recorded_at_ms for each in readings] == expected
+
+
+def test_the_hour_that_a_clock_has_twice_is_twice_as_long(tmp_path: Path) -> None:
+    local = ("01:30", "02:00", "02:30", "02:00", "02:30", "03:00")
+    rows = [f"2026-10-25 {each},{place}," for place, each in enumerate(local)]
+    text = "\n".join(["date,temp,hum", *rows])
+    recording = recorded(tmp_path, text, zone="Europe/Berlin")
+    readings = recording.due(NOW_MS, 10)
+    start = from_iso("2026-10-24T23:30:00Z")
+    assert [each.recorded_at_ms for each in readings] == [
+        start + half * HOUR_MS // 2 for half in range(6)
+    ]
+    assert recording.left_out == 0
+
+
+def test_a_zone_that_nobody_knows_is_refused_with_what_one_is(tmp_path: Path) -> None:
+    with pytest.raises(LocalError, match=r"--zone: 'Mars/Base' isn't a zone .* Europe/Berlin"):
+        recorded(tmp_path, "date,temp,hum\n2026-07-04,1,\n", zone="Mars/Base")
+
+
+def test_a_row_of_more_cells_than_columns_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        LocalError, match=r"line 3: has more cells .* from '5' on: .* decimal comma"
+    ):
+        recorded(tmp_path, "date,temp,hum\n2026-07-04,21,5\n2026-07-05,21,40,5\n")
 
 
 @pytest.mark.parametrize(
@@ -120,11 +194,43 @@ def test_the_device_is_told_in_one_way_exactly(file: Path) -> None:
     ],
 )
 def test_a_time_is_iso_8601_or_epoch_seconds_or_ms(text: str) -> None:
-    assert time_ms(text, None, "here") == JULY_4_NOON_MS
+    assert Clock("UTC").ms("a", moment_of(text, None, "here")) == JULY_4_NOON_MS
+
+
+@pytest.mark.parametrize(
+    ("text", "later_ms"),
+    [
+        ("2026-07-04T12:00:59.9996Z", 59_999),
+        ("1783166459.9996", 59_999),
+        ("1783166400.001", 1),
+        ("1783166459999.7", 59_999),
+        ("2026-07-04T12:00:60z", 60_000),
+        ("2026/07/04 12:00:60", 60_000),
+        ("2026-07-04 12:00\0", 0),
+    ],
+)
+def test_a_time_is_the_millisecond_that_the_api_reads(text: str, later_ms: int) -> None:
+    assert Clock("UTC").ms("a", moment_of(text, None, "here")) == JULY_4_NOON_MS + later_ms
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"), [("1783166400000000", "micro"), ("1783166400000000000", "nano")]
+)
+def test_a_time_in_a_finer_unit_is_told_to_be_that(text: str, unit: str) -> None:
+    with pytest.raises(LocalError, match=f"here: '{text}' looks like {unit}seconds; seconds or"):
+        moment_of(text, None, "here")
+
+
+def test_a_file_in_utf_16_is_told_to_be_that(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    path.write_text("date,station,temp,hum\n", "utf-16")
+    with pytest.raises(LocalError, match="it is UTF-16; save it as UTF-8"):
+        Recording(options(path), NOW_MS)
 
 
 def test_a_time_can_be_written_as_a_format_says() -> None:
-    assert time_ms("04.07.2026 12h00", "%d.%m.%Y %Hh%M", "here") == JULY_4_NOON_MS
+    moment = moment_of("04.07.2026 12h00", "%d.%m.%Y %Hh%M", "here")
+    assert Clock("UTC").ms("a", moment) == JULY_4_NOON_MS
 
 
 def test_a_metric_is_mapped_to_its_column() -> None:

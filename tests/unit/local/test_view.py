@@ -1,5 +1,8 @@
 import io
+import re
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -8,7 +11,8 @@ from rich.console import Console
 from emulator.errors import StepFailed
 from local.trial.mapping_state import COUNTS, MappingState, ShardState
 from local.trial.monitor import Monitor, Snapshot
-from local.trial.watch import live_table, plain_line, sparkline
+from local.trial.screenshot import take_screenshot
+from local.trial.watch import LiveView, PlainLines, bars_line, plain_line, sparkline
 from local.view import Steps, show_error
 
 SHARD = ShardState(
@@ -43,30 +47,114 @@ class Seen:
         counted: int = getattr(self.latest, name)
         return counted
 
-    def per_second(self, _name: str) -> float:
-        return 1000.4
+    rate: float | None = 1000.4
+
+    def per_second(self, _name: str) -> float | None:
+        return self.rate
 
 
 MONITOR = cast("Monitor", Seen())
 
 
-def shown(what: Any, width: int = 80) -> str:
-    console = Console(file=io.StringIO(), width=width)
-    console.print(what)
-    return cast("io.StringIO", console.file).getvalue()
+def shown(monitor: Any, width: int = 80, height: int = 24) -> list[str]:
+    """The lines that a terminal of this size shows."""
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True)
+    console.print(LiveView(monitor, "telemetry", "12 s of 30 s"))
+    text = cast("io.StringIO", console.file).getvalue()
+    return re.sub(r"\x1b\[[0-9;]*m", "", text).split("\n")
 
 
-def test_the_live_table_has_every_count_and_the_open_alerts_on_80_columns() -> None:
-    text = shown(live_table(MONITOR, "telemetry", "12 s of 30 s"))
+def alerting(alerts: int) -> Seen:
+    """A monitor that sees so many open alerts, the last one of the newest breach."""
+    seen = Seen()
+    seen.alerts = [
+        {
+            "device_id": f"device-{number:04}",
+            "rule": "overheating",
+            "severity": "critical",
+            "region": "us-east-1",
+            "first_breach_at": f"2026-11-21T01:30:{number:02}Z",
+            "last_breach_at": f"2026-11-21T01:31:{number:02}Z",
+            "trace_id": "1-6b09e5ae-79722d79ecab48f9551ad6a8",
+            "peak": 41.26,
+        }
+        for number in range(alerts)
+    ]
+    return seen
+
+
+def test_the_live_view_has_every_count_and_the_open_alerts_on_80_columns() -> None:
+    lines = shown(MONITOR)
+    text = "\n".join(lines)
     for part in ("12,345", "12,300", "11,000", "200", "1,000", "850 ms", "in overflow"):
         assert part in text
     assert "2 open alerts" in text
     assert text.index("device-2") < text.index("device-1")  # the newest first
     assert "01:30:05" in text
-    [mapping] = [line for line in text.splitlines() if line.strip().startswith("aggregate")]
-    assert mapping.split() == ["aggregate", "2.5", "s", "1,234", *["100,000"] * 4]
+    [mapping] = [line for line in lines if line.startswith("aggregate")]
+    assert mapping.split()[:8] == ["aggregate", "2.5", "s", "1,234", *["100,000"] * 4]
     assert "41.3" in text
-    assert max(map(len, text.splitlines())) <= 80
+
+
+SIZES = [(80, 24), (160, 50), (200, 50), (60, 15), (40, 12), (20, 5), (1, 1)]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_it_fits_whatever_the_terminals_size(width: int, height: int) -> None:
+    for alerts in (0, 1, 7, 60):
+        lines = shown(alerting(alerts), width, height)
+        assert max(map(len, lines)) <= width
+        assert len(lines) <= height
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (160, 50), (200, 50), (60, 15)])
+def test_all_that_matters_is_legible(width: int, height: int) -> None:
+    lines = shown(alerting(60), width, height)
+    text = "\n".join(lines)
+    for name in ("posted", "accepted", "rejected", "stored", "duplicate", "quarantined", "lag"):
+        assert name in text
+    assert "per s" in text
+    assert "60 open alerts" in text
+    assert "device-0059" in text
+    assert any(line.startswith("aggregate") for line in lines)
+    is_wide = width >= 80
+    assert ("overheating" in text) == is_wide
+    assert ("1-6b09e5ae-79722d79ecab48f9551ad6a8" in text) == (width >= 160)
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (160, 50), (60, 15)])
+def test_the_alerts_that_have_no_room_are_counted(width: int, height: int) -> None:
+    text = "\n".join(shown(alerting(60), width, height))
+    [more] = re.findall(r"and (\d+) more", text)
+    assert text.count("device-") + int(more) == 60
+
+
+def test_a_screen_with_room_for_all_alerts_says_of_no_more() -> None:
+    text = "\n".join(shown(alerting(10), 160, 50))
+    assert text.count("device-") == 10
+    assert "more" not in text
+
+
+def test_before_the_second_look_no_rate_is_told() -> None:
+    seen = Seen()
+    seen.rate = None
+    [stored] = [line for line in shown(seen) if line.startswith("stored ") and "per s" not in line]
+    assert stored.split()[:3] == ["stored", "11,000", "-"]
+
+
+def test_an_alert_that_cannot_be_read_is_shown_with_what_is_known() -> None:
+    seen = Seen()
+    seen.alerts = [{"device_id": "a", "rule": "hot", "unreadable": "why", "first_breach_at": None}]
+    assert any("hot" in line and "?" in line for line in shown(seen))
+
+
+def test_a_picture_has_what_the_terminal_shows_and_loads_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "watch.svg"
+    take_screenshot(LiveView(MONITOR, "telemetry", "live"), (80, 24), file)
+    picture = file.read_text("utf-8")
+    for part in ("12,345", "quarantined", "80×24"):
+        assert part in picture
+    assert not re.search(r"url\(\W*http|@import|@font-face", picture)
 
 
 def test_where_there_is_no_terminal_the_same_is_one_line() -> None:
@@ -75,6 +163,36 @@ def test_where_there_is_no_terminal_the_same_is_one_line() -> None:
         "12 s: posted 12,345, accepted 12,300, rejected 45, stored 11,000, duplicate 200, "
         "quarantined 3, open alerts 2, lag 850 ms"
     )
+
+
+def test_a_log_gets_a_line_only_where_something_has_changed() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    lines, seen = PlainLines(console), Seen()
+    monitor = cast("Monitor", seen)
+    for second in range(5):
+        lines.tell(monitor, f"{second} s", is_clock=True)
+    for _ in range(18):
+        lines.tell(monitor, "checking", is_clock=False)
+    seen.latest = replace(seen.latest, lag_ms=12_000.0)
+    lines.tell(monitor, "checking", is_clock=False)
+    seen.latest = replace(seen.latest, stored=11_001)
+    lines.tell(monitor, "checking", is_clock=False)
+    told = cast("io.StringIO", console.file).getvalue().splitlines()
+    assert [line.partition(":")[0] for line in told] == ["0 s", "checking", "checking"]
+    assert "stored 11,001" in told[-1]
+
+
+def test_a_long_step_shows_in_a_log_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("local.view.LONG_SECONDS", 0.01)
+    console = Console(file=io.StringIO(), width=120)
+    with Steps(console).step("deploy", "sam deploy"):
+        while "…" not in cast("io.StringIO", console.file).getvalue():
+            time.sleep(0.01)
+    told = [
+        " ".join(line.split()[:3])
+        for line in cast("io.StringIO", console.file).getvalue().splitlines()
+    ]
+    assert told == ["… deploy: sam", "✓ deploy sam"]
 
 
 def test_a_step_is_a_line_with_its_time() -> None:
@@ -100,4 +218,9 @@ def test_a_failed_tool_is_shown_with_its_last_lines_and_where_its_log_is(
 
 
 def test_a_sparkline_shows_how_a_total_grew() -> None:
-    assert sparkline([0, 0, 4, 12]) == " ▄█"
+    assert sparkline([0, 4, 8]) == " ▄█"
+    assert sparkline([0, 0]) == "  "
+    looks = [Snapshot(at=at, stored=stored) for at, stored in ((0, 0), (2, 8), (3, 8), (4, 10))]
+    text = bars_line(looks, 80).plain
+    assert text.split() == ["stored", "per", "s", "█", "▄", "most", "4"]
+    assert len(bars_line([Snapshot(at=at, stored=at * at) for at in range(500)], 60)) <= 60

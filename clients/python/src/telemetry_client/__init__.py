@@ -2,7 +2,7 @@
 
 from telemetry_client.answers import Rejection, Remedy, Verdict
 from telemetry_client.client import Client, ClientOptions
-from telemetry_client.errors import ClientError, Invalid, StoreFailed, StoreFull
+from telemetry_client.errors import ClientError, Conflicting, Invalid, StoreFailed, StoreFull
 from telemetry_client.formats import Avro, Format, Json
 from telemetry_client.https import Https
 from telemetry_client.mqtt import Mqtt
@@ -14,6 +14,7 @@ __all__ = [
     "Client",
     "ClientError",
     "ClientOptions",
+    "Conflicting",
     "Format",
     "Https",
     "Invalid",

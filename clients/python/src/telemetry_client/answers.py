@@ -27,7 +27,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why the pipeline will never take a reading of the batch."""
+    """Why the pipeline will never take a reading of the batch, or a metric of one."""
 
     index: int
     field: str | None
@@ -48,7 +48,10 @@ class Remedy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of each reading of a batch, and what to do about the rest."""
+    """What became of each reading of a batch, and what to do about the rest.
+
+    `partly` are metrics that were refused of readings that are taken without them.
+    """
 
     taken: list[int] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
@@ -56,6 +59,7 @@ class Verdict:
     remedy: Remedy = Remedy.NOTHING
     problem: str | None = None
     retry_after_s: float = 0.0
+    partly: list[Rejection] = field(default_factory=list)
 
 
 def judge(answer: Answer | None, count: int, *, is_plain: bool = True, now_s: float = 0) -> Verdict:
@@ -97,6 +101,7 @@ def of_each(
     """The verdict where the answer tells the fate of every reading; None where it doesn't."""
     if status not in {202, 400, 503}:
         return None
+    entries = document.get("partly", [])
     rejected = rejections(document.get("rejected"), count)
     again = indexes(document.get("not_taken", []), count)
     if rejected is None or again is None:
@@ -105,17 +110,18 @@ def of_each(
     taken = [index for index in range(count) if index not in settled]
     if document.get("accepted") != len(taken) or len(settled) != len(rejected) + len(again):
         return None
+    partly = [each for each in rejections(entries, count) or [] if each.index not in settled]
     if not again:
-        return Verdict(taken, rejected)
+        return Verdict(taken, rejected, partly=partly)
     problem = f"{status}: {len(again)} of {count} readings weren't taken"
-    return Verdict(taken, rejected, again, Remedy.LATER, problem, retry_after_s)
+    return Verdict(taken, rejected, again, Remedy.LATER, problem, retry_after_s, partly)
 
 
 def rejections(entries: Any, count: int) -> list[Rejection] | None:
-    """The refused readings; None where the list isn't one of the pipeline's."""
+    """What was refused; None where the list isn't one of the pipeline's."""
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         return None
-    if indexes([entry.get("index") for entry in entries], count) is None:
+    if any(indexes([entry.get("index")], count) is None for entry in entries):
         return None
     return [
         Rejection(

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from telemetry_client.errors import ClientError, Invalid
 from telemetry_client.formats import Avro, Format, Json
 from telemetry_client.https import Https
 from telemetry_client.mqtt import Mqtt
+from telemetry_client.reading import from_iso
 from telemetry_client.store import Store, StoreOptions
 from telemetry_client.transport import Transport
 
@@ -43,7 +43,7 @@ def record(options: argparse.Namespace) -> int:
     if options.metrics == ["-"]:
         readings = [line_of(number, line) for number, line in enumerate(sys.stdin, 1)]
     else:
-        readings = [dict(pair_of(text) for text in options.metrics)]
+        readings = [once([pair_of(text) for text in options.metrics])]
     times = [at_of(each.pop("recorded_at", options.at)) for each in readings]
     with closing(opened(options)) as store:
         if readings:
@@ -75,7 +75,9 @@ def send(options: argparse.Namespace) -> int:
     left = f", {client.problem}" if client.problem else ""
     left += f", {status.undated} of them for the clock to be set" if status.undated else ""
     waiting = status.waiting + status.undated
-    sys.stderr.write(f"taken {status.taken}, refused {status.rejected}, waiting {waiting}{left}\n")
+    metrics = f" and {status.metrics_refused} metrics" if status.metrics_refused else ""
+    refused = f"{status.rejected}{metrics}"
+    sys.stderr.write(f"taken {status.taken}, refused {refused}, waiting {waiting}{left}\n")
     is_hopeless = any(verdict.remedy is Remedy.PERSON for verdict in problems)
     return 1 if waiting or is_hopeless else 0
 
@@ -140,10 +142,24 @@ def pair_of(text: str) -> tuple[str, Any]:
         raise Invalid(name if equals else "metrics", value if equals else text, what) from None
 
 
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Names with their values; Invalid for a name that is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        values = " and ".join(str(value) for name, value in pairs if name == twice)
+        raise Invalid(twice, values, "is there twice; leave one out")
+    return found
+
+
 def line_of(number: int, line: str) -> dict[str, Any]:
     """A line of standard input: a JSON object of metrics."""
     try:
-        document = json.loads(line)
+        text = line.removeprefix("\ufeff").rstrip("\0\r\n")
+        document = json.loads(text, object_pairs_hook=once)
+    except Invalid:
+        raise
     except ValueError:
         document = None
     if not isinstance(document, dict):
@@ -156,7 +172,7 @@ def at_of(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return int(value) if value.isdecimal() else datetime.fromisoformat(value)
+        return int(value) if value.isdecimal() else from_iso(value)
     except ValueError:
         reason = "is neither ISO 8601 with an offset nor epoch milliseconds"
         raise Invalid("recorded_at", value, reason) from None

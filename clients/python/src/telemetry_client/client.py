@@ -34,7 +34,8 @@ class ClientOptions:
     pace: PaceOptions = field(default_factory=PaceOptions)
     store: StoreOptions = field(default_factory=StoreOptions)
     on_problem: Callable[[Verdict], None] | None = None
-    """Called, by the thread that sends, with each verdict that has a problem or a rejection."""
+    """Called, by the thread that sends, with each verdict that has a problem, a rejection, or a
+    metric that was refused of a reading that is taken (`partly`)."""
 
     def __post_init__(self) -> None:
         """Raise Invalid for what can't be."""
@@ -101,7 +102,8 @@ class Client:
 
         Returns its instant in ms, or None where the clock isn't set yet. Raises Invalid, StoreFull
         or StoreFailed; then nothing was kept. `recorded_at`, a datetime or epoch ms, is for a
-        reading that wasn't taken just now.
+        reading that wasn't taken just now. Conflicting is the Invalid of a metric that has another
+        value at that instant, in a reading that waits or that was recorded a moment ago.
         """
         recorded_at = more.pop("recorded_at", None)
         at_ms = self.store.record({**(metrics or {}), **more}, recorded_at)
@@ -211,6 +213,7 @@ class Client:
         self.store.settle(
             [batch[index] for index in verdict.taken],
             [(batch[each.index], each) for each in verdict.rejected],
+            [(batch[each.index], each) for each in verdict.partly],
         )
         pause_s = self._pause(verdict, len(batch))
         self._tell(verdict)
@@ -224,12 +227,14 @@ class Client:
     def _tell(self, verdict: Verdict) -> None:
         for each in verdict.rejected:
             LOG.warning("a reading was refused: %s: %s", each.field, each.reason)
+        for each in verdict.partly:
+            LOG.warning("a reading was taken without %s: %s", each.field, each.reason)
         if verdict.problem is not None and verdict.problem != self.problem:
             level = logging.ERROR if verdict.remedy is Remedy.PERSON else logging.WARNING
             pause_s = max(0.0, self._not_before - time.monotonic())
             LOG.log(level, "%s; again in %.1f s", verdict.problem, pause_s)
         self.problem = verdict.problem
-        if self._options.on_problem and (verdict.problem or verdict.rejected):
+        if self._options.on_problem and (verdict.problem or verdict.rejected or verdict.partly):
             try:
                 self._options.on_problem(verdict)
             except Exception:

@@ -2,6 +2,7 @@
 
 ClientError
 ├── Invalid       an argument isn't what it must be: field, value, and what would be right
+│   └── Conflicting   another value was recorded for this instant and metric
 ├── StoreFull     the store is at its bound, and its options say to refuse
 └── StoreFailed   the store's file can't be used: no space, another device's, a newer version's
 """
@@ -22,6 +23,13 @@ class Invalid(ClientError, ValueError):
         self.field = field
         self.value = value
         self.reason = reason
+
+
+class Conflicting(Invalid):
+    """A value that differs from one that was recorded for the same instant and metric.
+
+    The pipeline keeps one value of a metric at an instant, so the other one would be lost.
+    """
 
 
 class StoreFull(ClientError):

@@ -57,6 +57,11 @@ class Instants:
         self._used: set[int] = set()
         self._used_from_ms = newest_ms + 1
 
+    @property
+    def newest_ms(self) -> int:
+        """The latest of all instants that are used."""
+        return self._newest_ms
+
     def is_believed(self, now_ms: int) -> bool:
         """Whether the clock reads a time of which all that was used is known."""
         return not any(span.first_ms <= now_ms <= span.last_ms for span in self._spans)

@@ -5,8 +5,10 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import cache
 from importlib.resources import files
+from numbers import Real
 from typing import Any, NamedTuple
 
 from telemetry_client.errors import Invalid
@@ -14,6 +16,9 @@ from telemetry_client.errors import Invalid
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST_MS = 1_577_836_800_000  # 2020: a time before it is a clock that isn't set, or seconds
 LATEST_MS = 253_402_300_799_999  # the end of the year 9999
+YEAR_2100_MS = 4_102_444_800_000
+LEAP_SECOND = re.compile(r"(.*\D\d\d:?\d\d:?)60([.,].*|Z|[+-].*)")
+EXACT = 2**53  # below it a float holds each whole number
 Schema = dict[str, Any]
 
 
@@ -53,35 +58,79 @@ def encode_metrics(metrics: Mapping[str, float | None]) -> str:
     present = {name: value for name, value in metrics.items() if value is not None}
     if not present:
         raise Invalid("metrics", dict(metrics), f"has none of {', '.join(fields())}")
-    for name, value in present.items():
-        check_metric(name, value)
-    return json.dumps(present, separators=(",", ":"))
+    checked = {name: check_metric(name, value) for name, value in present.items()}
+    return json.dumps(checked, separators=(",", ":"))
 
 
-def check_metric(name: str, value: Any) -> None:
-    """Raise Invalid for a metric that the pipeline would refuse."""
+def check_metric(name: str, value: Any) -> int | float:
+    """A metric's value as it is sent; raises Invalid for one that the pipeline would refuse."""
     field = fields().get(name)
     if field is None:
         raise Invalid(name, value, f"is of no metric; the metrics are {', '.join(fields())}")
     unit = field["unit"]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or (isinstance(value, float) and not math.isfinite(value)):
+    number = to_number(name, value, unit)
+    if isinstance(number, float) and not math.isfinite(number):
         raise Invalid(name, value, f"is not a finite number of {unit}")
-    if value < field["minimum"]:
+    if number < field["minimum"]:
         raise Invalid(name, value, f"is below {field['minimum']} {unit}")
-    if value > field["maximum"]:
+    if number > field["maximum"]:
         raise Invalid(name, value, f"is above {field['maximum']} {unit}")
+    return number
+
+
+def to_number(name: str, value: Any, unit: str) -> int | float:
+    """A number as JSON has them, of any type of number: Decimal's, numpy's, a Fraction."""
+    if isinstance(value, bool):
+        raise Invalid(name, value, f"is a bool, and not a finite number of {unit}")
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, Real | Decimal):
+        try:
+            return float(value)
+        except (ValueError, OverflowError):
+            raise Invalid(name, value, f"is not a finite number of {unit}") from None
+    reason = f"is a {type(value).__name__}, and not a finite number of {unit}"
+    raise Invalid(name, value, f"{reason}; float(…) makes one of it, if it is one")
+
+
+def from_iso(text: str) -> datetime:
+    """A time in ISO 8601; raises ValueError. A second of 60, a leap second, is the one after it."""
+    text = text.replace("z", "Z")
+    leap = LEAP_SECOND.fullmatch(text)
+    if leap is None:
+        return datetime.fromisoformat(text)
+    return datetime.fromisoformat(f"{leap[1]}59{leap[2]}") + timedelta(seconds=1)
 
 
 def to_ms(recorded_at: Any) -> int:
-    """Epoch ms of a caller's own time: those, or a datetime with an offset; else Invalid."""
+    """Epoch ms of a caller's own time: those, also as a float, or a datetime with an offset.
+
+    Raises Invalid for anything else.
+    """
+    sent = recorded_at
     if isinstance(recorded_at, datetime):
         if recorded_at.tzinfo is None:
-            raise Invalid("recorded_at", recorded_at, "has no offset from UTC: datetime.now(UTC)")
+            raise Invalid("recorded_at", sent, "has no offset from UTC: datetime.now(UTC)")
         recorded_at = (recorded_at - EPOCH) // timedelta(milliseconds=1)
+    if isinstance(recorded_at, float) and recorded_at.is_integer() and abs(recorded_at) < EXACT:
+        recorded_at = int(recorded_at)
     if isinstance(recorded_at, bool) or not isinstance(recorded_at, int):
         reason = "is neither a datetime with an offset nor whole epoch milliseconds"
-        raise Invalid("recorded_at", recorded_at, reason)
+        is_number = isinstance(recorded_at, float) and math.isfinite(recorded_at)
+        raise Invalid("recorded_at", sent, reason + (_unit_told(recorded_at) if is_number else ""))
     if not EARLIEST_MS <= recorded_at <= LATEST_MS:
-        raise Invalid("recorded_at", recorded_at, "is not of 2020 to 9999, in epoch milliseconds")
+        reason = f"is not of 2020 to 9999, in epoch milliseconds{_unit_told(recorded_at)}"
+        raise Invalid("recorded_at", recorded_at, reason)
     return recorded_at
+
+
+def _unit_told(number: float) -> str:
+    """The unit in which a number would be a time of 2020 to 2100; nothing where there is none."""
+    for unit, at_ms in (
+        ("seconds", number * 1000),
+        ("microseconds", number // 1000),
+        ("nanoseconds", number // 1_000_000),
+    ):
+        if EARLIEST_MS <= at_ms < YEAR_2100_MS:
+            return f"; it looks like {unit}"
+    return ""

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from telemetry_client.answers import Rejection
 from telemetry_client.clock import Clock, SystemClock
-from telemetry_client.errors import Invalid, StoreFailed, StoreFull
+from telemetry_client.errors import Conflicting, Invalid, StoreFailed, StoreFull
 from telemetry_client.instants import Instants, Span, joined, runs
 from telemetry_client.reading import (
     EARLIEST_MS,
@@ -83,6 +83,7 @@ CREATE TRIGGER dated AFTER DELETE ON undated BEGIN UPDATE totals SET undated = u
 SENT_MAX = 1000  # rows of so many instants at least:
 SENT_ROW = 500
 INSTANT_BYTES = 8
+RECENT_MAX = 1000  # instants of which a process remembers its readings
 REJECTED_MAX = 10_000
 AHEAD_MS = 5 * 60_000  # the pipeline takes readings that are this much ahead
 BUSY_SECONDS = 30.0
@@ -123,6 +124,8 @@ class Status:
     rejected_kept: int
     taken: int
     rejected: int
+    metrics_refused: int
+    """Of readings that were taken without them."""
     dropped_full: int
     is_clock_believed: bool
 
@@ -145,6 +148,8 @@ class Store:
         self._lock = threading.RLock()
         self._seen = -1
         self._waiting = self._undated = self._bytes = self._newest_ms = self._sent = 0
+        self._recent: dict[int, list[str]] = {}
+        self._is_indexed = False
         with translated(self.path):
             self._sql = sqlite3.connect(
                 self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -166,7 +171,9 @@ class Store:
         """Keep a reading; returns its instant in ms, or None where the clock isn't set yet.
 
         Raises Invalid, StoreFull or StoreFailed; then nothing was kept. A caller's own
-        `recorded_at` is the reading's identity as it stands, even if another has it too.
+        `recorded_at` is the reading's identity as it stands, even if another has it too: the
+        pipeline merges the two. Where both have a metric, and with different values, it would keep
+        one: raises Conflicting, as far as the other is known (it waits, or was recorded lately).
         """
         return self.record_many([metrics], [recorded_at])[0]
 
@@ -190,8 +197,40 @@ class Store:
             if is_believed:
                 self._date(now_ms)
             for index, body in enumerate(bodies):
+                if (at_ms := times[index]) is not None:
+                    self._check_agreement(at_ms, body)
                 times[index] = self._insert_now(body, times[index], now_ms if is_believed else None)
-            return times
+        for at_ms, body in zip(times, bodies, strict=True):
+            if at_ms is not None:
+                self._remember(at_ms, body)
+        return times
+
+    def _check_agreement(self, at_ms: int, body: str) -> None:
+        """Raise Conflicting for a metric with another value in what is known of an instant."""
+        others = self._recent.get(at_ms, [])
+        if at_ms <= self._newest_ms or at_ms <= self._instants.newest_ms:
+            if not self._is_indexed:
+                self._sql.execute("CREATE INDEX IF NOT EXISTS at ON readings (recorded_at)")
+                self._is_indexed = True
+            rows = "SELECT DISTINCT metrics FROM readings WHERE recorded_at = ?"
+            others = others + [row[0] for row in self._sql.execute(rows, (at_ms,))]
+        for other in others:
+            known = json.loads(other)
+            for name, value in json.loads(body).items():
+                if known.get(name, value) != value:
+                    reason = (
+                        f"differs from {known[name]}, which was recorded for the same instant, "
+                        f"{at_ms}: one of the two would be lost"
+                    )
+                    raise Conflicting(name, value, reason)
+
+    def _remember(self, at_ms: int, body: str) -> None:
+        """Remember what was recorded lately: it may be sent before its like comes."""
+        known = self._recent.setdefault(at_ms, [])
+        if body not in known:
+            known.append(body)
+        while len(self._recent) > RECENT_MAX:
+            del self._recent[next(iter(self._recent))]
 
     def _insert_now(self, body: str, at_ms: int | None, now_ms: int | None) -> int | None:
         """Insert a reading under its caller's instant, or one of now, if that is known."""
@@ -284,10 +323,16 @@ class Store:
             taken.append(Queued(*row))
         return taken
 
-    def settle(self, taken: Sequence[Queued], rejected: Iterable[tuple[Queued, Rejection]]) -> None:
+    def settle(
+        self,
+        taken: Sequence[Queued],
+        rejected: Iterable[tuple[Queued, Rejection]],
+        partly: Iterable[tuple[Queued, Rejection]] = (),
+    ) -> None:
         """Remove what the pipeline has taken; put what it refused aside, with the reason.
 
-        What is no longer there, since another process settled it or it was dropped, isn't counted.
+        `partly` are metrics refused of readings that are taken. What is no longer there, since
+        another process settled it or it was dropped, isn't counted.
         """
         refused = list(rejected)
         if not taken and not refused:
@@ -295,6 +340,12 @@ class Store:
         with self._lock, self._writing():
             gone = [each for each in taken if self._delete(each)]
             self._count("taken", len(gone))
+            numbers = {each.number for each in gone}
+            for reading, rejection in partly:
+                if reading.number in numbers:
+                    metric = {rejection.field: json.loads(reading.metrics).get(rejection.field)}
+                    self._put_aside(reading.recorded_at_ms, json.dumps(metric), rejection)
+                    self._count("metrics_refused", 1)
             for reading, rejection in refused:
                 if self._delete(reading):
                     gone.append(reading)
@@ -325,6 +376,10 @@ class Store:
         return bool(found.rowcount)
 
     def _reject(self, at_ms: int | None, body: str, rejection: Rejection) -> None:
+        self._put_aside(at_ms, body, rejection)
+        self._count("rejected", 1)
+
+    def _put_aside(self, at_ms: int | None, body: str, rejection: Rejection) -> None:
         value = json.dumps(rejection.value)
         row = (at_ms, body, rejection.field, value, rejection.reason, self._clock.now_ms())
         self._sql.execute(
@@ -332,7 +387,6 @@ class Store:
             " VALUES (?, ?, ?, ?, ?, ?)",
             row,
         )
-        self._count("rejected", 1)
         self._sql.execute(
             "DELETE FROM rejected WHERE number <= (SELECT max(number) FROM rejected) - ?",
             (REJECTED_MAX,),
@@ -375,12 +429,16 @@ class Store:
                 rejected_kept=kept,
                 taken=counts.get("taken", 0),
                 rejected=counts.get("rejected", 0),
+                metrics_refused=counts.get("metrics_refused", 0),
                 dropped_full=counts.get("dropped_full", 0),
                 is_clock_believed=self._is_believed(self._clock.now_ms()),
             )
 
     def rejected(self, limit: int = 100) -> list[dict[str, Any]]:
-        """The readings that were refused last, the newest first, with the reasons."""
+        """The readings that were refused last, the newest first, with the reasons.
+
+        Of one that was taken without some metrics, each of these is one.
+        """
         names = ("recorded_at", "metrics", "field", "value", "reason", "rejected_at")
         rows = f"SELECT {', '.join(names)} FROM rejected ORDER BY number DESC LIMIT ?"  # noqa: S608
         with self._lock, translated(self.path):

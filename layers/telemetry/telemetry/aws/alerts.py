@@ -9,22 +9,33 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+from botocore.exceptions import BotoCoreError, ClientError
 
 from telemetry.aws.items import Attributes, CompareAndSet, Items
 from telemetry.domain.episode import Breach, Changed, Episode, EpisodeKey, clear, join
 from telemetry.domain.notice import Notice, notice_id
 from telemetry.domain.times import to_iso
+from telemetry.domain.token import SUBJECT
 from telemetry.errors import Rejected
 
 KEY = ("device_id", "rule_region")
 STATUS_INDEX = "status"
 POSITION = {"first_breach_ms": "N", "device_id": "S", "rule_region": "S"}  # in a bucket of it
+AT_MS = re.compile("0|[1-9][0-9]{0,14}")
+RULE_REGION = re.compile("[a-z][a-z0-9-]{0,63}#[a-z0-9-]{1,32}")
 # Episodes of one status are spread over this many partitions of the index, by device, so that a
 # whole fleet that breaches at once isn't bound by one partition's 1,000 writes a second.
 BUCKETS = 16
 OPEN, CLEARED = STATUSES = ("open", "cleared")
 SWEEP_PAGE = 100  # episodes a call
+# What the API shows of an episode.
+EPISODE_FIELDS = (
+    *("device_id", "rule", "severity", "region", "episode", "status", "first_breach_at"),
+    *("last_breach_at", "cleared_at", "ended_by", "previous_cleared_at", "peak", "trace_id"),
+)
 
 
 class Alerts:
@@ -37,30 +48,42 @@ class Alerts:
             items, self._to_item, to_episode
         )
 
-    def join(self, breaches: Mapping[EpisodeKey, list[Breach]]) -> dict[EpisodeKey, Changed]:
-        """Join each key's breaches; a key that is missing from the answer could not be written."""
-        return self._states.apply({key: _joining(group) for key, group in breaches.items()})
+    def join(
+        self,
+        breaches: Mapping[EpisodeKey, list[Breach]],
+        unreadable: dict[EpisodeKey, Rejected] | None = None,
+    ) -> dict[EpisodeKey, Changed]:
+        """Join each key's breaches; a key that is missing from the answer could not be written.
 
-    def clear(self, recoveries: Mapping["Listed", int]) -> dict[EpisodeKey, Changed]:
+        Those of them whose item this code can't read are put into `unreadable`.
+        """
+        changes = {key: _joining(group) for key, group in breaches.items()}
+        return self._states.apply(changes, unreadable)
+
+    def clear(
+        self, recoveries: Mapping["Listed", int], ended_by: str | None = None
+    ) -> dict[EpisodeKey, Changed]:
         """Clear each episode at an instant (epoch ms), where no later breach has joined it.
 
         A key that is missing from the answer could not be written.
         """
         for listed in recoveries:
             self._states.learn(*listed)
-        changes = {listed.key: _clearing(at_ms) for listed, at_ms in recoveries.items()}
+        changes = {listed.key: _clearing(at_ms, ended_by) for listed, at_ms in recoveries.items()}
         return self._states.apply(changes)
 
     def _to_item(self, key: EpisodeKey, changed: Changed) -> Attributes:
         episode = changed.state
         if episode is None:
             raise ValueError("a change of nothing is never written")
+        # of a rule that isn't shipped any more, the item keeps the severity that it has
+        severity = self._severities.get(key.rule)
         return {
+            **({"severity": {"S": severity}} if severity else {}),
             "device_id": {"S": key.device_id},
             "rule_region": {"S": f"{key.rule}#{self._region}"},
             "rule": {"S": key.rule},
             "region": {"S": self._region},
-            "severity": {"S": self._severities[key.rule]},
             "change": {"S": changed.change},
             "status_bucket": {"S": _status_bucket(_status(episode), _bucket(key.device_id))},
             "episode": {"N": str(episode.number)},
@@ -70,6 +93,7 @@ class Alerts:
             "since_ms": _optional("N", episode.since_ms),
             "cleared_ms": _optional("N", episode.cleared_ms),
             "trace_id": _optional("S", episode.trace_id),
+            "ended_by": _optional("S", episode.ended_by),
         }
 
 
@@ -77,8 +101,8 @@ def _joining(group: list[Breach]) -> Callable[[Episode | None], Changed]:
     return lambda episode: join(episode, group)
 
 
-def _clearing(at_ms: int) -> Callable[[Episode | None], Changed]:
-    return lambda episode: clear(episode, at_ms)
+def _clearing(at_ms: int, ended_by: str | None) -> Callable[[Episode | None], Changed]:
+    return lambda episode: clear(episode, at_ms, ended_by)
 
 
 def _status(episode: Episode) -> str:
@@ -99,16 +123,30 @@ def _optional(kind: str, value: Any) -> dict[str, Any]:
 
 
 def to_episode(item: Attributes) -> Episode:
-    """The episode in an item of the table or of its stream."""
-    return Episode(
-        int(item["episode"]["N"]),
-        int(item["first_breach_ms"]["N"]),
-        int(item["last_breach_ms"]["N"]),
-        float(item["peak"]["N"]),
-        item["trace_id"].get("S"),
-        _instant(item["since_ms"]),
-        _instant(item["cleared_ms"]),
-    )
+    """The episode in an item of the table or of its stream; raises Rejected where it has none."""
+    with _reading_an_episode():
+        return Episode(
+            int(item["episode"]["N"]),
+            int(item["first_breach_ms"]["N"]),
+            int(item["last_breach_ms"]["N"]),
+            float(item["peak"]["N"]),
+            item["trace_id"].get("S"),
+            _instant(item["since_ms"]),
+            _instant(item["cleared_ms"]),
+            item.get("ended_by", {}).get("S"),
+        )
+
+
+@contextmanager
+def _reading_an_episode() -> Iterator[None]:
+    """Raise Rejected for an item that isn't one of this code's episodes.
+
+    Newer code wrote it, or somebody's hand.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise Rejected(f"is not an episode that this code can read: {error!r}") from None
 
 
 def _instant(value: dict[str, Any]) -> int | None:
@@ -120,24 +158,26 @@ def _shown(at_ms: int | None) -> str | None:
 
 
 def to_notice(item: Attributes) -> Notice:
-    """The notice about an item's last change."""
+    """The notice about an item's last change; raises Rejected where it is of no episode."""
     episode = to_episode(item)
-    device_id, rule = item["device_id"]["S"], item["rule"]["S"]
-    region, change = item["region"]["S"], item["change"]["S"]
-    return Notice(
-        notice_id(device_id, rule, region, episode.number, change),
-        change,
-        device_id,
-        rule,
-        item["severity"]["S"],
-        region,
-        episode.number,
-        to_iso(episode.first_breach_ms),
-        to_iso(episode.last_breach_ms),
-        episode.peak,
-        episode.trace_id,
-        _shown(episode.cleared_ms),
-    )
+    with _reading_an_episode():
+        device_id, rule = item["device_id"]["S"], item["rule"]["S"]
+        region, change = item["region"]["S"], item["change"]["S"]
+        return Notice(
+            notice_id(device_id, rule, region, episode.number, change),
+            change,
+            device_id,
+            rule,
+            item["severity"]["S"],
+            region,
+            episode.number,
+            to_iso(episode.first_breach_ms),
+            to_iso(episode.last_breach_ms),
+            episode.peak,
+            episode.trace_id,
+            _shown(episode.cleared_ms),
+            episode.reason,
+        )
 
 
 class Page(NamedTuple):
@@ -155,6 +195,13 @@ class Listed(NamedTuple):
     version: int
 
 
+class Unlisted(NamedTuple):
+    """What couldn't be read of a status: one episode, or all of a bucket (then no key)."""
+
+    key: EpisodeKey | None
+    why: str
+
+
 class AlertReader:
     """Reads episodes by status: for the query API, and for `sweep`."""
 
@@ -163,8 +210,8 @@ class AlertReader:
         self._table = table
 
     def listed(self, status: str, limit: int, cursor: str | None) -> Page:
-        """Up to `limit` episodes of a status; raises Rejected for a cursor that isn't ours."""
-        bucket, start = _from_cursor(cursor, status) if cursor else (0, None)
+        """Up to `limit` episodes of a status; raises Rejected for a cursor that isn't of it."""
+        bucket, start = (0, None) if cursor is None else _from_cursor(cursor, status)
         alerts: list[dict[str, Any]] = []
         while bucket < BUCKETS and len(alerts) < limit:
             name = _status_bucket(status, bucket)
@@ -172,19 +219,23 @@ class AlertReader:
             alerts += [_document(item) for item in items]
             if start is None:
                 bucket += 1
-        return Page(alerts, _to_cursor(bucket, start) if bucket < BUCKETS else None)
+        return Page(alerts, _to_cursor(status, bucket, start) if bucket < BUCKETS else None)
 
-    def open_in(self, region: str, first_bucket: int) -> Iterator[Listed]:
-        """The open episodes whose items this region writes, bucket by bucket from a given one."""
+    def open_in(self, region: str, first_bucket: int) -> Iterator[Listed | Unlisted]:
+        """The open episodes whose items this region writes, bucket by bucket from a given one.
+
+        What can't be read is told in its place, and keeps nothing else from being listed.
+        """
         for offset in range(BUCKETS):
             name = _status_bucket(OPEN, (first_bucket + offset) % BUCKETS)
             start = None
             while True:
-                items, start = self._query(name, SWEEP_PAGE, start)
-                for item in items:
-                    if item["region"]["S"] == region:
-                        key = EpisodeKey(item["device_id"]["S"], item["rule"]["S"])
-                        yield Listed(key, to_episode(item), int(item["version"]["N"]))
+                try:
+                    items, start = self._query(name, SWEEP_PAGE, start)
+                except (ClientError, BotoCoreError) as error:
+                    yield Unlisted(None, f"{name} of the index can't be read: {error}")
+                    break
+                yield from (_listed(item) for item in items if _region(item) == region)
                 if start is None:
                     break
 
@@ -203,9 +254,43 @@ class AlertReader:
         return answer["Items"], answer.get("LastEvaluatedKey")
 
 
+def _region(item: Attributes) -> str:
+    """The region that writes an item: its sort key says so, whatever else the item has."""
+    region: str = item["rule_region"]["S"].rpartition("#")[2]
+    return region
+
+
+def _key(item: Attributes) -> EpisodeKey:
+    """Whose episode it is, and of which rule: its key says so, whatever else the item has."""
+    return EpisodeKey(item["device_id"]["S"], item["rule_region"]["S"].rpartition("#")[0])
+
+
+def _listed(item: Attributes) -> Listed | Unlisted:
+    try:
+        with _reading_an_episode():
+            return Listed(_key(item), to_episode(item), int(item["version"]["N"]))
+    except Rejected as error:
+        return Unlisted(_key(item), error.reason)
+
+
 def _document(item: Attributes) -> dict[str, Any]:
-    """An episode as the API shows it."""
-    episode = to_episode(item)
+    """An episode as the API shows it; of one that this code can't read, whose it is, and why."""
+    try:
+        with _reading_an_episode():
+            return _episode_document(item, to_episode(item))
+    except Rejected as error:
+        key = _key(item)
+        return {
+            **dict.fromkeys(EPISODE_FIELDS),
+            "device_id": key.device_id,
+            "rule": key.rule,
+            "region": _region(item),
+            "status": item["status_bucket"]["S"].partition("#")[0],
+            "unreadable": error.reason,
+        }
+
+
+def _episode_document(item: Attributes, episode: Episode) -> dict[str, Any]:
     return {
         "device_id": item["device_id"]["S"],
         "rule": item["rule"]["S"],
@@ -216,38 +301,51 @@ def _document(item: Attributes) -> dict[str, Any]:
         "first_breach_at": to_iso(episode.first_breach_ms),
         "last_breach_at": to_iso(episode.last_breach_ms),
         "cleared_at": _shown(episode.cleared_ms),
+        "ended_by": episode.reason,
         "previous_cleared_at": _shown(episode.since_ms),
         "peak": episode.peak,
         "trace_id": episode.trace_id,
     }
 
 
-def _to_cursor(bucket: int, start: Attributes | None) -> str:
-    """Where the next page starts: a bucket, and the last item listed of it, if any was."""
+def _to_cursor(status: str, bucket: int, start: Attributes | None) -> str:
+    """Where the next page starts: a status, a bucket of it, and the last item listed, if any was.
+
+    Of the item, its key and what the index sorts by.
+    """
     position = [start[name][kind] for name, kind in POSITION.items()] if start else []
-    return base64.urlsafe_b64encode(json.dumps([bucket, *position]).encode()).decode()
+    return base64.urlsafe_b64encode(json.dumps([status, bucket, *position]).encode()).decode()
 
 
 def _from_cursor(cursor: str, status: str) -> tuple[int, Attributes | None]:
+    """The place that `_to_cursor` wrote of this status; raises Rejected for any other text."""
     try:
-        bucket, *position = json.loads(base64.urlsafe_b64decode(cursor))
-        if bucket not in range(BUCKETS) or not _is_position(position):
+        of_status, bucket, *position = json.loads(base64.urlsafe_b64decode(cursor))
+        start = _start(position, status, bucket)
+        # no second way to write one: not 3.0 or true for a bucket, no blanks, no other digits
+        if of_status not in STATUSES or _to_cursor(of_status, bucket, start) != cursor:
             raise ValueError(cursor)
     except (ValueError, TypeError, RecursionError):
         reason = "is not a cursor that this API gave"
         raise Rejected(reason, field="cursor", value=cursor) from None
+    if of_status != status:
+        reason = f"is of alerts that are {of_status}, and these are to be {status}: leave it out"
+        raise Rejected(reason, field="cursor", value=cursor)
+    return bucket, start
+
+
+def _start(position: list[Any], status: str, bucket: Any) -> Attributes | None:
+    """The item of a bucket's that a page ended with; raises ValueError where none can be."""
+    if type(bucket) is not int or bucket not in range(BUCKETS):
+        raise ValueError(bucket)
     if not position:
-        return bucket, None
+        return None
+    at_ms, device_id, rule_region = position
+    for text, pattern in ((at_ms, AT_MS), (device_id, SUBJECT), (rule_region, RULE_REGION)):
+        if not pattern.fullmatch(text):
+            raise ValueError(text)
+    if _bucket(device_id) != bucket:
+        raise ValueError(bucket)
     named = zip(POSITION.items(), position, strict=True)
     start = {name: {kind: value} for (name, kind), value in named}
-    return bucket, {"status_bucket": {"S": _status_bucket(status, bucket)}, **start}
-
-
-def _is_position(position: list[Any]) -> bool:
-    """Whether it is empty, or what an item's key is made of."""
-    if not position:
-        return True
-    texts = all(isinstance(value, str) and value for value in position)
-    if not texts or len(position) != len(POSITION):
-        return False
-    return re.fullmatch("[0-9]{1,15}", position[0]) is not None
+    return {"status_bucket": {"S": _status_bucket(status, bucket)}, **start}

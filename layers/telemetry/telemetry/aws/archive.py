@@ -2,13 +2,14 @@
 
 import gzip
 import io
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from telemetry.domain.archive import FOLDER, prefix_at, prefix_of
-from telemetry.errors import Unavailable
+from telemetry.errors import Rejected, Unavailable
 
 LEVELS = 2  # day, hour
 
@@ -28,7 +29,7 @@ class Line(NamedTuple):
 
 
 class Archive:
-    """What is in the archive bucket. Reading it raises Unavailable."""
+    """What is in the archive bucket. Reading it raises Unavailable; Rejected names a bad object."""
 
     def __init__(self, s3: Any, bucket: str) -> None:
         self._s3 = s3
@@ -78,7 +79,16 @@ class Archive:
             yield self._s3.get_object(Bucket=self._bucket, Key=key)["Body"].read()
 
         (body,) = _translated(get)
-        return gzip.open(io.BytesIO(body))
+        with gzip.open(io.BytesIO(body)) as lines:
+            while True:
+                try:
+                    line = lines.readline()
+                except (OSError, EOFError, zlib.error) as error:
+                    reason = f"is damaged, or not packed by gzip: {error}; mend it, or move it away"
+                    raise Rejected(reason, field=key) from None
+                if not line:
+                    return
+                yield line
 
 
 def _translated(calls: Callable[[], Iterable[Any]]) -> Iterator[Any]:

@@ -147,21 +147,8 @@ def _given(event: Any, stage: str) -> Given:
             (record,) = stream.decode({"Records": [event]})
             held = quarantine.of_stream(record, stage, TO_DO)
             return Given(event, held, None if record.is_foreign else record.received_at_ms)
-        change = event["dynamodb"]
-        held = Held(
-            event["eventID"],
-            stage,
-            "dynamodb",
-            TO_DO.reason,
-            None,
-            None,
-            None,
-            change["SequenceNumber"],
-            None,
-            int(change.get("ApproximateCreationDateTime", 0) * 1000) or None,
-            json.dumps(event).encode(),
-        )
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        held = quarantine.of_change(event, stage, TO_DO)
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         reason = f"has a record of neither Kinesis nor DynamoDB: {error!r}"
         raise Rejected(reason, field="payload", value=event) from None
     return Given(event, held)

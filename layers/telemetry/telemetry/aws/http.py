@@ -2,16 +2,19 @@
 
 import base64
 import json
+import re
 from typing import Any
 
 from telemetry.domain.decoders.compression import unpacked, within_limit
 from telemetry.domain.decoders.text import json_value
 from telemetry.domain.formats import Body
-from telemetry.domain.reading import shown
+from telemetry.domain.reading import FIELDS, shown
 from telemetry.domain.times import LATEST_MS, from_iso
+from telemetry.domain.token import SUBJECT
 from telemetry.errors import Rejected, TooLarge, Unavailable, Undecodable, Unsupported
 
 RETRY_AFTER_SECONDS = 5
+DIGITS = re.compile("[0-9]{1,20}")  # not those of other scripts, which `isdecimal` takes, too
 
 
 def read_body(event: dict[str, Any]) -> Body:
@@ -45,10 +48,36 @@ def path_parameter(event: dict[str, Any], name: str) -> str | None:
     return value
 
 
+def path_name(event: dict[str, Any], name: str) -> str:
+    """A parameter of the path that names a device or a token's subject; raises Rejected.
+
+    Checked here, because DynamoDB refuses a key that is empty or longer than 2,048 bytes ("Quotas
+    and limits in Amazon DynamoDB"), and nothing is stored under any other name.
+    """
+    value = path_parameter(event, name) or ""
+    if not SUBJECT.fullmatch(value):
+        reason = f"does not match {FIELDS['device_id']['pattern']}"
+        raise Rejected(reason, field=name, value=value)
+    return value
+
+
 def query_parameter(event: dict[str, Any], name: str) -> str | None:
-    """A parameter of the query, where the request has it."""
+    """A parameter of the query, where the request has it; raises Rejected where it has several."""
+    several = (event.get("multiValueQueryStringParameters") or {}).get(name) or []
+    if len(several) > 1:
+        raise Rejected(f"is given {len(several)} times", field=name, value=several)
     value: str | None = (event.get("queryStringParameters") or {}).get(name)
     return value
+
+
+def number(event: dict[str, Any], name: str, default: int, largest: int) -> int:
+    """The number from 1 on that a query parameter is, else the default; raises Rejected."""
+    text = query_parameter(event, name)
+    if text is None:
+        return default
+    if not (DIGITS.fullmatch(text) and 1 <= int(text) <= largest):
+        raise Rejected(f"is not a number from 1 to {largest}", field=name, value=text)
+    return int(text)
 
 
 def instant(event: dict[str, Any], name: str, default_ms: int) -> int:
@@ -57,7 +86,7 @@ def instant(event: dict[str, Any], name: str, default_ms: int) -> int:
     if text is None:
         return default_ms
     try:
-        at_ms = int(text) if text.isdecimal() else from_iso(text)
+        at_ms = int(text) if DIGITS.fullmatch(text) else from_iso(text)
     except (ValueError, OverflowError):
         at_ms = -1
     if not 0 <= at_ms <= LATEST_MS:

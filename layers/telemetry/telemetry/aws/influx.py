@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 from telemetry.aws.http import RETRY_AFTER_SECONDS, header, query_parameter
 from telemetry.domain.admission import Poster
 from telemetry.domain.decoders.compression import GZIP_MAGIC, unpacked
-from telemetry.domain.influx import Batch, shipped_mapping, translate
+from telemetry.domain.influx import Batch, remedy, shipped_mapping, translate
 from telemetry.domain.line_protocol import Fault, TooManyLines, parse
 from telemetry.domain.reading import shown
 from telemetry.errors import Rejected, TooLarge, Unsupported
@@ -44,7 +44,7 @@ def read(event: dict[str, Any], poster: Poster, now_ms: int) -> Batch:
     precision = query_parameter(event, "precision") or "ns"
     points, faults = parse(_body(event), precision)
     batch = translate(points, shipped_mapping(), poster.device_id, now_ms)
-    return batch._replace(faults=[*faults, *batch.faults])
+    return batch._replace(faults=[*faults, *batch.faults], precision=precision)
 
 
 def _body(event: dict[str, Any]) -> bytes:
@@ -63,18 +63,32 @@ def _body(event: dict[str, Any]) -> bytes:
     return unpacked(data, coding, MAX_BODY_BYTES)
 
 
-def written(event: dict[str, Any], faults: Sequence[Fault], ignored: Counter[str]) -> Response:
-    """204 where every point was taken or ignored; else 400 with the faults of the others.
+def written(
+    event: dict[str, Any], faults: Sequence[Fault], dropped: int, ignored: Counter[str]
+) -> Response:
+    """204 where every point was taken whole or ignored; else 400 with the faults of the others.
 
-    InfluxDB says "partial write" even where it drops a single point. Old Telegrafs look for these
+    `dropped` is how many points weren't taken; of others only fields may be refused. InfluxDB says
+    "partial write" even where it drops a single point. Old Telegrafs look for these
     words: what is refused in other words they send again for ever.
     """
     if not faults:
-        return _empty({"X-Telemetry-Ignored": _ignored(ignored)} if ignored else {})
+        return _empty({"X-Telemetry-Ignored": _header(_ignored(ignored))} if ignored else {})
     told = "; ".join(str(fault) for fault in faults[:FAULTS_TOLD])
     more = f"; and {len(faults) - FAULTS_TOLD} more" if len(faults) > FAULTS_TOLD else ""
-    message = f"partial write: {told}{more} dropped={len(faults)}"
+    message = f"partial write: {told}{more} dropped={dropped}"
     return _error(event, 400, message, line=faults[0].line)
+
+
+def unkept(event: dict[str, Any], batch: Batch) -> Response:
+    """400 where no field of any point is a metric, so that whoever set it up hears of it.
+
+    Nothing is gained by sending it again, and clients don't: they drop what a 400 calls partial.
+    """
+    dropped = len(batch.left_out)
+    fields = _ignored(batch.ignored)
+    told = f"partial write: no field is a metric: {fields}; {remedy(batch.left_out)}"
+    return _error(event, 400, f"{told} dropped={dropped}", {"X-Telemetry-Ignored": _header(fields)})
 
 
 def unavailable(event: dict[str, Any]) -> Response:
@@ -128,7 +142,7 @@ def _ignored(fields: Counter[str]) -> str:
     """Which fields were no metrics, each with how often it was there."""
     names = [f"{name} ({times})" for name, times in fields.most_common(FAULTS_TOLD)]
     more = len(fields) - len(names)
-    return _header(", ".join([*names, f"and {more} more"] if more else names))
+    return ", ".join([*names, f"and {more} more"] if more else names)
 
 
 def _error(

@@ -186,18 +186,24 @@ class CompareAndSet(Generic[K, S, R]):
         self._sleep = sleep
         self._clock = clock
 
-    def apply(self, changes: Mapping[K, Callable[[S | None], R]]) -> dict[K, R]:
+    def apply(
+        self,
+        changes: Mapping[K, Callable[[S | None], R]],
+        unreadable: dict[K, Rejected] | None = None,
+    ) -> dict[K, R]:
         """Apply each change once; the results of those that are stored now.
 
         A change may be called several times, with newer states; the result returned is the one
-        that was written. A key that is missing from the answer could not be written.
+        that was written. A key that is missing from the answer could not be written; where its
+        item is one that this code can't read, `unreadable` gets the key and the reason.
         """
         applied: dict[K, R] = {}
         pending = dict(changes)
+        unreadable = {} if unreadable is None else unreadable
         for attempt in range(ROUNDS):
             if attempt:
                 self._sleep(random.uniform(0.5, 1) * BACKOFF_SECONDS * 2**attempt)
-            self._round(pending, applied)
+            self._round(pending, applied, unreadable)
             if not pending:
                 break
         self._forget_oldest()
@@ -209,7 +215,12 @@ class CompareAndSet(Generic[K, S, R]):
         if known is None or known[1] < version:
             self._remember(key, state, version)
 
-    def _round(self, pending: dict[K, Callable[[S | None], R]], applied: dict[K, R]) -> None:
+    def _round(
+        self,
+        pending: dict[K, Callable[[S | None], R]],
+        applied: dict[K, R],
+        unreadable: dict[K, Rejected],
+    ) -> None:
         """Try all that is pending once; what succeeds moves to `applied`."""
         writes: list[tuple[K, R, S, Write]] = []
         for key, change in list(pending.items()):
@@ -236,7 +247,8 @@ class CompareAndSet(Generic[K, S, R]):
                     try:
                         found = self._to_state(current)
                     except Rejected as error:  # newer code wrote it, and that must merge into it
-                        log.error("item not readable", extra={"why": str(error)})
+                        log.error("item not readable", extra={"item": key, "why": str(error)})
+                        unreadable[key] = error
                         del pending[key]
                         continue
                     self._remember(key, found, int(current["version"]["N"]))

@@ -8,8 +8,9 @@ waits in the overflow queue for `drain`, in the form that each of them writes:
   https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html
 - the event itself, which an operator's release puts there.
 
-There is no answer to a device: a message with anything in it that isn't a reading goes to
-quarantine, whole and byte for byte. Once it is released, its readings are duplicates.
+There is no answer to a device: a message with anything in it that isn't a reading, or with a metric
+that is refused, goes to quarantine, whole and byte for byte. Once it is released, its readings are
+duplicates.
 """
 
 import base64
@@ -19,9 +20,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from telemetry.aws.quarantine import Held
-from telemetry.domain.admission import MAX_READINGS, Poster, admit
+from telemetry.domain.admission import MAX_READINGS, Poster, Refusal, admit
 from telemetry.domain.formats import Body, Schemas, decode
 from telemetry.domain.reading import Reading, shown
+from telemetry.domain.times import LATEST_MS
 from telemetry.errors import Rejected
 
 VIA = "mqtt"  # stamped on what comes past the counting of `ingest`; the rule's SQL says the same
@@ -45,14 +47,17 @@ class Message(NamedTuple):
     format: str
     body: bytes
     received_at_ms: int
+    released: str | None = None  # by which release of the quarantine it comes
 
 
 class Taken(NamedTuple):
-    """What became of a message: so many of its documents were refused."""
+    """What became of a message: so many of its documents were refused, and these metrics."""
 
     readings: list[Reading]
     refused: int
-    held: list[Held]  # the message, for the quarantine, where any was
+    held: list[Held]  # the message, for the quarantine, where anything was refused
+    partly: Sequence[Refusal] = ()  # metrics of documents whose other metrics are readings
+    left_out: int = 0  # values that stand for no measurement
 
 
 def of_event(event: dict[str, Any]) -> Message:
@@ -64,9 +69,20 @@ def of_event(event: dict[str, Any]) -> Message:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Rejected(f"is not an event of an IoT rule: {error!r}", value=event) from None
     texts = (topic, device_id, form)
-    if not all(isinstance(text, str) for text in texts) or not isinstance(received_at_ms, int):
-        raise Rejected("is not an event of an IoT rule: a field has another type", value=event)
-    return Message(topic, device_id, form, data, received_at_ms)
+    is_instant = type(received_at_ms) is int and 0 <= received_at_ms <= LATEST_MS
+    if not all(isinstance(text, str) for text in texts) or not is_instant:
+        raise Rejected(
+            "is not an event of an IoT rule: a field has another type or range", value=event
+        )
+    released = event.get("released")
+    return Message(
+        topic,
+        device_id,
+        form,
+        data,
+        received_at_ms,
+        released if isinstance(released, str) else None,
+    )
 
 
 def to_event(message: Message) -> dict[str, Any]:
@@ -128,14 +144,20 @@ def take(
         return Taken([], 1, [held])
     poster = Poster(message.device_id)
     admission = admit(documents, poster, message.received_at_ms, retention_ms, trace_id)
-    refusals = admission.refusals
+    refusals = [each for each in admission.refusals if each["index"] not in admission.empty]
+    taken = Taken(admission.readings, len(refusals), [], admission.partly, admission.left_out)
+    if not refusals and not taken.partly:
+        return taken
+    first = (refusals or taken.partly)[0]
+    notes = []
+    if len(documents) > 1:
+        notes.append(f"document {first['index'] + 1} of {len(documents)}")
+        notes += [f"{len(refusals)} are refused"] if refusals else []
     if not refusals:
-        return Taken(admission.readings, 0, [])
-    first = refusals[0]
-    place = f" (document {first['index'] + 1} of {len(documents)}; {len(refusals)} are refused)"
-    reason = first["reason"] + (place if len(documents) > 1 else "")
+        notes.append("its other metrics are stored")
+    reason = first["reason"] + (f" ({'; '.join(notes)})" if notes else "")
     held = _held(message, stage, reason, first["field"], first["value"])
-    return Taken(admission.readings, len(refusals), [held])
+    return taken._replace(held=[held._replace(is_partly=not refusals)])
 
 
 def uncounted(readings: Sequence[Reading]) -> list[Reading]:
@@ -173,4 +195,6 @@ def _held(message: Message, stage: str, reason: str, field: str | None, value: A
         message.device_id,
         message.received_at_ms,
         event,
+        device_id=message.device_id,
+        released=message.released,
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from telemetry.aws.chunks import chunks
-from telemetry.aws.quarantine import Held
+from telemetry.aws.quarantine import Held, device_in
 from telemetry.aws.queue import BYTES_A_CALL, Queue
 from telemetry.domain.reading import Reading, encode, shown
 from telemetry.domain.validation import decode
@@ -35,7 +35,7 @@ def overflowed(body: str) -> tuple[list[Reading], list[tuple[int, bytes, Rejecte
     readings, rejected = [], []
     for number, line in enumerate(body.encode(errors="surrogatepass").split(b"\n")):
         try:
-            readings.append(decode(line))
+            readings.append(decode(line).reading)
         except Rejected as error:
             rejected.append((number, line, error))
     return readings, rejected
@@ -58,7 +58,8 @@ def unreadable(message: dict[str, Any], number: int, line: bytes, rejected: Reje
         shown(rejected.value),
         None,
         None,
-        message["messageId"],  # no device's name is known, and any partition will do
+        message["messageId"],  # any partition will do
         sent_at_ms(message),
         line,
+        device_id=device_in(line),
     )

@@ -1,6 +1,7 @@
 """The Kinesis stream: events decoded for the consumers, readings put by the producers."""
 
 import base64
+import json
 import random
 import time
 from collections import Counter
@@ -12,10 +13,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from telemetry.aws.chunks import chunks
 from telemetry.aws.clients import is_denied
 from telemetry.aws.observe import log
+from telemetry.domain import bundle as bundles
 from telemetry.domain import validation
+from telemetry.domain.bundle import Bundle
 from telemetry.domain.reading import Reading, check_time, encode
+from telemetry.domain.validation import NothingMeasured
 from telemetry.errors import Rejected, Unavailable
 
+VIA = "stream"  # stamped on what another producer put there: `ingest` hasn't counted it
 T = TypeVar("T")
 Pair = tuple[T, dict[str, Any]]  # what is put, and its entry in the call
 # PutRecords' limits: https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html
@@ -30,7 +35,11 @@ PUT_SECONDS_MAX = 6.0
 
 
 class Record(NamedTuple):
-    """One stream record as a consumer sees it; `reading` is None where `rejected` says why."""
+    """One stream record as a consumer sees it; `reading` is None where `rejected` says why.
+
+    A reading of which all values stand for no measurement has no metrics. `bundle`: where a record
+    holds several readings, and has been opened.
+    """
 
     sequence_number: str
     partition_key: str
@@ -39,6 +48,9 @@ class Record(NamedTuple):
     data: bytes
     reading: Reading | None
     rejected: Rejected | None
+    refused: tuple[Rejected, ...] = ()  # metrics, of a reading that has others
+    left_out: int = 0  # values that stand for no measurement
+    bundle: Bundle | None = None
 
     @property
     def is_foreign(self) -> bool:
@@ -72,8 +84,39 @@ def _checked(record: Record, retention_ms: int) -> Record:
     try:
         check_time(record.reading, record.received_at_ms, retention_ms)
     except Rejected as error:
-        return record._replace(reading=None, rejected=error)
+        return record._replace(reading=None, rejected=error, refused=(), left_out=0)
     return record
+
+
+def opened(record: Record) -> Record:
+    """The same, with what it holds where it is a bundle."""
+    if record.reading is not None:
+        return record
+    try:
+        bundle = bundles.opened(record.data)
+    except Rejected as error:
+        return record._replace(rejected=error)
+    return record._replace(rejected=bundle.rejected, bundle=bundle) if bundle else record
+
+
+def records_of(record: Record) -> list[tuple[str, bytes]]:
+    """A bundle's readings as records, each with its device.
+
+    They are stamped as received when the bundle arrived, past `ingest`. What is refused of one goes
+    along, so that it is told and counted as of any record.
+    """
+    found = []
+    stamps = {"received_at": record.arrived_at_ms, "via": VIA, "replayed_at": None}
+    for reading, document in record.bundle.members if record.bundle else ():
+        if document is None:
+            stamped = reading._replace(
+                received_at_ms=record.arrived_at_ms, via=VIA, replayed_at_ms=None
+            )
+            data = encode(stamped)
+        else:
+            data = json.dumps({**document, **stamps}, default=str).encode()
+        found.append((reading.device_id, data))
+    return found
 
 
 def _record(entry: dict[str, Any]) -> Record:
@@ -82,20 +125,22 @@ def _record(entry: dict[str, Any]) -> Record:
         data = base64.b64decode(kinesis["data"], validate=True)
     except ValueError:  # not what Kinesis sends; keep what came
         data = kinesis["data"].encode()
-    reading, rejected = None, None
-    try:
-        reading = validation.decode(data)
-    except Rejected as error:
-        rejected = error
-    return Record(
+    record = Record(
         kinesis["sequenceNumber"],
         kinesis["partitionKey"],
         entry["eventID"].partition(":")[0],
         int(kinesis["approximateArrivalTimestamp"] * 1000),
         data,
-        reading,
-        rejected,
+        None,
+        None,
     )
+    try:
+        parsed = validation.decode(data)
+    except NothingMeasured as error:
+        return record._replace(reading=error.reading, left_out=error.left_out)
+    except Rejected as error:
+        return record._replace(rejected=error)
+    return record._replace(reading=parsed.reading, refused=parsed.refused, left_out=parsed.left_out)
 
 
 def resume_from(records: Sequence[Record], failed: Iterable[str]) -> dict[str, Any]:

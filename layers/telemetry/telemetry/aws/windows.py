@@ -5,6 +5,7 @@ of minute_region, where it isn't the first, 0. Readers show each region's curren
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,7 +30,8 @@ class Added(NamedTuple):
     """What became of the readings of a batch."""
 
     fates: list[Fate | None]  # of each reading, in their order; None: it can't be written now
-    conflicts: int
+    conflicts: Counter[str]  # by device: values that differ from the one stored for their instant
+    unreadable: Mapping[int, Rejected]  # why, by the places of those that no retry writes
 
 
 class GenerationKey(NamedTuple):
@@ -84,6 +86,7 @@ class Windows:
     def add(self, readings: Sequence[Reading]) -> Added:
         """Add each reading to the window it belongs to; one write a window that changed.
 
+        A window that this code can't read takes no reading, and keeps none from the others.
         Fates are those in the current generation. A reading is stored once it is in all that are
         written; where nobody can tell which those are, none is.
         """
@@ -93,8 +96,9 @@ class Windows:
             key = windows_of.key_of(reading)
             groups.setdefault(key, []).append(reading)
             places.setdefault(key, []).append(place)
+        unreadable: dict[GenerationKey, Rejected] = {}
         try:
-            applied = self._write(groups)
+            applied = self._write(groups, unreadable)
         except Unavailable as error:
             log.warning("no reading stored", extra={"why": str(error)})
             applied = {}
@@ -102,9 +106,18 @@ class Windows:
         for key, result in applied.items():
             for place, fate in zip(places[key], result.fates, strict=True):
                 fates[place] = fate
-        return Added(fates, sum(result.conflicts for result in applied.values()))
+        conflicts: Counter[str] = Counter()
+        for key, result in applied.items():
+            if result.conflicts:
+                conflicts[key.device_id] += result.conflicts
+        whys = {place: why for key, why in unreadable.items() for place in places[key.window]}
+        return Added(fates, conflicts, whys)
 
-    def _write(self, groups: Mapping[WindowKey, list[Reading]]) -> dict[WindowKey, Addition]:
+    def _write(
+        self,
+        groups: Mapping[WindowKey, list[Reading]],
+        unreadable: dict[GenerationKey, Rejected],
+    ) -> dict[WindowKey, Addition]:
         """What became of windows in the current generation, of those written in all of them."""
         applied: dict[GenerationKey, Addition] = {}
         tried: set[int] = set()
@@ -115,7 +128,8 @@ class Windows:
                     GenerationKey(key, generation): _adding(group)
                     for generation in sorted(missing)
                     for key, group in groups.items()
-                }
+                },
+                unreadable,
             )
             tried |= missing
             generations = self._written()  # the look that the answer rests on

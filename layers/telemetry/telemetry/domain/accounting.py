@@ -5,6 +5,9 @@ duplicates, or quarantined. All five are counted in the minute in which the read
 a minute balances once all of it has been processed, however late. What it lacks then is on its way
 or lost. A delivery that is repeated after its answer was lost is counted again: that makes the
 right side larger, so it raises no false alarm, but within its minute it can hide as many losses.
+
+Metrics are no part of that balance: a reading of which one is refused is stored with the others. A
+reading of which every value stands for no measurement brings nothing new: it is a duplicate.
 """
 
 from collections.abc import Mapping
@@ -27,6 +30,10 @@ QUARANTINED = Metric("aggregate", "ReadingsQuarantined")
 
 GIVEN_UP = Metric("redrive", "ReadingsQuarantined")  # by aggregate's mapping, and no retry mends
 
+REFUSED = Metric("aggregate", "MetricsRefused")  # of readings whose other metrics are taken
+LEFT_OUT = Metric("aggregate", "MetricsLeftOut")  # values that stand for no measurement
+CONFLICTING = Metric("aggregate", "ReadingsConflicting")  # values that differ from the stored one
+
 ARRIVED = (ACCEPTED, FOREIGN)
 SETTLED = (STORED, DUPLICATE, QUARANTINED)
 ENDED = (*SETTLED, GIVEN_UP)
@@ -38,13 +45,22 @@ SHOWN: dict[str, dict[str, Metric]] = {
         "accepted": ACCEPTED,
         "rejected": Metric("ingest", "ReadingsRejected"),
         "overflowed": Metric("ingest", "ReadingsOverflowed"),
+        "metrics_refused": Metric("ingest", REFUSED.name),
+        "metrics_left_out": Metric("ingest", LEFT_OUT.name),
     },
-    "drain": {"drained": Metric("drain", "ReadingsDrained")},
+    "drain": {
+        "drained": Metric("drain", "ReadingsDrained"),
+        "metrics_refused": Metric("drain", REFUSED.name),
+        "metrics_left_out": Metric("drain", LEFT_OUT.name),
+    },
     "aggregate": {
         "foreign": FOREIGN,
         "stored": STORED,
         "duplicate": DUPLICATE,
         "quarantined": QUARANTINED,
+        "conflicting": CONFLICTING,
+        "metrics_refused": REFUSED,
+        "metrics_left_out": LEFT_OUT,
     },
     "alert": {"opened": Metric("alert", "EpisodesOpened")},
     "dispatch": {"queued": Metric("dispatch", "NoticesQueued")},

@@ -50,7 +50,7 @@ def parse(raw: dict[str, Any]) -> Selection:
 def _instant(raw: dict[str, Any], name: str) -> int:
     try:
         return from_iso(raw[name])
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
         reason = "is not an ISO 8601 time with an offset, such as 2026-11-21T10:00:00Z"
         raise Rejected(reason, field=name, value=raw.get(name)) from None
 

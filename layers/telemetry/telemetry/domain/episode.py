@@ -10,7 +10,11 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 SETTLE_MS = 60_000  # what came out of order has this long to arrive before a recovery counts
+# An episode whose rule isn't shipped ends so long after its last breach: while a deployment
+# replaces one function after another, an older `sweep` doesn't know the rules of a newer `alert`.
+RULE_GONE_MS = 10 * 60_000
 Change = Literal["", "opened", "extended", "cleared"]
+RECOVERY, RULE_REMOVED = "recovery", "rule removed"  # why an episode ended
 
 
 class Breach(NamedTuple):
@@ -42,10 +46,16 @@ class Episode(NamedTuple):
     trace_id: str | None  # of the first breach
     since_ms: int | None = None
     cleared_ms: int | None = None
+    ended_by: str | None = None  # RULE_REMOVED, or None: it is open, or ended by a recovery
 
     @property
     def is_open(self) -> bool:
         return self.cleared_ms is None
+
+    @property
+    def reason(self) -> str | None:
+        """Why it ended; None while it is open."""
+        return None if self.is_open else self.ended_by or RECOVERY
 
 
 class Changed(NamedTuple):
@@ -86,11 +96,16 @@ def recovery(
     return min((at_ms for at_ms in below if last_breach_ms < at_ms <= until_ms), default=None)
 
 
-def clear(episode: Episode | None, at_ms: int) -> Changed:
+def clear(episode: Episode | None, at_ms: int, ended_by: str | None = None) -> Changed:
     """The episode cleared at `at_ms`, unless it is cleared already, or has a later breach."""
     if episode is None or not episode.is_open or at_ms <= episode.last_breach_ms:
         return Changed(episode, "")
-    return Changed(episode._replace(cleared_ms=at_ms), "cleared")
+    return Changed(episode._replace(cleared_ms=at_ms, ended_by=ended_by), "cleared")
+
+
+def is_rule_gone(episode: Episode, now_ms: int) -> bool:
+    """Whether an open episode of a rule that isn't shipped ends: its last breach is long ago."""
+    return now_ms - episode.last_breach_ms > RULE_GONE_MS
 
 
 def _start(number: int, breach: Breach, since_ms: int | None) -> Episode:

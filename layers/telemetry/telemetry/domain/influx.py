@@ -1,5 +1,6 @@
 """Points of InfluxDB's line protocol become readings' documents, as `influx.yaml` says."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,15 +11,20 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from telemetry.domain.admission import Admission
-from telemetry.domain.line_protocol import Fault, Point, Value
+from telemetry.domain.admission import Admission, Refusal, to_refusal
+from telemetry.domain.line_protocol import NANOSECONDS, Fault, Point, Value
 from telemetry.domain.reading import FIELDS, METRICS, shown
+from telemetry.domain.times import YEAR_2000_MS, YEAR_2100_MS, to_iso
 from telemetry.domain.token import SUBJECT
 from telemetry.errors import Rejected, TelemetryError
 
 OTHER_CHARACTER = re.compile("[^A-Za-z0-9_-]")  # those that a device's id can't have
 MAPPING_FILE = Path(__file__).parent.parent / "influx.yaml"
 NANOSECONDS_A_MS = 1_000_000
+UNIT_METRICS = {FIELDS[metric]["unit"]: metric for metric in METRICS}
+LETTERS_ENOUGH = 3  # of a metric's name to guess it by
+NO_LETTER = re.compile("[^a-z]")
+PLAIN = re.compile("[A-Za-z_][A-Za-z0-9_.-]*")  # what YAML needs no quotes for
 Number = Annotated[float, Field(allow_inf_nan=False)]
 # Units that fleets measure in, each with the schema's unit that it is converted to.
 UNITS: dict[str, tuple[str, Callable[[float], float]]] = {
@@ -120,13 +126,31 @@ class Mapping(BaseModel):
 class Batch(NamedTuple):
     """A request's points as documents that `admit` takes, and what became of the others.
 
-    `documents[i]` is of `points[i]`; `ignored` counts the fields that no metric is made from.
+    `documents[i]` is of `points[i]`. `faults` are of points that aren't kept; `partly` are fields
+    refused of those that are, by index. `ignored` counts the fields that no metric is made from;
+    `left_out` has the points of which no field is a metric. Times were sent in `precision`.
     """
 
     documents: list[dict[str, Any]]
     points: list[Point]
     faults: list[Fault]
     ignored: Counter[str]
+    partly: list[tuple[int, Rejected]]
+    left_out: list[Point]
+    precision: str = "ns"
+
+    @property
+    def is_kept_none(self) -> bool:
+        """Whether there are points, and a metric in none of them."""
+        return bool(self.left_out) and not self.points and not self.faults
+
+
+class Judgement(NamedTuple):
+    """What is admitted, all faults in the order of their lines, and how many points aren't kept."""
+
+    admission: Admission
+    faults: list[Fault]
+    dropped: int
 
 
 def load_mapping(text: str) -> Mapping:
@@ -161,22 +185,25 @@ def translate(
     `device_id` is who posts, where that is a device: its points need no tag. A point without a
     time was measured when it was received.
     """
-    batch = Batch([], [], [], Counter())
+    batch = Batch([], [], [], Counter(), [], [])
     for point in points:
         try:
-            metrics, unmapped = _metrics(point, mapping)
+            metrics, unmapped, refused = _metrics(point, mapping)
+            if refused and not metrics:
+                raise Rejected.all_of(refused)
             if not metrics:
                 batch.ignored.update(unmapped)
+                batch.left_out.append(point)
                 continue
             device = mapping.device.of(point) or device_id
             if device is None:
                 tags = ", ".join(mapping.device.tags)
                 raise Rejected(f"none of the tags {tags} is there to name the device")
         except Rejected as error:
-            batch.faults.append(
-                Fault(point.line, None, told(error.field, error.value, error.reason))
-            )
+            reason = told(error.field, error.value, error.reason)
+            batch.faults.append(Fault(point.line, None, reason))
             continue
+        batch.partly.extend((len(batch.documents), error) for error in refused)
         batch.ignored.update(unmapped)
         at_ms = received_ms if point.time_ns is None else point.time_ns // NANOSECONDS_A_MS
         batch.documents.append({"device_id": device, "recorded_at": at_ms, **metrics})
@@ -184,23 +211,39 @@ def translate(
     return batch
 
 
-def _metrics(point: Point, mapping: Mapping) -> tuple[dict[str, float], list[str]]:
-    """The metrics in a point, and its fields that are none; raises Rejected."""
+def _metrics(point: Point, mapping: Mapping) -> tuple[dict[str, float], list[str], list[Rejected]]:
+    """The metrics in a point, its fields that are none, and those that are refused.
+
+    Where two fields are one metric, the larger value stays, as of two points of one instant. Raises
+    Rejected for a field without a metric, where the mapping refuses those.
+    """
     metrics: dict[str, float] = {}
+    names: dict[str, str] = {}
     unmapped: list[str] = []
+    refused: list[Rejected] = []
     for field, value in point.fields.items():
         name = f"{point.measurement}.{field}"
         entry = mapping.entry_of(point, field)
         if entry is None:
             unmapped.append(name)
             continue
-        if entry.metric in metrics:
-            reason = f"is another field of this point that is metric {entry.metric}"
-            raise Rejected(reason, field=name, value=value)
-        metrics[entry.metric] = entry.convert(_number(name, value, entry.metric))
+        try:
+            number = entry.convert(_number(name, value, entry.metric))
+        except Rejected as error:
+            refused.append(error)
+            continue
+        kept = metrics.setdefault(entry.metric, number)
+        first = names.setdefault(entry.metric, name)
+        if number > kept:
+            metrics[entry.metric], names[entry.metric] = number, name
+        if number != kept:
+            (low, lost), (high, other) = sorted([(kept, first), (number, name)])
+            reason = f"{low} differs from {high}, which {other} of this point has for "
+            reason += f"{entry.metric}; the larger value is kept"
+            refused.append(Rejected(reason, field=lost, value=low))
     if unmapped and mapping.unmapped == "refuse":
         raise Rejected("is no metric by influx.yaml", field=unmapped[0])
-    return metrics, unmapped
+    return metrics, unmapped, refused
 
 
 def _number(name: str, value: Value, metric: str) -> float:
@@ -210,39 +253,79 @@ def _number(name: str, value: Value, metric: str) -> float:
     return float(value)
 
 
-def judged(batch: Batch, admission: Admission) -> tuple[Admission, list[Fault]]:
-    """What is admitted for good, and all faults in the order of their lines.
+def remedy(points: Sequence[Point]) -> str:
+    """What would keep a field of points of which none is a metric."""
+    numbers = [
+        (point, field)
+        for point in points
+        for field, value in point.fields.items()
+        if not isinstance(value, str | bool)
+    ]
+    if not numbers:
+        return "none of their fields is a number"
+    guessed = ((point, field, _guess(point.measurement, field)) for point, field in numbers)
+    point, field, metric = next((each for each in guessed if each[2]), (*numbers[0], ""))
+    entry = {"field": field, "metric": metric or "METRIC"}
+    if point.measurement in UNIT_METRICS:
+        entry = {"measurement": point.measurement, **entry}
+    listed = ", ".join(f"{name}: {_yaml(text)}" for name, text in entry.items())
+    which = "" if metric else f", METRIC being {' or '.join(METRICS)}"
+    return f"an entry under `metrics` in influx.yaml keeps one: {{{listed}}}{which}"
+
+
+def _guess(measurement: str, field: str) -> str:
+    """The metric that a field is by its name, or by a unit as its measurement; else nothing."""
+    letters = NO_LETTER.sub("", field.lower())
+    for metric in METRICS:
+        begins = len(letters) >= LETTERS_ENOUGH and metric.startswith(letters)
+        if begins or letters.startswith(metric[: LETTERS_ENOUGH + 1]):
+            return metric
+    return UNIT_METRICS.get(measurement, "")
+
+
+def _yaml(text: str) -> str:
+    return text if PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+def judged(batch: Batch, admission: Admission) -> Judgement:
+    """What is admitted of a batch, and what became of the rest.
 
     InfluxDB keeps nanoseconds and tells series apart by their tags; a reading is its device and
-    millisecond. Where two points would be one reading and have the same metric, only one value
-    could stay: the later point is refused, unless it says the same of the same nanosecond.
+    millisecond. So two points may be one reading, and have one metric (`admission.agreeing`).
     """
-    kept = Admission([], [], admission.refusals)
-    faults = list(batch.faults)
-    for refusal in admission.refusals:
-        reason = told(refusal["field"], refusal["value"], refusal["reason"])
-        faults.append(Fault(batch.points[refusal["index"]].line, None, reason))
-    seen: dict[tuple[str, int, str], tuple[Point, float]] = {}
-    for reading, index in zip(admission.readings, admission.indexes, strict=True):
-        point = batch.points[index]
-        values = {
-            (reading.device_id, reading.recorded_at_ms, metric): value
-            for metric, value in reading.metrics.items()
-        }
-        clash = next((key for key in values if _differ(seen.get(key), point, values[key])), None)
-        if clash:
-            other = seen[clash][0].line
-            reason = f"{clash[2]} of {clash[0]} is in line {other} already, in the same millisecond"
-            faults.append(Fault(point.line, None, reason))
-            continue
-        seen |= {key: (point, value) for key, value in values.items()}
-        kept.readings.append(reading)
-        kept.indexes.append(index)
-    return kept, sorted(faults)
+    taken = set(admission.indexes)
+    partly = admission.partly + [
+        to_refusal(index, batch.documents[index]["device_id"], error)
+        for index, error in batch.partly
+        if index in taken
+    ]
+    refused = [*admission.refusals, *partly]
+    faults = batch.faults + [_fault(batch, refusal) for refusal in refused]
+    dropped = len(batch.faults) + len(admission.refusals)
+    return Judgement(admission._replace(partly=partly), sorted(faults), dropped)
 
 
-def _differ(earlier: tuple[Point, float] | None, point: Point, value: float) -> bool:
-    return earlier is not None and (earlier[0].time_ns, earlier[1]) != (point.time_ns, value)
+def _fault(batch: Batch, refusal: Refusal) -> Fault:
+    """What is wrong with a refused point, or with a field of one that is kept."""
+    point = batch.points[refusal["index"]]
+    reason = told(refusal["field"], refusal["value"], refusal["reason"])
+    if refusal["field"] == "recorded_at":
+        reason = _misread(point, batch.precision) or reason
+    return Fault(point.line, None, reason)
+
+
+def _misread(point: Point, precision: str) -> str:
+    """What to say of a time before 2000, which nobody means; nothing of another."""
+    if point.time_ns is None or point.time_ns >= YEAR_2000_MS * NANOSECONDS_A_MS:
+        return ""
+    sent = point.time_ns // NANOSECONDS[precision]
+    fitting = (
+        f" It looks like `precision={unit}`."
+        for unit in ("s", "ms", "us", "ns")
+        if YEAR_2000_MS <= sent * NANOSECONDS[unit] // NANOSECONDS_A_MS < YEAR_2100_MS
+    )
+    read = to_iso(point.time_ns // NANOSECONDS_A_MS)
+    return f"timestamp {sent} in {precision} is {read}; is `precision` right?{next(fitting, '')}"
 
 
 def told(field: str | None, value: Any, reason: str) -> str:

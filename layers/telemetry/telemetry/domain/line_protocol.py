@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from telemetry.domain.decoders.text import bare
 from telemetry.domain.reading import shown
 from telemetry.errors import Rejected
 
@@ -29,6 +30,7 @@ NANOSECONDS = {
 BOOLEANS = dict.fromkeys(("t", "T", "true", "True", "TRUE"), True)
 BOOLEANS |= dict.fromkeys(("f", "F", "false", "False", "FALSE"), False)
 INT64, UINT64 = 2**63, 2**64
+EARLIEST_NS, LATEST_NS = -INT64 + 2, INT64 - 2  # of InfluxDB 1's times, in 1677 and 2262
 
 Value = float | int | str | bool
 
@@ -77,9 +79,10 @@ NUMBER = re.compile(
     r"-?(?:(?P<whole>\d++)(?P<kind>[iu])|(?:\d++\.?+\d*+|\.\d++)(?:[eE][+-]?+\d++)?+)"
 )
 TIME = re.compile(r"-?\d+")
-END = re.compile(r"[ \t]*+\r?(?:\n|\Z)")
+# A C string's end, bytes 0x00, may be where a line's is: it is no part of it.
+END = re.compile(r"[ \t]*+\0*+\r?(?:\n|\Z)")
 SKIPPED = re.compile(
-    r"(?:[ \t]*+(?:#[^\n]*+|\r?)\n)++|[ \t]*+(?:#[^\n]*+|\r?)\Z"
+    r"(?:[ \t]*+(?:#[^\n]*+|\0*+\r?)\n)++|[ \t]*+(?:#[^\n]*+|\0*+\r?)\Z"
 )  # comments, nothing
 INDENT = re.compile(r"[ \t]*+")
 HEAD = re.compile(r"[ \t]*+(?:[^\\ \n]|\\++[^\\\n]?)*+")  # measurement and tags
@@ -100,13 +103,14 @@ class _Wrong(Exception):
 def parse(body: bytes, precision: str) -> tuple[list[Point], list[Fault]]:
     """The points in a request's body, and its faulty lines; timestamps are in units of `precision`.
 
-    Raises Rejected for a precision that isn't one, TooManyLines for more than 5,000 points.
+    Raises Rejected for a precision that isn't one and for UTF-16, TooManyLines for more than 5,000
+    points.
     """
     unit_ns = NANOSECONDS.get(precision)
     if unit_ns is None:
         reason = f"is not one of {', '.join(NANOSECONDS)}"
         raise Rejected(reason, field="precision", value=precision)
-    text = body.decode("utf-8", errors="surrogateescape")
+    text = bare(body).decode("utf-8", errors="surrogateescape")
     points: list[Point] = []
     faults: list[Fault] = []
     at, line = 0, 1
@@ -217,7 +221,7 @@ def _field(text: str, at: int, fields: dict[str, Value]) -> int:
         fields[name] = ESCAPED_STRING.sub(r"\1", string[1])
         return string.end()
     token = TOKEN.match(text, at)
-    word = token[0].rstrip("\r") if token else ""
+    word = token[0].rstrip("\r\0") if token else ""
     try:
         fields[name] = _value(word)
     except ValueError as error:
@@ -237,9 +241,9 @@ def _value(word: str) -> Value:
         if not math.isfinite(number):
             raise ValueError("is out of a double's range")
         return number
-    if len(found["whole"]) > 20:
+    if len(found["whole"].lstrip("0")) > 20:  # more than 64 bits have, and Python may not read it
         raise ValueError("is out of an integer's range, 64 bits")
-    whole = int(word[:-1])
+    whole = int(_without_zeros(word[:-1]))
     least, limit = (-INT64, INT64) if found["kind"] == "i" else (0, UINT64)
     if not least <= whole < limit:
         raise ValueError(f"is out of an integer's range, {least} to {limit - 1}")
@@ -257,9 +261,16 @@ def _time(text: str, at: int, unit_ns: int) -> tuple[int | None, int]:
     found = TIME.match(text, at)
     if found is None:
         raise _Wrong(at, f"{_word(text, at)} is not a timestamp: a whole number since 1970")
-    if len(found[0]) > 20 or not -INT64 <= int(found[0]) * unit_ns < INT64:
+    digits = _without_zeros(found[0])
+    if len(digits) > 20 or not EARLIEST_NS <= int(digits) * unit_ns <= LATEST_NS:
         raise _Wrong(at, f"timestamp {shown(found[0])} is out of range; is `precision` right?")
-    return int(found[0]) * unit_ns, found.end()
+    return int(digits) * unit_ns, found.end()
+
+
+def _without_zeros(digits: str) -> str:
+    """A whole number's digits without leading zeros, which the parsers of both InfluxDBs take."""
+    sign = "-" if digits.startswith("-") else ""
+    return sign + (digits.lstrip("-0") or "0")
 
 
 def _check_utf8(text: str, start: int, end: int) -> None:

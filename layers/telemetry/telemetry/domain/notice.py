@@ -18,6 +18,7 @@ class Notice(NamedTuple):
     peak: float
     trace_id: str | None
     cleared_at: str | None = None
+    ended_by: str | None = None
 
 
 def notice_id(device_id: str, rule: str, region: str, episode: int, change: str) -> str:

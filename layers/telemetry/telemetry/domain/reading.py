@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from telemetry.domain.schema import latest
-from telemetry.domain.times import to_iso
+from telemetry.domain.times import YEAR_2000_MS, other_unit, to_iso
 from telemetry.errors import Rejected
 
 FIELDS: dict[str, dict[str, Any]] = {field["name"]: field for field in latest("reading")["fields"]}
@@ -31,16 +31,27 @@ class Reading(NamedTuple):
     replayed_at_ms: int | None = None  # of a replay's copy
 
 
-def check_time(reading: Reading, now_ms: int, retention_ms: int) -> None:
-    """Raise Rejected for a reading too far in the future, or older than windows are kept."""
+def check_time(reading: Reading, now_ms: int, retention_ms: int, sent: Any = None) -> None:
+    """Raise Rejected for a reading too far in the future, or older than windows are kept.
+
+    `sent`: its time as it was sent, where that is known.
+    """
     at_ms = reading.recorded_at_ms
     if at_ms > now_ms + FUTURE_LIMIT_MS:
         reason = f"is more than 5 minutes after the pipeline's clock, {to_iso(now_ms)}"
-        raise Rejected(reason, field="recorded_at", value=to_iso(at_ms))
-    if at_ms < now_ms - retention_ms:
+    elif at_ms < now_ms - retention_ms:
         oldest = to_iso(now_ms - retention_ms)
         reason = f"is older than windows are kept; the oldest accepted now is {oldest}"
+    else:
+        return
+    if at_ms >= YEAR_2000_MS:
         raise Rejected(reason, field="recorded_at", value=to_iso(at_ms))
+    unit = other_unit(at_ms)
+    if unit:
+        reason = f"looks like {unit}; epoch milliseconds are meant, as {now_ms} is now"
+    else:
+        reason += f"; in epoch milliseconds it is {to_iso(at_ms)}: is the clock set?"
+    raise Rejected(reason, field="recorded_at", value=at_ms if sent is None else sent)
 
 
 def encode(reading: Reading) -> bytes:

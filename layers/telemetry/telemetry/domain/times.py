@@ -1,18 +1,46 @@
 """Instants: integers of epoch milliseconds inside, ISO 8601 in UTC outside."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 MINUTE_MS = 60_000
 LATEST_MS = 253_402_300_740_000  # the last minute that ISO 8601 writes with four digits of year
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+YEAR_2000_MS, YEAR_2100_MS = 946_684_800_000, 4_102_444_800_000
+LEAP_SECOND = re.compile(r"(.*\D\d\d:?\d\d:?)60([.,].*|Z|[+-].*)")
 
 
 def from_iso(text: str) -> int:
-    """Epoch ms of an ISO 8601 instant; raises ValueError, also where the offset is missing."""
-    instant = datetime.fromisoformat(text)
+    """Epoch ms of an ISO 8601 instant; raises ValueError, also where the offset is missing.
+
+    A second of 60, a leap second, is the second after it, as POSIX has it; whether one was inserted
+    there isn't checked. RFC 3339, section 5.6, allows it and a lower-case z:
+    https://www.rfc-editor.org/rfc/rfc3339#section-5.6
+    """
+    text = text.replace("z", "Z")
+    leap = LEAP_SECOND.fullmatch(text)
+    instant = datetime.fromisoformat(f"{leap[1]}59{leap[2]}" if leap else text)
     if instant.tzinfo is None:
         raise ValueError("no offset from UTC")
-    return (instant - EPOCH) // timedelta(milliseconds=1)
+    return (instant - EPOCH) // timedelta(milliseconds=1) + (1000 if leap else 0)
+
+
+def other_unit(number: float) -> str | None:
+    """The unit in which a number would be a time of 2000 to 2100, if that isn't milliseconds."""
+    for unit, at_ms in (
+        ("seconds", number * 1000),
+        ("microseconds", number // 1000),
+        ("nanoseconds", number // 1_000_000),
+    ):
+        if YEAR_2000_MS <= at_ms < YEAR_2100_MS:
+            return unit
+    return None
+
+
+def unit_told(number: float) -> str:
+    """What an answer to a time in another unit adds; nothing where it is in no other."""
+    unit = other_unit(number)
+    return f"; it looks like {unit}, and milliseconds are meant" if unit else ""
 
 
 def to_iso(at_ms: int) -> str:

@@ -11,9 +11,14 @@ from telemetry.errors import Rejected
 
 ROLES = ("device", "gateway", "operator", "admin")
 SUBJECT = re.compile(FIELDS["device_id"]["pattern"].removeprefix("^").removesuffix("$"))
-# Bearer is ours; InfluxDB 2's clients send Token, and those of InfluxDB 1 a user and a password
-BEARER = re.compile(r"(?:Bearer|Token) ([A-Za-z0-9_-]{1,128})\.([A-Za-z0-9_-]{20,128})")
-BASIC = re.compile(r"Basic ([A-Za-z0-9+/]{28,344}={0,2})")
+# Client ids of devices that have no name yet begin so (stacks/provisioning.yaml, ClaimPolicy). A
+# device with such a name could be thrown off by any of them.
+CLAIM_PREFIX = "claim-"
+# Bearer is ours; InfluxDB 2's clients send Token, and those of InfluxDB 1 a user and a password. A
+# scheme is the same in any case, and spaces follow it (RFC 9110, section 11). template.yaml has the
+# same expression for API Gateway, which says nothing of flags such as (?i).
+BEARER = re.compile(r"(?i:Bearer|Token) +([A-Za-z0-9_-]{1,128})\.([A-Za-z0-9_-]{20,128})")
+BASIC = re.compile(r"(?i:Basic) +([A-Za-z0-9+/]{28,344}={0,2})")
 USER = re.compile(rb"([A-Za-z0-9_-]{1,128}):([A-Za-z0-9_-]{20,128})")
 # What clients of InfluxDB call: they write, and ask whether it is there before they do.
 INFLUX_WRITES = ["POST/write", "POST/api/v2/write"]
@@ -41,6 +46,9 @@ def parse_grant(raw: object) -> Grant:
         raise Rejected(f"does not match {SUBJECT.pattern}", field="subject", value=subject)
     if role not in ROLES:
         raise Rejected(f"is not one of {', '.join(ROLES)}", field="role", value=role)
+    if role == "device" and subject.startswith(CLAIM_PREFIX):
+        reason = f"begins with {CLAIM_PREFIX}, as client ids of devices do that have no name yet"
+        raise Rejected(reason, field="subject", value=subject)
     if not isinstance(prefix, str) or (prefix and not SUBJECT.fullmatch(prefix)):
         reason = f"is neither empty (every device) nor matches {SUBJECT.pattern}"
         raise Rejected(reason, field="prefix", value=prefix)

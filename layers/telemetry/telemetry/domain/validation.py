@@ -1,24 +1,74 @@
-"""Validation: a document or a record's bytes become a reading, or are rejected with the reason."""
+"""Validation: a document or a record's bytes become a reading, or are rejected with the reason.
 
+A metric that isn't valid is refused alone: the reading has the others.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any
+from itertools import islice
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
+from telemetry.domain.decoders.text import json_value
+from telemetry.domain.no_measurement import stands_for_none
 from telemetry.domain.reading import DEVICE_FIELDS, FIELDS, METRICS, STAMPED, Reading, shown
-from telemetry.domain.times import from_iso
+from telemetry.domain.times import from_iso, unit_told
 from telemetry.errors import Rejected
 
+DIGITS = re.compile(r"\s*[+-]?\d+([.,]\d*)?\s*")
+# https://www.thethingsindustries.com/docs/integrations/data-formats/
+ENVELOPE = {"end_device_ids", "uplink_message"}
+EXACT = 2**53  # below it a double holds each whole number
+# The same patterns as in the archive's view (contract/athena.py).
+NAMED = {name: re.compile(rf'"{name}"\s*:'.encode()) for name in FIELDS}
 
-def parse(raw: Any, device_id: str | None = None) -> Reading:
-    """The reading in a device's document (decoded JSON), or Rejected.
+BRACKETS_MAX = 64  # { and [ in a record of the stream
+UNKNOWN_NAMED = 5  # fields of one document that an answer names although no reading has them
 
-    `device_id` is who posts, where the request says so: the document may leave it out, and may
-    not name another.
+
+class NothingMeasured(Rejected):
+    """All values of a document stand for no measurement: it isn't wrong, and nothing is to be kept.
+
+    `reading` has its identity and its stamps, and no metric.
+    """
+
+    def __init__(self, reading: Reading, left_out: int) -> None:
+        super().__init__("has no measurement: metrics.yaml says that its values stand for none")
+        self.reading = reading
+        self.left_out = left_out
+
+
+class Parsed(NamedTuple):
+    """A reading of the metrics that are valid, and what else its document has.
+
+    `refused` are the other metrics and the unknown fields, each with field, value and reason.
+    `left_out` is the number of values that stand for no measurement (metrics.yaml).
+    """
+
+    reading: Reading
+    refused: tuple[Rejected, ...] = ()
+    left_out: int = 0
+
+
+def parse(raw: Any, device_id: str | None = None) -> Parsed:
+    """The reading in a device's document (decoded JSON); raises Rejected where there is none.
+
+    There is none without a device, a time and one valid metric, nor where a device sets what the
+    pipeline stamps. `device_id` is who posts, where the request says so: the document may leave
+    it out, and may not name another.
     """
     if not isinstance(raw, dict):
         raise Rejected("is not a JSON object with a reading's fields", value=raw)
+    if raw.keys() >= ENVELOPE:
+        reason = (
+            "is an envelope of The Things Stack; the reading is in its decoded_payload: "
+            "post that, with the uplink's received_at as recorded_at"
+        )
+        raise Rejected(reason, field="uplink_message")
     for name in STAMPED:
         if name in raw:
             raise Rejected("is set by the pipeline, not by devices", field=name, value=raw[name])
@@ -27,32 +77,90 @@ def parse(raw: Any, device_id: str | None = None) -> Reading:
             reason = f"differs from the device that posts, {device_id}"
             raise Rejected(reason, field="device_id", value=raw["device_id"])
         raw = {**raw, "device_id": device_id}
+    # a name with a lone surrogate is unknown, too, and pydantic takes no document with one
+    unknown = {name: value for name, value in raw.items() if name not in FIELDS}
+    known = {name: value for name, value in raw.items() if name in FIELDS} if unknown else raw
     try:
-        return _reading(_model().model_validate(raw))
+        return _parsed(_model().model_validate(known), [], unknown)
     except ValidationError as error:
-        raise _rejected(error) from None
+        wrong = _wrong_metrics(error)
+    return _without(known, wrong, unknown)
 
 
-def decode(data: bytes) -> Reading:
+def decode(data: bytes) -> Parsed:
     """The reading in a stream record's bytes, or Rejected: other producers may write there too."""
+    # The archive's view is given no line with more of them (contract/athena.py).
+    if data.count(b"{") + data.count(b"[") > BRACKETS_MAX:
+        raise Rejected(f"has more than {BRACKETS_MAX} objects and lists; a reading is one object")
     try:
-        return _reading(_model().model_validate_json(data))
+        model = _model().model_validate_json(data)
+        parsed = _parsed(model, [], {})
     except ValidationError as error:
-        raise _rejected(error) from None
+        wrong = _wrong_metrics(error)
+        _refuse_doubled(data)
+        return _without(from_json(data), wrong, {})
+    if data.count(b'"') != _quotes(model, parsed.reading):
+        _refuse_doubled(data)
+    return parsed
+
+
+def _quotes(model: BaseModel, reading: Reading) -> int:
+    """Return the number of quotes in a record that has each name once, and its time as a number.
+
+    No value that is taken has a quote in it. A record with a name twice has more of them. So do a
+    few other records, which are then searched for such a name.
+    """
+    texts = 1 + (reading.trace_id is not None) + (reading.via is not None)
+    return 2 * (len(model.model_fields_set) + texts)
+
+
+def _refuse_doubled(data: bytes) -> None:
+    """Raise Rejected where a record has the name of a reading's field more than once.
+
+    The archive's view looks for them alike, but not for names with escapes, as no library writes
+    these names.
+    """
+    if b"\\" in data:
+        json_value(data)  # raises for any name that is there twice
+    for name, named in NAMED.items():
+        if len(named.findall(data)) > 1:
+            json_value(data)  # raises with both values, unless one of them is in a nested object
+            raise Rejected("is there twice; a reading is one object", field=name)
+
+
+def _wrong_metrics(error: ValidationError) -> list[ErrorDetails]:
+    """What is wrong with metrics; raises Rejected where something else is wrong, too."""
+    details = error.errors(include_url=False, include_context=True)
+    for detail in details:
+        if not detail["loc"] or detail["loc"][0] not in METRICS:
+            raise _rejected(detail)
+    return details
+
+
+def _without(raw: dict[str, Any], wrong: list[ErrorDetails], unknown: dict[str, Any]) -> Parsed:
+    """What is left of a document without the metrics that are wrong."""
+    names = {detail["loc"][0] for detail in wrong}
+    rest = {name: value for name, value in raw.items() if name not in names}
+    return _parsed(_model().model_validate(rest), wrong, unknown)
 
 
 def _instant(value: Any) -> Any:
-    """Epoch ms from either form that devices send."""
+    """Epoch ms from the forms that devices send: ISO 8601, a whole number, also as a float."""
+    reason = "is neither an ISO 8601 time with an offset nor whole epoch milliseconds"
     if isinstance(value, str):
         try:
             return from_iso(value)
         except (ValueError, OverflowError):
-            value = None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise PydanticCustomError(
-            "instant", "is neither an ISO 8601 time with an offset nor whole epoch milliseconds"
-        )
-    return value
+            if DIGITS.fullmatch(value):
+                reason = "is a string; epoch milliseconds are a number, not a string"
+    elif isinstance(value, float):
+        if value.is_integer() and abs(value) < EXACT:
+            return int(value)
+        if abs(value) < EXACT:
+            reason = f"has a fraction; whole epoch milliseconds are meant{unit_told(value)}"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise PydanticCustomError("instant", "{reason}", {"reason": reason})
 
 
 @cache
@@ -75,18 +183,33 @@ def _model() -> type[BaseModel]:
             shapes[name] = (Annotated[int, limits, BeforeValidator(_instant)], ...)
         else:
             shapes[name] = (Annotated[str, limits], ...)
-    config = ConfigDict(extra="forbid", strict=True)
+    config = ConfigDict(extra="allow", strict=True)
     return create_model("ReadingModel", __config__=config, **shapes)
 
 
-def _reading(model: BaseModel) -> Reading:
+def _parsed(model: BaseModel, wrong: list[ErrorDetails], unknown: dict[str, Any]) -> Parsed:
+    """A valid document's reading, without the metrics that are `wrong` and its unknown fields."""
     fields = model.__dict__
-    # adding 0.0 turns -0.0 into 0.0: equal values are written as equal bytes
-    metrics = {name: fields[name] + 0.0 for name in METRICS if fields[name] is not None}
-    if not metrics:
-        raise Rejected(f"has none of the metrics {', '.join(METRICS)}")
-    return Reading(
-        fields["device_id"],
+    device_id = fields["device_id"]
+    refused, left_out = [], 0
+    for detail in wrong:
+        if stands_for_none(device_id, str(detail["loc"][0]), detail["input"]):
+            left_out += 1
+        else:
+            refused.append(_rejected(detail))
+    refused += _unknown(unknown or model.model_extra or {})
+    metrics = {}
+    for name in METRICS:
+        value = fields[name]
+        if value is None:
+            continue
+        if stands_for_none(device_id, name, value):
+            left_out += 1
+        else:
+            # adding 0.0 turns -0.0 into 0.0: equal values are written as equal bytes
+            metrics[name] = value + 0.0
+    reading = Reading(
+        device_id,
         fields["recorded_at"],
         metrics,
         fields["received_at"],
@@ -94,11 +217,30 @@ def _reading(model: BaseModel) -> Reading:
         fields["via"],
         fields["replayed_at"],
     )
+    if metrics:
+        return Parsed(reading, tuple(refused), left_out)
+    if refused:
+        raise Rejected.all_of(refused)
+    if left_out:
+        raise NothingMeasured(reading, left_out)
+    raise Rejected(f"has none of the metrics {', '.join(METRICS)}")
 
 
-def _rejected(error: ValidationError) -> Rejected:
-    """The first thing wrong, with the field and what would be right."""
-    detail = error.errors(include_url=False, include_context=True)[0]
+def _unknown(extra: Mapping[str, Any]) -> Iterator[Rejected]:
+    """The fields that aren't a reading's: the first ones, the last of these with how many follow.
+
+    A document may have a hundred thousand, and an answer is bounded.
+    """
+    known = ", ".join(DEVICE_FIELDS)
+    for place, (name, value) in enumerate(islice(extra.items(), UNKNOWN_NAMED), 1):
+        more = len(extra) - place if place == UNKNOWN_NAMED else 0
+        others = f", as {more} more of this reading aren't" if more else ""
+        reason = f"is not a field of a reading{others}; its fields are {known}"
+        yield Rejected(reason, field=shown(name), value=value)
+
+
+def _rejected(detail: ErrorDetails) -> Rejected:
+    """One thing that is wrong, with the field and what would be right."""
     name = shown(detail["loc"][0]) if detail["loc"] else None
     value = None if detail["type"] == "missing" else detail["input"]
     return Rejected(_reason(detail, name), field=name, value=value)
@@ -114,13 +256,12 @@ def _reason(detail: ErrorDetails, name: str | None) -> str:
         case "greater_than_equal":
             return f"{value} is below {field['minimum']}{unit}"
         case "less_than_equal":
-            return f"{value} is above {field['maximum']}{unit}"
+            told = unit or unit_told(detail["input"])
+            return f"{value} is above {field['maximum']}{told}"
         case "string_pattern_mismatch":
             return f"does not match {field['pattern']}, as {field['example']} does"
-        case "extra_forbidden":
-            return f"is not a field of a reading; its fields are {', '.join(DEVICE_FIELDS)}"
         case "float_type" | "finite_number" | "float_parsing":
-            return f"is not a finite number of{unit}"
+            return _no_number(detail["input"], unit)
         case "string_type":
             return "is not a string"
         case "json_invalid":
@@ -129,3 +270,9 @@ def _reason(detail: ErrorDetails, name: str | None) -> str:
             return "is not a JSON object with a reading's fields"
         case _:
             return detail["msg"]
+
+
+def _no_number(value: Any, unit: str) -> str:
+    if isinstance(value, str) and DIGITS.fullmatch(value):
+        return f"{json.dumps(shown(value))} is a string; a number is written without quotes"
+    return f"is not a finite number of{unit}"

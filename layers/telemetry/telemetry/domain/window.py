@@ -3,6 +3,10 @@
 A window maps each reading's offset from the minute's start (ms) to its metrics. Adding is union,
 so a reading added twice, in any order, through any retry, is there once; every statistic is a
 function of the set. Treat a window as immutable: functions here return new ones.
+
+Where readings of one instant disagree on a metric, the largest value is the one that stays, and it
+is a `Contested` one from then on. That, too, is a function of the set: of all values that came for
+an instant and metric the window has the largest, and whether there was another.
 """
 
 import math
@@ -16,12 +20,19 @@ from telemetry.domain.reading import Reading
 from telemetry.domain.times import MINUTE_MS, minute_of
 from telemetry.errors import Rejected
 
+
+class Contested(float):
+    """A value that another one of the same instant and metric was different from."""
+
+    __slots__ = ()
+
+
 Metrics = Mapping[str, float]
 Window = Mapping[int, Metrics]
 
 MAX_READINGS = 6_000  # 100 Hz for a minute: about 200 kB of the 400 kB an item may have
 EMPTY: Window = {}
-FORMAT = 1  # first byte of the encoded form
+FORMAT, CONTESTED_FORMAT = 1, 2  # first byte of the encoded form
 
 
 class WindowKey(NamedTuple):
@@ -69,6 +80,7 @@ def add(window: Window | None, readings: Iterable[Reading]) -> Addition:
     before: Window = EMPTY if window is None else window
     after = dict(before)
     conflicts = 0
+    is_changed = False
     fates = []
     for reading in readings:
         offset = reading.recorded_at_ms % MINUTE_MS
@@ -78,15 +90,16 @@ def add(window: Window | None, readings: Iterable[Reading]) -> Addition:
                 fates.append(Fate.OVERFLOW)
                 continue
             after[offset] = reading.metrics
+            is_changed = True
             fates.append(Fate.STORED)
             continue
         merged, disagreeing = _merge_metrics(present, reading.metrics)
         conflicts += disagreeing
         fates.append(Fate.STORED if len(merged) > len(present) else Fate.DUPLICATE)
-        if merged != present:
+        if merged is not present:
             after[offset] = merged
-    changed = after != before
-    return Addition(after if changed else before, fates, conflicts)
+            is_changed = True
+    return Addition(after if is_changed else before, fates, conflicts)
 
 
 def merge(a: Window, b: Window) -> Window:
@@ -99,15 +112,50 @@ def merge(a: Window, b: Window) -> Window:
 
 
 def _merge_metrics(a: Metrics, b: Metrics) -> tuple[Metrics, int]:
-    """Metric by metric; of two values that disagree the larger, so the order can't matter."""
+    """Metric by metric; of two values that disagree the larger, so the order can't matter.
+
+    The first of the result is `a` itself where `b` brings nothing new.
+    """
     merged = dict(a)
     disagreeing = 0
+    is_changed = False
     for name, value in b.items():
-        present = merged.setdefault(name, value)
-        if present != value:
+        present = merged.get(name)
+        if present is None:
+            merged[name] = value
+        elif present != value:
             disagreeing += 1
-            merged[name] = max(present, value)
-    return merged, disagreeing
+            if isinstance(present, Contested) and present > value:
+                continue
+            merged[name] = Contested(max(present, value))
+        elif isinstance(value, Contested) and not isinstance(present, Contested):
+            merged[name] = value
+        else:
+            continue
+        is_changed = True
+    return merged if is_changed else a, disagreeing
+
+
+def is_within(a: Window, b: Window) -> bool:
+    """Whether the second window has every value of the first, or a larger one in its place."""
+    return all(
+        _has(b.get(offset, {}).get(name), value)
+        for offset, metrics in a.items()
+        for name, value in metrics.items()
+    )
+
+
+def _has(present: float | None, value: float) -> bool:
+    if present is None or present < value:
+        return False
+    return present > value or isinstance(present, Contested) or not isinstance(value, Contested)
+
+
+def contested(window: Window) -> int:
+    """How many values of a window others of their instant and metric were different from."""
+    return sum(
+        isinstance(value, Contested) for metrics in window.values() for value in metrics.values()
+    )
 
 
 def statistics(window: Window) -> dict[str, Statistics]:
@@ -117,6 +165,13 @@ def statistics(window: Window) -> dict[str, Statistics]:
         for name, value in window[offset].items():
             columns.setdefault(name, []).append(value)
     return {name: _statistics(values) for name, values in sorted(columns.items())}
+
+
+def last_values(window: Window) -> dict[str, tuple[int, float]]:
+    """By metric name, the offset of the latest reading that has it, and its value there."""
+    return {
+        name: (offset, value) for offset in sorted(window) for name, value in window[offset].items()
+    }
 
 
 def _statistics(values: list[float]) -> Statistics:
@@ -132,12 +187,18 @@ def encode(window: Window) -> bytes:
 
     format u8 | count u16 | offsets u16 × count | columns u8, then for each, by name:
     name length u8 | name | presence bitmap (bit i: reading i has it) | f64 × present
+
+    A window with contested values has format 2: each column ends with one more bitmap (bit i: the
+    value of reading i is contested).
     """
     offsets = sorted(window)
     count = len(offsets)
     names = sorted({name for metrics in window.values() for name in metrics})
-    parts = [struct.pack(f"<BH{count}HB", FORMAT, count, *offsets, len(names))]
     rows = [window[offset] for offset in offsets]
+    is_contested = any(Contested in set(map(type, metrics.values())) for metrics in rows)
+    form = CONTESTED_FORMAT if is_contested else FORMAT
+    parts = [struct.pack(f"<BH{count}HB", form, count, *offsets, len(names))]
+    bitmap_size = (count + 7) // 8
     for name in names:
         values = [metrics[name] for metrics in rows if name in metrics]
         present = (1 << count) - 1
@@ -145,8 +206,15 @@ def encode(window: Window) -> bytes:
             present = sum(1 << index for index, metrics in enumerate(rows) if name in metrics)
         label = name.encode()
         parts.append(struct.pack("<B", len(label)) + label)
-        parts.append(present.to_bytes((count + 7) // 8, "little"))
+        parts.append(present.to_bytes(bitmap_size, "little"))
         parts.append(struct.pack(f"<{len(values)}d", *values))
+        if is_contested:
+            marked = sum(
+                1 << index
+                for index, metrics in enumerate(rows)
+                if isinstance(metrics.get(name), Contested)
+            )
+            parts.append(marked.to_bytes(bitmap_size, "little"))
     return b"".join(parts)
 
 
@@ -155,11 +223,12 @@ def decode(data: bytes) -> Window:
 
     Raises Rejected for bytes of another format or of the wrong length.
     """
-    if not data or data[0] != FORMAT:
-        raise Rejected(f"is not in format {FORMAT}", field="readings", value=data[:1])
+    if not data or data[0] not in (FORMAT, CONTESTED_FORMAT):
+        reason = f"is neither in format {FORMAT} nor in {CONTESTED_FORMAT}"
+        raise Rejected(reason, field="readings", value=data[:1])
     try:
         return _decode(memoryview(data))
-    except (struct.error, IndexError, ValueError) as error:
+    except (struct.error, LookupError, ValueError) as error:
         raise Rejected(f"is cut off or damaged: {error}", field="readings") from None
 
 
@@ -183,6 +252,12 @@ def _decode(data: memoryview) -> Window:
             having = [row for index, row in enumerate(rows) if present >> index & 1]
         for row, value in zip(having, values, strict=True):
             row[name] = value
+        if data[0] == CONTESTED_FORMAT:
+            marked = int.from_bytes(data[at : at + bitmap_size], "little")
+            at += bitmap_size
+            for index, row in enumerate(rows):
+                if marked >> index & 1:
+                    row[name] = Contested(row[name])
     if at != len(data):
         raise ValueError(f"{len(data) - at} bytes after its end")
     return dict(zip(offsets, rows, strict=True))

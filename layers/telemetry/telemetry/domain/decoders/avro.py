@@ -6,7 +6,7 @@ lacks is absent; a field that only the writer's schema has is dropped.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
 from io import BytesIO
 from struct import error as StructError  # noqa: N812
@@ -17,7 +17,8 @@ from fastavro import parse_schema, schemaless_reader
 from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, UnknownType
 
-from telemetry.domain.decoders import avro_schema, container, glue
+from telemetry.domain.decoders import avro_logical, avro_schema, container, glue
+from telemetry.domain.decoders.avro_logical import Convert
 from telemetry.domain.decoders.bounds import MAX_BODY_BYTES, too_many
 from telemetry.domain.reading import FIELDS, STAMPED, shown
 from telemetry.errors import Rejected, Undecodable
@@ -34,15 +35,20 @@ UNREADABLE = (
     SchemaResolutionError,
 )
 NAME = "telemetry.Reading"
+NO_TYPES: Mapping[str, Any] = {}
 WRITERS_KEPT = 32  # so that a request needn't parse its schema again
 ENDED = (EOFError, LookupError, StructError)  # those that it raises where the bytes end
 
 
 class Writer(NamedTuple):
-    """The schema that records are written with; `reader`: what they are resolved to, if at all."""
+    """The schema that records are written with; `reader`: what they are resolved to, if at all.
+
+    `converts`: what is made of the values of some fields, by the writer's logical types.
+    """
 
     schema: Schema
     reader: Schema | None
+    converts: Mapping[str, Convert]
 
     def source(self, data: bytes) -> BytesIO:
         """The stream to read its records from; only where they are resolved are fields skipped."""
@@ -138,28 +144,36 @@ def _read_into(
 def _record(source: BytesIO, written_by: Writer, index: int, at: int) -> Schema:
     begun = source.tell()
     try:
-        record: Any = schemaless_reader(source, *written_by)
+        record: Any = schemaless_reader(source, written_by.schema, written_by.reader)
     except UNREADABLE as error:
         if isinstance(error, ENDED) and source.tell() == len(source.getbuffer()):
             reason = "ends within a record"
             raise Undecodable(reason, index=index, offset=at + source.tell()) from None
         reason = f"can't be read as a reading: {shown(str(error))}"
         raise Undecodable(reason, index=index, offset=at + begun) from None
+    for name, convert in written_by.converts.items():
+        record[name] = convert(record[name])
     # a field that only the pipeline may set is null unless a device has set it
     return {
         name: value for name, value in record.items() if value is not None or name not in STAMPED
     }
 
 
-@cache
-def reader_schema() -> Schema:
-    """The newest reading schema, parsed."""
+def reader_schema(types: Mapping[str, Any] = NO_TYPES) -> Schema:
+    """The newest reading schema, parsed; some of its fields with other types."""
     fields = [
         {key: field[key] for key in ("name", "type", "default") if key in field}
         for field in FIELDS.values()
     ]
-    plain = [{**field, "type": _plain(field["type"])} for field in fields]
+    plain = [
+        {**field, "type": types.get(field["name"]) or _plain(field["type"])} for field in fields
+    ]
     return _parse({"type": "record", "name": NAME, "fields": plain})
+
+
+@cache
+def _ours() -> Schema:
+    return reader_schema()
 
 
 def _plain(kind: Any) -> Any:
@@ -189,13 +203,15 @@ def _of_text(text: str) -> Writer:
     Its record may have any name. Where all of its fields are a reading's, with the same types,
     records aren't resolved: they are read in a third of the time.
     """
-    schema = {**avro_schema.read(text), "name": NAME}
-    parsed, ours = (
-        _parse(schema),
-        {each["name"]: each["type"] for each in reader_schema()["fields"]},
+    checked = avro_schema.read(text)
+    types, converts = avro_logical.plan(checked.fields)
+    parsed = _parse({**checked.schema, "name": NAME})
+    ours = {each["name"]: each["type"] for each in _ours()["fields"]}
+    is_ours = not types and all(
+        ours.get(field["name"]) == field["type"] for field in parsed["fields"]
     )
-    is_ours = all(ours.get(field["name"]) == field["type"] for field in schema["fields"])
-    return Writer(parsed, None if is_ours else reader_schema())
+    reader = reader_schema(types) if types else _ours()
+    return Writer(parsed, None if is_ours else reader, converts)
 
 
 def _parse(schema: Schema) -> Schema:

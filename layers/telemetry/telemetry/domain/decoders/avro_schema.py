@@ -6,10 +6,12 @@ bytes say. By a schema that passes here, decoding takes time in proportion to th
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from telemetry.domain.decoders.bounds import (
     MAX_BODY_BYTES,
+    MAX_DECIMAL_DIGITS,
     MAX_NODES_A_BYTE,
     MAX_SCHEMA_BYTES,
     MAX_SCHEMA_DEPTH,
@@ -21,17 +23,35 @@ from telemetry.errors import Rejected
 # how many bytes a value takes at least
 PRIMITIVES = {"null": 0, "boolean": 1, "int": 1, "long": 1}
 PRIMITIVES |= {"float": 4, "double": 8, "bytes": 1, "string": 1}
+DECIMAL = "decimal"
+NO_FIELDS: "Mapping[str, Checked]" = {}
+
+
+class Logical(NamedTuple):
+    """What a type's values stand for; `scale` is a decimal's."""
+
+    name: str
+    scale: int = 0
 
 
 class Checked(NamedTuple):
-    """A type; a decoder goes through `nodes` types for a value, which has `least` bytes or more."""
+    """A type; a decoder goes through `nodes` types for a value, which has `least` bytes or more.
+
+    `schema` has no logical types, so values are read as they are written: that of the type itself
+    is in `logical`. `whole` is the schema with its definition where `schema` is but a name.
+    `branches`: of a union, `fields`: of a record.
+    """
 
     schema: Any
     nodes: int
     least: int
+    logical: Logical | None = None
+    whole: Any = None
+    branches: "tuple[Checked, ...]" = ()
+    fields: "Mapping[str, Checked]" = NO_FIELDS
 
 
-def read(text: bytes | str) -> dict[str, Any]:
+def read(text: bytes | str) -> Checked:
     """A record's schema from JSON, within bounds; raises Rejected."""
     if len(text) > MAX_SCHEMA_BYTES:
         raise _refused(f"has {len(text)} bytes; it may have {MAX_SCHEMA_BYTES}")
@@ -43,15 +63,11 @@ def read(text: bytes | str) -> dict[str, Any]:
         raise _refused("is nested too deeply") from None
 
 
-def within_bounds(schema: Any) -> dict[str, Any]:
-    """A record's schema with nothing in it but types and names; raises Rejected.
-
-    Logical types are dropped, so times stay numbers, as `validation` expects them.
-    """
+def within_bounds(schema: Any) -> Checked:
+    """A record's schema with nothing in it but types and names; raises Rejected."""
     if not isinstance(schema, dict) or schema.get("type") != "record":
         raise _refused("is not of a record", schema)
-    checked: dict[str, Any] = _checked(schema, "", {}, 0).schema
-    return checked
+    return _checked(schema, "", {}, 0)
 
 
 def _checked(schema: Any, space: str, names: dict[str, Checked | None], depth: int) -> Checked:
@@ -76,7 +92,29 @@ def _checked(schema: Any, space: str, names: dict[str, Checked | None], depth: i
             values = _checked(schema.get("values"), space, names, depth + 1)
             return _repeated(schema, "values", values)
         case inner:
-            return _checked(inner, space, names, depth + 1)
+            checked = _checked(inner, space, names, depth + 1)
+            logical = _logical(schema, checked)
+            return checked._replace(logical=logical) if logical else checked
+
+
+def _logical(schema: dict[str, Any], checked: Checked) -> Logical | None:
+    """A type's logical type; one that isn't Avro's, or isn't as it should be, is none.
+
+    https://avro.apache.org/docs/1.12.0/specification/#logical-types
+    """
+    name = schema.get("logicalType")
+    if not isinstance(name, str):
+        return None
+    if name != DECIMAL:
+        return Logical(name)
+    precision, scale = schema.get("precision"), schema.get("scale", 0)
+    if type(precision) is not int or type(scale) is not int or not 0 <= scale <= precision:
+        return None
+    if checked.schema != "bytes" and not checked.whole:  # of a fixed
+        return None
+    if precision > MAX_DECIMAL_DIGITS:
+        raise _refused(f"has a decimal of more than {MAX_DECIMAL_DIGITS} digits", precision)
+    return Logical(name, scale)
 
 
 def _named(name: str, space: str, names: dict[str, Checked | None]) -> Checked:
@@ -87,8 +125,8 @@ def _named(name: str, space: str, names: dict[str, Checked | None]) -> Checked:
         raise _refused("names a type that it doesn't have", name)
     checked = names[full]
     if checked is None:
-        raise _refused("has a type that holds itself", name)
-    return Checked(full, checked.nodes, checked.least)
+        raise _refused("has a type that holds itself, which isn't read here", name)
+    return checked._replace(schema=full)
 
 
 def _full_name(schema: dict[str, Any], space: str, names: dict[str, Checked | None]) -> str:
@@ -108,14 +146,16 @@ def _record(
     full, listed = _full_name(schema, space, names), schema.get("fields")
     if not isinstance(listed, list):
         raise _refused("has a record without fields", full)
-    fields, nodes, least = [], 1, 0
+    fields, kinds, nodes, least = [], {}, 1, 0
     for field in listed:
         if not isinstance(field, dict) or not isinstance(field.get("name"), str):
             raise _refused(f"has a field without a name in {shown(full)}", field)
         kind = _checked(field.get("type"), full.rpartition(".")[0], names, depth + 1)
         nodes, least = _bounded(nodes + kind.nodes), least + kind.least
         fields.append({"name": field["name"], "type": kind.schema})
-    checked = Checked({"type": "record", "name": full, "fields": fields}, nodes, least)
+        kinds[field["name"]] = kind
+    record = {"type": "record", "name": full, "fields": fields}
+    checked = Checked(record, nodes, least, whole=record, fields=kinds)
     names[full] = checked
     return checked
 
@@ -128,7 +168,9 @@ def _leaf(
         size = schema.get("size")
         if type(size) is not int or not 0 <= size <= MAX_BODY_BYTES:
             raise _refused(f"has a fixed that is not of 0 to {MAX_BODY_BYTES} bytes", size)
-        checked = Checked({"type": "fixed", "name": full, "size": size}, 1, size)
+        fixed = {"type": "fixed", "name": full, "size": size}
+        checked = Checked(fixed, 1, size, whole=fixed)
+        checked = checked._replace(logical=_logical(schema, checked))
     else:
         symbols = schema.get("symbols")
         if not isinstance(symbols, list) or not all(isinstance(each, str) for each in symbols):
@@ -144,7 +186,8 @@ def _union(schema: list[Any], space: str, names: dict[str, Checked | None], dept
     branches = [_checked(each, space, names, depth + 1) for each in schema]
     nodes = _bounded(1 + sum(each.nodes for each in branches))
     least = 1 + min(each.least for each in branches)
-    return Checked([each.schema for each in branches], nodes, least)
+    schemas = [each.schema for each in branches]
+    return Checked(schemas, nodes, least, branches=tuple(branches))
 
 
 def _repeated(schema: dict[str, Any], of: str, item: Checked) -> Checked:

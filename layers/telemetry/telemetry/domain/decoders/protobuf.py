@@ -15,7 +15,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from telemetry.domain.decoders import glue
 from telemetry.domain.decoders.bounds import MAX_BODY_BYTES, MAX_MESSAGE_BYTES, too_many
-from telemetry.domain.reading import FIELDS
+from telemetry.domain.reading import FIELDS, METRICS
 from telemetry.errors import Rejected, Undecodable
 
 READING, READINGS = "Reading", "Readings"
@@ -26,9 +26,12 @@ TYPES = {
     "long": (FieldDescriptor.TYPE_INT64, 0),
     "double": (FieldDescriptor.TYPE_DOUBLE, 1),
 }
-VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types
+VARINT, FIXED64, LENGTH, GROUP, GROUP_END, FIXED32 = range(6)  # wire types
 READINGS_TAG = 1 << 3 | LENGTH
 VARINT_BYTES = 10
+MAX_GROUPS = 100  # in each other, as Google's parser takes
+MAX_DELIMITED = 5_000  # messages that are looked at to say what is wrong
+INSTANT = "recorded_at"
 MAX_UNKNOWN = 100  # fields of a Readings that a newer firmware may have beside its readings
 
 
@@ -39,7 +42,7 @@ class Part(NamedTuple):
     at: int
 
 
-def documents(data: bytes, message: str, most: int) -> list[dict[str, Any]]:
+def documents(data: bytes, message: str, most: int) -> list[dict[str, Any] | Rejected]:
     """The documents in a body: `message` names what it is, unless Glue's header does."""
     kind, body = message.rpartition(".")[2], Part(data, 0)
     if data[:1] == bytes([glue.VERSION]):  # no message begins so: it would be field 0
@@ -47,10 +50,62 @@ def documents(data: bytes, message: str, most: int) -> list[dict[str, Any]]:
     if kind not in MESSAGES:
         reason = f"is no message of ours; they are {READING} and {READINGS}"
         raise Rejected(reason, field="messageType", value=message)
-    parts = [body] if kind == READING else _split(body, most)
-    if not parts:
-        raise Rejected(f"has no readings; a request brings 1 to {most}", field="body")
-    return [_document(part, index) for index, part in enumerate(parts)]
+    try:
+        parts = [body] if kind == READING else _split(body, most)
+        if not parts:
+            raise Rejected(f"has no readings; a request brings 1 to {most}", field="body")
+        found = [_document(part, index) for index, part in enumerate(parts)]
+    except Rejected:
+        _check_framing(body.data, kind)
+        raise
+    if kind == READINGS and not any(found):  # of such a message all fields were unknown
+        _check_framing(body.data, kind)
+    return found
+
+
+def _check_framing(data: bytes, kind: str) -> None:
+    """Raise Rejected for what writers send by mistake in place of a message that can't be read."""
+    single = f"for one {READING} add messageType={READING} to the Content-Type"
+    if kind == READINGS and _is_reading(data):
+        raise Rejected(f"is one {READING}, and {READINGS} is expected; {single}", field="body")
+    if _is_delimited(data):
+        reason = (
+            "has messages with their lengths before them, as writeDelimitedTo writes; "
+            f"{READINGS} is expected without; {single}"
+        )
+        raise Rejected(reason, field="body")
+
+
+def _is_reading(data: bytes) -> bool:
+    """Whether bytes are a Reading with a time or a metric, and nothing else."""
+    if not data or len(data) > MAX_MESSAGE_BYTES:
+        return False
+    message = _reading()()
+    try:
+        message.ParseFromString(data)
+    except (DecodeError, ValueError):
+        return False
+    unknown: Any = UnknownFieldSet(message)
+    names = {field.name for field, _ in message.ListFields()}
+    return len(unknown) == 0 and bool(names - {"device_id"})
+
+
+def _is_delimited(data: bytes) -> bool:
+    """Whether bytes are messages, each behind its length: of a Reading, or of Readings."""
+    at = 0
+    while at < len(data):
+        try:
+            size, start = _varint(Part(data, 0), at)
+            message = data[start : start + size]
+            parts = [] if _is_reading(message) else _split(Part(message, 0), MAX_DELIMITED)
+        except Rejected:
+            return False
+        if len(message) < size or not (parts or _is_reading(message)):
+            return False
+        if not all(_is_reading(part.data) for part in parts):
+            return False
+        at = start + size
+    return at > 0
 
 
 def _behind_header(data: bytes) -> tuple[str, Part]:
@@ -72,7 +127,7 @@ def _split(body: Part, most: int) -> list[Part]:
     at = unknown = 0
     while at < len(body.data):
         tag, start = _varint(body, at)
-        size, start = _size(body, tag & 7, at, start)
+        size, start = _size(body, tag, at, start)
         if tag >> 3 == 0:
             raise Undecodable("has a field of number 0", offset=body.at + at)
         if start + size > len(body.data):
@@ -94,19 +149,40 @@ def _split(body: Part, most: int) -> list[Part]:
     return parts
 
 
-def _size(body: Part, wire_type: int, at: int, start: int) -> tuple[int, int]:
-    """How many bytes a field's value has, and where it starts."""
-    match wire_type:
+def _size(body: Part, tag: int, at: int, start: int) -> tuple[int, int]:
+    """How many bytes a field's value has, and where it starts; 0 and its end for what has none."""
+    match tag & 7:
         case 0:
             return 0, _varint(body, start)[1]
         case 1:
             return 8, start
         case 2:
             return _varint(body, start)
+        case 3:
+            return 0, _group_end(body, tag >> 3, start)
         case 5:
             return 4, start
         case _:
-            raise Undecodable(f"has a field of wire type {wire_type}", offset=body.at + at)
+            raise Undecodable(f"has a field of wire type {tag & 7}", offset=body.at + at)
+
+
+def _group_end(body: Part, number: int, start: int) -> int:
+    """Where a group that began before `start` ends: no field of ours, so it is passed over."""
+    open_groups, at = [number], start
+    while open_groups:
+        tag, behind = _varint(body, at)
+        if tag & 7 == GROUP:
+            open_groups.append(tag >> 3)
+        elif tag & 7 == GROUP_END:
+            if open_groups.pop() != tag >> 3:
+                raise Undecodable("ends another group than it began", offset=body.at + at)
+        else:
+            size, behind = _size(body, tag, at, behind)
+            behind += size
+        if len(open_groups) > MAX_GROUPS or behind > len(body.data):
+            raise Undecodable("has a group that doesn't end", offset=body.at + start)
+        at = behind
+    return at
 
 
 def _varint(body: Part, at: int) -> tuple[int, int]:
@@ -119,7 +195,8 @@ def _varint(body: Part, at: int) -> tuple[int, int]:
     raise Undecodable("ends within a number, or has one of over 64 bits", offset=body.at + at)
 
 
-def _document(part: Part, index: int) -> dict[str, Any]:
+def _document(part: Part, index: int) -> dict[str, Any] | Rejected:
+    """The fields of a Reading, or why it is none."""
     if len(part.data) > MAX_MESSAGE_BYTES:
         reason = f"has a reading of {len(part.data)} bytes; one may have {MAX_MESSAGE_BYTES}"
         raise Undecodable(reason, index=index, offset=part.at)
@@ -135,7 +212,12 @@ def _document(part: Part, index: int) -> dict[str, Any]:
             name, expected = _wire_types()[unknown.field_number]
             reason = f"has wire type {unknown.wire_type} for {name}; it has {expected}"
             raise Undecodable(reason, index=index, offset=part.at)
-    return {field.name: value for field, value in message.ListFields()}
+    document = {field.name: value for field, value in message.ListFields()}
+    if INSTANT in document and not document.keys() & set(METRICS):
+        metrics = ", ".join(METRICS)
+        reason = f"has none of the metrics {metrics}; without `optional`, proto3 leaves out a 0"
+        return Rejected(reason)
+    return document
 
 
 @cache

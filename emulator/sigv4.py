@@ -1,0 +1,407 @@
+"""AWS Signature Version 4: tell whether a request is signed right; sign a link.
+
+The rules are AWS's: "Create a signed AWS API request",
+https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html;
+"Authenticating Requests (AWS Signature Version 4)" of S3, with its payload hashes and its chunks,
+https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-authenticating-requests.html. A signature is
+taken from one place, the Authorization header or the query; other algorithms aren't taken.
+
+It uses the standard library alone, because the emulator's interpreter has nothing of the project.
+"""
+
+import calendar
+import hashlib
+import hmac
+import re
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import quote, unquote_plus
+
+ALGORITHM = "AWS4-HMAC-SHA256"
+SKEW_SECONDS_MAX = 15 * 60
+"""How far a request's time may be from the receiver's."""
+EXPIRES_SECONDS_MAX = 7 * 24 * 3600
+TIMESTAMP = re.compile(r"[0-9]{8}T[0-9]{6}Z")
+SCOPE_PARTS = 5  # key, date, region, service, aws4_request
+UNSIGNED = "UNSIGNED-PAYLOAD"
+UNSIGNED_CHUNKS = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+CHUNKS = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
+CHUNKS_TRAILER = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"
+SUBSTITUTES = (UNSIGNED, UNSIGNED_CHUNKS, CHUNKS, CHUNKS_TRAILER)
+HASH = re.compile(r"[0-9a-f]{64}")
+EMPTY_HASH = hashlib.sha256(b"").hexdigest()
+CONTENT_HASH = "x-amz-content-sha256"
+S3 = "s3"  # the one service whose body may go unsigned, and whose path is signed as it is sent
+IN_QUERY = (
+    "X-Amz-Algorithm",
+    "X-Amz-Credential",
+    "X-Amz-Date",
+    "X-Amz-Expires",
+    "X-Amz-Security-Token",
+    "X-Amz-Signature",
+    "X-Amz-SignedHeaders",
+)
+OLD_IN_QUERY = ("awsaccesskeyid",)
+"""Of Signature Version 2."""
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+class Refused(Exception):
+    """A request isn't signed, or not right: `code` is AWS's, `message` is for its sender."""
+
+    def __init__(self, code: str, message: str) -> None:
+        """Keep both."""
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Key(NamedTuple):
+    """An access key."""
+
+    key_id: str
+    secret: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as it was received.
+
+    `path` and `query` are as sent, still encoded. Names of headers are in lower case.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: Pairs
+
+    def values(self, name: str) -> list[str]:
+        """Return the values of a header, in the order in which they were sent."""
+        return [value for key, value in self.headers if key == name]
+
+    def value(self, name: str) -> str:
+        """Return the value of a header that may be sent once; empty if it wasn't sent."""
+        found = self.values(name)
+        if len(found) > 1:
+            raise Refused("IncompleteSignature", f"the header {name} is sent {len(found)} times")
+        return found[0] if found else ""
+
+    def parameters(self) -> Pairs:
+        """Return the query's names and values, decoded, in the order in which they were sent."""
+        parts = (part.partition("=") for part in self.query.split("&") if part)
+        return tuple((unquote_plus(name), unquote_plus(value)) for name, _, value in parts)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a request says of its own signature."""
+
+    key_id: str
+    date: str
+    region: str
+    service: str
+    signed_headers: tuple[str, ...]
+    value: str
+    timestamp: str
+    token: str
+    expires: int | None = None
+    """Seconds for which a link is good; None where the signature is in a header."""
+
+    @property
+    def scope(self) -> str:
+        """The scope that is signed."""
+        return f"{self.date}/{self.region}/{self.service}/aws4_request"
+
+
+def signature_of(request: Request) -> Signature | None:
+    """Return a request's signature, unchecked; None where it carries no AWS credentials.
+
+    Raises Refused for one that is incomplete, given twice, or of another kind.
+    """
+    authorizations = [each for each in request.values("authorization") if each.startswith("AWS")]
+    names = [name.lower() for name, _ in request.parameters()]
+    in_query = {name.lower() for name in IN_QUERY} & set(names)
+    if any(name in names for name in OLD_IN_QUERY):
+        raise Refused("UnsupportedSignature", f"only {ALGORITHM} is taken")
+    if authorizations and in_query:
+        message = "credentials are both in the Authorization header and in the query: give one"
+        raise Refused("IncompleteSignature", message)
+    if authorizations:
+        return in_header(request)
+    return in_link(request) if in_query else None
+
+
+def in_header(request: Request) -> Signature:
+    """Return the signature in a request's Authorization header."""
+    algorithm, _, rest = request.value("authorization").partition(" ")
+    if algorithm != ALGORITHM:
+        raise Refused("UnsupportedSignature", f"only {ALGORITHM} is taken, not {algorithm}")
+    fields = [part.strip().partition("=") for part in rest.split(",")]
+    found = {name: value for name, _, value in fields}
+    if sorted(name for name, _, _ in fields) != ["Credential", "Signature", "SignedHeaders"]:
+        message = "Authorization needs Credential, SignedHeaders and Signature, each once"
+        raise Refused("IncompleteSignature", message)
+    timestamp = request.value("x-amz-date") or timestamp_of(request.value("date"))
+    return Signature(
+        *scope_of(found["Credential"]),
+        signed_headers=tuple(found["SignedHeaders"].split(";")),
+        value=found["Signature"],
+        timestamp=timestamp,
+        token=request.value("x-amz-security-token"),
+    )
+
+
+def in_link(request: Request) -> Signature:
+    """Return the signature in a request's query."""
+    given = [(n, v) for n, v in request.parameters() if n.lower() in map(str.lower, IN_QUERY)]
+    found = dict(given)
+    missing = set(IN_QUERY) - {"X-Amz-Security-Token"} - found.keys()
+    if missing or len(found) != len(given) or not found.keys() <= set(IN_QUERY):
+        needed = ", ".join(sorted(missing)) or "each name once, written as AWS writes it"
+        raise Refused("IncompleteSignature", f"the query's credentials need {needed}")
+    if found["X-Amz-Algorithm"] != ALGORITHM:
+        raise Refused("UnsupportedSignature", f"only {ALGORITHM} is taken")
+    expires = found["X-Amz-Expires"]
+    if not re.fullmatch("[0-9]{1,6}", expires) or not 1 <= int(expires) <= EXPIRES_SECONDS_MAX:
+        message = f"X-Amz-Expires is {expires!r}: seconds were expected, 1 to {EXPIRES_SECONDS_MAX}"
+        raise Refused("AuthorizationQueryParametersError", message)
+    return Signature(
+        *scope_of(found["X-Amz-Credential"]),
+        signed_headers=tuple(found["X-Amz-SignedHeaders"].split(";")),
+        value=found["X-Amz-Signature"],
+        timestamp=found["X-Amz-Date"],
+        token=found.get("X-Amz-Security-Token", ""),
+        expires=int(expires),
+    )
+
+
+def scope_of(credential: str) -> tuple[str, str, str, str]:
+    """Return the key's id, date, region and service of a Credential."""
+    parts = credential.split("/")
+    if len(parts) != SCOPE_PARTS or parts[4] != "aws4_request" or not all(parts):
+        message = f"Credential is {credential!r}: key/date/region/service/aws4_request was expected"
+        raise Refused("IncompleteSignature", message)
+    key_id, date, region, service, _ = parts
+    return key_id, date, region, service
+
+
+def timestamp_of(date: str) -> str:
+    """Return a Date header's time as signatures have it; empty where it can't be read."""
+    try:
+        seconds = parsedate_to_datetime(date).timestamp()
+    except (TypeError, ValueError):
+        return ""
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
+
+
+@lru_cache(maxsize=64)
+def seconds_of(timestamp: str) -> int:
+    """Return a signature's time in seconds since 1970; raise Refused where it is none."""
+    if TIMESTAMP.fullmatch(timestamp):
+        try:
+            return calendar.timegm(time.strptime(timestamp, "%Y%m%dT%H%M%SZ"))
+        except ValueError:
+            pass
+    message = f"the request's time is {timestamp!r}: X-Amz-Date as 20261127T093000Z was expected"
+    raise Refused("IncompleteSignature", message)
+
+
+def check_time(signature: Signature, now: float) -> None:
+    """Raise Refused for a request whose time is too far from `now`, in seconds since 1970."""
+    signed_at = seconds_of(signature.timestamp)
+    if signature.timestamp[:8] != signature.date:
+        message = f"Credential is of {signature.date}, the request of {signature.timestamp}"
+        raise Refused("SignatureDoesNotMatch", message)
+    is_link = signature.expires is not None
+    latest = signed_at + (signature.expires if signature.expires is not None else SKEW_SECONDS_MAX)
+    if now > latest:
+        message = f"signed at {signature.timestamp}, which was good for {latest - signed_at} s"
+        raise Refused("AccessDenied" if is_link else "RequestTimeTooSkewed", f"expired: {message}")
+    if signed_at > now + SKEW_SECONDS_MAX:
+        message = f"signed at {signature.timestamp}, which is over {SKEW_SECONDS_MAX} s from now"
+        raise Refused("RequestTimeTooSkewed", message)
+
+
+def payload_of(signature: Signature, request: Request) -> str | None:
+    """Return the hash of the body that was signed, or its substitute.
+
+    None where the body must be hashed. Raises Refused for a substitute that the service doesn't
+    take: S3 alone does.
+    """
+    declared = request.value(CONTENT_HASH)
+    if signature.expires is not None and signature.service == S3:
+        return declared if CONTENT_HASH in signature.signed_headers and declared else UNSIGNED
+    if not declared or HASH.fullmatch(declared):
+        return declared or None
+    if signature.service != S3 or declared not in (
+        UNSIGNED,
+        UNSIGNED_CHUNKS,
+        CHUNKS,
+        CHUNKS_TRAILER,
+    ):
+        message = f"{CONTENT_HASH} is {declared!r}: the body's SHA-256 in hexadecimal was expected"
+        raise Refused("InvalidArgument", message)
+    return declared
+
+
+def check(signature: Signature, request: Request, secret: str, payload: str) -> None:
+    """Raise Refused where the signature isn't the one that the secret gives.
+
+    `payload`: the body's hash, or its substitute (`payload_of`).
+    """
+    check_signed_headers(signature, request)
+    value = signed(signature, request, secret, payload)
+    if not hmac.compare_digest(value.encode(), signature.value.encode()):
+        message = (
+            "The request signature we calculated does not match the signature you provided. "
+            "Check your AWS Secret Access Key and signing method."
+        )
+        raise Refused("SignatureDoesNotMatch", message)
+
+
+def check_signed_headers(signature: Signature, request: Request) -> None:
+    """Raise Refused unless Host is signed, with each x-amz- header that is sent."""
+    names = signature.signed_headers
+    wanted = {"host", *(name for name, _ in request.headers if name.startswith("x-amz-"))}
+    if list(names) != sorted({name.lower() for name in names}):
+        message = f"SignedHeaders is {';'.join(names)!r}: lower case, in order, each once, is right"
+        raise Refused("IncompleteSignature", message)
+    if not wanted <= set(names):
+        unsigned = ", ".join(sorted(wanted - set(names)))
+        message = f"There were headers present in the request which were not signed: {unsigned}"
+        raise Refused("AccessDenied", message)
+
+
+def check_body(declared: str, signature: Signature, secret: str, chunks: list[bytes]) -> None:
+    """Raise Refused where a body isn't the one that was signed. `declared`: see `payload_of`."""
+    if declared in (UNSIGNED, UNSIGNED_CHUNKS):
+        return
+    if declared in (CHUNKS, CHUNKS_TRAILER):
+        check_chunks(signature, secret, b"".join(chunks))
+    elif hash_of(chunks) != declared:
+        message = f"The provided '{CONTENT_HASH}' header does not match what was computed."
+        raise Refused("XAmzContentSHA256Mismatch", message)
+
+
+def hash_of(chunks: list[bytes]) -> str:
+    """Return the SHA-256 of a body, in hexadecimal."""
+    digest = hashlib.sha256()
+    for each in chunks:
+        digest.update(each)
+    return digest.hexdigest()
+
+
+def check_chunks(signature: Signature, secret: str, body: bytes) -> None:
+    """Raise Refused unless each chunk of a body is signed, and what follows the last one.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html, -streaming-trailers.html.
+    """
+    key = signing_key(secret, signature.date, signature.region, signature.service)
+    previous, size, at = signature.value, -1, 0
+
+    def follows(kind: str, *hashes: str) -> str:
+        text = "\n".join((kind, signature.timestamp, signature.scope, previous, *hashes))
+        return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+
+    while size != 0:
+        head, found, _ = body[at : at + 200].partition(b"\r\n")
+        match = re.fullmatch(rb"([0-9a-fA-F]{1,12});chunk-signature=([0-9a-f]{64})", head)
+        if not found or match is None:
+            raise Refused("IncompleteBody", "a chunk of the body has no size and signature")
+        size, start = int(match[1], 16), at + len(head) + 2
+        digest = hashlib.sha256(body[start : start + size]).hexdigest()
+        value = follows(f"{ALGORITHM}-PAYLOAD", EMPTY_HASH, digest)
+        if not hmac.compare_digest(value.encode(), match[2]):
+            raise Refused("SignatureDoesNotMatch", "a chunk of the body isn't signed right")
+        previous, at = value, start + size + (2 if size else 0)
+    lines = [line for line in body[at:].split(b"\r\n") if line]
+    if lines:
+        *trailers, last = lines
+        name, _, given = last.partition(b":")
+        text = b"".join(line + b"\n" for line in trailers)
+        value = follows(f"{ALGORITHM}-TRAILER", hashlib.sha256(text).hexdigest())
+        if name != b"x-amz-trailer-signature" or not hmac.compare_digest(value.encode(), given):
+            raise Refused("SignatureDoesNotMatch", "what follows the last chunk isn't signed right")
+
+
+def signed(signature: Signature, request: Request, secret: str, payload: str) -> str:
+    """Return the signature's value by the secret: 64 hexadecimal digits."""
+    headers: dict[str, list[str]] = {}
+    for name, value in request.headers:
+        headers.setdefault(name, []).append(" ".join(value.split()))
+    canonical = "\n".join(
+        (
+            request.method,
+            request.path if signature.service == S3 else quote(normal(request.path), safe="/~"),
+            query_of(request),
+            *(f"{name}:{','.join(headers.get(name, ()))}" for name in signature.signed_headers),
+            "",
+            ";".join(signature.signed_headers),
+            payload,
+        )
+    )
+    digest = hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()
+    text = "\n".join((ALGORITHM, signature.timestamp, signature.scope, digest))
+    key = signing_key(secret, signature.date, signature.region, signature.service)
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def query_of(request: Request) -> str:
+    """Return the query as it is signed: sorted, encoded, without the signature itself."""
+    pairs = [
+        (quote(name, safe="~"), quote(value, safe="~"))
+        for name, value in request.parameters()
+        if name != "X-Amz-Signature"
+    ]
+    return "&".join(f"{name}={value}" for name, value in sorted(pairs))
+
+
+def normal(path: str) -> str:
+    """Return a path without empty segments, `.` and `..`, as it is signed outside of S3."""
+    kept: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del kept[-1:]
+        elif part not in ("", "."):
+            kept.append(part)
+    return "/" + "/".join(kept) + ("/" if kept and path.endswith("/") else "")
+
+
+@lru_cache(maxsize=1024)
+def signing_key(secret: str, date: str, region: str, service: str) -> bytes:
+    """Return the key of a day, a region and a service."""
+    key = f"AWS4{secret}".encode()
+    for part in (date, region, service, "aws4_request"):
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    return key
+
+
+def link(key: Key, method: str, host: str, path: str, seconds: int = 600) -> str:
+    """Return a link to what `host` has at `path`, good for some seconds.
+
+    It is signed as one to S3, whatever is there: such a link says nothing of a body.
+    """
+    timestamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    signature = Signature(
+        *(key.key_id, timestamp[:8], "us-east-1", S3), ("host",), "", timestamp, "", seconds
+    )
+    values = {
+        "X-Amz-Algorithm": ALGORITHM,
+        "X-Amz-Credential": f"{key.key_id}/{signature.scope}",
+        "X-Amz-Date": timestamp,
+        "X-Amz-Expires": str(seconds),
+        "X-Amz-SignedHeaders": "host",
+    }
+    query = "&".join(f"{name}={quote(value, safe='~')}" for name, value in values.items())
+    request = Request(method, path, query, (("host", host),))
+    value = signed(signature, request, key.secret, UNSIGNED)
+    return f"http://{host}{path}?{query}&X-Amz-Signature={value}"
+
+
+def relay_proof(secret: str, host: str) -> str:
+    """Return the proof that a relay which knows the secret was reached as `host`."""
+    return hmac.new(secret.encode(), f"relayed from {host}".encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,129 @@
+"""Bundles: records of the stream that hold readings, and not one as canonical JSON.
+
+Other producers write them: an aggregated record of the Kinesis Producer Library, a list of
+readings, one a line, a text with a byte order mark or a C string's end. No filter sees into them,
+so `aggregate` puts what is in one back on the stream, a reading a record.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+from telemetry.domain.decoders import kpl, text
+from telemetry.domain.reading import Reading
+from telemetry.domain.validation import NothingMeasured, decode
+from telemetry.errors import Rejected
+
+MAX_READINGS = 5_000  # as many as a shard takes within the seconds that a put may last
+
+
+# of a list, of an object, of byte order marks, of UTF-16's
+BEGINNINGS = (b"[", b"{", b"\xef", b"\xff", b"\xfe")
+
+
+class Member(NamedTuple):
+    """A reading in a bundle; `document` is its own where something of it is refused or left out."""
+
+    reading: Reading
+    document: dict[str, Any] | None = None
+
+
+class Bundle(NamedTuple):
+    """The readings in a record; of its `refused` documents that aren't readings, why the first."""
+
+    members: list[Member]
+    refused: int
+    rejected: Rejected | None
+
+
+def opened(data: bytes) -> Bundle | None:
+    """What is in a bundle; None for bytes that are none, so that another says what is wrong.
+
+    Raises Rejected for a bundle that is damaged, empty, or has more than can be put back.
+    """
+    is_kpl = data.startswith(kpl.MAGIC)
+    found = _of_kpl(data) if is_kpl else _documents(data)
+    if found is None:
+        return None
+    if not 1 <= len(found) <= MAX_READINGS:
+        reason = f"has {len(found)} readings; a record of another producer has 1 to {MAX_READINGS}"
+        raise Rejected(reason)
+    results = [_member(document) for document in found]
+    members = [each for each in results if isinstance(each, Member)]
+    refused = [(at, each) for at, each in enumerate(results, 1) if isinstance(each, Rejected)]
+    return Bundle(members, len(refused), _told(refused, len(results)))
+
+
+def readings_in(data: bytes) -> list[Reading]:
+    """The readings in a line of the archive: one, those of a bundle, or none.
+
+    They have the metrics that are valid. Raises NothingMeasured for one reading that has none.
+    """
+    try:
+        return [decode(data).reading]
+    except NothingMeasured:
+        raise
+    except Rejected:
+        pass
+    try:
+        bundle = opened(data)
+    except Rejected:
+        return []
+    return [member.reading for member in bundle.members if member.reading.metrics] if bundle else []
+
+
+def _of_kpl(data: bytes) -> list[Any]:
+    """The documents in the records that an aggregated record holds; for what is none, why."""
+    found: list[Any] = []
+    for record in kpl.records(data):
+        try:
+            found += text.json_documents(record, MAX_READINGS)
+        except Rejected as error:
+            found += _of_lines(record) or [Rejected(error.reason, value=record)]
+    return found
+
+
+def _documents(data: bytes) -> list[Any] | None:
+    """The documents in a text that isn't one reading's alone."""
+    if data.lstrip()[:1] not in BEGINNINGS:
+        return None
+    bare = text.bare(data)
+    is_marked = bare != data.rstrip()
+    try:
+        value = text.json_value(bare)
+    except Rejected as error:
+        return _of_lines(bare) or ([error] if is_marked else None)
+    if isinstance(value, list):
+        return value
+    return [value] if is_marked else None
+
+
+def _of_lines(data: bytes) -> list[Any]:
+    """The documents of lines, where one is an object at least."""
+    if b"\n" not in data:
+        return []
+    found = text.lines(data, len(data))
+    return found if any(isinstance(each, dict) for each in found) else []
+
+
+def _member(document: Any) -> Member | Rejected:
+    """The reading in a document, as if it were a record; or why it is none."""
+    if isinstance(document, Rejected):
+        return document
+    try:
+        parsed = decode(json.dumps(document, default=str).encode())
+    except NothingMeasured as error:
+        return Member(error.reading, document)
+    except Rejected as error:
+        return error
+    is_whole = not parsed.refused and not parsed.left_out
+    return Member(parsed.reading, None if is_whole else document)
+
+
+def _told(refusals: list[tuple[int, Rejected]], documents: int) -> Rejected | None:
+    """Why a bundle goes to quarantine, whole: what is wrong with the first that is no reading."""
+    if not refusals:
+        return None
+    place, first = refusals[0]
+    where = f" (reading {place} of {documents} in the record; {len(refusals)} are refused)"
+    where = where if documents > 1 else ""
+    return Rejected(first.reason + where, field=first.field, value=first.value)

@@ -1,0 +1,127 @@
+"""Values that stand for no measurement, as `metrics.yaml` declares them.
+
+Sensors send them in place of a measurement: -127 for a sensor that isn't connected, 65535 for a
+register that wasn't read. Nothing tells them from measurements, so people declare them.
+"""
+
+import re
+import struct
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from telemetry.domain.reading import METRICS
+from telemetry.errors import TelemetryError
+
+FILE = Path(__file__).parent.parent / "metrics.yaml"
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+FLOAT32_MAX = 3.4028234663852886e38
+
+
+class MetricsInvalid(TelemetryError):
+    """`metrics.yaml` says something that can't be."""
+
+
+class Declared(NamedTuple):
+    """Values of one metric that stand for none; `devices` matches whole ids, None: every id."""
+
+    values: frozenset[float]
+    devices: re.Pattern[str] | None
+
+    def fits(self, device_id: str, value: float) -> bool:
+        """Whether a device's value stands for none."""
+        return value in self.values and (
+            self.devices is None or bool(self.devices.match(device_id))
+        )
+
+
+class Entry(BaseModel):
+    """Which values of a metric stand for no measurement, and for which devices."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str
+    values: Annotated[tuple[Number, ...], Field(min_length=1)]
+    devices: Annotated[str, Field(pattern=r"^[A-Za-z0-9_*-]+$")] | None = None
+
+    @field_validator("metric")
+    @classmethod
+    def _is_known(cls, metric: str) -> str:
+        if metric not in METRICS:
+            raise ValueError(f"is not one of {', '.join(METRICS)}")
+        return metric
+
+    @property
+    def declared(self) -> Declared:
+        """The entry as values are compared with it.
+
+        A device that has only 32 bits for a number sends the nearest one that these can hold.
+        """
+        nearest = {_in_32_bits(value) for value in self.values if abs(value) <= FLOAT32_MAX}
+        return Declared(frozenset({*self.values, *nearest}), self._pattern())
+
+    def _pattern(self) -> re.Pattern[str] | None:
+        if self.devices is None:
+            return None
+        parts = (re.escape(part) for part in re.split(r"\*+", self.devices))
+        return re.compile(f"^{'.*'.join(parts)}$")
+
+
+class Metrics(BaseModel):
+    """What `metrics.yaml` says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    no_measurement: tuple[Entry, ...] = ()
+
+    @property
+    def declared(self) -> dict[str, list[Declared]]:
+        """The declared values by metric."""
+        found: dict[str, list[Declared]] = {}
+        for entry in self.no_measurement:
+            found.setdefault(entry.metric, []).append(entry.declared)
+        return found
+
+
+def load(text: str) -> dict[str, list[Declared]]:
+    """The values that the text of `metrics.yaml` declares, by metric.
+
+    Raises MetricsInvalid naming every key that is wrong.
+    """
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise MetricsInvalid(f"metrics.yaml is not YAML: {error}") from None
+    try:
+        return Metrics.model_validate({} if document is None else document).declared
+    except ValidationError as error:
+        wrong = [_wrong(dict(detail)) for detail in error.errors(include_url=False)]
+        raise MetricsInvalid("metrics.yaml: " + "; ".join(wrong)) from None
+
+
+def _wrong(detail: dict[str, Any]) -> str:
+    place = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in detail["loc"])
+    reason = detail["msg"].removeprefix("Value error, ")
+    return f"{place.lstrip('.') or 'all'}: {reason} (it is {detail['input']!r})"
+
+
+@cache
+def shipped() -> dict[str, list[Declared]]:
+    """The values that were declared when the code was deployed."""
+    return load(FILE.read_text("utf-8"))
+
+
+def stands_for_none(device_id: str, metric: str, value: Any) -> bool:
+    """Whether a device's value of a metric, valid or not, stands for no measurement."""
+    found = shipped().get(metric)
+    if not found or isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return any(each.fits(device_id, value) for each in found)
+
+
+def _in_32_bits(value: float) -> float:
+    (nearest,) = struct.unpack("<f", struct.pack("<f", value))
+    return float(nearest)

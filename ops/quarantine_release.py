@@ -1,0 +1,206 @@
+"""`quarantine release`: records sent back to where they came from, and what became of each."""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ops.quarantine_store import Line, Listed, Store, data_of, told
+from ops.stored import Sample, Windows, samples
+from ops.target import Target
+
+POLL_SECONDS = 2.0
+STORED, THERE, REFUSED, PASSED, UNKNOWN = (
+    "stored",
+    "stored before",
+    "refused again",
+    "handed on",
+    "couldn't tell",
+)
+"""What became of a record."""
+
+
+@dataclass
+class Sent:
+    """A record that was sent: under which name it would come back, and what became of it."""
+
+    line: Line
+    again: str | None  # the name of a stream's record; None where the name stays
+    release: str  # what a message or a change that comes back is marked with
+    samples: tuple[Sample, ...]  # its readings, as far as they can be told
+    outcome: str = ""
+    why: str = ""
+    name: str = ""  # under which it is in quarantine again
+
+    def is_it(self, line: Line) -> bool:
+        """Whether a line of the quarantine is this record, come back."""
+        if self.again is not None:
+            return bool(line["name"] == self.again)
+        return line["name"] == self.line["name"] and line.get("released") == self.release
+
+
+class Identity(NamedTuple):
+    """What is sent once: a record, to every consumer or to one function."""
+
+    name: str
+    receiver: str
+
+
+class Sender:
+    """Sends records back to where they came from; each once, in however many objects it is."""
+
+    def __init__(self, target: Target, store: Store) -> None:
+        """Send to the stack's stream, its queue and its functions."""
+        self._name = target.output("Name")
+        self._stream = target.output("StreamName")
+        self._kinesis = target.connect("kinesis")
+        self._lambda = target.connect("lambda")
+        self._target = target
+        self._store = store
+        self.sent: dict[Identity, Sent] = {}
+        self.failed: dict[str, str] = {}
+
+    def send(self, line: Line) -> bool:
+        """Return whether it is sent; else `failed` says why not."""
+        of_one = line["function"] if line["source"] == "dynamodb" else "every consumer"
+        identity = Identity(line["name"], of_one)
+        if identity in self.sent:
+            return True
+        sent = Sent(line, None, release_of(line), tuple(samples(line)))
+        try:
+            why = self._send(line, sent)
+        except (ClientError, BotoCoreError) as error:
+            why = str(error)
+        if why:
+            self.failed[line["name"]] = why
+            return False
+        self.sent[identity] = sent
+        return True
+
+    def _send(self, line: Line, sent: Sent) -> str | None:
+        """Send a line; return what the function that got it has against it."""
+        match line["source"]:
+            case "dynamodb":
+                sent.outcome, sent.why = PASSED, f"{line['function']} has taken it"
+                return self._invoke(line, sent.release)
+            case "object":
+                self._store.put_back(line)
+                sent.outcome, sent.why = PASSED, "`redrive` finds it where it was"
+            case "mqtt":  # `drain` takes it as it takes what IoT couldn't deliver
+                self._target.connect("sqs").send_message(
+                    QueueUrl=self._target.output("OverflowUrl"),
+                    MessageBody=marked(data_of(line), sent.release),
+                )
+            case _:
+                key, data = line["partition_key"], data_of(line)
+                answer = self._kinesis.put_record(
+                    StreamName=self._stream, PartitionKey=key, Data=data
+                )
+                if answer:
+                    sent.again = f"{answer['ShardId']}:{answer['SequenceNumber']}"
+        return None
+
+    def _invoke(self, line: Line, release: str) -> str | None:
+        record = {**json.loads(data_of(line)), "released": release}
+        answer = self._lambda.invoke(
+            FunctionName=f"{self._name}-{line['function']}",
+            Payload=json.dumps({"Records": [record]}).encode(),
+        )
+        payload = json.loads(answer["Payload"].read()) or {}
+        if answer.get("FunctionError"):
+            return f"{payload.get('errorType')}: {payload.get('errorMessage')}"
+        return "the function asks for it again" if payload.get("batchItemFailures") else None
+
+
+class Watch:
+    """Looks for what becomes of records: in the windows, and in the quarantine."""
+
+    def __init__(
+        self,
+        target: Target,
+        store: Store,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Remember what is in quarantine now."""
+        self._store = store
+        self._windows = Windows(target)
+        self._clock = clock
+        self._sleep = sleep
+        self._seen: set[tuple[str, str]] = set()
+        self._there: dict[tuple[str, str], bool] = {}
+
+    def before(self, lines: list[Line]) -> None:
+        """Look what is stored, and what is in quarantine, before anything is sent."""
+        self._seen = {(each.key, each.etag) for each in self._store.listed()}
+        for line in lines:
+            found = tuple(samples(line))
+            self._there[line["name"], line["source"]] = self._windows.have(found)
+
+    def settle(self, sent: list[Sent], seconds: float) -> None:
+        """Wait until it is known what became of each, or until the time is over."""
+        until = self._clock() + seconds
+        while True:
+            self._look(sent)
+            if not any(is_open(each) for each in sent) or self._clock() >= until:
+                break
+            self._sleep(POLL_SECONDS)
+        for each in sent:
+            if is_open(each):
+                each.outcome, each.why = UNKNOWN, unknown(each, self._windows.why, seconds)
+
+    def _look(self, sent: list[Sent]) -> None:
+        back = list(self._new_lines())
+        for each in sent:
+            # a function that was handed a record may have put it aside itself
+            line = next((line for line in back if each.is_it(line)), None)
+            if line is not None:
+                each.outcome, each.why, each.name = REFUSED, told(line), line["name"]
+            elif is_open(each) and each.samples and self._windows.have(each.samples):
+                was_there = self._there.get((each.line["name"], each.line["source"]), False)
+                each.outcome = THERE if was_there else STORED
+
+    def _new_lines(self) -> Iterator[Line]:
+        new: list[Listed] = []
+        for each in self._store.listed():
+            if (each.key, each.etag) not in self._seen:
+                new.append(each)
+                self._seen.add((each.key, each.etag))
+        for kept in self._store.objects(new):
+            yield from kept.lines
+
+
+def is_open(sent: Sent) -> bool:
+    """Return whether it isn't known yet what became of a record."""
+    return not sent.outcome
+
+
+def unknown(sent: Sent, why: str, seconds: float) -> str:
+    """Return why nobody can tell what became of a record."""
+    if why:
+        return why
+    if not sent.samples:
+        return f"not in quarantine after {seconds:g} s; which readings are in it can't be told here"
+    return f"neither stored nor in quarantine after {seconds:g} s: it may be on its way"
+
+
+def release_of(line: Line) -> str:
+    """Return the mark of a release: another for each time that a record is released."""
+    text = json.dumps({**line, "data": None}, sort_keys=True) + line["data"]
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def marked(event: bytes, release: str) -> str:
+    """Return a message's event with the mark of its release, by which it is known again."""
+    document = json.loads(event)
+    return json.dumps({**document, "released": release})
+
+
+def counted(sent: list[Sent]) -> Counter[str]:
+    """Return how many records met which end."""
+    return Counter(each.outcome for each in sent if each.outcome)

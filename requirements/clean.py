@@ -1,0 +1,63 @@
+"""Remove what installing, building and running have left in the checkout: for `make clean`.
+
+An instance that is up is left alone, and so are the environments that it runs in. Runs on the
+python3 that is there, with nothing installed.
+"""
+
+import fcntl
+import shutil
+import sys
+from pathlib import Path
+
+ENVIRONMENTS = (".venv", ".tools")
+CACHES = (".aws-sam", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis")
+INSTANCES = ".local"
+
+
+def is_up(folder: Path) -> bool:
+    """Whether an instance's process holds the lock in its folder."""
+    try:
+        with (folder / "lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def clean(root: Path) -> list[str]:
+    """Remove it all; return the names of the instances that are up."""
+    instances = root / INSTANCES
+    folders = sorted(each for each in instances.glob("*") if each.is_dir())
+    running = [each.name for each in folders if is_up(each)]
+    for each in folders:
+        if each.name not in running:
+            shutil.rmtree(each)
+    if instances.is_dir() and not instances.is_symlink() and not any(instances.iterdir()):
+        instances.rmdir()
+    for name in (*CACHES, *(() if running else ENVIRONMENTS)):
+        shutil.rmtree(root / name, ignore_errors=True)
+    kept = {root / name for name in (*ENVIRONMENTS, INSTANCES)}
+    for cache in [each for each in root.rglob("__pycache__") if not kept & set(each.parents)]:
+        shutil.rmtree(cache, ignore_errors=True)
+    return running
+
+
+def main() -> int:
+    """Clean the folder that it is called in, and say what it has left."""
+    try:
+        running = clean(Path.cwd())
+    except OSError as fault:
+        sys.stderr.write(f"✗ {fault.filename}: {fault.strerror}\n")
+        return 1
+    for name in running:
+        sys.stdout.write(
+            f"instance '{name}' is up: it and {', '.join(ENVIRONMENTS)} are left; "
+            f"`python -m local down --name {name}` ends it\n"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

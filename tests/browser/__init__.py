@@ -1,0 +1,1 @@
+"""Pages in a real Chromium, against the embedded AWS: `make browser`."""

@@ -1,0 +1,42 @@
+"""The collector of X-Ray segments takes those of its own user's processes."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from emulator.launcher import is_own
+
+HEAD = "  sl  local_address rem_address st tx_queue rx_queue tr tm->when retrnsmt uid timeout inode"
+LINE = "  614: {local} 00000000:0000 07 00000000:00000000 00:00000000 00000000 {uid} 0 840691"
+
+
+def table(path: Path, **uids: int) -> Path:
+    lines = [
+        LINE.format(local=local.removeprefix("at_").replace("_", ":"), uid=uid)
+        for local, uid in uids.items()
+    ]
+    path.write_text("\n".join([HEAD, *lines]) + "\n")
+    return path
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="the table below is a little-endian one")
+def test_a_datagram_of_another_users_process_is_not_taken(tmp_path: Path) -> None:
+    own, other = os.getuid(), os.getuid() + 1
+    found = table(
+        tmp_path / "udp",
+        at_0100007F_AD68=own,
+        at_0100007F_AD69=other,
+        at_00000000_AD6A=own,
+        at_0200007F_AD6B=own,
+    )
+    assert is_own(("127.0.0.1", 0xAD68), found)
+    assert not is_own(("127.0.0.1", 0xAD69), found)
+    assert is_own(("127.0.0.1", 0xAD6A), found)
+    assert not is_own(("127.0.0.1", 0xAD6B), found)
+    assert not is_own(("127.0.0.1", 1), found)
+
+
+def test_where_the_system_does_not_tell_whose_a_socket_is_it_is_taken(tmp_path: Path) -> None:
+    assert is_own(("127.0.0.1", 1), tmp_path / "nothing")

@@ -1,0 +1,154 @@
+import io
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from rich.console import Console
+
+from local.fleet.ledger import Ledger
+from local.fleet.reading import Reading
+from local.trial.check import Comparison, Difference
+from local.trial.monitor import Snapshot
+from local.trial.pending import OUT_OF_TIME, Slowness
+from local.trial.report import Report, Verdict, balance, not_taken, problems, tell_verdict
+
+LATE = Difference("a", "window count", 21, 20, may_come=True)
+TOO_MANY = Difference("a", "window count", 21, 31)
+WAITING = Slowness(waiting={"records for aggregate": 12}, still_seconds=120)
+UNANSWERED_CHECK = Slowness(no_answer="GET /alerts: no answer (timed out)")
+OUT_OF_THEIR_TIME = Slowness(out_of_time={"query": 3})
+
+
+def accounting(accepted: int, stored: int, duplicate: int = 0, unaccounted: int = 0) -> Any:
+    aggregate = {"foreign": 0, "stored": stored, "duplicate": duplicate, "quarantined": 0}
+    stages = {"ingest": {"accepted": accepted}, "aggregate": aggregate}
+    return {"stages": stages, "unaccounted": unaccounted}
+
+
+def report(
+    *differences: Difference,
+    slowness: Slowness | None = None,
+    unanswered: int = 0,
+    accepted: int = 1,
+    quarantined: int = 0,
+    **more: Any,
+) -> Report:
+    ledger = Ledger()
+    ledger.accept(Reading("a", at, {"temperature": 20.0}) for at in range(accepted))
+    ledger.give_up(Reading("a", 1000 + at, {"temperature": 20.0}) for at in range(unanswered))
+    seen = SimpleNamespace(latest=Snapshot(0.0, quarantined=quarantined), first_alert_at=None)
+    posting = SimpleNamespace(first_post_at=None, last_answer_at=None)
+    made = Report(ledger, cast("Any", seen), cast("Any", posting), 40, is_checked=True, **more)
+    made.comparison = Comparison(list(differences))
+    made.slowness = slowness or Slowness()
+    made.problems += problems(made)
+    return made
+
+
+def told(of: Report) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    tell_verdict(of, console)
+    return cast("io.StringIO", console.file).getvalue()
+
+
+@pytest.mark.parametrize("slowness", [Slowness(), WAITING, UNANSWERED_CHECK, OUT_OF_THEIR_TIME])
+def test_more_than_was_sent_is_wrong_however_slow_the_machine_is(slowness: Slowness) -> None:
+    assert report(TOO_MANY, LATE, slowness=slowness).verdict is Verdict.WRONG
+    assert report(quarantined=1, slowness=slowness).verdict is Verdict.WRONG
+
+
+def test_rows_that_were_not_sent_are_told() -> None:
+    assert list(not_taken(report())) == []
+    assert list(not_taken(report(left_out=2))) == [
+        (
+            "2 rows of the file left out, in part or whole: another row has their device and time, "
+            "and a larger value"
+        )
+    ]
+
+
+def test_what_is_missing_is_lost_once_nothing_is_left_that_may_bring_it() -> None:
+    assert report(LATE).verdict is Verdict.WRONG
+    assert report(LATE, slowness=OUT_OF_THEIR_TIME).verdict is Verdict.WRONG
+    assert report(LATE, unanswered=5).verdict is Verdict.WRONG
+    assert report(LATE, slowness=WAITING).verdict is Verdict.UNKNOWN
+    assert report(LATE, slowness=UNANSWERED_CHECK).verdict is Verdict.UNKNOWN
+
+
+def test_a_check_without_an_answer_and_windows_that_cannot_be_searched_tell_nothing() -> None:
+    assert report(slowness=UNANSWERED_CHECK).verdict is Verdict.UNKNOWN
+    unsure = report()
+    unsure.comparison.unsearched = 1
+    assert unsure.verdict is Verdict.UNKNOWN
+    assert report(accepted=0, unanswered=3).verdict is Verdict.UNKNOWN
+    assert report(accepted=0).verdict is Verdict.WRONG
+
+
+def test_a_count_that_is_missing_may_be_of_a_function_that_ran_out_of_its_time() -> None:
+    missing = accounting(3, 1, unaccounted=2)
+    assert report(accounting=missing).verdict is Verdict.WRONG
+    ran_out = report(accounting=missing, slowness=OUT_OF_THEIR_TIME)
+    assert ran_out.verdict is Verdict.UNKNOWN
+    assert report(accounting=accounting(0, 1)).verdict is Verdict.WRONG
+
+
+def test_unanswered_readings_are_no_fault_and_are_told() -> None:
+    right = report(unanswered=1_887)
+    right.comparison.unanswered_there = 1_645
+    assert right.verdict is Verdict.RIGHT
+    text = told(right)
+    assert "✓ nothing lost" in text
+    assert "1,887 readings got no answer, so each may be there or not: 1,645 are" in text
+
+
+def test_a_machine_that_was_too_slow_is_told_with_the_signs_and_the_remedy() -> None:
+    slow = Slowness(
+        waiting={"records for aggregate": 1_200},
+        still_seconds=120,
+        repeats=7,
+        out_of_time={"query": 3, "alert": 4},
+    )
+    text = told(report(LATE, slowness=slow))
+    assert "? couldn't tell: this machine was too slow" in text
+    assert "✓" not in text
+    assert "✗" not in text
+    assert "still to do: 1,200 records for aggregate; nothing of it moved for 120 s" in text
+    assert "7 calls of the check had to be asked again" in text
+    assert "functions ran out of their time (aws.log): alert 4, query 3" in text
+    assert "fewer devices (--devices 10) or a lower --rate" in text
+
+
+def test_exit_codes_are_as_documented() -> None:
+    assert {each.name: each.value for each in Verdict} == {"RIGHT": 0, "WRONG": 1, "UNKNOWN": 3}
+
+
+def test_the_accounting_adds_up_in_its_line() -> None:
+    assert balance(accounting(10, 8, 2)) == (
+        "10 accepted, by the pipeline's accounting: 8 stored, 2 duplicate, 0 quarantined, "
+        "0 unaccounted"
+    )
+    # of the run that the audit saw: 4,408 counted by ingest, whose other calls were ended
+    assert balance(accounting(4_408, 6_053, 8_267)) == (
+        "4,408 accepted, by the pipeline's accounting: 6,053 stored, 8,267 duplicate, "
+        "0 quarantined, 0 unaccounted; 9,912 more ended than were counted as accepted: their "
+        "request ended before its count, or their delivery was repeated"
+    )
+
+
+def test_functions_that_ran_out_of_their_time_are_found_in_the_log() -> None:
+    line = "12:00:01 WARNING Lambda telemetry-aggregate timed out after 30s — killing worker"
+    assert [found[1] for found in OUT_OF_TIME.finditer(line)] == ["aggregate"]
+
+
+def test_a_full_disk_is_told_as_the_cause_of_what_is_missing() -> None:
+    full = Slowness(fault="the disk is full, or was (aws.log): 3 MB are free")
+    missing = report(LATE, slowness=full)
+    assert missing.verdict is Verdict.UNKNOWN
+    assert "? couldn't tell: the disk is full" in told(missing)
+    assert "3 MB are free" in told(missing)
+    assert "fewer devices" not in told(missing)
+
+
+def test_what_a_poison_record_does_is_wrong_unless_functions_ran_out_of_their_time() -> None:
+    assert report(unsure=["tried twice"]).verdict is Verdict.WRONG
+    assert report(unsure=["tried twice"], slowness=OUT_OF_THEIR_TIME).verdict is Verdict.UNKNOWN

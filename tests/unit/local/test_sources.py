@@ -1,0 +1,54 @@
+"""What `up` deploys, and what has changed in it since it was deployed."""
+
+from pathlib import Path
+
+import pytest
+
+from local.sources import changes, digests, listed
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("template.yaml", "samconfig.toml", "rules.yaml", "functions/alert/handler.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "schemas/reading").mkdir(parents=True)
+    (tmp_path / "schemas/reading/v1.avsc").write_text("{}")
+    layer = tmp_path / "layers/telemetry"
+    layer.mkdir(parents=True)
+    (layer / "rules.yaml").symlink_to("../../rules.yaml")
+    (layer / "schemas").symlink_to("../../schemas")
+    (tmp_path / "stacks").mkdir()
+    return tmp_path
+
+
+def test_each_file_that_is_deployed_is_known_by_its_own_name(root: Path) -> None:
+    assert sorted(digests(root)) == [
+        "functions/alert/handler.py",
+        "rules.yaml",
+        "samconfig.toml",
+        "schemas/reading/v1.avsc",
+        "template.yaml",
+    ]
+
+
+def test_what_is_edited_added_or_removed_has_changed_and_nothing_else(root: Path) -> None:
+    before = digests(root)
+    assert changes(before, digests(root)) == []
+    (root / "rules.yaml").write_text("others")
+    (root / "functions/alert/more.py").write_text("")
+    (root / "schemas/reading/v1.avsc").unlink()
+    names = ["functions/alert/more.py", "rules.yaml", "schemas/reading/v1.avsc"]
+    assert changes(before, digests(root)) == names
+
+
+def test_what_python_leaves_beside_the_code_is_not_deployed(root: Path) -> None:
+    before = digests(root)
+    (root / "functions/alert/__pycache__").mkdir()
+    (root / "functions/alert/__pycache__/handler.cpython-311.pyc").write_bytes(b"1")
+    assert digests(root) == before
+
+
+def test_many_names_are_counted_from_the_seventh_on() -> None:
+    assert listed(["a", "b"]) == "a, b"
+    assert listed([*"abcdefgh"]) == "a, b, c, d, e, f and 2 more"
