@@ -172,8 +172,8 @@ def no_outbox(planted: contextlib.ExitStack) -> None:
             return joined
 
         alerts.join = and_tell  # type: ignore[method-assign]
-        quarantine = Quarantine(of.s3, FAILURES)
-        return lambda event: alert.run(event, wiring.shipped(), alerts, RETENTION_MS, quarantine)
+        rules, quarantine = wiring.rules_of(of.conditions.options), Quarantine(of.s3, FAILURES)
+        return lambda event: alert.run(event, rules, alerts, RETENTION_MS, quarantine)
 
     def dispatching(of: Environment) -> Handler:
         real = wiring.dispatching(of)

@@ -13,6 +13,7 @@ import pytest
 from emulator.mqtt import rules, sql
 from emulator.mqtt.rules import WORKERS, Rule, RulesEngine, Task
 from emulator.mqtt.spool import NotStored, Published, Spool
+from tests.waiting import Patience
 
 RULE = Rule.from_api(
     "arn:readings",
@@ -57,8 +58,8 @@ def running(spool: Spool, actions: Noting) -> Iterator[RulesEngine]:
 
 
 def eventually(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not is_so() and time.monotonic() < deadline:
+    patience = Patience(10)
+    while not is_so() and not patience.is_over():
         time.sleep(0.005)
     assert is_so()
 

@@ -14,6 +14,7 @@ from emulator.mqtt import sql
 from emulator.mqtt.aws import permits
 from emulator.mqtt.rules import ActionFailed, Rule, RulesEngine, Unreachable, selected_rules
 from emulator.mqtt.spool import Published, Spool
+from tests.waiting import Patience
 
 TOPIC = "telemetry/pump-1/readings"
 STREAM = {"kinesis": {"streamName": "readings", "partitionKey": "${topic(2)}", "roleArn": "r"}}
@@ -76,8 +77,8 @@ def published(topic: str = TOPIC, payload: bytes = b'{"a":1}') -> Published:
 
 
 def eventually(is_so: Any) -> None:
-    deadline = time.monotonic() + 10
-    while not is_so() and time.monotonic() < deadline:
+    patience = Patience(10)
+    while not is_so() and not patience.is_over():
         time.sleep(0.005)
     assert is_so()
 
