@@ -15,7 +15,7 @@ END_SECONDS_MAX = 10
 
 
 class Watched:
-    """A namespace of a test's own, with an alarm on it."""
+    """A test's own namespace, with an alarm on it."""
 
     def __init__(self, endpoint: str) -> None:
         self.client: Any = boto3.client("cloudwatch", endpoint_url=endpoint)

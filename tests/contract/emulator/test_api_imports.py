@@ -1,4 +1,4 @@
-"""What the embedded API Gateway makes of an imported description: models, answers to errors."""
+"""The embedded API Gateway's import of a description: models, and answers to errors."""
 
 import json
 import time

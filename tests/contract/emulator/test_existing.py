@@ -1,4 +1,4 @@
-"""What exists, and a stack: it takes no name that is taken, and deletes only what may go."""
+"""A stack creates no resource under an existing name, and deletes only unprotected ones."""
 
 import json
 import uuid
@@ -61,7 +61,7 @@ OTHERS: dict[str, Document] = {
     "AWS::SecretsManager::Secret": {"SecretString": "s"},
     "AWS::StepFunctions::StateMachine": {"RoleArn": ROLE, "DefinitionString": MACHINE},
 }
-"""What a resource of each type needs besides its name."""
+"""The properties that a resource of each type needs besides its name."""
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def stacks(embedded_endpoint: str, aws_environment: None) -> Stacks:  # noqa: AR
 
 
 def named(kind: str, key: str) -> tuple[str, Document]:
-    """A name of its own, and a resource with it."""
+    """Return a new name, and a resource with that name."""
     name = f"own{uuid.uuid4().hex[:8]}"
     name = f"alias/{name}" if kind == "AWS::KMS::Alias" else name
     properties = OTHERS.get(kind, {}) | {key: name}
@@ -125,7 +125,7 @@ def failing(*depends_on: str) -> Document:
 
 
 def queues(policies: dict[str, str]) -> tuple[Document, dict[str, str]]:
-    """Queues with a deletion policy each, and their names by policy."""
+    """Return queues with one deletion policy each, and their names by policy."""
     resources, names = {}, {}
     for logical_id, policy in policies.items():
         names[logical_id], resource = named("AWS::SQS::Queue", "QueueName")
@@ -134,7 +134,7 @@ def queues(policies: dict[str, str]) -> tuple[Document, dict[str, str]]:
 
 
 def there(stacks: Stacks, names: dict[str, str]) -> list[str]:
-    """Which of these queues are there."""
+    """Return the ones of these queues that exist."""
     sqs = stacks.client("sqs")
     return [
         logical_id

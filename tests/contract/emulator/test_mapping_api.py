@@ -1,4 +1,4 @@
-"""Event source mappings in the embedded AWS's API, held to what was recorded on AWS."""
+"""Event source mappings in the embedded AWS's API, compared with recordings from AWS."""
 
 import io
 import json
@@ -71,7 +71,7 @@ CHANGES = {
 
 
 def differences(name: str, **answers: Any) -> list[str]:
-    """Where answers aren't as they were recorded, by the recording's names."""
+    """Return the differences between answers and a recording, by the recording's names."""
     recording = Recording(name, HERE)
     expected = {part: recording.content[part] for part in answers}
     return list(recording.differences(as_recorded(answers), expected))
@@ -110,13 +110,13 @@ class Aws:
         return answer
 
     def queue(self, suffix: str = "", **attributes: str) -> str:
-        """A queue of its own; return its ARN."""
+        """Make a queue; return its ARN."""
         name = f"queue-{uuid.uuid4()}{suffix}"
         self.client("sqs").create_queue(QueueName=name, Attributes=attributes)
         return f"arn:aws:sqs:us-east-1:000000000000:{name}"
 
     def map(self, queue: str, **settings: Any) -> dict[str, Any]:
-        """Create a mapping of a queue, which has no start."""
+        """Create a mapping of a queue, without a starting position."""
         answer: dict[str, Any] = self.client("lambda").create_event_source_mapping(
             EventSourceArn=queue, FunctionName=self.function, **settings
         )
@@ -136,7 +136,7 @@ class Aws:
 
 @pytest.fixture
 def aws(embedded_endpoint: str, aws_environment: None) -> Iterator[Aws]:  # noqa: ARG001
-    """The embedded AWS with a function of the test's own, whose mappings go with it."""
+    """The embedded AWS with a test's own function; its mappings are deleted afterwards."""
     own = Aws(embedded_endpoint, f"mapped-{uuid.uuid4()}")
     code = io.BytesIO()
     with zipfile.ZipFile(code, "w") as archive:
@@ -184,7 +184,7 @@ def changes(aws: Aws) -> str:
 
 
 def table_of(changes: str) -> str:
-    """The table whose stream it is."""
+    """Return the name of a stream's table."""
     return changes.split("/")[1]
 
 
@@ -198,14 +198,14 @@ class Refusal:
 
 
 def refused(call: Callable[[], Any]) -> Any:
-    """What AWS answered a call that it refused."""
+    """Return the service's answer to a call that it must refuse."""
     with pytest.raises(ClientError) as error:
         call()
     return error.value.response
 
 
 def refusal(call: Callable[[], Any]) -> Refusal:
-    """How AWS refused a call."""
+    """Return code, message and status of a call that the service must refuse."""
     response = refused(call)
     found = response["Error"]
     return Refusal(found["Code"], found["Message"], response["ResponseMetadata"]["HTTPStatusCode"])
@@ -329,13 +329,13 @@ class TestAnswers:
 
 
 def shown(answer: dict[str, Any]) -> dict[str, Any]:
-    """A mapping without what moves on by itself."""
+    """Return a mapping without the fields that change by themselves."""
     moving = {"State", "LastProcessingResult", "LastModified", "ResponseMetadata"}
     return {name: value for name, value in answer.items() if name not in moving}
 
 
 class TestRefusals:
-    """Messages are AWS's where they were recorded, or AWS says what they are."""
+    """Messages are AWS's if they were recorded or documented."""
 
     @needed
     def test_a_second_mapping_of_a_stream_to_the_function(self, aws: Aws, stream: str) -> None:
@@ -551,12 +551,12 @@ class TestRefusals:
 
 
 def unchecking(aws: Aws) -> Any:
-    """A client that leaves it to the service to refuse."""
+    """A client without checks of its own, so that the service refuses."""
     return aws.client("lambda", config=Config(parameter_validation=False))
 
 
 class TestCloudFormation:
-    """The same, when a stack makes the mapping; numbers may come as text."""
+    """Mappings made by a stack; numbers may come as text."""
 
     @staticmethod
     def deploy(aws: Aws, name: str, source: str, properties: dict[str, Any]) -> dict[str, Any]:
@@ -629,7 +629,7 @@ def status_of(cloudformation: Any, name: str) -> str:
     return str(cloudformation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"])
 
 
-# What depends on the engine, without it.
+# Behaviour that depends on the engine, tested without it.
 
 
 @pytest.mark.parametrize(
