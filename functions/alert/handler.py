@@ -18,9 +18,8 @@ from telemetry.aws.items import DynamoItems
 from telemetry.aws.observe import count, link, log, observed
 from telemetry.aws.quarantine import Quarantine, of_stream
 from telemetry.aws.stream import Record
-from telemetry.domain import rule as rules_of
 from telemetry.domain.episode import Breach, EpisodeKey
-from telemetry.domain.rule import Rule
+from telemetry.domain.rule import Rule, breaching_value, shipped_rules
 from telemetry.errors import Rejected
 from telemetry.settings import AlertSettings
 
@@ -45,7 +44,7 @@ def run(
         if reading is None:
             continue
         for rule in rules:
-            value = rules_of.breach(rule, reading)
+            value = breaching_value(rule, reading)
             if value is None:
                 continue
             key = EpisodeKey(reading.device_id, rule.name)
@@ -88,7 +87,7 @@ def _put_aside(
 @functools.cache
 def wired() -> tuple[tuple[Rule, ...], Alerts, int, Quarantine]:
     settings = AlertSettings.read(os.environ)
-    rules = rules_of.shipped_rules()
+    rules = shipped_rules()
     items = DynamoItems(client("dynamodb"), settings.alerts_table, KEY)
     severities = {rule.name: rule.severity for rule in rules}
     return (

@@ -99,24 +99,24 @@ def run_influx(
 ) -> dict[str, Any]:
     """The same for InfluxDB's line protocol, answered as InfluxDB does."""
     # only these requests pay for the import
-    from telemetry.aws import influx  # noqa: PLC0415
-    from telemetry.domain.influx import judged  # noqa: PLC0415
+    from telemetry.aws import influx_api  # noqa: PLC0415
+    from telemetry.domain.influx_mapping import judged  # noqa: PLC0415
 
-    if event["resource"] not in (influx.V1_WRITE, influx.V2_WRITE):
+    if event["resource"] not in (influx_api.V1_WRITE, influx_api.V2_WRITE):
         try:
-            return influx.answer(event)
+            return influx_api.answer(event)
         except Rejected as error:
-            return influx.refuse(event, error)
+            return influx_api.refuse(event, error)
     grant = http.granted(event)
     if grant.get("role") not in ("device", "gateway"):
-        return influx.forbid(event)
+        return influx_api.forbid(event)
     device_id = grant["subject"] if grant["role"] == "device" else None
     poster = Poster(device_id, grant.get("prefix", ""))
     try:
-        batch = influx.read(event, poster, now_ms)
+        batch = influx_api.read(event, poster, now_ms)
     except Rejected as error:
         log_refused([refusal(device_id, error.field, error.reason)], INFLUX, grant["subject"])
-        return influx.refuse(event, error)
+        return influx_api.refuse(event, error)
     places = [f"line {point.line}" for point in batch.points]
     admission = admit(batch.documents, poster, now_ms, retention_ms, trace_id, places)
     judgement = judged(batch, admission)
@@ -128,10 +128,10 @@ def run_influx(
         count(FieldsIgnored=batch.ignored.total())
         log.info("fields that are no metric", extra={"fields": batch.ignored.most_common(10)})
     if lost:
-        return influx.unavailable(event)
+        return influx_api.unavailable(event)
     if batch.is_kept_none:
-        return influx.unkept(event, batch)
-    return influx.written(event, judgement.faults, judgement.dropped, batch.ignored)
+        return influx_api.unkept(event, batch)
+    return influx_api.written(event, judgement.faults, judgement.dropped, batch.ignored)
 
 
 def _keep(

@@ -15,10 +15,9 @@ from telemetry.aws.alerts import BUCKETS, KEY, AlertReader, Alerts, Listed, Unli
 from telemetry.aws.clients import client
 from telemetry.aws.items import STATEMENTS_A_CALL, DynamoItems
 from telemetry.aws.observe import count, link, log, observed
-from telemetry.aws.windows import WindowReader
-from telemetry.domain import rule as rules_of
+from telemetry.aws.window_store import WindowReader
 from telemetry.domain.episode import RULE_REMOVED, EpisodeKey, is_rule_gone, recovery
-from telemetry.domain.rule import Rule
+from telemetry.domain.rule import Rule, shipped_rules
 from telemetry.domain.times import MINUTE_MS, minute_of
 from telemetry.errors import Unavailable
 from telemetry.settings import SweepSettings
@@ -165,7 +164,7 @@ def wired() -> tuple[
     Alerts,
 ]:
     settings = SweepSettings.read(os.environ)
-    rules = rules_of.shipped_rules()
+    rules = shipped_rules()
     dynamodb = client("dynamodb", attempts=ATTEMPTS)
     reader = AlertReader(dynamodb, settings.alerts_table)
     severities = {rule.name: rule.severity for rule in rules}

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import boto3
 import pytest
 from telemetry.aws import alerts as alerts_of
-from telemetry.aws import windows as windows_of
 from telemetry.aws.alerts import BUCKETS, AlertReader, Alerts
-from telemetry.aws.windows import WindowReader, Windows
+from telemetry.aws.window_store import KEY as WINDOW_KEY
+from telemetry.aws.window_store import WindowReader, Windows
 from telemetry.domain.episode import Breach, EpisodeKey
 from telemetry.domain.reading import Reading
 from telemetry.domain.times import from_iso
@@ -39,12 +39,12 @@ def add_to(items: MemoryItems) -> Callable[..., None]:
 
 @pytest.fixture(params=["memory", "dynamodb"])
 def windows(request: pytest.FixtureRequest) -> WindowStore:
-    items = MemoryItems(windows_of.KEY)
+    items = MemoryItems(WINDOW_KEY)
     if request.param == "memory":
         return WindowStore(add_to(items), MemoryWindowReader(items))
     request.getfixturevalue("in_moto")
     dynamodb = boto3.client("dynamodb")
-    create_table(dynamodb, "windows", *windows_of.KEY)
+    create_table(dynamodb, "windows", *WINDOW_KEY)
 
     def add(*readings: Reading, region: str = "eu-west-1") -> None:
         add_to(items)(*readings, region=region)
@@ -72,7 +72,7 @@ def minutes(store: WindowStore, first: int, end: int, **options: bool) -> list[i
 
 def test_a_table_that_is_gone_is_told_of(in_moto: None) -> None:  # noqa: ARG001
     dynamodb = boto3.client("dynamodb")
-    create_table(dynamodb, "windows", *windows_of.KEY)
+    create_table(dynamodb, "windows", *WINDOW_KEY)
     reader = WindowReader(dynamodb, "windows")
     reader.ping()
     dynamodb.delete_table(TableName="windows")

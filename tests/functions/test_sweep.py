@@ -6,9 +6,9 @@ from functools import partial
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from telemetry.aws import alerts as alerts_of
-from telemetry.aws import windows as windows_of
 from telemetry.aws.alerts import BUCKETS, Alerts, to_episode, to_notice
-from telemetry.aws.windows import Windows
+from telemetry.aws.window_store import KEY as WINDOW_KEY
+from telemetry.aws.window_store import Windows
 from telemetry.domain.episode import (
     RULE_GONE_MS,
     RULE_REMOVED,
@@ -37,7 +37,7 @@ class Stage:
     """The function with its tables in memory; times are in ms after NOW_MS."""
 
     def __init__(self) -> None:
-        self.windows = MemoryItems(windows_of.KEY)
+        self.windows = MemoryItems(WINDOW_KEY)
         self.items = MemoryItems(alerts_of.KEY)
         self.remaining_ms = 60_000
 

@@ -13,9 +13,8 @@ from unittest.mock import patch
 
 from telemetry.aws import alerts as alerts_module
 from telemetry.aws import functions as functions_module
-from telemetry.aws import mqtt
+from telemetry.aws import mqtt, window_store
 from telemetry.aws import stream as stream_module
-from telemetry.aws import windows as windows_module
 from telemetry.aws.alerts import to_notice
 from telemetry.aws.claims import Claims
 from telemetry.aws.items import (
@@ -34,7 +33,7 @@ from telemetry.aws.schemas import Schemas
 from telemetry.aws.stream import Stream
 from telemetry.domain import admission, validation
 from telemetry.domain import episode as episode_module
-from telemetry.domain import window as windows_of
+from telemetry.domain import window as window_module
 from telemetry.domain.episode import Changed, Episode, join
 from telemetry.domain.schema import versions
 from telemetry.domain.window import Addition, Fate
@@ -119,7 +118,7 @@ def running_sums(planted: contextlib.ExitStack) -> None:
             fates.append(Fate.STORED)
         return Addition(window, fates, 0)
 
-    planted.enter_context(patch.object(windows_of, "add", counting))
+    planted.enter_context(patch.object(window_store, "add_readings", counting))
 
 
 @breaks(oracle.what_is_acknowledged_is_there, seed=3)
@@ -208,13 +207,13 @@ def every_regions_items(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.windows_are_the_sets_of_readings)
 def one_item_for_all_regions(planted: contextlib.ExitStack) -> None:
     """Regions write the same items: the last writer wins, the other's readings are gone."""
-    real = windows_module.Windows._to_item
+    real = window_store.Windows._to_item
 
-    def to_item(self: windows_module.Windows, key: Any, addition: Any) -> Any:
+    def to_item(self: window_store.Windows, key: Any, addition: Any) -> Any:
         self._region = "eu-west-1"
         return real(self, key, addition)
 
-    planted.enter_context(patch.object(windows_module.Windows, "_to_item", to_item))
+    planted.enter_context(patch.object(window_store.Windows, "_to_item", to_item))
 
 
 @breaks(oracle.quarantine_has_what_cannot_be_stored, seed=2)
@@ -333,19 +332,21 @@ def identity_by_arrival(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.windows_are_the_sets_of_readings, seed=2)
 def last_value_wins(planted: contextlib.ExitStack) -> None:
     """Of two values for one instant the later one is kept: the order decides."""
-    planted.enter_context(patch.object(windows_of, "_merge_metrics", lambda a, b: ({**a, **b}, 0)))
+    planted.enter_context(
+        patch.object(window_module, "_merge_metrics", lambda a, b: ({**a, **b}, 0))
+    )
 
 
 @breaks(oracle.windows_are_the_sets_of_readings, seed=2)
 def a_contested_value_is_forgotten(planted: contextlib.ExitStack) -> None:
     """A window keeps no mark of a value that another one was different from."""
-    real = windows_of._merge_metrics
+    real = window_module._merge_metrics
 
     def forgetful(a: Any, b: Any) -> Any:
         merged, disagreeing = real(a, b)
         return {name: float(value) for name, value in merged.items()}, disagreeing
 
-    planted.enter_context(patch.object(windows_of, "_merge_metrics", forgetful))
+    planted.enter_context(patch.object(window_module, "_merge_metrics", forgetful))
 
 
 @breaks(oracle.the_bad_are_refused, seed=2)
@@ -498,7 +499,7 @@ def dead_letters_dropped(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.windows_go_when_their_time_is_over)
 def windows_that_expire_at_once(planted: contextlib.ExitStack) -> None:
     """The time at which a window may go is wrong."""
-    planted.enter_context(patch.object(windows_module, "expires_at", lambda *_arguments: 0))
+    planted.enter_context(patch.object(window_store, "expires_at", lambda *_arguments: 0))
 
 
 @breaks(oracle.notices_say_what_changed)

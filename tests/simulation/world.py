@@ -12,7 +12,6 @@ from typing import Any
 from unittest.mock import patch
 
 from telemetry.aws import observe
-from telemetry.domain import window as windows_of
 from telemetry.domain.accounting import Metric
 
 from emulator.mappings import engine as engine_of
@@ -261,7 +260,7 @@ def simulated(options: Options) -> Iterator[None]:
         silent(observe.log),
         silent(logging.getLogger("emulator.mappings.engine")),
         silent(logging.getLogger("emulator.mqtt.rules")),
-        patch.object(windows_of, "MAX_READINGS", options.window_limit),
+        patch("telemetry.domain.window.MAX_READINGS", options.window_limit),
         patch.object(engine_of, "FOLLOW_SECONDS", FOLLOW_SECONDS),
         patch.object(iot_rules, "uuid", SimpleNamespace(uuid4=lambda: "simulated")),
         patch.object(observe, "_metrics", Counting()),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from telemetry.domain.admission import Admission, Poster, admit
-from telemetry.domain.influx import (
+from telemetry.domain.influx_mapping import (
     Batch,
     Mapping,
     MappingInvalid,

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 from telemetry.aws.quarantine import Held, Quarantine, of_change
-from telemetry.domain import window as windows_of
 from telemetry.domain.times import minute_of, to_iso_minute
+from telemetry.domain.window import encode
 from telemetry.errors import Rejected
 
 from ops import quarantine
@@ -469,7 +469,7 @@ class Pipeline:
         window = {AT_MS % 60_000: metrics or {"temperature": 20.0}}
         minute = {"S": f"{to_iso_minute(minute_of(AT_MS))}#eu-west-1"}
         item = {"device_id": {"S": "pump-1"}, "minute_region": minute}
-        self.items.append({**item, "readings": {"B": windows_of.encode(window)}})
+        self.items.append({**item, "readings": {"B": encode(window)}})
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ def _plain(number: float) -> float | int:
     return int(number) if float(number).is_integer() else number
 
 
-def breach(rule: Rule, reading: Reading) -> float | None:
+def breaching_value(rule: Rule, reading: Reading) -> float | None:
     """The value with which a reading violates the rule, or None where it doesn't."""
     value = reading.metrics.get(rule.metric)
     return value if value is not None and value > rule.above else None

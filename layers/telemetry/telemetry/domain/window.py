@@ -70,12 +70,12 @@ class Statistics:
     last: float  # the value with the latest event time
 
 
-def key_of(reading: Reading) -> WindowKey:
+def window_key(reading: Reading) -> WindowKey:
     """The window that a reading belongs to."""
     return WindowKey(reading.device_id, minute_of(reading.recorded_at_ms))
 
 
-def add(window: Window | None, readings: Iterable[Reading]) -> Addition:
+def add_readings(window: Window | None, readings: Iterable[Reading]) -> Addition:
     """Union of a window and readings of its device and minute."""
     before: Window = EMPTY if window is None else window
     after = dict(before)
@@ -151,20 +151,20 @@ def _has(present: float | None, value: float) -> bool:
     return present > value or isinstance(present, Contested) or not isinstance(value, Contested)
 
 
-def contested(window: Window) -> int:
+def count_contested(window: Window) -> int:
     """How many values of a window others of their instant and metric were different from."""
     return sum(
         isinstance(value, Contested) for metrics in window.values() for value in metrics.values()
     )
 
 
-def statistics(window: Window) -> dict[str, Statistics]:
+def summarize(window: Window) -> dict[str, Statistics]:
     """By metric name, for each metric that any reading has."""
     columns: dict[str, list[float]] = {}
     for offset in sorted(window):
         for name, value in window[offset].items():
             columns.setdefault(name, []).append(value)
-    return {name: _statistics(values) for name, values in sorted(columns.items())}
+    return {name: _summary(values) for name, values in sorted(columns.items())}
 
 
 def last_values(window: Window) -> dict[str, tuple[int, float]]:
@@ -174,7 +174,7 @@ def last_values(window: Window) -> dict[str, tuple[int, float]]:
     }
 
 
-def _statistics(values: list[float]) -> Statistics:
+def _summary(values: list[float]) -> Statistics:
     """Of values in event-time order; fsum makes mean and stddev independent of that order."""
     count = len(values)
     mean = math.fsum(values) / count

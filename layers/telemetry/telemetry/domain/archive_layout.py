@@ -33,7 +33,7 @@ class Selection(NamedTuple):
     by: str = RECEIVED  # whether the span is of when the pipeline received them, or of event time
 
 
-def parse(raw: dict[str, Any]) -> Selection:
+def parse_selection(raw: dict[str, Any]) -> Selection:
     """The selection that a request to replay asks for; raises Rejected."""
     from_ms, to_ms = (_instant(raw, name) for name in ("from", "to"))
     if from_ms >= to_ms:
@@ -55,7 +55,7 @@ def _instant(raw: dict[str, Any], name: str) -> int:
         raise Rejected(reason, field=name, value=raw.get(name)) from None
 
 
-def searched(selection: Selection, now_ms: int) -> tuple[int, int]:
+def search_span(selection: Selection, now_ms: int) -> tuple[int, int]:
     """The span of arrival in which selected readings are looked for, in whole hours, up to now.
 
     By event time, a reading may have arrived any time later, and as much earlier as a device's
@@ -102,7 +102,7 @@ def received_at_ms(reading: Reading, part: str) -> int:
     return min(max(reading.recorded_at_ms, first_ms), end_ms + MARGIN_MS)
 
 
-def parts(prefixes: list[str]) -> list[str]:
+def to_parts(prefixes: list[str]) -> list[str]:
     """The parts of work that partitions make: each an hour, or a day where they are too many."""
     hours = [f"{match[1]}T{match[2]}" for match in map(PREFIX.fullmatch, prefixes) if match]
     if len(hours) <= PARTS_MAX:

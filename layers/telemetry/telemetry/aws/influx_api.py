@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 from telemetry.aws.http import RETRY_AFTER_SECONDS, header, query_parameter
 from telemetry.domain.admission import Poster
 from telemetry.domain.decoders.compression import GZIP_MAGIC, unpacked
-from telemetry.domain.influx import Batch, remedy, shipped_mapping, translate
+from telemetry.domain.influx_mapping import Batch, remedy, shipped_mapping, translate
 from telemetry.domain.line_protocol import Fault, TooManyLines, parse
 from telemetry.domain.reading import shown
 from telemetry.errors import Rejected, TooLarge, Unsupported
