@@ -16,7 +16,7 @@ from telemetry.aws.alerts import KEY, Alerts
 from telemetry.aws.clients import client
 from telemetry.aws.items import DynamoItems
 from telemetry.aws.observe import count, link, log, observed
-from telemetry.aws.quarantine import Quarantine, of_stream
+from telemetry.aws.quarantine import Quarantine, entry_of_record
 from telemetry.aws.stream import Record
 from telemetry.domain.episode import Breach, EpisodeKey
 from telemetry.domain.rule import Rule, breaching_value, shipped_rules
@@ -73,14 +73,14 @@ def _put_aside(
 ) -> set[str]:
     """Quarantine records before the first failed one; those that couldn't be, by their numbers."""
     before = itertools.takewhile(lambda record: record.sequence_number not in failed, records)
-    due = [record for record in before if record.sequence_number in whys]
-    held = []
-    for record in due:
+    to_quarantine = [record for record in before if record.sequence_number in whys]
+    entries = []
+    for record in to_quarantine:
         reason = f"episode_unreadable: this version can't read it: {whys[record.sequence_number]}"
-        held.append(of_stream(record, "alert", Rejected(reason)))
-    if not quarantine.keep(held):
-        return {record.sequence_number for record in due}
-    count(RecordsQuarantined=len(held))
+        entries.append(entry_of_record(record, "alert", Rejected(reason)))
+    if not quarantine.keep(entries):
+        return {record.sequence_number for record in to_quarantine}
+    count(RecordsQuarantined=len(entries))
     return set()
 
 

@@ -139,7 +139,7 @@ def get_alerts(
     if status not in STATUSES:
         reason = f"is not a status: {' and '.join(STATUSES)} are"
         raise Rejected(reason, field="status", value=status)
-    page = alerts.listed(status, _limit(event), http.query_parameter(event, "cursor"))
+    page = alerts.list_page(status, _limit(event), http.query_parameter(event, "cursor"))
     return http.respond(200, page._asdict())
 
 

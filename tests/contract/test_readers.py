@@ -178,7 +178,7 @@ class TestAlertReader:
         seen: list[str] = []
         cursor = None
         for _ in range(10 + BUCKETS):
-            page = alerts.reader.listed("open", limit, cursor)
+            page = alerts.reader.list_page("open", limit, cursor)
             assert len(page.alerts) <= limit
             seen += [alert["device_id"] for alert in page.alerts]
             cursor = page.next
@@ -195,7 +195,7 @@ class TestAlertReader:
         found: list[tuple[str, str]] = []
         cursor = None
         for _ in range(3 + BUCKETS):
-            page = alerts.reader.listed("open", limit, cursor)
+            page = alerts.reader.list_page("open", limit, cursor)
             found += [(alert["device_id"], alert["region"]) for alert in page.alerts]
             cursor = page.next
             if cursor is None:
@@ -204,17 +204,17 @@ class TestAlertReader:
         assert sorted(found) == [("pump-3", region) for region in regions]
 
     def test_no_alerts_are_one_empty_page(self, alerts: AlertStore) -> None:
-        assert alerts.reader.listed("open", 10, None) == ([], None)
+        assert alerts.reader.list_page("open", 10, None) == ([], None)
 
     def test_the_longest_open_of_a_bucket_come_first(self, alerts: AlertStore) -> None:
         # 3 and 14 are in one bucket: crc32 modulo 16 is 10 for both
         alerts.breach("pump-3", 5_000)
         alerts.breach("pump-14", 1_000)
-        listed = [alert["device_id"] for alert in alerts.reader.listed("open", 10, None).alerts]
+        listed = [alert["device_id"] for alert in alerts.reader.list_page("open", 10, None).alerts]
         assert listed == ["pump-14", "pump-3"]
 
     def test_a_cursor_of_nobodys_is_rejected(self, alerts: AlertStore) -> None:
         for cursor in ("x", "W10=", "WzAsICJ4Il0=", "Wzk5XQ=="):
             with pytest.raises(Rejected) as caught:
-                alerts.reader.listed("open", 10, cursor)
+                alerts.reader.list_page("open", 10, cursor)
             assert caught.value.field == "cursor"

@@ -27,7 +27,7 @@ from telemetry.aws.items import (
     Written,
 )
 from telemetry.aws.overflow import Overflow
-from telemetry.aws.quarantine import Quarantine, of_stream
+from telemetry.aws.quarantine import Quarantine, entry_of_record
 from telemetry.aws.queue import Queue
 from telemetry.aws.schemas import Schemas
 from telemetry.aws.stream import Stream
@@ -356,7 +356,7 @@ def values_of_one_instant_are_all_accepted(planted: contextlib.ExitStack) -> Non
     def trusting(readings: Any, _places: Any) -> Any:
         return [validation.Parsed(reading) for reading in readings]
 
-    planted.enter_context(patch.object(admission, "agreeing", trusting))
+    planted.enter_context(patch.object(admission, "resolve_conflicts", trusting))
 
 
 @breaks(oracle.windows_are_the_sets_of_readings, seed=2)
@@ -558,7 +558,7 @@ def a_claim_of_no_time(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.what_is_accepted_is_counted)
 def what_others_bring_is_uncounted(planted: contextlib.ExitStack) -> None:
     """What another producer puts on the stream is missing on the left of the balance."""
-    planted.enter_context(patch.object(stream_module.Record, "is_foreign", False))
+    planted.enter_context(patch.object(stream_module.Record, "bypassed_ingest", False))
 
 
 @breaks(oracle.episodes_open_and_clear_once, seed=9)
@@ -707,7 +707,7 @@ def quarantined_by_alert_too(planted: contextlib.ExitStack) -> None:
         def and_put_aside(event: Any) -> Any:
             records = stream_module.checked(stream_module.decode(event), RETENTION_MS)
             rejected = [(each, each.rejected) for each in records if each.rejected]
-            quarantine.keep([of_stream(each, "alert", why) for each, why in rejected])
+            quarantine.keep([entry_of_record(each, "alert", why) for each, why in rejected])
             return handle(event)
 
         return and_put_aside
@@ -718,13 +718,13 @@ def quarantined_by_alert_too(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.bad_messages_are_quarantined_once, seed=2)
 def a_name_for_each_delivery(planted: contextlib.ExitStack) -> None:
     """What a message brings goes into quarantine under another name whenever it is delivered."""
-    real, numbers = mqtt._held, itertools.count()
+    real, numbers = mqtt._entry, itertools.count()
 
     def numbered(message: Any, *more: Any) -> Any:
-        held = real(message, *more)
-        return held._replace(name=f"{held.name}:{next(numbers)}")
+        entry = real(message, *more)
+        return entry._replace(name=f"{entry.name}:{next(numbers)}")
 
-    planted.enter_context(patch.object(mqtt, "_held", numbered))
+    planted.enter_context(patch.object(mqtt, "_entry", numbered))
 
 
 @breaks(oracle.bad_messages_are_quarantined_once, seed=2)
@@ -733,7 +733,7 @@ def what_a_message_has_wrong_is_dropped(planted: contextlib.ExitStack) -> None:
     real = mqtt.take
 
     def silent(*arguments: Any) -> Any:
-        return real(*arguments)._replace(refused=0, held=[])
+        return real(*arguments)._replace(refused=0, entries=[])
 
     planted.enter_context(patch.object(mqtt, "take", silent))
 

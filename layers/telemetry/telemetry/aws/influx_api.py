@@ -80,7 +80,7 @@ def written(
     return _error(event, 400, message, line=faults[0].line)
 
 
-def unkept(event: dict[str, Any], batch: Batch) -> Response:
+def nothing_stored(event: dict[str, Any], batch: Batch) -> Response:
     """400 where no field of any point is a metric, so that whoever set it up hears of it.
 
     Nothing is gained by sending it again, and clients don't: they drop what a 400 calls partial.

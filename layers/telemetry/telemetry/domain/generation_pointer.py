@@ -1,14 +1,15 @@
-"""Generations of windows: which one readers see, and which ones writers write.
+"""Generations of windows: readers see one, writers may write several.
 
-A rebuild makes all of a region's windows again, beside those that are there. They differ only in
-the generation in their keys, and each region has a pointer that says which generation counts:
+A rebuild makes a new copy of all windows of a region, a generation, from the archive. The copies
+differ in the generation number of their keys. Each region has a pointer that names its generations:
 
-    begin   a new generation is being built; from now on writers write it too
-    switch  it is the current one; the one before is still written, for readers who don't know yet
-    settle  the one before is written no more, and may be deleted
+    begin   a new generation is being built; from now on writers write it, too
+    switch  it becomes the current one; writers still write the old one, because some readers
+            still use the old pointer
+    settle  the old one isn't written any more, and may be deleted
 
-Numbers only grow: a generation that isn't in the pointer never comes back into it. So whoever still
-writes one, because he read the pointer long ago, does no harm, and deleting one is always safe.
+Numbers only grow: a generation that has left the pointer never comes back into it. So a writer with
+an outdated pointer that still writes such a generation does no harm, and deleting it is safe.
 """
 
 from typing import NamedTuple
@@ -17,16 +18,16 @@ from telemetry.errors import Rejected
 
 
 class Pointer(NamedTuple):
-    """What counts in one region."""
+    """A region's generations, by number."""
 
     current: int = 0
     building: int | None = None
     retiring: int | None = None
-    newest: int = 0  # the highest number ever given
+    newest: int = 0  # the highest number ever used
 
     @property
     def written(self) -> tuple[int, ...]:
-        """The generations that a reading goes into, the current one first."""
+        """The generations that writers write, the current one first."""
         others = (self.building, self.retiring)
         return (self.current, *(number for number in others if number is not None))
 
@@ -35,7 +36,7 @@ FIRST = Pointer()
 
 
 def begin(pointer: Pointer, anew: bool = False) -> Pointer:
-    """Build another generation: the one that was begun, if one was and it isn't to be `anew`."""
+    """Begin a generation; keep one that is being built already, unless `anew`."""
     if pointer.building is not None and not anew:
         return pointer
     number = pointer.newest + 1
@@ -43,14 +44,14 @@ def begin(pointer: Pointer, anew: bool = False) -> Pointer:
 
 
 def check_built(pointer: Pointer, number: int) -> None:
-    """Raise Rejected for a generation that neither is being built nor was, and is current."""
+    """Raise Rejected unless the generation is being built, or was built and is now current."""
     if number not in (pointer.building, pointer.current):
         reason = f"is not being built: the region's pointer is {pointer._asdict()}"
         raise Rejected(reason, field="generation", value=number)
 
 
 def switch(pointer: Pointer, number: int) -> Pointer:
-    """Make the generation that was built the current one; raises Rejected for any other."""
+    """Make the generation that was built the current one; raise Rejected for any other."""
     check_built(pointer, number)
     if pointer.current == number:
         return pointer
@@ -58,13 +59,13 @@ def switch(pointer: Pointer, number: int) -> Pointer:
 
 
 def give_up(pointer: Pointer) -> Pointer:
-    """Build no other generation, and write none that was begun."""
+    """Drop the generation that is being built, if any."""
     return pointer if pointer.building is None else pointer._replace(building=None)
 
 
 def settle(pointer: Pointer, number: int) -> Pointer:
-    """Write the generation before `number` no more.
+    """Stop writing the generation before `number`, if `number` is still current.
 
-    Where another was switched to since, `number` itself is retiring, and has readers to wait for.
+    After a later switch `number` itself is retiring, and readers may still use it.
     """
     return pointer._replace(retiring=None) if pointer.current == number else pointer
