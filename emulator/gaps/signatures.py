@@ -24,7 +24,7 @@ from emulator import sigv4
 from emulator.sigv4 import Key, Refused, Request, Signature
 
 API_PREFIX = "/_aws/execute-api/"
-INVOKE = "execute-api:Invoke"
+INVOKE, BY_IAM = "execute-api:Invoke", "AWS_IAM"
 OWN_PREFIXES = ("/_ministack/", "/_localstack/", "/health")
 LINK_SECONDS = 600
 RESPONSE_SECONDS = 7200  # for a custom resource's answer; AWS waits an hour for it
@@ -80,7 +80,7 @@ def leave_unknown_routes(app: Any) -> None:
     def enforce_on_routes(
         api_id: str, stage: str, method: str, path: str, *request: Any, iam_action: str = INVOKE
     ) -> Any:
-        if iam_action == INVOKE and authorization_of(api_id, stage, method, path) is None:
+        if iam_action == INVOKE and authorization_of(api_id, stage, method, path) != BY_IAM:
             return None
         return enforce(api_id, stage, method, path, *request, iam_action=iam_action)
 

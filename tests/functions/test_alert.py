@@ -155,6 +155,11 @@ def test_devices_and_rules_have_episodes_of_their_own(stage: Stage) -> None:
     }
 
 
+def test_a_rule_that_is_kept_hides_no_breach_of_the_next_one(stage: Stage) -> None:
+    stage.run(reading("a", NOW_MS, temperature=20.0, humidity=95.0), hot(1, device_id="b"))
+    assert set(stage.episodes()) == {("a", "damp#eu-west-1"), ("b", "overheating#eu-west-1")}
+
+
 def test_a_time_that_ingest_would_not_take_raises_no_alert_for_what_came_past_it(
     stage: Stage,
 ) -> None:

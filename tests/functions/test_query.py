@@ -136,6 +136,28 @@ def test_pages_cut_between_minutes_never_between_regions(stage: Stage) -> None:
     ]  # eu-west-1 and us-east-1 have the same offset, ap-south-1 another
 
 
+@pytest.mark.parametrize(("limit", "pages"), [("1", [1, 1, 1]), ("3", [3]), ("1000", [3])])
+def test_a_limit_may_be_anything_from_1_to_1000(stage: Stage, limit: str, pages: list[int]) -> None:
+    stage.store(*(reading(at_ms=NOW_MS - minute * MINUTE_MS) for minute in (1, 2, 3)))
+    found, start = [], "2026-11-21T01:00:00Z"
+    while start:
+        body = body_of(stage.get(WINDOWS, from_=start, limit=limit))
+        found.append(len(body["windows"]))
+        start = body["next"]
+    assert found == pages
+
+
+def test_a_page_has_100_windows_or_alerts_unless_another_limit_is_asked_for(stage: Stage) -> None:
+    stage.store(*(reading(at_ms=NOW_MS - minute * MINUTE_MS) for minute in range(1, 102)))
+    body = body_of(stage.get(WINDOWS, from_="0"))
+    assert (len(body["windows"]), body["next"]) == (100, "2026-11-21T01:29:00Z")
+    for index in range(101):
+        stage.breach(f"pump-{index}")
+    body = body_of(stage.get("/alerts"))
+    assert len(body["alerts"]) == 100
+    assert len(body_of(stage.get("/alerts", cursor=body["next"]))["alerts"]) == 1
+
+
 def test_a_full_last_page_has_no_next(stage: Stage) -> None:
     stage.store(*(reading(at_ms=NOW_MS - minute * MINUTE_MS) for minute in (1, 2)))
     body = body_of(stage.get(WINDOWS, limit="2"))
@@ -342,7 +364,9 @@ def test_a_device_without_readings_is_not_found(stage: Stage) -> None:
 
 def test_an_open_alert_is_listed_with_its_episode(stage: Stage) -> None:
     stage.breach("pump-1")
-    assert body_of(stage.get("/alerts", status="open")) == {
+    response = stage.get("/alerts", status="open")
+    assert response["statusCode"] == 200
+    assert body_of(response) == {
         "alerts": [
             {
                 "device_id": "pump-1",
@@ -401,7 +425,9 @@ def test_claims_in_the_table_are_no_alerts(stage: Stage) -> None:
 
 def test_health_is_ok_while_the_windows_can_be_read(stage: Stage) -> None:
     stage.store(*(reading(at_ms=NOW_MS - second * 1000) for second in range(10)))
-    assert body_of(stage.get("/health")) == {"name": "telemetry", "status": "pass"}
+    response = stage.get("/health")
+    assert response["statusCode"] == 200
+    assert body_of(response) == {"name": "telemetry", "status": "pass"}
     assert stage.reader.items_read == 0
     stage.reader.down = True
     with pytest.raises(ConnectionError):

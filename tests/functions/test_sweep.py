@@ -1,12 +1,20 @@
 """Sweep: an episode is cleared once its device has recovered, by what the windows say."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from telemetry.aws import alerts as alerts_of
-from telemetry.aws.alerts import BUCKETS, Alerts, to_episode, to_notice
+from telemetry.aws.alerts import (
+    BUCKETS,
+    Alerts,
+    StoredEpisode,
+    UnreadableEpisode,
+    to_episode,
+    to_notice,
+)
+from telemetry.aws.items import Outcome, Write
 from telemetry.aws.window_store import KEY as WINDOW_KEY
 from telemetry.aws.window_store import Windows
 from telemetry.domain.episode import (
@@ -39,6 +47,7 @@ class Stage:
     def __init__(self) -> None:
         self.windows = MemoryItems(WINDOW_KEY)
         self.items = MemoryItems(alerts_of.KEY)
+        self.reader = MemoryWindowReader(self.windows)
         self.remaining_ms = 60_000
 
     def alerts(self, region: str = REGION) -> Alerts:
@@ -63,7 +72,7 @@ class Stage:
             NOW_MS + at_ms,
             rules,
             partial(MemoryAlertReader(self.items).open_in, REGION),
-            MemoryWindowReader(self.windows),
+            self.reader,
             self.alerts(),
             lambda: self.remaining_ms,
         )
@@ -111,6 +120,24 @@ def test_a_recovery_minutes_later_is_found(stage: Stage) -> None:
     stage.course(_59999=40.0, _60000=38.0, _180000=37.0, _300001=36.0)
     stage.sweep(HOUR_MS)
     assert stage.episode().cleared_ms == NOW_MS + 300_001
+
+
+def test_readings_without_the_rules_metric_say_nothing_of_a_recovery(stage: Stage) -> None:
+    stage.course(_0=40.0, _2000=30.0)
+    damp = reading("pump-1", NOW_MS + 1000, humidity=5.0)
+    Windows(stage.windows, REGION, 30 * 24 * HOUR_MS, lambda: (0,)).add([damp])
+    assert stage.sweep(HOUR_MS) == {"seen": 1, "cleared": 1}
+    assert stage.episode().cleared_ms == NOW_MS + 2000
+
+
+def test_only_windows_from_the_last_breach_on_are_read(stage: Stage) -> None:
+    minutes = [NOW_MS + minute * 60_000 for minute in range(-600, 0)]
+    Windows(stage.windows, REGION, 30 * 24 * HOUR_MS, lambda: (0,)).add(
+        [reading(at_ms=at_ms) for at_ms in minutes]
+    )
+    stage.course(_59999=40.0, _120000=38.0)
+    stage.sweep(HOUR_MS)
+    assert stage.reader.items_read == 2
 
 
 def test_a_recovery_that_another_region_has_taken_counts(stage: Stage) -> None:
@@ -309,7 +336,16 @@ def test_a_device_with_more_windows_than_there_is_time_for_is_told_and_the_other
 def test_more_than_one_call_takes_are_all_cleared(stage: Stage) -> None:
     for index in range(60):
         stage.course(f"pump-{index}", _0=40.0, _1000=30.0)
+    sizes: list[int] = []
+    write = stage.items.write
+
+    def counting(writes: Sequence[Write]) -> list[Outcome]:
+        sizes.append(len(writes))
+        return write(writes)
+
+    stage.items.write = counting  # type: ignore[method-assign]
     assert stage.sweep(HOUR_MS) == {"seen": 60, "cleared": 60}
+    assert sizes == [25, 25, 10]
 
 
 def test_what_cannot_be_written_is_an_error_and_is_cleared_by_the_next(stage: Stage) -> None:
@@ -331,3 +367,42 @@ def test_where_a_minute_is_too_short_each_begins_with_other_episodes(stage: Stag
         reader = MemoryAlertReader(stage.items)
         first.add(next(iter(reader.open_in(REGION, minute))).key)
     assert len(first) > BUCKETS // 2
+
+
+def test_each_minute_begins_with_the_bucket_after_that_of_the_minute_before() -> None:
+    begun: list[int] = []
+
+    def listing(first_bucket: int) -> list[StoredEpisode]:
+        begun.append(first_bucket)
+        return []
+
+    windows = MemoryWindowReader(MemoryItems(WINDOW_KEY))
+    alerts = Alerts(MemoryItems(alerts_of.KEY), REGION, {})
+    for minute in range(2 * BUCKETS):
+        run(NOW_MS + minute * 60_000 + 59_999, (HOT,), listing, windows, alerts, lambda: 60_000)
+    first = begun[0]
+    assert begun == [(first + minute) % BUCKETS for minute in range(2 * BUCKETS)]
+
+
+@pytest.mark.parametrize(("remaining_ms", "seen"), [(15_000, 20), (14_999, 0)])
+def test_the_last_fifteen_seconds_are_for_finishing(
+    stage: Stage, remaining_ms: int, seen: int
+) -> None:
+    for index in range(20):
+        stage.course(f"pump-{index}", _0=40.0)
+    stage.remaining_ms = remaining_ms
+    assert stage.sweep(HOUR_MS) == {"seen": seen, "cleared": 0}
+
+
+def test_nothing_more_is_listed_when_time_is_up(stage: Stage) -> None:
+    stage.course("pump-1", _0=40.0)
+    stage.course("pump-2", _0=40.0)
+    listed: list[StoredEpisode | UnreadableEpisode] = []
+
+    def listing(_first_bucket: int) -> Iterator[StoredEpisode | UnreadableEpisode]:
+        for each in MemoryAlertReader(stage.items).open_in(REGION, 0):
+            listed.append(each)
+            yield each
+
+    run(NOW_MS, (HOT,), listing, stage.reader, stage.alerts(), lambda: 0)
+    assert len(listed) == 1

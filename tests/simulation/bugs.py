@@ -171,8 +171,8 @@ def no_outbox(planted: contextlib.ExitStack) -> None:
             return joined
 
         alerts.join = and_tell  # type: ignore[method-assign]
-        quarantine = Quarantine(of.s3, FAILURES)
-        return lambda event: alert.run(event, wiring.shipped(), alerts, RETENTION_MS, quarantine)
+        rules, quarantine = wiring.rules_of(of.conditions.options), Quarantine(of.s3, FAILURES)
+        return lambda event: alert.run(event, rules, alerts, RETENTION_MS, quarantine)
 
     def dispatching(of: Environment) -> Handler:
         real = wiring.dispatching(of)
@@ -633,7 +633,7 @@ def drained_unmarked(planted: contextlib.ExitStack) -> None:
 def the_payload_names_the_device(planted: contextlib.ExitStack) -> None:
     """A field of the payload wins over the rule's, and no condition keeps it out."""
     conditions = (" AND isUndefined(device_id) = true", " OR isUndefined(device_id) = false")
-    real_parse, real_place = sql.parse, sql.place
+    real_parse, real_set_field = sql.parse, sql.set_field
 
     def careless(text: str) -> Any:
         for condition in conditions:
@@ -642,10 +642,10 @@ def the_payload_names_the_device(planted: contextlib.ExitStack) -> None:
 
     def theirs(result: dict[str, Any], name: tuple[str, ...], value: Any) -> None:
         if name[0] not in result:
-            real_place(result, name, value)
+            real_set_field(result, name, value)
 
     planted.enter_context(patch.object(sql, "parse", careless))
-    planted.enter_context(patch.object(sql, "place", theirs))
+    planted.enter_context(patch.object(sql, "set_field", theirs))
     trusting = iot_module.rules.__wrapped__()
     planted.enter_context(patch.object(iot_module, "rules", lambda: trusting))
 

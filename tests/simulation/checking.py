@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from tests.simulation import edge_bugs  # noqa: F401 - it adds its own to BUGS
 from tests.simulation.bugs import BUGS, planted
+from tests.simulation.invariants import BROKEN, violations
 from tests.simulation.options import Options, drawn
-from tests.simulation.oracle import BROKEN, WAYS, kept, notices_sent, own_episodes, violations
+from tests.simulation.oracle import WAYS, kept, notices_sent, own_episodes
 from tests.simulation.world import World, run
 
 MINUTES_MIN = 0.5

@@ -49,6 +49,9 @@ class Clients:
     def call(self, service: str, operation: str, does: Callable[[], T]) -> T:
         raise NotImplementedError
 
+    def note_key(self, data: bytes, key: str) -> None:
+        """Note under which partition key a record was to get onto the stream."""
+
 
 class Client:
     """A client of one service."""
@@ -72,6 +75,8 @@ class Kinesis(Client):
 
     def put_records(self, *, StreamName: str, Records: list[Json]) -> Json:  # noqa: ARG002, N803
         stream = self._services.stream
+        for record in Records:
+            self._of.note_key(record["Data"], record["PartitionKey"])
 
         def does() -> Json:
             results: list[Json] = []
@@ -157,10 +162,10 @@ class DynamoDb(Client):
     def query(self, **request: Any) -> Json:
         def does() -> Json:
             (value,) = request["ExpressionAttributeValues"].values()
-            found = self._table(request["TableName"]).having(
-                self._services.name, "status_bucket", value
+            found, last = self._table(request["TableName"]).indexed(
+                self._services.name, value["S"], request["Limit"], request.get("ExclusiveStartKey")
             )
-            return {"Items": found}
+            return {"Items": found} | ({"LastEvaluatedKey": last} if last else {})
 
         return self._call("Query", does)
 
@@ -185,11 +190,29 @@ class Windows:
         if ":partition" in values:  # the regions' generations
             (name,) = values.values()
             yield self._dynamodb._call(
-                "Query", lambda: {"Items": table.having(region, "device_id", name)}
+                "Query", lambda: {"Items": table.of_partition(region, name["S"])}
             )
             return
-        bounds = [values[name]["S"] for name in (":device", ":from", ":to")]
-        yield self._dynamodb._call("Query", lambda: {"Items": table.between(region, *bounds)})
+        device_id, low, high = [values[name]["S"] for name in (":device", ":from", ":to")]
+        is_forward, size = request["ScanIndexForward"], request["PaginationConfig"]["PageSize"]
+        seen = ""  # the sort key of the last item so far
+
+        def page() -> Json:
+            found = table.between(region, device_id, low, high, is_forward)
+            keys = [table.key_of(item)[1] for item in found]
+            left = [
+                item
+                for item, key in zip(found, keys, strict=True)
+                if not seen or (key > seen if is_forward else key < seen)
+            ]
+            return {"Items": left[:size]}
+
+        while True:
+            items = self._dynamodb._call("Query", page)["Items"]
+            yield {"Items": items}
+            if len(items) < size:
+                return
+            seen = table.key_of(items[-1])[1]
 
 
 class Sqs(Client):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import random
 from base64 import b64encode
 from collections.abc import Coroutine, Mapping
@@ -12,19 +13,39 @@ from tests import writers
 from tests.simulation import judge
 from tests.simulation.conditions import Conditions
 from tests.simulation.iot import Publication
-from tests.simulation.judge import Judged
+from tests.simulation.judge import HOT, RANGES, THAWING, Judged, Rule
+from tests.simulation.options import Options
 from tests.simulation.region import Region
-from tests.simulation.ways import NEWEST, WAYS, Way
+from tests.simulation.ways import INFLUX, NEWEST, WAYS, Way
 
 Json = dict[str, Any]
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 PAUSE_SECONDS = (0.5, 8.0)
-BATTERY_SHARE = 0.3
+SHARES = {"battery": (0.3, 2, 4), "pressure": (0.15, 950, 1050)}
+"""Of how many readings have a metric, and between which values."""
+FREEZER_OFFSET = 56
+"""By how much a freezer is colder than other devices: its rule is as much lower."""
+SENSORS_MAX = 3
+CONTRADICTED_SECONDS = (50.0, 240.0)
 BATCH_MOST = 100
 SKEWS_MS = (-90_000, 100_000, -3 * HOUR_MS, -26 * HOUR_MS, 20 * 60_000, -400 * DAY_MS, 800 * DAY_MS)
 REFUSED_SKEWS_MS = {20 * 60_000, -400 * DAY_MS, 800 * DAY_MS}
-ACCEPTED, REFUSED, UNAVAILABLE = 202, 400, 503
+ACCEPTED, WRITTEN, REFUSED, UNAVAILABLE = 202, 204, 400, 503
+
+
+def temperature_of(celsius: float, options: Options) -> float:
+    """A temperature that is usual, or is as far from the rule as that, of freezers."""
+    return round(celsius - FREEZER_OFFSET, 2) if options.freezers else celsius
+
+
+def odd_values(rule: Rule) -> tuple[float, ...]:
+    """Temperatures at the ends of what a reading may have, and at the rule's thresholds."""
+    low, high = RANGES["temperature"]
+    above, clears_below = rule.above, rule.clears_below
+    thresholds: tuple[float, ...] = (above, math.nextafter(above, high), math.nextafter(above, low))
+    thresholds += (clears_below, math.nextafter(clears_below, low), int(clears_below) - 1)
+    return (low, high, float(low), float(high), -0.0, 0, *thresholds)
 
 
 class Device:
@@ -33,16 +54,22 @@ class Device:
     def __init__(self, conditions: Conditions, regions: Mapping[str, Region], index: int) -> None:
         self._conditions = conditions
         self._regions = regions
+        self._options = conditions.options
         self._chance = random.Random(f"{conditions.seed}/device/{index}")
-        self.device_id = f"device-{index}"
-        neighbour = f"device-{(index + 1) % conditions.options.devices}"
+        # of other names in other courses: each bucket of the alerts' index has some
+        self.device_id = f"device-{conditions.seed}-{index}"
+        neighbour = f"device-{conditions.seed}-{(index + 1) % conditions.options.devices}"
         self._others = neighbour if neighbour != self.device_id else "device-0x"
+        self._rule = THAWING if conditions.options.freezers else HOT
+        self._is_punctual = self._chance.random() < 0.5
         self.region = self._chance.choice(sorted(regions))
         is_wrong = self._happens("wrong_clock")
         self._skew_ms = self._chance.choice(SKEWS_MS) if is_wrong else 0
         self._is_refused = self._skew_ms in REFUSED_SKEWS_MS
         self.sent: list[Json] = []
         """Every document that it meant, as often as it sent it; not the bad ones."""
+        self.sensors_sent: list[Json] = []
+        """Every document of a sensor behind it, with the sensor's name."""
         self._sent_to: dict[str, list[Json]] = {}
         self._meant_in_part: list[Json] = []
         """What is right of documents that aren't, wherever it sent them."""
@@ -59,7 +86,7 @@ class Device:
     def temperatures(self, count: int) -> list[float]:
         """Calm, with up to two spells of heat, near each other or far apart; calm at the end."""
         chance = self._chance
-        values = [round(chance.uniform(20, 36), 2) for _ in range(count)]
+        values: list[float] = [round(chance.uniform(20, 36), 2) for _ in range(count)]
         last = int(count * 0.75)
         starts = [chance.randrange(max(1, last)) for _ in range(chance.choice([0, 1, 2]))]
         for start in chance.choice([starts, [0, last - 1]]):
@@ -69,6 +96,12 @@ class Device:
                     values[place] = round(chance.uniform(38.01, 55), 2)
             if start and chance.random() < 0.3:
                 values[start - 1] = 37.5
+        values = [temperature_of(value, self._conditions.options) for value in values]
+        odd = odd_values(self._rule)
+        for place in range(last):
+            if self._happens("odd_values"):
+                digits = chance.uniform(values[place] - 1, values[place] + 1)
+                values[place] = chance.choice((*odd, digits))
         return values
 
     def document(self, at_ms: int, temperature: float) -> Json:
@@ -76,9 +109,17 @@ class Device:
             at_ms += 1
         self._used.add(at_ms)
         document = {"recorded_at": at_ms, "temperature": temperature}
-        if self._chance.random() < BATTERY_SHARE:
-            document["battery"] = round(self._chance.uniform(2, 4), 2)
+        for metric, (share, low, high) in SHARES.items():
+            if self._chance.random() < share:
+                document[metric] = self._value(metric, round(self._chance.uniform(low, high), 2))
         return document
+
+    def _value(self, metric: str, usual: float) -> float:
+        """A value that is usual for a metric, or one at an end of what it may have."""
+        if not self._happens("odd_values"):
+            return usual
+        low, high = RANGES[metric]
+        return self._chance.choice([low, high, float(low) or -0.0, usual + 1 / 3])
 
     # How it sends it
 
@@ -88,8 +129,11 @@ class Device:
         options = conditions.options
         count = int(options.minutes * 60 / options.period_seconds)
         waiting: list[Json] = []
+        before = self._rule.clears_below
         for temperature in self.temperatures(count):
-            await asyncio.sleep(options.period_seconds * chance.uniform(0.5, 1.5))
+            is_recovery = before > self._rule.above and temperature < self._rule.clears_below
+            before = temperature
+            await asyncio.sleep(self._pause_seconds(is_recovery))
             measured = self.document(conditions.now_ms() + self._skew_ms, temperature)
             if self._happens("new_firmware"):
                 self.way = chance.choice(WAYS)
@@ -98,8 +142,15 @@ class Device:
                 conditions.poison_instants.add(measured["recorded_at"])
             if self._happens("hours_late"):
                 old_ms = conditions.now_ms() - chance.randint(1, 20) * HOUR_MS
-                waiting.append(self.document(old_ms, round(chance.uniform(20, 50), 2)))
-            waiting += self._parts(measured)
+                old = temperature_of(round(chance.uniform(20, 50), 2), options)
+                waiting.append(self.document(old_ms, old))
+            parts = self._parts(measured)
+            if is_recovery and self._happens("contradicted"):
+                self._contradict(measured)
+            if self._happens("elsewhere"):
+                other = next(each for each in sorted(self._regions) if each != self.region)
+                self._send([parts.pop()], 0.0, self._if_there(other))
+            waiting += parts
             if self._happens("late"):
                 self._send(waiting, chance.uniform(1, 150))
                 waiting = []
@@ -111,24 +162,41 @@ class Device:
                 self._send(self.sent[-chance.randint(1, 20) :], 0.0)
         self._send(waiting, 0.0)
 
+    def _pause_seconds(self, is_recovery: bool) -> float:
+        """How long to wait with the next measurement; some calm down at a full minute, exactly."""
+        if is_recovery and self._is_punctual:
+            return 60 - (self._conditions.now_ms() % 60_000) / 1000
+        return self._conditions.options.period_seconds * self._chance.uniform(0.5, 1.5)
+
+    def _contradict(self, measured: Json) -> None:
+        """Send a calm reading again as a hot one, when its episode is cleared, maybe."""
+        temperature = temperature_of(round(self._chance.uniform(39, 55), 2), self._options)
+        seconds = self._chance.uniform(*CONTRADICTED_SECONDS)
+        self._send([measured | {"temperature": temperature}], seconds)
+
     def _parts(self, measured: Json) -> list[Json]:
         """One document or several that say the same."""
         chance, parts = self._chance, [measured]
         if self._happens("apart"):
             instant = {"recorded_at": measured["recorded_at"]}
-            parts.append(instant | {"humidity": round(chance.uniform(0, 100), 1)})
+            humidity = self._value("humidity", round(chance.uniform(0, 100), 1))
+            parts.append(instant | {"humidity": humidity})
         if self._happens("disagreeing"):
+            low, high = RANGES["temperature"]
             other = round(measured["temperature"] + chance.choice([-0.5, 0.5]), 2)
-            parts.append(measured | {"temperature": other})
+            parts.append(measured | {"temperature": min(max(other, low), high)})
         return parts
 
     def _happens(self, fault: str) -> bool:
         return self._conditions.happens(fault, self._chance)
 
-    def _send(self, documents: list[Json], delay_seconds: float) -> None:
+    def _send(self, documents: list[Json], delay_seconds: float, region: str | None = None) -> None:
+        """Send documents some time, to a region if it is to be another one than this device's."""
         self.sent += documents
         if documents:
-            self._begin(self._send_until_taken(list(documents), delay_seconds, self.way, WAYS))
+            self._begin(
+                self._send_until_taken(list(documents), delay_seconds, self.way, WAYS, region)
+            )
 
     def _begin(self, sending: Coroutine[Any, Any, None]) -> None:
         self._sending.append(asyncio.create_task(sending))
@@ -153,10 +221,15 @@ class Device:
             self._begin(self._send_until_taken(batch, 0.0, way, NEWEST))
 
     async def _send_until_taken(
-        self, documents: list[Json], delay_seconds: float, way: Way, ways: tuple[Way, ...]
+        self,
+        documents: list[Json],
+        delay_seconds: float,
+        way: Way,
+        ways: tuple[Way, ...],
+        region: str | None = None,
     ) -> None:
         await asyncio.sleep(delay_seconds)
-        region, whole = self.region, documents
+        region, whole = self._if_there(region or self.region), documents
         while documents:
             documents = await self._send_once(region, way, documents)
             await asyncio.sleep(self._chance.uniform(*PAUSE_SECONDS))
@@ -182,26 +255,39 @@ class Device:
         self._conditions.history.note(self.device_id, "sends to", region, way.name, instants)
         if way.topic:
             return await self._publish(region, way, meant)
+        if way.route == INFLUX:
+            return await self._write_points(region, way, meant)
         return await self._post(region, way, meant)
 
     # Over HTTPS
 
     async def _post(self, region: str, way: Way, documents: list[Json]) -> list[Json]:
-        bad = self._bad_bodies(way)
-        body = [*documents, *bad]
-        response = await self._request(region, way, body)
+        own, bad, sensors = documents, self._bad_bodies(way), list[Json]()
+        is_gateway = self._happens("gateway")
+        if is_gateway:
+            own, bad, sensors = self._named(own), self._named(bad), self._sensors()
+        body = [*own, *sensors, *bad]
+        response = await self._request(region, way, body, is_gateway)
         if response is not None and response["statusCode"] == UNAVAILABLE:
             self._conditions.hits["not taken"] += 1
         if response is None or response["statusCode"] not in {ACCEPTED, REFUSED, UNAVAILABLE}:
-            return documents
+            return own
         answer = json.loads(response["body"])
         if "rejected" not in answer:  # nothing of it was looked at
             if response["statusCode"] == UNAVAILABLE:
-                return documents
+                return own
             self.misjudged.append(f"{self.device_id}: was told {answer} of {way.name} {body}")
             return []
+        found = self._judged(own, sensors, bad)
+        not_taken = self._compare(answer, found, body)
+        for index, (document, each) in enumerate(zip(body, found, strict=True)):
+            if each.metrics and index not in not_taken:
+                self._acknowledge(region, document, each)
+        return [own[index] for index in sorted(not_taken) if index < len(own)]
+
+    def _compare(self, answer: Json, found: list[Judged], body: list[Any]) -> set[int]:
+        """Note where an answer says something else than it must; which documents aren't taken."""
         refused = {refusal["index"] for refusal in answer["rejected"]}
-        found = self._judged(documents, bad)
         if refused != {index for index, each in enumerate(found) if not each.metrics}:
             self.misjudged.append(f"{self.device_id}: refused {refused} of {body}")
         not_taken = set(answer.get("not_taken", []))
@@ -213,17 +299,56 @@ class Device:
         if answer["accepted"] != accepted:
             told = f"{answer['accepted']} accepted, not {accepted}"
             self.misjudged.append(f"{self.device_id}: was told {told}")
-        for index, (document, each) in enumerate(zip(body, found, strict=True)):
-            if each.metrics and index not in not_taken:
-                taken = {"recorded_at": document["recorded_at"], **each.metrics}
-                self.acknowledged.append((region, taken))
-        return [documents[index] for index in sorted(not_taken) if index < len(documents)]
+        return not_taken
 
-    def _judged(self, documents: list[Json], bad: list[Any]) -> list[Judged]:
-        """What an answer must say of documents, and of what isn't right and came with them."""
+    def _acknowledge(self, region: str, document: Json, found: Judged) -> None:
+        """Note what an answer says is taken; of sensors only what no lost region takes with it."""
+        taken = {"recorded_at": document["recorded_at"], **found.metrics}
+        if document.get("device_id", self.device_id) == self.device_id:
+            self.acknowledged.append((region, taken))
+        elif not self._options.region_loss:
+            self.acknowledged.append((region, {"device_id": document["device_id"], **taken}))
+
+    async def _write_points(self, region: str, way: Way, documents: list[Json]) -> list[Json]:
+        """Post as InfluxDB's clients do, and take the answer as they do."""
+        response = await self._request(region, way, documents, is_gateway=False)
+        status = response and response["statusCode"]
+        if status == WRITTEN:
+            self.acknowledged += [(region, document) for document in documents]
+        elif status != REFUSED:
+            return documents
+        elif all(each.is_whole for each in self._judged(documents, [], [])):
+            self.misjudged.append(f"{self.device_id}: was told {response} of {documents}")
+        return []
+
+    def _sensors(self) -> list[Json]:
+        """Documents of sensors behind this device, sent once, whatever the answer is."""
+        chance, now_ms, documents = self._chance, self._conditions.now_ms(), []
+        for sensor in range(1, chance.randint(2, SENSORS_MAX + 1)):
+            celsius = round(chance.uniform(20, 50), 2)
+            documents.append(
+                {
+                    "device_id": f"{self.device_id}-{sensor}",
+                    "recorded_at": now_ms,
+                    "temperature": temperature_of(celsius, self._options),
+                }
+            )
+        self.sensors_sent += documents
+        return documents
+
+    def _named(self, documents: list[Any]) -> list[Any]:
+        """Documents that say whose they are, as a gateway's must."""
+        names = {"device_id": self.device_id}
+        return [names | each if isinstance(each, dict) else each for each in documents]
+
+    def _judged(self, documents: list[Json], sensors: list[Json], bad: list[Any]) -> list[Judged]:
+        """What an answer must say of documents, and of what came with them."""
         late = set() if not self._is_refused else self._used - self._good_instants()
         body = [{} if each["recorded_at"] in late else each for each in documents]
-        return judge.judged([*body, *bad], self.device_id, self._conditions.now_ms())
+        now_ms, count = self._conditions.now_ms(), len(documents)
+        found = judge.judged([*body, *bad], self.device_id, now_ms)
+        others = [judge.judged_alone(each, each["device_id"], now_ms) for each in sensors]
+        return [*found[:count], *others, *found[count:]]
 
     def _mean_part_of(self, document: Any) -> None:
         """Note what is right of a document that isn't: it is to be taken."""
@@ -253,14 +378,19 @@ class Device:
         self._mean_part_of(bad)
         return [bad]
 
-    async def _request(self, region: str, way: Way, body: list[Any]) -> Json | None:
+    async def _request(
+        self, region: str, way: Way, body: list[Any], is_gateway: bool
+    ) -> Json | None:
         """An API request; None where no answer comes back."""
         conditions = self._conditions
+        grant = {"subject": self.device_id, "role": "device"}
+        if is_gateway:
+            grant |= {"role": "gateway", "prefix": self.device_id}
         event: Json = {
             "httpMethod": "POST",
-            "resource": "/devices/{device_id}/readings",
-            "pathParameters": {"device_id": self.device_id},
-            "requestContext": {"authorizer": {"subject": self.device_id, "role": "device"}},
+            "resource": "/readings" if is_gateway else way.route,
+            "pathParameters": None if is_gateway else {"device_id": self.device_id},
+            "requestContext": {"authorizer": grant},
             "headers": {"content-type": way.content_type},
             "body": b64encode(way.written(self.device_id, body)).decode(),
             "isBase64Encoded": True,

@@ -27,6 +27,7 @@ Counts = Counter[tuple[Metric, int | None]]
 Build = Callable[["Environment"], Handler]
 
 CALL_SECONDS = (0.001, 0.004, 0.03)
+SLOW_SECONDS = (0.5, 4.0)
 START_SECONDS = (0.5, 4.0)
 # Which functions a poison record kills.
 MORTAL = {"aggregate", "alert"}
@@ -52,6 +53,10 @@ class Invocation:
     """Whether the mapping that invoked it went on by its answer."""
     is_given_up: bool = False
     """Whether Lambda has given it up: dead, or timed out, and maybe still at work."""
+    ended_at_ms: int = 0
+    """When it came to its end."""
+    keys: list[tuple[bytes, str]] = field(default_factory=list)
+    """The records that it tried to put on the stream, at each attempt, with their keys."""
     unsure: Counter[str] = field(default_factory=Counter)
     """Calls that were refused, or whose answer was lost, by operation."""
 
@@ -81,6 +86,9 @@ class Environment(Clients):
         self.invocation.counts.update(self.counts)
         self.counts.clear()
 
+    def note_key(self, data: bytes, key: str) -> None:
+        self.invocation.keys.append((data, key))
+
     def clock_ms(self) -> int:
         return self.conditions.now_ms() + self._skew_ms
 
@@ -103,6 +111,8 @@ class Environment(Clients):
         """One call of a service, and what may come between it and the function."""
         conditions = self.conditions
         wait(asyncio.sleep(conditions.chance.choice(CALL_SECONDS)))
+        if conditions.happens("slow_call"):
+            wait(asyncio.sleep(conditions.chance.uniform(*SLOW_SECONDS)))
         self._check_region()
         if conditions.happens("stall"):
             hangs = timeout_seconds(self.function) * conditions.chance.uniform(1.0, 3.0)
@@ -210,6 +220,7 @@ class Lambda:
         else:
             environment.write_counts()
             invocation.answer, invocation.has_ended = payload, True
+            invocation.ended_at_ms = conditions.now_ms()
             conditions.history.note(name, "answers", shortened(payload))
             answer = Answer(payload, None, f"request-{invocation.serial}")
         finally:

@@ -10,6 +10,17 @@ AHEAD_MS = 5 * 60_000
 # As the schemas have them; written out, so that a change of one shows.
 RANGES = {"temperature": (-90, 150), "humidity": (0, 100), "pressure": (300, 1100)}
 RANGES |= {"battery": (0, 60)}
+
+
+class Rule(NamedTuple):
+    """A rule on temperatures, as the oracle has it."""
+
+    name: str
+    above: float
+    clears_below: float
+
+
+HOT, THAWING = Rule("overheating", 38.0, 37.0), Rule("thawing", -18.0, -20.0)
 STAMPS = {"received_at", "trace_id", "via", "replayed_at"}
 
 

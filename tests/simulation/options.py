@@ -33,12 +33,22 @@ class Options:
     """A reading is held back, for seconds to minutes, and sent after newer ones."""
     flutter: float = rate(0.5, 1.0)
     """What heats up cools and heats again from one reading to the next."""
+    freezers: bool = switch(True, usual=False)
+    """What they measure, and the rule, lies below 0 °C."""
+    odd_values: float = rate(0.1, 0.4)
+    """A value is at an end of its range, or at the rule, or -0.0, or has 17 digits."""
     hours_late: float = rate(0.02, 0.1)
     """A reading of hours ago is sent."""
     apart: float = rate(0.1, 0.5)
     """A reading's metrics are sent apart, under one instant."""
     disagreeing: float = rate(0.02, 0.1)
     """A reading is sent again with another value."""
+    contradicted: float = rate(0.3, 1.0)
+    """The reading that ends a spell of heat is sent again minutes later, with a hot value."""
+    elsewhere: float = rate(0.1, 0.5)
+    """A reading, or a part of it, goes to the other region by itself."""
+    gateway: float = rate(0.1, 0.5)
+    """A device posts as the gateway of some sensors, with readings of theirs."""
     burst: float = rate(0.2, 0.7)
     """Readings are kept and sent several in a request."""
     bad_body: float = rate(0.05, 0.2)
@@ -77,6 +87,8 @@ class Options:
     """The function dies after a call took place."""
     stall: float = rate(0.002, 0.01)
     """A call hangs until the function has timed out; the zombie goes on, and writes."""
+    slow_call: float = rate(0.05, 0.3)
+    """A call takes seconds."""
     forgets: bool = switch(True, usual=False)
     """Functions have no room to keep the states that they wrote."""
     clock_skew_seconds: float = switch(1.0, 10.0, usual=0.0)
@@ -87,12 +99,16 @@ class Options:
     """A batch is delivered twice at the same time."""
 
     # the stream and its mappings
+    records_a_key: int = switch(2, 5, usual=250)
+    """Records of one device in a request that have the same partition key."""
     put_throttle: float = rate(0.05, 0.5)
     """The stream doesn't take a record of a request."""
     not_readings: float = rate(0.05, 0.2)
     """Another producer puts bytes that aren't a reading; a chance each ten seconds."""
     foreign: float = rate(0.3, 1.0)
     """Another producer puts a reading, without a stamp; a chance each ten seconds."""
+    heat_wave: float = rate(0.01, 0.02)
+    """Another producer puts hot readings of many devices at once; a chance each ten seconds."""
     poison: float = rate(0.01, 0.04)
     """A reading kills the functions that get it, until they are mended."""
     reshard: float = rate(0.1, 0.4)

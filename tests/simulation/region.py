@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rich.console import Console
+from telemetry.domain.rule import filter_pattern
 
 from emulator.mappings.engine import Engine
 from emulator.mappings.model import Answer, Mapping, Record
@@ -31,7 +32,7 @@ from tests.simulation.processes import running
 from tests.simulation.queues import Message, Queue
 from tests.simulation.services import FAILURES, STACK, Services
 from tests.simulation.tables import Table
-from tests.simulation.wiring import BUILDS
+from tests.simulation.wiring import BUILDS, rules_of
 from tests.template import filter_patterns
 
 T = TypeVar("T")
@@ -181,6 +182,8 @@ class Region(Services):
         of_stream: Json = {"parallelization_factor": options.lanes, "source_arn": stream}
         window = {"batching_window_seconds": options.batching_window_seconds}
         breaches = tuple(patterns("AlertFunction", "Breaches"))
+        if options.freezers:
+            breaches = tuple(map(json.dumps, filter_pattern(rules_of(options))))
         changed = patterns("DispatchFunction", "Changes")
         own = tuple(each.replace("${AWS::Region}", self.name) for each in changed)
         return [
@@ -323,7 +326,12 @@ class Region(Services):
                 queue.delete(receipt)
 
     async def _sweep(self) -> None:
+        """Invoke sweep at each full minute, whether or not the one before has ended."""
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            with contextlib.suppress(NotInvoked):
-                await self.lambda_.invoke("sweep", {})
+            past_seconds = self.conditions.now_ms() / 1000 % SWEEP_SECONDS
+            await asyncio.sleep(SWEEP_SECONDS - past_seconds)
+            asyncio.create_task(self._sweep_once())  # noqa: RUF006
+
+    async def _sweep_once(self) -> None:
+        with contextlib.suppress(NotInvoked):
+            await self.lambda_.invoke("sweep", {})

@@ -99,7 +99,8 @@ class TableStream(WaitingStream):
     ) -> None:
         super().__init__(now_ms, is_away)
         self._region = region
-        self.log: list[tuple[dict[str, Any] | None, dict[str, Any]]] = []
+        self.log: list[tuple[int, dict[str, Any]]] = []
+        """Each change: when it was, and the item as it became."""
 
     def announce(
         self, key: dict[str, Any], before: dict[str, Any] | None, after: dict[str, Any]
@@ -108,7 +109,7 @@ class TableStream(WaitingStream):
         shard: MemoryShard = next(iter(self.by_id.values()))
         number, at_ms = str(self._next_sequence), self._now_ms()
         self._next_sequence += 1
-        self.log.append((before, after))
+        self.log.append((at_ms, after))
         change = {"Keys": key, "NewImage": after, "SequenceNumber": number}
         if before is not None:
             change["OldImage"] = before

@@ -44,6 +44,8 @@ class Replica:
     stamps: dict[Key, Stamp] = field(default_factory=dict)
     past: dict[Key, list[Item | None]] = field(default_factory=dict)
     """Each item as it was before its last writes, oldest first: at first it wasn't there."""
+    buckets: dict[str, set[Key]] = field(default_factory=dict)
+    """The items that were ever in a partition of the status index."""
 
 
 class Table:
@@ -86,6 +88,8 @@ class Table:
         before = replica.items.get(key)
         replica.past[key] = [*replica.past.get(key, [])[1 - PAST_MAX :], before]
         replica.items[key], replica.stamps[key] = item, stamp
+        if "status_bucket" in item:
+            replica.buckets.setdefault(item["status_bucket"]["S"], set()).add(key)
         named = {name: item[name] for name in self.key}
         replica.stream.announce(named, before, item)
 
@@ -135,17 +139,41 @@ class Table:
         """An item; a read that isn't consistent may see an older one."""
         return self.replicas[region].items.get(key) if is_consistent else self._as_read(region, key)
 
-    def between(self, region: str, partition: str, low: str, high: str) -> list[Item]:
+    def between(
+        self, region: str, partition: str, low: str, high: str, is_forward: bool = True
+    ) -> list[Item]:
         """A partition's items in a range of sort keys, as a query finds them."""
         items = self.replicas[region].items
         found = [key for key in items if key[0] == partition and low <= key[1] <= high]
-        seen = [self._as_read(region, key) for key in sorted(found)]
+        seen = [self._as_read(region, key) for key in sorted(found, reverse=not is_forward)]
         return [item for item in seen if item is not None]
 
-    def having(self, region: str, name: str, value: dict[str, Any]) -> list[Item]:
-        """The items of an index's partition, as a query finds them."""
-        found = [self._as_read(region, key) for key in sorted(self.replicas[region].items)]
-        return [item for item in found if item is not None and item.get(name) == value]
+    def of_partition(self, region: str, partition: str) -> list[Item]:
+        """A partition's items, as a query finds them."""
+        return self.between(region, partition, "", "\U0010ffff")
+
+    def indexed(
+        self, region: str, bucket: str, limit: int, start: Item | None
+    ) -> tuple[list[Item], Item | None]:
+        """A page of the status index: items by their first breach; where the next one starts.
+
+        DynamoDB tells of a next page where this one is full, though nothing may be left.
+        """
+        keys = self.replicas[region].buckets.get(bucket, set())
+        seen = [self._as_read(region, key) for key in sorted(keys)]
+        found = [item for item in seen if item and item["status_bucket"]["S"] == bucket]
+        found.sort(key=self._place)
+        if start is not None:
+            found = [item for item in found if self._place(item) > self._place(start)]
+        page = found[:limit]
+        if len(page) < limit:
+            return page, None
+        names = ("status_bucket", "first_breach_ms", *self.key)
+        return page, {name: page[-1][name] for name in names}
+
+    def _place(self, item: Item) -> tuple[int, Key]:
+        """An item's place in the status index."""
+        return int(item["first_breach_ms"]["N"]), self.key_of(item)
 
     def _as_read(self, region: str, key: Key) -> Item | None:
         """An item as a read that isn't consistent sees it."""

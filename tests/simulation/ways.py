@@ -29,6 +29,7 @@ class Way:
     write: Write
     content_type: str = "application/json"
     topic: str = ""
+    route: str = "/devices/{device_id}/readings"
     prefix: str = ""
     metrics: tuple[str, ...] = tuple(RANGES)
     is_binary: bool = False
@@ -83,6 +84,17 @@ def file(documents: list[Any]) -> bytes:
     return writers.container(documents, codec="deflate", sync_marker=MARKER)
 
 
+def points(documents: list[Any]) -> bytes:
+    """InfluxDB's line protocol, with nanoseconds."""
+    lines = []
+    for document in documents:
+        values = {name: value for name, value in document.items() if name in RANGES}
+        fields = ",".join(f"{name}={value!r}" for name, value in values.items())
+        lines.append(f"weather {fields} {document['recorded_at'] * 1_000_000}\n")
+    return "".join(lines).encode()
+
+
+INFLUX = "/write"
 AVRO, PROTOBUF = "application/avro", "application/x-protobuf"
 JSON = Way("json", several)
 HTTPS = (
@@ -95,6 +107,7 @@ HTTPS = (
     Way("avro-3-gzip", squeezed_avro, AVRO, is_binary=True),
     Way("avro-file", file, AVRO, is_binary=True),
     Way("protobuf", writers.readings, PROTOBUF, is_binary=True),
+    Way("influx", points, "text/plain", route=INFLUX),
 )
 READINGS = Way("mqtt-json", one, topic="readings", is_single=True)
 MQTT = (

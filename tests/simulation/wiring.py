@@ -20,7 +20,7 @@ from telemetry.aws.schemas import Schemas
 from telemetry.aws.stream import Stream
 from telemetry.aws.window_store import KEY as WINDOW_KEY
 from telemetry.aws.window_store import WindowReader, Windows
-from telemetry.domain.rule import shipped_rules
+from telemetry.domain.rule import Rule, shipped_rules
 from telemetry.domain.schema import versions
 
 from functions.aggregate import handler as aggregate
@@ -33,11 +33,21 @@ from functions.redrive import handler as redrive
 from functions.sweep import handler as sweep
 from tests.fakes import schema_id
 from tests.simulation.functions import Build, Environment, Handler
-from tests.simulation.judge import RETENTION_MS
+from tests.simulation.judge import RETENTION_MS, THAWING
+from tests.simulation.options import Options
 from tests.simulation.services import ALERTS, FAILURES, STACK, WINDOWS
 
 Json = dict[str, Any]
 shipped = functools.cache(shipped_rules)
+
+
+def rules_of(options: Options) -> tuple[Rule, ...]:
+    """The rules that are deployed: the shipped ones, or a freezer's."""
+    return (
+        (Rule(**THAWING._asdict(), metric="temperature", severity="critical"),)
+        if (options.freezers)
+        else shipped()
+    )
 
 
 def ingesting(of: Environment) -> Handler:
@@ -87,23 +97,24 @@ def simulate(states: CompareAndSet[Any, Any, Any], of: Environment) -> None:
 
 def alerts_for(of: Environment) -> Alerts:
     items = DynamoItems(of.dynamodb, ALERTS, ALERT_KEY)
-    severities = {rule.name: rule.severity for rule in shipped()}
+    severities = {rule.name: rule.severity for rule in rules_of(of.conditions.options)}
     alerts = Alerts(items, of.services.name, severities)
     simulate(alerts._states, of)
     return alerts
 
 
 def alerting(of: Environment) -> Handler:
-    alerts = alerts_for(of)
+    alerts, rules = alerts_for(of), rules_of(of.conditions.options)
     quarantine = Quarantine(of.s3, FAILURES)
-    return lambda event: alert.run(event, shipped(), alerts, RETENTION_MS, quarantine)
+    return lambda event: alert.run(event, rules, alerts, RETENTION_MS, quarantine)
 
 
 def sweeping(of: Environment) -> Handler:
     open_episodes = functools.partial(AlertReader(of.dynamodb, ALERTS).open_in, of.services.name)
     windows, alerts = WindowReader(of.dynamodb, WINDOWS, of.seconds), alerts_for(of)
+    rules = rules_of(of.conditions.options)
     return lambda _event: sweep.run(
-        of.clock_ms(), shipped(), open_episodes, windows, alerts, of.remaining_ms
+        of.clock_ms(), rules, open_episodes, windows, alerts, of.remaining_ms
     )
 
 

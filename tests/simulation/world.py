@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from telemetry.aws import observe
+from telemetry.aws import stream as stream_module
 from telemetry.domain.accounting import Metric
 
 from emulator.mappings import engine as engine_of
@@ -19,8 +20,9 @@ from emulator.mappings.memory import VirtualTimeLoop, run_virtually
 from emulator.mappings.ports import NotInvoked
 from emulator.mqtt import rules as iot_rules
 from tests.simulation.conditions import Conditions, owner
-from tests.simulation.devices import DAY_MS, Device
+from tests.simulation.devices import DAY_MS, Device, temperature_of
 from tests.simulation.functions import Environment
+from tests.simulation.judge import AHEAD_MS, RETENTION_MS
 from tests.simulation.options import Options
 from tests.simulation.region import Region
 from tests.simulation.services import ALERTS, WINDOWS
@@ -33,6 +35,11 @@ OUTAGE_SECONDS = (5.0, 120.0)
 CUT_SECONDS = (10.0, 180.0)
 METER = "meter-0"
 METER_CLOCKS_MS = (0, 0, 0, 20 * 60_000, -400 * DAY_MS)
+# To the millisecond what `ingest` would still take, and would not.
+EDGES_MS = (AHEAD_MS, AHEAD_MS + 1, -RETENTION_MS, -RETENTION_MS - 1)
+WAVE = 24
+"""Devices of a heat wave."""
+WAVE_SECONDS = (20.0, 100.0)
 SERVICES = ("kinesis", "dynamodb", "sqs", "s3", "sns", "events", "iot", "glue")
 AFTERWARDS_SECONDS = 150.0
 """How long the storm goes on when devices have measured all: episodes are cleared in it."""
@@ -55,6 +62,8 @@ class World:
         self.replicating = 0
         self.foreign: list[dict[str, Any]] = []
         """Readings that another producer put on the streams."""
+        self.meters = 0
+        """How many devices the other producer has, but for the first."""
         self.tables = {
             WINDOWS: self._table(WINDOWS, "minute_region"),
             ALERTS: self._table(ALERTS, "rule_region"),
@@ -171,6 +180,8 @@ class World:
             region.alerts_stream.expire_cursors()
         if conditions.happens("foreign", chance):
             self._foreign(region, chance)
+        if conditions.happens("heat_wave", chance):
+            asyncio.create_task(self._heat_wave(region))  # noqa: RUF006
         if conditions.happens("not_readings", chance):
             data = chance.choice(GARBAGE) + b"%d" % chance.randrange(10**9)
             note(region.name, "not a reading", region.stream.take(data, "other"))
@@ -178,18 +189,45 @@ class World:
     def _foreign(self, region: Region, chance: random.Random) -> None:
         """Another producer puts a reading on the stream, of a device of its own; maybe twice.
 
-        Its clock may be wrong, by what `ingest` would refuse.
+        Its clock may be wrong, by what `ingest` would refuse, or by what it would just take.
         """
-        at_ms = self.conditions.now_ms() - chance.randrange(20_000) + chance.choice(METER_CLOCKS_MS)
-        document = {"recorded_at": at_ms, "temperature": round(chance.uniform(20, 50), 2)}
-        self.foreign.append({"device_id": METER} | document)
+        now_ms = self.conditions.now_ms()
+        if chance.random() < 0.2:
+            self._measured(region, self._new_meter(), now_ms + chance.choice(EDGES_MS), 50)
+            return
+        at_ms = now_ms - chance.randrange(20_000) + chance.choice(METER_CLOCKS_MS)
+        value = round(chance.uniform(20, 50), 2)
         for _ in range(chance.choice([1, 1, 2])):
-            data = json.dumps(self.foreign[-1]).encode()
-            self.conditions.history.note(region.name, METER, region.stream.take(data, METER))
+            self._measured(region, METER, at_ms, value)
+
+    def _new_meter(self) -> str:
+        """A device of the other producer that hasn't measured yet."""
+        self.meters += 1
+        return f"meter-{self.meters}"
+
+    def _measured(self, region: Region, meter: str, at_ms: int, celsius: float) -> None:
+        """Put a reading of another producer's device on the stream."""
+        temperature = temperature_of(celsius, self.conditions.options)
+        document = {"device_id": meter, "recorded_at": at_ms, "temperature": temperature}
+        self.foreign.append(document)
+        place = region.stream.take(json.dumps(document).encode(), meter)
+        self.conditions.history.note(region.name, meter, place)
+
+    async def _heat_wave(self, region: Region) -> None:
+        """Many devices are hot at once, and most of them calm down at once."""
+        meters = [self._new_meter() for _ in range(WAVE)]
+        chance = random.Random(f"{self.conditions.seed}/{meters[0]}")
+        for meter in meters:
+            self._measured(region, meter, self.conditions.now_ms(), chance.choice([39, 45.5]))
+        await asyncio.sleep(chance.uniform(*WAVE_SECONDS))
+        for meter in meters:
+            if not region.is_lost and chance.random() < 0.8:
+                self._measured(region, meter, self.conditions.now_ms(), 30)
 
     async def _redrive_amid(self, region: Region) -> None:
+        seconds = self._weather_chance.choice([1, 2, 10])
         with contextlib.suppress(NotInvoked):
-            await region.lambda_.invoke("redrive", {"seconds": 10})
+            await region.lambda_.invoke("redrive", {"seconds": seconds})
 
     def _lose(self, region: Region) -> None:
         self.conditions.history.note(region.name, "is lost for good")
@@ -261,6 +299,7 @@ def simulated(options: Options) -> Iterator[None]:
         silent(logging.getLogger("emulator.mappings.engine")),
         silent(logging.getLogger("emulator.mqtt.rules")),
         patch("telemetry.domain.window.MAX_READINGS", options.window_limit),
+        patch.object(stream_module, "RECORDS_A_KEY", options.records_a_key),
         patch.object(engine_of, "FOLLOW_SECONDS", FOLLOW_SECONDS),
         patch.object(iot_rules, "uuid", SimpleNamespace(uuid4=lambda: "simulated")),
         patch.object(observe, "_metrics", Counting()),

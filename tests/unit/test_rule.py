@@ -128,6 +128,14 @@ def test_a_key_beside_the_rules_is_refused() -> None:
         load_rules(json.dumps(json.loads(text()) | {"rule": []}))
 
 
+@pytest.mark.parametrize("field", ["above", "clears_below"])
+@pytest.mark.parametrize("number", [".inf", "-.inf", ".nan"])
+def test_a_threshold_is_a_finite_number(field: str, number: str) -> None:
+    content = text(**{field: 0}).replace(f'"{field}": 0', f'"{field}": {number}')
+    with pytest.raises(RulesInvalid, match=rf"rules\[0\]\.{field}: "):
+        load_rules(content)
+
+
 def test_every_mistake_is_named_at_once() -> None:
     rules = [json.loads(text())["rules"][0] for _ in range(3)]
     rules[1] |= {"above": "hot", "severity": "loud", "name": "other"}

@@ -359,5 +359,9 @@ def test_statistics_are_by_metric_of_the_readings_that_have_it() -> None:
     assert found["b"] == Statistics(1, 7.0, 7.0, 7.0, 0.0, 7.0)
 
 
+def test_statistics_come_by_metrics_names_whichever_was_measured_first() -> None:
+    assert list(summarize({7: {"b": 1.0}, 8: {"a": 1.0, "c": 1.0}})) == ["a", "b", "c"]
+
+
 def test_an_empty_window_has_no_statistics() -> None:
     assert summarize(EMPTY) == {}

@@ -21,7 +21,7 @@ from emulator.mqtt import broker, certificates, limits, sql
 from emulator.mqtt.broker import CONNECT_SECONDS_MAX, PENDING_MAX
 from emulator.mqtt.limits import PAYLOAD_BYTES_MAX
 from emulator.mqtt.rules import Rule, RulesEngine
-from emulator.mqtt.spool import NotKept, Spool
+from emulator.mqtt.spool import NotStored, Spool
 from local.errors import NoAnswer
 from local.fleet import over_mqtt
 from local.fleet.ledger import Ledger
@@ -202,7 +202,7 @@ def test_a_message_waits_while_too_many_wait_for_the_rules(site: Site, device: D
 def test_a_message_that_cannot_be_kept_is_not_acknowledged_and_the_next_connection_may_send_it(
     site: Site, device: Device, caplog: pytest.LogCaptureFixture
 ) -> None:
-    site.refuses = NotKept("pump-1/a: database or disk is full")
+    site.refuses = NotStored("pump-1/a: database or disk is full")
     message = device.client.publish("pump-1/a", b"1", qos=1)
     device.sees("Success", "disconnected")
     assert not message.is_published()
@@ -232,7 +232,7 @@ def test_while_the_file_of_messages_is_locked_none_is_acknowledged_and_then_all_
     try:
         device = site.device("pump-1")
         device.publishes("pump-1/a", b'{"n":1}')
-        assert eventually(lambda: spool.kept() == [])
+        assert eventually(lambda: spool.unfinished() == [])
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             sent = device.client.publish("pump-1/a", b'{"n":2}', qos=1)
@@ -242,7 +242,7 @@ def test_while_the_file_of_messages_is_locked_none_is_acknowledged_and_then_all_
         for number in range(3, 20):
             again.publishes("pump-1/a", b'{"n":%d}' % number)
         again.end()
-        assert eventually(lambda: spool.kept() == [])
+        assert eventually(lambda: spool.unfinished() == [])
         assert sorted(Noting.done) == sorted(b'{"n":%d}' % n for n in (1, *range(3, 20)))
     finally:
         site.end()

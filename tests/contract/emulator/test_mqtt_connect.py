@@ -82,7 +82,7 @@ def test_a_will_that_is_not_allowed_any_more_is_not_published(
     device.sees("Success")
     site.known.clear()
     goes_without_a_word(device)
-    told = "the will of pump-1 isn't published: iot:Publish on topic/pump-1/gone isn't allowed"
+    told = "the will of pump-1 wasn't published: iot:Publish on topic/pump-1/gone isn't allowed"
     assert eventually(lambda: told in caplog.text)
     assert site.taken == []
 
@@ -112,7 +112,7 @@ def test_a_device_of_version_5_may_leave_with_its_will(site: Site) -> None:
 def test_a_will_is_retained_where_the_policy_lets_it(site: Site) -> None:
     site.knows("pump-1")
     site.allows("pump-1", "iot:RetainPublish")
-    device = Device(site, "pump-1", certificates.of_device(site.folder, "pump-1"))
+    device = Device(site, "pump-1", certificates.device_files(site.folder, "pump-1"))
     device.client.will_set("pump-1/gone", b"gone", qos=1, retain=True)
     device.connect().sees("Success")
     goes_without_a_word(device)
@@ -157,7 +157,7 @@ def test_a_client_of_version_5_without_an_id_is_given_one_that_nobody_has(site: 
     told: list[Any] = []
     clients = []
     for _ in range(2):
-        device = Device(site, "", certificates.of_device(site.folder, "pump-1"), protocol=V5)
+        device = Device(site, "", certificates.device_files(site.folder, "pump-1"), protocol=V5)
         device.client.on_connect = lambda *details: told.append(details[4])
         clients.append(device.connect())
     assert eventually(lambda: len(told) == 2)

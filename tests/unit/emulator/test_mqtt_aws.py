@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from emulator.mappings.aws import Endpoint
 from emulator.mqtt import sql
-from emulator.mqtt.aws import AwsActions, Iot, Remembered
+from emulator.mqtt.aws import AwsActions, Cached, Iot
 from emulator.mqtt.rules import ActionFailed, Rule, Unreachable
 
 ROLE, FUNCTION = "arn:role", "arn:function"
@@ -84,7 +84,7 @@ def test_a_function_is_invoked_if_its_policy_lets_the_rule() -> None:
         ({}, {"s3": {}}, "the action s3 isn't supported here; kinesis, lambda, sqs are"),
         ({}, {"sqs": {"queueUrl": "q", "roleArn": ROLE, "useBase64": True}}, "useBase64"),
         ({"put_record": DENIED}, {"kinesis": {"partitionKey": "a"}}, "AccessDenied"),
-        ({}, {"kinesis": {"partitionKey": "${gone}"}}, "where it isn't text or a number"),
+        ({}, {"kinesis": {"partitionKey": "${gone}"}}, "gives neither text nor a number"),
         ({}, {"kinesis": {"partitionKey": "${newuuid()}"}}, "newuuid.. isn't supported"),
         ({"get_policy": GONE}, {"lambda": {"functionArn": FUNCTION}}, "has no permission for"),
         ({"get_policy": DENIED}, {"lambda": {"functionArn": FUNCTION}}, "AccessDenied"),
@@ -169,7 +169,7 @@ def test_what_was_looked_up_is_remembered_for_a_while(monkeypatch: pytest.Monkey
         return len(looked_up)
 
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    remembered = Remembered(5.0, look_up)
+    remembered = Cached(5.0, look_up)
     assert [remembered.get("a"), remembered.get("a"), remembered.get("b")] == [1, 1, 2]
     now[0] += 5.0
     assert remembered.get("a") == 1

@@ -12,7 +12,7 @@ import pytest
 
 from emulator.mqtt import rules, sql
 from emulator.mqtt.rules import WORKERS, Rule, RulesEngine, Task
-from emulator.mqtt.spool import NotKept, Published, Spool
+from emulator.mqtt.spool import NotStored, Published, Spool
 from tests.waiting import Patience
 
 RULE = Rule.from_api(
@@ -54,7 +54,7 @@ def running(spool: Spool, actions: Noting) -> Iterator[RulesEngine]:
     with closing(spool):
         engine.start()
         yield engine
-        eventually(lambda: engine.pending == 0 and spool.kept() == [])
+        eventually(lambda: engine.pending == 0 and spool.unfinished() == [])
 
 
 def eventually(is_so: Callable[[], bool]) -> None:
@@ -76,10 +76,10 @@ def test_on_a_full_disk_no_message_is_taken_and_afterwards_all_goes_on(
     (pages,) = spool._database.execute("PRAGMA page_count").fetchone()
     with running(spool, actions) as engine:
         engine.accept(message(1))
-        eventually(lambda: actions.done == [1] and spool.kept() == [])
+        eventually(lambda: actions.done == [1] and spool.unfinished() == [])
         spool._database.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own full disk
         for number in (2, 3):
-            with pytest.raises(NotKept, match="a: database or disk is full"):
+            with pytest.raises(NotStored, match="a: database or disk is full"):
                 engine.accept(message(number, size=50_000))
         spool._database.execute(f"PRAGMA max_page_count = {pages + 100}")
         engine.accept(message(4, size=50_000))
@@ -87,8 +87,8 @@ def test_on_a_full_disk_no_message_is_taken_and_afterwards_all_goes_on(
         eventually(lambda: sorted(actions.done) == [1, 4, 5])
     told = [record.getMessage() for record in caplog.records]
     assert told == [
-        "messages aren't taken, nor acknowledged, for now: a: database or disk is full",
-        "messages are taken again; 2 were not",
+        "messages can't be stored and aren't acknowledged: a: database or disk is full",
+        "messages are stored again; 2 were refused",
     ]
 
 
@@ -97,7 +97,7 @@ def test_while_another_process_has_locked_the_file_no_message_is_taken(tmp_path:
     other = sqlite3.connect(tmp_path / "spool", isolation_level=None)
     with closing(other), running(spool, actions) as engine:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(NotKept, match="a: database is locked"):
+        with pytest.raises(NotStored, match="a: database is locked"):
             engine.accept(message(1))
         other.execute("ROLLBACK")
         engine.accept(message(2))
@@ -131,7 +131,7 @@ def test_what_the_spool_cannot_forget_is_done_once_and_forgotten_later(tmp_path:
             engine.accept(message(number))
         eventually(lambda: len(actions.done) == 2 * WORKERS)
         time.sleep(0.1)
-        assert len(spool.kept()) == 2 * WORKERS
+        assert len(spool.unfinished()) == 2 * WORKERS
         spool.is_stuck = False
     assert sorted(actions.done) == [*range(2 * WORKERS)]
 

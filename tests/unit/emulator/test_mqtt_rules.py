@@ -12,7 +12,7 @@ import pytest
 
 from emulator.mqtt import sql
 from emulator.mqtt.aws import permits
-from emulator.mqtt.rules import ActionFailed, Rule, RulesEngine, Unreachable, chosen
+from emulator.mqtt.rules import ActionFailed, Rule, RulesEngine, Unreachable, selected_rules
 from emulator.mqtt.spool import Published, Spool
 from tests.waiting import Patience
 
@@ -102,8 +102,8 @@ def test_basic_ingest_goes_to_the_rule_that_it_names_and_no_other(tmp_path: Path
     running.process(published(f"$aws/rules/all/{TOPIC}"))
     running.process(published(f"$aws/rules/gone/{TOPIC}"))
     assert actions.done == [("all", "kinesis", b'{"t":"%s","d":"pump-1"}' % TOPIC.encode())]
-    assert chosen(rules, f"$aws/rules/other/{TOPIC}") == ([rules[1]], TOPIC)
-    assert chosen(rules, f"$aws/rules/oth/{TOPIC}") == ([], TOPIC)
+    assert selected_rules(rules, f"$aws/rules/other/{TOPIC}") == ([rules[1]], TOPIC)
+    assert selected_rules(rules, f"$aws/rules/oth/{TOPIC}") == ([], TOPIC)
 
 
 def test_an_action_is_tried_again_before_it_has_failed(tmp_path: Path) -> None:
@@ -161,14 +161,14 @@ def test_what_was_kept_is_found_in_order(tmp_path: Path) -> None:
     _, spool = engine(tmp_path, [], MemoryActions())
     for number in range(3):
         spool.add(published(payload=b"%d" % number))
-    assert [message.payload for _, message in spool.kept()] == [b"0", b"1", b"2"]
+    assert [message.payload for _, message in spool.unfinished()] == [b"0", b"1", b"2"]
 
 
 @pytest.mark.parametrize(
     "broken",
     [
         rule(text="SELECT upper(a) AS a FROM '#'"),
-        rule(text="SELECT *, 1 AS a FROM '#'"),  # which of the two: AWS doesn't say
+        rule(text="SELECT *, 1 AS a FROM '#'"),  # which of the two: AWS doesn't document
         rule(awsIotSqlVersion="2015-10-08"),
     ],
 )
@@ -178,7 +178,7 @@ def test_a_rule_that_is_not_supported_is_told_and_keeps_no_other_from_its_work(
     actions = MemoryActions()
     engine(tmp_path, [broken, rule("other")], actions)[0].process(published())
     assert [name for name, _, _ in actions.done] == ["other"]
-    assert broken.statement is None or "AWS doesn't say" in caplog.text
+    assert broken.statement is None or "AWS doesn't document" in caplog.text
 
 
 def test_a_disabled_rule_is_none() -> None:
@@ -193,7 +193,7 @@ def test_what_a_broker_has_accepted_the_next_one_finds(tmp_path: Path) -> None:
     actions = MemoryActions()
     second, spool = engine(tmp_path, [rule()], actions)
     second.start()
-    eventually(lambda: spool.kept() == [])
+    eventually(lambda: spool.unfinished() == [])
     assert sorted(data for _, _, data in actions.done) == [b"\x00", b'{"a":1}']
 
 
@@ -212,7 +212,7 @@ def test_a_message_waits_while_the_rules_cannot_be_read(tmp_path: Path) -> None:
     running = RulesEngine(spool, rules, actions, lambda _seconds: None)
     running.start()
     running.accept(published())
-    eventually(lambda: spool.kept() == [])
+    eventually(lambda: spool.unfinished() == [])
     assert len(actions.done) == 1
 
 
