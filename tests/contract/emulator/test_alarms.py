@@ -69,7 +69,7 @@ def test_an_alarm_waits_for_its_number_of_breaching_periods(watched: Watched) ->
     assert watched.state == "OK"
 
 
-def test_a_query_finds_its_metrics_whatever_other_dimensions_they_have(watched: Watched) -> None:
+def test_a_query_finds_its_metrics_with_any_other_dimensions(watched: Watched) -> None:
     query = watched.query(" WHERE RuleName = 'reading'")
     metrics = [{"Id": "lost", "Expression": query, "Period": 60, "ReturnData": True}]
     watched.alarm(Metrics=metrics)

@@ -146,7 +146,7 @@ def there(stacks: Stacks, names: dict[str, str]) -> list[str]:
 POLICIES = {"Gone": "Delete", "Kept": "Retain", "Late": "RetainExceptOnCreate"}
 
 
-def test_a_roll_back_leaves_what_is_retained_unless_it_made_it_under_the_exception(
+def test_a_rollback_leaves_retained_resources_except_new_ones_with_retain_except_on_create(
     stacks: Stacks,
 ) -> None:
     resources, names = queues(POLICIES)
@@ -157,7 +157,7 @@ def test_a_roll_back_leaves_what_is_retained_unless_it_made_it_under_the_excepti
     assert again["StackStatus"] == "ROLLBACK_COMPLETE", "what was left has the name"
 
 
-def test_an_update_that_rolls_back_retains_what_it_made_by_the_same_rule(stacks: Stacks) -> None:
+def test_an_updates_rollback_retains_new_resources_by_the_same_rule(stacks: Stacks) -> None:
     first, _ = queues({"Own": "Retain"})
     resources, names = queues(POLICIES)
     stack = stacks.create(first)
@@ -166,7 +166,7 @@ def test_an_update_that_rolls_back_retains_what_it_made_by_the_same_rule(stacks:
     assert there(stacks, names) == ["Kept"]
 
 
-def test_a_deleted_stack_leaves_what_is_retained_with_or_without_the_exception(
+def test_a_deleted_stack_leaves_retained_resources_with_either_policy(
     stacks: Stacks,
 ) -> None:
     resources, names = queues(POLICIES)

@@ -252,7 +252,7 @@ class TestAnswers:
         parts = {"create_event_source_mapping_result": created}
         assert differences(name, **parts, list_event_source_mapping_result=listed) == []
 
-    def test_get_and_list_show_what_was_created(self, aws: Aws, stream: str) -> None:
+    def test_get_and_list_show_the_created_mapping(self, aws: Aws, stream: str) -> None:
         created = shown(aws.create(stream))
         assert STREAM_DEFAULTS.items() <= created.items()
         assert shown(aws.get(created)) == created
@@ -270,7 +270,7 @@ class TestAnswers:
             aws.update(created, **{name: value})
             assert shown(aws.get(created)) == before | {name: value}
 
-    def test_filters_and_destination_can_be_taken_away(self, aws: Aws, stream: str) -> None:
+    def test_filters_and_destination_can_be_removed(self, aws: Aws, stream: str) -> None:
         created = aws.create(stream, **CHANGES)
         aws.update(created, FilterCriteria={}, DestinationConfig={"OnFailure": {}})
         found = aws.get(created)
@@ -319,7 +319,7 @@ class TestAnswers:
             (False, False, "Disabled"),
         ],
     )
-    def test_an_update_tells_what_a_queues_mapping_is_about_to_be(
+    def test_an_update_of_a_queues_mapping_shows_its_coming_state(
         self, aws: Aws, was: bool, wanted: bool, state: str
     ) -> None:
         created = aws.map(aws.queue(), Enabled=was)
@@ -358,7 +358,7 @@ class TestRefusals:
             ("dynamodb", "table/test-table-4a53f4e8/stream/2025-02-22T03:03:25.490"),
         ],
     )
-    def test_a_stream_that_is_not_there(self, aws: Aws, service: str, source: str) -> None:
+    def test_a_missing_stream(self, aws: Aws, service: str, source: str) -> None:
         arn = f"arn:aws:{service}:us-east-1:000000000000:{source}"
         error = refused(lambda: aws.create(arn))
         name = f"{service}__esm_with_not_existing_{service}_stream"
@@ -375,9 +375,7 @@ class TestRefusals:
             ("eventName_INSERT_123", '[{"eventName": ["INSERT"=123}]'),
         ],
     )
-    def test_what_is_not_a_pattern(
-        self, aws: Aws, changes: str, recording: str, pattern: str
-    ) -> None:
+    def test_an_invalid_pattern(self, aws: Aws, changes: str, recording: str, pattern: str) -> None:
         name = f"dynamodb__dynamodb_invalid_event_filter_{recording}"
         filters = {"FilterCriteria": {"Filters": [{"Pattern": pattern}]}}
         error = refused(lambda: aws.create(changes, **filters))
@@ -438,7 +436,7 @@ class TestRefusals:
         assert refusal(lambda: update(UUID=created["UUID"], **setting)) == expected
         assert shown(aws.get(created)) == shown(created), "nothing has changed"
 
-    def test_all_that_is_out_of_range_is_told_at_once(self, aws: Aws, stream: str) -> None:
+    def test_all_values_out_of_range_are_named_at_once(self, aws: Aws, stream: str) -> None:
         found = refusal(lambda: aws.create(stream, BatchSize=20_000, TumblingWindowInSeconds=999))
         assert found.message.startswith("2 validation errors detected: Value '20000' at 'batchS")
         assert "; Value '999' at 'tumblingWindowInSeconds' failed" in found.message
@@ -515,7 +513,7 @@ class TestRefusals:
         assert found.code == INVALID
         assert found.message.startswith(f"The destination ARN {destination} is invalid: ")
 
-    def test_a_function_that_is_not_there(self, aws: Aws, stream: str) -> None:
+    def test_a_missing_function(self, aws: Aws, stream: str) -> None:
         created = aws.create(stream)
         assert refusal(lambda: aws.update(created, FunctionName="none")).http_status == 404
         assert aws.get(created)["FunctionArn"] == created["FunctionArn"]
@@ -592,9 +590,7 @@ class TestCloudFormation:
         assert (STREAM_DEFAULTS | CHANGES).items() <= found.items()
         assert found["StartingPositionTimestamp"].timestamp() == 1_700_000_000
 
-    def test_an_update_changes_what_it_names_of_the_same_mapping(
-        self, aws: Aws, stream: str
-    ) -> None:
+    def test_an_update_changes_only_the_settings_that_it_names(self, aws: Aws, stream: str) -> None:
         name = f"s{uuid.uuid4()}"
         self.deploy(aws, name, stream, {"StartingPosition": "LATEST", "BatchSize": 9})
         (before,) = aws.mappings()

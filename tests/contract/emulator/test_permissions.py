@@ -382,7 +382,7 @@ def execution(account: Account, role: str, *states: Document) -> Document:
 
 
 @pytest.mark.parametrize("way", ["direct", "integration"])
-def test_a_machine_invokes_only_what_its_role_allows(account: Account, way: str) -> None:
+def test_a_machine_invokes_only_functions_that_its_role_allows(account: Account, way: str) -> None:
     function = account.function(account.role("lambda"))
     task: Document = {"Type": "Task", "Resource": function, "End": True}
     if way == "integration":

@@ -114,7 +114,7 @@ class TestSplit:
             assert parents(child) == {FIRST}
             assert int(child["SequenceNumberRange"]["StartingSequenceNumber"]) > end
 
-    def test_what_is_put_after_goes_to_the_children(self, kinesis: Any, stream: str) -> None:
+    def test_records_put_after_a_split_go_to_the_children(self, kinesis: Any, stream: str) -> None:
         middle = split_in_half(kinesis, stream)
         put(kinesis, stream, "low", hash_key=middle - 1)
         put(kinesis, stream, "high", hash_key=middle)
@@ -149,7 +149,7 @@ class TestSplit:
             for shard_id, start, end in ((lower, 0, middle - 1), (upper, middle, HASH_KEYS - 1))
         ]
 
-    def test_an_iterator_from_before_the_split_goes_on_to_the_shards_end(
+    def test_an_iterator_from_before_a_split_reads_to_the_shards_end(
         self, kinesis: Any, stream: str
     ) -> None:
         before = iterator(kinesis, stream, ShardIteratorType="LATEST")

@@ -550,7 +550,7 @@ def oracle_agrees(pattern: Json, event: Json) -> bool:
 
 
 @given(PATTERNS, EVENTS)
-def test_any_pattern_matches_what_the_oracle_says(pattern: Json, event: Json) -> None:
+def test_any_pattern_matches_as_the_oracle_does(pattern: Json, event: Json) -> None:
     assert oracle_agrees(pattern, event)
 
 

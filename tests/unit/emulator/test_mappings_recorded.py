@@ -428,7 +428,7 @@ def test_a_function_gets_a_tables_change_with_its_binary_values_encoded(name: st
 @as_aws("batch_size", "recorded")
 @as_aws("starting_position", "recorded")
 @recorded("kinesis__kinesis_event_source_trim_horizon")
-def test_from_the_horizon_what_came_before_the_mapping_is_delivered_in_order(name: str) -> None:
+def test_from_the_horizon_records_older_than_the_mapping_are_delivered_in_order(name: str) -> None:
     async def story(stage: Stage) -> None:
         stage.aws.function_seconds = 5
         stage.put_as_recorded(*stage.recording.records[:20])
@@ -481,7 +481,7 @@ def test_two_functions_on_one_stream_each_get_every_record(name: str) -> None:
 
 @as_aws("filter_criteria", "recorded")
 @recorded("kinesis__kinesis_event_filtering_json_pattern")
-def test_of_two_mappings_of_a_stream_each_delivers_what_its_own_pattern_matches(name: str) -> None:
+def test_two_mappings_of_a_stream_each_deliver_the_records_of_their_own_pattern(name: str) -> None:
     messages = [
         {"event_type": "function_1", "message": "foo"},
         {"event_type": "function_2", "message": "bar"},
@@ -529,7 +529,7 @@ def change_to(item: Document, first: Document) -> Document:
     FILTERED + "date_time_conversion",
     FILTERED + "exists_false_filter",
 )
-def test_of_a_tables_changes_the_function_gets_those_that_match(name: str) -> None:
+def test_a_function_gets_the_changes_of_a_table_that_match(name: str) -> None:
     async def story(stage: Stage) -> None:
         content, (first, *more) = stage.recording.content, stage.recording.records
         dropped = DROPPED.get(name.removeprefix(FILTERED))
@@ -665,7 +665,7 @@ def test_an_answer_that_names_no_record_of_the_batch_fails_all_of_it(name: str) 
 @recorded(
     "kinesis__kinesis_report_batch_item_failures", "dynamodb__dynamodb_report_batch_item_failures"
 )
-def test_what_is_left_after_progress_has_all_its_retries(name: str) -> None:
+def test_after_progress_the_remaining_records_have_all_their_retries(name: str) -> None:
     stage = play(put_to_running(), name, names_failures)
     key = next(key for key in stage.recording.content if key.endswith("_records"))
     expected = stage.recording.content[key]["Records"]  # in order of their partition keys
