@@ -538,7 +538,7 @@ def test_a_well_known_key_is_the_roots_with_any_signature(
 @shows("origins")
 def test_every_page_may_send_requests_and_read_answers(
     endpoint: str, aws_environment: None
-) -> None:  # noqa: ARG001
+) -> None:
     place = Place(endpoint)
     answer = place.send(place.signed(), Origin="https://evil.example")
     assert answer.headers["access-control-allow-origin"] == "*"
