@@ -537,7 +537,8 @@ def test_a_well_known_key_is_the_roots_with_any_signature(
 
 @shows("origins")
 def test_every_page_may_send_requests_and_read_answers(
-    endpoint: str, aws_environment: None
+    endpoint: str,
+    aws_environment: None,  # noqa: ARG001
 ) -> None:
     place = Place(endpoint)
     answer = place.send(place.signed(), Origin="https://evil.example")
