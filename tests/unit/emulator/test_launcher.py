@@ -36,7 +36,7 @@ def test_segments_are_collected_again_once_they_can_be_written(
 
 
 @pytest.mark.parametrize("missing", ["folder", "pid"])
-def test_a_process_beside_the_emulator_is_started_again_whatever_could_not_be_written(
+def test_a_process_beside_the_emulator_is_restarted_after_any_failed_write(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
