@@ -101,6 +101,9 @@ replay: $(venv) ## Send a span of the archive back into the stream: ENV=default 
 invoke: $(venv) $(sam) ## Run one function in Docker, on the embedded AWS: FN=AlertFunction EVENT=events/alert.json
 	@$(with_tools) .venv/bin/python -m local invoke $(FN) $(EVENT) $(ARGS)
 
+events: $(venv) ## Write the events of events/ as if recorded now, for `sam local invoke`: ARGS=.aws-sam/events
+	@.venv/bin/python -m local.events $(or $(ARGS),.aws-sam/events)
+
 bench: $(venv) $(sam) $(aws) ## Measure imports, filters, mappings, then what a minute sustains with nothing lost.
 	@.venv/bin/python benchmarks/imports.py
 	@.tools/aws/bin/python benchmarks/filters.py
@@ -161,4 +164,4 @@ $(venv): requirements/dev.txt | $(uv)
 .tools/%/$(stamp): requirements/%.txt | $(uv)
 	@$(PYTHON) requirements/sync.py $@ $<
 
-.PHONY: run up down test browser schemas check check-types check-templates check-rules check-derived scan build deploy remove adopt devices redrive quarantine replay invoke bench soak year kills busy first-hour metric client-faults simulate fuzz conformance lock clean help
+.PHONY: run up down test browser schemas check check-types check-templates check-rules check-derived scan build deploy remove adopt devices redrive quarantine replay invoke events bench soak year kills busy first-hour metric client-faults simulate fuzz conformance lock clean help

@@ -1,15 +1,16 @@
-"""AWS on this machine: the embedded AWS, its event source mappings, its MQTT, and its gaps closed.
+"""AWS on this machine: the embedded AWS, with the parts of AWS that it lacks.
 
-It knows nothing of what is deployed to it.
+This package knows nothing of the stacks that are deployed to it.
 
-    embedded        starts and ends the embedded AWS (ministack), a process of its own
-    launcher        what runs in that process
-    gaps            what it does otherwise than AWS, closed
+    embedded        starts and stops the embedded AWS (ministack) in a process of its own
+    launcher        the main program of that process
+    gaps            changes to ministack where it differs from AWS
     mappings        event source mappings of streams
     mqtt            IoT Core's message broker and rules
     registry_server Glue Schema Registry
     sigv4           signatures of requests
     event_pattern   event patterns, for filters
-    states_language what Step Functions refuses
-    instance        the folder of a running one; processes: what runs for it
+    states_language Step Functions' checks of a definition
+    instance        the folder of a running embedded AWS
+    processes       the processes of a running embedded AWS
 """

@@ -1,8 +1,8 @@
 """The embedded AWS: ministack as a child process, on loopback, with IAM enforced.
 
-It runs in a session of its own, so that one signal reaches it with all its worker processes. It
-ends when `stop` is called, and by itself when its starter dies (`emulator.launcher`); `release`
-lets it outlive its starter. It keeps no state worth saving, so ending it is killing it.
+It runs in its own session, so one signal reaches it and all its worker processes. It ends when
+`stop` is called, or by itself when the process that started it dies (`emulator.launcher`). After
+`release` it outlives that process. It has no state to save, so `stop` kills it.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from pathlib import Path
 
 import httpx
 
-from emulator.errors import EmulatorError, NotInTime, StepFailed
+from emulator.errors import EmulatorError, StepFailed, StepTimedOut
 from emulator.instance import REGION, Instance
 from emulator.sigv4 import Key, link
 
 START_SECONDS_MAX = 180.0
-"""It is given up at once when its process ends; this is for one that hangs."""
+"""The limit for a process that hangs; one that ends is noticed at once."""
 STOP_SECONDS_MAX = 60.0
-"""It is killed: only a busy machine takes longer than a moment for that."""
+"""It is killed, which takes long only on a busy machine."""
 POLL_SECONDS = 0.03
 LAUNCHER = Path(__file__).with_name("launcher.py")
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SYSTEMROOT")
@@ -37,7 +37,7 @@ class EmbeddedAws:
     def __init__(
         self, process: subprocess.Popen[bytes], port: int, root: Key, mqtt_port: int = 0
     ) -> None:
-        """Take over a process that answers on `port`, and to MQTT on another.
+        """Control `process`, which answers HTTP on `port` and MQTT on another port.
 
         `root`: the key of its account's root.
         """
@@ -47,13 +47,13 @@ class EmbeddedAws:
         self.mqtt_port = mqtt_port
 
     def release(self) -> None:
-        """Let it live on after this process has ended."""
+        """Let it run on after this process has ended."""
         if self.process.stdin is not None:
             self.process.stdin.write(b"d")
             self.process.stdin.close()
 
     def stop(self) -> None:
-        """End it, with all its workers."""
+        """Kill it with all its workers."""
         end_group(self.process.pid)
         self.process.wait(STOP_SECONDS_MAX)
         if self.process.stdin is not None:
@@ -69,10 +69,10 @@ def start(
 ) -> EmbeddedAws:
     """Start an embedded AWS on a free port and wait until it answers.
 
-    `python`: the interpreter that has ministack, and runs the functions. `with_mappings`: also run
-    the event source mappings of streams (`emulator.mappings`), and MQTT (`emulator.mqtt`), in this
-    interpreter. `without`: gaps to leave open (`emulator.launcher.GAPS`), to see whether they are
-    still there. `root`: the key of the account's root; by default a new one.
+    `python`: the interpreter that has ministack and runs the functions. `with_mappings`: also run
+    the event source mappings of streams (`emulator.mappings`) and MQTT (`emulator.mqtt`), in this
+    interpreter. `without`: modules of `emulator.gaps` to leave out, to test whether they are still
+    needed. `root`: the key of the account's root; by default a new one.
 
     If this process dies before `release`, the embedded AWS ends and removes the folder.
     """
@@ -100,17 +100,17 @@ def start(
 
 
 def new_key() -> Key:
-    """Make a key that nobody else knows, of the form of AWS's."""
+    """Return a new random key in AWS's form."""
     return Key(f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30))
 
 
 def environment(
     instance: Instance, port: int, root: Key, inherited: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """Return all that the emulator and the functions in it see of the environment.
+    """Return the whole environment of the emulator and of the functions in it.
 
-    Nothing else is passed on: neither a person's AWS credentials nor a PYTHONPATH, which would
-    hide that the layer lacks a dependency. Functions get keys of their roles instead of the root's.
+    It has neither the user's AWS credentials nor PYTHONPATH, which would hide that a layer lacks a
+    dependency. Functions get the keys of their roles, not the root's.
     """
     temporary = str(instance.folder / "tmp")
     return {name: inherited[name] for name in INHERITED if name in inherited} | {
@@ -126,7 +126,7 @@ def environment(
         "AWS_DEFAULT_REGION": REGION,
         "LOG_LEVEL": "WARNING",
         "TMPDIR": temporary,
-        "S3_PERSIST": "1",  # objects are files, not memory
+        "S3_PERSIST": "1",  # keep objects in files, not in memory
         "S3_DATA_DIR": f"{temporary}/s3",
         "STATE_DIR": f"{temporary}/state",
         "NO_PROXY": "127.0.0.1,localhost",
@@ -134,7 +134,7 @@ def environment(
 
 
 def wait_until_healthy(aws: EmbeddedAws, log: Path) -> None:
-    """Return once the embedded AWS answers; raise StepFailed when it ends or takes too long."""
+    """Wait until the embedded AWS answers; raise StepFailed if it ends or takes too long."""
     deadline = time.monotonic() + START_SECONDS_MAX
     url = link(aws.root, "GET", f"127.0.0.1:{aws.port}", "/_ministack/ready")
     with httpx.Client(trust_env=False, timeout=2.0) as client:
@@ -145,11 +145,11 @@ def wait_until_healthy(aws: EmbeddedAws, log: Path) -> None:
                 if client.get(url).status_code == httpx.codes.OK:
                     return
             time.sleep(POLL_SECONDS)
-    raise NotInTime(f"the embedded AWS didn't answer within {START_SECONDS_MAX:.0f} s", log)
+    raise StepTimedOut(f"the embedded AWS didn't answer within {START_SECONDS_MAX:.0f} s", log)
 
 
 def stop(instance: Instance) -> bool:
-    """End the embedded AWS that another command left running; tell whether there was one."""
+    """Kill the embedded AWS that another command left running; return whether there was one."""
     if not instance.is_running():
         return False
     end_group(instance.load().pid)
@@ -157,7 +157,7 @@ def stop(instance: Instance) -> bool:
     while instance.is_running():
         if time.monotonic() > deadline:
             raise EmulatorError(
-                f"instance '{instance.name}' doesn't end: its process id is {instance.load().pid}"
+                f"instance '{instance.name}' doesn't end; its process id is {instance.load().pid}"
             )
         time.sleep(POLL_SECONDS)
     return True

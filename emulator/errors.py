@@ -1,8 +1,8 @@
-"""What can go wrong with the embedded AWS, for the person who started it.
+"""Errors of the embedded AWS, for the person who started it.
 
-EmulatorError         shown as one message: what is wrong, and what would be right
-└── StepFailed        a tool failed: its last lines, and where its whole log is
-    └── NotInTime     it was still at work when its time was over: too slow, or it hangs
+EmulatorError         one message: the problem and its remedy
+└── StepFailed        a tool failed; shows its last lines and the path of its log
+    └── StepTimedOut  a tool was still running at its deadline: it is slow, or it hangs
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ TAIL_LINES = 12
 
 
 class EmulatorError(Exception):
-    """A message for a person: what is wrong, and what would be right."""
+    """A message for a person: the problem and its remedy."""
 
 
 class StepFailed(EmulatorError):
@@ -24,12 +24,12 @@ class StepFailed(EmulatorError):
         self.tail = last_lines(log)
 
 
-class NotInTime(StepFailed):
-    """A tool was still at work when its time was over."""
+class StepTimedOut(StepFailed):
+    """A tool was still running at its deadline."""
 
 
 def last_lines(log: Path, lines: int = TAIL_LINES) -> list[str]:
-    """Return the last lines of a log that aren't empty."""
+    """Return the last non-empty lines of a log, at most `lines` of them."""
     if not log.exists():
         return []
     text = log.read_text(encoding="utf-8", errors="replace")

@@ -1,7 +1,7 @@
 """The folder of an embedded AWS: its lock, process, ports, logs and temporary files.
 
-Everything that it writes is in its folder, so two of them share nothing, and removing the folder
-leaves nothing behind.
+An embedded AWS writes only to its folder. So two of them share nothing, and removing the folder
+removes everything.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ REGION = "us-east-1"
 
 @dataclass
 class State:
-    """What others need to know of a running one; kept in its `state.json`."""
+    """Facts about a running embedded AWS for other processes; stored in `state.json`."""
 
     pid: int = 0
     port: int = 0
@@ -25,7 +25,7 @@ class State:
     region: str = REGION
     access_key: str = ""
     secret_key: str = ""
-    """Those of the account's root, in this instance alone."""
+    """The access key of the account's root; each instance has its own."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Instance:
 
     @property
     def endpoint(self) -> str:
-        """Address of the embedded AWS."""
+        """The URL of the embedded AWS."""
         return f"http://127.0.0.1:{self.load().port}"
 
     def log(self, tool: str) -> Path:
@@ -45,7 +45,7 @@ class Instance:
         return self.folder / f"{tool}.log"
 
     def is_running(self) -> bool:
-        """Tell whether the instance's embedded AWS is alive: it holds the folder's lock."""
+        """Return whether the instance's embedded AWS is running: it holds the folder's lock."""
         try:
             descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -59,7 +59,7 @@ class Instance:
         return False
 
     def create(self) -> None:
-        """Make the folder, empty; its owner alone may look into it, for it holds secrets."""
+        """Make an empty folder. Only its owner may open it, because it has secrets."""
         self.remove()
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         (self.folder / "tmp").mkdir(parents=True)
@@ -70,7 +70,7 @@ class Instance:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def keep_logs(self) -> None:
-        """Remove everything but the logs and traces: not the secrets, nor half a gigabyte."""
+        """Remove everything except logs and traces: secrets, and up to half a gigabyte."""
         for each in self.folder.iterdir():
             if each.is_dir():
                 shutil.rmtree(each, ignore_errors=True)
@@ -78,17 +78,17 @@ class Instance:
                 each.unlink(missing_ok=True)
 
     def load(self) -> State:
-        """Read the state; raise FileNotFoundError when there is none."""
+        """Return the state; raise FileNotFoundError if there is none."""
         known = {field.name for field in fields(State)}
         return State(**{name: value for name, value in self.stored().items() if name in known})
 
     def stored(self) -> dict[str, Any]:
-        """Read all that the state's file holds; raise FileNotFoundError when there is none."""
+        """Return all fields of the state file; raise FileNotFoundError if there is none."""
         found: dict[str, Any] = json.loads((self.folder / "state.json").read_text("utf-8"))
         return found
 
     def save(self, state: State) -> None:
-        """Write the state whole or not at all, readable by its owner alone."""
+        """Write the state atomically, readable only by its owner."""
         unfinished = self.folder / "state.json.new"
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

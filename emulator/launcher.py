@@ -1,16 +1,16 @@
 """Runs the embedded AWS in a process of its own; started by `emulator.embedded`, not by hand.
 
-This file runs in an interpreter that has the emulator and nothing of the project, so it imports
-only the standard library, the emulator and `emulator.gaps`. It adds to the emulator:
+This file runs in an interpreter that has ministack but not this project's dependencies. So it
+imports only the standard library, ministack and `emulator.gaps`. It adds to ministack:
 
-- a lock on the instance's folder for as long as it lives, so that anyone can tell whether the
-  instance runs (a process id alone may have been given to another process since);
-- an end when its starter dies without saying goodbye (standard input closes), with all its
-  workers, so that nothing is left running; the byte "d" on standard input lets it live on;
+- a lock on the instance's folder as long as the process runs, so that others can check whether the
+  instance runs (its process id alone may belong to a new process by now);
+- an end of the process and all its workers when the process that started it dies (standard input
+  closes), so nothing is left running; after the byte "d" on standard input it runs on;
 - a collector of X-Ray segments, in place of the X-Ray daemon;
-- the engine that runs the event source mappings of streams (`emulator.mappings`), and the MQTT
-  broker (`emulator.mqtt`), each a process beside it;
-- and it closes its gaps, where it does otherwise than AWS (`emulator.gaps`).
+- the engine of the event source mappings of streams (`emulator.mappings`) and the MQTT broker
+  (`emulator.mqtt`), each in its own process;
+- the changes of `emulator.gaps`, where ministack differs from AWS.
 """
 
 import argparse
@@ -33,22 +33,22 @@ from typing import Any
 SEGMENTS_BYTES_MAX = 32 * 1024 * 1024
 DATAGRAM_BYTES_MAX = 65_535
 KNOWN_SECONDS = 10.0
-"""For how long a sender isn't looked up again."""
+"""For how long a sender that was looked up needs no new look-up."""
 GONE_SECONDS = 8.0
 ENGINE_PAUSE_SECONDS = 0.2
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))
 
-from emulator.gaps import Modules  # noqa: E402 - found by the path above: python runs this with -I
+from emulator.gaps import Modules  # noqa: E402 - needs the path above, since python runs this with -I
 
 GAPS = (
     "table_keys",
     "partiql",
-    "expiry",  # before `keeping`, which packs what is left
+    "expiry",  # before `keeping`, which packs the records that didn't expire
     "keeping",
     "resharding",
     "authorization",
-    "permissions",  # before `mapping_api`, which looks at a mapping's settings first
+    "permissions",  # before `mapping_api`, which then checks a mapping's settings first
     "mapping_api",
     "sqs_poller",
     "sqs_answers",
@@ -70,20 +70,20 @@ GAPS = (
     "nested_stacks",
     "deleted_stacks",
     "signatures",
-    "origins",  # after `signatures`: outside of it
+    "origins",  # after `signatures`, so that its check comes first
 )
-"""The modules of `emulator.gaps`, in the order in which they are closed."""
+"""The modules of `emulator.gaps`, in the order in which they are applied."""
 
 
 def hold_lock(folder: Path) -> int:
-    """Lock the instance's folder until this process ends; return the descriptor that holds it."""
+    """Lock the instance's folder until this process ends; return the lock's file descriptor."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return descriptor
 
 
 def end_with_starter(folder: Path) -> None:
-    """Wait for the starter's word: live on when told to, end everything when it is gone."""
+    """Wait on standard input: return after the byte "d", end everything when it closes."""
     if os.read(sys.stdin.fileno(), 1) == b"d":
         return
     command = [sys.executable, "-I", __file__, "clean", str(folder), str(os.getpgrp())]
@@ -91,9 +91,9 @@ def end_with_starter(folder: Path) -> None:
 
 
 def clean(folder: Path, group: int) -> None:
-    """Kill the emulator with its workers, and remove the folder until it stays away.
+    """Kill the emulator with its workers, and remove the folder until it doesn't come back.
 
-    A `sam` whose starter was killed goes on for some seconds, and writes there.
+    A `sam` process whose parent was killed runs on for some seconds and writes to the folder.
     """
     os.killpg(group, signal.SIGKILL)
     gone_since = time.monotonic()
@@ -105,11 +105,11 @@ def clean(folder: Path, group: int) -> None:
 
 
 def collect_segments(receiver: socket.socket, path: Path) -> None:
-    """Append each X-Ray segment to `path`, a JSON document a line; when full, drop the older half.
+    """Append each X-Ray segment to `path`, one JSON document a line; drop older ones when full.
 
-    A datagram is a header line, then the document
-    (https://docs.aws.amazon.com/xray/latest/devguide/xray-api-sendingdata.html). Those of another
-    user's processes are dropped, where the system tells whose they are.
+    A datagram is a header line and a document
+    (https://docs.aws.amazon.com/xray/latest/devguide/xray-api-sendingdata.html). Datagrams from
+    other users' processes are dropped, if the system names the sender's user.
     """
     known: dict[tuple[str, int], float] = {}
     while True:
@@ -119,13 +119,13 @@ def collect_segments(receiver: socket.socket, path: Path) -> None:
                 continue
             known[sender] = time.monotonic() + KNOWN_SECONDS
         try:
-            keep_segment(datagram, path)
-        except OSError as error:  # a full disk, mostly: the next one may find room
-            tell(f"an X-Ray segment isn't kept: {error}")
+            append_segment(datagram, path)
+        except OSError as error:  # usually a full disk; the next segment may fit again
+            log(f"an X-Ray segment wasn't written: {error}")
 
 
-def keep_segment(datagram: bytes, path: Path) -> None:
-    """Append one segment."""
+def append_segment(datagram: bytes, path: Path) -> None:
+    """Append a datagram's segment to `path`; rename a file that is full to `*.older`."""
     _, _, document = datagram.partition(b"\n")
     with path.open("ab") as segments:
         segments.write(document.replace(b"\n", b" ") + b"\n")
@@ -134,18 +134,18 @@ def keep_segment(datagram: bytes, path: Path) -> None:
         path.replace(path.with_suffix(".older"))
 
 
-def tell(what: str) -> None:
-    """Say something on standard error, which is the emulator's log, if that can be written."""
+def log(message: str) -> None:
+    """Write a line to standard error, which is the emulator's log, if that is possible."""
     with suppress(OSError):
-        sys.stderr.write(f"launcher: {what}\n")
+        sys.stderr.write(f"launcher: {message}\n")
         sys.stderr.flush()
 
 
 def is_own(sender: tuple[str, int], table: Path = Path("/proc/net/udp")) -> bool:
-    """Whether a datagram's sender is a process of this user's, or there is no telling.
+    """Return whether a datagram's sender is a process of this user; True if that is unknown.
 
-    The table has a line for each UDP socket: number, local address (in hexadecimal, the bytes of
-    the IP address turned round), five columns, then the user's id (man 5 proc).
+    The table has a line for each UDP socket: a number, the local address (in hexadecimal, with the
+    IP address's bytes reversed), five more columns, the user's id (man 5 proc).
     """
     try:
         lines = table.read_text().splitlines()[1:]
@@ -158,17 +158,17 @@ def is_own(sender: tuple[str, int], table: Path = Path("/proc/net/udp")) -> bool
 
 
 def close_gaps(modules: Modules, without: Collection[str] = ()) -> None:
-    """Make the emulator do as AWS does, but for the gaps to leave open."""
+    """Apply the modules of `emulator.gaps`, except those named in `without`."""
     for name in GAPS:
         if name not in without:
             importlib.import_module(f"emulator.gaps.{name}").close(modules)
 
 
 def keep_running(folder: Path, name: str, python: str, *options: str) -> None:
-    """Run `emulator.<name>` beside the emulator; when it dies, again.
+    """Run `emulator.<name>` beside the emulator, and restart it whenever it dies.
 
-    It is a process of its own, in the interpreter that has the project. Its standard input closes
-    when this process ends, and it with that.
+    It is a separate process, in the interpreter that has the project's dependencies. It ends when
+    this process ends, because its standard input closes then.
     """
     command = [python, "-m", f"emulator.{name}"]
     command += ["--endpoint", f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}"]
@@ -176,30 +176,30 @@ def keep_running(folder: Path, name: str, python: str, *options: str) -> None:
     while True:
         try:
             run_beside(folder, name, command)
-        except OSError as error:  # a full disk, or no room for a process: later there may be
-            tell(f"emulator.{name} isn't started: {error}")
+        except OSError as error:  # a full disk or too many processes; a later try may succeed
+            log(f"emulator.{name} wasn't started: {error}")
         time.sleep(ENGINE_PAUSE_SECONDS)
 
 
 def run_beside(folder: Path, name: str, command: list[str]) -> None:
-    """Run a process until it ends, with a log and a file that names it in the folder."""
-    with (folder / f"{name}.log").open("ab") as log:
+    """Run a process until it ends; the folder gets its log and a file with its process id."""
+    with (folder / f"{name}.log").open("ab") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
         )
     with process:
         try:
             (folder / f"{name}.pid.new").write_text(str(process.pid))
             (folder / f"{name}.pid.new").replace(folder / f"{name}.pid")
-        except OSError as error:  # it may run all the same
-            tell(f"{name}.pid isn't written: {error}")
+        except OSError as error:  # the process can run without the file
+            log(f"{name}.pid wasn't written: {error}")
         process.wait()
 
 
 def serve(folder: Path, python: str | None, mqtt_port: str, without: Collection[str]) -> None:
-    """Run the emulator until it is told to stop.
+    """Run the emulator until it is stopped.
 
-    With the mappings' engine, the schema registry and MQTT, if `python` is given: these run in it.
+    If `python` is given, that interpreter runs the mappings' engine, the schema registry and MQTT.
     """
     close_gaps(Modules(folder, ROOT, python), without)
     receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -222,7 +222,7 @@ def serve(folder: Path, python: str | None, mqtt_port: str, without: Collection[
 
 
 def main() -> None:
-    """Do the one of two tasks that the command line names."""
+    """Do the task that the command line names: serve or clean."""
     parser = argparse.ArgumentParser()
     tasks = parser.add_subparsers(dest="task", required=True)
     cleaning, serving = tasks.add_parser("clean"), tasks.add_parser("serve")

@@ -1,7 +1,7 @@
-"""The processes of a running instance, by what they are: the embedded AWS and all that it started.
+"""The processes of a running instance, each with its role.
 
-The mappings' engine, the MQTT broker and the functions' workers are its children. A worker's
-program lies in a folder that the emulator names after the function.
+They are the embedded AWS and its children: the mappings' engine, the MQTT broker and the workers of
+functions. A worker's program is in a folder that the emulator names after the function.
 """
 
 import re
@@ -20,19 +20,19 @@ MODULES = {"emulator.mappings": ENGINE, "emulator.mqtt": BROKER}
 
 
 class Running(NamedTuple):
-    """A process and what it is: a worker has the name of its function."""
+    """A process and its role; a worker's role is the name of its function."""
 
     role: str
     process: psutil.Process
 
     @property
     def is_worker(self) -> bool:
-        """Whether it runs a function."""
+        """Return whether it runs a function."""
         return self.role not in (EMBEDDED_AWS, *MODULES.values())
 
 
 def processes_of(instance: Instance) -> list[Running]:
-    """Return the processes that an instance has now; none where it has ended."""
+    """Return the processes that an instance has now; none if it has ended."""
     state = instance.load()
     found = []
     with suppress(psutil.NoSuchProcess):
@@ -47,7 +47,7 @@ def processes_of(instance: Instance) -> list[Running]:
 
 
 def role_of(command: list[str]) -> str | None:
-    """Return what a process is by its command line; None for one that is nothing of ours."""
+    """Return a process's role by its command line; None if it has none here."""
     for module, role in MODULES.items():
         if module in command:
             return role

@@ -1,12 +1,12 @@
-"""Glue Schema Registry for the embedded AWS: moto's, in a process of its own, on loopback.
+"""Glue Schema Registry for the embedded AWS: moto's, in its own process, on loopback.
 
-moto keeps schemas and checks nothing, so what Glue does besides is added here: a version that can't
-read what the ones before it wrote gets the status FAILURE, a definition is found however it is
-written, and versions can be deleted.
+moto stores schemas without checks. This module adds Glue's behaviour: a version that can't read
+data of earlier versions gets the status FAILURE, a definition is found in any notation, and
+versions can be deleted.
 
-The embedded AWS starts it (`emulator.gaps.schema_registry`) with a key, and reads its port from its
-standard output. Who sends another key, or none, is refused. It ends when its standard
-input closes, and its state, which is in memory, with it.
+The embedded AWS starts this process with a key (`emulator.gaps.schema_registry`) and reads the port
+from its standard output. A request without that key is refused. The process ends when its standard
+input closes. Its state is in memory and is lost then.
 """
 
 import hmac
@@ -32,29 +32,29 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 LOOPBACK = "127.0.0.1"
-CHECKPOINT = 1  # the version that a schema begins with, which Glue doesn't delete
+CHECKPOINT = 1  # a schema's first version, which Glue doesn't delete
 
 
-class Quiet(WSGIRequestHandler):
-    """Logs no request: the emulator's log is where they are."""
+class QuietHandler(WSGIRequestHandler):
+    """Logs no request, because the emulator's log has them."""
 
     def log(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def reads(reader: str, writer: str) -> bool:
-    """Whether what was written with one Avro schema can be read with the other."""
+    """Return whether data written with one Avro schema can be read with the other."""
     try:
         schemas = avro.schema.parse(reader), avro.schema.parse(writer)
     except avro.errors.AvroException:
         return False
     checker = ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]
-    found = checker.get_compatibility(*schemas)
-    return found.compatibility is SchemaCompatibilityType.compatible
+    result = checker.get_compatibility(*schemas)
+    return result.compatibility is SchemaCompatibilityType.compatible
 
 
 def is_compatible(schema: Any, definition: str) -> bool:
-    """Whether a schema of moto's may have this as its next version."""
+    """Return whether a moto schema may get this definition as its next version."""
     written = [
         version.schema_definition
         for version in schema.schema_versions.values()
@@ -67,13 +67,13 @@ def is_compatible(schema: Any, definition: str) -> bool:
 
 
 def find(backend: GlueBackend, schema_id: dict[str, Any]) -> Any:
-    """Return moto's schema; raises what moto raises where there is none."""
+    """Return a moto schema; raise moto's exception if there is none."""
     described = backend.get_schema(schema_id)
     return backend.registries[described["RegistryName"]].schemas[described["SchemaName"]]
 
 
 def check_versions(backend: type[GlueBackend]) -> None:
-    """Have a version that may not follow the others kept as failed, as Glue does."""
+    """Store an incompatible version with the status FAILURE, as Glue does."""
     register = backend.register_schema_version
 
     def register_checked(
@@ -91,31 +91,32 @@ def check_versions(backend: type[GlueBackend]) -> None:
     backend.register_schema_version = register_checked  # type: ignore[method-assign]
 
 
-def find_by_meaning(backend: type[GlueBackend]) -> None:
-    """Have a version found by its definition in any form, and told of as Glue does if it isn't.
+def find_by_canonical_form(backend: type[GlueBackend]) -> None:
+    """Find a version by its definition in any notation; raise Glue's error if there is none.
 
-    Glue compares what is canonical:
+    Glue compares canonical forms:
     https://docs.aws.amazon.com/glue/latest/webapi/API_GetSchemaByDefinition.html
     """
     get = backend.get_schema_by_definition
 
-    def get_by_meaning(
+    def get_by_canonical_form(
         self: GlueBackend, schema_id: dict[str, Any], schema_definition: str
     ) -> dict[str, Any]:
         schema = find(self, schema_id)
-        kept = [each.schema_definition for each in schema.schema_versions.values()]
-        same = [each for each in kept if meaning(each) == meaning(schema_definition)]
+        wanted = canonical(schema_definition)
+        stored = [each.schema_definition for each in schema.schema_versions.values()]
+        same = [each for each in stored if canonical(each) == wanted]
         if not same:
             of_schema = schema.registry_name, schema.schema_name, schema.schema_arn
             raise SchemaVersionNotFoundFromSchemaIdException(*of_schema, None, None)
         answer: dict[str, Any] = get(self, schema_id, same[0])
         return answer
 
-    backend.get_schema_by_definition = get_by_meaning  # type: ignore[method-assign]
+    backend.get_schema_by_definition = get_by_canonical_form  # type: ignore[method-assign]
 
 
-def meaning(definition: str) -> Any:
-    """What a definition says, if it is JSON; else itself."""
+def canonical(definition: str) -> Any:
+    """Return a definition's value if it is JSON, or the text itself."""
     try:
         return json.loads(definition)
     except ValueError:
@@ -123,7 +124,7 @@ def meaning(definition: str) -> Any:
 
 
 def delete_versions(response: GlueResponse) -> ActionResult:
-    """DeleteSchemaVersions: of one number, `2`, or of several, `2-4`."""
+    """Answer DeleteSchemaVersions: delete one version, `2`, or a range, `2-4`."""
     request = json.loads(response.body)
     versions = find(response.glue_backend, request["SchemaId"]).schema_versions
     first, _, last = request["Versions"].partition("-")
@@ -140,7 +141,7 @@ def delete_versions(response: GlueResponse) -> ActionResult:
 
 
 def update_registry(response: GlueResponse) -> ActionResult:
-    """UpdateRegistry: its description."""
+    """Answer UpdateRegistry: change a registry's description."""
     request = json.loads(response.body)
     described = response.glue_backend.get_registry(request["RegistryId"])
     registry = response.glue_backend.registries[described["RegistryName"]]
@@ -148,8 +149,8 @@ def update_registry(response: GlueResponse) -> ActionResult:
     return ActionResult({"RegistryName": registry.name, "RegistryArn": registry.registry_arn})
 
 
-def for_key(app: "WSGIApplication", key: str) -> "WSGIApplication":
-    """Return an application that serves requests which bring the key."""
+def with_key_check(app: "WSGIApplication", key: str) -> "WSGIApplication":
+    """Return an application that serves only requests with the key."""
     name = f"HTTP_{KEY_HEADER.upper().replace('-', '_')}"
 
     def serve(request: "WSGIEnvironment", start: "StartResponse") -> Any:
@@ -162,21 +163,21 @@ def for_key(app: "WSGIApplication", key: str) -> "WSGIApplication":
 
 
 def main() -> None:
-    """Serve until the starter is gone."""
+    """Serve until the process that started this one is gone."""
     check_versions(GlueBackend)
-    find_by_meaning(GlueBackend)
+    find_by_canonical_form(GlueBackend)
     GlueResponse.delete_schema_versions = delete_versions  # type: ignore[attr-defined]
     GlueResponse.update_registry = update_registry  # type: ignore[attr-defined]
-    app = for_key(create_backend_app("glue"), os.environ[KEY])
-    server = make_server(LOOPBACK, 0, app, threaded=True, request_handler=Quiet)
+    app = with_key_check(create_backend_app("glue"), os.environ[KEY])
+    server = make_server(LOOPBACK, 0, app, threaded=True, request_handler=QuietHandler)
     threading.Thread(target=end_with_starter, daemon=True).start()
     sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()
-    server.serve_forever()  # here, so that whatever ends it ends the process, and is seen
+    server.serve_forever()  # in the main thread, so that its error ends the process and is seen
 
 
 def end_with_starter() -> None:
-    """End this process, whatever its threads are at, when the one that started it is gone."""
+    """End this process at once when the process that started it is gone."""
     sys.stdin.buffer.read()
     os._exit(0)
 

@@ -1,12 +1,14 @@
-"""AWS Signature Version 4: tell whether a request is signed right; sign a link.
+"""AWS Signature Version 4: check a request's signature; sign a link.
 
-The rules are AWS's: "Create a signed AWS API request",
+Rules: "Create a signed AWS API request",
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html;
-"Authenticating Requests (AWS Signature Version 4)" of S3, with its payload hashes and its chunks,
-https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-authenticating-requests.html. A signature is
-taken from one place, the Authorization header or the query; other algorithms aren't taken.
+for S3's payload hashes and chunks "Authenticating Requests (AWS Signature Version 4)",
+https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-authenticating-requests.html. A request
+carries its signature in the Authorization header or in the query, not in both. Other algorithms are
+refused.
 
-It uses the standard library alone, because the emulator's interpreter has nothing of the project.
+It uses only the standard library, because the emulator's interpreter has none of the project's
+dependencies.
 """
 
 import calendar
@@ -22,7 +24,7 @@ from urllib.parse import quote, unquote_plus
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 SKEW_SECONDS_MAX = 15 * 60
-"""How far a request's time may be from the receiver's."""
+"""The largest allowed difference between a request's time and the receiver's."""
 EXPIRES_SECONDS_MAX = 7 * 24 * 3600
 TIMESTAMP = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 SCOPE_PARTS = 5  # key, date, region, service, aws4_request
@@ -34,7 +36,7 @@ SUBSTITUTES = (UNSIGNED, UNSIGNED_CHUNKS, CHUNKS, CHUNKS_TRAILER)
 HASH = re.compile(r"[0-9a-f]{64}")
 EMPTY_HASH = hashlib.sha256(b"").hexdigest()
 CONTENT_HASH = "x-amz-content-sha256"
-S3 = "s3"  # the one service whose body may go unsigned, and whose path is signed as it is sent
+S3 = "s3"  # only here may a body be unsigned, and the path is signed as sent
 IN_QUERY = (
     "X-Amz-Algorithm",
     "X-Amz-Credential",
@@ -45,16 +47,16 @@ IN_QUERY = (
     "X-Amz-SignedHeaders",
 )
 OLD_IN_QUERY = ("awsaccesskeyid",)
-"""Of Signature Version 2."""
+"""Query parameters of Signature Version 2."""
 
 Pairs = tuple[tuple[str, str], ...]
 
 
 class Refused(Exception):
-    """A request isn't signed, or not right: `code` is AWS's, `message` is for its sender."""
+    """A request isn't signed, or is signed wrongly; `code` is AWS's error code."""
 
     def __init__(self, code: str, message: str) -> None:
-        """Keep both."""
+        """Keep AWS's error code and a message for the sender."""
         super().__init__(message)
         self.code = code
         self.message = message
@@ -69,9 +71,9 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it was received.
+    """A received request.
 
-    `path` and `query` are as sent, still encoded. Names of headers are in lower case.
+    `path` and `query` are as sent, still encoded. Header names are in lower case.
     """
 
     method: str
@@ -80,25 +82,25 @@ class Request:
     headers: Pairs
 
     def values(self, name: str) -> list[str]:
-        """Return the values of a header, in the order in which they were sent."""
+        """Return the values of a header, in the order sent."""
         return [value for key, value in self.headers if key == name]
 
     def value(self, name: str) -> str:
-        """Return the value of a header that may be sent once; empty if it wasn't sent."""
-        found = self.values(name)
-        if len(found) > 1:
-            raise Refused("IncompleteSignature", f"the header {name} is sent {len(found)} times")
-        return found[0] if found else ""
+        """Return a header's value, empty if it is missing; raise Refused if it was sent twice."""
+        values = self.values(name)
+        if len(values) > 1:
+            raise Refused("IncompleteSignature", f"the header {name} is sent {len(values)} times")
+        return values[0] if values else ""
 
     def parameters(self) -> Pairs:
-        """Return the query's names and values, decoded, in the order in which they were sent."""
+        """Return the query's names and values, decoded, in the order sent."""
         parts = (part.partition("=") for part in self.query.split("&") if part)
         return tuple((unquote_plus(name), unquote_plus(value)) for name, _, value in parts)
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a request says of its own signature."""
+    """A request's signature, and what the request states about it."""
 
     key_id: str
     date: str
@@ -109,26 +111,26 @@ class Signature:
     timestamp: str
     token: str
     expires: int | None = None
-    """Seconds for which a link is good; None where the signature is in a header."""
+    """Seconds for which a link is valid; None if the signature is in a header."""
 
     @property
     def scope(self) -> str:
-        """The scope that is signed."""
+        """The scope in the signed text."""
         return f"{self.date}/{self.region}/{self.service}/aws4_request"
 
 
 def signature_of(request: Request) -> Signature | None:
-    """Return a request's signature, unchecked; None where it carries no AWS credentials.
+    """Return a request's signature, unchecked; None if it carries no AWS credentials.
 
-    Raises Refused for one that is incomplete, given twice, or of another kind.
+    Raises Refused for a signature that is incomplete, given twice, or of another algorithm.
     """
     authorizations = [each for each in request.values("authorization") if each.startswith("AWS")]
     names = [name.lower() for name, _ in request.parameters()]
     in_query = {name.lower() for name in IN_QUERY} & set(names)
     if any(name in names for name in OLD_IN_QUERY):
-        raise Refused("UnsupportedSignature", f"only {ALGORITHM} is taken")
+        raise Refused("UnsupportedSignature", f"only {ALGORITHM} is supported")
     if authorizations and in_query:
-        message = "credentials are both in the Authorization header and in the query: give one"
+        message = "credentials are in the Authorization header and in the query; send one of them"
         raise Refused("IncompleteSignature", message)
     if authorizations:
         return in_header(request)
@@ -139,17 +141,17 @@ def in_header(request: Request) -> Signature:
     """Return the signature in a request's Authorization header."""
     algorithm, _, rest = request.value("authorization").partition(" ")
     if algorithm != ALGORITHM:
-        raise Refused("UnsupportedSignature", f"only {ALGORITHM} is taken, not {algorithm}")
+        raise Refused("UnsupportedSignature", f"only {ALGORITHM} is supported, not {algorithm}")
     fields = [part.strip().partition("=") for part in rest.split(",")]
-    found = {name: value for name, _, value in fields}
+    given = {name: value for name, _, value in fields}
     if sorted(name for name, _, _ in fields) != ["Credential", "Signature", "SignedHeaders"]:
         message = "Authorization needs Credential, SignedHeaders and Signature, each once"
         raise Refused("IncompleteSignature", message)
     timestamp = request.value("x-amz-date") or timestamp_of(request.value("date"))
     return Signature(
-        *scope_of(found["Credential"]),
-        signed_headers=tuple(found["SignedHeaders"].split(";")),
-        value=found["Signature"],
+        *scope_of(given["Credential"]),
+        signed_headers=tuple(given["SignedHeaders"].split(";")),
+        value=given["Signature"],
         timestamp=timestamp,
         token=request.value("x-amz-security-token"),
     )
@@ -161,10 +163,10 @@ def in_link(request: Request) -> Signature:
     found = dict(given)
     missing = set(IN_QUERY) - {"X-Amz-Security-Token"} - found.keys()
     if missing or len(found) != len(given) or not found.keys() <= set(IN_QUERY):
-        needed = ", ".join(sorted(missing)) or "each name once, written as AWS writes it"
+        needed = ", ".join(sorted(missing)) or "each name once, in AWS's spelling"
         raise Refused("IncompleteSignature", f"the query's credentials need {needed}")
     if found["X-Amz-Algorithm"] != ALGORITHM:
-        raise Refused("UnsupportedSignature", f"only {ALGORITHM} is taken")
+        raise Refused("UnsupportedSignature", f"only {ALGORITHM} is supported")
     expires = found["X-Amz-Expires"]
     if not re.fullmatch("[0-9]{1,6}", expires) or not 1 <= int(expires) <= EXPIRES_SECONDS_MAX:
         message = f"X-Amz-Expires is {expires!r}: seconds were expected, 1 to {EXPIRES_SECONDS_MAX}"
@@ -180,7 +182,7 @@ def in_link(request: Request) -> Signature:
 
 
 def scope_of(credential: str) -> tuple[str, str, str, str]:
-    """Return the key's id, date, region and service of a Credential."""
+    """Return the key id, date, region and service of a Credential; raise Refused."""
     parts = credential.split("/")
     if len(parts) != SCOPE_PARTS or parts[4] != "aws4_request" or not all(parts):
         message = f"Credential is {credential!r}: key/date/region/service/aws4_request was expected"
@@ -190,7 +192,7 @@ def scope_of(credential: str) -> tuple[str, str, str, str]:
 
 
 def timestamp_of(date: str) -> str:
-    """Return a Date header's time as signatures have it; empty where it can't be read."""
+    """Return a Date header's time in the form of X-Amz-Date; empty if it can't be read."""
     try:
         seconds = parsedate_to_datetime(date).timestamp()
     except (TypeError, ValueError):
@@ -200,7 +202,7 @@ def timestamp_of(date: str) -> str:
 
 @lru_cache(maxsize=64)
 def seconds_of(timestamp: str) -> int:
-    """Return a signature's time in seconds since 1970; raise Refused where it is none."""
+    """Return a signature's time in seconds since 1970; raise Refused if it isn't a time."""
     if TIMESTAMP.fullmatch(timestamp):
         try:
             return calendar.timegm(time.strptime(timestamp, "%Y%m%dT%H%M%SZ"))
@@ -211,15 +213,15 @@ def seconds_of(timestamp: str) -> int:
 
 
 def check_time(signature: Signature, now: float) -> None:
-    """Raise Refused for a request whose time is too far from `now`, in seconds since 1970."""
+    """Raise Refused if a request's time is too far from `now`, in seconds since 1970."""
     signed_at = seconds_of(signature.timestamp)
     if signature.timestamp[:8] != signature.date:
-        message = f"Credential is of {signature.date}, the request of {signature.timestamp}"
+        message = f"Credential has {signature.date}, the request has {signature.timestamp}"
         raise Refused("SignatureDoesNotMatch", message)
     is_link = signature.expires is not None
     latest = signed_at + (signature.expires if signature.expires is not None else SKEW_SECONDS_MAX)
     if now > latest:
-        message = f"signed at {signature.timestamp}, which was good for {latest - signed_at} s"
+        message = f"signed at {signature.timestamp}, which was valid for {latest - signed_at} s"
         raise Refused("AccessDenied" if is_link else "RequestTimeTooSkewed", f"expired: {message}")
     if signed_at > now + SKEW_SECONDS_MAX:
         message = f"signed at {signature.timestamp}, which is over {SKEW_SECONDS_MAX} s from now"
@@ -227,10 +229,9 @@ def check_time(signature: Signature, now: float) -> None:
 
 
 def payload_of(signature: Signature, request: Request) -> str | None:
-    """Return the hash of the body that was signed, or its substitute.
+    """Return the body hash that was signed, or its substitute; None if the body must be hashed.
 
-    None where the body must be hashed. Raises Refused for a substitute that the service doesn't
-    take: S3 alone does.
+    Raises Refused for a substitute if the service isn't S3.
     """
     declared = request.value(CONTENT_HASH)
     if signature.expires is not None and signature.service == S3:
@@ -249,7 +250,7 @@ def payload_of(signature: Signature, request: Request) -> str | None:
 
 
 def check(signature: Signature, request: Request, secret: str, payload: str) -> None:
-    """Raise Refused where the signature isn't the one that the secret gives.
+    """Raise Refused unless the signature is the one made with the secret.
 
     `payload`: the body's hash, or its substitute (`payload_of`).
     """
@@ -264,11 +265,11 @@ def check(signature: Signature, request: Request, secret: str, payload: str) -> 
 
 
 def check_signed_headers(signature: Signature, request: Request) -> None:
-    """Raise Refused unless Host is signed, with each x-amz- header that is sent."""
+    """Raise Refused unless Host and all x-amz- headers are signed."""
     names = signature.signed_headers
     wanted = {"host", *(name for name, _ in request.headers if name.startswith("x-amz-"))}
     if list(names) != sorted({name.lower() for name in names}):
-        message = f"SignedHeaders is {';'.join(names)!r}: lower case, in order, each once, is right"
+        message = f"SignedHeaders is {';'.join(names)!r}: lower case, sorted, each once is right"
         raise Refused("IncompleteSignature", message)
     if not wanted <= set(names):
         unsigned = ", ".join(sorted(wanted - set(names)))
@@ -277,7 +278,7 @@ def check_signed_headers(signature: Signature, request: Request) -> None:
 
 
 def check_body(declared: str, signature: Signature, secret: str, chunks: list[bytes]) -> None:
-    """Raise Refused where a body isn't the one that was signed. `declared`: see `payload_of`."""
+    """Raise Refused unless a body is the one that was signed. `declared`: see `payload_of`."""
     if declared in (UNSIGNED, UNSIGNED_CHUNKS):
         return
     if declared in (CHUNKS, CHUNKS_TRAILER):
@@ -296,7 +297,7 @@ def hash_of(chunks: list[bytes]) -> str:
 
 
 def check_chunks(signature: Signature, secret: str, body: bytes) -> None:
-    """Raise Refused unless each chunk of a body is signed, and what follows the last one.
+    """Raise Refused unless each chunk of a body and its trailer are signed.
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html, -streaming-trailers.html.
     """
@@ -316,7 +317,7 @@ def check_chunks(signature: Signature, secret: str, body: bytes) -> None:
         digest = hashlib.sha256(body[start : start + size]).hexdigest()
         value = follows(f"{ALGORITHM}-PAYLOAD", EMPTY_HASH, digest)
         if not hmac.compare_digest(value.encode(), match[2]):
-            raise Refused("SignatureDoesNotMatch", "a chunk of the body isn't signed right")
+            raise Refused("SignatureDoesNotMatch", "a chunk of the body has a wrong signature")
         previous, at = value, start + size + (2 if size else 0)
     lines = [line for line in body[at:].split(b"\r\n") if line]
     if lines:
@@ -325,11 +326,11 @@ def check_chunks(signature: Signature, secret: str, body: bytes) -> None:
         text = b"".join(line + b"\n" for line in trailers)
         value = follows(f"{ALGORITHM}-TRAILER", hashlib.sha256(text).hexdigest())
         if name != b"x-amz-trailer-signature" or not hmac.compare_digest(value.encode(), given):
-            raise Refused("SignatureDoesNotMatch", "what follows the last chunk isn't signed right")
+            raise Refused("SignatureDoesNotMatch", "the body's trailer has a wrong signature")
 
 
 def signed(signature: Signature, request: Request, secret: str, payload: str) -> str:
-    """Return the signature's value by the secret: 64 hexadecimal digits."""
+    """Return the signature that the secret gives: 64 hexadecimal digits."""
     headers: dict[str, list[str]] = {}
     for name, value in request.headers:
         headers.setdefault(name, []).append(" ".join(value.split()))
@@ -351,7 +352,7 @@ def signed(signature: Signature, request: Request, secret: str, payload: str) ->
 
 
 def query_of(request: Request) -> str:
-    """Return the query as it is signed: sorted, encoded, without the signature itself."""
+    """Return the query as it is signed: sorted, encoded, without the signature."""
     pairs = [
         (quote(name, safe="~"), quote(value, safe="~"))
         for name, value in request.parameters()
@@ -361,7 +362,7 @@ def query_of(request: Request) -> str:
 
 
 def normal(path: str) -> str:
-    """Return a path without empty segments, `.` and `..`, as it is signed outside of S3."""
+    """Return a path without empty segments, `.` and `..`, as all services but S3 sign it."""
     kept: list[str] = []
     for part in path.split("/"):
         if part == "..":
@@ -373,7 +374,7 @@ def normal(path: str) -> str:
 
 @lru_cache(maxsize=1024)
 def signing_key(secret: str, date: str, region: str, service: str) -> bytes:
-    """Return the key of a day, a region and a service."""
+    """Return the signing key of a day, a region and a service."""
     key = f"AWS4{secret}".encode()
     for part in (date, region, service, "aws4_request"):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
@@ -381,9 +382,9 @@ def signing_key(secret: str, date: str, region: str, service: str) -> bytes:
 
 
 def link(key: Key, method: str, host: str, path: str, seconds: int = 600) -> str:
-    """Return a link to what `host` has at `path`, good for some seconds.
+    """Return a signed link to `path` on `host`, valid for `seconds`.
 
-    It is signed as one to S3, whatever is there: such a link says nothing of a body.
+    It is signed as a link to S3 for every service, because such a link needs no body hash.
     """
     timestamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     signature = Signature(
@@ -403,5 +404,5 @@ def link(key: Key, method: str, host: str, path: str, seconds: int = 600) -> str
 
 
 def relay_proof(secret: str, host: str) -> str:
-    """Return the proof that a relay which knows the secret was reached as `host`."""
+    """Return a relay's proof that it knows the secret and was called as `host`."""
     return hmac.new(secret.encode(), f"relayed from {host}".encode(), hashlib.sha256).hexdigest()

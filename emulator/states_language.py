@@ -1,13 +1,11 @@
-"""What Step Functions refuses in a state machine's definition, by the States Language.
+"""Step Functions' checks of a state machine's definition, by the States Language.
 
-The codes are those of
-https://docs.aws.amazon.com/step-functions/latest/apireference/API_ValidateStateMachineDefinitionDiagnostic.html;
-the rules are those of https://states-language.net and
-https://docs.aws.amazon.com/step-functions/latest/dg/statemachine-structure.html. AWS's wording is
-known for repeated names, missing targets and states that are not reachable (aws/aws-sdk users'
-reports; LocalStack's issue 11978 and cfn-lint's 4073 and 4074 have it whole); the rest is worded
-here, and AWS says that nobody should rely on it. What a task's Resource may be, paths and JSONata
-are not looked at.
+Codes: https://docs.aws.amazon.com/step-functions/latest/apireference/API_ValidateStateMachineDefinitionDiagnostic.html.
+Rules: https://states-language.net and
+https://docs.aws.amazon.com/step-functions/latest/dg/statemachine-structure.html. AWS's messages are
+known for repeated names, missing targets and unreachable states (users' reports; LocalStack's issue
+11978 and cfn-lint's 4073 and 4074 quote them in full). The other messages are this module's; AWS
+says that programs shouldn't rely on them. A task's Resource, paths and JSONata aren't checked.
 """
 
 import json
@@ -28,55 +26,54 @@ Document = dict[str, Any]
 
 
 class Problem(NamedTuple):
-    """Why a definition is refused, and where in it."""
+    """A reason why a definition is refused, and its place in the definition."""
 
     code: str
     message: str
     location: str
 
     def __str__(self) -> str:
-        """Return it as Step Functions tells it."""
+        """Return the problem in Step Functions' form."""
         return f"{self.code}: {self.message} at {self.location}"
 
 
 class Level(NamedTuple):
-    """States that may be each other's next: of a machine, a map's processor or a branch."""
+    """States that may name each other as next: those of a machine, a map or a branch."""
 
     definition: Document
     location: str
 
 
 class Pairs(dict[str, Any]):
-    """A JSON object that knows which of its names were there more than once."""
+    """A JSON object, with the names that it has more than once."""
 
     repeated: tuple[str, ...] = ()
 
 
 def problems(text: str) -> list[Problem]:
-    """Return all that Step Functions refuses a definition for; none of a good one."""
+    """Return all reasons why Step Functions refuses a definition; none if it is valid."""
     try:
         definition = json.loads(text, object_pairs_hook=pairs)
     except ValueError as error:
         return [Problem("INVALID_JSON_DESCRIPTION", str(error), "/")]
     if not isinstance(definition, dict):
         return [Problem(SCHEMA, "The definition should be an object", "/")]
-    found = list(levels(Level(definition, "")))
-    malformed = [problem for level in found for problem in form_problems(level)]
+    all_levels = list(levels(Level(definition, "")))
+    malformed = [problem for level in all_levels for problem in form_problems(level)]
     return malformed or [
-        *repeated_names(found),
-        *(p for level in found for p in way_problems(level)),
+        *repeated_names(all_levels),
+        *(p for level in all_levels for p in transition_problems(level)),
     ]
 
 
 def refusal(text: str) -> str:
-    """Return the message of the InvalidDefinition that a definition gets, or nothing."""
-    found = problems(text)
-    told = ", ".join(str(problem) for problem in found)
-    return f"Invalid State Machine Definition: '{told}'" if found else ""
+    """Return the message of InvalidDefinition for a definition; empty if it is valid."""
+    listed = ", ".join(str(problem) for problem in problems(text))
+    return f"Invalid State Machine Definition: '{listed}'" if listed else ""
 
 
 def pairs(members: list[tuple[str, Any]]) -> Pairs:
-    """Make a JSON object of its members."""
+    """Return a JSON object made of its members."""
     made = Pairs(members)
     counts = Counter(name for name, _ in members)
     made.repeated = tuple(name for name, times in counts.items() if times > 1)
@@ -84,7 +81,7 @@ def pairs(members: list[tuple[str, Any]]) -> Pairs:
 
 
 def states_of(level: Level) -> dict[str, Document]:
-    """The states of a level that are objects."""
+    """Return the states of a level that are objects."""
     states = level.definition.get("States")
     if not isinstance(states, dict):
         return {}
@@ -92,7 +89,7 @@ def states_of(level: Level) -> dict[str, Document]:
 
 
 def levels(level: Level) -> Iterator[Level]:
-    """Return a level and all that are nested in it."""
+    """Return a level and all levels nested in it."""
     yield level
     for name, state in states_of(level).items():
         location = f"{level.location}/States/{name}"
@@ -106,7 +103,7 @@ def levels(level: Level) -> Iterator[Level]:
 
 
 def form_problems(level: Level) -> Iterator[Problem]:
-    """What is missing in a level, or of the wrong kind."""
+    """Return the fields of a level that are missing or have the wrong type."""
     states = level.definition.get("States")
     if not isinstance(level.definition.get("StartAt"), str):
         yield Problem(SCHEMA, "The field 'StartAt' is required", f"{level.location}/StartAt")
@@ -126,7 +123,7 @@ def form_problems(level: Level) -> Iterator[Problem]:
 
 
 def state_problems(state: Document) -> Iterator[str]:
-    """What a state lacks, or has and may not have."""
+    """Return messages for fields that a state lacks or may not have."""
     kind = state.get("Type")
     if kind not in TYPES:
         yield f"The field 'Type' should be one of {', '.join(TYPES)}"
@@ -153,10 +150,10 @@ def state_problems(state: Document) -> Iterator[str]:
             yield f"The field '{key}' should be a list of rules with a 'Next'"
 
 
-def repeated_names(found: list[Level]) -> Iterator[Problem]:
-    """Names that several states have: each is unique in the whole machine, nested ones included."""
+def repeated_names(all_levels: list[Level]) -> Iterator[Problem]:
+    """Return names of several states; a name must be unique in the machine, with nested levels."""
     seen: set[str] = set()
-    for level in found:
+    for level in all_levels:
         states = level.definition["States"]
         for name in states:
             if name in seen or name in states.repeated:
@@ -166,8 +163,8 @@ def repeated_names(found: list[Level]) -> Iterator[Problem]:
             seen.add(name)
 
 
-def way_problems(level: Level) -> Iterator[Problem]:
-    """Ways that lead nowhere within a level, states that no way leads to, and no end."""
+def transition_problems(level: Level) -> Iterator[Problem]:
+    """Return missing targets and unreachable states of a level, and a missing end state."""
     states, reached = states_of(level), set()
     for target, location in targets(level):
         reached.add(target)
@@ -184,7 +181,7 @@ def way_problems(level: Level) -> Iterator[Problem]:
 
 
 def targets(level: Level) -> Iterator[tuple[str, str]]:
-    """The names of states that a level's ways lead to, each with where it says so."""
+    """Return the states that a level's transitions name, each with the place of the name."""
     yield level.definition["StartAt"], f"{level.location}/StartAt"
     for name, state in states_of(level).items():
         location = f"{level.location}/States/{name}"

@@ -14,7 +14,7 @@ from botocore.exceptions import (
 )
 from rich.console import Console
 
-from emulator.errors import EmulatorError, NotInTime
+from emulator.errors import EmulatorError, StepTimedOut
 from local import commands
 from local.errors import LocalError, NoAnswer
 from local.faults import fault_of
@@ -492,7 +492,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done: int = options.does(options, console_on(to_stderr))
     except EmulatorError as error:
         show_error(Console(stderr=True), error)
-        return TOO_SLOW if isinstance(error, (NoAnswer, NotInTime)) else 1
+        return TOO_SLOW if isinstance(error, (NoAnswer, StepTimedOut)) else 1
     except (BotoCoreError, ClientError) as error:
         show_error(Console(stderr=True), LocalError(f"the embedded AWS: {error}"))
         return TOO_SLOW if isinstance(error, ReadTimeoutError | ConnectTimeoutError) else 1

@@ -29,11 +29,11 @@ from local.fleet.reading import Source
 from local.fleet.recorded import CsvOptions, Recording
 from local.fleet.simulated import Fleet, FleetOptions
 from local.fleet.sizing import measured
-from local.instance import DEFAULT_NAME, Instance, State, existing, named, unused
+from local.instance import DEFAULT_NAME, Instance, State, existing, named, unused, up_command
 from local.notices import Delivery, Notices, heading, line_of, subscribe, together
 from local.notices import as_json as notice_as_json
 from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens, redeployed
-from local.sources import listed
+from local.sources import changes, digests, listed
 from local.tables import (
     ALERT_COLUMNS,
     STATISTICS,
@@ -186,7 +186,12 @@ def devices(options: Options, console: Console) -> int:
     """Run devices against an instance that is up."""
     make_source, posting_options = source_of(options), posting_of(options)
     instance = named(options.name)
-    instance.deployed()
+    state = instance.deployed()
+    if options.check and "rules.yaml" in changes(state.sources, digests()):
+        raise LocalError(
+            "rules.yaml isn't what is deployed, and --check goes by it: "
+            f"{up_command(instance.name)} deploys it"
+        )
     steps = Steps(console)
     source = make_source(sized(options, steps))
     prepare_tokens(instance, source, posting_options)

@@ -28,7 +28,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from emulator.embedded import end_group
-from emulator.errors import NotInTime, StepFailed
+from emulator.errors import StepFailed, StepTimedOut
 from local.errors import LocalError, NoAnswer
 from local.instance import ROOT, Instance, State
 from local.tools import tool
@@ -197,7 +197,7 @@ class SamRun:
         try:
             code = self._process.wait(SAM_SECONDS_MAX)
         except subprocess.TimeoutExpired:
-            raise NotInTime(
+            raise StepTimedOut(
                 f"`sam {self.command}` took longer than {SAM_SECONDS_MAX:.0f} s", self.log
             ) from None
         finally:

@@ -19,6 +19,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv4Network, ip_address
@@ -38,6 +39,7 @@ from local.deployment import (
     tool_environment,
 )
 from local.errors import LocalError
+from local.events import stamped_copy
 from local.instance import ROOT, Instance, State
 from local.tools import tool
 
@@ -63,6 +65,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 def invoke(instance: Instance, function: str, event: Path, arguments: list[str]) -> int:
     """Run the function of this logical id on an event's file; return sam's exit code.
 
+    Events of `events/` are stamped: their times are those of now, else their readings expire.
     Logs go to stderr, what the function answers to stdout. Raises LocalError for a function that
     isn't in the stack, a missing event, and where there is no Docker.
     """
@@ -73,6 +76,7 @@ def invoke(instance: Instance, function: str, event: Path, arguments: list[str])
     bridge = bridge_network()
     build_for_container(instance).wait()
     template = with_endpoint_declared(instance.folder / "invoke" / "template.yaml", function)
+    event = stamped_copy(event, instance.folder / "events", now_ms=time.time_ns() // 1_000_000)
     with relayed(state, *bridge) as endpoint:
         values = instance.folder / "invoke.json"
         values.write_text(json.dumps({function: variables | {"AWS_ENDPOINT_URL": endpoint}}))

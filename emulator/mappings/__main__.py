@@ -1,7 +1,7 @@
 """The engine's process: `python -m emulator.mappings --endpoint … --file …`.
 
-`emulator.launcher` starts it beside the embedded AWS, and again when it dies. It ends when its
-starter does: standard input closes then.
+`emulator.launcher` starts it beside the embedded AWS, and restarts it when it dies. It ends with
+the launcher, because its standard input closes then.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from emulator.sigv4 import Key
 LOGGER = logging.getLogger(__name__)
 CALLS_MAX = 32
 INVOCATIONS_MAX = 256
-"""Enough for every lane of some mappings to wait for its function."""
+"""Enough threads for every lane of several mappings to wait for its function."""
 
 
 def now_ms() -> int:
@@ -34,7 +34,7 @@ def now_ms() -> int:
 
 
 async def serve(url: str, region: str, file: Path) -> None:
-    """Run the mappings of an AWS endpoint until told to stop."""
+    """Run the mappings of an AWS endpoint until SIGINT or SIGTERM."""
     calls, invocations = ThreadPoolExecutor(CALLS_MAX), ThreadPoolExecutor(INVOCATIONS_MAX)
     endpoint = Endpoint(url, region, root_key(), calls, invocations)
     ports = Ports(
@@ -51,24 +51,24 @@ async def serve(url: str, region: str, file: Path) -> None:
 
 
 def root_key() -> Key:
-    """Return the key of the account's root, which `emulator.launcher` gives to what it starts."""
+    """Return the key of the account's root, which `emulator.launcher` puts in the environment."""
     return Key(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
 
 
 def end_with_starter() -> None:
-    """End this process when the one that started it is gone, and the embedded AWS with it."""
+    """End this process when the launcher is gone, and with it the embedded AWS."""
     os.read(sys.stdin.fileno(), 1)
     os._exit(0)
 
 
 def end_with_any_thread() -> None:
-    """End this process when a thread of it dies of an exception, whichever: it is started again.
+    """End this process when any of its threads dies of an exception; the launcher restarts it.
 
-    Otherwise it would live on without what that thread is for.
+    Otherwise it would go on without the work of that thread.
     """
 
-    def end(told: threading.ExceptHookArgs) -> None:
-        LOGGER.critical("a thread has died", exc_info=told.exc_value)
+    def end(failure: threading.ExceptHookArgs) -> None:
+        LOGGER.critical("a thread has died", exc_info=failure.exc_value)
         os._exit(1)
 
     threading.excepthook = end
@@ -88,7 +88,7 @@ def main() -> None:
         asyncio.run(serve(options.endpoint, options.region, options.file))
     except BaseException:
         LOGGER.exception("the engine ends")
-        os._exit(1)  # at once: functions under way would hold up the one that comes after it
+        os._exit(1)  # at once: waiting for running functions would delay the restart
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The engine's outside on an AWS endpoint: streams, functions, failure destinations.
+"""The engine's ports on an AWS endpoint: streams, functions, failure destinations.
 
-As on AWS, streams are read and destinations written as the function's role, so a permission that it
-lacks shows; the functions are invoked by the service itself.
+As on AWS, the engine reads streams and writes to destinations with the function's role. So a
+missing permission shows. It invokes functions as the account's root.
 
-Reading goes past boto3's parser, which would decode each record's data that the function gets
-encoded again, and make a datetime of each time: it took most of the engine's time.
+It reads streams without boto3's parser. That parser decodes each record's data, which the function
+gets encoded again, and makes a datetime of each time. It took most of the engine's time.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ SESSION_NAME = "event-source-mapping"
 OK_STATUS = 200
 UTF8_BYTES_MAX = 4
 RECORD_FRAME_BYTES = 2
-"""A comma and a line's rest: what JSON puts between records."""
+"""The bytes between two records in JSON, at most."""
 
 STREAMS = [KINESIS], [DYNAMODB]
 
@@ -60,7 +60,7 @@ STREAMS_API = "dynamodb", "DynamoDBStreams_20120810", "application/x-amz-json-1.
 
 
 class ApiError(Exception):
-    """What a service answered instead of a result."""
+    """A service's error answer."""
 
     def __init__(self, code: str, message: str) -> None:
         """Keep the code, to tell one error from another."""
@@ -69,14 +69,14 @@ class ApiError(Exception):
 
 
 class Endpoint:
-    """An AWS endpoint, and threads to wait for its answers."""
+    """An AWS endpoint, and the threads that wait for its answers."""
 
     def __init__(
         self, url: str, region: str, root: Key, calls: Executor, invocations: Executor
     ) -> None:
-        """Talk to the services at `url`, of the account whose root has the key `root`.
+        """Call the services at `url`, of the account whose root has the key `root`.
 
-        Invocations have threads of their own: slow functions must not keep streams from being read.
+        Invocations have their own threads, so that slow functions don't block reading.
         """
         self.url = url
         self.region = region
@@ -93,17 +93,17 @@ class Endpoint:
         self._clients: dict[tuple[str, str], Any] = {}
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do what waits for a short answer in a thread."""
+        """Run `work`, which waits for a short answer, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._calls, work)
 
     async def run_long(self, work: Callable[[], T]) -> T:
-        """Do what waits for a function in a thread."""
+        """Run `work`, which waits for a function, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._invocations, work)
 
     def call(
         self, api: tuple[str, str, str], action: str, body: dict[str, Any], role_arn: str
     ) -> dict[str, Any]:
-        """Call a service that speaks JSON, as a role; raise ApiError or OutsideProblem."""
+        """Call a JSON API with a role's credentials; raise ApiError or OutsideProblem."""
         service, target, content_type = api
         headers = {"X-Amz-Target": f"{target}.{action}", "Content-Type": content_type}
         request = AWSRequest("POST", self.url, headers, json.dumps(body).encode())
@@ -123,9 +123,9 @@ class Endpoint:
         return document
 
     def client(self, service: str, role_arn: str = "") -> Any:
-        """Return a boto3 client, as a role or as the account's root."""
+        """Return a boto3 client with a role's credentials, or with the root's if none is given."""
         key = service, role_arn
-        with self._lock:  # a client is safe to share among threads, and not to make in several
+        with self._lock:  # threads may share a client, but not make clients at once
             if key not in self._clients:
                 self._clients[key] = self._make_client(service, role_arn)
             return self._clients[key]
@@ -142,7 +142,7 @@ class Endpoint:
         )
         session = botocore.session.Session()
         credentials = self._credentials(role_arn)
-        # boto3's own session takes no credentials that renew themselves
+        # boto3's own session accepts no credentials that renew themselves
         session._credentials = credentials  # type: ignore[attr-defined] # noqa: SLF001
         return session.create_client(
             service, region_name=self.region, endpoint_url=self.url, config=config
@@ -202,12 +202,12 @@ class Endpoint:
 
 
 class StreamSource:
-    """What Kinesis and DynamoDB streams have in common."""
+    """The common part of Kinesis and DynamoDB streams."""
 
     api: tuple[str, str, str]
 
     def __init__(self, endpoint: Endpoint, mapping: Mapping) -> None:
-        """Read a mapping's stream as its function's role."""
+        """Read a mapping's stream with its function's role."""
         self._endpoint = endpoint
         self._mapping = mapping
         self._region = mapping.source_arn.split(":")[3]
@@ -245,7 +245,7 @@ class KinesisSource(StreamSource):
     api = KINESIS_API
 
     async def shards(self) -> list[Shard]:
-        """Return all shards, closed ones too as long as they hold records."""
+        """Return all shards, also closed ones that still have records."""
 
         def list_all() -> list[Shard]:
             found: list[dict[str, Any]] = []
@@ -258,8 +258,8 @@ class KinesisSource(StreamSource):
 
         return await self._endpoint.run(list_all)
 
-    async def latest(self, shard_id: str) -> Start:  # noqa: ARG002 - of any shard: now
-        """Return the place behind the shard's last record."""
+    async def latest(self, shard_id: str) -> Start:  # noqa: ARG002 - the same for every shard
+        """Return the place after the shard's last record: now."""
         return Start(AT_TIMESTAMP, time.time_ns() // 1_000_000)
 
     async def open(self, shard_id: str, start: Start) -> str:
@@ -312,7 +312,7 @@ class KinesisSource(StreamSource):
 
     @cached_property
     def _frame(self) -> int:
-        """How many bytes a record takes without its data and its key, generously."""
+        """The bytes of a record without its data and its key, at most."""
         return len(self._mapping.source_arn) + len(self._role_arn) + 512
 
 
@@ -325,7 +325,7 @@ class DynamoDbSource(StreamSource):
     api = STREAMS_API
 
     async def shards(self) -> list[Shard]:
-        """Return all shards, closed ones too."""
+        """Return all shards, also closed ones."""
 
         def list_all() -> list[Shard]:
             found: list[Shard] = []
@@ -341,7 +341,7 @@ class DynamoDbSource(StreamSource):
         return await self._endpoint.run(list_all)
 
     async def latest(self, shard_id: str) -> Start:
-        """Return the place behind the last record: found by reading, for LATEST moves."""
+        """Return the place after the last record; it reads the shard, because LATEST moves."""
         place, cursor = TRIM_HORIZON, await self.open(shard_id, TRIM_HORIZON)
         while True:
             page = await self.fetch(shard_id, cursor, FETCH_MAX_DYNAMODB)
@@ -367,7 +367,7 @@ class DynamoDbSource(StreamSource):
                 "GetRecords", ShardIterator=cursor, Limit=min(limit, FETCH_MAX_DYNAMODB)
             )
             records = [self._record(found) for found in answer["Records"]]
-            # Streams don't tell how far behind a reader is: a full page says that there is more.
+            # DynamoDB doesn't say how far behind a reader is. A full page means that more may come.
             behind = answer.get("RecordsBehindLatest")
             is_more = behind if behind is not None else len(records) == FETCH_MAX_DYNAMODB
             return Page(records, answer.get("NextShardIterator"), int(bool(is_more)), behind)
@@ -387,7 +387,7 @@ class DynamoDbSource(StreamSource):
 
 
 def shard_of(found: dict[str, Any], *other_parents: str) -> Shard:
-    """Return a shard as the engine knows it."""
+    """Return a shard of the API's answer as the engine's value."""
     parents = [found[name] for name in ("ParentShardId", *other_parents) if found.get(name)]
     is_closed = bool(found.get("SequenceNumberRange", {}).get("EndingSequenceNumber"))
     return Shard(found["ShardId"], tuple(parents), is_closed)
@@ -403,7 +403,7 @@ class LambdaSink:
     """Lambda's Invoke."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        """Invoke the endpoint's functions."""
+        """Invoke functions of `endpoint`."""
         self._endpoint = endpoint
 
     async def invoke(self, function_arn: str, event: dict[str, Any]) -> Answer:
@@ -417,7 +417,7 @@ class LambdaSink:
             text = answer["Payload"].read()
         except ReadTimeoutError as error:
             return Answer({"errorMessage": str(error)}, "Unhandled")
-        except Exception as error:  # whatever it is, no answer of the function's is known
+        except Exception as error:  # any error: there is no answer of the function
             raise NotInvoked(str(error) or repr(error)) from error
         return Answer(
             payload_of(text),
@@ -429,7 +429,7 @@ class LambdaSink:
 
 
 def payload_of(text: bytes) -> Any:
-    """Return what a function answered; a text where that isn't JSON."""
+    """Return a function's answer; a text if it isn't JSON, None if it is empty."""
     if not text:
         return None
     try:
@@ -439,10 +439,10 @@ def payload_of(text: bytes) -> Any:
 
 
 class AwsDestination:
-    """Queues, topics and buckets, written as the function's role."""
+    """Sends to queues, topics and buckets with the function's role."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        """Write to the endpoint's."""
+        """Send to queues, topics and buckets of `endpoint`."""
         self._endpoint = endpoint
 
     async def send(self, mapping: Mapping, key: str, document: dict[str, Any]) -> None:
@@ -451,7 +451,7 @@ class AwsDestination:
             await self._endpoint.run(lambda: self._send(mapping, key, json.dumps(document)))
         except OutsideProblem:
             raise
-        except Exception as error:  # nothing may be lost for an error that nobody thought of
+        except Exception as error:  # any error: the batch must not be lost
             raise OutsideProblem(f"{mapping.destination_arn}: {error}") from error
 
     def _send(self, mapping: Mapping, key: str, text: str) -> None:
@@ -466,7 +466,7 @@ class AwsDestination:
             case "sqs":
                 client.send_message(QueueUrl=self._queue_url(name), MessageBody=text)
             case _:
-                raise OutsideProblem(f"{arn}: neither a queue, a topic nor a bucket")
+                raise OutsideProblem(f"{arn} is not a queue, a topic or a bucket")
 
     def _queue_url(self, name: str) -> str:
         url: str = self._endpoint.client("sqs").get_queue_url(QueueName=name)["QueueUrl"]

@@ -1,7 +1,7 @@
 """Checkpoints in a small SQLite file.
 
-A write is with the operating system when it returns, so it outlives the engine, however that ends.
-It isn't forced to the disk: the embedded AWS loses its streams too when the machine does.
+A write is with the operating system when it returns, so it survives any end of the engine. It isn't
+forced to the disk: if the machine fails, the embedded AWS loses its streams, too.
 """
 
 import sqlite3
@@ -20,7 +20,7 @@ BUSY_SECONDS = 5.0
 
 
 class SqliteCheckpoints:
-    """The engine's memory: how far each shard of each mapping was delivered."""
+    """The position of each shard and the state of each mapping, in a file."""
 
     def __init__(self, path: Path | str = ":memory:") -> None:
         """Open the file, or make it."""
@@ -39,7 +39,7 @@ class SqliteCheckpoints:
         return dict(self._database.execute(query, [uuid]))
 
     def save(self, uuid: str, shards: Sequence[tuple[str, str]]) -> None:
-        """Save the positions of shards, all or none of them."""
+        """Save the positions of shards: all of them or none."""
         statement = "INSERT OR REPLACE INTO shard VALUES (?, ?, ?)"
         if len(shards) == 1:
             self._database.execute(statement, [uuid, *shards[0]])

@@ -1,6 +1,6 @@
-"""What a failure destination gets of a batch that was given up.
+"""The document that a failure destination gets for a batch that was given up.
 
-Recorded; the payload's form (a JSON text) is documented:
+Its fields were recorded; the payload's form (a JSON text) is documented:
 https://docs.aws.amazon.com/lambda/latest/dg/kinesis-on-failure-destination.html
 """
 
@@ -23,9 +23,9 @@ def failure_document(
     request_id: str,
     now_ms: int,
 ) -> dict[str, Any]:
-    """Return the document: which batch, why, and what the function last answered.
+    """Return the document: the batch, the reason, and the function's last answer.
 
-    What exceeds its age has no function to blame, and counts as invoked at least once.
+    A batch that is too old has no answer; its invocations count as at least one.
     """
     document: dict[str, Any] = {
         "requestContext": {
@@ -59,17 +59,17 @@ def failure_document(
 
 
 def with_payload(document: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
-    """Return the document as a bucket gets it: with all that the function would have got."""
+    """Return the document for a bucket: it also contains the function's event."""
     return document | {"payload": json.dumps(event, separators=(",", ":"))}
 
 
 def object_key(mapping: Mapping, shard_id: str, object_id: str, now_ms: int) -> str:
-    """Return the key of the object that a bucket gets."""
+    """Return the key of the document's object in a bucket."""
     at = datetime.fromtimestamp(now_ms / 1000, UTC)
     return f"aws/lambda/{mapping.uuid}/{shard_id}/{at:%Y/%m/%d}/{at:%Y-%m-%dT%H.%M.%S}-{object_id}"
 
 
 def iso(time_ms: int, precision: str) -> str:
-    """Return a time as AWS writes it."""
+    """Return a time as AWS writes it; `precision` is `timespec` of `isoformat`."""
     moment = datetime.fromtimestamp(time_ms / 1000, UTC)
     return moment.isoformat(timespec=precision).replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""All mappings: each one's shards are read, and changes of the mappings are followed."""
+"""Runs all mappings: reads the shards of each, and follows changes of the mappings."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from emulator.mappings.shard import Position, ShardReader
 
 LOGGER = logging.getLogger(__name__)
 FOLLOW_SECONDS = 1.0
-"""How often the mappings and the shards of their streams are looked at."""
+"""The pause between two looks at the mappings and at the shards of their streams."""
 NOTHING_YET = "No records processed"
 PROBLEM = "PROBLEM: "
 ENABLED, DISABLED = "Enabled", "Disabled"
@@ -21,10 +21,10 @@ ListMappings = Callable[[], Awaitable[list[Mapping]]]
 
 
 class Engine:
-    """Runs every enabled mapping of a stream, as its configuration says at the time."""
+    """Runs every enabled mapping of a stream by its current configuration."""
 
     def __init__(self, ports: Ports, list_mappings: ListMappings) -> None:
-        """Run what `list_mappings` gives; it raises OutsideProblem when it can't tell."""
+        """Run the mappings that `list_mappings` returns; it may raise OutsideProblem."""
         self._ports = ports
         self._list_mappings = list_mappings
         self._runners: dict[str, Runner] = {}
@@ -32,7 +32,7 @@ class Engine:
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Follow the mappings until `stop` is called; then end each once its batches are done."""
+        """Follow the mappings until `stop` is called; then let each finish its batches."""
         stopped = asyncio.create_task(self._stopping.wait())
         while not stopped.done():
             look = asyncio.create_task(self._look())
@@ -48,7 +48,7 @@ class Engine:
         self._stopping.set()
 
     async def _look(self) -> None:
-        """Follow what has changed; whatever is wrong, the next look may find it mended."""
+        """Follow changes of the mappings. An error is logged, and the next look tries again."""
         try:
             self._follow(await self._list_mappings())
         except OutsideProblem as problem:
@@ -58,11 +58,11 @@ class Engine:
         for runner in self._runners.values():
             try:
                 runner.look()
-            except Exception:  # as of a full disk; it keeps no other mapping from its look
+            except Exception:  # a full disk, for example; the other mappings still get their look
                 LOGGER.exception("a look at mapping %s", runner.mapping.uuid)
 
     def _follow(self, listed: list[Mapping]) -> None:
-        """Do what has changed since the last look: create, update, enable, disable, delete."""
+        """Begin and end mappings that were created, changed or deleted since the last look."""
         wanted = {each.uuid: each for each in listed}
         known = self._ports.checkpoints.known()
         for uuid in sorted(self._runners.keys() | self._ending.keys() | known.keys()):
@@ -72,7 +72,7 @@ class Engine:
                 self._begin(mapping, known.get(uuid, ("", NOTHING_YET)))
 
     def _end_if_changed(self, uuid: str, mapping: Mapping | None) -> None:
-        """Let a runner end whose mapping is another now; a changed one then begins anew."""
+        """End a runner whose mapping was changed or deleted; a changed one begins again later."""
         runner = self._runners.get(uuid)
         if runner and runner.mapping != mapping:
             del self._runners[uuid]
@@ -83,7 +83,7 @@ class Engine:
             self._ports.checkpoints.forget(uuid)
 
     def _begin(self, mapping: Mapping, known: tuple[str, str]) -> None:
-        """Take a mapping up where it was left; note what is wrong with one that can't be."""
+        """Begin a mapping at its saved position; if that fails, save the error as its result."""
         state, last_result = known
         if not mapping.is_enabled:
             if state != DISABLED:
@@ -97,10 +97,10 @@ class Engine:
 
 
 class Runner:
-    """Runs one mapping: a reader for each shard whose parents are finished."""
+    """Runs one mapping, with a reader for each shard whose parents are finished."""
 
     def __init__(self, mapping: Mapping, ports: Ports, known: tuple[str, str]) -> None:
-        """Go on where the mapping was left; `known` is its state and last result."""
+        """Go on at the mapping's saved position; `known` is its state and last result."""
         self.mapping = mapping
         self._ports = ports
         self._source = ports.source_of(mapping)
@@ -115,14 +115,14 @@ class Runner:
         self._looking: asyncio.Task[None] | None = None
 
     def look(self) -> None:
-        """Look at the stream's shards, unless the last look still goes on; save what is shown."""
+        """Look at the stream's shards, unless the last look is still running; save the figures."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
         for shard_id in self._tasks:
             self._readers[shard_id].save()
 
     async def end(self) -> None:
-        """Begin no further batch, and return once those under way are answered."""
+        """Begin no further batch, and return once the running invocations are answered."""
         if self._looking:
             self._looking.cancel()
             await asyncio.wait([self._looking])
@@ -132,7 +132,7 @@ class Runner:
         self._note(None, DISABLED)
 
     async def _look(self) -> None:
-        """Adopt new shards, and read those that may be read; what fails is this mapping's alone."""
+        """Adopt new shards and start their readers. An error is saved as the mapping's result."""
         try:
             policy.filter_of(self.mapping)
             shards = await self._source.shards()
@@ -153,9 +153,9 @@ class Runner:
             self._note(f"{PROBLEM}{error!r}")
 
     async def _begin(self, shards: list[Shard]) -> None:
-        """Fix where each shard of a new mapping is read from; those to come are read whole.
+        """Set where each shard of a new mapping is read from; later shards are read whole.
 
-        All of it is saved at once, or none: a shard that isn't known counts as one that came later.
+        All positions are saved at once: a shard without a position counts as a later one.
         """
         for shard in shards:
             if shard.shard_id not in self._positions:
@@ -179,9 +179,9 @@ class Runner:
         )
 
     def _adopt(self, shards: list[Shard]) -> None:
-        """Take up shards that came by a split or a merge; forget those that are gone.
+        """Add shards that came by a split or a merge, and forget those that are gone.
 
-        An open shard that was finished before is one of a stream that was made again.
+        A shard that was finished and is open belongs to a stream that was deleted and made again.
         """
         new = [
             each
@@ -204,7 +204,7 @@ class Runner:
                 self._ports.checkpoints.forget_shard(self.mapping.uuid, shard_id)
 
     def _may_begin(self, shard: Shard) -> bool:
-        """Tell whether a shard's parents are finished, or have left the stream (inferred)."""
+        """Return whether a shard's parents are finished or have left the stream (inferred)."""
         return all(
             parent not in self._positions or self._is_finished(parent) for parent in shard.parents
         )
@@ -227,7 +227,7 @@ class Runner:
         self._tasks[shard_id] = asyncio.create_task(reader.run())
 
     def _collect(self, shard_id: str, task: asyncio.Task[None]) -> None:
-        """Let go of a reader that has ended; one that failed is begun again where it was."""
+        """Drop a reader that has ended; one that failed begins again at its saved position."""
         del self._tasks[shard_id]
         error = task.exception()
         if error is not None:
@@ -237,7 +237,7 @@ class Runner:
             self._read(shard_id, f"{PROBLEM}{error!r}")
 
     def _note(self, last_result: str | None, state: str = ENABLED) -> None:
-        """Save the state and the last result of any shard that is read, if either has changed."""
+        """Save the mapping's state and a last result of its shards, if either has changed."""
         reading = [self._readers[shard_id].last_result for shard_id in self._tasks]
         results = [result for result in reading if result]
         problems = [result for result in results if result.startswith(PROBLEM)]

@@ -1,7 +1,7 @@
-"""A lane: records of one shard, delivered one batch after the other.
+"""A lane delivers records of one shard, one batch after the other.
 
 A shard has as many lanes as its mapping's ParallelizationFactor. All records of a partition key go
-through the same lane, so they are delivered in order, and never in two batches at once.
+through the same lane, so they are delivered in order and never in two batches at once.
 """
 
 import asyncio
@@ -30,23 +30,23 @@ FAILED = "PROBLEM: Function call failed"
 
 @dataclass
 class Counts:
-    """What has become of a shard's records, since the mapping began to read it."""
+    """Counts of a shard since the mapping began to read it."""
 
     batches: int = 0
     """Invocations that ran."""
     records: int = 0
-    """Records delivered, as often as they were."""
+    """Records delivered; a record that is delivered again counts again."""
     retries: int = 0
-    """Invocations that failed and were followed by another with some of the same records."""
+    """Failed invocations after which some of their records were delivered again."""
     throttles: int = 0
-    """Attempts in which the function didn't run."""
+    """Attempts that didn't run the function."""
     filtered: int = 0
     discarded: int = 0
 
 
 @dataclass
 class Window:
-    """A tumbling window that is open."""
+    """An open tumbling window."""
 
     start_ms: int
     end_ms: int
@@ -56,26 +56,26 @@ class Window:
 
 @dataclass
 class Work:
-    """What the lanes of one shard share."""
+    """The state that the lanes of one shard share."""
 
     mapping: Mapping
     shard_id: str
     ports: Ports
     save: Callable[[], None]
-    """Called when anything that is saved has changed: before more is delivered."""
+    """Called when saved state has changed, before the next delivery."""
     report: Callable[[str], None]
-    """Called with each result, as LastProcessingResult words it."""
+    """Called with each result, in the words of LastProcessingResult."""
     counts: Counts = field(default_factory=Counts)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set: no further batch is begun."""
+    """When it is set, no further batch begins."""
 
     async def pause(self, seconds: float) -> None:
-        """Wait, but not when told to stop."""
+        """Wait some seconds, or less if `stopping` is set meanwhile."""
         await within(self.stopping, seconds)
 
 
 async def within(event: asyncio.Event, seconds: float | None) -> None:
-    """Wait for an event, at most so long."""
+    """Wait for an event, at most `seconds` long; without limit if that is None."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
@@ -85,7 +85,7 @@ class Lane:
     """Delivers a shard's records of some partition keys, in order."""
 
     def __init__(self, work: Work, done: str | None, window: Window | None = None) -> None:
-        """Go on behind the record `done`, in a window that was open then."""
+        """Go on after the record `done`, in the window that was open then."""
         self._work = work
         self._queue: deque[Record] = deque()
         self.queued_bytes = 0
@@ -100,12 +100,12 @@ class Lane:
         self._is_hurried = False
         self.window = window
 
-    # What the shard's reader tells it, and asks
+    # For the shard's reader
 
     def push(self, records: Sequence[Record], read: str | None) -> None:
-        """Take over records to deliver, but those delivered before.
+        """Queue records to deliver, except those delivered before.
 
-        `read` is the last record that the shard's reader had sorted into lanes before these.
+        `read`: the last record that the shard's reader sorted into lanes before these.
         """
         if not self.waiting:
             self._done = later(self._done, read)
@@ -124,13 +124,13 @@ class Lane:
             )
 
     def wake(self, read_through_ms: int, is_at_end: bool) -> None:
-        """Look again: all that arrived before `read_through_ms` was pushed."""
+        """Look at the queue again: all records that arrived before `read_through_ms` are in it."""
         self._read_through_ms = read_through_ms
         self._is_at_end = is_at_end
         self._changed.set()
 
     def hurry(self, is_hurried: bool) -> None:
-        """Wait for no batching window while the shard isn't read on."""
+        """Don't wait for a batching window as long as the shard isn't read further."""
         self._is_hurried = is_hurried
         if is_hurried:
             self._changed.set()
@@ -147,13 +147,13 @@ class Lane:
         return first[0].arrived_ms if first else None
 
     def position(self, read: str | None) -> str | None:
-        """Return the record behind which delivery would go on after a restart."""
+        """Return the record after which delivery would go on after a restart."""
         return self._done if self.waiting else later(self._done, read)
 
     # Delivery
 
     async def run(self) -> None:
-        """Deliver until the shard has ended and all of it is delivered, or until told to stop."""
+        """Deliver until the shard has ended and all of it is delivered, or `stopping` is set."""
         while not self._work.stopping.is_set():
             if self.window and self.window.state_bytes > policy.STATE_BYTES_MAX:
                 await self._end_window(is_early=True)
@@ -178,7 +178,7 @@ class Lane:
         await within(self._changed, seconds)
 
     def _seconds_to_wait(self) -> float:
-        """Return how long more records may still join the batch."""
+        """Return for how many seconds more records may still join the batch."""
         if self._ready_at_ms is None or self._is_at_end or self._is_hurried:
             return 0.0
         if self._is_batch_complete():
@@ -214,12 +214,12 @@ class Lane:
         )
 
     async def _deliver(self, batch: Batch, final: dict[str, bool] | None = None) -> None:
-        """Try until every record is delivered or given up, or until told to stop."""
+        """Try until every record is delivered or given up, or `stopping` is set."""
         work = self._work
         todo = [batch]
         while todo and not work.stopping.is_set():
             batch = todo.pop()
-            late = policy.expired(batch.records, work.mapping, work.ports.now_ms())
+            late = policy.expired_count(batch.records, work.mapping, work.ports.now_ms())
             if late:
                 await self._give_up(batch._replace(records=batch.records[:late]), AGE_EXCEEDED)
                 if late < len(batch.records):
@@ -231,14 +231,14 @@ class Lane:
             except NotInvoked as problem:
                 work.counts.throttles += 1
                 work.report(f"PROBLEM: {problem}")
-                todo.append(policy.refused(batch))
+                todo.append(policy.after_refusal(batch))
             else:
                 todo.extend(reversed(await self._follow(batch, answer)))
             if todo:
                 await self._wait_for_turn(todo[-1])
 
     async def _follow(self, batch: Batch, answer: Answer) -> tuple[Batch, ...]:
-        """Do what follows an answer; return what is to be delivered next."""
+        """Act on an answer; return the batches to deliver next."""
         work = self._work
         failed_at = policy.first_failed(answer, batch, work.mapping)
         step = policy.after(batch, failed_at, work.mapping)
@@ -255,7 +255,7 @@ class Lane:
         return step.rest
 
     async def _wait_for_turn(self, batch: Batch) -> None:
-        """Wait before a batch is tried again, but not beyond the age of all its records."""
+        """Wait before a batch is tried again, at most until all its records are too old."""
         work = self._work
         seconds = policy.wait_seconds(batch, work.ports.chance)
         if batch.records:
@@ -265,7 +265,7 @@ class Lane:
             await work.pause(seconds)
 
     def _finish(self, count: int) -> None:
-        """Count the first records in hand as done, and save that before anything else is tried."""
+        """Count the first records in hand as done, and save that before the next attempt."""
         if count == 0:
             return
         for _ in range(count):
@@ -276,7 +276,7 @@ class Lane:
     async def _give_up(self, batch: Batch, condition: str, answer: Answer | None = None) -> None:
         """Send a batch to the destination, and count it as done once it is there.
 
-        While the destination fails, the lane stands still and says so: AWS would drop the batch and
+        While the destination fails, the lane stops and reports it. AWS would drop the batch and
         count a DestinationDeliveryFailure.
         """
         work = self._work
@@ -302,7 +302,7 @@ class Lane:
                 await work.ports.destination.send(work.mapping, key, document)
             except OutsideProblem as problem:
                 work.report(f"PROBLEM: {problem}")
-                tried = policy.refused(tried)
+                tried = policy.after_refusal(tried)
                 await work.pause(policy.wait_seconds(tried, work.ports.chance))
             else:
                 return True
@@ -314,24 +314,24 @@ class Lane:
     # Tumbling windows
 
     def _open_window(self) -> None:
-        """Open the window of the next record, unless one is open, or windows don't tumble."""
+        """Open the next record's window, unless one is open or the mapping has no windows."""
         seconds = self._work.mapping.tumbling_window_seconds
         if seconds and self.window is None:
             start_ms = policy.tumbling_start(self._queue[0].arrived_ms, seconds)
             self.window = Window(start_ms, start_ms + seconds * 1000)
 
     def _is_window_over(self) -> bool:
-        """Tell whether all of the open window's records have been delivered, and it has passed."""
+        """Return whether the open window has passed and all its records are delivered."""
         if self.window is None:
             return False
-        if not self._work.mapping.tumbling_window_seconds:  # it has been taken from the mapping
+        if not self._work.mapping.tumbling_window_seconds:  # the mapping was updated
             return True
         if self._queue:
             return self._queue[0].arrived_ms >= self.window.end_ms
         return self._read_through_ms >= self.window.end_ms
 
     async def _end_window(self, is_early: bool) -> None:
-        """Invoke the function a last time for the window, with its state and no records."""
+        """Invoke the function for the window's end, with its state and without records."""
         final = {"isFinalInvokeForWindow": True, "isWindowTerminatedEarly": is_early}
         await self._deliver(Batch(()), final)
         if not self._work.stopping.is_set():
@@ -339,7 +339,7 @@ class Lane:
             self._work.save()
 
     def _event(self, batch: Batch, final: dict[str, bool] | None) -> dict[str, Any]:
-        """Return what the function gets."""
+        """Return the event for the function."""
         event: dict[str, Any] = {"Records": [record.event for record in batch.records]}
         if self.window is None:
             return event
@@ -358,7 +358,7 @@ class Lane:
 
 
 def later(a: str | None, b: str | None) -> str | None:
-    """Return the later one of two sequence numbers, which are counted, not spelled."""
+    """Return the later of two sequence numbers; they are compared as numbers, not as text."""
     if a is None or b is None:
         return b if a is None else a
     return a if int(a) >= int(b) else b

@@ -1,7 +1,7 @@
-"""The engine's outside in memory, and virtual time: for tests, benchmarks and the simulation.
+"""The engine's ports in memory, and virtual time: for tests, benchmarks and the simulation.
 
-Nothing here waits, and nothing depends on anything but what it is given: the same run again is the
-same, to the byte.
+Nothing here waits or reads anything from outside, so two runs with the same input are equal, byte
+for byte.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ FUNCTION_ARN = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:alert"
 
 
 class VirtualTimeLoop(asyncio.BaseEventLoop):
-    """An event loop in which waiting takes no time: with nothing to do, the clock jumps."""
+    """An event loop in which waiting takes no time: the clock jumps to the next event."""
 
     def __init__(self) -> None:
         """Begin at 0 s."""
@@ -47,9 +47,9 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         return EPOCH_MS + round(self._now * 1000)
 
     def select(self, timeout: float | None) -> list[Any]:
-        """Pass the time until the next thing to do: asyncio's wait for input, of which none is."""
+        """Move the clock to the next event. asyncio waits for input here, and there is none."""
         if timeout is None:
-            raise RuntimeError("everything waits, and nothing is going to happen")
+            raise RuntimeError("every task waits, and no event is to come")
         if timeout > 0 and self._scheduled:  # type: ignore[attr-defined]
             self._now = max(self._now, self._scheduled[0].when())  # type: ignore[attr-defined]
         return []
@@ -58,7 +58,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         """Do nothing: there is no input."""
 
     def _write_to_self(self) -> None:
-        """Do nothing: there is no other thread to be woken by."""
+        """Do nothing: no other thread wakes this loop."""
 
 
 def run_virtually(main: Callable[[VirtualTimeLoop], Coroutine[Any, Any, T]]) -> T:
@@ -95,7 +95,7 @@ def kinesis_record(sequence: str, key: str, data: bytes, arrived_ms: int, shard_
 
 @dataclass
 class MemoryShard:
-    """A shard with its records, oldest first; `trimmed` were there before them."""
+    """A shard with its records, oldest first; `trimmed`: how many older ones expired."""
 
     shard_id: str
     parents: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ class MemoryShard:
 
 
 class MemoryStream:
-    """A stream: a source of the engine, and where tests put records."""
+    """A stream: the engine reads it as a source, and tests put records into it."""
 
     def __init__(self, now_ms: NowMs, shards: int = 1) -> None:
         """Begin with empty shards."""
@@ -114,7 +114,7 @@ class MemoryStream:
         self._cursors_valid_from = 0
         self.by_id: dict[str, MemoryShard] = {}
         self.problem: str | None = None
-        """What fetching fails with, while set."""
+        """While it is set, every call fails with this message."""
         self.fetches = 0
         for _ in range(shards):
             self.add_shard()
@@ -122,7 +122,7 @@ class MemoryStream:
     # For tests
 
     def add_shard(self, *parents: str) -> str:
-        """Add a shard; its parents are closed."""
+        """Add a shard and close its parents; return its id."""
         shard_id = f"shardId-{len(self.by_id):012d}"
         for parent in parents:
             self.by_id[parent].is_closed = True
@@ -130,7 +130,7 @@ class MemoryStream:
         return shard_id
 
     def put(self, data: Any, key: str = "key", shard_id: str | None = None) -> str:
-        """Put a record, with JSON data unless it is bytes; return its sequence number."""
+        """Put a record, its data as JSON unless they are bytes; return its sequence number."""
         raw = data if isinstance(data, bytes) else json.dumps(data).encode()
         target = self.by_id[shard_id or next(iter(self.by_id))]
         sequence = str(self._next_sequence)
@@ -145,18 +145,18 @@ class MemoryStream:
         shard.trimmed += count
 
     def expire_cursors(self) -> None:
-        """Refuse the cursors given out so far."""
+        """Refuse all cursors that were returned so far."""
         self._cursors_valid_from += 1
 
     # As a source
 
     async def shards(self) -> list[Shard]:
         """Return all shards."""
-        self._fail_if_told()
+        self._fail_on_problem()
         return [Shard(each.shard_id, each.parents, each.is_closed) for each in self.by_id.values()]
 
     async def latest(self, shard_id: str) -> Start:
-        """Return the place behind the last record."""
+        """Return the place after the last record."""
         records = self.by_id[shard_id].records
         if records:
             return Start(AFTER, records[-1].sequence)
@@ -164,7 +164,7 @@ class MemoryStream:
 
     async def open(self, shard_id: str, start: Start) -> str:
         """Return a cursor: the number of the first record to fetch."""
-        self._fail_if_told()
+        self._fail_on_problem()
         shard = self.by_id[shard_id]
         index = 0
         if start.kind == AFTER:
@@ -177,7 +177,7 @@ class MemoryStream:
     async def fetch(self, shard_id: str, cursor: str, limit: int) -> Page:
         """Return the next records."""
         self.fetches += 1
-        self._fail_if_told()
+        self._fail_on_problem()
         given_out, _, place = cursor.partition("/")
         if int(given_out) < self._cursors_valid_from:
             raise CursorExpired
@@ -196,7 +196,7 @@ class MemoryStream:
         next_cursor = None if is_over else f"{given_out}/{shard.trimmed + end}"
         return Page(records, next_cursor, behind_ms, left)
 
-    def _fail_if_told(self) -> None:
+    def _fail_on_problem(self) -> None:
         if self.problem:
             raise OutsideProblem(self.problem)
 
@@ -207,22 +207,22 @@ Function = Callable[[dict[str, Any]], Any]
 
 
 class Throttled(Exception):
-    """Raised by a function of a test: it isn't run, for lack of concurrency."""
+    """Raised by a test's function in place of Lambda, which lacks the concurrency to run it."""
 
 
 @dataclass
 class Invocation:
-    """An event that reached a function, and when."""
+    """An event that reached a function, and the time."""
 
     at_ms: int
     event: dict[str, Any]
 
 
 class FunctionSink:
-    """Functions in this process; an exception is the function's failure."""
+    """Runs functions in this process; an exception is the function's failure."""
 
     def __init__(self, now_ms: NowMs, function: Function | None = None) -> None:
-        """Run `function` for each invocation; it may give an awaitable."""
+        """Run `function` for each invocation; it may return an awaitable."""
         self._now_ms = now_ms
         self.function = function or (lambda _event: None)
         self.invocations: list[Invocation] = []
@@ -238,7 +238,7 @@ class FunctionSink:
         except Throttled as refusal:
             self.invocations = [each for each in self.invocations if each is not invocation]
             raise NotInvoked(str(refusal) or "Rate exceeded") from None
-        except Exception as error:  # noqa: BLE001 - whatever a function raises is its failure
+        except Exception as error:  # noqa: BLE001 - any exception is the function's failure
             payload = {"errorMessage": str(error), "errorType": type(error).__name__}
             return Answer(payload, "Unhandled", "request")
         return Answer(payload, None, "request")
@@ -246,7 +246,7 @@ class FunctionSink:
 
 @dataclass
 class MemoryDestination:
-    """What was given up, in order; fails as often as told."""
+    """Keeps the documents that it gets, in order; the first `failures` calls fail."""
 
     sent: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     failures: int = 0

@@ -1,4 +1,4 @@
-"""What the engine works on: mappings, records, batches, and what functions answer."""
+"""Values of the engine: mappings, records, batches and the answers of functions."""
 
 import json
 from collections.abc import Mapping as Document
@@ -37,7 +37,7 @@ class Mapping:
 
     @classmethod
     def from_api(cls, found: Document[str, Any]) -> Self:
-        """Read the API's answer; what it leaves out has AWS's default."""
+        """Read the API's answer; a field that it leaves out has AWS's default."""
         on_failure = (found.get("DestinationConfig") or {}).get("OnFailure") or {}
         filters = (found.get("FilterCriteria") or {}).get("Filters") or []
         return cls(
@@ -67,19 +67,19 @@ class Mapping:
 
 
 def limit(value: int | None) -> int:
-    """Return a limit that may be left out."""
+    """Return a limit of the API's answer; NO_LIMIT where it is missing."""
     return NO_LIMIT if value is None else int(value)
 
 
 def epoch_ms(moment: datetime | float | None) -> int | None:
-    """Return a time of an API's answer in ms since 1970."""
+    """Return a time of the API's answer in ms since 1970; None where it is missing."""
     if moment is None:
         return None
     return round((moment.timestamp() if isinstance(moment, datetime) else float(moment)) * 1000)
 
 
 def json_bytes(value: Any) -> bytes:
-    """Return a value as the JSON that functions get; a lone surrogate doesn't stop it."""
+    """Return a value as the JSON that functions get; lone surrogates are encoded, too."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     return text.encode(errors="surrogatepass")
 
@@ -92,23 +92,23 @@ class Record(NamedTuple):
     """Records of one key stay in order: Kinesis's partition key, DynamoDB's item key."""
     arrived_ms: int
     size_bytes: int
-    """What it adds to the invocation's payload."""
+    """The bytes that it adds to the invocation's payload."""
     event: dict[str, Any]
-    """How the function sees it, an element of `Records`."""
+    """The element of `Records` that the function gets."""
 
 
 class Batch(NamedTuple):
-    """Records that are delivered together, and what was tried with just these."""
+    """Records that are delivered together, and the attempts made with exactly these."""
 
     records: tuple[Record, ...]
     invocations: int = 0
-    """How often the function has run on them since progress was made or they were split off."""
+    """How often the function ran on them since the last progress or split."""
     refusals: int = 0
-    """How often in a row the function didn't run at all."""
+    """How many attempts in a row didn't run the function at all."""
 
 
 class Answer(NamedTuple):
-    """What an invocation that ran came to."""
+    """The result of an invocation that ran."""
 
     payload: Any = None
     function_error: str | None = None
@@ -119,10 +119,10 @@ class Answer(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where to begin to read a shard."""
+    """The place at which reading a shard begins."""
 
     kind: str
-    """TRIM_HORIZON, AT_TIMESTAMP or AFTER_SEQUENCE_NUMBER: LATEST isn't a place, it moves."""
+    """TRIM_HORIZON, AT_TIMESTAMP or AFTER_SEQUENCE_NUMBER; never LATEST, which moves."""
     value: str | int | None = None
     """Milliseconds since 1970, or a sequence number."""
 
@@ -141,12 +141,12 @@ class Shard(NamedTuple):
 
 
 class Page(NamedTuple):
-    """What one fetch brought."""
+    """The result of one fetch."""
 
     records: list[Record]
     cursor: str | None
-    """Where the next fetch goes on; None at the end of a closed shard."""
+    """The cursor of the next fetch; None at the end of a closed shard."""
     behind_ms: int = 0
-    """How much younger the stream's end is; 0 when all was fetched."""
+    """Time between these records and the stream's end; 0 when all was fetched."""
     behind_records: int | None = None
-    """How many records are still to be fetched; None where the source can't tell."""
+    """How many records are still to be fetched; None if the source doesn't know."""

@@ -1,7 +1,7 @@
-"""The engine's decisions, as pure functions: what to deliver together, and what follows from it.
+"""The engine's decisions, as pure functions: what to deliver together, and what to do after it.
 
-What AWS documents or was recorded doing is said where it is done; what is inferred from either
-says so. https://docs.aws.amazon.com/lambda/latest/dg/with-kinesis.html
+Each rule says where it comes from: documented by AWS, recorded from AWS, or inferred from these.
+https://docs.aws.amazon.com/lambda/latest/dg/with-kinesis.html
 """
 
 import random
@@ -19,12 +19,12 @@ from emulator.mappings.model import DYNAMODB, NO_LIMIT, Answer, Batch, Mapping, 
 
 PAYLOAD_BYTES_MAX = 6 * 1024 * 1024
 PAYLOAD_BYTES_FRAME = 1024
-"""Left for what surrounds the records: brackets, and a tumbling window's fields but its state."""
+"""Reserved for the JSON around the records: brackets, a tumbling window's fields except state."""
 STATE_BYTES_MAX = 1024 * 1024
 BACKOFF_SECONDS_FIRST = 0.5
 BACKOFF_SECONDS_MAX = 60.0
 BACKOFF_JITTER = 0.5, 0.85
-"""The share of the pause that is waited."""
+"""The wait is a random share of the pause, between these two."""
 JSON_BEGINNINGS = {b"{", b"["}
 SUCCESS: tuple[Any, ...] = (None, "", [], {})
 """Answers that report no failure, besides an object without one (recorded)."""
@@ -36,9 +36,9 @@ Matches = Callable[[Record], bool]
 
 
 def filter_of(mapping: Mapping) -> Matches | None:
-    """Return what tells whether a record passes any of the mapping's patterns; None: all pass.
+    """Return a test that a record passes any of the mapping's patterns; None if all records pass.
 
-    Raises `InvalidPattern`.
+    Raises InvalidPattern.
     """
     patterns = [compile_pattern(pattern) for pattern in mapping.patterns]
     if not patterns:
@@ -53,83 +53,85 @@ def filter_of(mapping: Mapping) -> Matches | None:
 
 
 def changed_item(record: Record) -> dict[str, Any]:
-    """Return what a DynamoDB record's pattern sees: all of it."""
+    """Return the document that patterns match for a DynamoDB record: the whole record."""
     return record.event
 
 
 def decoded_record(record: Record) -> dict[str, Any]:
-    """Return what a Kinesis record's pattern sees: the record, with its data decoded.
+    """Return the document that patterns match for a Kinesis record: its data are decoded.
 
-    Data that isn't a JSON object or array is a text; a pattern for an object doesn't match it.
+    Data that aren't a JSON object or array become a text, which no pattern for an object matches.
     """
     kinesis: dict[str, Any] = record.event["kinesis"]
     return {**kinesis, "data": decoded(kinesis["data"])}
 
 
 def decoded(data: str) -> Any:
-    """Return base64 data as JSON, else as a text; None if it is neither."""
+    """Return base64 data as JSON, or as a text if it isn't JSON; None if it isn't text either."""
     raw = a2b_base64(data)
     with suppress(ValueError):
         if raw.lstrip()[:1] in JSON_BEGINNINGS:
-            found = from_json(raw, allow_inf_nan=False)
-            return found if has_each_key_once(raw, found) else parse_event(raw.decode())
+            parsed = from_json(raw, allow_inf_nan=False)
+            return parsed if has_each_key_once(raw, parsed) else parse_event(raw.decode())
     with suppress(ValueError):
         return raw.decode()
     return None
 
 
-def has_each_key_once(raw: bytes, found: Any) -> bool:
-    """Tell, quickly, that no object of a JSON document has a key twice; False if it may have one.
+def has_each_key_once(raw: bytes, parsed: Any) -> bool:
+    """Return True if no object of a JSON document has a key twice; False if one may have.
 
-    `found` is what the quick parser, which keeps the last of them, has made of it: with as many
-    colons as keys on top, each is there once, and nothing is nested. A record's is mostly so.
+    `parsed`: the document as the fast parser reads it, which keeps a repeated key's last value.
+    The test is fast: as many colons as top-level keys means that each key is there once and nothing
+    is nested. Most records are such documents.
     """
-    return isinstance(found, dict) and raw.count(b":") == len(found)
+    return isinstance(parsed, dict) and raw.count(b":") == len(parsed)
 
 
 # Batch
 
 
 def lane_of(key: str, lanes: int) -> int:
-    """Return the lane of a key: always the same, so that a key's records stay in order."""
+    """Return the lane of a key. It never changes, so a key's records stay in order."""
     return zlib.crc32(key.encode(errors="surrogatepass")) % lanes
 
 
 def is_full(count: int, size_bytes: int, batch_size: int, state_bytes: int = 0) -> bool:
-    """Tell whether no further record may join a batch."""
+    """Return whether a batch may take no further record."""
     return count >= batch_size or size_bytes >= payload_room(state_bytes)
 
 
 def payload_room(state_bytes: int = 0) -> int:
-    """Return the bytes that records may take of a payload."""
+    """Return how many bytes of a payload the records may fill."""
     return PAYLOAD_BYTES_MAX - PAYLOAD_BYTES_FRAME - state_bytes
 
 
 def take(
     queue: deque[Record], batch_size: int, before_ms: int | None = None, state_bytes: int = 0
 ) -> tuple[Record, ...]:
-    """Take from the queue what makes a batch: by number, payload, and end of a tumbling window.
+    """Take the next batch from the queue, up to the batch size, payload size and window end.
 
-    A first record is taken whatever its size: it would never fit.
+    The first record is always taken. Otherwise a record that is too large would stay
+    in the queue forever.
     """
-    taken: list[Record] = []
+    batch: list[Record] = []
     room = payload_room(state_bytes)
-    while queue and len(taken) < batch_size:
+    while queue and len(batch) < batch_size:
         record = queue[0]
         room -= record.size_bytes
-        if taken and room < 0:
+        if batch and room < 0:
             break
         if before_ms is not None and record.arrived_ms >= before_ms:
             break
-        taken.append(queue.popleft())
-    return tuple(taken)
+        batch.append(queue.popleft())
+    return tuple(batch)
 
 
 def batching_window_end(previous_end_ms: int, window_seconds: int, now_ms: int) -> int:
-    """Return when the batching window of records that are there now ends.
+    """Return when the batching window of the records that are there now ends, in ms since 1970.
 
-    The window starts when the previous invocation ends (documented); one that passes with nothing
-    is followed by another (inferred), so that records always wait a window at most.
+    The window starts when the previous invocation ends (documented). After an empty window another
+    one starts (inferred), so a record never waits longer than one window.
     """
     window_ms = window_seconds * 1000
     passed = max(0, now_ms - previous_end_ms) // window_ms
@@ -140,22 +142,22 @@ def batching_window_end(previous_end_ms: int, window_seconds: int, now_ms: int) 
 
 
 class Step(NamedTuple):
-    """What follows an invocation that has run."""
+    """What to do after an invocation that ran."""
 
     done: int = 0
-    """How many of the batch's first records need nothing more."""
+    """How many of the batch's first records are finished."""
     rest: tuple[Batch, ...] = ()
-    """What is to be delivered next, in this order."""
+    """Batches to deliver next, in this order."""
     discarded: Batch | None = None
-    """What is given up."""
+    """The batch that is given up."""
 
 
 def first_failed(answer: Answer, batch: Batch, mapping: Mapping) -> int | None:
-    """Return where in the batch the function failed, None where nowhere.
+    """Return the index of the first failed record of a batch; None if none failed.
 
-    A partial response names items, and all from the lowest on counts as failed. Where it can't be
-    read (an identifier that is empty, null or of no record of the batch; another key), the whole
-    batch has failed (recorded). So it has where a tumbling window's answer has no state.
+    A partial response names records, and all records from the lowest one on count as failed. A
+    response that can't be read (an identifier that is empty, null or of no record of the batch;
+    another key) fails the whole batch (recorded). So does a tumbling window's answer without state.
     """
     if answer.function_error is not None:
         return 0
@@ -177,14 +179,15 @@ def first_failed(answer: Answer, batch: Batch, mapping: Mapping) -> int | None:
 
 
 def after(batch: Batch, failed_at: int | None, mapping: Mapping) -> Step:
-    """Decide what follows an invocation that has run on `batch`.
+    """Return what to do after an invocation that ran on `batch`.
 
-    - Progress starts a fresh budget of retries for what is left (recorded).
-    - Bisecting halves a batch and uses up no retries (documented); the left half goes first, each
-      half has a count of its own (inferred). A partial response splits the batch where it says
-      (documented); where that is the first record, it is halved as after an error (inferred).
+    - After progress, the remaining records get the full number of retries again (recorded).
+    - Bisecting halves a batch and uses up no retries (documented). The left half goes first, and
+      each half counts its own retries (inferred). A partial response splits the batch at the record
+      that it names (documented). If that is the first record, the batch is halved, as after an
+      error (inferred).
     - N retries are N + 1 invocations (recorded).
-    - A tumbling window's last invocation, which has no records, is tried until it succeeds
+    - A tumbling window's last invocation, which has no records, is retried until it succeeds
       (documented).
     """
     records = batch.records
@@ -201,15 +204,15 @@ def after(batch: Batch, failed_at: int | None, mapping: Mapping) -> Step:
     return Step(rest=(tried,))
 
 
-def refused(batch: Batch) -> Batch:
-    """Return the batch after an attempt in which the function didn't run: no retry is used up."""
+def after_refusal(batch: Batch) -> Batch:
+    """Return the batch after an attempt that didn't run the function: it uses up no retry."""
     return batch._replace(refusals=batch.refusals + 1)
 
 
 def wait_seconds(batch: Batch, chance: random.Random) -> float:
-    """Return how long to wait before the batch is tried, 0 if it wasn't yet.
+    """Return how many seconds to wait before the batch is tried; 0 before its first attempt.
 
-    Exponential with jitter (inferred; so that 8 invocations fit into 60 s, as recorded).
+    Exponential with jitter (inferred: 8 invocations fit into 60 s, as recorded).
     """
     tried = batch.invocations + batch.refusals
     if tried == 0:
@@ -218,7 +221,7 @@ def wait_seconds(batch: Batch, chance: random.Random) -> float:
     return longest * chance.uniform(*BACKOFF_JITTER)
 
 
-def expired(records: tuple[Record, ...], mapping: Mapping, now_ms: int) -> int:
+def expired_count(records: tuple[Record, ...], mapping: Mapping, now_ms: int) -> int:
     """Return how many of the first records are too old to be delivered."""
     if mapping.age_seconds_max == NO_LIMIT:
         return 0
@@ -228,7 +231,7 @@ def expired(records: tuple[Record, ...], mapping: Mapping, now_ms: int) -> int:
 
 
 def expires_in_seconds(batch: Batch, mapping: Mapping, now_ms: int) -> float:
-    """Return how long the batch's last record may still be delivered."""
+    """Return for how many seconds the batch's last record may still be delivered."""
     if mapping.age_seconds_max == NO_LIMIT:
         return float("inf")
     return batch.records[-1].arrived_ms / 1000 + mapping.age_seconds_max - now_ms / 1000
@@ -238,6 +241,6 @@ def expires_in_seconds(batch: Batch, mapping: Mapping, now_ms: int) -> float:
 
 
 def tumbling_start(arrived_ms: int, window_seconds: int) -> int:
-    """Return when the tumbling window of a record began, in ms: by arrival (documented)."""
+    """Return when the tumbling window of a record's arrival began, in ms (documented)."""
     window_ms = window_seconds * 1000
     return arrived_ms // window_ms * window_ms

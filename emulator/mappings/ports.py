@@ -1,7 +1,7 @@
-"""What the engine needs from outside, and how the outside says that it can't.
+"""Interfaces of the engine to the outside, and the errors that the outside raises.
 
-Time is passed in too: `now_ms` is a function, and waiting goes through the event loop, which
-`emulator.mappings.memory` replaces by one with virtual time.
+Time comes from outside, too: `now_ms` is a function, and the engine waits only through the event
+loop. `emulator.mappings.memory` has an event loop with virtual time.
 """
 
 import random
@@ -15,19 +15,19 @@ NowMs = Callable[[], int]
 
 
 class NotInvoked(Exception):
-    """The function didn't run: it was throttled, or Lambda failed before it."""
+    """The function didn't run: it was throttled, or Lambda failed before it started."""
 
 
 class CursorExpired(Exception):
-    """The cursor is too old: open the shard again behind the last record fetched."""
+    """The cursor is too old; the shard must be opened again after the last fetched record."""
 
 
 class Trimmed(Exception):
-    """What was asked for has left the stream: go on at its horizon."""
+    """The records at this place have left the stream; reading goes on at its horizon."""
 
 
 class OutsideProblem(Exception):
-    """The source or the destination can't do it now; the message says why."""
+    """The source or the destination failed for now; the message says why."""
 
 
 class Source(Protocol):
@@ -37,57 +37,57 @@ class Source(Protocol):
         """Return the stream's shards, open and closed; raise OutsideProblem."""
 
     async def latest(self, shard_id: str) -> Start:
-        """Return the place behind the shard's last record."""
+        """Return the place after the shard's last record."""
 
     async def open(self, shard_id: str, start: Start) -> str:
-        """Return a cursor; raise Trimmed or OutsideProblem."""
+        """Return a cursor at `start`; raise Trimmed or OutsideProblem."""
 
     async def fetch(self, shard_id: str, cursor: str, limit: int) -> Page:
         """Return up to `limit` records; raise CursorExpired, Trimmed or OutsideProblem."""
 
 
 class Sink(Protocol):
-    """Where functions are invoked."""
+    """The service that invokes functions."""
 
     async def invoke(self, function_arn: str, event: dict[str, Any]) -> Answer:
         """Invoke a function and wait for its answer; raise NotInvoked."""
 
 
 class Destination(Protocol):
-    """Where what is given up goes."""
+    """The failure destinations of mappings."""
 
     async def send(self, mapping: Mapping, key: str, document: dict[str, Any]) -> None:
-        """Send a failure's document to the mapping's destination; raise OutsideProblem.
+        """Send a failure document to the mapping's destination; raise OutsideProblem.
 
-        `key` names the object where the destination is a bucket.
+        `key`: the object's name, if the destination is a bucket.
         """
 
 
 class Checkpoints(Protocol):
-    """What outlives the engine: texts by mapping and shard, and each mapping's state."""
+    """Storage that outlives the engine: a text for each shard, a state for each mapping."""
 
     def load(self, uuid: str) -> dict[str, str]:
-        """Return what was saved of each of a mapping's shards."""
+        """Return the saved text of each of a mapping's shards, by shard id."""
 
     def save(self, uuid: str, shards: Sequence[tuple[str, str]]) -> None:
-        """Save texts of a mapping's shards, all or none of them."""
+        """Save (shard id, text) of a mapping's shards: all of them or none."""
 
     def forget_shard(self, uuid: str, shard_id: str) -> None:
-        """Drop what was saved of one shard."""
+        """Delete the saved text of one shard."""
 
     def note(self, uuid: str, state: str, last_result: str) -> None:
         """Save a mapping's state and last result."""
 
     def known(self) -> dict[str, tuple[str, str]]:
-        """Return each mapping's state and last result."""
+        """Return each mapping's state and last result, by UUID."""
 
     def forget(self, uuid: str) -> None:
-        """Drop all of a mapping."""
+        """Delete everything saved for a mapping."""
 
 
 @dataclass
 class Ports:
-    """All of it."""
+    """Everything that the engine uses from outside."""
 
     source_of: Callable[[Mapping], Source]
     sink: Sink

@@ -1,4 +1,4 @@
-"""One shard of one mapping: read, filtered, sorted into lanes; its position saved."""
+"""One shard of one mapping: read it, filter it, sort it into lanes, save its position."""
 
 import asyncio
 import json
@@ -14,22 +14,22 @@ from emulator.mappings.ports import CursorExpired, OutsideProblem, Ports, Source
 FETCH_MAX = 10_000
 READ_AHEAD = 10_000
 READ_AHEAD_BYTES = 32 * 1024 * 1024
-"""Fetched and not yet delivered; above either of them a shard isn't read on."""
+"""Limits of records fetched and not yet delivered; above either, fetching stops."""
 POLL_SECONDS = 1.0
-"""How often a shard that has nothing new is looked at (documented, for Kinesis)."""
+"""The pause between fetches of a Kinesis shard without new records (documented)."""
 POLL_SECONDS_DYNAMODB = 0.25
-"""Four times a second (documented)."""
+"""The same pause for a DynamoDB stream: four fetches a second (documented)."""
 PROBLEM_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Position:
-    """How far a shard has been read and delivered; saved as a text."""
+    """How far a shard is read and delivered. It is saved as a text."""
 
     start: Start = TRIM_HORIZON
-    """Where to read from as long as a lane has delivered nothing."""
+    """The place to read from as long as a lane has delivered nothing."""
     lanes: tuple[str | None, ...] = ()
-    """For each lane the record behind which it goes on."""
+    """For each lane, the record after which it goes on."""
     is_finished: bool = False
     """Whether the shard is closed, and all of it delivered."""
     window: Window | None = None
@@ -37,7 +37,7 @@ class Position:
     last_result: str = ""
 
     def to_text(self, view: dict[str, Any]) -> str:
-        """Return it as JSON, together with what `mappings` shows."""
+        """Return the position as JSON, with `view`: the figures for status output."""
         document = {
             "start": self.start,
             "lanes": self.lanes,
@@ -51,7 +51,7 @@ class Position:
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """Read what `to_text` wrote."""
+        """Return the position that `to_text` wrote."""
         found = json.loads(text)
         return cls(
             start=Start(*found["start"]),
@@ -62,31 +62,31 @@ class Position:
             last_result=found["last_result"],
         )
 
-    def behind(self) -> str | None:
-        """Return the record of the lane that is furthest behind; None if one is at the start."""
+    def slowest(self) -> str | None:
+        """Return the last record of the slowest lane; None if a lane is at the start."""
         known = [lane for lane in self.lanes if lane is not None]
         return min(known, key=int) if known and len(known) == len(self.lanes) else None
 
     def lanes_for(self, mapping: Mapping) -> tuple[str | None, ...]:
-        """Return what each lane of the mapping has delivered.
+        """Return the last delivered record of each lane of the mapping.
 
-        With another number of lanes keys are spread otherwise, so each begins where the one
-        furthest behind did: what others had delivered beyond it is delivered again.
+        If the number of lanes changed, keys move between lanes. Then each lane begins where the
+        slowest one was, and records that the others had delivered after it are delivered again.
         """
         count = lanes_of(mapping)
-        return self.lanes if len(self.lanes) == count else (self.behind(),) * count
+        return self.lanes if len(self.lanes) == count else (self.slowest(),) * count
 
 
 def lanes_of(mapping: Mapping) -> int:
     """Return how many lanes a shard has.
 
-    One where windows tumble: their state is the shard's, handed from one invocation to the next.
+    With tumbling windows it is one, because each invocation passes the shard's state to the next.
     """
     return 1 if mapping.tumbling_window_seconds else mapping.parallelization_factor
 
 
 class ShardReader:
-    """Reads a shard from where it was left, and delivers it through its lanes."""
+    """Reads a shard from its saved position, and delivers it through its lanes."""
 
     def __init__(
         self,
@@ -97,21 +97,21 @@ class ShardReader:
         ports: Ports,
         save: Callable[[str], None],
     ) -> None:
-        """Prepare to read; `save` gets the position as a text whenever it has changed.
+        """Prepare to read; `save` is called with the position's text whenever it has changed.
 
-        Raises `InvalidPattern`.
+        Raises InvalidPattern.
         """
         self._start = position.start
         self._source = source
         self._save = save
         self._passes = policy.filter_of(mapping)
-        self._read = position.behind()
+        self._read = position.slowest()
         self._page = Page([], None)
         self._is_at_end = False
         self.is_finished = position.is_finished
         self._result = position.last_result
         self.problem = ""
-        """What keeps it from being read; empty once it is read again."""
+        """The reason why the shard can't be read; empty once it is read again."""
         self._is_reopened = False
         self.work = Work(
             mapping,
@@ -137,9 +137,10 @@ class ShardReader:
         self.save()
 
     async def _all_of(self, works: Sequence[Coroutine[Any, Any, None]]) -> None:
-        """Wait for all; when one fails, let the others finish their batches, and raise its error.
+        """Wait for all; if one fails, let the others finish their batches, then raise its error.
 
-        To cancel them would leave functions running on what the next reader delivers again.
+        Cancelling them would leave functions running on records that the next reader delivers
+        again.
         """
         tasks = [asyncio.create_task(work) for work in works]
         try:
@@ -155,13 +156,13 @@ class ShardReader:
             task.result()
 
     def read_no_further(self) -> None:
-        """Deliver what was fetched, and be finished: the shard has left the stream."""
+        """Deliver the fetched records and finish: the shard has left the stream."""
         self._is_at_end = True
         for lane in self.lanes:
             lane.wake(0, is_at_end=True)
 
     def stop(self) -> None:
-        """Begin no further batch; `run` returns once those under way are answered."""
+        """Begin no further batch; `run` returns once the running invocations are answered."""
         self.work.stopping.set()
         self._room.set()
         for lane in self.lanes:
@@ -169,7 +170,7 @@ class ShardReader:
 
     @property
     def waiting(self) -> int:
-        """How many records were fetched and are not delivered yet."""
+        """How many fetched records are not delivered yet."""
         return sum([lane.waiting for lane in self.lanes])
 
     def save(self) -> None:
@@ -190,11 +191,11 @@ class ShardReader:
 
     @property
     def last_result(self) -> str:
-        """What keeps the shard from being read, or what the last invocation came to."""
+        """The reason why the shard can't be read, or the result of the last invocation."""
         return self.problem or self._result
 
     def _view(self) -> dict[str, Any]:
-        """Return what `mappings` shows besides the position and the counts."""
+        """Return the figures for status output, besides the position and the counts."""
         now_ms = self.work.ports.now_ms()
         oldest = [lane.oldest_ms for lane in self.lanes]
         ages = [now_ms - each for each in oldest if each is not None]
@@ -235,7 +236,7 @@ class ShardReader:
                     await self.work.pause(self._poll_seconds)
 
     async def _wait_for_room(self) -> None:
-        """Let lanes deliver what they have: the records that they wait for aren't going to come."""
+        """Let lanes deliver their queues now: no further record is fetched until there is room."""
         for lane in self.lanes:
             lane.hurry(is_hurried=True)
         self._room.clear()
@@ -244,7 +245,7 @@ class ShardReader:
             lane.hurry(is_hurried=False)
 
     async def _reopen(self, outdated: Exception) -> None:
-        """Go on behind what was read, or at the horizon; not at once when that was no use."""
+        """Read on after the last read record, or at the horizon; pause if that failed before."""
         if isinstance(outdated, Trimmed):
             self._go_on_at_horizon()
         if self._is_reopened:
@@ -262,12 +263,12 @@ class ShardReader:
         return POLL_SECONDS_DYNAMODB if is_dynamodb else POLL_SECONDS
 
     async def _open(self) -> str:
-        """Return a cursor behind what was read; at first behind what was delivered before."""
+        """Return a cursor after the last read record; at first, after the last delivered one."""
         start = self._start if self._read is None else Start(AFTER, self._read)
         return await self._source.open(self.work.shard_id, start)
 
     def _go_on_at_horizon(self) -> None:
-        """What was to be read next has expired on the stream: read what is left."""
+        """Read from the horizon on: the next record to read has expired on the stream."""
         self._start = TRIM_HORIZON
         self._read = None
 

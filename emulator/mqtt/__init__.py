@@ -1,11 +1,12 @@
-"""MQTT of the embedded AWS, which has none that a laptop can use: a broker that does as IoT Core.
+"""An MQTT broker that behaves like IoT Core; ministack has none that a laptop can use.
 
-Devices connect over TLS with a certificate of theirs (`certificates`). What they may do says the
-certificate's IoT policy, as it is deployed (`policy`). What they publish is kept on disk (`spool`)
-before it is acknowledged, and goes to the rules that are deployed (`rules`): their SQL (`sql`) and
-their actions, as the rule's role (`aws`). `broker` speaks MQTT 3.1.1 and 5 (`packets`,
-`properties`) and hands messages to who has subscribed (`sessions`), within AWS's `limits`.
+Devices connect over TLS with their own certificates (`certificates`). The certificate's deployed
+IoT policy decides what a device may do (`policy`). A published message is written to disk (`spool`)
+before it is acknowledged. Then the deployed rules process it (`rules`): their SQL (`sql`) and their
+actions, which run with the rule's role (`aws`). `broker` speaks MQTT 3.1.1 and 5 (`packets`,
+`properties`) and delivers messages to subscribers (`sessions`), within AWS's `limits`.
 
-A broker from PyPI would have been a plugin host for nearly all of this, and acknowledges a message
-before a plugin has it. docs/mqtt.md says what is done as AWS documents it, and what is inferred.
+A broker from PyPI would need plugins for nearly all of this, and acknowledges a message before a
+plugin has it. docs/mqtt.md lists the behaviour that AWS documents and the behaviour that is
+inferred.
 """

@@ -1,7 +1,7 @@
 """The broker's process: `python -m emulator.mqtt --endpoint … --folder … --port …`.
 
-`emulator.launcher` starts it beside the embedded AWS, and again when it dies. It ends when its
-starter does: standard input closes then.
+`emulator.launcher` starts it beside the embedded AWS, and restarts it when it dies. It ends with
+the launcher, because its standard input closes then.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def now_ms() -> int:
 
 
 async def serve(url: str, region: str, folder: Path, port: int) -> None:
-    """Serve devices until told to stop."""
+    """Serve devices until SIGINT or SIGTERM."""
     certificates.prepare(folder)
     endpoint = endpoint_at(url, region, root_key())
     iot = Iot(endpoint)
@@ -42,7 +42,7 @@ async def serve(url: str, region: str, folder: Path, port: int) -> None:
     server = await broker.serve(port, tls_context(folder))
     rules.start()
     await stopped.wait()
-    server.close()  # no waiting until it is closed: that is until the last device goes
+    server.close()  # without waiting for it, which would last until the last device leaves
 
 
 def main() -> None:
@@ -50,8 +50,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m emulator.mqtt", description=__doc__)
     parser.add_argument("--endpoint", required=True, help="address of the AWS services")
     parser.add_argument("--region", required=True)
-    parser.add_argument("--folder", required=True, type=Path, help="of the instance")
-    parser.add_argument("--port", required=True, type=int, help="to listen on, on 127.0.0.1")
+    parser.add_argument("--folder", required=True, type=Path, help="folder of the instance")
+    parser.add_argument("--port", required=True, type=int, help="port of the broker on 127.0.0.1")
     options = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     end_with_any_thread()
@@ -61,7 +61,7 @@ def main() -> None:
     except BaseException:
         LOGGER.exception("the broker ends")
         os._exit(1)
-    os._exit(0)  # at once: what its workers have under way is in the spool
+    os._exit(0)  # at once: messages in work are still in the spool
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Certificates of an instance: its own authority, the broker's, and those of devices.
 
-All are in the instance's folder, their keys for its owner alone, and end with it.
+All are in the instance's folder and are removed with it. Only the folder's owner can read the keys.
 """
 
 import datetime as dt
@@ -21,19 +21,19 @@ AUTHORITY, BROKER, CLAIM = "authority", "broker", "claim"
 
 
 class Pair(NamedTuple):
-    """The files of a certificate and of its key."""
+    """The files of a certificate and its key."""
 
     certificate: Path
     key: Path
 
 
 def pair(folder: Path, name: str) -> Pair:
-    """Return where a certificate of an instance is, or would be."""
+    """Return the paths of an instance's certificate, whether it exists or not."""
     return Pair(folder / FOLDER / f"{name}.pem", folder / FOLDER / f"{name}.key")
 
 
 def prepare(folder: Path) -> None:
-    """Make the authority and the broker's certificate, unless they are there."""
+    """Make the authority and the broker's certificate, unless they exist."""
     (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
     if not pair(folder, AUTHORITY).key.exists():
         key = ec.generate_private_key(ec.SECP256R1())
@@ -53,25 +53,25 @@ def prepare(folder: Path) -> None:
         issue(folder, BROKER, ExtendedKeyUsageOID.SERVER_AUTH, names)
 
 
-def of_device(folder: Path, device_id: str) -> Pair:
-    """Return where a device's certificate is, or would be."""
+def device_files(folder: Path, device_id: str) -> Pair:
+    """Return the paths of a device's certificate, whether it exists or not."""
     return pair(folder, f"device-{device_id}")
 
 
 def device(folder: Path, device_id: str) -> Pair:
-    """Make a device's certificate and key, unless they are there; return their files."""
-    found = of_device(folder, device_id)
-    if not found.key.exists():
+    """Make a device's certificate and key, unless they exist; return their paths."""
+    files = device_files(folder, device_id)
+    if not files.key.exists():
         issue(folder, f"device-{device_id}", ExtendedKeyUsageOID.CLIENT_AUTH, [], device_id)
-    return found
+    return files
 
 
 def claim(folder: Path) -> Pair:
-    """Make a claim's certificate and key, unless they are there; return their files."""
-    found = pair(folder, CLAIM)
-    if not found.key.exists():
+    """Make a claim's certificate and key, unless they exist; return their paths."""
+    files = pair(folder, CLAIM)
+    if not files.key.exists():
         issue(folder, CLAIM, ExtendedKeyUsageOID.CLIENT_AUTH, [])
-    return found
+    return files
 
 
 def issue(
@@ -81,7 +81,7 @@ def issue(
     names: list[x509.GeneralName],
     subject: str = "",
 ) -> None:
-    """Make a certificate that the authority has signed."""
+    """Make a certificate signed by the authority."""
     authority = pair(folder, AUTHORITY)
     issuer = x509.load_pem_x509_certificate(authority.certificate.read_bytes())
     signer = serialization.load_pem_private_key(authority.key.read_bytes(), None)
@@ -105,7 +105,7 @@ def unsigned(
     public_key: ec.EllipticCurvePublicKey,
     signer: ec.EllipticCurvePublicKey,
 ) -> x509.CertificateBuilder:
-    """Return what every certificate has."""
+    """Return a certificate with the fields that all have in common, unsigned."""
     now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
@@ -121,7 +121,7 @@ def unsigned(
 
 
 def key_usage(signs_certificates: bool) -> x509.KeyUsage:
-    """Return what a key is for: certificates, or a connection."""
+    """Return a key's usage: signing certificates, or TLS connections."""
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         key_cert_sign=signs_certificates,
@@ -136,7 +136,7 @@ def key_usage(signs_certificates: bool) -> x509.KeyUsage:
 
 
 def write(files: Pair, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
-    """Write a certificate and, last, its key: where the key is, both are whole."""
+    """Write a certificate, then its key: if the key exists, both files are complete."""
     pem = serialization.Encoding.PEM
     put(files.certificate, certificate.public_bytes(pem))
     form = serialization.PrivateFormat.PKCS8
@@ -144,7 +144,7 @@ def write(files: Pair, certificate: x509.Certificate, key: ec.EllipticCurvePriva
 
 
 def put(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, readable by its owner alone."""
+    """Write a file atomically, readable only by its owner."""
     unfinished = path.with_name(f"{path.name}.new")
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -153,20 +153,20 @@ def put(path: Path, data: bytes) -> None:
 
 
 def register_device(iot: Any, device_id: str, policy_name: str, certificate: Path) -> None:
-    """Make a device known to IoT: thing, certificate, policy."""
+    """Register a device with IoT: its thing, certificate and policy."""
     iot.create_thing(thingName=device_id)
     arn = register(iot, policy_name, certificate)
     iot.attach_thing_principal(thingName=device_id, principal=arn)
 
 
 def register(iot: Any, policy_name: str, certificate: Path) -> str:
-    """Make a certificate known to IoT, with a policy; return its ARN."""
+    """Register a certificate with IoT, with a policy; return its ARN."""
     arn: str
     try:
-        found = iot.register_certificate_without_ca(
+        answer = iot.register_certificate_without_ca(
             certificatePem=certificate.read_text(), status="ACTIVE"
         )
-        arn = found["certificateArn"]
+        arn = answer["certificateArn"]
     except iot.exceptions.ResourceAlreadyExistsException as error:
         arn = error.response["resourceArn"]
     iot.attach_policy(policyName=policy_name, target=arn)

@@ -1,10 +1,10 @@
-"""MQTT 3.1.1 and 5 on the wire, a server's half of it.
+"""MQTT 3.1.1 and 5 on the wire: the packets that a server reads and writes.
 
 https://docs.oasis-open.org/mqtt/mqtt/v3.1.1/os/mqtt-v3.1.1-os.html
 https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html
 
-What both call malformed, or an error of the protocol, is refused with the reason code of version 5:
-version 3.1.1 only ends the connection.
+A malformed packet or a protocol error is refused with a reason code of version 5. Version 3.1.1 has
+no such code; its connection is closed.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ CONNECT, CONNACK, PUBLISH, PUBACK = 1, 2, 3, 4
 SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK = 8, 9, 10, 11
 PINGREQ, PINGRESP, DISCONNECT = 12, 13, 14
 FLAGS = {SUBSCRIBE: 0b0010, UNSUBSCRIBE: 0b0010}
-"""Of packets that don't have 0 there; those of PUBLISH say something."""
+"""The fixed flags of packet types whose flags aren't 0; PUBLISH's flags vary."""
 NAME = "MQTT"
 LEVELS = LEVEL_3_1_1, LEVEL_5 = 4, 5
 LENGTH_BYTES_MAX = 4
@@ -27,28 +27,28 @@ QOS_MAX = 2
 WILD = frozenset("+#")
 SHARED = "$share/"
 
-# What version 3.1.1 answers to CONNECT
+# Return codes of version 3.1.1 in CONNACK
 ACCEPTED, WRONG_LEVEL, IDENTIFIER_REJECTED, NOT_AUTHORIZED = 0, 1, 2, 5
 
 # Reason codes of version 5
 WITH_WILL, NO_SUBSCRIPTION = 0x04, 0x11
 UNSPECIFIED, MALFORMED, PROTOCOL_ERROR, BAD_IDENTIFIER = 0x80, 0x81, 0x82, 0x85
-NOT_ALLOWED, BAD_AUTHENTICATION, SILENT, TAKEN_OVER = 0x87, 0x8C, 0x8D, 0x8E
+NOT_ALLOWED, BAD_AUTHENTICATION, KEEP_ALIVE_TIMEOUT, TAKEN_OVER = 0x87, 0x8C, 0x8D, 0x8E
 BAD_FILTER, BAD_TOPIC, BAD_ALIAS, TOO_LARGE = 0x8F, 0x90, 0x94, 0x95
 OVER_QUOTA, NO_QOS_2, NO_IDENTIFIERS = 0x97, 0x9B, 0xA1
 
 
 class Malformed(Exception):
-    """What came isn't MQTT; the connection ends, with this reason code of version 5."""
+    """A packet isn't valid MQTT; the connection ends with `code`, a reason code of version 5."""
 
-    def __init__(self, what: str, code: int = MALFORMED) -> None:
-        """Say what is wrong."""
-        super().__init__(what)
+    def __init__(self, problem: str, code: int = MALFORMED) -> None:
+        """Keep the problem and the reason code."""
+        super().__init__(problem)
         self.code = code
 
 
 class Packet(NamedTuple):
-    """A packet: its type, the four flags beside it, and the rest."""
+    """A packet: its type, its four flags, and the rest."""
 
     kind: int
     flags: int
@@ -60,7 +60,7 @@ class Publish:
     """A message."""
 
     topic: str
-    """Empty where an alias stands for it."""
+    """Empty if the message has an alias instead."""
     payload: bytes
     qos: int
     packet_id: int = 0
@@ -82,33 +82,33 @@ class Connect:
 
     @property
     def is_supported(self) -> bool:
-        """Whether it is of a version that is spoken here; of another nothing else is read."""
+        """Return whether its version is supported; nothing else is read of other versions."""
         return self.name == NAME and self.level in LEVELS
 
 
 @dataclass(frozen=True)
 class Subscription:
-    """What a client wants messages of, and how."""
+    """A client's subscription: a topic filter with its options."""
 
     topic_filter: str
-    """As the client says it, with `$share/<group>/` before it."""
+    """As the client sent it, with `$share/<group>/` if it is shared."""
     qos: int
     no_local: bool = False
-    """Not those that the client itself has published."""
+    """Whether messages that the client itself published are left out."""
     keeps_retained: bool = False
-    """A message that came as one to be retained goes on as one."""
+    """Whether messages are delivered with the retain flag that they came with."""
     retained: int = 0
-    """Whether what is retained is sent: 0 always, 1 to a new subscription, 2 never."""
+    """When the retained message is sent: 0 always, 1 to a new subscription, 2 never."""
 
     @property
     def group(self) -> str:
-        """The group that shares it; empty where none does."""
+        """The group that shares it; empty if it isn't shared."""
         is_shared = self.topic_filter.startswith(SHARED)
         return self.topic_filter.split("/", 2)[1] if is_shared else ""
 
     @property
     def matched(self) -> str:
-        """The filter that topics are held against."""
+        """The filter that topics are compared with."""
         return self.topic_filter.split("/", 2)[2] if self.group else self.topic_filter
 
 
@@ -135,14 +135,14 @@ class Cursor:
     """A packet's rest, read from its beginning."""
 
     def __init__(self, data: bytes) -> None:
-        """Begin at the beginning."""
+        """Begin at the first byte of `data`."""
         self.data = data
         self.at = 0
 
     def take(self, count: int) -> bytes:
         """Return the next bytes."""
         if self.at + count > len(self.data):
-            raise Malformed("a packet that ends too early")
+            raise Malformed("the packet ends too early")
         self.at += count
         return self.data[self.at - count : self.at]
 
@@ -151,24 +151,24 @@ class Cursor:
         return int.from_bytes(self.take(size), "big")
 
     def variable(self) -> int:
-        """Return the next number of one to four bytes."""
-        found = 0
+        """Return the next number of variable length, one to four bytes."""
+        result = 0
         for index in range(LENGTH_BYTES_MAX):
             (byte,) = self.take(1)
-            found |= (byte & 0x7F) << (7 * index)
+            result |= (byte & 0x7F) << (7 * index)
             if byte < 0x80:
-                return found
+                return result
         raise Malformed("a number of more than four bytes")
 
     def packet_id(self) -> int:
-        """Return the next two bytes, which name a packet."""
-        found = self.number()
-        if not found:
+        """Return the next two bytes as a packet id."""
+        identifier = self.number()
+        if not identifier:
             raise Malformed("packet id 0", PROTOCOL_ERROR)
-        return found
+        return identifier
 
     def binary(self) -> bytes:
-        """Return the next bytes with their count before them."""
+        """Return the next bytes, whose count comes before them."""
         return self.take(self.number())
 
     def text(self) -> str:
@@ -182,32 +182,32 @@ class Cursor:
         return text
 
     def topic_filter(self) -> str:
-        """Return the next text as a topic filter, which a group may share."""
-        found = self.text()
-        matched = found
-        if found.startswith(SHARED):
-            group, _, matched = found.removeprefix(SHARED).partition("/")
+        """Return the next text as a topic filter, which may be shared."""
+        topic_filter = self.text()
+        matched = topic_filter
+        if topic_filter.startswith(SHARED):
+            group, _, matched = topic_filter.removeprefix(SHARED).partition("/")
             if not group or WILD & set(group) or not matched:
-                told = f"'{found}', which is no $share/<group>/<topic filter>"
+                told = f"'{topic_filter}', which is no $share/<group>/<topic filter>"
                 raise Malformed(told, BAD_FILTER)
         levels = matched.split("/")
         is_wrong = "#" in levels[:-1] or any(WILD & set(each) and each[1:] for each in levels)
-        if not found or is_wrong:
-            raise Malformed(f"'{found}', which is no topic filter", BAD_FILTER)
-        return found
+        if not topic_filter or is_wrong:
+            raise Malformed(f"'{topic_filter}', which is no topic filter", BAD_FILTER)
+        return topic_filter
 
     def topic(self) -> str:
-        """Return the next text, which a message can go to."""
+        """Return the next text as the topic of a message."""
         topic = self.text()
         if WILD & set(topic):
             raise Malformed(f"a message to '{topic}', which is no topic", BAD_TOPIC)
         return topic
 
     def properties(self, level: int, allowed: frozenset[int]) -> dict[int, Any]:
-        """Return the properties, which version 5 has here."""
-        found = dict[int, Any]()
+        """Return the properties here; none for version 3.1.1."""
+        values = dict[int, Any]()
         if level != LEVEL_5:
-            return found
+            return values
         inner = Cursor(self.take(self.variable()))
         while inner.at < len(inner.data):
             identifier = inner.variable()
@@ -215,13 +215,13 @@ class Cursor:
                 raise Malformed(f"property {identifier:#04x}, which doesn't belong here")
             value = inner.value(properties.KINDS[identifier])
             if identifier == properties.USER:
-                found.setdefault(identifier, []).append(value)
+                values.setdefault(identifier, []).append(value)
                 continue
-            if identifier in found:
+            if identifier in values:
                 raise Malformed(f"property {identifier:#04x} twice", PROTOCOL_ERROR)
             check_property(identifier, value)
-            found[identifier] = value
-        return found
+            values[identifier] = value
+        return values
 
     def value(self, kind: Kind) -> Any:
         """Return the next value of a property."""
@@ -238,17 +238,17 @@ class Cursor:
                 return self.number(kind.value)
 
     def rest(self) -> bytes:
-        """Return all that is left."""
+        """Return all remaining bytes."""
         return self.take(len(self.data) - self.at)
 
     def end(self) -> None:
-        """Raise Malformed unless nothing is left."""
+        """Raise Malformed if bytes remain."""
         if self.at < len(self.data):
-            raise Malformed(f"{len(self.data) - self.at} bytes behind a packet's end")
+            raise Malformed(f"{len(self.data) - self.at} bytes after the packet's end")
 
 
 def check_property(identifier: int, value: Any) -> None:
-    """Raise Malformed for a value that a property can't have."""
+    """Raise Malformed for an invalid value of a property."""
     wrong = (
         (identifier in properties.FLAGS and value > 1)
         or (identifier in properties.NOT_ZERO and value == 0)
@@ -259,12 +259,12 @@ def check_property(identifier: int, value: Any) -> None:
 
 
 def connect(body: bytes) -> Connect:
-    """Return what a CONNECT says; of another version than 3.1.1 and 5, that only."""
+    """Return a CONNECT; of versions other than 3.1.1 and 5, only protocol and version."""
     cursor = Cursor(body)
     name, (level, flags) = cursor.text(), cursor.take(2)
-    found = Connect(name, level)
-    if not found.is_supported:
-        return found
+    parsed = Connect(name, level)
+    if not parsed.is_supported:
+        return parsed
     has_will, will_qos, will_is_retained = flags & 0b100, flags >> 3 & 0b11, flags & 0b100000
     has_name, has_password = flags & 0x80, flags & 0x40
     if flags & 1 or will_qos > QOS_MAX or (not has_will and (will_qos or will_is_retained)):
@@ -282,7 +282,7 @@ def connect(body: bytes) -> Connect:
             raise Malformed("a will to no topic", BAD_TOPIC)
         will = Publish(topic, cursor.binary(), will_qos, 0, bool(will_is_retained), of_will)
     if has_name:
-        cursor.text()  # it tells nothing here: the certificate says who it is
+        cursor.text()  # the user name isn't used: the certificate identifies the client
     if has_password:
         cursor.binary()
     cursor.end()
@@ -297,14 +297,14 @@ def publish(packet: Packet, level: int = LEVEL_3_1_1) -> Publish:
         raise Malformed(f"PUBLISH with flags {packet.flags:04b}")
     topic = cursor.topic()
     packet_id = cursor.packet_id() if qos else 0
-    found = cursor.properties(level, properties.OF_PUBLISH)
-    if not topic and properties.TOPIC_ALIAS not in found:
+    given = cursor.properties(level, properties.OF_PUBLISH)
+    if not topic and properties.TOPIC_ALIAS not in given:
         raise Malformed("a message to no topic", PROTOCOL_ERROR)
-    return Publish(topic, cursor.rest(), qos, packet_id, bool(packet.flags & 1), found)
+    return Publish(topic, cursor.rest(), qos, packet_id, bool(packet.flags & 1), given)
 
 
 def acknowledged(body: bytes, level: int = LEVEL_3_1_1) -> int:
-    """Return the packet id of a PUBACK; why a client refuses a message changes nothing."""
+    """Return the packet id of a PUBACK; its reason code has no effect."""
     cursor = Cursor(body)
     packet_id = cursor.packet_id()
     if level == LEVEL_5 and cursor.at < len(body):
@@ -316,7 +316,7 @@ def acknowledged(body: bytes, level: int = LEVEL_3_1_1) -> int:
 
 
 def subscribe(body: bytes, level: int = LEVEL_3_1_1) -> tuple[int, list[Subscription]]:
-    """Return a SUBSCRIBE's packet id, and what it asks for."""
+    """Return a SUBSCRIBE's packet id and subscriptions."""
     cursor = Cursor(body)
     packet_id, wanted = cursor.packet_id(), list[Subscription]()
     if properties.SUBSCRIPTION_IDENTIFIER in cursor.properties(level, properties.OF_SUBSCRIBE):
@@ -350,30 +350,30 @@ def unsubscribe(body: bytes, level: int = LEVEL_3_1_1) -> tuple[int, list[str]]:
 
 
 def disconnected(body: bytes, level: int) -> tuple[bool, Properties]:
-    """Return whether a DISCONNECT leaves its will to be published, and its properties."""
-    cursor, reason, found = Cursor(body), 0, dict[int, Any]()
+    """Return whether the will is to be published after a DISCONNECT, and its properties."""
+    cursor, reason, given = Cursor(body), 0, dict[int, Any]()
     if level == LEVEL_5 and body:
         (reason,) = cursor.take(1)
         if cursor.at < len(body):
-            found = cursor.properties(level, properties.OF_DISCONNECT)
+            given = cursor.properties(level, properties.OF_DISCONNECT)
     cursor.end()
-    return reason != ACCEPTED, found
+    return reason != ACCEPTED, given
 
 
 def packet(kind: int, body: bytes, flags: int = 0) -> bytes:
-    """Return a packet, its length before its body."""
+    """Return a packet: type and flags, length, body."""
     return bytes([kind << 4 | flags]) + number(len(body)) + body
 
 
 def connack(
     code: int,
     level: int = LEVEL_3_1_1,
-    told: Properties | None = None,
+    given: Properties | None = None,
     is_session_present: bool = False,
 ) -> bytes:
-    """Return the answer to CONNECT; version 5 is told by properties what there is."""
+    """Return the answer to CONNECT; `given`: its properties for version 5."""
     body = bytes([is_session_present, code])
-    return packet(CONNACK, body + properties.encode(told or {}) if level == LEVEL_5 else body)
+    return packet(CONNACK, body + properties.encode(given or {}) if level == LEVEL_5 else body)
 
 
 def puback(packet_id: int) -> bytes:
@@ -382,7 +382,7 @@ def puback(packet_id: int) -> bytes:
 
 
 def message(sent: Publish, level: int = LEVEL_3_1_1) -> bytes:
-    """Return a PUBLISH: of QoS 1, or of QoS 0 without a packet id."""
+    """Return a PUBLISH, with QoS 1, or with QoS 0 if it has no packet id."""
     body = properties.with_length(sent.topic.encode())
     body += struct.pack("!H", sent.packet_id) if sent.qos else b""
     body += properties.encode(sent.properties) if level == LEVEL_5 else b""
@@ -390,24 +390,24 @@ def message(sent: Publish, level: int = LEVEL_3_1_1) -> bytes:
 
 
 def suback(packet_id: int, codes: list[int], level: int = LEVEL_3_1_1) -> bytes:
-    """Return the answer to SUBSCRIBE: the QoS granted, by topic filter; or why it isn't."""
+    """Return the answer to SUBSCRIBE: for each topic filter, the granted QoS or a reason code."""
     return packet(SUBACK, struct.pack("!H", packet_id) + no_properties(level) + bytes(codes))
 
 
-def unsuback(packet_id: int, found: list[bool], level: int = LEVEL_3_1_1) -> bytes:
-    """Return the answer to UNSUBSCRIBE: version 5 hears which of its filters were subscribed to."""
-    codes = bytes(ACCEPTED if each else NO_SUBSCRIPTION for each in found)
+def unsuback(packet_id: int, was_subscribed: list[bool], level: int = LEVEL_3_1_1) -> bytes:
+    """Return the answer to UNSUBSCRIBE; version 5 gets a code for each topic filter."""
+    codes = bytes(ACCEPTED if each else NO_SUBSCRIPTION for each in was_subscribed)
     rest = no_properties(level) + codes if level == LEVEL_5 else b""
     return packet(UNSUBACK, struct.pack("!H", packet_id) + rest)
 
 
 def no_properties(level: int) -> bytes:
-    """Return what version 5 has where properties would be."""
+    """Return an empty list of properties for version 5, nothing for 3.1.1."""
     return b"\x00" if level == LEVEL_5 else b""
 
 
 def disconnect(reason: int) -> bytes:
-    """Return the word of a server that ends a connection, which only version 5 has."""
+    """Return a server's DISCONNECT, which only version 5 has."""
     return packet(DISCONNECT, bytes([reason]))
 
 

@@ -1,4 +1,4 @@
-"""IoT policies: whether a certificate's policies allow an action, with their variables filled in.
+"""IoT policies: check whether a certificate's policies allow an action.
 
 https://docs.aws.amazon.com/iot/latest/developerguide/iot-policies.html
 """
@@ -12,7 +12,7 @@ FIXED = {"*": "*", "?": "?", "$": "$"}
 
 
 class PolicyUnsupported(Exception):
-    """A policy has what isn't evaluated here: what, and that nothing is allowed by it."""
+    """A policy has an element that isn't supported here; it allows nothing."""
 
 
 def allows(
@@ -21,9 +21,9 @@ def allows(
     resource: str,
     variables: Mapping[str, str],
 ) -> bool:
-    """Return whether a statement allows the action on the resource, and none denies it.
+    """Return whether a statement allows the action on the resource and none denies it.
 
-    `variables` are by name, without ${}; one that isn't there matches nothing.
+    `variables`: values by name, without ${}. A missing variable matches nothing.
     """
     return effects(documents, action, resource, variables) == {"Allow"}
 
@@ -34,7 +34,7 @@ def effects(
     resource: str,
     variables: Mapping[str, str],
 ) -> set[str]:
-    """Return the effects of all statements about the action on the resource."""
+    """Return the effects of all statements that apply to the action on the resource."""
     return {
         statement["Effect"]
         for document in documents
@@ -46,7 +46,7 @@ def effects(
 def applies(
     statement: Mapping[str, Any], action: str, resource: str, variables: Mapping[str, str]
 ) -> bool:
-    """Return whether a statement is about this action and this resource, now."""
+    """Return whether a statement applies to this action, resource and connection."""
     for name in ("NotAction", "NotResource", "Principal", "NotPrincipal"):
         if name in statement:
             raise PolicyUnsupported(f"{name} in an IoT policy isn't supported here")
@@ -62,7 +62,7 @@ def applies(
 
 
 def pattern(text: str, variables: Mapping[str, str], value: str) -> bool:
-    """Return whether a value is as a pattern says: * is anything, ? a character."""
+    """Return whether a value matches a pattern, where * is any text and ? any character."""
     parts = VARIABLE.split(text)
     regex = ""
     for index, part in enumerate(parts):
@@ -71,18 +71,18 @@ def pattern(text: str, variables: Mapping[str, str], value: str) -> bool:
         elif part in FIXED:
             regex += re.escape(FIXED[part])
         elif part in variables:
-            regex += re.escape(variables[part])  # what it stands for is no pattern
+            regex += re.escape(variables[part])  # its value isn't a pattern
         else:
             return False
     return re.fullmatch(regex, value, re.DOTALL) is not None
 
 
 def filled(text: str, variables: Mapping[str, str]) -> str | None:
-    """Return a text with its variables filled in; None where one isn't there."""
+    """Return a text with its variables replaced; None if one is missing."""
     names = VARIABLE.findall(text)
     if any(name not in variables for name in names):
         return None
-    return VARIABLE.sub(lambda found: variables[found[1]], text)
+    return VARIABLE.sub(lambda match: variables[match[1]], text)
 
 
 OPERATORS: Mapping[str, Callable[[str, str, Mapping[str, str]], bool]] = {
@@ -93,7 +93,7 @@ OPERATORS: Mapping[str, Callable[[str, str, Mapping[str, str]], bool]] = {
 
 
 def holds(operator: str, key: str, values: Iterable[Any], variables: Mapping[str, str]) -> bool:
-    """Return whether one test of a Condition holds; what has no value fails it."""
+    """Return whether one test of a Condition is true; a key without a value fails it."""
     compare = OPERATORS.get(operator)
     if compare is None:
         known = ", ".join(OPERATORS)
@@ -109,5 +109,5 @@ def text_of(value: Any) -> str:
 
 
 def as_list(value: Any) -> list[Any]:
-    """Return an element that may be one or several as a list."""
+    """Return an element that may be a single value or a list as a list."""
     return value if isinstance(value, list) else [value]

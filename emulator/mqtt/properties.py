@@ -1,8 +1,8 @@
-"""The properties of MQTT 5: how they are written, and which packet of a client may have which.
+"""The properties of MQTT 5: their encoding, and the ones that each packet of a client may have.
 
 https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html#_Toc3901027
 
-They are a dictionary by identifier; user properties are a list of pairs.
+Properties are a dictionary by identifier; the value of USER is a list of pairs.
 """
 
 import struct
@@ -23,7 +23,7 @@ Properties = Mapping[int, Any]
 
 
 class Kind(Enum):
-    """How a value is written."""
+    """The encoding of a value."""
 
     BYTE = 1
     TWO_BYTES = 2
@@ -52,7 +52,7 @@ KINDS = {
 OF_MESSAGE = frozenset(
     {PAYLOAD_FORMAT, MESSAGE_EXPIRY, CONTENT_TYPE, RESPONSE_TOPIC, CORRELATION_DATA, USER}
 )
-"""What goes on to who has subscribed."""
+"""The properties that are passed on to subscribers."""
 OF_CONNECT = frozenset(
     {SESSION_EXPIRY, RECEIVE_MAXIMUM, MAXIMUM_PACKET_SIZE, TOPIC_ALIAS_MAXIMUM, USER}
     | {REQUEST_RESPONSE, REQUEST_PROBLEM, AUTHENTICATION_METHOD, AUTHENTICATION_DATA}
@@ -65,12 +65,12 @@ OF_UNSUBSCRIBE = frozenset({USER})
 OF_DISCONNECT = frozenset({SESSION_EXPIRY, REASON_STRING, USER})
 
 FLAGS = frozenset({PAYLOAD_FORMAT, REQUEST_PROBLEM, REQUEST_RESPONSE})
-"""0 or 1 and nothing else."""
+"""Properties whose value is 0 or 1."""
 NOT_ZERO = frozenset({RECEIVE_MAXIMUM, MAXIMUM_PACKET_SIZE, SUBSCRIPTION_IDENTIFIER})
 
 
 def encode(properties: Properties) -> bytes:
-    """Return properties as they go in a packet, their length before them."""
+    """Return properties as bytes, with their length first."""
     encoded = b"".join(
         bytes([identifier]) + encode_value(KINDS[identifier], each)
         for identifier, value in properties.items()
@@ -80,7 +80,7 @@ def encode(properties: Properties) -> bytes:
 
 
 def encode_value(kind: Kind, value: Any) -> bytes:
-    """Return one value."""
+    """Return one value as bytes."""
     match kind:
         case Kind.VARIABLE:
             return number(value)
@@ -95,12 +95,12 @@ def encode_value(kind: Kind, value: Any) -> bytes:
 
 
 def with_length(data: bytes) -> bytes:
-    """Return bytes with their count before them."""
+    """Return bytes with their count in front."""
     return struct.pack("!H", len(data)) + data
 
 
 def number(count: int) -> bytes:
-    """Return a number of variable length, as that of a packet."""
+    """Return a number in MQTT's variable-length encoding."""
     encoded = b""
     while True:
         count, low = divmod(count, 0x80)

@@ -1,9 +1,9 @@
-"""The rules engine: each message to the rules that select it, and to their actions.
+"""The rules engine: passes each message to the rules that select it, and runs their actions.
 
-A message stays in the spool until all of that is done, so a broker that dies in the midst of it
-does it again: at least once, as AWS. What fails unexpectedly is tried again after a while, and so
-is a message that the spool couldn't forget; neither ends a worker. Ports are passed in; `aws` has
-those of the embedded AWS.
+A message stays in the spool until all actions are done. If the broker dies before that, the actions
+run again after its restart: at least once, as on AWS. A message that fails unexpectedly, or that
+can't be removed from the spool, is retried later; neither ends a worker. The ports are passed in;
+`aws` has those of the embedded AWS.
 """
 
 import base64
@@ -20,28 +20,28 @@ from typing import Any, Protocol
 
 from emulator.mqtt import sql
 from emulator.mqtt.limits import BASIC_INGEST
-from emulator.mqtt.spool import NotKept, Published, Spool
+from emulator.mqtt.spool import NotStored, Published, Spool
 
 LOGGER = logging.getLogger(__name__)
 WAITS_SECONDS = (0.2, 0.5)
-"""Between attempts at an action; AWS doesn't tell its own."""
+"""The pauses between attempts at an action; AWS doesn't document its own."""
 AWAY_SECONDS = 1.0
 AGAIN_SECONDS = 0.5, 30.0
-"""Before a message that failed unexpectedly is tried again: at first, and at most."""
+"""The first and the longest pause before a message that failed unexpectedly is retried."""
 WORKERS = 8
 
 
 class ActionFailed(Exception):
-    """An action didn't do what it is for."""
+    """An action failed; the message says why."""
 
 
 class Unreachable(Exception):
-    """The embedded AWS doesn't tell its rules now; the message waits."""
+    """The embedded AWS doesn't answer; the message waits."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A deployed rule: its SQL, and its actions as GetTopicRule has them."""
+    """A deployed rule: its SQL, and its actions as GetTopicRule returns them."""
 
     name: str
     arn: str
@@ -50,39 +50,42 @@ class Rule:
     error_action: Mapping[str, Any] | None
 
     @classmethod
-    def from_api(cls, arn: str, found: Mapping[str, Any]) -> "Rule | None":
-        """Return a rule of the API's, None of a disabled one; with wrong SQL it selects nothing."""
-        if found.get("ruleDisabled"):
+    def from_api(cls, arn: str, description: Mapping[str, Any]) -> "Rule | None":
+        """Return a rule of the API's answer, None if disabled; invalid SQL selects nothing."""
+        if description.get("ruleDisabled"):
             return None
         statement = None
-        if found.get("awsIotSqlVersion") != sql.VERSION:
+        if description.get("awsIotSqlVersion") != sql.VERSION:
             LOGGER.error(
-                "rule %s: only SQL version %s is supported", found["ruleName"], sql.VERSION
+                "rule %s: only SQL version %s is supported", description["ruleName"], sql.VERSION
             )
         else:
             try:
-                statement = sql.parse(found["sql"])
+                statement = sql.parse(description["sql"])
             except sql.SqlError as error:
-                LOGGER.error("rule %s: %s", found["ruleName"], error)  # noqa: TRY400 - a message
-        actions, on_error = found.get("actions") or [], found.get("errorAction")
-        return cls(found["ruleName"], arn, statement, actions, on_error)
+                LOGGER.error("rule %s: %s", description["ruleName"], error)  # noqa: TRY400 - a message
+        actions, on_error = description.get("actions") or [], description.get("errorAction")
+        return cls(description["ruleName"], arn, statement, actions, on_error)
 
 
 class Actions(Protocol):
-    """What rules do."""
+    """The services that run actions."""
 
     def run(self, rule: Rule, action: Mapping[str, Any], message: sql.Message, data: bytes) -> None:
         """Run one action; raise ActionFailed."""
 
 
-def chosen(rules: Sequence[Rule], topic: str) -> tuple[list[Rule], str]:
-    """Return the rules that a message of this topic is for, and the topic as they see it."""
+def selected_rules(rules: Sequence[Rule], topic: str) -> tuple[list[Rule], str]:
+    """Return the rules for a message of this topic, and the topic that they see.
+
+    Basic Ingest (`$aws/rules/<rule>/…`) names one rule, which sees the rest of the topic.
+    """
     if topic.startswith(BASIC_INGEST):
         name, _, rest = topic.removeprefix(BASIC_INGEST).partition("/")
-        found = [rule for rule in rules if rule.name == name]
-        if not found:
+        named = [rule for rule in rules if rule.name == name]
+        if not named:
             LOGGER.error("RuleNotFound: %s; the message is lost, as on AWS", topic)
-        return found, rest
+        return named, rest
     subscribed = [
         rule for rule in rules if rule.statement and sql.matches(rule.statement.topic_filter, topic)
     ]
@@ -91,44 +94,44 @@ def chosen(rules: Sequence[Rule], topic: str) -> tuple[list[Rule], str]:
 
 @dataclass(frozen=True)
 class Task:
-    """A message that is in the spool, and what is still to be done with it."""
+    """A message in the spool, and the state of its processing."""
 
     number: int
     message: Published
     is_processed: bool = False
-    """Whether it is only to be forgotten."""
+    """Whether only its removal from the spool is left."""
     tries: int = 0
-    """How often that has failed unexpectedly."""
+    """How often it failed unexpectedly."""
 
     @property
     def wait_seconds(self) -> float:
-        """How long it waits before it is tried again: each time twice as long."""
+        """The pause before the next try, in seconds; it doubles with each failure."""
         least, most = AGAIN_SECONDS
         return min(least * 2.0 ** (self.tries - 1), most) if self.tries else 0.0
 
 
 class Tasks:
-    """What waits for a worker, by when it is due; safe to use from several threads."""
+    """A queue of tasks, ordered by the time of their next try; safe for several threads."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Begin empty."""
         self._changed = threading.Condition()
         self._waiting: list[tuple[float, int, Task]] = []
         self._order = itertools.count()
 
     def __len__(self) -> int:
-        """How many wait, for a worker or for their time."""
+        """Return how many tasks wait for a worker or for their next try."""
         return len(self._waiting)
 
     def put(self, task: Task) -> None:
-        """Add one."""
+        """Add a task."""
         due = time.monotonic() + task.wait_seconds
         with self._changed:
             heapq.heappush(self._waiting, (due, next(self._order), task))
             self._changed.notify()
 
     def get(self) -> Task:
-        """Take the first that is due, once one is."""
+        """Wait for a task whose time has come, and remove it."""
         with self._changed:
             while True:
                 wait = self._waiting[0][0] - time.monotonic() if self._waiting else None
@@ -138,7 +141,7 @@ class Tasks:
 
 
 class RulesEngine:
-    """Takes messages from the spool, some at a time."""
+    """Processes the messages of a spool, several at a time."""
 
     def __init__(
         self,
@@ -147,7 +150,7 @@ class RulesEngine:
         actions: Actions,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Run what `rules` gives with `actions`."""
+        """Process messages with the rules that `rules` returns; `actions` runs their actions."""
         self._spool = spool
         self._rules = rules
         self._actions = actions
@@ -161,27 +164,27 @@ class RulesEngine:
         return len(self._tasks)
 
     def start(self) -> None:
-        """Begin, with what a broker before this one has left."""
-        for number, message in self._spool.kept():
+        """Start the workers, with the messages that an earlier broker left in the spool."""
+        for number, message in self._spool.unfinished():
             self._tasks.put(Task(number, message))
         for _ in range(WORKERS):
             threading.Thread(target=self._work, daemon=True).start()
 
     def accept(self, message: Published) -> None:
-        """Take responsibility for a message: it may be acknowledged when this returns.
+        """Store a message, which may be acknowledged when this returns.
 
-        Raises NotKept where it must not be. That is told when it begins, and when it has ended:
-        a full disk may have kept the first from the log.
+        Raises NotStored if it must not be acknowledged. The log says when this begins and when it
+        ends, because a full disk may have lost the first line.
         """
         try:
             number = self._spool.add(message)
-        except NotKept as problem:
+        except NotStored as problem:
             if not self._refused:
-                LOGGER.error("messages aren't taken, nor acknowledged, for now: %s", problem)  # noqa: TRY400
+                LOGGER.error("messages can't be stored and aren't acknowledged: %s", problem)  # noqa: TRY400
             self._refused += 1
             raise
         if self._refused:
-            LOGGER.warning("messages are taken again; %d were not", self._refused)
+            LOGGER.warning("messages are stored again; %d were refused", self._refused)
             self._refused = 0
         self._tasks.put(Task(number, message))
 
@@ -193,16 +196,16 @@ class RulesEngine:
                     self.process(task.message)
                     task = replace(task, is_processed=True, tries=0)
                 self._spool.done(task.number)
-            except BaseException as error:  # whatever it is, it must not end the worker
+            except BaseException as error:  # no error may end the worker
                 task = replace(task, tries=task.tries + 1)
                 self._tasks.put(task)
-                told = "message %s to %s is tried again in %s s: %r"
-                what = task.number, task.message.topic, task.wait_seconds, error
-                LOGGER.error(told, *what, exc_info=task.tries == 1)  # noqa: TRY400 - once is enough
+                text = "message %s to %s is tried again in %s s: %r"
+                arguments = task.number, task.message.topic, task.wait_seconds, error
+                LOGGER.error(text, *arguments, exc_info=task.tries == 1)  # noqa: TRY400 - once is enough
 
     def process(self, message: Published) -> None:
-        """Give a message to every rule that selects it."""
-        rules, topic = chosen(self._known_rules(), message.topic)
+        """Pass a message to every rule that selects it."""
+        rules, topic = selected_rules(self._known_rules(), message.topic)
         seen = sql.Message(
             topic, message.payload, message.client_id, message.principal, message.at_ms
         )
@@ -225,8 +228,8 @@ class RulesEngine:
                 return
             data = rule.statement.result(message)
         except sql.Undocumented as error:
-            # as on AWS, no error action: it is for actions, not for SQL
-            LOGGER.error("rule %s: AWS doesn't say what it gives: %s", rule.name, error)  # noqa: TRY400
+            # As on AWS, an error of the SQL runs no error action.
+            LOGGER.error("rule %s: AWS doesn't document the result: %s", rule.name, error)  # noqa: TRY400
             return
         failures = []
         for action in rule.actions:
@@ -257,7 +260,7 @@ class RulesEngine:
 
 
 def failure(action: Mapping[str, Any], error: ActionFailed) -> dict[str, str]:
-    """Return how an error document names an action that failed."""
+    """Return the entry of an error document for a failed action."""
     ((kind, of_kind),) = action.items()
     resource = of_kind.get("streamName") or of_kind.get("functionArn") or of_kind.get("queueUrl")
     name = f"{kind[:1].upper()}{kind[1:]}Action"
@@ -267,7 +270,7 @@ def failure(action: Mapping[str, Any], error: ActionFailed) -> dict[str, str]:
 def error_document(
     rule: Rule, message: sql.Message, topic: str, failures: list[dict[str, str]]
 ) -> bytes:
-    """Return what an error action gets.
+    """Return the payload of an error action.
 
     https://docs.aws.amazon.com/iot/latest/developerguide/rule-error-handling.html
     """

@@ -1,7 +1,7 @@
-"""What devices ask IoT Core over MQTT and get an answer to: fleet provisioning, as JSON.
+"""Requests of devices that IoT Core answers over MQTT: fleet provisioning, as JSON.
 
 https://docs.aws.amazon.com/iot/latest/developerguide/fleet-provision-api.html
-The embedded AWS knows the answers (`emulator/gaps/iot.py`).
+The embedded AWS makes the answers (`emulator/gaps/iot.py`).
 """
 
 import base64
@@ -23,11 +23,11 @@ class AwsServices:
     """IoT's services on an endpoint."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        """Ask the endpoint, as the account's root."""
+        """Call the endpoint as the account's root."""
         self._endpoint = endpoint
 
     def answer(self, message: Published) -> tuple[str, bytes] | None:
-        """Return topic and payload of the answer; None of CBOR and other topics."""
+        """Return the answer's topic and payload; None for CBOR and for other topics."""
         if not ANSWERED.fullmatch(message.topic):
             return None
         request = {
@@ -37,7 +37,7 @@ class AwsServices:
             "certificate_id": message.principal,
         }
         try:
-            found = self._endpoint.call(API, "AnswerDevice", request, role_arn="")
+            reply = self._endpoint.call(API, "AnswerDevice", request, role_arn="")
         except (OutsideProblem, ApiError) as error:
             raise Unreachable(str(error)) from error
-        return f"{message.topic}/{found['kind']}", json.dumps(found["document"]).encode()
+        return f"{message.topic}/{reply['kind']}", json.dumps(reply["document"]).encode()

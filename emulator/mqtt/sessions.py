@@ -1,8 +1,8 @@
-"""Connections and sessions: what a client has subscribed to, and what is on its way to it.
+"""Connections and sessions: a client's subscriptions, and the messages on their way to it.
 
-A session ends with its connection, unless the client asks for more: then for as long as it asks,
-up to an hour, and messages of QoS 1 wait for it. Sessions are in memory: they end with the broker,
-and the client is told so, by `session present`.
+A session ends with its connection, unless the client asks for a longer one, up to an hour. Until it
+ends, messages of QoS 1 wait in it. Sessions are in memory and end with the broker; a client sees
+that in `session present`.
 https://docs.aws.amazon.com/iot/latest/developerguide/mqtt.html#mqtt-persistent-sessions
 """
 
@@ -16,7 +16,7 @@ from emulator.mqtt import limits, packets, properties, sql
 from emulator.mqtt.packets import Publish, Subscription
 
 UNREAD_BYTES_MAX = 8 * 1024 * 1024
-"""Of a subscriber that doesn't keep up; then its connection ends."""
+"""The most unsent bytes for a subscriber; above it, its connection ends."""
 
 
 @dataclass
@@ -27,18 +27,18 @@ class Client:
     certificate_id: str
     writer: asyncio.StreamWriter
     level: int
-    """Of MQTT: 4 is 3.1.1, 5 is 5."""
+    """The protocol level: 4 for MQTT 3.1.1, 5 for MQTT 5."""
     will: Publish | None
     keep_alive_seconds: int
-    """How often it has to say something; it is waited for one and a half times as long."""
+    """The longest time between its packets; after one and a half times that, it is disconnected."""
     unacknowledged_max: int = limits.UNACKNOWLEDGED_MAX
     """How many messages of QoS 1 may be on their way to it at once."""
     packet_bytes_max: int | None = None
-    """The longest packet that it takes."""
+    """The longest packet that it accepts."""
     aliases: dict[int, str] = field(default_factory=dict)
-    """Topics by the numbers that it uses for them."""
+    """Its topics by alias."""
     answers: set[asyncio.Task[None]] = field(default_factory=set)
-    """Under way."""
+    """Answers of services that are still to come."""
 
     def send(self, message: Publish) -> bool:
         """Send a message; return whether it is short enough for this client."""
@@ -53,13 +53,13 @@ class Client:
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A message on its way to a client, and when it is too old for it."""
+    """A message on its way to a client, and the time when it expires."""
 
     message: Publish
     expires_at: float | None = None
 
     def at(self, now: float) -> Publish | None:
-        """Return the message with the time that it has left, None if it has none."""
+        """Return the message with its remaining expiry; None if it has expired."""
         if self.expires_at is None:
             return self.message
         if now >= self.expires_at:
@@ -70,35 +70,35 @@ class Outgoing:
 
 @dataclass
 class Session:
-    """What outlives a connection."""
+    """A client's state that may outlive its connection."""
 
     client_id: str
     certificate_id: str
     client: Client | None
     expiry_seconds: int
-    """How long it outlives its connection."""
+    """For how many seconds it outlives its connection."""
     ends_at: float | None = None
-    """When it ends; None while its client is connected."""
+    """The time when it ends; None while its client is connected."""
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     waiting: deque[Outgoing] = field(default_factory=deque)
-    """Messages of QoS 1 to be sent, in order."""
+    """Messages of QoS 1 to send, in order."""
     sent: dict[int, Outgoing] = field(default_factory=dict)
-    """Those that the client hasn't acknowledged, by packet id."""
+    """Sent messages that the client hasn't acknowledged, by packet id."""
     _packet_id: int = 0
 
     def matching(self, topic: str, publisher: str) -> Subscription | None:
-        """Return the subscription of its own by which it gets a message, the one of highest QoS."""
-        found = [
+        """Return its unshared subscription of highest QoS that matches a topic; None if none."""
+        candidates = [
             each
             for each in self.subscriptions.values()
             if not each.group
             and not (each.no_local and publisher == self.client_id)
             and sql.matches(each.matched, topic)
         ]
-        return max(found, key=lambda each: (each.qos, each.keeps_retained), default=None)
+        return max(candidates, key=lambda each: (each.qos, each.keeps_retained), default=None)
 
     def offer(self, outgoing: Outgoing, now: float) -> None:
-        """Send a message, or keep it for later; QoS 0 is sent now or never."""
+        """Send a message or queue it; a message of QoS 0 is sent now or never."""
         if outgoing.message.qos:
             if len(self.waiting) < limits.QUEUED_MAX:
                 self.waiting.append(outgoing)
@@ -107,7 +107,7 @@ class Session:
             self.client.send(message)
 
     def flush(self, now: float) -> None:
-        """Send what waits, as much as may be on its way at once."""
+        """Send queued messages, as many as may be unacknowledged at once."""
         while self.client and self.waiting and len(self.sent) < self.client.unacknowledged_max:
             outgoing = self.waiting.popleft()
             message = outgoing.at(now)
@@ -116,7 +116,7 @@ class Session:
                 self.sent[number] = outgoing
 
     def acknowledge(self, packet_id: int, now: float) -> None:
-        """Forget a message that has arrived, and send the next."""
+        """Forget an acknowledged message, and send the next."""
         self.sent.pop(packet_id, None)
         self.flush(now)
 
@@ -128,15 +128,15 @@ class Session:
 
 
 class Sessions:
-    """The sessions of all clients, connected or not; none after it has expired."""
+    """The sessions of all clients, connected or not, without expired ones."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """Begin with none; the clock is in seconds."""
+        """Begin without sessions; the clock is in seconds."""
         self._clock = clock
         self._by_id: dict[str, Session] = {}
 
     def __iter__(self) -> Iterator[Session]:
-        """Go through those that there are, for as long as none is opened or closed."""
+        """Iterate over the sessions; none may be opened or closed meanwhile."""
         now = self._clock()
         over = [
             each.client_id
@@ -148,50 +148,50 @@ class Sessions:
         return iter([*self._by_id.values()])
 
     def connected(self, client_id: str) -> Client | None:
-        """Return who is connected by a client id."""
-        found = self._by_id.get(client_id)
-        return found.client if found else None
+        """Return the connected client of a client id; None if there is none."""
+        session = self._by_id.get(client_id)
+        return session.client if session else None
 
     def open(self, client: Client, expiry_seconds: int, is_clean: bool) -> tuple[Session, bool]:
-        """Return the session of a connection that begins, and whether it was there before."""
-        found = next((each for each in self if each.client_id == client.client_id), None)
-        if found is None or is_clean:
-            found = Session(client.client_id, client.certificate_id, client, expiry_seconds)
-            self._by_id[client.client_id] = found
-            return found, False
-        self._rest(found)  # its connection before this one may not have ended yet
-        found.client, found.certificate_id = client, client.certificate_id
-        found.expiry_seconds, found.ends_at = expiry_seconds, None
-        return found, True
+        """Return the session of a new connection, and whether it existed before."""
+        session = next((each for each in self if each.client_id == client.client_id), None)
+        if session is None or is_clean:
+            session = Session(client.client_id, client.certificate_id, client, expiry_seconds)
+            self._by_id[client.client_id] = session
+            return session, False
+        self._requeue_sent(session)  # its previous connection may not have ended yet
+        session.client, session.certificate_id = client, client.certificate_id
+        session.expiry_seconds, session.ends_at = expiry_seconds, None
+        return session, True
 
     def close(self, client: Client) -> None:
-        """End a connection, and its session with it unless it is to last."""
-        found = self._by_id.get(client.client_id)
-        if found is None or found.client is not client:
+        """End a connection, and its session unless that may outlive it."""
+        session = self._by_id.get(client.client_id)
+        if session is None or session.client is not client:
             return  # another connection has its client id now
-        self._rest(found)
-        found.client, found.ends_at = None, self._clock() + found.expiry_seconds
-        if not found.expiry_seconds:
+        self._requeue_sent(session)
+        session.client, session.ends_at = None, self._clock() + session.expiry_seconds
+        if not session.expiry_seconds:
             del self._by_id[client.client_id]
 
     @staticmethod
-    def _rest(session: Session) -> None:
-        """Have sent again what wasn't acknowledged: before what has come since, in order."""
+    def _requeue_sent(session: Session) -> None:
+        """Queue unacknowledged messages again, in order, before newer ones."""
         session.waiting.extendleft(reversed(session.sent.values()))
         session.sent.clear()
 
     def groups(self, topic: str) -> list[list[tuple[Session, Subscription]]]:
-        """Return the members of each group that shares a message, in the order to be asked.
+        """Return the members of each group that shares a topic, in the order to try them.
 
-        Whoever is connected comes first, in random order.
+        Connected members come first, in random order.
         https://docs.aws.amazon.com/iot/latest/developerguide/mqtt.html#mqtt5-shared-subscription
         """
-        found: dict[str, list[tuple[Session, Subscription]]] = {}
+        members_by_filter: dict[str, list[tuple[Session, Subscription]]] = {}
         for session in self:
             for each in session.subscriptions.values():
                 if each.group and sql.matches(each.matched, topic):
-                    found.setdefault(each.topic_filter, []).append((session, each))
-        for members in found.values():
+                    members_by_filter.setdefault(each.topic_filter, []).append((session, each))
+        for members in members_by_filter.values():
             random.shuffle(members)
             members.sort(key=lambda member: member[0].client is None)
-        return [*found.values()]
+        return [*members_by_filter.values()]

@@ -1,8 +1,8 @@
-"""What the broker has taken responsibility for: on disk until every rule has done with it.
+"""Messages that the broker has acknowledged, on disk until every rule has processed them.
 
 A write survives the death of the process, as checkpoints do (`emulator/mappings/checkpoints.py`).
-A message that can't be written, because the disk is full or another process has locked the file,
-is refused with `NotKept`: the broker must not acknowledge it.
+If the disk is full or another process has locked the file, a message is refused with `NotStored`,
+and the broker must not acknowledge it.
 """
 
 import sqlite3
@@ -17,12 +17,12 @@ LOCKED_SECONDS = 5.0
 """How long a write waits for another process that has locked the file."""
 
 
-class NotKept(Exception):
-    """A message couldn't be written; it says why."""
+class NotStored(Exception):
+    """A message couldn't be written; the text says why."""
 
 
 class Published(NamedTuple):
-    """A message that a device has published, and when."""
+    """A message that a device published, with its time in ms since 1970."""
 
     topic: str
     payload: bytes
@@ -32,10 +32,10 @@ class Published(NamedTuple):
 
 
 class Spool:
-    """Messages in an SQLite file; safe to use from several threads."""
+    """Messages in an SQLite file; safe for several threads."""
 
     def __init__(self, file: Path, locked_seconds: float = LOCKED_SECONDS) -> None:
-        """Open the file, or make it; a write waits so long for who has locked it."""
+        """Open or make the file; a write waits up to `locked_seconds` for a lock."""
         self._lock = threading.Lock()
         self._database = sqlite3.connect(
             file, locked_seconds, check_same_thread=False, isolation_level=None
@@ -45,7 +45,7 @@ class Spool:
         self._database.execute(TABLE)
 
     def add(self, message: Published) -> int:
-        """Keep a message; return the number by which it is done with. Raise NotKept."""
+        """Store a message; return its number, for `done`. Raise NotStored."""
         statement = (
             "INSERT INTO messages (topic, payload, client_id, principal, at_ms)"
             " VALUES (?, ?, ?, ?, ?)"
@@ -54,15 +54,15 @@ class Spool:
             try:
                 return int(self._database.execute(statement, message).lastrowid or 0)
             except sqlite3.Error as error:
-                raise NotKept(f"{message.topic}: {error}") from error
+                raise NotStored(f"{message.topic}: {error}") from error
 
     def done(self, number: int) -> None:
-        """Forget a message; raise sqlite3.Error where the file can't be written."""
+        """Remove a message; raise sqlite3.Error if the file can't be written."""
         with self._lock:
             self._database.execute("DELETE FROM messages WHERE id = ?", (number,))
 
-    def kept(self) -> list[tuple[int, Published]]:
-        """Return all that a broker before this one has left, in order."""
+    def unfinished(self) -> list[tuple[int, Published]]:
+        """Return (number, message) of all stored messages, in order."""
         with self._lock:
             rows = self._database.execute(
                 "SELECT id, topic, payload, client_id, principal, at_ms FROM messages ORDER BY id"

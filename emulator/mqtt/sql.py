@@ -1,12 +1,11 @@
-"""The SQL of IoT rules, as much of it as the template uses and a little more.
+"""The SQL of IoT rules: a subset.
 
     SELECT * | expression [AS name], … FROM 'topic filter' [WHERE expression]
 
 Expressions are literals, names of the payload's fields (`a.b` of nested ones), functions,
-comparisons, AND, OR, NOT, brackets. What else there is in AWS's reference is refused with its place
-in the text: https://docs.aws.amazon.com/iot/latest/developerguide/iot-sql-reference.html. Where
-the reference doesn't say what comes out, evaluation raises `Undocumented` instead of guessing. One
-guess is made: of a key that a payload has twice the last value counts, and is all that goes on.
+comparisons, AND, OR, NOT, brackets. The rest of AWS's reference is refused, with the place in the
+text: https://docs.aws.amazon.com/iot/latest/developerguide/iot-sql-reference.html. If the reference
+doesn't say what the result is, evaluation raises `Undocumented` instead of guessing.
 """
 
 import base64
@@ -37,22 +36,22 @@ COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 class SqlError(Exception):
-    """A statement isn't SQL, or isn't the part of it that is supported: what, and where."""
+    """A statement isn't SQL or isn't supported; the message names the problem and its place."""
 
     def __init__(self, problem: str, text: str, at: int) -> None:
-        """Show the place: the text up to there, and what comes then."""
+        """Quote the text around the character `at`, counted from 0."""
         super().__init__(f"{problem} at character {at + 1}: …{text[max(0, at - 20) : at + 20]}…")
 
 
 class Undocumented(Exception):
-    """AWS's reference doesn't say what this gives for this message."""
+    """AWS's reference doesn't document the result for this message."""
 
 
 class Undefined:
-    """The value of what isn't there; there is one."""
+    """The type of UNDEFINED, the value of a missing field."""
 
     def __repr__(self) -> str:
-        """Say what it is."""
+        """Return its name in the SQL."""
         return "Undefined"
 
 
@@ -61,7 +60,7 @@ UNDEFINED = Undefined()
 
 @dataclass(frozen=True)
 class Message:
-    """What a rule sees of a message."""
+    """The parts of a message that a rule sees."""
 
     topic: str
     payload: bytes
@@ -71,12 +70,15 @@ class Message:
     _document: list[Any] = field(default_factory=list, compare=False)
 
     def document(self) -> Any:
-        """Return the payload as JSON, Undefined where it isn't any."""
+        """Return the payload as JSON; UNDEFINED if it isn't JSON."""
         if not self._document:
             try:
                 text = self.payload.decode()
                 document = json.loads(
-                    text, parse_constant=finite, parse_float=finite, object_pairs_hook=once
+                    text,
+                    parse_constant=finite_number,
+                    parse_float=finite_number,
+                    object_pairs_hook=object_with_unique_names,
                 )
                 self._document.append(document)
             except (ValueError, RecursionError):
@@ -84,19 +86,19 @@ class Message:
         return self._document[0]
 
 
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; raise ValueError for a name that is there twice.
+def object_with_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raise ValueError if it has a name twice.
 
-    AWS doesn't say which of its values is meant, so here such a payload isn't JSON.
+    AWS doesn't document which value counts then, so such a payload isn't JSON here.
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    document = dict(pairs)
+    if len(document) < len(pairs):
         raise ValueError("a name is there twice")
-    return found
+    return document
 
 
-def finite(text: str) -> float:
-    """Return a number; raise ValueError for NaN and what is beyond a float, neither of it JSON."""
+def finite_number(text: str) -> float:
+    """Return a number; raise ValueError for NaN and numbers too large for a float."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(text)
@@ -107,7 +109,7 @@ Expression = Callable[[Message], Any]
 
 
 class Token(NamedTuple):
-    """A word of a statement, and where it is."""
+    """A word of a statement, and its place."""
 
     kind: str
     text: str
@@ -115,13 +117,13 @@ class Token(NamedTuple):
 
     @property
     def word(self) -> str:
-        """The keyword or sign that it is, else nothing."""
+        """The keyword or sign; empty for other tokens."""
         is_word = self.kind == "sign" or (self.kind == "name" and self.text.lower() in KEYWORDS)
         return self.text.lower() if is_word else ""
 
 
 class Item(NamedTuple):
-    """What a SELECT selects: an expression under a name, or everything."""
+    """An item of SELECT: an expression with its name, or `*`."""
 
     name: tuple[str, ...]
     expression: Expression | None
@@ -136,11 +138,11 @@ class Statement:
     where: Expression | None
 
     def selects(self, message: Message) -> bool:
-        """Return whether the WHERE clause is true of a message, not only not false."""
+        """Return whether the WHERE clause is true for a message; UNDEFINED isn't true."""
         return self.where is None or self.where(message) is True
 
     def result(self, message: Message) -> bytes:
-        """Return what an action gets of a message: JSON, or the payload's own bytes."""
+        """Return the payload for actions: JSON, or the message's own bytes."""
         has_all = any(item.expression is None for item in self.items)
         document = message.document()
         if has_all and len(self.items) == 1 and not isinstance(document, dict):
@@ -150,14 +152,14 @@ class Statement:
         result: dict[str, Any] = dict(document) if has_all else {}
         for item in self.items:
             if item.expression is not None:
-                place(result, item.name, item.expression(message))
+                set_field(result, item.name, item.expression(message))
         return json.dumps(result, separators=(",", ":")).encode()
 
 
-def place(result: dict[str, Any], name: tuple[str, ...], value: Any) -> None:
-    """Put a value under its name, which may be nested; leave out what is Undefined."""
+def set_field(result: dict[str, Any], name: tuple[str, ...], value: Any) -> None:
+    """Set the field of a name, which may be nested; UNDEFINED sets nothing."""
     if name[0] in result:
-        raise Undocumented(f"a field '{name[0]}' of the payload, and one that the SQL adds")
+        raise Undocumented(f"the payload and the SQL both have a field '{name[0]}'")
     if value is UNDEFINED:
         return
     for part in reversed(name[1:]):
@@ -166,47 +168,47 @@ def place(result: dict[str, Any], name: tuple[str, ...], value: Any) -> None:
 
 
 def parse(text: str) -> Statement:
-    """Return the statement in a text; raise SqlError."""
+    """Return the parsed statement; raise SqlError."""
     return Parser(text).statement()
 
 
 def template(text: str) -> Callable[[Message], str]:
-    """Return what fills a substitution template, such as ${topic(2)}; raise SqlError."""
+    """Return a function that fills a template such as `${topic(2)}`; raise SqlError."""
     parts = TEMPLATE.split(text)
     expressions = [Parser(part).whole() for part in parts[1::2]]
 
     def fill(message: Message) -> str:
         values = [expression(message) for expression in expressions]
         if any(isinstance(value, Undefined | dict | list) for value in values):
-            raise Undocumented(f"what {text} gives where it isn't text or a number")
+            raise Undocumented(f"{text} gives neither text nor a number")
         filled = [""] * len(parts)
         filled[::2] = parts[::2]
         filled[1::2] = [str(value) for value in values]
-        return storable("".join(filled))
+        return valid_unicode("".join(filled))
 
     return fill
 
 
-def storable(text: str) -> str:
-    """Return a text that UTF-8 has; a payload's may have half of a character."""
+def valid_unicode(text: str) -> str:
+    """Return the text; raise Undocumented if it has half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise Undocumented(f"what a text gives that isn't Unicode: {error}") from None
+        raise Undocumented(f"a text isn't valid Unicode: {error}") from None
     return text
 
 
 class Parser:
-    """A statement's words, taken one by one."""
+    """A parser of statements, which reads one token after the other."""
 
     def __init__(self, text: str) -> None:
-        """Divide a text into words."""
+        """Divide a text into tokens."""
         self._text = text
         self._tokens = list(tokens(text))
         self._next = 0
 
     def statement(self) -> Statement:
-        """Take a whole statement."""
+        """Parse a whole statement."""
         self._expect("select")
         items = [self._item()]
         while self._accept(","):
@@ -218,7 +220,7 @@ class Parser:
         return Statement(items, topic_filter, where)
 
     def whole(self) -> Expression:
-        """Take one expression, and nothing after it."""
+        """Parse one expression up to the end of the text."""
         expression = self._either()
         self._end()
         return expression
@@ -308,10 +310,10 @@ class Parser:
             raise self._error(f"{name.text}() takes {wanted} arguments", name)
         return lambda message: function(message, *(each(message) for each in arguments))
 
-    def _string(self, what: str) -> str:
+    def _string(self, expected: str) -> str:
         token = self._take()
         if token.kind != "string":
-            raise self._error(f"'{token.text or 'the end'}' isn't {what}", token)
+            raise self._error(f"'{token.text or 'the end'}' isn't {expected}", token)
         return token.text[1:-1]
 
     @property
@@ -344,26 +346,26 @@ class Parser:
 
 
 def tokens(text: str) -> Iterator[Token]:
-    """Divide a text into words, with an end."""
+    """Divide a text into tokens; the last one marks the end."""
     at = 0
     while text[at:].strip():
-        found = TOKEN.match(text, at)
-        if found is None:
+        match = TOKEN.match(text, at)
+        if match is None:
             at += len(text[at:]) - len(text[at:].lstrip())
             raise SqlError(f"'{text[at]}' isn't supported", text, at)
-        kind = str(found.lastgroup)
-        yield Token(kind, found[kind], found.start(kind))
-        at = found.end()
+        kind = str(match.lastgroup)
+        yield Token(kind, match[kind], match.start(kind))
+        at = match.end()
     yield Token("end", "", len(text))
 
 
 def constant(value: Any) -> Expression:
-    """Return what gives a literal."""
+    """Return the expression of a literal."""
     return lambda _message: value
 
 
 def attribute(path: tuple[str, ...]) -> Expression:
-    """Return what gives a field of the payload."""
+    """Return the expression of a field of the payload."""
 
     def get(message: Message) -> Any:
         value = message.document()
@@ -375,9 +377,9 @@ def attribute(path: tuple[str, ...]) -> Expression:
 
 
 def logical(parts: list[Expression], combine: Callable[[Iterator[bool]], bool]) -> Expression:
-    """Return what combines Booleans; where one is none, the whole is Undefined.
+    """Return an expression that combines Booleans; UNDEFINED if a part isn't a Boolean.
 
-    'true' and 'false' are Booleans in any case, also as text.
+    The texts 'true' and 'false', in upper or lower case, count as Booleans.
     """
 
     def decide(message: Message) -> Any:
@@ -390,15 +392,15 @@ def logical(parts: list[Expression], combine: Callable[[Iterator[bool]], bool]) 
 
 
 def boolean(value: Any) -> Any:
-    """Return a text that says true or false as a Boolean, all else as it is."""
+    """Return the texts true and false as Booleans, other values unchanged."""
     is_said = isinstance(value, str) and value.lower() in ("true", "false")
     return value.lower() == "true" if is_said else value
 
 
 def compare(sign: str, left: Any, right: Any) -> Any:
-    """Compare two values; nothing compares with what isn't there.
+    """Compare two values; UNDEFINED if one of them is.
 
-    Equal are two of one type; which is greater is asked of numbers, also of such as are text:
+    Values are equal only if their types are. Order is for numbers, also numbers written as text:
     https://docs.aws.amazon.com/iot/latest/developerguide/iot-sql-operators.html
     """
     if left is UNDEFINED or right is UNDEFINED:
@@ -411,25 +413,25 @@ def compare(sign: str, left: Any, right: Any) -> Any:
 
 
 def decimal(value: Any) -> Decimal | None:
-    """Return a number, or a text that is one, as a Decimal; None for all else."""
+    """Return a number, or a text with a number, as a Decimal; None for other values."""
     text = str(value) if isinstance(value, int | float | str) else ""
     return Decimal(text) if DECIMAL.fullmatch(text) else None
 
 
 def type_of(value: Any) -> str:
-    """Return the type as the SQL has it."""
+    """Return the type's name in the SQL."""
     if isinstance(value, bool):
         return "boolean"
     return "number" if isinstance(value, int | float) else {str: "string"}.get(type(value), "other")
 
 
 def raw_payload(message: Message) -> bytes:
-    """Return what * is to a function: the payload's bytes."""
+    """Return the value of * as an argument of a function: the payload's bytes."""
     return message.payload
 
 
 def topic_of(message: Message, level: Any = None) -> Any:
-    """Return the topic, or a level of it, from 1; Undefined where it has none such."""
+    """Return the topic, or one of its levels, counted from 1; UNDEFINED if it has no such level."""
     if level is None:
         return message.topic
     levels = message.topic.split("/")
@@ -443,11 +445,11 @@ def encoded(_message: Message, value: Any, scheme: Any) -> str:
         raise Undocumented(f"encode() with the scheme {scheme!r}")
     if not isinstance(value, bytes | str):
         raise Undocumented(f"encode() of a {type(value).__name__}")
-    data = value if isinstance(value, bytes) else storable(value).encode()
+    data = value if isinstance(value, bytes) else valid_unicode(value).encode()
     return base64.b64encode(data).decode()
 
 
-# By name: how many arguments it takes, and what it does.
+# By name: the allowed numbers of arguments, and the function.
 FUNCTIONS: Mapping[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
     "topic": ((0, 1), topic_of),
     "timestamp": ((0,), lambda message: message.at_ms),
@@ -460,10 +462,10 @@ FUNCTIONS: Mapping[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
 
 
 def matches(topic_filter: str, topic: str) -> bool:
-    """Return whether a topic is one of a filter's: + is a level, # all that follow, at least one.
+    """Return whether a topic matches a filter: + is one level, # one or more levels at the end.
 
-    A wildcard at the beginning doesn't match what begins with $ (MQTT 3.1.1, 4.7.2). That `a/#`
-    doesn't match `a`, as MQTT has it, is AWS's own:
+    A wildcard at the beginning doesn't match a topic that begins with $ (MQTT 3.1.1, 4.7.2). In
+    MQTT `a/#` also matches `a`; on AWS it doesn't:
     https://docs.aws.amazon.com/iot/latest/developerguide/mqtt.html#mqtt-differences
     """
     wanted, levels = topic_filter.split("/"), topic.split("/")

@@ -16,11 +16,10 @@ from telemetry.aws.alerts import KEY, Alerts
 from telemetry.aws.clients import client
 from telemetry.aws.items import DynamoItems
 from telemetry.aws.observe import count, link, log, observed
-from telemetry.aws.quarantine import Quarantine, of_stream
+from telemetry.aws.quarantine import Quarantine, entry_of_record
 from telemetry.aws.stream import Record
-from telemetry.domain import rule as rules_of
 from telemetry.domain.episode import Breach, EpisodeKey
-from telemetry.domain.rule import Rule
+from telemetry.domain.rule import Rule, breaching_value, shipped_rules
 from telemetry.errors import Rejected
 from telemetry.settings import AlertSettings
 
@@ -45,7 +44,7 @@ def run(
         if reading is None:
             continue
         for rule in rules:
-            value = rules_of.breach(rule, reading)
+            value = breaching_value(rule, reading)
             if value is None:
                 continue
             key = EpisodeKey(reading.device_id, rule.name)
@@ -74,21 +73,21 @@ def _put_aside(
 ) -> set[str]:
     """Quarantine records before the first failed one; those that couldn't be, by their numbers."""
     before = itertools.takewhile(lambda record: record.sequence_number not in failed, records)
-    due = [record for record in before if record.sequence_number in whys]
-    held = []
-    for record in due:
+    to_quarantine = [record for record in before if record.sequence_number in whys]
+    entries = []
+    for record in to_quarantine:
         reason = f"episode_unreadable: this version can't read it: {whys[record.sequence_number]}"
-        held.append(of_stream(record, "alert", Rejected(reason)))
-    if not quarantine.keep(held):
-        return {record.sequence_number for record in due}
-    count(RecordsQuarantined=len(held))
+        entries.append(entry_of_record(record, "alert", Rejected(reason)))
+    if not quarantine.keep(entries):
+        return {record.sequence_number for record in to_quarantine}
+    count(RecordsQuarantined=len(entries))
     return set()
 
 
 @functools.cache
 def wired() -> tuple[tuple[Rule, ...], Alerts, int, Quarantine]:
     settings = AlertSettings.read(os.environ)
-    rules = rules_of.shipped_rules()
+    rules = shipped_rules()
     items = DynamoItems(client("dynamodb"), settings.alerts_table, KEY)
     severities = {rule.name: rule.severity for rule in rules}
     return (

@@ -20,9 +20,9 @@ from telemetry.aws.observe import (
     observed,
 )
 from telemetry.aws.overflow import Overflow
-from telemetry.aws.quarantine import Appender, Held
+from telemetry.aws.quarantine import Appender, QuarantineEntry
 from telemetry.aws.queue import Queue
-from telemetry.aws.refusals import Refusal, log_refused, of_held, refusal
+from telemetry.aws.refusals import Refusal, log_refused, refusal, refusal_of_entry
 from telemetry.aws.schemas import schemas as reading_schemas
 from telemetry.aws.stream import Stream
 from telemetry.domain.admission import MAX_READINGS, Admission, Poster, admit
@@ -37,24 +37,24 @@ HTTPS, INFLUX = "https", "line protocol"  # how what is refused came, in the log
 ROUTES = ("/devices/{device_id}/readings", "/readings", *INFLUX_ROUTES)
 
 
-class Puts(Protocol):
+class ReadingSink(Protocol):
     """Takes readings; returns those it could not take."""
 
     def put(self, readings: list[Reading]) -> list[Reading]: ...
 
 
-class Keeps(Protocol):
-    """Keeps what isn't a reading; whether it could."""
+class QuarantineSink(Protocol):
+    """QuarantineSink what isn't a reading; whether it could."""
 
-    def keep(self, held: Sequence[Held]) -> bool: ...
+    def keep(self, entries: Sequence[QuarantineEntry]) -> bool: ...
 
 
 def run(
     event: dict[str, Any],
     now_ms: int,
     retention_ms: int,
-    stream: Puts,
-    overflow: Puts,
+    stream: ReadingSink,
+    overflow: ReadingSink,
     schemas: Schemas,
     trace_id: str | None = None,
 ) -> dict[str, Any]:
@@ -93,33 +93,33 @@ def run_influx(
     event: dict[str, Any],
     now_ms: int,
     retention_ms: int,
-    stream: Puts,
-    overflow: Puts,
+    stream: ReadingSink,
+    overflow: ReadingSink,
     trace_id: str | None = None,
 ) -> dict[str, Any]:
     """The same for InfluxDB's line protocol, answered as InfluxDB does."""
     # only these requests pay for the import
-    from telemetry.aws import influx  # noqa: PLC0415
-    from telemetry.domain.influx import judged  # noqa: PLC0415
+    from telemetry.aws import influx_api  # noqa: PLC0415
+    from telemetry.domain.influx_mapping import judge_batch  # noqa: PLC0415
 
-    if event["resource"] not in (influx.V1_WRITE, influx.V2_WRITE):
+    if event["resource"] not in (influx_api.V1_WRITE, influx_api.V2_WRITE):
         try:
-            return influx.answer(event)
+            return influx_api.answer(event)
         except Rejected as error:
-            return influx.refuse(event, error)
+            return influx_api.refuse(event, error)
     grant = http.granted(event)
     if grant.get("role") not in ("device", "gateway"):
-        return influx.forbid(event)
+        return influx_api.forbid(event)
     device_id = grant["subject"] if grant["role"] == "device" else None
     poster = Poster(device_id, grant.get("prefix", ""))
     try:
-        batch = influx.read(event, poster, now_ms)
+        batch = influx_api.read(event, poster, now_ms)
     except Rejected as error:
         log_refused([refusal(device_id, error.field, error.reason)], INFLUX, grant["subject"])
-        return influx.refuse(event, error)
+        return influx_api.refuse(event, error)
     places = [f"line {point.line}" for point in batch.points]
     admission = admit(batch.documents, poster, now_ms, retention_ms, trace_id, places)
-    judgement = judged(batch, admission)
+    judgement = judge_batch(batch, admission)
     refused: list[Refusal] = [*admission.refusals, *judgement.admission.partly]
     refused += [refusal(device_id, None, str(fault)) for fault in batch.faults]
     log_refused(refused, INFLUX, grant["subject"])
@@ -128,18 +128,18 @@ def run_influx(
         count(FieldsIgnored=batch.ignored.total())
         log.info("fields that are no metric", extra={"fields": batch.ignored.most_common(10)})
     if lost:
-        return influx.unavailable(event)
-    if batch.is_kept_none:
-        return influx.unkept(event, batch)
-    return influx.written(event, judgement.faults, judgement.dropped, batch.ignored)
+        return influx_api.unavailable(event)
+    if batch.has_no_metric:
+        return influx_api.nothing_stored(event, batch)
+    return influx_api.written(event, judgement.faults, judgement.dropped, batch.ignored)
 
 
 def _keep(
-    admission: Admission, refused: int, now_ms: int, stream: Puts, overflow: Puts
+    admission: Admission, refused: int, now_ms: int, stream: ReadingSink, overflow: ReadingSink
 ) -> list[Reading]:
     """Put readings on the stream, else in the overflow queue; those that neither took.
 
-    `refused` is how many documents weren't taken.
+    `refused` is how many documents weren't intake.
     """
     readings = admission.readings
     left = stream.put(readings)
@@ -161,9 +161,9 @@ def _keep(
 def run_message(
     event: dict[str, Any],
     retention_ms: int,
-    stream: Puts,
-    overflow: Puts,
-    quarantine: Keeps,
+    stream: ReadingSink,
+    overflow: ReadingSink,
+    quarantine: QuarantineSink,
     schemas: Schemas,
     trace_id: str | None = None,
 ) -> None:
@@ -173,23 +173,23 @@ def run_message(
     what found a place: at the next try it is a duplicate.
     """
     message = mqtt.of_event(event)
-    taken = mqtt.take(message, retention_ms, "ingest", schemas, trace_id)
-    left = stream.put(taken.readings)
+    intake = mqtt.take(message, retention_ms, "ingest", schemas, trace_id)
+    left = stream.put(intake.readings)
     lost = overflow.put(left) if left else []
-    is_kept = quarantine.keep(taken.held)
+    is_kept = quarantine.keep(intake.entries)
     count_at(
         message.received_at_ms,
-        ReadingsAccepted=len(taken.readings) - len(lost),
-        ReadingsRejected=taken.refused,
+        ReadingsAccepted=len(intake.readings) - len(lost),
+        ReadingsRejected=intake.refused,
         ReadingsOverflowed=len(left) - len(lost),
-        MetricsRefused=len(taken.partly) if is_kept else 0,
-        MetricsLeftOut=taken.left_out,
+        MetricsRefused=len(intake.partly) if is_kept else 0,
+        MetricsLeftOut=intake.left_out,
     )
-    count(ReadingsQuarantined=taken.refused if is_kept else 0)
-    bad = [each for each in taken.held if not each.is_partly]
-    log_refused([*taken.partly, *map(of_held, bad)], mqtt.VIA)
+    count(ReadingsQuarantined=intake.refused if is_kept else 0)
+    bad = [each for each in intake.entries if not each.is_partly]
+    log_refused([*intake.partly, *map(refusal_of_entry, bad)], mqtt.VIA)
     if lost or not is_kept:
-        refused = 0 if is_kept else taken.refused + len(taken.partly)
+        refused = 0 if is_kept else intake.refused + len(intake.partly)
         raise Unavailable(f"no place for {len(lost)} readings and {refused} that are refused")
 
 

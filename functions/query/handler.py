@@ -12,11 +12,10 @@ from telemetry.aws import events, http
 from telemetry.aws.alerts import OPEN, STATUSES, AlertReader
 from telemetry.aws.clients import client
 from telemetry.aws.observe import observed
-from telemetry.aws.windows import WindowReader
-from telemetry.domain import window as windows_of
+from telemetry.aws.window_store import WindowReader
 from telemetry.domain.reading import METRICS
 from telemetry.domain.times import LATEST_MS, MINUTE_MS, minute_of, to_iso, to_iso_minute
-from telemetry.domain.window import Window
+from telemetry.domain.window import Window, count_contested, last_values, summarize
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import QuerySettings
 
@@ -65,12 +64,11 @@ def get_windows(
 
 
 def _document(minute_ms: int, window: Window) -> dict[str, Any]:
-    metrics = windows_of.statistics(window)
     return {
         "minute": to_iso_minute(minute_ms),
         "count": len(window),
-        "conflicting": windows_of.contested(window),
-        "metrics": {name: asdict(statistics) for name, statistics in metrics.items()},
+        "conflicting": count_contested(window),
+        "metrics": {name: asdict(values) for name, values in summarize(window).items()},
     }
 
 
@@ -103,11 +101,11 @@ def _look_back(windows: WindowReader, device_id: str) -> dict[str, Any] | None:
             if not latest:
                 offset = max(window)
                 latest = {"recorded_at": to_iso(minute_ms + offset), **window[offset]}
-            for name, (offset, value) in windows_of.last_values(window).items():
+            for name, (offset, value) in last_values(window).items():
                 known = {"value": value, "recorded_at": to_iso(minute_ms + offset)}
                 metrics.setdefault(name, known)
             back_to_ms, looked, readings = minute_ms, looked + 1, readings + len(window)
-            conflicting += windows_of.contested(window)
+            conflicting += count_contested(window)
             if metrics.keys() >= set(METRICS):
                 break
             if looked >= LOOK_BACK_WINDOWS or readings >= LOOK_BACK_READINGS:
@@ -141,7 +139,7 @@ def get_alerts(
     if status not in STATUSES:
         reason = f"is not a status: {' and '.join(STATUSES)} are"
         raise Rejected(reason, field="status", value=status)
-    page = alerts.listed(status, _limit(event), http.query_parameter(event, "cursor"))
+    page = alerts.list_page(status, _limit(event), http.query_parameter(event, "cursor"))
     return http.respond(200, page._asdict())
 
 

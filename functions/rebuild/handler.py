@@ -27,15 +27,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from telemetry.aws import events
-from telemetry.aws.archive import Archive, Line, Position
+from telemetry.aws.archive_bucket import Archive, Line, Position
 from telemetry.aws.chunks import chunks
 from telemetry.aws.clients import client
 from telemetry.aws.generations import CACHE_SECONDS, PARTITION, Generations
 from telemetry.aws.items import Attributes, DynamoItems, Items
 from telemetry.aws.observe import count, log, observed
 from telemetry.aws.pace import Pace
-from telemetry.aws.window_table import WindowTable, key_of, to_key
-from telemetry.aws.windows import (
+from telemetry.aws.window_scan import WindowTable, key_of, to_key
+from telemetry.aws.window_store import (
     KEY,
     Windows,
     expires_at,
@@ -43,15 +43,13 @@ from telemetry.aws.windows import (
     parse_minute_region,
     to_window,
 )
-from telemetry.domain import archive as archive_of
-from telemetry.domain import generation as generation_of
-from telemetry.domain import window as windows_of
-from telemetry.domain.archive import MARGIN_MS
+from telemetry.domain import generation_pointer
+from telemetry.domain.archive_layout import MARGIN_MS, received_at_ms, to_parts
 from telemetry.domain.bundle import readings_in
 from telemetry.domain.reading import FUTURE_LIMIT_MS, Reading, check_time
 from telemetry.domain.times import minute_of
 from telemetry.domain.validation import NothingMeasured
-from telemetry.domain.window import Fate
+from telemetry.domain.window import Fate, is_within
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import RebuildSettings
 
@@ -95,7 +93,7 @@ def begin(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]
     missing, anew = event.get("missing", REFUSE), event.get("anew", False)
     if missing not in (REFUSE, KEEP, DROP):
         raise Rejected(f"is none of {REFUSE}, {KEEP}, {DROP}", field="missing", value=missing)
-    pointer = region.generations.change(lambda pointer: generation_of.begin(pointer, anew))
+    pointer = region.generations.change(lambda pointer: generation_pointer.begin(pointer, anew))
     log.info("generation begun", extra=pointer._asdict())
     return {
         "generation": pointer.building,
@@ -110,7 +108,7 @@ def begin(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]
 def plan(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
     """The parts of the archive that have readings of windows that are still kept."""
     oldest_ms = now_ms - region.retention_ms - FUTURE_LIMIT_MS - MARGIN_MS
-    parts = archive_of.parts(region.archive.partitions(max(0, oldest_ms), now_ms + 1))
+    parts = to_parts(region.archive.partitions(max(0, oldest_ms), now_ms + 1))
     return {**event["rebuild"], "parts": parts, "as_of_ms": now_ms}
 
 
@@ -152,7 +150,7 @@ def _readings_in(line: Line) -> list[Reading]:
 def _is_kept(reading: Reading, part: str, now_ms: int, region: Region) -> bool:
     """Whether `aggregate` takes a reading, and its window has not expired."""
     try:
-        check_time(reading, archive_of.received_at_ms(reading, part), region.retention_ms)
+        check_time(reading, received_at_ms(reading, part), region.retention_ms)
     except Rejected:
         return False
     expiry = expires_at(minute_of(reading.recorded_at_ms), region.retention_ms)
@@ -258,13 +256,13 @@ def _is_within(old: Attributes, new: Attributes | None) -> bool:
     """Whether the union of two windows is the new one."""
     if new is None or _unreadable(old) or _unreadable(new):
         return False
-    return windows_of.is_within(to_window(old), to_window(new))
+    return is_within(to_window(old), to_window(new))
 
 
 def switch(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
     """Make the new generation the current one."""
     number = event["generation"]
-    pointer = region.generations.change(lambda pointer: generation_of.switch(pointer, number))
+    pointer = region.generations.change(lambda pointer: generation_pointer.switch(pointer, number))
     log.info("generation switched", extra=pointer._asdict())
     return {"generation": number}
 
@@ -273,13 +271,13 @@ def settle(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any
     """Let the generation before go."""
     number = event["generation"]
     return region.generations.change(
-        lambda pointer: generation_of.settle(pointer, number)
+        lambda pointer: generation_pointer.settle(pointer, number)
     )._asdict()
 
 
 def give_up(_event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
     """Let the generation that was begun go, if one was."""
-    pointer = region.generations.change(generation_of.give_up)
+    pointer = region.generations.change(generation_pointer.give_up)
     log.info("rebuild given up", extra=pointer._asdict())
     return {
         "generation": pointer.current,
@@ -325,7 +323,7 @@ def _is_of(item: Attributes, region: Region, generations: set[int], now_ms: int 
 def _being_built(event: dict[str, Any], region: Region) -> int:
     """The generation that a task is about; raises Rejected where another was begun since."""
     number: int = event["generation"]
-    generation_of.check_built(region.generations.read(), number)
+    generation_pointer.check_built(region.generations.read(), number)
     return number
 
 

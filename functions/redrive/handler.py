@@ -16,10 +16,17 @@ from typing import Any
 
 from telemetry.aws import events
 from telemetry.aws.clients import client
-from telemetry.aws.failures import Failure, Failures, Given, announced, event_of, unreadable
+from telemetry.aws.failures import (
+    Failure,
+    Failures,
+    GivenUpRecord,
+    announced,
+    entry_of_object,
+    event_of,
+)
 from telemetry.aws.functions import Functions
 from telemetry.aws.observe import count, count_at, log, observed, write_counts
-from telemetry.aws.quarantine import Held, Quarantine
+from telemetry.aws.quarantine import Quarantine, QuarantineEntry
 from telemetry.aws.queue import Queue
 from telemetry.domain.reading import shown
 from telemetry.errors import Rejected, Unavailable
@@ -122,7 +129,7 @@ class Batches:
         try:
             failure = self._failures.parse(key, *found)
         except Rejected as error:
-            if not self._put_aside([unreadable(key, found[0], error)]):
+            if not self._put_aside([entry_of_object(key, found[0], error)]):
                 return False
             self._failures.remove(key)
             return True
@@ -133,7 +140,7 @@ class Batches:
             self._failures.keep_only(failure, left)
         return not left
 
-    def _retry(self, failure: Failure) -> list[Given]:
+    def _retry(self, failure: Failure) -> list[GivenUpRecord]:
         """Those of a batch's records that are left; at least the first has its turn."""
         stage, records = failure.stage, failure.records
         if len(records) > 1:
@@ -154,20 +161,20 @@ class Batches:
                 self._leave(1, verdict.why)
                 left.append(record)
             else:
-                refused.append(record._replace(held=record.held._replace(reason=verdict.why)))
-        if not self._put_aside([each.held for each in refused]):
+                refused.append(record._replace(entry=record.entry._replace(reason=verdict.why)))
+        if not self._put_aside([each.entry for each in refused]):
             return left + refused
         if stage == "aggregate":
             _count_settled(refused)
         return left
 
-    def _put_aside(self, held: list[Held]) -> bool:
+    def _put_aside(self, entries: list[QuarantineEntry]) -> bool:
         """Whether these are in quarantine; else they are left."""
-        if not self._quarantine.keep(held):
-            self._leave(len(held), "the quarantine can't be written")
+        if not self._quarantine.keep(entries):
+            self._leave(len(entries), "the quarantine can't be written")
             return False
-        self._report.quarantined += len(held)
-        self._report.why.update(each.reason for each in held)
+        self._report.quarantined += len(entries)
+        self._report.why.update(each.reason for each in entries)
         return True
 
     def _leave(self, records: int, why: str | None = None) -> None:
@@ -176,7 +183,7 @@ class Batches:
             self._report.why[why] += records
 
 
-def _count_settled(quarantined: Iterable[Given]) -> None:
+def _count_settled(quarantined: Iterable[GivenUpRecord]) -> None:
     """Count readings in the minute in which they were accepted.
 
     Nobody has counted the arrival of foreign records that `aggregate` couldn't take: to count their

@@ -17,14 +17,20 @@ import zlib
 from typing import Any
 
 from telemetry.aws import events
-from telemetry.aws.archive import Archive, Line, Position
+from telemetry.aws.archive_bucket import Archive, Line, Position
 from telemetry.aws.chunks import chunks
 from telemetry.aws.clients import client
 from telemetry.aws.observe import count, log, observed
 from telemetry.aws.pace import Pace
 from telemetry.aws.stream import MAX_BYTES, VIA, Stream
-from telemetry.domain import archive as archive_of
-from telemetry.domain.archive import Selection
+from telemetry.domain.archive_layout import (
+    Selection,
+    parse_selection,
+    received_at_ms,
+    search_span,
+    selects,
+    to_parts,
+)
 from telemetry.domain.bundle import readings_in
 from telemetry.domain.reading import Reading, encode
 from telemetry.domain.validation import NothingMeasured
@@ -51,8 +57,8 @@ def run(
 
 def plan(request: dict[str, Any], now_ms: int, archive: Archive) -> dict[str, Any]:
     """The parts of the archive in which a request's readings may be, and each one's pace."""
-    searched = archive_of.searched(archive_of.parse(request), now_ms)
-    parts = archive_of.parts(archive.partitions(*searched))
+    from_ms, to_ms = search_span(parse_selection(request), now_ms)
+    parts = to_parts(archive.partitions(from_ms, to_ms))
     at_once = min(PARTS_AT_ONCE, len(parts)) or 1
     return {
         "request": request,
@@ -72,7 +78,7 @@ def _rate(request: dict[str, Any]) -> int:
 
 def send(event: dict[str, Any], archive: Archive, stream: Stream, pace: Pace) -> dict[str, Any]:
     """Send lines of a part, from the token on, until its end or until time is up."""
-    selection, planned_ms = archive_of.parse(event["request"]), event["as_of_ms"]
+    selection, planned_ms = parse_selection(event["request"]), event["as_of_ms"]
     part, sent = event["part"], 0
     position = Position(*(event["token"] or Position()))
     lines = archive.lines(part, position, planned_ms)
@@ -118,19 +124,19 @@ def _selected(
         readings = readings_in(line.data)
     except NothingMeasured:
         return []
-    if not readings and archive_of.selects(selection, part, None):
+    if not readings and selects(selection, part, None):
         return [(f"{zlib.crc32(line.data):08x}", line.data)]
     return [
         _copied(reading, part, planned_ms)
         for reading in readings
-        if archive_of.selects(selection, part, reading)
+        if selects(selection, part, reading)
     ]
 
 
 def _copied(reading: Reading, part: str, planned_ms: int) -> tuple[str, bytes]:
     copy = reading._replace(replayed_at_ms=planned_ms)
     if reading.received_at_ms is None:
-        copy = copy._replace(received_at_ms=archive_of.received_at_ms(reading, part), via=VIA)
+        copy = copy._replace(received_at_ms=received_at_ms(reading, part), via=VIA)
     return reading.device_id, encode(copy)
 
 

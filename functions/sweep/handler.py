@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from telemetry.aws import events
-from telemetry.aws.alerts import BUCKETS, KEY, AlertReader, Alerts, Listed, Unlisted
+from telemetry.aws.alerts import BUCKETS, KEY, AlertReader, Alerts, StoredEpisode, UnreadableEpisode
 from telemetry.aws.clients import client
 from telemetry.aws.items import STATEMENTS_A_CALL, DynamoItems
 from telemetry.aws.observe import count, link, log, observed
-from telemetry.aws.windows import WindowReader
-from telemetry.domain import rule as rules_of
+from telemetry.aws.window_store import WindowReader
 from telemetry.domain.episode import RULE_REMOVED, EpisodeKey, is_rule_gone, recovery
-from telemetry.domain.rule import Rule
+from telemetry.domain.rule import Rule, shipped_rules
 from telemetry.domain.times import MINUTE_MS, minute_of
 from telemetry.errors import Unavailable
 from telemetry.settings import SweepSettings
@@ -29,7 +28,7 @@ SPARE_MS = 15_000
 ATTEMPTS = 2
 SKIPPED_TOLD = 20  # lines of a sweep's log; the rest is counted
 
-OpenEpisodes = Callable[[int], Iterable[Listed | Unlisted]]
+OpenEpisodes = Callable[[int], Iterable[StoredEpisode | UnreadableEpisode]]
 
 
 def run(
@@ -48,11 +47,11 @@ def run(
     looked at, or where what was found can't be written.
     """
     sweep = Sweep(now_ms, {rule.name: rule for rule in rules}, windows, alerts, remaining_ms)
-    for listed in open_episodes(now_ms // MINUTE_MS % BUCKETS):
+    for found in open_episodes(now_ms // MINUTE_MS % BUCKETS):
         if remaining_ms() < SPARE_MS:
             log.warning("more open episodes than a minute is enough for", extra=sweep.counts())
             break
-        sweep.look(listed)
+        sweep.look(found)
     sweep.clear()
     if sweep.unreadable > SKIPPED_TOLD:
         more = sweep.unreadable - SKIPPED_TOLD
@@ -83,7 +82,7 @@ class Sweep:
         self._windows = windows
         self._alerts = alerts
         self._remaining_ms = remaining_ms
-        self._ends: dict[str | None, dict[Listed, int]] = {None: {}, RULE_REMOVED: {}}
+        self._to_clear: dict[str | None, dict[StoredEpisode, int]] = {None: {}, RULE_REMOVED: {}}
         self.seen = self.cleared = self.unreadable = self.unwritten = 0
 
     def counts(self) -> dict[str, int]:
@@ -91,30 +90,30 @@ class Sweep:
         told = {"seen": self.seen, "cleared": self.cleared}
         return told | ({"unreadable": self.unreadable} if self.unreadable else {})
 
-    def look(self, listed: Listed | Unlisted) -> None:
+    def look(self, found: StoredEpisode | UnreadableEpisode) -> None:
         """Note when an episode ended, if it did; clear what was noted once a call is full."""
         self.seen += 1
-        if isinstance(listed, Unlisted):
-            self._skip(listed.key, listed.why)
+        if isinstance(found, UnreadableEpisode):
+            self._skip(found.key, found.why)
             return
-        rule = self._rules.get(listed.key.rule)
+        rule = self._rules.get(found.key.rule)
         try:
             if rule is not None:
-                self._note(listed, None, self._recovered(listed, rule))
-            elif is_rule_gone(listed.episode, self._now_ms):
-                self._note(listed, RULE_REMOVED, self._now_ms)
+                self._note(found, None, self._recovered(found, rule))
+            elif is_rule_gone(found.episode, self._now_ms):
+                self._note(found, RULE_REMOVED, self._now_ms)
         # whatever is wrong with one device's windows: the other devices' episodes end all the same
         except Exception as error:  # noqa: BLE001
-            self._skip(listed.key, str(error) or repr(error))
+            self._skip(found.key, str(error) or repr(error))
 
     def clear(self) -> None:
         """Clear what was noted; what couldn't be written is still open in a minute."""
-        for ended_by, ends in self._ends.items():
-            if not ends:
+        for ended_by, instants in self._to_clear.items():
+            if not instants:
                 continue
-            changed = self._alerts.clear(ends, ended_by)
-            self.unwritten += len(ends) - len(changed)
-            ends.clear()
+            changed = self._alerts.clear(instants, ended_by)
+            self.unwritten += len(instants) - len(changed)
+            instants.clear()
             for key, result in changed.items():
                 if result.change == "cleared" and result.state:
                     self.cleared += 1
@@ -122,11 +121,11 @@ class Sweep:
                     log.info("episode cleared", extra={**told, "ended_by": result.state.reason})
                     link("clear", [result.state.trace_id], **told)
 
-    def _note(self, listed: Listed, ended_by: str | None, at_ms: int | None) -> None:
-        ends = self._ends[ended_by]
+    def _note(self, found: StoredEpisode, ended_by: str | None, at_ms: int | None) -> None:
+        instants = self._to_clear[ended_by]
         if at_ms is not None:
-            ends[listed] = at_ms
-        if len(ends) == STATEMENTS_A_CALL:
+            instants[found] = at_ms
+        if len(instants) == STATEMENTS_A_CALL:
             self.clear()
 
     def _skip(self, key: EpisodeKey | None, why: str) -> None:
@@ -137,10 +136,10 @@ class Sweep:
             log.error("an open episode can't be looked at", extra={**named, "why": why})
         self.clear()
 
-    def _recovered(self, listed: Listed, rule: Rule) -> int | None:
+    def _recovered(self, found: StoredEpisode, rule: Rule) -> int | None:
         """When the device recovered, if it did: as of the first window that tells."""
-        last_ms = listed.episode.last_breach_ms
-        device_id, from_ms = listed.key.device_id, minute_of(last_ms)
+        last_ms = found.episode.last_breach_ms
+        device_id, from_ms = found.key.device_id, minute_of(last_ms)
         for minute_ms, window in self._windows.between(device_id, from_ms, self._now_ms + 1):
             values = (
                 (minute_ms + offset, metrics[rule.metric])
@@ -165,7 +164,7 @@ def wired() -> tuple[
     Alerts,
 ]:
     settings = SweepSettings.read(os.environ)
-    rules = rules_of.shipped_rules()
+    rules = shipped_rules()
     dynamodb = client("dynamodb", attempts=ATTEMPTS)
     reader = AlertReader(dynamodb, settings.alerts_table)
     severities = {rule.name: rule.severity for rule in rules}

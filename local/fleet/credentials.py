@@ -60,7 +60,7 @@ def claim(instance: Instance, device_id: str) -> Pair:
     )
     claim_files = certificates.claim(instance.folder)
     certificates.register(client(state, "iot"), policy_name, claim_files.certificate)
-    files = certificates.of_device(instance.folder, device_id)
+    files = certificates.device_files(instance.folder, device_id)
     where = state.mqtt_port, mqtt_authority(instance.folder)
     with claiming(*where, claim_files, f"{CLAIM}-{device_id}") as claimant:
         claim_certificate(claimant, template, device_id, files)

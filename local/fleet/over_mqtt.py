@@ -77,7 +77,7 @@ class MqttDevices:
     def _connect(self, device_id: str) -> None:
         client = paho.Client(CallbackAPIVersion.VERSION2, device_id)
         authority = certificates.pair(self._folder, certificates.AUTHORITY).certificate
-        files = certificates.of_device(self._folder, device_id)
+        files = certificates.device_files(self._folder, device_id)
         client.tls_set(str(authority), str(files.certificate), str(files.key))
         client.reconnect_delay_set(1, 4)
 

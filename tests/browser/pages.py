@@ -1,12 +1,13 @@
 """A foreign site, and all that a page of such a site can try on an embedded AWS."""
 
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
 from playwright.sync_api import Frame, Page
+
+from tests.waiting import Patience
 
 REBOUND = "rebound.example"
 """A name that leads to loopback."""
@@ -118,7 +119,7 @@ class ForeignSite:
 def sandboxed(page: Page) -> Frame:
     """A frame in a page whose origin is `null`."""
     page.set_content("<iframe sandbox='allow-scripts allow-forms' srcdoc='<p>'></iframe>")
-    deadline = time.monotonic() + 10
-    while len(page.frames) < 2 and time.monotonic() < deadline:
+    patience = Patience(10)
+    while len(page.frames) < 2 and not patience.is_over():
         page.wait_for_timeout(20)
     return page.frames[1]

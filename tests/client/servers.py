@@ -240,6 +240,10 @@ class Network:
             self._threads.append(thread)
             thread.start()
 
+    def _named_as_its_server(self, data: bytes) -> bytes:
+        """A request's bytes with the server's own Host: a local instance takes no other."""
+        return data.replace(b"Host: 127.0.0.1:%d" % self.port, b"Host: 127.0.0.1:%d" % self._to)
+
     def _carry(self, near: socket.socket) -> None:
         """Both ways; the answer may end early, by a reset, after the server has taken the rest."""
         with near, socket.create_connection(("127.0.0.1", self._to)) as far:
@@ -247,7 +251,7 @@ class Network:
             back = threading.Thread(target=self._answers, args=(far, near))
             back.start()
             try:
-                while data := near.recv(65_536):
+                while data := self._named_as_its_server(near.recv(65_536)):
                     time.sleep(self.delay_s * self._chance.random())
                     far.sendall(data)
             except OSError:

@@ -20,12 +20,14 @@ from telemetry.domain.times import from_iso
 from telemetry.domain.token import Grant
 from telemetry.errors import Rejected, TelemetryError
 
+from local.events import AS_THEY_ARE, stamped
 from tests.contract.conftest import STATUS_INDEX, create_table
 
 ROOT = Path(__file__).parents[2]
 FUNCTIONS = sorted(path.parent.name for path in ROOT.glob("functions/*/handler.py"))
 EVENTS = sorted(path.stem for path in ROOT.glob("events/*.json"))
 NOW_MS = from_iso("2026-11-21T01:31:00Z")  # soon after the events' readings
+LATER_MS = NOW_MS + 61 * 86_400_000  # when readings of then are refused
 SECRET = "sample-sample-sample-sample-sample-sample-x"  # the events' tokens have it
 ARCHIVED = "readings/day=2026-11-21/hour=01/archive-1.gz"
 READING = (
@@ -119,15 +121,15 @@ def resources(
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """A function's module in a new execution environment, at the events' time."""
+def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
+    """A function's module in a new execution environment, at the events' time or another."""
 
-    def starting(function: str) -> ModuleType:
+    def starting(function: str, now_ms: int = NOW_MS) -> ModuleType:
         clients.client.cache_clear()
         module = importlib.import_module(f"functions.{function}.handler")
         module.wired.cache_clear()
         if hasattr(module, "time"):
-            clock = SimpleNamespace(time=lambda: NOW_MS / 1000)
+            clock = SimpleNamespace(time=lambda: now_ms / 1000)
             monkeypatch.setattr(module, "time", clock)
         return module
 
@@ -290,6 +292,24 @@ def test_each_event_shows_what_it_is_there_for(
     answer = module.handler(event(name), CONTEXT)
     json.dumps(answer)  # Lambda does that
     assert SHOWS[name](answer, resources), answer
+
+
+@pytest.mark.parametrize("name", sorted(SHOWS.keys() - set(AS_THEY_ARE)))
+def test_a_stamped_event_shows_the_same_two_months_later(
+    name: str, resources: Resources, start: Callable[..., ModuleType]
+) -> None:
+    module = start(name.partition("-")[0], LATER_MS)
+    answer = module.handler(stamped(event(name), LATER_MS), CONTEXT)
+    assert SHOWS[name](answer, resources), answer
+
+
+def test_as_it_lies_an_event_of_ingest_expires(
+    resources: Resources,  # noqa: ARG001
+    start: Callable[..., ModuleType],
+) -> None:
+    answer = start("ingest", LATER_MS).handler(event("ingest"), CONTEXT)
+    assert answer["statusCode"] == 400
+    assert "is older than windows are kept" in answer["body"]
 
 
 @pytest.mark.parametrize("function", sorted({*FUNCTIONS} - SCHEDULED))

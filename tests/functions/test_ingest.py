@@ -738,3 +738,22 @@ def test_a_body_that_cannot_be_read_is_found_by_its_device(
     stage.post("{")
     (line,) = refused(caplog)
     assert (line["device_id"], line["field"]) == ("pump-1", "body")
+
+
+def test_a_reading_with_a_name_twice_is_refused_with_its_index_and_the_others_are_taken(
+    stage: Stage,
+) -> None:
+    good = json.dumps(valid())
+    twice = good.replace("{", '{"temperature": 39.5, ')
+    for body, content_type in (
+        (f"[{good}, {twice}]", "application/json"),
+        (f"{good}\n{twice}\n", "application/x-ndjson"),
+    ):
+        event = request("POST", "/devices/{device_id}/readings", None, {"device_id": "pump-1"})
+        event |= {"body": body, "headers": {"Content-Type": content_type}}
+        response = stage.run(event)
+        assert response["statusCode"] == 202
+        (refusal,) = body_of(response)["rejected"]
+        assert (refusal["index"], refusal["field"]) == (1, "temperature")
+        assert refusal["reason"] == "is there twice, as 39.5 and 21.5; leave one out"
+    assert [each["temperature"] for each in stage.put()] == [21.5, 21.5]

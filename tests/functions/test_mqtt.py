@@ -390,3 +390,36 @@ def test_any_bytes_are_readings_or_refused(body: bytes, form: str) -> None:
     taken = mqtt.take(message, RETENTION_MS, "ingest", KnownSchemas())
     assert taken.readings or taken.refused
     assert mqtt.of_event(mqtt.to_event(message)) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "reason"),
+    [
+        (
+            '"temperature":21.5,"temperature":39.5',
+            "temperature",
+            "is there twice, as 21.5 and 39.5",
+        ),
+        ('"recorded_at":1795224600', "recorded_at", "looks like seconds"),
+        ('"recorded_at":1795224600000000', "recorded_at", "it looks like microseconds"),
+    ],
+)
+def test_the_quarantine_says_of_a_message_what_an_answer_would(
+    stage: Stage, text: str, field: str, reason: str
+) -> None:
+    twice = "recorded_at" not in text
+    rest = f'"recorded_at":{NOW_MS}' if twice else '"temperature":20'
+    stage.ingest(published(f"{{{text},{rest}}}".encode()))
+    (held,) = stage.bucket.lines()
+    assert held["field"] == field
+    assert reason in held["reason"]
+    assert stage.put() == []
+
+
+@pytest.mark.parametrize("form", ["json", "ndjson"])
+def test_a_message_may_have_a_mark_before_and_a_c_strings_end_behind(
+    stage: Stage, form: str
+) -> None:
+    stage.ingest(published(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\0", form))
+    assert stage.put() == [STORED]
+    assert stage.bucket.lines() == []

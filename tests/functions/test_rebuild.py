@@ -13,14 +13,12 @@ import pytest
 from telemetry.aws.generations import CACHE_SECONDS
 from telemetry.aws.items import Write
 from telemetry.aws.pace import Pace
-from telemetry.aws.windows import KEY, Windows
-from telemetry.domain import generation as generation_of
-from telemetry.domain import reading as readings_of
-from telemetry.domain import window as windows_of
-from telemetry.domain.generation import Pointer
-from telemetry.domain.reading import Reading
+from telemetry.aws.window_store import KEY, Windows
+from telemetry.domain import generation_pointer
+from telemetry.domain.generation_pointer import Pointer
+from telemetry.domain.reading import Reading, encode
 from telemetry.domain.times import from_iso
-from telemetry.domain.window import Fate, Window
+from telemetry.domain.window import Fate, Window, decode
 from telemetry.errors import Rejected, Unavailable
 
 from functions.rebuild.handler import PAGE_LINES, QUERY_SECONDS, SEGMENTS, Region, run
@@ -79,7 +77,7 @@ class Stage:
         return Windows(self.items, REGION, RETENTION_MS, generations.written)
 
     def archived(self, *readings: Reading) -> None:
-        self.archive.keep(NOW_MS - HOUR_MS, *(readings_of.encode(each) for each in readings))
+        self.archive.keep(NOW_MS - HOUR_MS, *(encode(each) for each in readings))
 
     def task(self, task: str, **event: Any) -> dict[str, Any]:
         """A task's answer, asked for again until it has no token; and as Lambda passes it on."""
@@ -189,7 +187,7 @@ def test_a_rebuild_leaves_out_what_aggregate_quarantines_for_its_time(stage: Sta
 
 def test_a_rebuild_has_each_reading_of_a_record_with_several_once(stage: Stage) -> None:
     foreign = [reading(each)._replace(received_at_ms=None) for each in range(4)]
-    lines = [readings_of.encode(each) for each in foreign]
+    lines = [encode(each) for each in foreign]
     copies = [each._replace(received_at_ms=NOW_MS - HOUR_MS, via="stream") for each in foreign]
     twice = lines[0].replace(b"{", b'{"temperature":1,')
     stage.archive.keep(
@@ -346,7 +344,7 @@ def test_what_a_full_new_window_has_no_room_for_is_not_dropped_unasked(
 ) -> None:
     stage.writer().add([reading(0), reading(1)])
     stage.archived(reading(2), reading(3))
-    monkeypatch.setattr(windows_of, "MAX_READINGS", 3)
+    monkeypatch.setattr("telemetry.domain.window.MAX_READINGS", 3)
     with pytest.raises(Rejected, match=r"the window of pump-1 at .* is full in the new one"):
         stage.rebuild(missing="keep")
     assert stage.pointer().current == 0
@@ -394,7 +392,7 @@ def test_a_part_is_filled_by_as_many_invocations_as_it_takes_each_line_once(stag
     fill = {"generation": generation, "part": "2026-11-21T11", "as_of_ms": NOW_MS}
     assert stage.task("fill", **fill)["done"] == count
     (item,) = stage.stored().values()
-    assert len(windows_of.decode(item["readings"]["B"])) == count
+    assert len(decode(item["readings"]["B"])) == count
 
 
 def test_before_it_reads_the_archive_it_waits_for_writers_and_for_firehose(stage: Stage) -> None:
@@ -553,7 +551,7 @@ def test_cleaning_spares_a_generation_that_is_begun_while_it_cleans(
     scan = stage.table.scan
 
     def begin_and_scan(*where: Any) -> Any:
-        stage.region.generations.change(generation_of.begin)
+        stage.region.generations.change(generation_pointer.begin)
         stage.writer().add([reading(1)])
         return scan(*where)
 
@@ -617,8 +615,7 @@ def test_a_writer_that_began_before_the_rebuild_answers_only_when_both_have_the_
     stage.items.fault = slow
     assert writer.add([reading(1)]).fates == [Fate.STORED]
     offsets = {
-        key[1]: sorted(windows_of.decode(item["readings"]["B"]))
-        for key, item in stage.stored().items()
+        key[1]: sorted(decode(item["readings"]["B"])) for key, item in stage.stored().items()
     }
     minute = "2026-11-21T11:00:00Z#eu-west-1"
     assert offsets == {minute: [0, 1], f"{minute}#1": [1]}

@@ -41,6 +41,17 @@ def test_a_token_is_created_and_shown(stage: Stage) -> None:
     assert stage.registry.find("pump-1", "secret-1") == Grant("pump-1", "device")
 
 
+def test_a_request_with_a_name_twice_is_refused_by_name(stage: Stage) -> None:
+    body = b'{"subject": "pump-1", "role": "device", "role": "admin"}'
+    event = request("POST", "/tokens", None) | {"body": body.decode()}
+    response = run(event, NOW_MS, stage.secret, stage.registry)
+    assert response["statusCode"] == 400
+    assert (
+        body_of(response)["message"] == "role: is there twice, as device and admin; leave one out"
+    )
+    assert stage.registry.grants == {}
+
+
 def test_several_tokens_are_created_at_once(stage: Stage) -> None:
     grants = [
         {"subject": "plant", "role": "gateway", "prefix": "plant-7-"},

@@ -93,7 +93,7 @@ def test_a_device_that_the_hook_does_not_know_gets_neither_thing_nor_active_cert
     with pytest.raises(LocalError, match="AccessDenied"):
         claim(pipeline.instance, "pump-20")
     assert things(pipeline, "pump-20") == []
-    assert not certificates.of_device(pipeline.instance.folder, "pump-20").key.exists()
+    assert not certificates.device_files(pipeline.instance.folder, "pump-20").key.exists()
 
 
 @pytest.mark.usefixtures("enabled")

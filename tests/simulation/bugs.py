@@ -13,9 +13,8 @@ from unittest.mock import patch
 
 from telemetry.aws import alerts as alerts_module
 from telemetry.aws import functions as functions_module
-from telemetry.aws import mqtt
+from telemetry.aws import mqtt, window_store
 from telemetry.aws import stream as stream_module
-from telemetry.aws import windows as windows_module
 from telemetry.aws.alerts import to_notice
 from telemetry.aws.claims import Claims
 from telemetry.aws.items import (
@@ -28,13 +27,13 @@ from telemetry.aws.items import (
     Written,
 )
 from telemetry.aws.overflow import Overflow
-from telemetry.aws.quarantine import Quarantine, of_stream
+from telemetry.aws.quarantine import Quarantine, entry_of_record
 from telemetry.aws.queue import Queue
 from telemetry.aws.schemas import Schemas
 from telemetry.aws.stream import Stream
 from telemetry.domain import admission, validation
 from telemetry.domain import episode as episode_module
-from telemetry.domain import window as windows_of
+from telemetry.domain import window as window_module
 from telemetry.domain.episode import Changed, Episode, join
 from telemetry.domain.schema import versions
 from telemetry.domain.window import Addition, Fate
@@ -119,7 +118,7 @@ def running_sums(planted: contextlib.ExitStack) -> None:
             fates.append(Fate.STORED)
         return Addition(window, fates, 0)
 
-    planted.enter_context(patch.object(windows_of, "add", counting))
+    planted.enter_context(patch.object(window_store, "add_readings", counting))
 
 
 @breaks(oracle.what_is_acknowledged_is_there, seed=8)
@@ -208,13 +207,13 @@ def every_regions_items(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.windows_are_the_sets_of_readings)
 def one_item_for_all_regions(planted: contextlib.ExitStack) -> None:
     """Regions write the same items: the last writer wins, the other's readings are gone."""
-    real = windows_module.Windows._to_item
+    real = window_store.Windows._to_item
 
-    def to_item(self: windows_module.Windows, key: Any, addition: Any) -> Any:
+    def to_item(self: window_store.Windows, key: Any, addition: Any) -> Any:
         self._region = "eu-west-1"
         return real(self, key, addition)
 
-    planted.enter_context(patch.object(windows_module.Windows, "_to_item", to_item))
+    planted.enter_context(patch.object(window_store.Windows, "_to_item", to_item))
 
 
 @breaks(oracle.quarantine_has_what_cannot_be_stored, seed=9)
@@ -333,19 +332,21 @@ def identity_by_arrival(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.windows_are_the_sets_of_readings, seed=2)
 def last_value_wins(planted: contextlib.ExitStack) -> None:
     """Of two values for one instant the later one is kept: the order decides."""
-    planted.enter_context(patch.object(windows_of, "_merge_metrics", lambda a, b: ({**a, **b}, 0)))
+    planted.enter_context(
+        patch.object(window_module, "_merge_metrics", lambda a, b: ({**a, **b}, 0))
+    )
 
 
 @breaks(oracle.windows_are_the_sets_of_readings, seed=2)
 def a_contested_value_is_forgotten(planted: contextlib.ExitStack) -> None:
     """A window keeps no mark of a value that another one was different from."""
-    real = windows_of._merge_metrics
+    real = window_module._merge_metrics
 
     def forgetful(a: Any, b: Any) -> Any:
         merged, disagreeing = real(a, b)
         return {name: float(value) for name, value in merged.items()}, disagreeing
 
-    planted.enter_context(patch.object(windows_of, "_merge_metrics", forgetful))
+    planted.enter_context(patch.object(window_module, "_merge_metrics", forgetful))
 
 
 @breaks(oracle.the_bad_are_refused, seed=6)
@@ -355,7 +356,7 @@ def values_of_one_instant_are_all_accepted(planted: contextlib.ExitStack) -> Non
     def trusting(readings: Any, _places: Any) -> Any:
         return [validation.Parsed(reading) for reading in readings]
 
-    planted.enter_context(patch.object(admission, "agreeing", trusting))
+    planted.enter_context(patch.object(admission, "resolve_conflicts", trusting))
 
 
 @breaks(oracle.windows_are_the_sets_of_readings, seed=21)
@@ -498,7 +499,7 @@ def dead_letters_dropped(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.windows_go_when_their_time_is_over)
 def windows_that_expire_at_once(planted: contextlib.ExitStack) -> None:
     """The time at which a window may go is wrong."""
-    planted.enter_context(patch.object(windows_module, "expires_at", lambda *_arguments: 0))
+    planted.enter_context(patch.object(window_store, "expires_at", lambda *_arguments: 0))
 
 
 @breaks(oracle.notices_say_what_changed)
@@ -557,7 +558,7 @@ def a_claim_of_no_time(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.what_is_accepted_is_counted)
 def what_others_bring_is_uncounted(planted: contextlib.ExitStack) -> None:
     """What another producer puts on the stream is missing on the left of the balance."""
-    planted.enter_context(patch.object(stream_module.Record, "is_foreign", False))
+    planted.enter_context(patch.object(stream_module.Record, "bypassed_ingest", False))
 
 
 @breaks(oracle.episodes_open_and_clear_once, seed=9)
@@ -632,7 +633,7 @@ def drained_unmarked(planted: contextlib.ExitStack) -> None:
 def the_payload_names_the_device(planted: contextlib.ExitStack) -> None:
     """A field of the payload wins over the rule's, and no condition keeps it out."""
     conditions = (" AND isUndefined(device_id) = true", " OR isUndefined(device_id) = false")
-    real_parse, real_place = sql.parse, sql.place
+    real_parse, real_set_field = sql.parse, sql.set_field
 
     def careless(text: str) -> Any:
         for condition in conditions:
@@ -641,10 +642,10 @@ def the_payload_names_the_device(planted: contextlib.ExitStack) -> None:
 
     def theirs(result: dict[str, Any], name: tuple[str, ...], value: Any) -> None:
         if name[0] not in result:
-            real_place(result, name, value)
+            real_set_field(result, name, value)
 
     planted.enter_context(patch.object(sql, "parse", careless))
-    planted.enter_context(patch.object(sql, "place", theirs))
+    planted.enter_context(patch.object(sql, "set_field", theirs))
     trusting = iot_module.rules.__wrapped__()
     planted.enter_context(patch.object(iot_module, "rules", lambda: trusting))
 
@@ -706,7 +707,7 @@ def quarantined_by_alert_too(planted: contextlib.ExitStack) -> None:
         def and_put_aside(event: Any) -> Any:
             records = stream_module.checked(stream_module.decode(event), RETENTION_MS)
             rejected = [(each, each.rejected) for each in records if each.rejected]
-            quarantine.keep([of_stream(each, "alert", why) for each, why in rejected])
+            quarantine.keep([entry_of_record(each, "alert", why) for each, why in rejected])
             return handle(event)
 
         return and_put_aside
@@ -717,13 +718,13 @@ def quarantined_by_alert_too(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.bad_messages_are_quarantined_once, seed=2)
 def a_name_for_each_delivery(planted: contextlib.ExitStack) -> None:
     """What a message brings goes into quarantine under another name whenever it is delivered."""
-    real, numbers = mqtt._held, itertools.count()
+    real, numbers = mqtt._entry, itertools.count()
 
     def numbered(message: Any, *more: Any) -> Any:
-        held = real(message, *more)
-        return held._replace(name=f"{held.name}:{next(numbers)}")
+        entry = real(message, *more)
+        return entry._replace(name=f"{entry.name}:{next(numbers)}")
 
-    planted.enter_context(patch.object(mqtt, "_held", numbered))
+    planted.enter_context(patch.object(mqtt, "_entry", numbered))
 
 
 @breaks(oracle.bad_messages_are_quarantined_once, seed=2)
@@ -732,7 +733,7 @@ def what_a_message_has_wrong_is_dropped(planted: contextlib.ExitStack) -> None:
     real = mqtt.take
 
     def silent(*arguments: Any) -> Any:
-        return real(*arguments)._replace(refused=0, held=[])
+        return real(*arguments)._replace(refused=0, entries=[])
 
     planted.enter_context(patch.object(mqtt, "take", silent))
 

@@ -10,16 +10,14 @@ from typing import Any
 from unittest.mock import patch
 
 from telemetry.aws import alerts as alerts_module
-from telemetry.aws import influx as influx_module
-from telemetry.aws import mqtt
+from telemetry.aws import influx_api, mqtt, window_store
 from telemetry.aws import stream as stream_module
-from telemetry.aws import windows as windows_module
 from telemetry.domain import admission, validation
 from telemetry.domain import episode as episode_module
 from telemetry.domain import reading as readings_of
-from telemetry.domain import window as windows_of
+from telemetry.domain import window as window_module
 from telemetry.domain.episode import Changed, Episode, join
-from telemetry.domain.influx import translate
+from telemetry.domain.influx_mapping import translate
 from telemetry.domain.times import MINUTE_MS, from_iso, to_iso_minute
 from telemetry.errors import Rejected
 
@@ -42,7 +40,7 @@ def larger_magnitude_wins(planted: contextlib.ExitStack) -> None:
         pairs = {name: [each[name] for each in (a, b) if name in each] for name in names}
         return {name: max(values, key=abs) for name, values in pairs.items()}, 0
 
-    planted.enter_context(patch.object(windows_of, "_merge_metrics", by_magnitude))
+    planted.enter_context(patch.object(window_module, "_merge_metrics", by_magnitude))
 
 
 @breaks(oracle.episodes_join_their_breaches, seed=2)
@@ -180,8 +178,8 @@ def reopened_at_the_very_clear(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.windows_go_when_their_time_is_over)
 def milliseconds_taken_for_seconds(planted: contextlib.ExitStack) -> None:
     """Windows expire in some fifty thousand years."""
-    real = windows_module.expires_at
-    planted.enter_context(patch.object(windows_module, "expires_at", lambda *at: real(*at) * 1000))
+    real = window_store.expires_at
+    planted.enter_context(patch.object(window_store, "expires_at", lambda *at: real(*at) * 1000))
 
 
 @breaks(oracle.streams_have_what_devices_sent, seed=3)
@@ -193,7 +191,7 @@ def nanoseconds_through_a_float(planted: contextlib.ExitStack) -> None:
             [each._replace(time_ns=int(float(each.time_ns))) for each in points], *more
         )
 
-    planted.enter_context(patch.object(influx_module, "translate", rounded))
+    planted.enter_context(patch.object(influx_api, "translate", rounded))
 
 
 # What is left, and where
@@ -230,13 +228,13 @@ def resumed_from_the_last_notice(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.windows_are_the_sets_of_readings, seed=2)
 def one_reading_too_many(planted: contextlib.ExitStack) -> None:
     """A full window takes one more."""
-    real = windows_of.add
+    real = window_module.add_readings
 
     def generous(window: Any, readings: Any) -> Any:
-        with patch.object(windows_of, "MAX_READINGS", windows_of.MAX_READINGS + 1):
+        with patch.object(window_module, "MAX_READINGS", window_module.MAX_READINGS + 1):
             return real(window, readings)
 
-    planted.enter_context(patch.object(windows_of, "add", generous))
+    planted.enter_context(patch.object(window_store, "add_readings", generous))
 
 
 @breaks(oracle.records_have_their_devices_key, seed=23)
@@ -287,13 +285,13 @@ def a_bucket_is_not_swept(planted: contextlib.ExitStack) -> None:
 @breaks(answers.windows_are_told, seed=6)
 def regions_overwrite_each_other(planted: contextlib.ExitStack) -> None:
     """Of an instant that two regions have a reader sees one region's metrics and values."""
-    planted.enter_context(patch.object(windows_of, "merge", lambda a, b: {**a, **b}))
+    planted.enter_context(patch.object(window_store, "merge", lambda a, b: {**a, **b}))
 
 
 @breaks(answers.windows_are_told)
 def the_last_is_the_last_that_came(planted: contextlib.ExitStack) -> None:
     """The last value of a window is that of the region that is read last."""
-    planted.enter_context(patch.object(windows_of, "sorted", list, create=True))
+    planted.enter_context(patch.object(window_module, "sorted", list, create=True))
 
 
 @breaks(answers.windows_are_told, seed=2)
@@ -321,13 +319,13 @@ def the_latest_is_the_last_that_came(planted: contextlib.ExitStack) -> None:
 @breaks(answers.alerts_are_told)
 def a_bucket_is_not_listed(planted: contextlib.ExitStack) -> None:
     """Alerts are listed from fifteen of the sixteen buckets."""
-    real = alerts_module.AlertReader.listed
+    real = alerts_module.AlertReader.list_page
 
     def fewer(self: Any, *asked: Any) -> Any:
         with patch.object(alerts_module, "BUCKETS", alerts_module.BUCKETS - 1):
             return real(self, *asked)
 
-    planted.enter_context(patch.object(alerts_module.AlertReader, "listed", fewer))
+    planted.enter_context(patch.object(alerts_module.AlertReader, "list_page", fewer))
 
 
 @breaks(answers.alerts_are_told, seed=1)

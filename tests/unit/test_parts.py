@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.__main__ import ALONE, BESIDE, PIPELINE, WITH_OTHERS, Part, Runs
+from tests.__main__ import ALONE, BESIDE, BROWSER, PIPELINE, WITH_OTHERS, Part, Runs
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
+EVERY_FILE = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
+FILES = [name for name in EVERY_FILE if not name.startswith(f"{BROWSER}/")]  # `make browser`'s
 NOT_ALONE = ("-m", "not alone")
 
 

@@ -18,7 +18,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from emulator.embedded import free_port
 from emulator.mqtt import certificates
 from emulator.mqtt.aws import Principal
-from emulator.mqtt.broker import Broker, Taker, tls_context
+from emulator.mqtt.broker import Broker, MessageSink, tls_context
 from emulator.mqtt.rules import Unreachable
 from emulator.mqtt.spool import Published
 from tests.waiting import Patience
@@ -54,9 +54,9 @@ SECONDS_MAX = 10.0
 class Site:
     """A broker, who is known to it, and what it has taken."""
 
-    def __init__(self, folder: Path, taker: Taker | None = None) -> None:
+    def __init__(self, folder: Path, sink: MessageSink | None = None) -> None:
         certificates.prepare(folder)
-        self._taker = taker or self
+        self._sink = sink or self
         self.folder, self.port = folder, free_port()
         self.known: dict[str, Principal] = {}
         self.taken: list[Published] = []
@@ -76,7 +76,7 @@ class Site:
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
-        broker = Broker(self, self._taker, self, lambda: 1_000)
+        broker = Broker(self, self._sink, self, lambda: 1_000)
         server = await broker.serve(self.port, tls_context(self.folder))
         self._started.set()
         await self._stop.wait()

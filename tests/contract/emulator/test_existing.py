@@ -82,7 +82,7 @@ KINDS = [(kind, known[0]) for kind, known in (existing.BY_NAME | existing.BY_ARN
 
 
 @pytest.mark.parametrize(("kind", "key"), [*KINDS, ("AWS::S3::Bucket", "BucketName")])
-def test_a_stack_takes_no_name_that_is_taken(stacks: Stacks, kind: str, key: str) -> None:
+def test_a_stack_cannot_use_an_existing_name(stacks: Stacks, kind: str, key: str) -> None:
     name, resource = named(kind, key)
     options: Any = {"Capabilities": ["CAPABILITY_NAMED_IAM"], "DisableValidation": True}
     first = stacks.create({"Key": KEY, "Own": resource}, **options)
@@ -95,7 +95,7 @@ def test_a_stack_takes_no_name_that_is_taken(stacks: Stacks, kind: str, key: str
     assert stacks.delete(first)["StackStatus"] == "DELETE_COMPLETE"
 
 
-def test_what_was_there_keeps_what_is_in_it(stacks: Stacks) -> None:
+def test_an_existing_resource_keeps_its_content(stacks: Stacks) -> None:
     name, resource = named("AWS::DynamoDB::GlobalTable", "TableName")
     kept = resource | {"DeletionPolicy": "Retain"}
     stacks.delete(stacks.create({"Table": kept}))
@@ -105,7 +105,7 @@ def test_what_was_there_keeps_what_is_in_it(stacks: Stacks) -> None:
     assert dynamodb.scan(TableName=name)["Count"] == 1
 
 
-def test_a_buckets_policy_is_changed_by_the_stack_that_has_made_it(stacks: Stacks) -> None:
+def test_a_buckets_policy_can_be_changed_by_the_stack_that_made_it(stacks: Stacks) -> None:
     bucket, resource = named("AWS::S3::BucketPolicy", "Bucket")
     stacks.client("s3").create_bucket(Bucket=bucket)
     stack = stacks.create({"Policy": resource})
@@ -174,7 +174,7 @@ def test_a_deleted_stack_leaves_what_is_retained_with_or_without_the_exception(
     assert there(stacks, names) == ["Kept", "Late"]
 
 
-def test_a_bucket_with_something_in_it_is_not_deleted_with_its_stack(stacks: Stacks) -> None:
+def test_a_bucket_with_objects_is_not_deleted_with_its_stack(stacks: Stacks) -> None:
     name, resource = named("AWS::S3::Bucket", "BucketName")
     stack = stacks.create({"Bucket": resource})
     s3 = stacks.client("s3")
@@ -202,7 +202,7 @@ def test_a_protected_table_is_not_deleted_with_its_stack(stacks: Stacks, kind: s
     assert stacks.delete(stack)["StackStatus"] == "DELETE_COMPLETE"
 
 
-def test_an_update_protects_a_global_table_and_lets_it_go_again(stacks: Stacks) -> None:
+def test_an_update_turns_a_global_tables_protection_on_and_off(stacks: Stacks) -> None:
     name, resource = named("AWS::DynamoDB::GlobalTable", "TableName")
     stack = stacks.create({"Table": resource})
     for is_wanted in (True, False):

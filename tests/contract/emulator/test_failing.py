@@ -47,7 +47,9 @@ def function(embedded_endpoint: str, aws_environment: None) -> Any:  # noqa: ARG
     return invoke
 
 
-def test_who_raises_goes_on_in_the_same_process_and_who_dies_in_another(function: Any) -> None:
+def test_a_process_goes_on_after_an_exception_and_is_replaced_after_its_death(
+    function: Any,
+) -> None:
     assert function("raise") == ("LookupError", "1")
     assert function("raise") == ("LookupError", "2")
     assert function("die")[0] == "Runtime.ExitError"

@@ -643,7 +643,7 @@ def status_of(cloudformation: Any, name: str) -> str:
         (False, None, "Disabled"),
     ],
 )
-def test_a_state_says_what_the_engine_has_still_to_do(
+def test_a_state_shows_the_engines_pending_work(
     is_wanted: bool, engine_says: str | None, expected: str
 ) -> None:
     assert mapping_api.state(is_wanted, engine_says) == expected
@@ -702,7 +702,7 @@ def test_a_change_of_a_running_mapping_is_first_updating() -> None:
     assert api.describe(mapping)["State"] == "Enabled"
 
 
-def test_the_emulators_own_pollers_of_streams_find_nothing() -> None:
+def test_the_emulators_own_pollers_of_streams_are_off() -> None:
     emulator = SimpleNamespace(_poll_sqs=lambda: True)
     mapping_api.own_pollers_off(emulator)
     assert not emulator._poll_kinesis()

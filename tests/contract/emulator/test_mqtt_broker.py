@@ -21,14 +21,14 @@ from emulator.mqtt import broker, certificates, limits, sql
 from emulator.mqtt.broker import CONNECT_SECONDS_MAX, PENDING_MAX
 from emulator.mqtt.limits import PAYLOAD_BYTES_MAX
 from emulator.mqtt.rules import Rule, RulesEngine
-from emulator.mqtt.spool import NotKept, Spool
-from local.errors import LocalError
+from emulator.mqtt.spool import NotStored, Spool
+from local.errors import NoAnswer
 from local.fleet import over_mqtt
 from local.fleet.ledger import Ledger
 from tests.contract.emulator.brokers import SECONDS_MAX, Device, Site, eventually, raw, received
 
 
-def test_a_message_of_qos_1_is_acknowledged_when_it_is_kept_and_not_before(
+def test_a_message_of_qos_1_is_acknowledged_only_after_it_is_stored(
     site: Site, device: Device
 ) -> None:
     site.takes.clear()
@@ -50,12 +50,14 @@ def test_a_certificate_is_looked_up_anew_for_a_connection_and_not_for_a_message(
     assert site.forgotten == [*site.known]
 
 
-def test_a_message_of_qos_0_is_taken_too(site: Site, device: Device) -> None:
+def test_a_message_of_qos_0_is_accepted_too(site: Site, device: Device) -> None:
     device.client.publish("pump-1/a", b"1", qos=0)
     assert eventually(lambda: [taken.payload for taken in site.taken] == [b"1"])
 
 
-def test_a_message_of_128_kb_is_taken_and_of_a_byte_more_is_not(site: Site, device: Device) -> None:
+def test_a_message_of_128_kb_is_accepted_and_one_byte_more_is_refused(
+    site: Site, device: Device
+) -> None:
     device.client.publish("pump-1/a", b"x" * PAYLOAD_BYTES_MAX, qos=1).wait_for_publish(SECONDS_MAX)
     device.client.publish("pump-1/a", b"x" * (PAYLOAD_BYTES_MAX + 1), qos=1)
     device.sees("Success", "disconnected")
@@ -72,7 +74,7 @@ def test_a_message_of_128_kb_is_taken_and_of_a_byte_more_is_not(site: Site, devi
         ("pump-1/b/c/d/e/f/g/h/i", {"qos": 1}, "Topic name invalid"),  # 8 slashes
     ],
 )
-def test_what_a_device_may_not_publish_ends_its_connection(
+def test_a_publish_that_is_not_allowed_ends_the_connection(
     site: Site, device: Device, topic: str, options: dict[str, Any], reason: str
 ) -> None:
     device.client.publish(topic, b"1", **options)
@@ -81,7 +83,7 @@ def test_what_a_device_may_not_publish_ends_its_connection(
     assert site.taken == []
 
 
-def test_who_subscribes_gets_messages_by_the_lower_qos_until_it_unsubscribes(
+def test_a_subscriber_gets_messages_with_the_lower_qos_until_it_unsubscribes(
     site: Site, device: Device
 ) -> None:
     listener = Device(site, "pump-2", site.knows("pump-2")).connect()
@@ -103,7 +105,7 @@ def test_who_subscribes_gets_messages_by_the_lower_qos_until_it_unsubscribes(
 
 
 @pytest.mark.parametrize("topic_filter", ["secret/a", "#"])
-def test_who_subscribes_to_what_it_may_not_is_disconnected_or_with_mqtt_5_told(
+def test_a_refused_subscription_ends_the_connection_or_with_mqtt_5_gets_a_code(
     device: Device, topic_filter: str
 ) -> None:
     device.client.subscribe([(topic_filter, 1), ("pump-1/a", 1)])
@@ -116,7 +118,7 @@ def test_who_subscribes_to_what_it_may_not_is_disconnected_or_with_mqtt_5_told(
     assert eventually(lambda: device.got == [("pump-1/a", b"1", 1)])
 
 
-def test_what_a_subscriber_may_not_receive_it_does_not_get(site: Site, device: Device) -> None:
+def test_a_subscriber_gets_no_message_that_it_may_not_receive(site: Site, device: Device) -> None:
     device.subscribes(("pump-1/#", 1))
     for topic in ("pump-1/deaf", "pump-1/a"):
         device.client.publish(topic, b"1", qos=1).wait_for_publish(SECONDS_MAX)
@@ -125,7 +127,7 @@ def test_what_a_subscriber_may_not_receive_it_does_not_get(site: Site, device: D
     assert len(site.taken) == 2
 
 
-def test_what_is_asked_of_a_service_is_answered_to_who_asked_and_goes_to_no_rule(
+def test_a_request_to_a_service_is_answered_to_its_sender_and_goes_to_no_rule(
     site: Site, device: Device
 ) -> None:
     other = Device(site, "pump-2", site.knows("pump-2")).connect()
@@ -141,9 +143,7 @@ def test_what_is_asked_of_a_service_is_answered_to_who_asked_and_goes_to_no_rule
     other.end()
 
 
-def test_an_answer_that_a_device_may_not_receive_it_does_not_get(
-    site: Site, device: Device
-) -> None:
+def test_a_device_gets_no_answer_that_it_may_not_receive(site: Site, device: Device) -> None:
     topics = [f"$aws/certificates/{each}/json" for each in ("create-from-csr", "create")]
     device.subscribes(*((f"{topic}/+", 1) for topic in topics))
     for topic in topics:
@@ -152,7 +152,7 @@ def test_an_answer_that_a_device_may_not_receive_it_does_not_get(
     assert [topic for topic, *_ in device.got] == [f"{topics[1]}/accepted"]
 
 
-def test_who_has_not_subscribed_to_an_answer_gets_none_and_no_answer_ends_nothing(
+def test_a_device_without_a_subscription_gets_no_answer_and_stays_connected(
     site: Site, device: Device
 ) -> None:
     def asks(payload: bytes) -> None:
@@ -173,7 +173,7 @@ def test_who_has_not_subscribed_to_an_answer_gets_none_and_no_answer_ends_nothin
     device.sees("Success")
 
 
-def test_what_comes_by_basic_ingest_goes_to_the_rules_and_to_no_subscriber(
+def test_a_basic_ingest_message_goes_to_the_rules_and_to_no_subscriber(
     site: Site, device: Device
 ) -> None:
     site.allows("pump-1", "iot:Publish", "iot:Receive")
@@ -184,7 +184,7 @@ def test_what_comes_by_basic_ingest_goes_to_the_rules_and_to_no_subscriber(
     assert [taken.payload for taken in site.taken] == [b"1", b"2"]
 
 
-def test_a_topic_of_256_bytes_and_7_slashes_is_taken(site: Site, device: Device) -> None:
+def test_a_topic_of_256_bytes_and_7_slashes_is_accepted(site: Site, device: Device) -> None:
     for topic in ("pump-1/" + "a" * 249, "pump-1/b/c/d/e/f/g/h"):
         device.client.publish(topic, b"1", qos=1).wait_for_publish(SECONDS_MAX)
     assert len(site.taken) == 2
@@ -199,10 +199,10 @@ def test_a_message_waits_while_too_many_wait_for_the_rules(site: Site, device: D
     assert eventually(message.is_published)
 
 
-def test_a_message_that_cannot_be_kept_is_not_acknowledged_and_the_next_connection_may_send_it(
+def test_a_message_that_cannot_be_stored_is_not_acknowledged_and_the_next_connection_may_send_it(
     site: Site, device: Device, caplog: pytest.LogCaptureFixture
 ) -> None:
-    site.refuses = NotKept("pump-1/a: database or disk is full")
+    site.refuses = NotStored("pump-1/a: database or disk is full")
     message = device.client.publish("pump-1/a", b"1", qos=1)
     device.sees("Success", "disconnected")
     assert not message.is_published()
@@ -214,7 +214,7 @@ def test_a_message_that_cannot_be_kept_is_not_acknowledged_and_the_next_connecti
     again.end()
 
 
-def test_while_the_file_of_messages_is_locked_none_is_acknowledged_and_then_all_goes_on(
+def test_while_the_spool_is_locked_no_message_is_acknowledged_and_then_all_goes_on(
     tmp_path: Path,
 ) -> None:
     class Noting:
@@ -232,7 +232,7 @@ def test_while_the_file_of_messages_is_locked_none_is_acknowledged_and_then_all_
     try:
         device = site.device("pump-1")
         device.publishes("pump-1/a", b'{"n":1}')
-        assert eventually(lambda: spool.kept() == [])
+        assert eventually(lambda: spool.unfinished() == [])
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             sent = device.client.publish("pump-1/a", b'{"n":2}', qos=1)
@@ -242,14 +242,14 @@ def test_while_the_file_of_messages_is_locked_none_is_acknowledged_and_then_all_
         for number in range(3, 20):
             again.publishes("pump-1/a", b'{"n":%d}' % number)
         again.end()
-        assert eventually(lambda: spool.kept() == [])
+        assert eventually(lambda: spool.unfinished() == [])
         assert sorted(Noting.done) == sorted(b'{"n":%d}' % n for n in (1, *range(3, 20)))
     finally:
         site.end()
         spool.close()
 
 
-def test_a_device_is_disconnected_while_nobody_knows_what_it_may(
+def test_a_device_is_disconnected_while_its_policies_are_unknown(
     site: Site, device: Device, caplog: pytest.LogCaptureFixture
 ) -> None:
     site.is_reachable = False
@@ -294,7 +294,7 @@ def test_a_ping_is_answered(site: Site) -> None:
         (b"\x10\x90\x01\x00\x04MQTT\x04\x02\x00\x3c\x00\x84" + b"a" * 132, b"\x20\x02\x00\x02"),
     ],
 )
-def test_what_is_not_said_so_ends_the_connection(site: Site, sent: bytes, answer: bytes) -> None:
+def test_an_invalid_packet_ends_the_connection(site: Site, sent: bytes, answer: bytes) -> None:
     with raw(site) as connection:
         connection.sendall(sent)
         assert b"".join(iter(lambda: received(connection), b"")) == answer
@@ -302,7 +302,7 @@ def test_what_is_not_said_so_ends_the_connection(site: Site, sent: bytes, answer
 
 
 @pytest.mark.parametrize("sent", [b"", CONNECT])
-def test_who_is_silent_for_too_long_is_disconnected(
+def test_a_client_that_is_silent_for_too_long_is_disconnected(
     site: Site, sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broker, "CONNECT_SECONDS_MAX", 0.3)
@@ -317,7 +317,7 @@ def test_who_is_silent_for_too_long_is_disconnected(
 
 @pytest.mark.parametrize("version", [MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5])
 @pytest.mark.parametrize("who", ["inactive", "unknown", "another name"])
-def test_who_is_not_known_so_is_not_let_in(
+def test_a_client_with_an_unknown_identity_is_refused(
     site: Site, who: str, version: MQTTProtocolVersion
 ) -> None:
     files = site.knows("pump-1", is_active=who != "inactive")
@@ -330,7 +330,7 @@ def test_who_is_not_known_so_is_not_let_in(
 
 
 @pytest.mark.parametrize("who", ["nobody", "a stranger"])
-def test_who_has_no_certificate_of_this_authority_gets_no_connection(
+def test_a_client_without_a_certificate_of_this_authority_gets_no_connection(
     site: Site, tmp_path: Path, who: str
 ) -> None:
     authority = certificates.pair(site.folder, certificates.AUTHORITY).certificate
@@ -367,7 +367,7 @@ def test_the_brokers_process_ends_while_a_device_is_connected(tmp_path: Path, en
                     process.send_signal(signal.SIGTERM)
                 else:
                     process.stdin.close()
-                process.wait(5)
+                process.wait(SECONDS_MAX)
         finally:
             process.kill()
 
@@ -394,7 +394,9 @@ def test_simulated_devices_wait_for_a_broker_that_is_starting_and_not_for_ever(
         return connect(client, host, next(ports, port))
 
     monkeypatch.setattr(paho.Client, "connect", connect_later)
-    expected = nullcontext() if comes_up else pytest.raises(LocalError, match="lets devices in no")
+    expected = (
+        nullcontext() if comes_up else pytest.raises(NoAnswer, match="let no more devices in")
+    )
     try:
         with expected:
             asyncio.run(devices.start(Ledger()))
@@ -402,7 +404,7 @@ def test_simulated_devices_wait_for_a_broker_that_is_starting_and_not_for_ever(
         devices.close()
 
 
-def test_keys_are_their_owners_alone(site: Site) -> None:
+def test_only_their_owner_can_read_keys(site: Site) -> None:
     site.knows("pump-1")
     files = [*(site.folder / certificates.FOLDER).iterdir()]
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}

@@ -66,7 +66,7 @@ def test_a_will_that_could_not_be_published_is_refused_at_once(
 
 
 @BOTH
-def test_a_will_is_published_when_a_device_goes_without_a_word(
+def test_a_will_is_published_when_a_device_leaves_without_disconnect(
     site: Site, version: MQTTProtocolVersion
 ) -> None:
     device = with_will(site, version, "pump-1/gone", qos=1)
@@ -75,20 +75,20 @@ def test_a_will_is_published_when_a_device_goes_without_a_word(
     assert eventually(lambda: [taken[:2] for taken in site.taken] == [("pump-1/gone", b"gone")])
 
 
-def test_a_will_that_is_not_allowed_any_more_is_not_published(
+def test_a_will_that_is_no_longer_allowed_is_not_published(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     device = with_will(site, V311, "pump-1/gone", qos=1)
     device.sees("Success")
     site.known.clear()
     goes_without_a_word(device)
-    told = "the will of pump-1 isn't published: iot:Publish on topic/pump-1/gone isn't allowed"
+    told = "the will of pump-1 wasn't published: iot:Publish on topic/pump-1/gone isn't allowed"
     assert eventually(lambda: told in caplog.text)
     assert site.taken == []
 
 
 @BOTH
-def test_a_device_that_takes_its_leave_has_no_will(
+def test_a_device_that_sends_disconnect_has_no_will(
     site: Site, version: MQTTProtocolVersion
 ) -> None:
     device = with_will(site, version, "pump-1/gone", qos=1)
@@ -109,10 +109,10 @@ def test_a_device_of_version_5_may_leave_with_its_will(site: Site) -> None:
     device.end()
 
 
-def test_a_will_is_retained_where_the_policy_lets_it(site: Site) -> None:
+def test_a_will_is_retained_if_the_policy_allows_it(site: Site) -> None:
     site.knows("pump-1")
     site.allows("pump-1", "iot:RetainPublish")
-    device = Device(site, "pump-1", certificates.of_device(site.folder, "pump-1"))
+    device = Device(site, "pump-1", certificates.device_files(site.folder, "pump-1"))
     device.client.will_set("pump-1/gone", b"gone", qos=1, retain=True)
     device.connect().sees("Success")
     goes_without_a_word(device)
@@ -151,13 +151,13 @@ def test_another_version_of_mqtt_is_refused(site: Site) -> None:
     device.end()
 
 
-def test_a_client_of_version_5_without_an_id_is_given_one_that_nobody_has(site: Site) -> None:
+def test_a_client_of_version_5_without_an_id_gets_a_unique_one(site: Site) -> None:
     site.knows("pump-1")
     site.allows("pump-1", "iot:Connect", "iot:Publish")
     told: list[Any] = []
     clients = []
     for _ in range(2):
-        device = Device(site, "", certificates.of_device(site.folder, "pump-1"), protocol=V5)
+        device = Device(site, "", certificates.device_files(site.folder, "pump-1"), protocol=V5)
         device.client.on_connect = lambda *details: told.append(details[4])
         clients.append(device.connect())
     assert eventually(lambda: len(told) == 2)
@@ -170,7 +170,7 @@ def test_a_client_of_version_5_without_an_id_is_given_one_that_nobody_has(site: 
         each.end()
 
 
-def test_a_client_of_version_3_1_1_without_an_id_has_one_too_unless_its_session_is_to_last(
+def test_without_an_id_version_3_1_1_gets_one_unless_its_session_is_persistent(
     site: Site,
 ) -> None:
     site.knows("pump-1")
@@ -198,7 +198,7 @@ def raw_of(site: Site) -> Any:
 
 
 @BOTH
-def test_a_client_without_an_id_is_held_to_the_policy(
+def test_a_client_without_an_id_is_checked_against_the_policy(
     site: Site, version: MQTTProtocolVersion
 ) -> None:
     device = Device(site, "", site.knows("pump-1"), protocol=version).connect()
@@ -215,7 +215,7 @@ def test_a_client_id_of_over_128_bytes_is_refused(site: Site, version: MQTTProto
     device.end()
 
 
-def test_a_client_that_wants_to_authenticate_otherwise_is_refused(site: Site) -> None:
+def test_a_client_with_an_authentication_method_is_refused(site: Site) -> None:
     device = Device(site, "pump-1", site.knows("pump-1"), protocol=V5)
     wanted = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     wanted.AuthenticationMethod = "SCRAM"
@@ -228,9 +228,7 @@ def test_a_client_that_wants_to_authenticate_otherwise_is_refused(site: Site) ->
 
 
 @pytest.mark.parametrize(("asked", "seconds"), [(5, 30), (0, 1200), (60, 60)])
-def test_version_5_is_told_what_there_is_as_aws_tells_it(
-    site: Site, asked: int, seconds: int
-) -> None:
+def test_version_5_gets_awss_properties_in_connack(site: Site, asked: int, seconds: int) -> None:
     told = list[Any]()
     device = Device(site, "pump-1", site.knows("pump-1"), protocol=V5)
     device.client.on_connect = lambda *details: told.append((details[2], details[4]))
@@ -285,7 +283,9 @@ SUBACK = b"\x90\x04\x00\x01\x00"
         (b"\x30\xff\xff\x7f", 0x95),  # longer than any packet may be
     ],
 )
-def test_version_5_hears_why_its_connection_ends(site: Site, sent: bytes, reason: int) -> None:
+def test_version_5_gets_the_reason_for_the_end_of_its_connection(
+    site: Site, sent: bytes, reason: int
+) -> None:
     with raw(site) as connection:
         connection.sendall(CONNECT_5 + sent)
         answer = b"".join(iter(lambda: received(connection), b""))
@@ -294,7 +294,7 @@ def test_version_5_hears_why_its_connection_ends(site: Site, sent: bytes, reason
     assert site.taken == []
 
 
-def test_version_5_hears_that_it_was_silent_for_too_long(
+def test_version_5_gets_the_reason_keep_alive_timeout(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "KEEP_ALIVE_SECONDS", (0.2, 1200))

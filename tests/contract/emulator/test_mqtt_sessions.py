@@ -41,7 +41,7 @@ def asking(**values: Any) -> dict[str, Any]:
 # Receive Maximum, Maximum Packet Size
 
 
-def test_no_more_messages_are_on_their_way_than_a_client_takes_at_once(
+def test_a_client_has_no_more_unacknowledged_messages_than_its_receive_maximum(
     site: Site, sender: Device
 ) -> None:
     slow = site.device("pump-2", manual_ack=True, **asking(ReceiveMaximum=2))
@@ -62,7 +62,7 @@ def test_no_more_messages_are_on_their_way_than_a_client_takes_at_once(
 
 
 @pytest.mark.parametrize("options", [{"protocol": V311}, asking(ReceiveMaximum=1000)])
-def test_whatever_a_client_takes_no_more_than_a_hundred_are_on_their_way(
+def test_a_client_never_has_more_than_a_hundred_unacknowledged_messages(
     site: Site, sender: Device, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "UNACKNOWLEDGED_MAX", 3)
@@ -76,9 +76,7 @@ def test_whatever_a_client_takes_no_more_than_a_hundred_are_on_their_way(
     slow.end()
 
 
-def test_a_message_that_is_longer_than_a_client_takes_is_not_sent_to_it(
-    site: Site, sender: Device
-) -> None:
+def test_a_message_longer_than_the_clients_maximum_is_not_sent(site: Site, sender: Device) -> None:
     small = site.device("pump-2", **asking(MaximumPacketSize=64))
     small.subscribes(("pump-1/#", 1))
     for qos in (0, 1):
@@ -146,7 +144,7 @@ def test_a_group_shares_messages_and_each_goes_to_one_of_its_members(
         each.end()
 
 
-def test_a_member_of_a_group_that_may_not_receive_a_message_is_passed_over(
+def test_a_member_of_a_group_that_may_not_receive_a_message_is_skipped(
     site: Site, sender: Device
 ) -> None:
     deaf, other = site.device("pump-2"), site.device("pump-3")
@@ -178,7 +176,7 @@ def test_a_topic_filter_that_is_too_long_is_refused(
     device.end()
 
 
-def test_what_aws_counts_of_a_shared_subscription_is_its_topic_filter(site: Site) -> None:
+def test_limits_of_a_shared_subscription_count_only_its_topic_filter(site: Site) -> None:
     device = site.device("pump-1")
     device.subscribes(("$share/" + "g" * 128 + "/1/2/3/4/5/6/7/8", 1))
     device.client.subscribe("$share/" + "g" * 129 + "/a", 1)
@@ -223,16 +221,14 @@ def test_an_alias_stands_for_a_topic_on_its_connection(site: Site, sender: Devic
     assert len(site.taken) == 6
 
 
-def test_an_alias_is_held_to_the_policy(site: Site, sender: Device) -> None:
+def test_an_alias_is_checked_against_the_policy(site: Site, sender: Device) -> None:
     properties = told(PacketTypes.PUBLISH, TopicAlias=1)
     sender.client.publish("pump-2/a", b"1", qos=1, properties=properties)
     sender.sees("Success", "disconnected")
     assert (sender.reason, site.taken) == ("Not authorized", [])
 
 
-def test_what_a_message_says_of_itself_goes_on_to_who_has_subscribed(
-    site: Site, sender: Device
-) -> None:
+def test_a_messages_properties_are_passed_on_to_subscribers(site: Site, sender: Device) -> None:
     new, old = site.device("pump-2", protocol=V5), site.device("pump-3")
     for each in (new, old):
         each.subscribes(("pump-1/#", 1))
@@ -267,7 +263,7 @@ def test_what_a_message_says_of_itself_goes_on_to_who_has_subscribed(
 # Retained messages
 
 
-def test_a_message_is_retained_where_the_policy_lets_it_until_an_empty_one_comes(
+def test_a_message_is_retained_if_the_policy_allows_it_until_an_empty_one_comes(
     site: Site,
 ) -> None:
     sender = site.device("pump-1", protocol=V5)
@@ -302,7 +298,7 @@ def test_a_message_is_retained_where_the_policy_lets_it_until_an_empty_one_comes
         each.end()
 
 
-def test_nothing_is_retained_of_aws_own_topics_nor_without_leave_to_publish(site: Site) -> None:
+def test_retaining_needs_permission_and_a_topic_that_is_not_awss_own(site: Site) -> None:
     site.knows("pump-1")
     site.allows("pump-1", "iot:RetainPublish")
     for topic in ("$aws/certificates/create/json", "pump-2/a"):
@@ -346,7 +342,7 @@ def returning(site: Site, name: str, options: dict[str, Any]) -> tuple[Device, b
 
 
 @pytest.mark.parametrize("options", LASTING)
-def test_what_comes_while_a_client_is_away_waits_for_it(
+def test_messages_wait_for_a_client_that_is_away(
     site: Site, sender: Device, options: dict[str, Any]
 ) -> None:
     first, was_there = returning(site, "pump-2", options)
@@ -365,7 +361,7 @@ def test_what_comes_while_a_client_is_away_waits_for_it(
 
 
 @pytest.mark.parametrize("options", LASTING)
-def test_what_a_client_has_not_acknowledged_comes_again_in_order(
+def test_unacknowledged_messages_come_again_in_order(
     site: Site, sender: Device, options: dict[str, Any]
 ) -> None:
     first, _ = returning(site, "pump-2", {**options, "manual_ack": True})
@@ -384,7 +380,7 @@ def test_what_a_client_has_not_acknowledged_comes_again_in_order(
 
 
 @pytest.mark.parametrize("options", LASTING)
-def test_a_connection_that_takes_another_ones_place_goes_on_with_its_session(
+def test_a_connection_that_replaces_another_goes_on_with_its_session(
     site: Site, sender: Device, options: dict[str, Any]
 ) -> None:
     first, _ = returning(site, "pump-2", {**options, "manual_ack": True})
@@ -409,7 +405,7 @@ def test_a_connection_that_takes_another_ones_place_goes_on_with_its_session(
         (asking(SessionExpiryInterval=60), asking() | {"clean_start": True}),
     ],
 )
-def test_a_session_that_was_not_to_last_or_is_not_wanted_is_gone(
+def test_a_session_that_is_not_persistent_or_not_wanted_is_dropped(
     site: Site, sender: Device, before: dict[str, Any], after: dict[str, Any]
 ) -> None:
     first, _ = returning(site, "pump-2", before)
@@ -425,7 +421,7 @@ def test_a_session_that_was_not_to_last_or_is_not_wanted_is_gone(
 
 
 @pytest.mark.parametrize("leaves_with", [1, None])
-def test_a_session_lasts_as_long_as_its_client_has_said_at_last(
+def test_a_session_lasts_as_long_as_its_client_last_asked(
     site: Site, leaves_with: int | None
 ) -> None:
     asked = 60 if leaves_with else 1
@@ -448,7 +444,7 @@ def test_a_session_lasts_as_long_as_its_client_has_said_at_last(
     third.end()
 
 
-def test_a_session_lasts_for_an_hour_at_most_and_version_5_is_told_so(site: Site) -> None:
+def test_a_session_lasts_at_most_an_hour_and_connack_says_so(site: Site) -> None:
     device = Device(site, "pump-1", site.knows("pump-1"), protocol=V5)
     answers: list[Any] = []
     device.client.on_connect = lambda *details: answers.append(details[4])
@@ -474,7 +470,7 @@ def test_a_message_that_has_expired_does_not_wait_any_longer(site: Site, sender:
     second.end()
 
 
-def test_more_than_may_wait_for_a_client_is_lost(
+def test_messages_above_the_queues_limit_are_lost(
     site: Site, sender: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "QUEUED_MAX", 2)
@@ -508,7 +504,9 @@ def test_a_group_keeps_a_message_for_a_member_that_is_away_if_no_other_is_there(
     back.end()
 
 
-def test_what_a_client_may_not_receive_does_not_wait_for_it(site: Site, sender: Device) -> None:
+def test_a_message_that_a_client_may_not_receive_does_not_wait_for_it(
+    site: Site, sender: Device
+) -> None:
     first, _ = returning(site, "pump-2", LASTING[0])
     first.subscribes(("pump-1/#", 1))
     first.end()

@@ -126,7 +126,7 @@ STATEMENTS = {
 
 @pytest.mark.parametrize("verb", STATEMENTS)
 @pytest.mark.parametrize("way", ["one", "batch", "transaction"])
-def test_a_statement_needs_the_permission_for_what_it_does_to_its_table(
+def test_a_statement_needs_the_permission_of_its_operation_on_its_table(
     account: Account, table: str, verb: str, way: str
 ) -> None:
     dynamodb = account.client("dynamodb")
@@ -235,7 +235,9 @@ def bucket(account: Account) -> str:
     return account.name
 
 
-def test_s3_is_allowed_by_what_is_read_and_written(account: Account, bucket: str) -> None:
+def test_s3_needs_permission_for_each_read_and_write_of_a_request(
+    account: Account, bucket: str
+) -> None:
     s3 = account.client("s3")
     key = {"Bucket": bucket, "Key": "key"}
     etag = account.root("s3").head_object(**key)["ETag"]
@@ -300,7 +302,7 @@ def test_a_mapping_needs_its_functions_role_to_read_the_queue(account: Account, 
     lambdas.create_event_source_mapping(EventSourceArn=arn, FunctionName=function, Enabled=False)
 
 
-def test_a_mappings_settings_are_looked_at_before_its_functions_role(
+def test_a_mappings_settings_are_checked_before_its_functions_role(
     account: Account, queue: str
 ) -> None:
     assert queue

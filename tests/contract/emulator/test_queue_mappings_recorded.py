@@ -176,7 +176,7 @@ def report_three_of_four(stage: Stage, _content: Document) -> Played:
 @as_aws("queue_partial_responses", "recorded")
 @as_aws("queue_retries", "recorded")
 @recorded("report_batch_item_failures")
-def test_what_a_function_reports_as_failed_comes_back_in_order(name: str, played: Played) -> None:
+def test_messages_reported_as_failed_come_back_in_order(name: str, played: Played) -> None:
     assert differences(name, played) == []
     assert played.left == 0
 
@@ -229,7 +229,7 @@ def raise_for_one_of_two(stage: Stage, _content: Document) -> Played:
 @as_aws("queue_partial_responses", "recorded")
 @as_aws("queue_retries", "recorded")
 @recorded("report_batch_item_failures_on_lambda_error")
-def test_an_error_fails_what_is_well_in_the_batch_too(name: str, played: Played) -> None:
+def test_an_error_also_fails_the_batchs_good_messages(name: str, played: Played) -> None:
     assert differences(name, played) == []
     assert played.left == 0
 
@@ -488,7 +488,7 @@ for case, not_matching in NOT_MATCHING.items():
 
 @as_aws("queue_filters", "recorded")
 @recorded(*[f"sqs_event_filter_{case}" for case in NOT_MATCHING])
-def test_what_does_not_match_is_deleted_and_never_comes(name: str, played: Played) -> None:
+def test_unmatched_messages_are_deleted_and_never_delivered(name: str, played: Played) -> None:
     assert differences(name, played) == []
 
 
@@ -557,7 +557,7 @@ for case, pattern in INVALID_PATTERNS.items():
     "event_source_mapping_default_batch_size",
     *[f"sqs_invalid_event_filter_{case}" for case in INVALID_PATTERNS],
 )
-def test_a_mapping_that_cannot_be_is_refused_in_awss_words(name: str, played: Played) -> None:
+def test_an_invalid_mapping_is_refused_in_awss_words(name: str, played: Played) -> None:
     assert differences(name, played) == []
 
 

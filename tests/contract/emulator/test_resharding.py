@@ -391,7 +391,7 @@ def streamed_table(endpoint: str, name: str) -> tuple[str, str]:
 # What takes a day, or minutes, on the clock: the functions alone.
 
 
-def test_a_closed_shard_disappears_when_all_that_was_in_it_has_expired() -> None:
+def test_a_closed_shard_disappears_when_all_its_records_have_expired() -> None:
     now = time.time()
     closed = {"ending_sequence_number": "9", "records": []}
     shards = {
@@ -469,13 +469,13 @@ def test_iterators_take_no_memory() -> None:
 
 
 @pytest.mark.parametrize("token", ["", "none", "MQ==", "é", None])
-def test_what_is_no_iterator_is_refused_as_an_expired_one(token: Any) -> None:
+def test_an_invalid_iterator_is_refused_as_an_expired_one(token: Any) -> None:
     with pytest.raises(resharding.Refused) as refused:
         resharding.get_records(emulator_with([]), {"ShardIterator": token})
     assert refused.value.code == "ExpiredIteratorException"
 
 
-def test_an_iterator_of_a_shard_that_is_gone_is_refused() -> None:
+def test_an_iterator_of_a_deleted_shard_is_refused() -> None:
     token = resharding.iterator(Place("s", "1", "", time.time()))
     with pytest.raises(resharding.Refused) as refused:
         resharding.get_records(emulator_with([]), {"ShardIterator": token})

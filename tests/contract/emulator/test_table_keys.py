@@ -98,7 +98,7 @@ def test_a_key_that_aws_refuses_is_refused(
 
 
 @pytest.mark.parametrize("ask", ASKS)
-def test_the_longest_keys_are_taken(
+def test_the_longest_keys_are_accepted(
     embedded_dynamodb: "DynamoDBClient", table: str, ask: str
 ) -> None:
     # of a range, the other end is one byte longer

@@ -85,7 +85,7 @@ class Gateway(SimpleNamespace):
         "over the limit",
     ],
 )
-def test_a_body_is_unpacked_as_its_header_says_or_refused(
+def test_a_body_is_decompressed_by_its_header_or_refused(
     body: bytes, coding: str, wanted: Any
 ) -> None:
     assert Gateway().handed_on(body, coding) == wanted
@@ -109,7 +109,7 @@ def test_a_model_applies_to_requests_of_its_own_content_type() -> None:
     ],
     ids=["at the limit", "over it", "escaped"],
 )
-def test_an_event_is_as_long_as_lambda_takes_at_most(body: str, answer: Any) -> None:
+def test_an_event_above_lambdas_limit_is_refused(body: str, answer: Any) -> None:
     async def call(*_call: Any, **_scope: Any) -> Any:
         return "answered"
 

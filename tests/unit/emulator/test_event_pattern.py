@@ -227,7 +227,7 @@ def test_a_pattern_matches_an_event_as_a_whole(pattern: Json, event: Json, expec
     assert holds(pattern, event) is expected
 
 
-def test_of_a_repeated_key_of_a_pattern_the_last_counts() -> None:
+def test_the_last_value_of_a_patterns_repeated_key_counts() -> None:
     assert matches('{"a": [1], "a": [2]}', '{"a": 2}')
     assert not matches('{"a": [2], "a": [1]}', '{"a": 2}')
 
@@ -297,7 +297,7 @@ def test_a_read_only_mapping_is_an_event_too() -> None:
         ('{"a": [{}]}', "a[0]: has 0 keys"),
         ('{"a": [{"prefix": "x", "suffix": "y"}]}', "a[0]: has 2 keys"),
         ('{"a": [{"prefix": "x", "prefix": "y"}]}', "a[0]: has 2 keys"),
-        ('{"a": [{"Prefix": "x"}]}', 'a[0]: "Prefix" is no operator'),
+        ('{"a": [{"Prefix": "x"}]}', 'a[0]: "Prefix" isn\'t an operator'),
         ('{"a": [{"exactly": 1}]}', "a[0].exactly: is the number 1"),
         ('{"a": [{"prefix": ["x"]}]}', "a[0].prefix: is an array"),
         ('{"a": [{"prefix": {"wildcard": "x"}}]}', 'a[0].prefix: "wildcard"'),

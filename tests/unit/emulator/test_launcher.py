@@ -32,11 +32,11 @@ def test_segments_are_collected_again_once_they_can_be_written(
     with pytest.raises(Over):
         launcher.collect_segments(receiver, path)
     assert path.read_bytes() == b'{"id":2}\n'
-    assert "launcher: an X-Ray segment isn't kept: [Errno 2]" in capsys.readouterr().err
+    assert "launcher: an X-Ray segment wasn't written: [Errno 2]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("missing", ["folder", "pid"])
-def test_a_process_beside_the_emulator_is_started_again_whatever_could_not_be_written(
+def test_a_process_beside_the_emulator_is_restarted_after_any_failed_write(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -62,7 +62,7 @@ def test_a_process_beside_the_emulator_is_started_again_whatever_could_not_be_wr
     started = (folder / "nothing.log").read_text().count("No module named emulator.nothing")
     told = capsys.readouterr().err
     if missing == "folder":
-        assert (started, told.count("emulator.nothing isn't started: [Errno 2]")) == (2, 2)
+        assert (started, told.count("emulator.nothing wasn't started: [Errno 2]")) == (2, 2)
         assert (folder / "nothing.pid").read_text().isdigit()
     else:
-        assert (started, told.count("nothing.pid isn't written: [Errno 21]")) == (4, 4)
+        assert (started, told.count("nothing.pid wasn't written: [Errno 21]")) == (4, 4)

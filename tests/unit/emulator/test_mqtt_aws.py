@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from emulator.mappings.aws import Endpoint
 from emulator.mqtt import sql
-from emulator.mqtt.aws import AwsActions, Iot, Remembered
+from emulator.mqtt.aws import AwsActions, Cached, Iot
 from emulator.mqtt.rules import ActionFailed, Rule, Unreachable
 
 ROLE, FUNCTION = "arn:role", "arn:function"
@@ -71,7 +71,7 @@ def test_a_message_goes_to_a_queue_as_the_rules_role() -> None:
     assert services.asked == [("send_message", ROLE, {"QueueUrl": "q", "MessageBody": "data"})]
 
 
-def test_a_function_is_invoked_if_its_policy_lets_the_rule() -> None:
+def test_a_function_is_invoked_if_its_policy_allows_the_rule() -> None:
     services = Services(get_policy={"Policy": json.dumps({"Statement": [ALLOW]})})
     run(services, {"lambda": {"functionArn": FUNCTION}})
     invoked = {"FunctionName": FUNCTION, "InvocationType": "Event", "Payload": b"data"}
@@ -84,7 +84,7 @@ def test_a_function_is_invoked_if_its_policy_lets_the_rule() -> None:
         ({}, {"s3": {}}, "the action s3 isn't supported here; kinesis, lambda, sqs are"),
         ({}, {"sqs": {"queueUrl": "q", "roleArn": ROLE, "useBase64": True}}, "useBase64"),
         ({"put_record": DENIED}, {"kinesis": {"partitionKey": "a"}}, "AccessDenied"),
-        ({}, {"kinesis": {"partitionKey": "${gone}"}}, "where it isn't text or a number"),
+        ({}, {"kinesis": {"partitionKey": "${gone}"}}, "gives neither text nor a number"),
         ({}, {"kinesis": {"partitionKey": "${newuuid()}"}}, "newuuid.. isn't supported"),
         ({"get_policy": GONE}, {"lambda": {"functionArn": FUNCTION}}, "has no permission for"),
         ({"get_policy": DENIED}, {"lambda": {"functionArn": FUNCTION}}, "AccessDenied"),
@@ -95,7 +95,7 @@ def test_a_function_is_invoked_if_its_policy_lets_the_rule() -> None:
         ),
     ],
 )
-def test_what_an_action_can_not_do_is_said(
+def test_an_action_that_fails_says_why(
     answers: dict[str, Any], action: dict[str, Any], problem: str
 ) -> None:
     common = {"streamName": "readings", "roleArn": ROLE}
@@ -128,13 +128,13 @@ def test_only_an_active_certificate_is_active(status: str) -> None:
     assert Iot(endpoint(services)).principal("1f").is_active is False
 
 
-def test_a_certificate_that_is_not_registered_may_nothing() -> None:
+def test_a_certificate_that_is_not_registered_has_no_permissions() -> None:
     found = Iot(endpoint(Services(describe_certificate=GONE))).principal("1f")
     assert found == ("1f", False, (), ())
 
 
 @pytest.mark.parametrize("problem", [DENIED, EndpointConnectionError(endpoint_url="http://a")])
-def test_what_can_not_be_asked_is_not_taken_for_unknown(problem: Exception) -> None:
+def test_a_failed_look_up_is_not_taken_for_an_unknown_certificate(problem: Exception) -> None:
     iot = Iot(endpoint(Services(describe_certificate=problem, list_topic_rules=problem)))
     with pytest.raises(Unreachable):
         iot.principal("1f")
@@ -153,7 +153,7 @@ def test_a_certificate_is_not_looked_up_for_each_message_but_when_it_is_forgotte
     assert not iot.principal("1f").is_active
 
 
-def test_policies_are_about_resources_of_the_account() -> None:
+def test_resources_in_policies_have_arns_of_the_account() -> None:
     services = Services(**KNOWN)
     iot = Iot(endpoint(services))
     assert iot.arn("topic", "a/b") == "arn:aws:iot:us-east-1:123456789012:topic/a/b"
@@ -161,7 +161,7 @@ def test_policies_are_about_resources_of_the_account() -> None:
     assert len(services.asked) == 1  # the account stays
 
 
-def test_what_was_looked_up_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_up_is_cached_for_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     now, looked_up = [100.0], list[str]()
 
     def look_up(key: str) -> int:
@@ -169,7 +169,7 @@ def test_what_was_looked_up_is_remembered_for_a_while(monkeypatch: pytest.Monkey
         return len(looked_up)
 
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    remembered = Remembered(5.0, look_up)
+    remembered = Cached(5.0, look_up)
     assert [remembered.get("a"), remembered.get("a"), remembered.get("b")] == [1, 1, 2]
     now[0] += 5.0
     assert remembered.get("a") == 1

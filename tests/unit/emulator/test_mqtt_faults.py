@@ -12,7 +12,8 @@ import pytest
 
 from emulator.mqtt import rules, sql
 from emulator.mqtt.rules import WORKERS, Rule, RulesEngine, Task
-from emulator.mqtt.spool import NotKept, Published, Spool
+from emulator.mqtt.spool import NotStored, Published, Spool
+from tests.waiting import Patience
 
 RULE = Rule.from_api(
     "arn:readings",
@@ -53,12 +54,12 @@ def running(spool: Spool, actions: Noting) -> Iterator[RulesEngine]:
     with closing(spool):
         engine.start()
         yield engine
-        eventually(lambda: engine.pending == 0 and spool.kept() == [])
+        eventually(lambda: engine.pending == 0 and spool.unfinished() == [])
 
 
 def eventually(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not is_so() and time.monotonic() < deadline:
+    patience = Patience(10)
+    while not is_so() and not patience.is_over():
         time.sleep(0.005)
     assert is_so()
 
@@ -68,17 +69,17 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "AGAIN_SECONDS", (0.02, 0.1))
 
 
-def test_on_a_full_disk_no_message_is_taken_and_afterwards_all_goes_on(
+def test_on_a_full_disk_no_message_is_accepted_and_afterwards_all_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     spool, actions = Spool(tmp_path / "spool"), Noting()
     (pages,) = spool._database.execute("PRAGMA page_count").fetchone()
     with running(spool, actions) as engine:
         engine.accept(message(1))
-        eventually(lambda: actions.done == [1] and spool.kept() == [])
+        eventually(lambda: actions.done == [1] and spool.unfinished() == [])
         spool._database.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own full disk
         for number in (2, 3):
-            with pytest.raises(NotKept, match="a: database or disk is full"):
+            with pytest.raises(NotStored, match="a: database or disk is full"):
                 engine.accept(message(number, size=50_000))
         spool._database.execute(f"PRAGMA max_page_count = {pages + 100}")
         engine.accept(message(4, size=50_000))
@@ -86,17 +87,17 @@ def test_on_a_full_disk_no_message_is_taken_and_afterwards_all_goes_on(
         eventually(lambda: sorted(actions.done) == [1, 4, 5])
     told = [record.getMessage() for record in caplog.records]
     assert told == [
-        "messages aren't taken, nor acknowledged, for now: a: database or disk is full",
-        "messages are taken again; 2 were not",
+        "messages can't be stored and aren't acknowledged: a: database or disk is full",
+        "messages are stored again; 2 were refused",
     ]
 
 
-def test_while_another_process_has_locked_the_file_no_message_is_taken(tmp_path: Path) -> None:
+def test_while_another_process_has_locked_the_file_no_message_is_accepted(tmp_path: Path) -> None:
     spool, actions = Spool(tmp_path / "spool", locked_seconds=0.05), Noting()
     other = sqlite3.connect(tmp_path / "spool", isolation_level=None)
     with closing(other), running(spool, actions) as engine:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(NotKept, match="a: database is locked"):
+        with pytest.raises(NotStored, match="a: database is locked"):
             engine.accept(message(1))
         other.execute("ROLLBACK")
         engine.accept(message(2))
@@ -115,7 +116,9 @@ def test_a_lock_that_is_soon_gone_is_waited_for(tmp_path: Path) -> None:
         unlock.join()
 
 
-def test_what_the_spool_cannot_forget_is_done_once_and_forgotten_later(tmp_path: Path) -> None:
+def test_a_message_that_cannot_be_removed_is_processed_once_and_removed_later(
+    tmp_path: Path,
+) -> None:
     class Stuck(Spool):
         is_stuck = True
 
@@ -130,13 +133,13 @@ def test_what_the_spool_cannot_forget_is_done_once_and_forgotten_later(tmp_path:
             engine.accept(message(number))
         eventually(lambda: len(actions.done) == 2 * WORKERS)
         time.sleep(0.1)
-        assert len(spool.kept()) == 2 * WORKERS
+        assert len(spool.unfinished()) == 2 * WORKERS
         spool.is_stuck = False
     assert sorted(actions.done) == [*range(2 * WORKERS)]
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError, SystemExit, KeyboardInterrupt])
-def test_whatever_a_worker_dies_of_the_message_is_tried_again_without_a_restart(
+def test_after_any_error_of_a_worker_the_message_is_retried_without_a_restart(
     tmp_path: Path, error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     failed: list[int] = []
@@ -155,7 +158,7 @@ def test_whatever_a_worker_dies_of_the_message_is_tried_again_without_a_restart(
     assert "is tried again in 0.02 s" in caplog.text
 
 
-def test_a_message_that_always_fails_holds_up_no_other(tmp_path: Path) -> None:
+def test_a_message_that_always_fails_delays_no_other(tmp_path: Path) -> None:
     is_mended = threading.Event()
 
     def fail(number: int) -> None:
@@ -171,7 +174,7 @@ def test_a_message_that_always_fails_holds_up_no_other(tmp_path: Path) -> None:
         is_mended.set()
 
 
-def test_what_fails_again_waits_twice_as_long_up_to_a_bound(
+def test_each_failure_doubles_the_pause_up_to_a_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rules, "AGAIN_SECONDS", (0.5, 3.0))

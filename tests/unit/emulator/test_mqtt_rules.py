@@ -12,8 +12,9 @@ import pytest
 
 from emulator.mqtt import sql
 from emulator.mqtt.aws import permits
-from emulator.mqtt.rules import ActionFailed, Rule, RulesEngine, Unreachable, chosen
+from emulator.mqtt.rules import ActionFailed, Rule, RulesEngine, Unreachable, selected_rules
 from emulator.mqtt.spool import Published, Spool
+from tests.waiting import Patience
 
 TOPIC = "telemetry/pump-1/readings"
 STREAM = {"kinesis": {"streamName": "readings", "partitionKey": "${topic(2)}", "roleArn": "r"}}
@@ -76,8 +77,8 @@ def published(topic: str = TOPIC, payload: bytes = b'{"a":1}') -> Published:
 
 
 def eventually(is_so: Any) -> None:
-    deadline = time.monotonic() + 10
-    while not is_so() and time.monotonic() < deadline:
+    patience = Patience(10)
+    while not is_so() and not patience.is_over():
         time.sleep(0.005)
     assert is_so()
 
@@ -101,8 +102,8 @@ def test_basic_ingest_goes_to_the_rule_that_it_names_and_no_other(tmp_path: Path
     running.process(published(f"$aws/rules/all/{TOPIC}"))
     running.process(published(f"$aws/rules/gone/{TOPIC}"))
     assert actions.done == [("all", "kinesis", b'{"t":"%s","d":"pump-1"}' % TOPIC.encode())]
-    assert chosen(rules, f"$aws/rules/other/{TOPIC}") == ([rules[1]], TOPIC)
-    assert chosen(rules, f"$aws/rules/oth/{TOPIC}") == ([], TOPIC)
+    assert selected_rules(rules, f"$aws/rules/other/{TOPIC}") == ([rules[1]], TOPIC)
+    assert selected_rules(rules, f"$aws/rules/oth/{TOPIC}") == ([], TOPIC)
 
 
 def test_an_action_is_tried_again_before_it_has_failed(tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_an_action_is_tried_again_before_it_has_failed(tmp_path: Path) -> None:
     assert [kind for _, kind, _ in actions.done] == ["kinesis"]
 
 
-def test_what_an_action_cannot_do_the_error_action_gets_with_the_original_payload(
+def test_the_error_action_gets_a_failed_actions_original_payload(
     tmp_path: Path,
 ) -> None:
     actions = MemoryActions(kinesis=3)
@@ -147,7 +148,7 @@ def test_one_action_of_several_that_fails_is_an_error_and_the_others_are_done(
     assert document["topic"] == f"$aws/rules/readings/{TOPIC}"  # the whole of it
 
 
-def test_an_error_action_that_fails_too_is_told(
+def test_an_error_action_that_fails_too_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     actions = MemoryActions(kinesis=3, sqs=3)
@@ -156,35 +157,35 @@ def test_an_error_action_that_fails_too_is_told(
     assert [name for name, _, _ in actions.done] == ["other"]
 
 
-def test_what_was_kept_is_found_in_order(tmp_path: Path) -> None:
+def test_stored_messages_are_found_in_order(tmp_path: Path) -> None:
     _, spool = engine(tmp_path, [], MemoryActions())
     for number in range(3):
         spool.add(published(payload=b"%d" % number))
-    assert [message.payload for _, message in spool.kept()] == [b"0", b"1", b"2"]
+    assert [message.payload for _, message in spool.unfinished()] == [b"0", b"1", b"2"]
 
 
 @pytest.mark.parametrize(
     "broken",
     [
         rule(text="SELECT upper(a) AS a FROM '#'"),
-        rule(text="SELECT *, 1 AS a FROM '#'"),  # which of the two: AWS doesn't say
+        rule(text="SELECT *, 1 AS a FROM '#'"),  # which of the two: AWS doesn't document
         rule(awsIotSqlVersion="2015-10-08"),
     ],
 )
-def test_a_rule_that_is_not_supported_is_told_and_keeps_no_other_from_its_work(
+def test_an_unsupported_rule_is_logged_and_stops_no_other_rule(
     tmp_path: Path, broken: Rule, caplog: pytest.LogCaptureFixture
 ) -> None:
     actions = MemoryActions()
     engine(tmp_path, [broken, rule("other")], actions)[0].process(published())
     assert [name for name, _, _ in actions.done] == ["other"]
-    assert broken.statement is None or "AWS doesn't say" in caplog.text
+    assert broken.statement is None or "AWS doesn't document" in caplog.text
 
 
-def test_a_disabled_rule_is_none() -> None:
+def test_a_disabled_rule_is_left_out() -> None:
     assert Rule.from_api("arn", {"ruleName": "off", "ruleDisabled": True}) is None
 
 
-def test_what_a_broker_has_accepted_the_next_one_finds(tmp_path: Path) -> None:
+def test_a_new_broker_finds_the_messages_that_the_last_one_accepted(tmp_path: Path) -> None:
     first, spool = engine(tmp_path, [rule()], MemoryActions())
     first.accept(published())
     first.accept(published(payload=b"\x00"))
@@ -192,7 +193,7 @@ def test_what_a_broker_has_accepted_the_next_one_finds(tmp_path: Path) -> None:
     actions = MemoryActions()
     second, spool = engine(tmp_path, [rule()], actions)
     second.start()
-    eventually(lambda: spool.kept() == [])
+    eventually(lambda: spool.unfinished() == [])
     assert sorted(data for _, _, data in actions.done) == [b"\x00", b'{"a":1}']
 
 
@@ -211,7 +212,7 @@ def test_a_message_waits_while_the_rules_cannot_be_read(tmp_path: Path) -> None:
     running = RulesEngine(spool, rules, actions, lambda _seconds: None)
     running.start()
     running.accept(published())
-    eventually(lambda: spool.kept() == [])
+    eventually(lambda: spool.unfinished() == [])
     assert len(actions.done) == 1
 
 

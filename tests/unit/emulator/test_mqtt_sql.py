@@ -91,7 +91,7 @@ def test_an_expression_has_its_value(expression: str, expected: Any) -> None:
     assert type(value(expression)) is type(expected)
 
 
-def test_everything_is_selected_with_what_is_added_to_it() -> None:
+def test_select_all_keeps_the_payload_and_adds_fields() -> None:
     assert selected("*, topic(2) AS device_id, gone AS gone, 1 AS a.b", {"t": 1}) == {
         "t": 1,
         "device_id": "pump-1",
@@ -99,7 +99,7 @@ def test_everything_is_selected_with_what_is_added_to_it() -> None:
     }
 
 
-def test_a_field_without_a_name_has_its_own() -> None:
+def test_a_field_without_as_keeps_its_name() -> None:
     assert selected("t, deep.er") == {"t": 21.5, "er": [1]}
 
 
@@ -120,7 +120,7 @@ def test_a_field_without_a_name_has_its_own() -> None:
         b"[" * 100_000,
     ],
 )
-def test_what_is_no_object_is_selected_as_its_bytes(payload: bytes) -> None:
+def test_a_payload_that_is_not_an_object_is_selected_as_its_bytes(payload: bytes) -> None:
     assert parse("SELECT * FROM 'a'").result(message(payload)) == payload
     assert value("encode(*, 'base64')", payload) == base64.b64encode(payload).decode()
     assert value("isUndefined(t)", payload) is True
@@ -137,7 +137,7 @@ def test_what_is_no_object_is_selected_as_its_bytes(payload: bytes) -> None:
         ("encode(t, 'base64') AS x", {"t": "\ud800"}),  # half of a character
     ],
 )
-def test_what_aws_does_not_say_is_not_guessed(expressions: str, payload: Any) -> None:
+def test_an_undocumented_result_is_not_guessed(expressions: str, payload: Any) -> None:
     with pytest.raises(Undocumented):
         selected(expressions, payload)
 
@@ -146,7 +146,7 @@ def test_what_aws_does_not_say_is_not_guessed(expressions: str, payload: Any) ->
     ("where", "is_selected"),
     [("", True), ("WHERE t > 21", True), ("WHERE t > 22", False), ("WHERE gone > 1", False)],
 )
-def test_where_selects_what_it_is_true_of(where: str, is_selected: bool) -> None:
+def test_where_selects_messages_for_which_it_is_true(where: str, is_selected: bool) -> None:
     assert parse(" ".join(["select * from 'a'", where])).selects(message()) is is_selected
 
 
@@ -168,7 +168,7 @@ def test_where_selects_what_it_is_true_of(where: str, is_selected: bool) -> None
         ("SELECT t AS 1 FROM 'a'", "'1' isn't a name at character 13:"),
     ],
 )
-def test_what_is_not_supported_is_said_with_its_place(text: str, problem: str) -> None:
+def test_an_unsupported_statement_is_refused_with_its_place(text: str, problem: str) -> None:
     with pytest.raises(SqlError) as caught:
         parse(text)
     assert str(caught.value).startswith(problem)
@@ -251,7 +251,7 @@ def test_each_message_of_a_reading_is_for_exactly_one_rule_and_no_rule_has_to_gu
         assert result["device_id"] == "pump-1"
 
 
-def test_a_batch_goes_on_with_its_bytes_and_what_its_topic_says() -> None:
+def test_a_batch_is_passed_on_with_its_bytes_and_its_topics_names() -> None:
     sent = message(b"\x00\xff", "telemetry/pump-1/batch/ndjson-gzip")
     assert [name for name, rule in RULES.items() if matches(rule.topic_filter, sent.topic)] == [
         "BatchRule"
@@ -268,7 +268,7 @@ def test_a_batch_goes_on_with_its_bytes_and_what_its_topic_says() -> None:
 @pytest.mark.parametrize(
     ("below", "form"), [("json/", "json"), ("json/more/levels", "json"), ("", "")]
 )
-def test_whatever_the_policy_lets_a_device_publish_is_for_a_rule(below: str, form: str) -> None:
+def test_every_topic_that_the_policy_allows_has_a_rule(below: str, form: str) -> None:
     sent = message(b"[]", f"telemetry/pump-1/batch/{below}")  # telemetry/<thing>/batch/*
     found = [name for name, rule in RULES.items() if matches(rule.topic_filter, sent.topic)]
     assert found == ["BatchRule"]

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 
-from emulator.errors import NotInTime, StepFailed
+from emulator.errors import StepFailed, StepTimedOut
 from local import commands, faults
 from local.cli import main, parser
 from local.errors import LocalError, NoAnswer
@@ -72,7 +72,7 @@ def test_a_folder_that_may_not_be_written_is_told_in_a_sentence() -> None:
         (PermissionError(errno.EACCES, "Permission denied", ".local"), 1),
         (LocalError("wrong"), 1),
         (NoAnswer("GET /alerts: no answer"), 3),
-        (NotInTime("`sam build` took longer than 900 s", Path("build.log")), 3),
+        (StepTimedOut("`sam build` took longer than 900 s", Path("build.log")), 3),
         (ReadTimeoutError(endpoint_url="http://127.0.0.1:1"), 3),
         (EndpointConnectionError(endpoint_url="http://127.0.0.1:1"), 1),
     ],

@@ -247,3 +247,17 @@ def test_devices_of_one_gateway_write_json_and_avro_by_their_own_version_of_the_
         written["recorded_at"] = round(written["recorded_at"].timestamp() * 1000)
         present = {name: value for name, value in written.items() if value is not None}
         assert present == expected.body()
+
+
+def test_a_reading_that_is_taken_without_a_metric_is_noted_without_it() -> None:
+    refusal = {"index": 0, "device_id": "a", "field": "humidity", "value": 101.0}
+    refusal["reason"] = "101.0 is above 100.0 %RH"
+
+    def answer(_readings: list[dict[str, Any]]) -> httpx.Response:
+        return httpx.Response(202, json={"accepted": 2, "rejected": [], "partly": [refusal]})
+
+    mixed = Reading("a", 0, {"temperature": 20.0, "humidity": 101.0})
+    ledger = post(Pipeline(answer), Once([mixed, reading(1)]))
+    assert ledger.readings("a") == {0: {"temperature": 20.0}, 1: {"temperature": 20.0}}
+    assert (ledger.counts.accepted, ledger.counts.metrics_refused) == (2, 1)
+    assert ledger.reasons == {"humidity: 101.0 is above 100.0 %RH": 1}

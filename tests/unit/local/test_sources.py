@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from local.cli import main
+from local.instance import Instance, State
 from local.sources import changes, digests, listed
 
 
@@ -52,3 +54,13 @@ def test_what_python_leaves_beside_the_code_is_not_deployed(root: Path) -> None:
 def test_many_names_are_counted_from_the_seventh_on() -> None:
     assert listed(["a", "b"]) == "a, b"
     assert listed([*"abcdefgh"]) == "a, b, c, d, e, f and 2 more"
+
+
+def test_a_check_by_rules_that_are_not_deployed_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = State(is_deployed=True, sources=digests() | {"rules.yaml": "another"})
+    monkeypatch.setattr(Instance, "deployed", lambda _self: state)
+    assert main(["devices", "--check", "--for", "1s", "--name", "edited"]) == 1
+    told = "rules.yaml isn't what is deployed, and --check goes by it"
+    assert told in capsys.readouterr().err

@@ -61,15 +61,15 @@ class Alerts:
         return self._states.apply(changes, unreadable)
 
     def clear(
-        self, recoveries: Mapping["Listed", int], ended_by: str | None = None
+        self, recoveries: Mapping["StoredEpisode", int], ended_by: str | None = None
     ) -> dict[EpisodeKey, Changed]:
         """Clear each episode at an instant (epoch ms), where no later breach has joined it.
 
         A key that is missing from the answer could not be written.
         """
-        for listed in recoveries:
-            self._states.learn(*listed)
-        changes = {listed.key: _clearing(at_ms, ended_by) for listed, at_ms in recoveries.items()}
+        for stored in recoveries:
+            self._states.learn(*stored)
+        changes = {stored.key: _clearing(at_ms, ended_by) for stored, at_ms in recoveries.items()}
         return self._states.apply(changes)
 
     def _to_item(self, key: EpisodeKey, changed: Changed) -> Attributes:
@@ -187,7 +187,7 @@ class Page(NamedTuple):
     next: str | None
 
 
-class Listed(NamedTuple):
+class StoredEpisode(NamedTuple):
     """An episode as the index had it, which may be a little old."""
 
     key: EpisodeKey
@@ -195,7 +195,7 @@ class Listed(NamedTuple):
     version: int
 
 
-class Unlisted(NamedTuple):
+class UnreadableEpisode(NamedTuple):
     """What couldn't be read of a status: one episode, or all of a bucket (then no key)."""
 
     key: EpisodeKey | None
@@ -209,7 +209,7 @@ class AlertReader:
         self._dynamodb = dynamodb
         self._table = table
 
-    def listed(self, status: str, limit: int, cursor: str | None) -> Page:
+    def list_page(self, status: str, limit: int, cursor: str | None) -> Page:
         """Up to `limit` episodes of a status; raises Rejected for a cursor that isn't of it."""
         bucket, start = (0, None) if cursor is None else _from_cursor(cursor, status)
         alerts: list[dict[str, Any]] = []
@@ -221,7 +221,9 @@ class AlertReader:
                 bucket += 1
         return Page(alerts, _to_cursor(status, bucket, start) if bucket < BUCKETS else None)
 
-    def open_in(self, region: str, first_bucket: int) -> Iterator[Listed | Unlisted]:
+    def open_in(
+        self, region: str, first_bucket: int
+    ) -> Iterator[StoredEpisode | UnreadableEpisode]:
         """The open episodes whose items this region writes, bucket by bucket from a given one.
 
         What can't be read is told in its place, and keeps nothing else from being listed.
@@ -233,9 +235,9 @@ class AlertReader:
                 try:
                     items, start = self._query(name, SWEEP_PAGE, start)
                 except (ClientError, BotoCoreError) as error:
-                    yield Unlisted(None, f"{name} of the index can't be read: {error}")
+                    yield UnreadableEpisode(None, f"{name} of the index can't be read: {error}")
                     break
-                yield from (_listed(item) for item in items if _region(item) == region)
+                yield from (_stored_episode(item) for item in items if _region(item) == region)
                 if start is None:
                     break
 
@@ -265,12 +267,12 @@ def _key(item: Attributes) -> EpisodeKey:
     return EpisodeKey(item["device_id"]["S"], item["rule_region"]["S"].rpartition("#")[0])
 
 
-def _listed(item: Attributes) -> Listed | Unlisted:
+def _stored_episode(item: Attributes) -> StoredEpisode | UnreadableEpisode:
     try:
         with _reading_an_episode():
-            return Listed(_key(item), to_episode(item), int(item["version"]["N"]))
+            return StoredEpisode(_key(item), to_episode(item), int(item["version"]["N"]))
     except Rejected as error:
-        return Unlisted(_key(item), error.reason)
+        return UnreadableEpisode(_key(item), error.reason)
 
 
 def _document(item: Attributes) -> dict[str, Any]:

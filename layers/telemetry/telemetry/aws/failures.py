@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from telemetry.aws import quarantine, stream
 from telemetry.aws.observe import log
-from telemetry.aws.quarantine import Held
+from telemetry.aws.quarantine import QuarantineEntry
 from telemetry.domain.reading import shown
 from telemetry.errors import Rejected, Unavailable
 
@@ -21,11 +21,11 @@ STAGES = ("aggregate", "alert", "dispatch")  # those whose mappings give up to t
 TO_DO = Rejected("waits for its redrive")
 
 
-class Given(NamedTuple):
+class GivenUpRecord(NamedTuple):
     """A record that was given up: as its function gets it, and as the quarantine would hold it."""
 
     event: dict[str, Any]
-    held: Held
+    entry: QuarantineEntry
     accepted_at_ms: int | None = None  # when ingest counted it; None where it never did
 
 
@@ -36,7 +36,7 @@ class Failure(NamedTuple):
     etag: str
     document: dict[str, Any]
     stage: str
-    records: list[Given]
+    records: list[GivenUpRecord]
 
 
 class Failures:
@@ -89,7 +89,7 @@ class Failures:
             raise Rejected("has no list of Records", field="payload", value=records)
         return Failure(key, etag, document, stage, [_given(each, stage) for each in records])
 
-    def keep_only(self, failure: Failure, rest: Sequence[Given]) -> None:
+    def keep_only(self, failure: Failure, rest: Sequence[GivenUpRecord]) -> None:
         """Leave only these records of a batch, unless another redrive has had it meanwhile.
 
         The bucket announces it anew. Raises Unavailable.
@@ -115,7 +115,7 @@ class Failures:
             raise Unavailable(f"{key} can't be deleted: {error}") from error
 
 
-def event_of(records: Sequence[Given]) -> str:
+def event_of(records: Sequence[GivenUpRecord]) -> str:
     """The event, as JSON, with which a function gets these records."""
     # as short as Lambda writes it: a batch may have just the 6 MB that an invocation takes
     events = {"Records": [each.event for each in records]}
@@ -133,22 +133,26 @@ def announced(message: str) -> list[str]:
     return [key for key in keys if key.startswith(PREFIX)]
 
 
-def unreadable(key: str, body: bytes, rejected: Rejected) -> Held:
+def entry_of_object(key: str, body: bytes, rejected: Rejected) -> QuarantineEntry:
     """How the quarantine holds an object that isn't a batch: released, it is put back."""
     reason, field, value = rejected.reason, rejected.field, shown(rejected.value)
     name = f"object:{key}"
-    return Held(name, "redrive", "object", reason, field, value, None, None, None, None, body)
+    return QuarantineEntry(
+        name, "redrive", "object", reason, field, value, None, None, None, None, body
+    )
 
 
-def _given(event: Any, stage: str) -> Given:
+def _given(event: Any, stage: str) -> GivenUpRecord:
     """A record of a payload; raises Rejected where it is neither Kinesis's nor DynamoDB's."""
     try:
         if "kinesis" in event:
             (record,) = stream.decode({"Records": [event]})
-            held = quarantine.of_stream(record, stage, TO_DO)
-            return Given(event, held, None if record.is_foreign else record.received_at_ms)
-        held = quarantine.of_change(event, stage, TO_DO)
+            entry = quarantine.entry_of_record(record, stage, TO_DO)
+            return GivenUpRecord(
+                event, entry, None if record.bypassed_ingest else record.received_at_ms
+            )
+        entry = quarantine.entry_of_change(event, stage, TO_DO)
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         reason = f"has a record of neither Kinesis nor DynamoDB: {error!r}"
         raise Rejected(reason, field="payload", value=event) from None
-    return Given(event, held)
+    return GivenUpRecord(event, entry)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from botocore.exceptions import BotoCoreError, ClientError
 
 from telemetry.aws.items import Attributes, Items, Write, Written
-from telemetry.domain.generation import FIRST, Pointer
+from telemetry.domain.generation_pointer import FIRST, Pointer
 from telemetry.errors import Unavailable
 
 PARTITION = "#generations"

@@ -19,7 +19,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from telemetry.aws.quarantine import Held
+from telemetry.aws.quarantine import QuarantineEntry
 from telemetry.domain.admission import MAX_READINGS, Poster, Refusal, admit
 from telemetry.domain.formats import Body, Schemas, decode
 from telemetry.domain.reading import Reading, shown
@@ -50,12 +50,12 @@ class Message(NamedTuple):
     released: str | None = None  # by which release of the quarantine it comes
 
 
-class Taken(NamedTuple):
+class Intake(NamedTuple):
     """What became of a message: so many of its documents were refused, and these metrics."""
 
     readings: list[Reading]
     refused: int
-    held: list[Held]  # the message, for the quarantine, where anything was refused
+    entries: list[QuarantineEntry]  # the message, for the quarantine, where anything was refused
     partly: Sequence[Refusal] = ()  # metrics of documents whose other metrics are readings
     left_out: int = 0  # values that stand for no measurement
 
@@ -131,7 +131,7 @@ def _of_error(document: dict[str, Any], sent_at_ms: int | None) -> Message:
 
 def take(
     message: Message, retention_ms: int, stage: str, schemas: Schemas, trace_id: str | None = None
-) -> Taken:
+) -> Intake:
     """Check every document of a message as `ingest` does one that comes over HTTP.
 
     The clock is the rule's, so a message is the same however often it is delivered. Raises
@@ -140,15 +140,15 @@ def take(
     try:
         documents = decoded(message, schemas)
     except Rejected as error:
-        held = _held(message, stage, error.reason, error.field, error.value)
-        return Taken([], 1, [held])
+        entry = _entry(message, stage, error.reason, error.field, error.value)
+        return Intake([], 1, [entry])
     poster = Poster(message.device_id)
     admission = admit(documents, poster, message.received_at_ms, retention_ms, trace_id)
     refusals = [each for each in admission.refusals if each["index"] not in admission.empty]
-    taken = Taken(admission.readings, len(refusals), [], admission.partly, admission.left_out)
-    if not refusals and not taken.partly:
-        return taken
-    first = (refusals or taken.partly)[0]
+    intake = Intake(admission.readings, len(refusals), [], admission.partly, admission.left_out)
+    if not refusals and not intake.partly:
+        return intake
+    first = (refusals or intake.partly)[0]
     notes = []
     if len(documents) > 1:
         notes.append(f"document {first['index'] + 1} of {len(documents)}")
@@ -156,8 +156,8 @@ def take(
     if not refusals:
         notes.append("its other metrics are stored")
     reason = first["reason"] + (f" ({'; '.join(notes)})" if notes else "")
-    held = _held(message, stage, reason, first["field"], first["value"])
-    return taken._replace(held=[held._replace(is_partly=not refusals)])
+    entry = _entry(message, stage, reason, first["field"], first["value"])
+    return intake._replace(entries=[entry._replace(is_partly=not refusals)])
 
 
 def uncounted(readings: Sequence[Reading]) -> list[Reading]:
@@ -176,14 +176,16 @@ def decoded(message: Message, schemas: Schemas) -> list[Any]:
     return decode(Body(message.body, CONTENT_TYPES[name], encoding), schemas, MAX_READINGS)
 
 
-def _held(message: Message, stage: str, reason: str, field: str | None, value: Any) -> Held:
+def _entry(
+    message: Message, stage: str, reason: str, field: str | None, value: Any
+) -> QuarantineEntry:
     """How the quarantine holds a message: released, `drain` gets it.
 
     Its name is made from its content, so a message that is delivered again is the same.
     """
     event = json.dumps(to_event(message)).encode()
     digest = hashlib.sha256(event).hexdigest()[:16]
-    return Held(
+    return QuarantineEntry(
         f"mqtt:{digest}",
         stage,
         VIA,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from telemetry.aws.chunks import chunks
-from telemetry.aws.quarantine import Held, device_in
+from telemetry.aws.quarantine import QuarantineEntry, device_in
 from telemetry.aws.queue import BYTES_A_CALL, Queue
 from telemetry.domain.reading import Reading, encode, shown
 from telemetry.domain.validation import decode
@@ -47,9 +47,11 @@ def sent_at_ms(message: dict[str, Any]) -> int | None:
     return int(sent_at) if sent_at else None
 
 
-def unreadable(message: dict[str, Any], number: int, line: bytes, rejected: Rejected) -> Held:
+def entry_of_line(
+    message: dict[str, Any], number: int, line: bytes, rejected: Rejected
+) -> QuarantineEntry:
     """How the quarantine holds a line of an SQS message that is no reading."""
-    return Held(
+    return QuarantineEntry(
         f"overflow:{message['messageId']}:{number}",
         "drain",
         "overflow",

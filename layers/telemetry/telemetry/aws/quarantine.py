@@ -39,7 +39,7 @@ def _random() -> str:
     return uuid4().hex[:16]
 
 
-class Held(NamedTuple):
+class QuarantineEntry(NamedTuple):
     """One record in quarantine; what its source doesn't know is None."""
 
     name: str  # the record's eventID, or made from its content
@@ -74,17 +74,19 @@ class Quarantine:
 
         `partly` are readings of which it can't take some metrics.
         """
-        held = [of_stream(record, "aggregate", error) for record, error in rejected]
-        held += [of_stream(record, "aggregate", error, is_partly=True) for record, error in partly]
-        return [] if self.keep(held) else [record for record, _ in (*rejected, *partly)]
+        entries = [entry_of_record(record, "aggregate", error) for record, error in rejected]
+        entries += [
+            entry_of_record(record, "aggregate", error, is_partly=True) for record, error in partly
+        ]
+        return [] if self.keep(entries) else [record for record, _ in (*rejected, *partly)]
 
-    def keep(self, held: Sequence[Held]) -> bool:
+    def keep(self, entries: Sequence[QuarantineEntry]) -> bool:
         """Whether all are in quarantine now, in an object for each device and hour.
 
         Where a batch has records of many devices, those of which it has few share one.
         """
         try:
-            for folder, group in _by_folder(held):
+            for folder, group in _by_folder(entries):
                 body = b"".join(map(_line, group))
                 digest = hashlib.sha256(body).hexdigest()[:16]
                 key = f"{PREFIX}{folder}{group[0].function}-{digest}.jsonl"
@@ -116,23 +118,23 @@ class Appender:
         self._new_name = new_name
         self._grown: OrderedDict[str, Grown] = OrderedDict()
 
-    def keep(self, held: Sequence[Held]) -> bool:
+    def keep(self, entries: Sequence[QuarantineEntry]) -> bool:
         """Whether all are in quarantine now."""
         try:
-            for folder, group in _by_folder(held):
+            for folder, group in _by_folder(entries):
                 self._append(folder, group)
         except (ClientError, BotoCoreError) as error:
             log.warning("quarantine unavailable", extra={"why": str(error)})
             return False
         return True
 
-    def _append(self, folder: str, held: Sequence[Held]) -> None:
-        lines = [_line(each) for each in held]
+    def _append(self, folder: str, entries: Sequence[QuarantineEntry]) -> None:
+        lines = [_line(each) for each in entries]
         grown = self._grown.pop(folder, None)
         if grown and self._grow(folder, grown, lines):
             return
         body = b"".join(lines)
-        key = f"{PREFIX}{folder}{held[0].function}-{self._new_name()}.jsonl"
+        key = f"{PREFIX}{folder}{entries[0].function}-{self._new_name()}.jsonl"
         answer = self._s3.put_object(Bucket=self._bucket, Key=key, Body=body)
         self._remember(folder, Grown(key, answer["ETag"], body))
 
@@ -159,10 +161,10 @@ class Appender:
             self._grown.popitem(last=False)
 
 
-def _by_folder(held: Sequence[Held]) -> list[tuple[str, list[Held]]]:
+def _by_folder(entries: Sequence[QuarantineEntry]) -> list[tuple[str, list[QuarantineEntry]]]:
     """The records of each device and hour; those of all but a few devices are together."""
-    folders: dict[str, list[Held]] = {}
-    for each in held:
+    folders: dict[str, list[QuarantineEntry]] = {}
+    for each in entries:
         folders.setdefault(_folder(each, _device(each)), []).append(each)
     most = sorted(folders, key=lambda name: -len(folders[name]))
     groups = [(name, folders[name]) for name in most[:DEVICES_A_BATCH]]
@@ -170,10 +172,12 @@ def _by_folder(held: Sequence[Held]) -> list[tuple[str, list[Held]]]:
     return [*groups, (_folder(rest[0], SEVERAL), rest)] if rest else groups
 
 
-def of_stream(record: Record, function: str, rejected: Rejected, is_partly: bool = False) -> Held:
-    """What is held of a stream's record."""
+def entry_of_record(
+    record: Record, function: str, rejected: Rejected, is_partly: bool = False
+) -> QuarantineEntry:
+    """Return the quarantine entry of a stream record."""
     stored = " (its other metrics are stored)" if is_partly else ""
-    return Held(
+    return QuarantineEntry(
         f"{record.shard_id}:{record.sequence_number}",
         function,
         "kinesis",
@@ -190,10 +194,10 @@ def of_stream(record: Record, function: str, rejected: Rejected, is_partly: bool
     )
 
 
-def of_change(record: dict[str, Any], function: str, rejected: Rejected) -> Held:
-    """What is held of a record of a table's stream; raises what reading one that is none raises."""
+def entry_of_change(record: dict[str, Any], function: str, rejected: Rejected) -> QuarantineEntry:
+    """Return the entry of a table stream's record; raise LookupError for a malformed record."""
     change = record["dynamodb"]
-    return Held(
+    return QuarantineEntry(
         record["eventID"],
         function,
         "dynamodb",
@@ -223,19 +227,19 @@ def device_in(data: bytes) -> Any:
     return shown(named) if isinstance(named, str) else None
 
 
-def _device(held: Held) -> str:
+def _device(entry: QuarantineEntry) -> str:
     """The device's part of a key."""
-    named = held.device_id
+    named = entry.device_id
     return named if isinstance(named, str) and SUBJECT.fullmatch(named) else UNNAMED
 
 
-def _folder(held: Held, device: str) -> str:
+def _folder(entry: QuarantineEntry, device: str) -> str:
     """`<device>/<hour>/` of a key; the hour of arrival, where that is known."""
-    at_ms = held.arrived_at_ms
+    at_ms = entry.arrived_at_ms
     hour = "undated" if at_ms is None else to_iso(at_ms)[: len("2026-11-21T01")]
     return f"{device}/{hour}/"
 
 
-def _line(held: Held) -> bytes:
-    document = {**held._asdict(), "data": base64.b64encode(held.data).decode()}
+def _line(entry: QuarantineEntry) -> bytes:
+    document = {**entry._asdict(), "data": base64.b64encode(entry.data).decode()}
     return json.dumps(document).encode() + b"\n"

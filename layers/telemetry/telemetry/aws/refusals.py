@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from telemetry.aws.observe import log
-from telemetry.aws.quarantine import Held
+from telemetry.aws.quarantine import QuarantineEntry
 from telemetry.domain.reading import DEVICE_FIELDS, shown
 
 LINES_A_CALL, LINES_A_MINUTE, MINUTE_SECONDS = 5, 60, 60.0
@@ -62,9 +62,9 @@ def refusal(device_id: str | None, field: str | None, reason: str, value: Any = 
     return {"device_id": device_id, "field": field, "reason": reason, "value": value}
 
 
-def of_held(held: Held) -> Refusal:
+def refusal_of_entry(entry: QuarantineEntry) -> Refusal:
     """The refusal of what went to quarantine."""
-    return refusal(held.device_id, held.field, held.reason, held.value)
+    return refusal(entry.device_id, entry.field, entry.reason, entry.value)
 
 
 def _shown(value: Any) -> Any:

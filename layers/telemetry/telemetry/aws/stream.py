@@ -53,7 +53,7 @@ class Record(NamedTuple):
     bundle: Bundle | None = None
 
     @property
-    def is_foreign(self) -> bool:
+    def bypassed_ingest(self) -> bool:
         """Whether it came past `ingest`, which stamps its readings and has counted them."""
         reading = self.reading
         return reading is None or reading.received_at_ms is None or reading.via is not None
@@ -79,7 +79,7 @@ def checked(records: Iterable[Record], retention_ms: int) -> list[Record]:
 
 
 def _checked(record: Record, retention_ms: int) -> Record:
-    if record.reading is None or not record.is_foreign:
+    if record.reading is None or not record.bypassed_ingest:
         return record
     try:
         check_time(record.reading, record.received_at_ms, retention_ms)

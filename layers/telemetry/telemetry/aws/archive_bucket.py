@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from telemetry.domain.archive import FOLDER, prefix_at, prefix_of
+from telemetry.domain.archive_layout import FOLDER, prefix_at, prefix_of
 from telemetry.errors import Rejected, Unavailable
 
 LEVELS = 2  # day, hour

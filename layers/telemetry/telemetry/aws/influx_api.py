@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 from telemetry.aws.http import RETRY_AFTER_SECONDS, header, query_parameter
 from telemetry.domain.admission import Poster
 from telemetry.domain.decoders.compression import GZIP_MAGIC, unpacked
-from telemetry.domain.influx import Batch, remedy, shipped_mapping, translate
+from telemetry.domain.influx_mapping import Batch, remedy, shipped_mapping, translate
 from telemetry.domain.line_protocol import Fault, TooManyLines, parse
 from telemetry.domain.reading import shown
 from telemetry.errors import Rejected, TooLarge, Unsupported
@@ -80,7 +80,7 @@ def written(
     return _error(event, 400, message, line=faults[0].line)
 
 
-def unkept(event: dict[str, Any], batch: Batch) -> Response:
+def nothing_stored(event: dict[str, Any], batch: Batch) -> Response:
     """400 where no field of any point is a metric, so that whoever set it up hears of it.
 
     Nothing is gained by sending it again, and clients don't: they drop what a 400 calls partial.

@@ -12,11 +12,21 @@ from typing import Any, NamedTuple
 from telemetry.aws.generations import CACHE_SECONDS, PARTITION, to_pointer
 from telemetry.aws.items import Attributes, CompareAndSet, Items
 from telemetry.aws.observe import log
-from telemetry.domain import window as windows_of
-from telemetry.domain.generation import FIRST
+from telemetry.domain.generation_pointer import FIRST
 from telemetry.domain.reading import Reading
 from telemetry.domain.times import from_iso, to_iso_minute
-from telemetry.domain.window import Addition, Fate, Window, WindowKey
+from telemetry.domain.window import (
+    EMPTY,
+    Addition,
+    Fate,
+    Window,
+    WindowKey,
+    add_readings,
+    decode,
+    encode,
+    merge,
+    window_key,
+)
 from telemetry.errors import Rejected, Unavailable
 
 KEY = ("device_id", "minute_region")
@@ -93,7 +103,7 @@ class Windows:
         groups: dict[WindowKey, list[Reading]] = {}
         places: dict[WindowKey, list[int]] = {}
         for place, reading in enumerate(readings):
-            key = windows_of.key_of(reading)
+            key = window_key(reading)
             groups.setdefault(key, []).append(reading)
             places.setdefault(key, []).append(place)
         unreadable: dict[GenerationKey, Rejected] = {}
@@ -144,7 +154,7 @@ class Windows:
         return {
             "device_id": {"S": device_id},
             "minute_region": {"S": minute_region(minute_ms, self._region, key.generation)},
-            "readings": {"B": windows_of.encode(addition.state)},
+            "readings": {"B": encode(addition.state)},
             "expires_at": {"N": str(expires_at(minute_ms, self.retention_ms))},
         }
 
@@ -155,13 +165,13 @@ def expires_at(minute_ms: int, retention_ms: int) -> int:
 
 
 def _adding(group: list[Reading]) -> Callable[[Window | None], Addition]:
-    return lambda window: windows_of.add(window, group)
+    return lambda window: add_readings(window, group)
 
 
 def to_window(item: Attributes) -> Window:
     """The window in an item; raises Rejected where this code can't read it."""
     data = item["readings"]["B"]
-    return windows_of.decode(bytes(data))
+    return decode(bytes(data))
 
 
 class WindowReader:
@@ -187,7 +197,7 @@ class WindowReader:
         Items are read page by page, up to `page_size` a call, as the iteration goes on, so taking
         few of many is cheap. Raises Unavailable for an item that this code can't read.
         """
-        minute_ms, window = None, windows_of.EMPTY
+        minute_ms, window = None, EMPTY
         current = self._current()
         for item in self._items(device_id, from_ms, to_ms, page_size, newest_first):
             at_ms, region, generation = parse_minute_region(item["minute_region"]["S"])
@@ -196,12 +206,12 @@ class WindowReader:
             if at_ms != minute_ms:
                 if minute_ms is not None:
                     yield minute_ms, window
-                minute_ms, window = at_ms, windows_of.EMPTY
+                minute_ms, window = at_ms, EMPTY
             try:
                 part = to_window(item)
             except Rejected as error:  # newer code wrote it; the caller did nothing wrong
                 raise Unavailable(f"a window of {device_id} is not readable: {error}") from error
-            window = windows_of.merge(window, part)
+            window = merge(window, part)
         if minute_ms is not None:
             yield minute_ms, window
 
