@@ -1,7 +1,7 @@
 """Bugs to plant: what people write when they don't think of one of the faults.
 
 Each takes what was done right out of the real code, and names the invariant that must tell. A test
-shows that it does, of every one within 200 seeds; where it doesn't, the simulation is too weak.
+shows that it does, of every one within 160 seeds; where it doesn't, the simulation is too weak.
 """
 
 import contextlib
