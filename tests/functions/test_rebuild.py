@@ -409,9 +409,9 @@ def test_a_plan_goes_back_as_far_as_readings_of_windows_that_are_kept_may_lie(
     ahead = reading()._replace(
         recorded_at_ms=NOW_MS - RETENTION_MS + MINUTE_MS, received_at_ms=received_ms
     )
-    stage.archive.keep(received_ms - HOUR_MS, readings_of.encode(ahead))
-    stage.archive.keep(received_ms - 2 * HOUR_MS, readings_of.encode(ahead))
-    stage.archive.keep(NOW_MS, readings_of.encode(reading(HOUR_MS)))  # this very millisecond's
+    stage.archive.keep(received_ms - HOUR_MS, encode(ahead))
+    stage.archive.keep(received_ms - 2 * HOUR_MS, encode(ahead))
+    stage.archive.keep(NOW_MS, encode(reading(HOUR_MS)))  # this very millisecond's
     assert stage.task("plan", rebuild={})["parts"] == ["2026-10-22T10", "2026-11-21T12"]
     stage.rebuild()
     assert sorted(minute for _, minute in stage.stored()) == [
@@ -424,7 +424,7 @@ def test_a_plan_goes_back_as_far_as_readings_of_windows_that_are_kept_may_lie(
 def test_a_window_whose_time_ends_now_is_not_made_again(stage: Stage) -> None:
     ending = reading()._replace(recorded_at_ms=NOW_MS - RETENTION_MS, received_at_ms=None)
     staying = ending._replace(recorded_at_ms=NOW_MS - RETENTION_MS + MINUTE_MS)
-    stage.archive.keep(NOW_MS - RETENTION_MS, *map(readings_of.encode, (ending, staying)))
+    stage.archive.keep(NOW_MS - RETENTION_MS, *map(encode, (ending, staying)))
     stage.rebuild()
     assert [minute for _, minute in stage.stored()] == ["2026-10-22T12:01:00Z#eu-west-1#1"]
 
