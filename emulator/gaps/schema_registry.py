@@ -187,18 +187,18 @@ class Types:
         return arn, {"Arn": arn}
 
     def change_registry(self, arn: str, wanted: Document) -> Resource:
-        """Change what can be changed of it."""
+        """Apply the changeable properties of the registry."""
         request = {"RegistryId": {"RegistryArn": arn}, "Description": wanted.get("Description", "")}
         self.call("UpdateRegistry", request)
         return arn, {"Arn": arn}
 
     def find_registry(self, arn: str) -> Resource:
-        """Return what is there."""
+        """Return the registry as a resource; raise ValueError if it is missing."""
         self.call("GetRegistry", {"RegistryId": {"RegistryArn": arn}})
         return arn, {"Arn": arn}
 
     def delete_registry(self, arn: str, _properties: Document) -> None:
-        """Delete it with its schemas."""
+        """Delete the registry with its schemas."""
         self.call("DeleteRegistry", {"RegistryId": {"RegistryArn": arn}})
 
     def create_schema(self, _logical_id: str, wanted: Document, _stack: str) -> Resource:
@@ -213,19 +213,19 @@ class Types:
         return answer["SchemaArn"], {"Arn": answer["SchemaArn"], **first}
 
     def change_schema(self, arn: str, wanted: Document) -> Resource:
-        """Change what can be changed of it."""
+        """Apply the changeable properties of the schema."""
         changes = {key: wanted.get(key) for key in ("Compatibility", "Description")}
         self.call("UpdateSchema", {"SchemaId": {"SchemaArn": arn}, **changes})
         return self.find_schema(arn)
 
     def find_schema(self, arn: str) -> Resource:
-        """Return what is there."""
+        """Return the schema as a resource; raise ValueError if it is missing."""
         first = {"SchemaId": {"SchemaArn": arn}, "SchemaVersionNumber": {"VersionNumber": 1}}
         version = self.call("GetSchemaVersion", first)["SchemaVersionId"]
         return arn, {"Arn": arn, "InitialSchemaVersionId": version}
 
     def delete_schema(self, arn: str, _properties: Document) -> None:
-        """Delete it with its versions."""
+        """Delete the schema with its versions."""
         self.call("DeleteSchema", {"SchemaId": {"SchemaArn": arn}})
 
     def create_version(self, logical_id: str, wanted: Document, _stack: str) -> Resource:
@@ -242,12 +242,12 @@ class Types:
         return version, {"VersionId": version}
 
     def find_version(self, version: str) -> Resource:
-        """Return what is there."""
+        """Return the version as a resource; raise ValueError if it is missing."""
         self.call("GetSchemaVersion", {"SchemaVersionId": version})
         return version, {"VersionId": version}
 
     def delete_version(self, version: str, _properties: Document) -> None:
-        """Delete it; a schema's first version stays until the schema goes."""
+        """Delete the version; a schema's first version stays until the schema goes."""
         found = self.call("GetSchemaVersion", {"SchemaVersionId": version})
         schema, number = {"SchemaArn": found["SchemaArn"]}, str(found["VersionNumber"])
         self.call("DeleteSchemaVersions", {"SchemaId": schema, "Versions": number})

@@ -42,20 +42,20 @@ from telemetry.errors import Rejected
 from telemetry.settings import AggregateSettings
 
 WINDOW_FULL = Rejected(f"window_full: the window has {MAX_READINGS} readings already")
-REFUSED_KEPT = 10  # records with refused metrics, of a device and batch, that quarantine keeps
+REFUSED_KEPT = 10  # records with refused metrics that go to quarantine, of each device and batch
 DEVICES_LOGGED = 10
 BY_MINUTE = (FOREIGN, *SETTLED, REFUSED, LEFT_OUT)
-Outcome = tuple[Record, Metric | None]
+Outcome = tuple[Record, Metric | None]  # a record and the metric that counts it; None: it failed
 METRIC_OF_FATE: dict[Fate | None, Metric | None] = {
     Fate.STORED: STORED,
     Fate.DUPLICATE: DUPLICATE,
     Fate.OVERFLOW: QUARANTINED,
-    None: None,  # it is delivered again
+    None: None,  # it couldn't be stored, and is delivered again
 }
 
 
 class RecordSink(Protocol):
-    """Takes records' bytes, each with what its partition key is made of; returns what it can't."""
+    """Puts records' bytes on the stream, each with its device id; returns those it couldn't put."""
 
     def put_lines(self, lines: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]: ...
 
@@ -70,11 +70,10 @@ def run(
 ) -> dict[str, Any]:
     """Store every reading of the batch; answer with the record to resume from, if any.
 
-    The readings of a bundle go back on the stream, where filters see each. Only then, and last of
-    all, what can't be a reading is quarantined. Both go only up to the first record that failed:
-    what comes after it is delivered again, and would be there twice. It would be counted twice,
-    too. So is a record of which only metrics are refused: its reading is stored, the rest waits
-    for a person.
+    The readings of a bundle go back on the stream, where event filters see each of them. After
+    that, records that aren't readings go to quarantine, and so do records with refused metrics,
+    whose readings are stored. Both steps stop before the first failed record: it and the records
+    after it are delivered again, and would be quarantined and counted twice.
     """
     pace.begin()
     decoded = stream.checked(stream.decode(event), windows.retention_ms)
@@ -102,7 +101,7 @@ def run(
     if failed:
         log.warning("some readings can't be stored now", extra={"failed": len(failed)})
     answer = stream.resume_from(records, [record.sequence_number for record in failed])
-    # in this minute, as the alarm needs it: it doesn't look at the one in which they were received
+    # counted in the present minute, where alarms look, not in the minute of receipt
     count(
         ReadingsConflicting=added.conflicts.total(),
         RecordsQuarantined=0 if unquarantined else len(bad),
@@ -117,9 +116,10 @@ def run(
 
 
 def _put_back(outcomes: Iterable[Outcome], sink: RecordSink, pace: Pace) -> list[Record]:
-    """Put the readings of bundles on the stream, bundle by bundle; the one that can't be now.
+    """Put the readings of bundles on the stream; return the first bundle that couldn't be put.
 
-    Sent again, they are duplicates. An invocation's time bounds how many bundles it does.
+    Readings that are sent again are duplicates. The pace limits how many bundles an invocation
+    puts.
     """
     for record, _ in outcomes:
         if record.bundle and (pace.is_over or sink.put_lines(stream.records_of(record))):
@@ -128,33 +128,33 @@ def _put_back(outcomes: Iterable[Outcome], sink: RecordSink, pace: Pace) -> list
 
 
 def _is_bad(record: Record, metric: Metric | None) -> bool:
-    """Whether a record goes to quarantine: a bundle only for what in it is no reading."""
+    """Return whether a record goes to quarantine; a bundle does if a document of it is refused."""
     return metric is QUARANTINED and (record.bundle is None or record.bundle.refused > 0)
 
 
 def _with_unreadable(records: Iterable[Record], added: Added) -> list[Record]:
-    """The same; those whose window this code can't read are rejected, as no retry stores them.
+    """Return the same records; those whose window this code can't read are rejected.
 
-    Newer code wrote the window, or it is damaged. Were they delivered again until the mapping gives
-    up, all devices of their shard would wait with them.
+    Newer code wrote the window, or it is damaged, so no retry can store them. If they were retried
+    until the mapping gives up, all devices of their shard would wait.
     """
     places = itertools.count()
-    told = []
+    marked = []
     for record in records:
         measured = record.reading and record.reading.metrics
         why = added.unreadable.get(next(places)) if measured else None
         if why:
             reason = f"window_unreadable: its window can't be read by this version: {why}"
             record = record._replace(rejected=Rejected(reason))  # noqa: PLW2901
-        told.append(record)
-    return told
+        marked.append(record)
+    return marked
 
 
 def _metrics_of(records: Sequence[Record], fates: Iterable[Fate | None]) -> list[Metric | None]:
-    """What each record counts as, from the fates of those that are readings.
+    """Return the metric that counts each record; `fates` are those of the records with metrics.
 
-    One of which nothing was measured brings nothing new, as a duplicate does. Of a bundle only what
-    is no reading counts.
+    A reading without a measurement brings nothing new, so it counts as a duplicate. A bundle counts
+    only for its refused documents.
     """
     of_readings = iter(fates)
     metrics: list[Metric | None] = []
@@ -170,22 +170,22 @@ def _metrics_of(records: Sequence[Record], fates: Iterable[Fate | None]) -> list
 
 
 def _first_of_each_device(records: Iterable[Record]) -> list[Record]:
-    """Of the records with refused metrics, so many of each device as tell what is wrong with it.
+    """Return each device's first REFUSED_KEPT records with refused metrics.
 
-    One that sends a wrong value sends more of them. The archive has all of their bytes.
+    They are enough to see what is wrong with the device. The archive has the bytes of all of them.
     """
     seen: Counter[str] = Counter()
-    found = []
+    first = []
     for record in records:
         if record.refused and record.reading:
             seen[record.reading.device_id] += 1
             if seen[record.reading.device_id] <= REFUSED_KEPT:
-                found.append(record)
-    return found
+                first.append(record)
+    return first
 
 
 def _refusals(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
-    """The refused metrics of records, as they are logged."""
+    """Return the refused metrics of records, in the form in which they are logged."""
     return [
         {
             "device_id": record.reading.device_id,
@@ -200,15 +200,15 @@ def _refusals(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
 
 
 def _until_first(failed: Iterable[Record], outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """What comes before the first failed record: the rest is delivered again."""
+    """Return the outcomes before the first failed record; the rest is delivered again."""
     stop = {record.sequence_number for record in failed}
     return list(itertools.takewhile(lambda each: each[0].sequence_number not in stop, outcomes))
 
 
 def _count_by_minute(outcomes: Iterable[Outcome]) -> None:
-    """Count each record in the minute in which it was received, as `ingest` counted it.
+    """Count each record in the minute of its receipt, in which `ingest` counted it.
 
-    A bundle is what in it is no reading: its readings count when they come as records.
+    Of a bundle, only refused documents count; its readings count when they come as records.
     """
     minutes: dict[int, Counter[Metric | None]] = {}
     for record, metric in outcomes:

@@ -1,8 +1,8 @@
 """Alert stage: join each breach on the stream into its episode.
 
-The mapping's filter, compiled from the rules, lets only breaches through. What isn't a reading is
-left to `aggregate`, which sees every record and quarantines it once; so is what came past `ingest`
-with a time that it wouldn't take.
+The mapping's filter, compiled from the rules, passes only breaches. This stage ignores records that
+aren't readings, and those that bypassed `ingest` with a time that `ingest` refuses: `aggregate`
+sees every record and quarantines them once.
 """
 
 import functools
@@ -33,8 +33,8 @@ def run(
 ) -> dict[str, Any]:
     """Join every breach of the batch; answer with the record to resume from, if any.
 
-    A breach of an episode that this code can't read goes to quarantine, up to that record: were it
-    delivered again until the mapping gives up, the alerts of all devices behind it would wait.
+    A breach of an episode that this code can't read goes to quarantine, if it comes before that
+    record. If it were retried until the mapping gives up, later alerts of all devices would wait.
     """
     records = stream.checked(stream.decode(event), retention_ms)
     breaches: dict[EpisodeKey, list[Breach]] = {}
@@ -71,7 +71,7 @@ def _put_aside(
     whys: Mapping[str, Rejected],
     quarantine: Quarantine,
 ) -> set[str]:
-    """Quarantine records before the first failed one; those that couldn't be, by their numbers."""
+    """Quarantine records before the first failed one; return the numbers of those it couldn't."""
     before = itertools.takewhile(lambda record: record.sequence_number not in failed, records)
     to_quarantine = [record for record in before if record.sequence_number in whys]
     entries = []

@@ -1,7 +1,7 @@
 """Dispatch stage: turn changes of the alerts table into notices on the queue.
 
-The table's stream is the outbox: `alert` writes only the table, and what it wrote gets here. The
-mapping's filter passes this region's own items whose change is worth a notice.
+The table's stream is the outbox: `alert` writes only the table, and its changes come here. The
+mapping's filter passes this region's own items whose change gets a notice.
 """
 
 import functools
@@ -24,9 +24,9 @@ from telemetry.settings import DispatchSettings
 def run(event: dict[str, Any], queue: Queue, quarantine: Quarantine) -> dict[str, Any]:
     """Queue a notice for every change; answer with the record to resume from, if any.
 
-    A change that this code can't read goes to quarantine, up to the record to resume from: were it
-    delivered again until the mapping gives up, all notices behind it would wait with it. Raises
-    Unavailable where nothing got done.
+    A change that this code can't read goes to quarantine, if it comes before that record. If it
+    were retried until the mapping gives up, all later notices would wait. Raise Unavailable if
+    nothing succeeded.
     """
     records = event["Records"]
     notices, rejected = _read(records)
@@ -53,7 +53,7 @@ def run(event: dict[str, Any], queue: Queue, quarantine: Quarantine) -> dict[str
 def _read(
     records: Sequence[dict[str, Any]],
 ) -> tuple[dict[int, Notice], dict[int, QuarantineEntry]]:
-    """The notices, and what is held of the records that have none; by place in the batch."""
+    """Return the notices, and quarantine entries for unreadable records, by place in the batch."""
     notices: dict[int, Notice] = {}
     rejected: dict[int, QuarantineEntry] = {}
     for place, record in enumerate(records):

@@ -25,10 +25,10 @@ def run(
     retention_ms: int,
     schemas: Schemas,
 ) -> dict[str, Any]:
-    """Answer with the messages that must come back: those of which a line found no place.
+    """Move each message's readings to the stream, its other lines to quarantine.
 
-    A reading's place is the stream; what isn't one goes to quarantine, once the readings beside
-    it are on the stream.
+    Answer with the messages that must come back, because a part of them couldn't be moved. A line
+    goes to quarantine only after the message's readings are on the stream.
     """
     failures: list[dict[str, str]] = []
     drained, quarantined, refused, left_out = 0, 0, 0, 0
@@ -36,10 +36,10 @@ def run(
         try:
             intake = contents(message, retention_ms, schemas)
         except Unavailable as error:
-            log.warning("a schema can't be had now", extra={"why": str(error)})
+            log.warning("a schema can't be fetched now", extra={"why": str(error)})
             failures.append({"itemIdentifier": message["messageId"]})
             continue
-        # whatever is wrong with one message, the others beside it go on
+        # one message must not stop the others
         except Exception:  # noqa: BLE001
             log.exception("a message can't be read", extra={"id": message["messageId"]})
             failures.append({"itemIdentifier": message["messageId"]})
@@ -63,9 +63,9 @@ def run(
 
 
 def contents(message: dict[str, Any], retention_ms: int, schemas: Schemas) -> Intake:
-    """What an SQS message brings: readings that overflowed, or what a device published.
+    """Return the content of an SQS message: overflowed readings, or a device's MQTT message.
 
-    Raises Unavailable where the schema of what was published can't be had now.
+    Raise Unavailable if the schema of an MQTT message can't be fetched now.
     """
     published = mqtt.of_overflow(message["body"], sent_at_ms(message))
     if published is not None:

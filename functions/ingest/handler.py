@@ -1,7 +1,7 @@
-"""Ingest stage: take readings, put the valid ones on the stream, answer for the rest.
+"""Ingest stage: accept readings, put the valid ones on the stream, refuse the rest in the answer.
 
-They come over HTTPS, or in batches over MQTT, where there is no answer: what is refused then goes
-to quarantine.
+Readings come over HTTPS, or in batches over MQTT. MQTT has no answer, so a message with something
+refused goes to quarantine.
 """
 
 import functools
@@ -31,20 +31,20 @@ from telemetry.domain.reading import Reading
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import IngestSettings
 
-# InfluxDB's, for fleets that come from there: docs/influx.md
+# InfluxDB's API, for fleets that wrote to InfluxDB before: docs/influx.md
 INFLUX_ROUTES = ("/write", "/api/v2/write", "/query", "/ping")
-HTTPS, INFLUX = "https", "line protocol"  # how what is refused came, in the log
+HTTPS, INFLUX = "https", "line protocol"  # the way in, for the log of refusals
 ROUTES = ("/devices/{device_id}/readings", "/readings", *INFLUX_ROUTES)
 
 
 class ReadingSink(Protocol):
-    """Takes readings; returns those it could not take."""
+    """Takes readings; returns those it couldn't take."""
 
     def put(self, readings: list[Reading]) -> list[Reading]: ...
 
 
 class QuarantineSink(Protocol):
-    """QuarantineSink what isn't a reading; whether it could."""
+    """Takes quarantine entries; returns whether it could."""
 
     def keep(self, entries: Sequence[QuarantineEntry]) -> bool: ...
 
@@ -97,7 +97,7 @@ def run_influx(
     overflow: ReadingSink,
     trace_id: str | None = None,
 ) -> dict[str, Any]:
-    """The same for InfluxDB's line protocol, answered as InfluxDB does."""
+    """Accept InfluxDB's line protocol, and answer as InfluxDB does; otherwise as `run`."""
     # only these requests pay for the import
     from telemetry.aws import influx_api  # noqa: PLC0415
     from telemetry.domain.influx_mapping import judge_batch  # noqa: PLC0415
@@ -137,15 +137,15 @@ def run_influx(
 def _keep(
     admission: Admission, refused: int, now_ms: int, stream: ReadingSink, overflow: ReadingSink
 ) -> list[Reading]:
-    """Put readings on the stream, else in the overflow queue; those that neither took.
+    """Put readings on the stream, or else in the overflow queue; return those neither took.
 
-    `refused` is how many documents weren't intake.
+    `refused` is the number of refused documents, to be counted.
     """
     readings = admission.readings
     left = stream.put(readings)
     lost = overflow.put(left) if left else []
     count_at(
-        now_ms,  # the readings carry the same, so their minute balances
+        now_ms,  # the readings have the same stamp, so the counts of the minute balance
         ReadingsAccepted=len(readings) - len(lost),
         ReadingsRejected=refused,
         ReadingsOverflowed=len(left) - len(lost),
@@ -153,8 +153,8 @@ def _keep(
         MetricsLeftOut=admission.left_out,
     )
     if lost:
-        what = "neither the stream nor the overflow queue took readings"
-        log.error(what, extra={"lost": len(lost)})
+        message = "neither the stream nor the overflow queue took readings"
+        log.error(message, extra={"lost": len(lost)})
     return lost
 
 
@@ -167,10 +167,10 @@ def run_message(
     schemas: Schemas,
     trace_id: str | None = None,
 ) -> None:
-    """Find a place for all of a message that an IoT rule brings; raises Unavailable.
+    """Store all parts of a message from an IoT rule; raise Unavailable if one can't be stored.
 
-    Lambda then tries again, and gives the message to the overflow queue in the end. Counted is
-    what found a place: at the next try it is a duplicate.
+    Lambda then retries, and finally sends the message to the overflow queue. The parts that were
+    stored are counted; a retry makes duplicates of them.
     """
     message = mqtt.of_event(event)
     intake = mqtt.take(message, retention_ms, "ingest", schemas, trace_id)
@@ -194,7 +194,7 @@ def run_message(
 
 
 def _unavailable(admission: Admission, lost: list[Reading], trace_id: str | None) -> dict[str, Any]:
-    """503, with the readings that the device must send again; the others it must not."""
+    """Return 503 with `not_taken`, the readings that the device must send again."""
     missing = {id(reading) for reading in lost}
     not_taken = [
         index
@@ -214,10 +214,10 @@ def _unavailable(admission: Admission, lost: list[Reading], trace_id: str | None
 
 @functools.cache
 def wired() -> tuple[int, Stream, Overflow, Appender, Schemas]:
-    """Made once per execution environment.
+    """Make the collaborators, once per execution environment.
 
-    Stream and Queue try again themselves, so their clients don't: 9 s for a stream that hangs and
-    9 s for the queue are within this function's time.
+    Stream and Queue retry by themselves, so their clients don't: 9 s for a stream that hangs and
+    9 s for the queue are within this function's timeout.
     """
     settings = IngestSettings.read(os.environ)
     return (

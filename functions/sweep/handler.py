@@ -1,7 +1,7 @@
 """Sweep stage: every minute, clear the episodes whose devices have recovered.
 
-`alert` can't: its mapping's filter lets only breaches through. The reading that ends an episode is
-in the windows.
+`alert` can't do this, because its mapping's filter passes only breaches. The reading that ends an
+episode is in the windows.
 """
 
 import functools
@@ -22,11 +22,11 @@ from telemetry.domain.times import MINUTE_MS, minute_of
 from telemetry.errors import Unavailable
 from telemetry.settings import SweepSettings
 
-# Of the function's time, to finish in; the next minute goes on. A device's query may take 11 s
-# where the table hangs: two attempts of 5 s (`telemetry.aws.clients`).
+# Time that is left to finish; the next minute's sweep goes on. A device's query may take 11 s if
+# the table hangs: two attempts of 5 s (`telemetry.aws.clients`).
 SPARE_MS = 15_000
 ATTEMPTS = 2
-SKIPPED_TOLD = 20  # lines of a sweep's log; the rest is counted
+SKIPPED_LOGGED = 20  # log lines about skipped episodes in a sweep; the rest is counted
 
 OpenEpisodes = Callable[[int], Iterable[StoredEpisode | UnreadableEpisode]]
 
@@ -39,12 +39,12 @@ def run(
     alerts: Alerts,
     remaining_ms: Callable[[], int],
 ) -> dict[str, int]:
-    """Clear every open episode of this region whose device has recovered; say how many.
+    """Clear every open episode of this region whose device has recovered; return the counts.
 
-    `open_episodes` lists them from a bucket on: from another each minute, so that none is always
-    the last where there are more than one invocation gets through. An episode that can't be looked
-    at is told and skipped: the others don't wait for it. Raises Unavailable where not one could be
-    looked at, or where what was found can't be written.
+    `open_episodes` lists them from a given bucket on. Each minute begins with another bucket, so
+    that each gets its turn if there are more episodes than an invocation can do. An episode that
+    can't be checked is logged and skipped. Raise Unavailable if none could be checked, or if a
+    recovery couldn't be written.
     """
     sweep = Sweep(now_ms, {rule.name: rule for rule in rules}, windows, alerts, remaining_ms)
     for found in open_episodes(now_ms // MINUTE_MS % BUCKETS):
@@ -53,8 +53,8 @@ def run(
             break
         sweep.look(found)
     sweep.clear()
-    if sweep.unreadable > SKIPPED_TOLD:
-        more = sweep.unreadable - SKIPPED_TOLD
+    if sweep.unreadable > SKIPPED_LOGGED:
+        more = sweep.unreadable - SKIPPED_LOGGED
         log.error("more open episodes can't be looked at", extra={"left_out": more})
     count(
         EpisodesCleared=sweep.cleared, EpisodesSwept=sweep.seen, EpisodesUnreadable=sweep.unreadable
@@ -86,12 +86,12 @@ class Sweep:
         self.seen = self.cleared = self.unreadable = self.unwritten = 0
 
     def counts(self) -> dict[str, int]:
-        """How many episodes were seen and cleared, and how many of them couldn't be looked at."""
-        told = {"seen": self.seen, "cleared": self.cleared}
-        return told | ({"unreadable": self.unreadable} if self.unreadable else {})
+        """Return how many episodes were seen and cleared, and how many couldn't be checked."""
+        counts = {"seen": self.seen, "cleared": self.cleared}
+        return counts | ({"unreadable": self.unreadable} if self.unreadable else {})
 
     def look(self, found: StoredEpisode | UnreadableEpisode) -> None:
-        """Note when an episode ended, if it did; clear what was noted once a call is full."""
+        """Note an episode to clear if it has ended; clear the noted ones once a call is full."""
         self.seen += 1
         if isinstance(found, UnreadableEpisode):
             self._skip(found.key, found.why)
@@ -102,12 +102,12 @@ class Sweep:
                 self._note(found, None, self._recovered(found, rule))
             elif is_rule_gone(found.episode, self._now_ms):
                 self._note(found, RULE_REMOVED, self._now_ms)
-        # whatever is wrong with one device's windows: the other devices' episodes end all the same
+        # one device's windows must not keep other devices' episodes from ending
         except Exception as error:  # noqa: BLE001
             self._skip(found.key, str(error) or repr(error))
 
     def clear(self) -> None:
-        """Clear what was noted; what couldn't be written is still open in a minute."""
+        """Clear the noted episodes; those that can't be written stay open for the next sweep."""
         for ended_by, instants in self._to_clear.items():
             if not instants:
                 continue
@@ -117,9 +117,9 @@ class Sweep:
             for key, result in changed.items():
                 if result.change == "cleared" and result.state:
                     self.cleared += 1
-                    told = {"device_id": key.device_id, "rule": key.rule}
-                    log.info("episode cleared", extra={**told, "ended_by": result.state.reason})
-                    link("clear", [result.state.trace_id], **told)
+                    fields = {"device_id": key.device_id, "rule": key.rule}
+                    log.info("episode cleared", extra={**fields, "ended_by": result.state.reason})
+                    link("clear", [result.state.trace_id], **fields)
 
     def _note(self, found: StoredEpisode, ended_by: str | None, at_ms: int | None) -> None:
         instants = self._to_clear[ended_by]
@@ -129,15 +129,15 @@ class Sweep:
             self.clear()
 
     def _skip(self, key: EpisodeKey | None, why: str) -> None:
-        """Tell what can't be looked at, and clear what was noted before time is up."""
+        """Log an episode that can't be checked, and clear the noted ones while there is time."""
         self.unreadable += 1
-        if self.unreadable <= SKIPPED_TOLD:
+        if self.unreadable <= SKIPPED_LOGGED:
             named = key._asdict() if key else {}
             log.error("an open episode can't be looked at", extra={**named, "why": why})
         self.clear()
 
     def _recovered(self, found: StoredEpisode, rule: Rule) -> int | None:
-        """When the device recovered, if it did: as of the first window that tells."""
+        """Return when the device recovered (epoch ms), None if no window shows it."""
         last_ms = found.episode.last_breach_ms
         device_id, from_ms = found.key.device_id, minute_of(last_ms)
         for minute_ms, window in self._windows.between(device_id, from_ms, self._now_ms + 1):

@@ -15,7 +15,7 @@ END_SECONDS_MAX = 10
 
 
 class Watched:
-    """A namespace of a test's own, with an alarm on it."""
+    """A test's own namespace, with an alarm on it."""
 
     def __init__(self, endpoint: str) -> None:
         self.client: Any = boto3.client("cloudwatch", endpoint_url=endpoint)
@@ -69,7 +69,7 @@ def test_an_alarm_waits_for_its_number_of_breaching_periods(watched: Watched) ->
     assert watched.state == "OK"
 
 
-def test_a_query_finds_its_metrics_whatever_other_dimensions_they_have(watched: Watched) -> None:
+def test_a_query_finds_its_metrics_with_any_other_dimensions(watched: Watched) -> None:
     query = watched.query(" WHERE RuleName = 'reading'")
     metrics = [{"Id": "lost", "Expression": query, "Period": 60, "ReturnData": True}]
     watched.alarm(Metrics=metrics)

@@ -1,4 +1,4 @@
-"""What the embedded API Gateway makes of an imported description: models, answers to errors."""
+"""The embedded API Gateway's import of a description: models, and answers to errors."""
 
 import json
 import time
@@ -106,7 +106,7 @@ def test_an_api_whose_validation_an_import_would_change_is_not_created(
     ) in api.reasons()
 
 
-def test_a_model_that_validates_nothing_is_imported_without_what_an_import_loses(
+def test_a_model_that_validates_nothing_is_imported_without_the_lost_keywords(
     embedded_endpoint: str,
     aws_environment: None,  # noqa: ARG001
 ) -> None:

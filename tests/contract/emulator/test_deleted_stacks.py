@@ -1,4 +1,4 @@
-"""What the embedded CloudFormation knows of a deleted stack."""
+"""The embedded CloudFormation's answers about a deleted stack."""
 
 import uuid
 
@@ -14,7 +14,7 @@ def stacks(embedded_endpoint: str, aws_environment: None) -> Stacks:  # noqa: AR
 
 
 def queues() -> Document:
-    """A queue that a stack leaves, and one that it doesn't."""
+    """Return the resources of a stack: a retained queue and one that is deleted."""
     queue = {"Type": "AWS::SQS::Queue"}
     return {"Kept": queue | {"DeletionPolicy": "RetainExceptOnCreate"}, "Other": queue}
 

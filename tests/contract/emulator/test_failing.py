@@ -1,4 +1,4 @@
-"""How functions fail: as Lambda's runtime reports it, and what becomes of their process."""
+"""Failures of functions: the error that Lambda's runtime reports, and the process afterwards."""
 
 import io
 import json
@@ -24,7 +24,7 @@ def handler(event, _):
 
 @pytest.fixture
 def function(embedded_endpoint: str, aws_environment: None) -> Any:  # noqa: ARG001
-    """Invokes a function of the test's own with an event; its error's type and message."""
+    """Invoke the test's own function with an event; return its error's type and message."""
     account, code = Account(embedded_endpoint), io.BytesIO()
     with zipfile.ZipFile(code, "w") as archive:
         archive.writestr("index.py", CODE)

@@ -1,8 +1,8 @@
-"""Each gap that `emulator.gaps` closes is still there when it is left open.
+"""Each gap that `emulator.gaps` closes exists in the unchanged emulator.
 
-A test that fails here says that a newer emulator does something by itself: then what closes that
-gap can go. One embedded AWS with every gap left open serves them all; what can't be seen from
-outside is looked at in the emulator's own interpreter.
+If a test fails here, a newer emulator has closed the gap itself, and the module of that gap can be
+deleted. All tests use one embedded AWS without any module of `emulator.gaps`. Gaps that aren't
+visible from outside are tested in the emulator's own interpreter.
 """
 
 import gzip
@@ -81,7 +81,7 @@ print(json.dumps(facts))
 
 
 def shows(*gaps: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Say which gaps a test shows."""
+    """Mark a test with the gaps that it shows."""
 
     def note(test: Callable[..., None]) -> Callable[..., None]:
         SHOWN.update(gaps)
@@ -95,7 +95,7 @@ SHOWN: set[str] = set()
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    """Address of an embedded AWS with every gap left open."""
+    """The URL of an embedded AWS with every gap left open."""
     own = unused("gaps")
     own.create()
     aws = embedded.start(
@@ -110,7 +110,7 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def inside() -> dict[str, bool]:
-    """What is seen in the emulator's own interpreter."""
+    """Facts that a program finds out in the emulator's own interpreter."""
     command = [str(tool("aws", "python")), "-I", "-c", INSIDE]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
     facts: dict[str, bool] = json.loads(ran.stdout.splitlines()[-1])
@@ -537,7 +537,8 @@ def test_a_well_known_key_is_the_roots_with_any_signature(
 
 @shows("origins")
 def test_every_page_may_send_requests_and_read_answers(
-    endpoint: str, aws_environment: None
+    endpoint: str,
+    aws_environment: None,  # noqa: ARG001
 ) -> None:
     place = Place(endpoint)
     answer = place.send(place.signed(), Origin="https://evil.example")

@@ -1,4 +1,4 @@
-"""Import change sets in the embedded CloudFormation: what they adopt, and what they refuse."""
+"""Import change sets in the embedded CloudFormation: adopted resources, and refusals."""
 
 import json
 import uuid
@@ -36,7 +36,7 @@ class Import:
         self.entries.append(entry | {"ResourceIdentifier": identifier})
 
     def create(self, **options: Any) -> Document:
-        """Create the change set; return it as it is described."""
+        """Create the change set; return its description."""
         body = {"Resources": self.resources} | options.pop("sections", {})
         request = {"StackName": self.name, "ChangeSetName": "adopt", "ChangeSetType": "IMPORT"}
         made = self.stacks.formation.create_change_set(
@@ -53,14 +53,14 @@ class Import:
         return self.stacks.ended(change_set["StackId"])
 
     def refused(self, **options: Any) -> str:
-        """Why it isn't created."""
+        """Return the reason why it isn't created."""
         with pytest.raises(ClientError) as caught:
             self.create(**options)
         return str(caught.value)
 
 
 def left_behind(stacks: Stacks) -> Import:
-    """What an old stack left of each type, to be imported."""
+    """Return an import of existing resources, one of each type."""
     name, wanted = f"left-{uuid.uuid4().hex[:8]}", Import(stacks)
     table = ATTRIBUTES | {"TableName": name, "Replicas": [{"Region": "us-east-1"}]}
     stacks.client("dynamodb").create_table(TableName=name, **ATTRIBUTES)
@@ -128,7 +128,7 @@ def test_a_stack_is_made_of_existing_resources_and_an_update_adds_the_rest(
 
 
 def imports_of_one(stacks: Stacks) -> Import:
-    """An import of a table that is there."""
+    """Return an import of an existing table."""
     name, wanted = f"left-{uuid.uuid4().hex[:8]}", Import(stacks)
     stacks.client("dynamodb").create_table(TableName=name, **ATTRIBUTES)
     table = ATTRIBUTES | {"TableName": name, "Replicas": [{"Region": "us-east-1"}]}

@@ -1,4 +1,4 @@
-"""The broker, over TLS on loopback, with a client that isn't ours: what it takes and refuses."""
+"""Messages and connections that the broker accepts and refuses, with a third-party client."""
 
 import asyncio
 import signal
@@ -162,7 +162,7 @@ def test_a_device_without_a_subscription_gets_no_answer_and_stays_connected(
     asks(b"{}")
     assert eventually(lambda: len(site.asked) == 1)
     device.subscribes(("$aws/certificates/create/json/+", 0))
-    asks(b"")  # nobody answers that
+    asks(b"")  # no service answers that
     assert eventually(lambda: len(site.asked) == 2)
     site.is_away = True
     asks(b"{}")
@@ -267,7 +267,7 @@ def test_the_newer_connection_of_a_client_id_wins(site: Site, device: Device) ->
     newer.client.publish("pump-1/a", b"1", qos=1).wait_for_publish(SECONDS_MAX)
     newest = Device(site, "pump-1", site.knows("pump-1")).connect()
     newest.sees("Success")
-    newer.sees("Success", "disconnected")  # the end of the first didn't make it forgotten
+    newer.sees("Success", "disconnected")  # the end of the first connection didn't drop it
     newest.end()
     newer.end()
 
@@ -287,7 +287,7 @@ def test_a_ping_is_answered(site: Site) -> None:
     [
         (b"\xc0\x00", b""),  # a ping before CONNECT
         (b"\x30\x0a\x00\x08pump-1/a", b""),  # a message before it
-        (b"\x20" + CONNECT[1:], b""),  # what a CONNECT says, in another packet
+        (b"\x20" + CONNECT[1:], b""),  # the body of a CONNECT in another packet
         (CONNECT + CONNECT, CONNACK),  # twice
         (CONNECT + b"\xf0\x00", CONNACK),  # MQTT 5's AUTH
         (b"\x10\x1e\x00\x04MQTT\x04\x06\x00\x3c\x00\x06pump-1\x00\x01#\x00\x07nothing", b""),
@@ -345,11 +345,13 @@ def test_a_client_without_a_certificate_of_this_authority_gets_no_connection(
     ):
         started = time.monotonic()
         try:
-            answer = secure.recv(1)  # with TLS 1.3 a client hears of it after its handshake
+            answer = secure.recv(1)  # with TLS 1.3 a client gets the refusal after its handshake
         except OSError:
             answer = b""
         assert answer == b""
-        assert time.monotonic() - started < CONNECT_SECONDS_MAX / 2  # by TLS, not by patience
+        assert (
+            time.monotonic() - started < CONNECT_SECONDS_MAX / 2
+        )  # TLS refused it, not the timeout
     assert site.taken == []
 
 

@@ -1,6 +1,6 @@
-"""What the broker takes and refuses at CONNECT, and what it says that there is.
+"""CONNECT: what the broker accepts and refuses, and the properties of its CONNACK.
 
-Faults that Eclipse paho's interoperability suite shows are here, and in test_mqtt_sessions.py.
+Faults found by Eclipse paho's interoperability suite are tested here and in test_mqtt_sessions.py.
 """
 
 import uuid
@@ -56,7 +56,7 @@ def test_a_will_that_could_not_be_published_is_refused_at_once(
 ) -> None:
     device = with_will(site, version, topic, **options)
     assert eventually(lambda: "disconnected" in device.seen)
-    # 3.1.1 has a word for what isn't allowed, and none for the rest
+    # 3.1.1 has a return code for a missing permission, and none for other refusals
     heard = [reason] if version == V5 or reason == "Not authorized" else []
     assert device.seen == [*heard, "disconnected"]
     reported = "a client that isn't connected yet is disconnected: its will: "
@@ -123,7 +123,7 @@ def test_a_will_is_retained_if_the_policy_allows_it(site: Site) -> None:
     other.end()
 
 
-# Who it is
+# Protocols and client ids
 
 
 def text(value: str) -> bytes:
@@ -140,7 +140,7 @@ def test_another_protocol_is_refused(site: Site, name: str, level: int) -> None:
         connection.sendall(b"\x10" + bytes([len(body)]) + body)
         answer = b"".join(iter(lambda: received(connection), b""))
     assert answer == b"\x20\x02\x00\x01"  # unacceptable protocol version
-    assert site.forgotten == []  # nobody asked who that is
+    assert site.forgotten == []  # its certificate wasn't looked up
 
 
 def test_another_version_of_mqtt_is_refused(site: Site) -> None:
@@ -190,7 +190,7 @@ def test_without_an_id_version_3_1_1_gets_one_unless_its_session_is_persistent(
 
 
 def raw_of(site: Site) -> Any:
-    """A raw connection that keeps what its device is allowed."""
+    """A raw connection whose device keeps its permissions."""
     allowed = dict(site.known)
     connection = raw(site)
     site.known.update(allowed)
@@ -224,7 +224,7 @@ def test_a_client_with_an_authentication_method_is_refused(site: Site) -> None:
     device.end()
 
 
-# What there is
+# Properties of CONNACK
 
 
 @pytest.mark.parametrize(("asked", "seconds"), [(5, 30), (0, 1200), (60, 60)])
@@ -250,7 +250,7 @@ def test_version_5_gets_awss_properties_in_connack(site: Site, asked: int, secon
     }
 
 
-# What version 5 hears when its connection ends
+# Reasons that version 5 gets when its connection ends
 
 CONNECT_5 = b"\x10\x13\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x06pump-1"
 SUBACK = b"\x90\x04\x00\x01\x00"
@@ -263,13 +263,13 @@ SUBACK = b"\x90\x04\x00\x01\x00"
         (b"\xf0\x00", 0x82),  # AUTH
         (b"\x50\x02\x00\x01", 0x82),  # PUBREC
         (b"\x20\x02\x00\x00", 0x82),  # a server's packet
-        (b"\xc0\x01\x00", 0x82),  # a ping that says something
+        (b"\xc0\x01\x00", 0x82),  # a ping with a body
         (b"\x36\x0d\x00\x08pump-1/a\x00\x01\x00", 0x81),  # QoS 3
         (b"\x34\x0d\x00\x08pump-1/a\x00\x01\x00", 0x9B),  # QoS 2
         (b"\x32\x0d\x00\x08pump-1/a\x00\x00\x00", 0x82),  # packet id 0
         (b"\x30\x06\x00\x00\x03\x23\x00\x00", 0x94),  # topic alias 0
-        (b"\x30\x06\x00\x00\x03\x23\x00\x09", 0x94),  # and one of more than there are
-        (b"\x30\x06\x00\x00\x03\x23\x00\x01", 0x82),  # one that stands for nothing
+        (b"\x30\x06\x00\x00\x03\x23\x00\x09", 0x94),  # a topic alias above the maximum
+        (b"\x30\x06\x00\x00\x03\x23\x00\x01", 0x82),  # a topic alias without a topic
         (b"\x30\x03\x00\x00\x00", 0x82),  # no topic
         (b"\x30\x06\x00\x03a/+\x00", 0x90),
         (b"\x80\x08\x00\x01\x00\x00\x02pa\x01", 0x81),  # flags
@@ -278,8 +278,11 @@ SUBACK = b"\x90\x04\x00\x01\x00"
         (b"\x82\x0c\x00\x01\x00\x00\x06$share\x43", 0x81),  # reserved options
         (b"\x82\x0f\x00\x01\x00\x00\x09$share/g/\x01", 0x8F),
         (b"\x82\x12\x00\x01\x00\x00\x0c$share/g/pum\x05", 0x82),  # no local, shared
-        (b"\x82\x03\x00\x01\x00", 0x82),  # of nothing
-        (b"\xe0\x07\x00\x05\x11\x00\x00\x00\x05", 0x82),  # a session after all
+        (b"\x82\x03\x00\x01\x00", 0x82),  # without a topic filter
+        (
+            b"\xe0\x07\x00\x05\x11\x00\x00\x00\x05",
+            0x82,
+        ),  # asks for a session that CONNECT didn't ask for
         (b"\x30\xff\xff\x7f", 0x95),  # longer than any packet may be
     ],
 )

@@ -1,4 +1,4 @@
-"""What the broker sends a client: how much at once, to whom of a group, and after it was away."""
+"""Messages from the broker to clients: flow control, groups, and sessions after a reconnect."""
 
 import time
 from collections import Counter
@@ -16,7 +16,7 @@ from tests.contract.emulator.brokers import SECONDS_MAX, Device, Site, eventuall
 
 V311, V5 = MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5
 QUIET_SECONDS = 0.3
-"""How long nothing may come for a test to believe that nothing does."""
+"""How long a test waits before it concludes that no message comes."""
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def told(kind: int, **values: Any) -> Properties:
 
 
 def asking(**values: Any) -> dict[str, Any]:
-    """How a device of version 5 connects that asks for something."""
+    """Return the options with which a device of version 5 connects and asks for something."""
     return {"protocol": V5, "properties": told(PacketTypes.CONNECT, **values)}
 
 
@@ -51,7 +51,7 @@ def test_a_client_has_no_more_unacknowledged_messages_than_its_receive_maximum(
     slow.gets(b"0", b"1")
     time.sleep(QUIET_SECONDS)
     slow.gets(b"0", b"1")
-    sender.client.publish("pump-1/a", b"at most once", qos=0)  # which isn't counted
+    sender.client.publish("pump-1/a", b"at most once", qos=0)  # QoS 0 doesn't count
     slow.gets(b"0", b"1", b"at most once")
     slow.client.ack(slow.messages[1].mid, 1)
     slow.gets(b"0", b"1", b"at most once", b"2")
@@ -131,7 +131,9 @@ def test_a_group_shares_messages_and_each_goes_to_one_of_its_members(
         each.gets(*sent)
     assert eventually(lambda: sum(len(each.got) for each in members) == len(sent))
     assert Counter(payload for each in members for payload in each.payloads) == Counter(sent)
-    assert all(each.got for each in members)  # 3 in 10^10 that one had no luck
+    assert all(
+        each.got for each in members
+    )  # a member without a message has a probability of 3 in 10^10
     assert {topic for each in members for topic, *_ in each.got} == {"pump-1/a"}
     members[0].end()
     members[1].client.unsubscribe("$share/g/pump-1/#")
@@ -198,7 +200,7 @@ def test_more_topic_filters_than_eight_at_once_and_fifty_in_all_are_refused(site
     assert again.reason == "Quota exceeded"
 
 
-# Topic aliases, and what else a message says
+# Topic aliases, and properties of messages
 
 
 def test_an_alias_stands_for_a_topic_on_its_connection(site: Site, sender: Device) -> None:
@@ -248,7 +250,7 @@ def test_a_messages_properties_are_passed_on_to_subscribers(site: Site, sender: 
     (message,) = new.messages
     assert message.properties is not None
     found = message.properties.json()  # type: ignore[no-untyped-call]
-    assert found.pop("MessageExpiryInterval") in range(90, 100)  # the time that it has left
+    assert found.pop("MessageExpiryInterval") in range(90, 100)  # the remaining time
     assert found == {
         "PayloadFormatIndicator": 1,
         "ContentType": "text",
@@ -275,7 +277,7 @@ def test_a_message_is_retained_if_the_policy_allows_it_until_an_empty_one_comes(
     for payload in (b"old", b"new"):
         sender.publishes("pump-1/a", payload, retain=True)
     for each in (live, plain):
-        each.gets(b"old", b"new")  # no filter with a wildcard gets what is retained, as on AWS
+        each.gets(b"old", b"new")  # as on AWS, a filter with a wildcard gets no retained message
     assert [message.retain for message in live.messages] == [True, True]
     assert [message.retain for message in plain.messages] == [False, False]
     late = site.device("pump-4", protocol=V5)
@@ -309,7 +311,7 @@ def test_retaining_needs_permission_and_a_topic_that_is_not_awss_own(site: Site)
     assert (site.taken, site.asked) == ([], [])
 
 
-# Sessions that last
+# Persistent sessions
 
 LASTING: list[dict[str, Any]] = [
     {"protocol": V311, "clean_session": False},
@@ -318,7 +320,7 @@ LASTING: list[dict[str, Any]] = [
 
 
 def session_present(device: Device) -> list[bool]:
-    """Whether its session was there, at each connection to come."""
+    """Collect, for each further connection, whether its session was present."""
     found: list[bool] = []
     on_connect = device.client.on_connect
 
@@ -332,7 +334,7 @@ def session_present(device: Device) -> list[bool]:
 
 
 def returning(site: Site, name: str, options: dict[str, Any]) -> tuple[Device, bool]:
-    """A device that connects again, and whether its session was there."""
+    """Return a device that connects again, and whether its session was present."""
     rest = dict(options)
     connecting = {each: rest.pop(each) for each in ("properties", "clean_start") if each in rest}
     device = Device(site, name, site.knows(name), **rest)

@@ -1,4 +1,4 @@
-"""Nested stacks in the embedded AWS: transformed, rolled back and deleted as a root is."""
+"""Nested stacks in the embedded AWS are transformed, rolled back and deleted like root stacks."""
 
 import io
 import json
@@ -16,7 +16,7 @@ ALL_CAPABILITIES = ("CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND")
 
 
 class Account(Formation):
-    """What the tests use of the embedded AWS; every name in it ends with a suffix of its own."""
+    """The embedded AWS for these tests; every name in it ends with a unique suffix."""
 
     def __init__(self, endpoint: str) -> None:
         self.suffix = uuid.uuid4().hex[:8]
@@ -58,27 +58,27 @@ class Account(Formation):
         return self.ended(self.physical(stack, logical_id))
 
     def physical(self, stack: Document, logical_id: str) -> str:
-        """The id of what a stack made."""
+        """Return the physical id of a stack's resource."""
         return str(self.event(stack, logical_id, "PhysicalResourceId"))
 
     def event(self, stack: Document, logical_id: str, key: str) -> Any:
-        """What the newest event of a resource says that says it at all."""
+        """Return the reason in a resource's newest event that has one."""
         events = self.events(stack)
         return next(e[key] for e in events if e["LogicalResourceId"] == logical_id and e.get(key))
 
     def events(self, stack: Document) -> list[Document]:
-        """What happened to a stack, the newest first."""
+        """Return a stack's events, newest first."""
         listed = self.formation.describe_stack_events(StackName=stack["StackId"])
         events: list[Document] = listed["StackEvents"]
         return events
 
     def resources(self, stack: Document) -> set[str]:
-        """The logical ids of what a stack has."""
+        """Return the logical ids of a stack's resources."""
         listed = self.formation.list_stack_resources(StackName=stack["StackId"])
         return {each["LogicalResourceId"] for each in listed["StackResourceSummaries"]}
 
     def named(self, name: str) -> str:
-        """A name that no other test has."""
+        """Return a name that is unique to this test."""
         return f"{name}-{self.suffix}"
 
     def queue(self, name: str, **attributes: Any) -> Document:
@@ -110,7 +110,7 @@ def template(**resources: Document) -> Document:
 
 
 def failing(*depends_on: str) -> Document:
-    """A resource that can't be made: its name is a parameter that isn't there."""
+    """Return a resource whose creation fails: its name is a missing SSM parameter."""
     return {
         "Type": "AWS::SQS::Queue",
         "DependsOn": list(depends_on),
@@ -183,7 +183,7 @@ def test_the_parent_must_acknowledge_the_capabilities_of_a_nested_transform(
 
 
 def conditional(account: Account) -> Document:
-    """A template whose queue "more" is there if it is told so."""
+    """Return a template with a queue "more" that depends on a parameter."""
     child = template(Own=account.queue("own"), More=account.queue("more", Condition="HasMore"))
     child["Parameters"] = {"Mode": {"Type": "String", "Default": "few"}}
     child["Conditions"] = {"HasMore": {"Fn::Equals": [{"Ref": "Mode"}, "many"]}}
@@ -267,7 +267,7 @@ def test_a_child_that_fails_rolls_back_then_its_parent_does(account: Account) ->
     stack = account.create(template(Before=account.queue("before"), Child=account.nested(child)))
     assert stack["StackStatus"] == "ROLLBACK_COMPLETE"
     there = [n for n in ("before", "gone", "late", "kept") if account.has_queue(n)]
-    assert there == ["kept"]  # by Retain alone: a roll-back isn't a delete
+    assert there == ["kept"]  # only by Retain: a rollback isn't a deletion
     reason = account.event(stack, "Child", "ResourceStatusReason")
     assert reason.startswith("Embedded stack arn:aws:cloudformation:us-east-1:")
     assert reason.endswith(
@@ -287,7 +287,7 @@ def test_without_a_roll_back_a_failed_child_stays_as_it_is_until_its_parent_goes
 
 
 def test_a_created_child_is_deleted_with_its_failed_parent(account: Account) -> None:
-    """That AWS takes this for no roll-back of the child's creation is a reading, not documented."""
+    """It is inferred that AWS doesn't treat this as a rollback of the child's creation."""
     child = template(
         Late=account.queue("late", DeletionPolicy="RetainExceptOnCreate"), Own=account.queue("own")
     )
@@ -316,7 +316,7 @@ def test_a_child_whose_siblings_update_fails_is_rolled_back_too(account: Account
 
 
 def message_in(account: Account, name: str) -> bool:
-    """Whether the message is in a queue that was sent to it."""
+    """Return whether the message that was sent to a queue is still in it."""
     url = account.sqs.get_queue_url(QueueName=account.named(name))["QueueUrl"]
     counted = account.sqs.get_queue_attributes(
         QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"]
@@ -482,7 +482,7 @@ def test_a_nested_stack_shows_its_parent_and_its_root(account: Account) -> None:
 
 
 def test_a_template_shows_awss_addresses_of_its_nested_templates(account: Account) -> None:
-    """`sam delete` looks there for what `sam deploy` uploaded to the address that it was given."""
+    """`sam delete` reads these addresses to find the templates that `sam deploy` uploaded."""
     nested = account.nested(template(Own=account.queue("own")))
     on_aws = nested["Properties"]["TemplateURL"]
     here = on_aws.replace("https://s3.us-east-1.amazonaws.com", account.endpoint)

@@ -42,7 +42,7 @@ def test_requests_signed_for_the_relay_are_accepted_one_after_another(state: Sta
 
 
 def status(address: str, path: str, headers: dict[str, str]) -> int:
-    """The status of an answer; 0 where the connection ends without one."""
+    """Return the status of an answer; 0 if the connection ends without one."""
     connection = http.client.HTTPConnection(address, timeout=10)
     with closing(connection):
         try:
@@ -75,9 +75,11 @@ def test_the_relay_is_only_for_containers(state: State) -> None:
 
 
 def test_the_relay_is_on_loopback_if_the_bridge_is_elsewhere(state: State) -> None:
-    """Docker Desktop has the containers in a virtual machine, and leads to the host's loopback."""
+    """Docker Desktop runs containers in a virtual machine, and forwards to the host's loopback."""
     with relayed(state, IPv4Network("192.0.2.0/24"), IPv4Address("192.0.2.1")) as endpoint:
         host = urlsplit(endpoint).netloc
         assert host.startswith("host.docker.internal:")
         here = f"127.0.0.1:{host.partition(':')[2]}"
-        assert status(here, "/", {"Host": host}) == 403  # the embedded AWS's: it isn't signed
+        assert (
+            status(here, "/", {"Host": host}) == 403
+        )  # the embedded AWS refuses it: it isn't signed

@@ -1,6 +1,6 @@
-"""Nobody but its user has anything of an embedded AWS: neither a page nor another user's process.
+"""Only its user can use an embedded AWS: web pages and other users' processes can't.
 
-Requests are written byte by byte here, as no library would send them.
+Requests are written byte by byte here, because no library would send them.
 """
 
 import hashlib
@@ -87,7 +87,7 @@ class Answer(NamedTuple):
 
 
 class QueryAuth(SigV4QueryAuth):
-    """Signs a body in the query, which botocore does for forms alone."""
+    """Signs a body in the query, which botocore does only for forms."""
 
     body = b""
 
@@ -129,22 +129,22 @@ class Place:
         return json.dumps({"SecretId": self.name}).encode()
 
     def request(self, **headers: str) -> AWSRequest:
-        """A request for the secret, not signed yet."""
+        """Return a request for the secret, not signed yet."""
         given = {"X-Amz-Target": TARGET, "Content-Type": JSON, "Host": self.host, **headers}
         return AWSRequest("POST", self.endpoint + "/", given, self.body)
 
     def signed(
         self, key: Key = ROOT, token: str | None = None, service: str = "secretsmanager", **of: str
     ) -> AWSRequest:
-        """The same, signed in its headers."""
+        """Return a request for the secret, signed in its headers."""
         request = self.request(**of)
         SigV4Auth(Credentials(key.key_id, key.secret, token), service, REGION).add_auth(request)
         return request
 
     def in_query(self, key: Key = ROOT, seconds: int = 60, **of: str) -> AWSRequest:
-        """The same, signed in its query."""
+        """Return a request for the secret, signed in its query."""
         request = self.request(**of)
-        request.data = b""  # which would go into the query
+        request.data = b""  # otherwise it would go into the query
         credentials = Credentials(*key)
         auth = QueryAuth(credentials, "secretsmanager", REGION, expires=seconds)
         auth.body = self.body
@@ -162,7 +162,7 @@ class Place:
     def exchange(
         self, method: str, path: str, headers: list[tuple[str, str]], body: bytes = b""
     ) -> Answer:
-        """Send a request of any method, path and headers, however often one is there."""
+        """Send a request of any method, path and headers; a header may be repeated."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         names = {name.lower() for name, _ in headers}
@@ -192,7 +192,7 @@ def place(embedded_endpoint: str, aws_environment: None) -> Place:  # noqa: ARG0
 
 
 def is_refused(answer: Answer) -> bool:
-    """Whether an answer is a refusal that a page couldn't read either."""
+    """Return whether an answer is a refusal that a page couldn't read."""
     tells_pages = any(name.startswith("access-control-") for name in answer.headers)
     return answer.status in REFUSED and SECRET not in answer.body and not tells_pages
 
@@ -247,7 +247,7 @@ def test_a_signature_is_valid_within_fifteen_minutes_of_its_time(
     assert sent_after(16) in REFUSED
     assert sent_after(-24 * 60) in REFUSED
     assert sent_after(-0.5, "in_query") == 200
-    assert sent_after(-2, "in_query") in REFUSED  # it was good for a minute
+    assert sent_after(-2, "in_query") in REFUSED  # it was valid for a minute
     assert sent_after(16, "in_query") in REFUSED
 
 
@@ -530,7 +530,7 @@ def test_a_link_to_a_functions_code_is_signed(place: Place) -> None:
 
 
 def guessed_key(function: str, role: str) -> tuple[Key, str]:
-    """The key of a function's role as the emulator derives it from names alone."""
+    """Return the key of a function's role as the unchanged emulator derives it from names."""
     digest = hashlib.sha256(f"{function}:{role}".encode()).hexdigest()
     secret, token = (
         hashlib.sha256(f"{kind}:{digest}".encode()).hexdigest() for kind in ("secret", "token")
@@ -566,7 +566,7 @@ SENDS = (
 
 
 def address_of_sender(account: Account) -> str:
-    """The address from which a function sends a datagram, as the X-Ray SDK does."""
+    """Return the address from which a function sends a datagram, as the X-Ray SDK does."""
     function = account.function(account.role("lambda"), SENDS)
     answer = account.root("lambda").invoke(FunctionName=function)
     found: str = json.loads(answer["Payload"].read())

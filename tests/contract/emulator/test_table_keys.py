@@ -1,4 +1,4 @@
-"""Keys in the embedded DynamoDB have the lengths that AWS's have, wherever a request names one."""
+"""Keys in the embedded DynamoDB have AWS's limits of length, wherever a request names a key."""
 
 import uuid
 from collections.abc import Callable

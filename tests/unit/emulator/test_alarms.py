@@ -1,4 +1,4 @@
-"""Which metrics an alarm watches, and which state it is in by their datapoints."""
+"""The metrics that an alarm watches, and its state by their datapoints."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -133,7 +133,7 @@ def test_alarms_on_dynamodb_always_ignore_missing_data() -> None:
 
 
 def metrics(**series: list[tuple[float, float]]) -> Any:
-    """An emulator with metrics Own/Age; `a=1,b=2`-like names by their dimensions."""
+    """An emulator with metrics Own/Age; names such as `a=1,b=2` give their dimensions."""
     found = {}
     for key, points in series.items():
         names = dict(each.split("_") for each in key.split("__")) if key != "none" else {}

@@ -1,4 +1,4 @@
-"""What the embedded AWS keeps of logs and metrics: what there is to read, and no more."""
+"""The embedded AWS's logs and metrics: all that is readable is there, and memory is limited."""
 
 import json
 import queue
@@ -56,7 +56,7 @@ def test_the_points_of_a_metric_share_their_dimensions() -> None:
         points.append({**point(at, at), "Dimensions": {"service": "ingest"}})
     assert len(points) == 100
     assert {id(each["Dimensions"]) for each in points} == {id(points[0]["Dimensions"])}
-    # and of the minutes that no value comes to any more, nothing is kept beside the points
+    # minutes that get no more values take no memory besides their points
     assert len(points._latest) == LATE_MINUTES + 1
 
 

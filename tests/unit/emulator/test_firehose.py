@@ -1,4 +1,4 @@
-"""Delivery into the archive, by the embedded AWS as mended: in objects, none lost, as allowed."""
+"""Firehose's delivery in the embedded AWS: in objects, without loss, by the role's permissions."""
 
 import gzip
 import hashlib
@@ -28,7 +28,7 @@ NEWLINE = {
 
 
 class Emulator:
-    """The modules that the mend works on."""
+    """The emulator's modules that the gap changes."""
 
     def __init__(self) -> None:
         self.config: dict[str, Any] = {

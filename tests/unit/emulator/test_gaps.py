@@ -1,4 +1,4 @@
-"""What mends the embedded AWS, in itself; through its APIs it is held in the contract tier."""
+"""Units of the changes to the embedded AWS; the contract tier tests them through its APIs."""
 
 import json
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ ALERTS, DEVICES = (
 
 
 def resource_of(service: str, request: Any) -> str:
-    """The resource on which a permission for a request is checked."""
+    """Return the resource on which a request's permission is checked."""
     iam_actions = SimpleNamespace(extract_resource_arn=lambda *_: "*")
     decode = {"iterator of alerts": {"arn": ALERTS}}.get
     streams = SimpleNamespace(_decode_iterator=decode)
@@ -64,7 +64,7 @@ def test_stopping_an_execution_stops_its_maps(status: str, runs: bool) -> None:
         _ExecutionError=type("_ExecutionError", (Exception,), {}),
     )
     states.stop_children(step_functions)
-    step_functions._execute_task("of the parent", {}, {}, {})  # which notices it by itself
+    step_functions._execute_task("of the parent", {}, {}, {})  # the parent notices the stop itself
     with nullcontext() if runs else pytest.raises(step_functions._ExecutionError):
         step_functions._execute_task("of a child", {}, {"mapRunArn": "run"}, {})
     assert done == ["of the parent", *["of a child"] * runs]

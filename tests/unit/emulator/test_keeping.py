@@ -1,4 +1,4 @@
-"""What the embedded AWS keeps of streams reads as before, in less memory."""
+"""The embedded AWS's streams return the same records and take less memory."""
 
 import base64
 import bisect
@@ -98,7 +98,7 @@ def test_a_shard_is_packed_when_the_emulator_expires_records() -> None:
 
 
 class Tables:
-    """What is mended of the emulator's DynamoDB."""
+    """The part of the emulator's DynamoDB that the gap changes."""
 
     def __init__(self) -> None:
         self._stream_records: dict[str, list[int]] = {"alerts": [], "windows": []}
@@ -121,7 +121,7 @@ def test_an_unread_table_stream_keeps_only_its_latest_changes() -> None:
     kept = tables._stream_records["windows"]
     assert UNREAD_CHANGES <= len(kept) < 2 * UNREAD_CHANGES <= 200  # of 4 kB each, with its images
     assert kept[-1] == 5 * UNREAD_CHANGES - 1
-    # whoever reads it from now on finds them at the places that they have
+    # a later reader finds them at their original places
     assert tables.stream_start_position("windows") == kept[0]
 
 

@@ -15,7 +15,7 @@ from emulator.gaps.layers import share_layers
 
 
 class Runtime:
-    """What the emulator does of it: workers that start, and layers by the names that they go by."""
+    """The part of the emulator that the gap changes: starting workers, and layers by name."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class Runtime:
         return Worker
 
     def start(self, worker: str, layer: str) -> Path:
-        """Start a worker; where it finds the layer's packages."""
+        """Start a worker; return the folder of the layer's packages."""
         self.runtime.Worker(self.folder / worker, layer)._spawn()
         return self.folder / worker / "layer_0" / "python"
 

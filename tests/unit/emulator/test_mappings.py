@@ -1,7 +1,7 @@
-"""Event source mappings do as AWS documents, in virtual time.
+"""Event source mappings behave as AWS documents, in virtual time.
 
-Each test says which feature it shows, and whether AWS's doing is documented or inferred; what was
-recorded is replayed in test_mappings_recorded.py.
+Each test names its feature, and whether AWS documents the behaviour or it is inferred. Recordings
+are replayed in test_mappings_recorded.py.
 """
 
 import asyncio
@@ -360,7 +360,7 @@ def test_shards_that_come_later_are_read_whole_also_by_a_mapping_of_the_latest()
     assert run(story, starting_position="LATEST").delivered == ["early in the child"]
 
 
-# What fails
+# Failures
 
 
 @as_aws("max_retry_attempts", "documented")
@@ -521,7 +521,7 @@ def test_a_batch_with_several_bad_records_gets_past_each_of_them() -> None:
     assert starts == [records[2].sequence, records[5].sequence]
 
 
-# Where what is given up goes
+# Failure destinations
 
 
 @as_aws("on_failure_s3", "inferred")
@@ -549,12 +549,12 @@ def test_a_bucket_gets_the_whole_event_as_a_json_text() -> None:
 
 
 def summing(event: dict[str, Any]) -> dict[str, Any]:
-    """A function that keeps a sum."""
+    """A function whose state is a sum."""
     return {"state": {"sum": event["state"].get("sum", 0) + sum(map(value, event["Records"]))}}
 
 
 def window_fields(event: dict[str, Any]) -> tuple[Any, ...]:
-    """What an event says of its window."""
+    """Return the fields of an event about its window."""
     names = ("state", "isFinalInvokeForWindow", "isWindowTerminatedEarly")
     return (event["window"]["start"][11:], *[event[name] for name in names])
 
@@ -633,7 +633,7 @@ def test_the_end_of_a_shard_ends_its_window_and_its_children_begin_fresh() -> No
     rig = run(story, summing, tumbling_window_seconds=60)
     assert [window_fields(each.event)[1:] for each in rig.sink.invocations] == [
         ({}, False, False),
-        ({"sum": 1}, True, False),  # "terminated early" is said of a state above 1 MB alone
+        ({"sum": 1}, True, False),  # only a state above 1 MB terminates a window early
         ({}, False, False),
     ]
 
@@ -782,7 +782,7 @@ def test_records_that_expired_while_the_engine_was_down_are_skipped() -> None:
     assert run(story).delivered == [0, 1, 2, 6, 7, 8]
 
 
-# Trouble outside
+# Problems of streams
 
 
 @as_aws("checkpoint_after_delivery", "inferred")

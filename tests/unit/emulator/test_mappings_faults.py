@@ -1,4 +1,4 @@
-"""What goes wrong around the engine of event source mappings loses nothing and stops no other."""
+"""Faults around the engine of event source mappings lose nothing and stop no other mapping."""
 
 import asyncio
 import json
@@ -119,7 +119,7 @@ def test_a_parent_that_leaves_the_stream_before_it_was_read_holds_up_no_child() 
 
 
 def refuse_unknown_shards(stream: MemoryStream) -> None:
-    """Let the stream answer as AWS does about a shard that it doesn't have."""
+    """Make the stream answer as AWS does for a shard that it doesn't have."""
 
     def checked(real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def ask(shard_id: str, *rest: Any) -> Any:
@@ -145,7 +145,7 @@ def test_a_closed_shard_is_not_finished_by_a_stop_in_the_middle() -> None:
     assert run(story, lambda _: asyncio.sleep(3), batch_size=2).delivered == list(range(10))
 
 
-# What raises that nobody thought of
+# Unexpected exceptions
 
 
 def test_an_unexpected_error_of_a_lane_runs_no_function_twice_at_once_on_a_record() -> None:
@@ -280,7 +280,7 @@ def test_a_mapping_whose_positions_cannot_be_written_stops_no_other_mapping() ->
     run(story)
 
 
-# What takes long
+# Slow parts
 
 
 def test_a_stream_that_does_not_answer_holds_up_neither_changes_nor_the_end() -> None:
@@ -466,7 +466,7 @@ def test_a_problem_of_a_shard_that_is_finished_is_over() -> None:
 
 def test_a_role_is_looked_up_again_after_a_call_was_refused() -> None:
     class Account:
-        """Answers as the role that the function has at the time."""
+        """Answer by the role that the function has at that time."""
 
         roles = iter(["old", "new"])
 

@@ -1,4 +1,4 @@
-"""What the broker asks of IoT, and what actions do: with services that a test makes up."""
+"""The broker's calls to IoT, and its actions, with fake services."""
 
 import json
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ DENIED = ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"
 
 
 class Services:
-    """An endpoint whose services answer as told, and note what they were asked."""
+    """An endpoint whose services give preset answers and record their requests."""
 
     region = "us-east-1"
 
@@ -158,7 +158,7 @@ def test_resources_in_policies_have_arns_of_the_account() -> None:
     iot = Iot(endpoint(services))
     assert iot.arn("topic", "a/b") == "arn:aws:iot:us-east-1:123456789012:topic/a/b"
     assert iot.arn("client", "c") == "arn:aws:iot:us-east-1:123456789012:client/c"
-    assert len(services.asked) == 1  # the account stays
+    assert len(services.asked) == 1  # the account is cached for good
 
 
 def test_a_look_up_is_cached_for_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def number_of(data: bytes) -> int:
 
 
 class Noting:
-    """Actions that note what they do, unless `fail` raises."""
+    """Actions that record their calls, unless `fail` raises."""
 
     def __init__(self, fail: Callable[[int], None] = lambda _number: None) -> None:
         self.done: list[int] = []

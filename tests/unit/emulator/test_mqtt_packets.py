@@ -1,4 +1,4 @@
-"""MQTT on the wire: examples of the standards, and what isn't MQTT."""
+"""MQTT on the wire: examples of the standards, and invalid packets."""
 
 import io
 from contextlib import suppress
@@ -14,7 +14,7 @@ from emulator.mqtt.packets import Connect, Malformed, Packet, Publish, Subscript
 
 
 def read(data: bytes, bytes_max: int = 1000) -> Packet:
-    """The first packet of what has come; nothing has to be waited for."""
+    """Return the first packet of received bytes, without waiting."""
     left = io.BytesIO(data)
 
     async def readexactly(count: int) -> bytes:
@@ -122,7 +122,7 @@ def test_properties_read_as_they_were_written() -> None:
         (b"\x08\x00\x00", 0x82),  # and to nothing
         (b"\x0b\x01", 0x81),  # a subscription's
         (b"\x11\x00\x00\x00\x01", 0x81),  # CONNECT's
-        (b"\x7f\x01", 0x81),  # nobody's
+        (b"\x7f\x01", 0x81),  # unknown
         (b"\x02\x00\x00", 0x81),  # cut off
         (b"\x03\x00\x01\xff", 0x81),  # not UTF-8
     ],
@@ -211,13 +211,13 @@ def test_an_invalid_publish_is_refused(body: bytes) -> None:
         b"\x00\x04MQTT\x04\x03\x00\x3c\x00\x01a",  # its reserved flag
         b"\x00\x04MQTT\x04\x06\x00\x3c\x00\x01a\x00\x01+\x00\x00",  # a will to a filter
         b"\x00\x04MQTT\x04\x06\x00\x3c\x00\x01a\x00\x00\x00\x00",  # a will to nothing
-        b"\x00\x04MQTT\x04\x06\x00\x3c\x00\x01a",  # a will that isn't there
+        b"\x00\x04MQTT\x04\x06\x00\x3c\x00\x01a",  # the will is missing
         b"\x00\x04MQTT\x04\x1e\x00\x3c\x00\x01a\x00\x01t\x00\x00",  # a will of QoS 3
-        b"\x00\x04MQTT\x04\x0a\x00\x3c\x00\x01a",  # the QoS of no will
-        b"\x00\x04MQTT\x04\x22\x00\x3c\x00\x01a",  # no will to be retained
-        b"\x00\x04MQTT\x04\x42\x00\x3c\x00\x01a\x00\x01p",  # a password of nobody
-        b"\x00\x04MQTT\x04\x82\x00\x3c\x00\x01a",  # a name that isn't there
-        b"\x00\x04MQTT\x04\x02\x00\x3c\x00\x01ax",  # bytes behind its end
+        b"\x00\x04MQTT\x04\x0a\x00\x3c\x00\x01a",  # a will's QoS without a will
+        b"\x00\x04MQTT\x04\x22\x00\x3c\x00\x01a",  # a will's retain flag without a will
+        b"\x00\x04MQTT\x04\x42\x00\x3c\x00\x01a\x00\x01p",  # a password without a user name
+        b"\x00\x04MQTT\x04\x82\x00\x3c\x00\x01a",  # the user name is missing
+        b"\x00\x04MQTT\x04\x02\x00\x3c\x00\x01ax",  # bytes after its end
         b"\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01ax",
     ],
 )

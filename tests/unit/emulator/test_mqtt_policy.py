@@ -1,4 +1,4 @@
-"""IoT policies: what a certificate may do, by what is deployed."""
+"""IoT policies: the actions that the deployed policies allow a certificate."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ POLICIES = everywhere("AWS::IoT::Policy")
 
 
 def deployed(name: str) -> Any:
-    """A policy of the template, with what CloudFormation fills in."""
+    """Return a policy of the template, with CloudFormation's values filled in."""
     text = json.dumps(POLICIES[name]["PolicyDocument"])
     for variable, value in {
         "AWS::Partition": "aws",
@@ -47,7 +47,7 @@ def may(action: str, resource: str, client_id: str = "pump-1", *things: str) -> 
         ("iot:Publish", "topic/telemetry/pump-1/readings/x", False),
         ("iot:Publish", "topic/telemetry/pump-1x/batch/json", False),
         ("iot:Publish", "topic/$aws/rules/batch_rule/telemetry/pump-2/batch/avro", False),
-        # what the rule's WHERE leaves would be lost there
+        # messages that the rule's WHERE leaves out would be lost there
         ("iot:Publish", "topic/$aws/rules/reading_rule/telemetry/pump-1/readings", False),
         ("iot:RetainPublish", "topic/telemetry/pump-1/readings", False),
         ("iot:Subscribe", "topicfilter/telemetry/pump-1/readings", False),

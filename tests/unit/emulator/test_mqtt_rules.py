@@ -1,4 +1,4 @@
-"""The rules engine: which rules, which actions, what fails, and that nothing is forgotten."""
+"""The rules engine: its rules, actions and failures, and that no message is lost."""
 
 import base64
 import json
@@ -34,7 +34,7 @@ def rule(
 
 
 class MemoryActions:
-    """Notes what is done; fails for the kinds in `broken`, so many times."""
+    """Records actions; kinds in `broken` fail that many times."""
 
     def __init__(self, **broken: int) -> None:
         self.broken = broken
@@ -51,7 +51,7 @@ class MemoryActions:
 
 @pytest.fixture(autouse=True)
 def spools(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each spool is closed at the end."""
+    """Close each spool at the end."""
     made: list[Spool] = []
     make = Spool.__init__
 
@@ -168,7 +168,7 @@ def test_stored_messages_are_found_in_order(tmp_path: Path) -> None:
     "broken",
     [
         rule(text="SELECT upper(a) AS a FROM '#'"),
-        rule(text="SELECT *, 1 AS a FROM '#'"),  # which of the two: AWS doesn't document
+        rule(text="SELECT *, 1 AS a FROM '#'"),  # AWS doesn't document which of the two wins
         rule(awsIotSqlVersion="2015-10-08"),
     ],
 )
@@ -189,7 +189,7 @@ def test_a_new_broker_finds_the_messages_that_the_last_one_accepted(tmp_path: Pa
     first, spool = engine(tmp_path, [rule()], MemoryActions())
     first.accept(published())
     first.accept(published(payload=b"\x00"))
-    spool.close()  # it dies before a worker came to it
+    spool.close()  # the broker dies before a worker took it
     actions = MemoryActions()
     second, spool = engine(tmp_path, [rule()], actions)
     second.start()

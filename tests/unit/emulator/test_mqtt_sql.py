@@ -1,4 +1,4 @@
-"""The SQL of IoT rules: what is selected, what comes out, and what is refused, with its place."""
+"""The SQL of IoT rules: selection, results, and refusals with their place."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ def selected(expressions: str, payload: Any = PAYLOAD) -> Any:
 
 
 def value(expression: str, payload: Any = PAYLOAD) -> Any:
-    """The value of an expression; what SELECT leaves out is Undefined."""
+    """Return an expression's value; UNDEFINED if SELECT leaves it out."""
     return selected(f"{expression} AS x", payload).get("x", UNDEFINED)
 
 
@@ -60,12 +60,12 @@ def value(expression: str, payload: Any = PAYLOAD) -> Any:
         ("t = 21.5", True),
         ("t = '21.5'", False),
         ("t <> 'a'", True),
-        ("name > 'Z'", UNDEFINED),  # which is greater is asked of numbers
+        ("name > 'Z'", UNDEFINED),  # only numbers have an order
         ("t > '21.4'", True),
         ("'9' < '10.0'", True),
         ("'1E2' >= 100", True),
         ("'0.1' < 0.1", False),
-        ("'\u0661' > 0", UNDEFINED),  # a digit, but not JSON's
+        ("'\u0661' > 0", UNDEFINED),  # a digit, but not in JSON
         ("' 1' < 2", UNDEFINED),
         ("yes > 0", UNDEFINED),
         ("nothing < 1", UNDEFINED),
@@ -116,7 +116,7 @@ def test_a_field_without_as_keeps_its_name() -> None:
         b'\xef\xbb\xbf{"t": 1}',
         '{"t": 1}'.encode("utf-16"),
         b'{"t": 1}\0',
-        b'{"t": 1, "t": 2}',  # AWS doesn't say which value is meant
+        b'{"t": 1, "t": 2}',  # AWS doesn't document which value counts
         b"[" * 100_000,
     ],
 )
@@ -131,10 +131,10 @@ def test_a_payload_that_is_not_an_object_is_selected_as_its_bytes(payload: bytes
     [
         ("*, 1 AS t", {"t": 2}),  # which of the two wins
         ("*, gone AS t", {"t": 2}),
-        ("*, 1 AS a", b"not JSON"),  # where it would be added
+        ("*, 1 AS a", b"not JSON"),  # there is no object to add it to
         ("encode(t, 'base64') AS x", {"t": 2}),
         ("encode(*, 'hex') AS x", {"t": 2}),
-        ("encode(t, 'base64') AS x", {"t": "\ud800"}),  # half of a character
+        ("encode(t, 'base64') AS x", {"t": "\ud800"}),  # half of a surrogate pair
     ],
 )
 def test_an_undocumented_result_is_not_guessed(expressions: str, payload: Any) -> None:

@@ -1,4 +1,4 @@
-"""Glue Schema Registry beside the embedded AWS: what goes where, and on which permission."""
+"""Glue Schema Registry beside the embedded AWS: routing of operations, and permissions."""
 
 import json
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The collector of X-Ray segments takes those of its own user's processes."""
+"""The collector accepts X-Ray segments only from processes of its own user."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The emulator's check of signatures, by AWS's own examples and by botocore's."""
+"""The emulator's check of signatures, with AWS's examples and with botocore."""
 
 import hashlib
 import hmac
@@ -22,7 +22,7 @@ FRIDAY = 1_369_353_600  # 2013-05-24 00:00 UTC, the day of AWS's examples
 
 
 def accept(request: Request, secret: str = EXAMPLE.secret, body: bytes = b"") -> Signature:
-    """Check a request as the emulator does, but for its time."""
+    """Check a request as the emulator does, except its time."""
     signature = sigv4.signature_of(request)
     assert signature is not None
     declared = sigv4.payload_of(signature, request)
@@ -212,10 +212,10 @@ def test_a_request_without_credentials_has_no_signature() -> None:
 
 
 def received(request: AWSRequest) -> Request:
-    """What arrives of a request of botocore's."""
+    """Return a botocore request as it arrives."""
     sent = request.prepare()
     path, _, query = sent.url.partition("//")[2].partition("/")[2].partition("?")
-    values: list[tuple[str, Any]] = list(sent.headers.items())  # some are bytes, whatever is said
+    values: list[tuple[str, Any]] = list(sent.headers.items())  # some are bytes, despite their type
     headers = tuple(
         (name.lower(), value.decode() if isinstance(value, bytes) else str(value))
         for name, value in values

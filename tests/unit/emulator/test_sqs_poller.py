@@ -1,4 +1,4 @@
-"""How queues are polled for functions: the decisions, and the poller in virtual time."""
+"""The polling of queues for functions: its decisions, and the poller in virtual time."""
 
 import contextvars
 import json
@@ -23,9 +23,9 @@ HIDDEN_SECONDS = 30
 
 
 class Rig:
-    """A poller with one mapping of a queue; what the emulator's modules do for it is faked.
+    """A poller with one mapping of a queue, and fakes of the emulator's modules.
 
-    Batches are at work until `finish`; a batch's answer is `result`, or what `function` gives.
+    Batches run until `finish`; a batch's answer is `result`, or that of `function`.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -38,7 +38,7 @@ class Rig:
         self.batches: list[list[str]] = []
         self.function: Callable[[Document], Document] = lambda _event: {"body": None}
         self._at_work: list[Callable[[], None]] = []
-        # what of ministack.services.lambda_svc and ministack.services.sqs the poller uses
+        # the parts of ministack.services.lambda_svc and ministack.services.sqs that the poller uses
         self._request_account_id = contextvars.ContextVar[str]("account")
         self._request_region = contextvars.ContextVar[str]("region")
         self._esm_inflight: dict[str, int] = {}
@@ -60,18 +60,18 @@ class Rig:
             })  # fmt: skip
 
     def poll(self) -> None:
-        """Poll until nothing comes any more, as the emulator does."""
+        """Poll as the emulator does, until no more messages come."""
         while self.poller.poll():
             pass
 
     def finish(self) -> None:
-        """Let the batches at work end."""
+        """End the running batches."""
         while self._at_work:
             self._at_work.pop(0)()
         self._esm_inflight.clear()
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, with a look each second."""
+        """Let time pass, and poll each second."""
         for _ in range(round(seconds)):
             self.seconds += 1
             self.poll()
@@ -82,10 +82,10 @@ class Rig:
 
     @property
     def left(self) -> list[tuple[str, int]]:
-        """The bodies of the messages in the queue, and how often each was received."""
+        """Return the bodies of the queue's messages, and how often each was received."""
         return [(each["body"], each["receive_count"]) for each in self.queue["messages"]]
 
-    # The emulator's
+    # Fakes of the emulator's functions
 
     def _iter_all_esms(self) -> list[tuple[str, str, Document]]:
         return [("123456789012", "eu-central-1", each) for each in self.mappings]
@@ -131,7 +131,7 @@ THROTTLED: Document = {"error": True, "throttle": True, "body": {}}
 REPORTS = {"FunctionResponseTypes": ["ReportBatchItemFailures"]}
 
 
-# What has failed
+# Failed messages
 
 
 @as_aws("queue_partial_responses", "documented")

@@ -1,4 +1,4 @@
-"""Which state machines Step Functions refuses, and how it says so."""
+"""The state machines that Step Functions refuses, and its messages."""
 
 import json
 from typing import Any
