@@ -1,8 +1,8 @@
 """The local run: the real template deployed whole to an embedded AWS on this machine.
 
-Nothing here knows the pipeline's code. `local` reaches it as anything else would: it deploys
-`template.yaml` with the SAM CLI and then talks to its API. Its simulated devices use the device
-client, as it is in `clients/python`, without an installation.
+Nothing here imports the pipeline's code. `local` deploys `template.yaml` with the SAM CLI and then
+calls its API, as any other program would. Its simulated devices import the device client from
+`clients/python`, so that it needn't be installed.
 """
 
 import sys

@@ -1,9 +1,9 @@
 """The pipeline's HTTP API as operators and admins use it; `local.fleet` posts for devices.
 
-What can be asked twice is asked again until it is answered: a busy machine is slow, not wrong.
-Reads change nothing. A token is created only where its subject has none, so of two requests one
-succeeds and the other is told 409; where the successful one's answer was lost, nobody knows that
-token, and it is revoked and created anew.
+Requests that may be repeated are repeated until they are answered: a busy machine is slow, not
+wrong. Reads change nothing. A token is created only if its subject has none, so of two requests one
+succeeds and the other gets 409. If the answer of the successful one was lost, nobody knows the
+token: it is revoked and created anew.
 """
 
 import time
@@ -17,12 +17,12 @@ import httpx
 from local.errors import ApiFailed, NoAnswer
 
 TIMEOUT_SECONDS = 30.0
-"""Of one request: API Gateway answers within 29 s, whatever its function does."""
+"""Timeout of one request. API Gateway answers within 29 s, even if its function doesn't."""
 PATIENCE_SECONDS = 180.0
-"""How long a request is asked again."""
+"""How long a request is repeated."""
 PAUSE_SECONDS = 0.5
 PASSING = {HTTPStatus.TOO_MANY_REQUESTS, *(code for code in HTTPStatus if code >= 500)}
-"""Answers that another try may change: throttled, or a function that failed or ran out of time."""
+"""Statuses for which a retry may succeed: throttled, or a function failed or timed out."""
 TOKENS_PER_REQUEST_MAX = 100
 WINDOWS_PER_PAGE = 1000
 ALERTS_PER_PAGE = 1000
@@ -41,10 +41,10 @@ class Api:
         is_there: Callable[[], bool] = lambda: True,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """Connect lazily; the environment's proxies aren't asked about loopback.
+        """Prepare a connection; it opens with the first request and uses no proxy.
 
-        `patience_seconds`: how long what can be asked twice is asked again, as long as `is_there`
-        says that somebody may answer.
+        Requests that may be repeated are repeated for `patience_seconds`, as long as `is_there`
+        returns true: the API may still answer.
         """
         self._http = httpx.Client(
             base_url=url,
@@ -56,7 +56,7 @@ class Api:
         self._patience_seconds = patience_seconds
         self._is_there = is_there
         self.repeats = 0
-        """How many requests had to be asked again."""
+        """The number of repeated requests."""
 
     def __enter__(self) -> "Api":
         """Return itself."""
@@ -76,7 +76,7 @@ class Api:
         self._http.close()
 
     def create_tokens(self, wanted: Iterable[Json]) -> dict[str, str]:
-        """Create tokens, each {subject, role, prefix?}; return them by subject."""
+        """Create tokens, each given as {subject, role, prefix?}; return them by subject."""
         pending = list(wanted)
         created: dict[str, str] = {}
         for start in range(0, len(pending), TOKENS_PER_REQUEST_MAX):
@@ -85,7 +85,7 @@ class Api:
         return created
 
     def _create(self, wanted: list[Json]) -> Json:
-        """Create tokens; revoke first those of an earlier try of this call that got no answer."""
+        """Create tokens; first revoke those that an unanswered attempt of this call created."""
         lost = False
 
         def create() -> Json:
@@ -106,7 +106,7 @@ class Api:
         return self._until_answered(create)
 
     def _revoke(self, subject: str) -> None:
-        """Revoke a token, which may be gone already."""
+        """Revoke a token; it may be gone already."""
         try:
             self._once(HTTPMethod.DELETE, f"tokens/{subject}")
         except ApiFailed as failed:
@@ -127,7 +127,7 @@ class Api:
         return self._read(f"devices/{device_id}")
 
     def alerts(self, status: str = "open") -> Iterator[Json]:
-        """Return the alerts of that status, page after page."""
+        """Return the alerts with that status, page after page."""
         query: dict[str, str | int] = {"status": status, "limit": ALERTS_PER_PAGE}
         while True:
             page = self._read("alerts", query)
@@ -137,15 +137,15 @@ class Api:
             query["cursor"] = page["next"]
 
     def accounting(self, start: str, end: str) -> Json:
-        """Return what each stage counted in that time, and how many readings met no end yet."""
+        """Return the counts of each stage in that time, and the number of unaccounted readings."""
         return self._read("accounting", {"from": start, "to": end})
 
     def _read(self, path: str, query: dict[str, Any] | None = None) -> Json:
-        """Ask for what is there, again until it is answered."""
+        """Send a GET; repeat it until it is answered."""
         return self._until_answered(lambda: self._once(HTTPMethod.GET, path, query=query))
 
     def _until_answered(self, ask: Callable[[], Json]) -> Json:
-        """Ask until there is an answer; raise NoAnswer or ApiFailed when patience is over."""
+        """Call `ask` until it is answered; raise NoAnswer or ApiFailed once patience is over."""
         started = time.monotonic()
         while True:
             try:
@@ -176,7 +176,7 @@ class Api:
 
 
 def error_message(response: httpx.Response) -> str:
-    """Return what an error response says, in one line."""
+    """Return the message of an error response, in one line."""
     try:
         body = response.json()
     except ValueError:

@@ -53,9 +53,9 @@ in a hurry:
 step by step:
   python -m local up                    deploy to an embedded AWS and leave it running
   python -m local devices --for 1m      simulated devices post readings
-  python -m local watch                 see what becomes of them, live
-  python -m local query alerts          see who overheats
-  python -m local notices               see what people are told of it
+  python -m local watch                 see the pipeline process them, live
+  python -m local query alerts          see which devices overheat
+  python -m local notices               see the notices that people get
   python -m local down                  end it
 
 recorded data:
@@ -65,15 +65,15 @@ recorded data:
 EXIT_CODES = """\
 exit codes:
   0    nothing is lost, and nothing counted twice
-  1    the pipeline shows otherwise than the devices sent, or something failed
+  1    the pipeline shows otherwise than the devices sent, or a step failed
   2    an option is wrong
   3    the machine was too slow to tell: take fewer devices, or a lower rate
-  130  it was interrupted
+  130  interrupted
 """
 
 
 def option(parse: Callable[[str], Value]) -> Callable[[str], Value]:
-    """Make a parser's ValueError the message that argparse shows beside the option's name."""
+    """Return a parser of which argparse shows a ValueError's message beside the option's name."""
 
     def parsed(text: str) -> Value:
         try:
@@ -109,14 +109,14 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-# argparse has no public name for it
+# argparse has no public name for this type
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 
 
 def command(
     added: Subparsers, name: str, does: Callable[..., int], text: str, epilog: str | None = None
 ) -> argparse.ArgumentParser:
-    """Add a command."""
+    """Add a command that runs the function `does`; return its parser."""
     added_parser: argparse.ArgumentParser = added.add_parser(
         name,
         help=text,
@@ -129,9 +129,9 @@ def command(
 
 
 def group_of_commands(added: Subparsers, name: str, text: str) -> Subparsers:
-    """Add a command that has commands of its own; return where they are added."""
+    """Add a command with subcommands; return the object that they are added to."""
     return added.add_parser(name, help=text, description=text).add_subparsers(
-        metavar="WHAT", required=True
+        metavar="COMMAND", required=True
     )
 
 
@@ -196,7 +196,7 @@ def add_devices(added: Subparsers) -> None:
 
 def add_watch(added: Subparsers) -> None:
     """Add `watch`."""
-    watch = command(added, "watch", commands.watch, "Show live what becomes of the readings.")
+    watch = command(added, "watch", commands.watch, "Show live how readings are processed.")
     add_name(watch)
     watch.add_argument(
         "--for",
@@ -209,14 +209,14 @@ def add_watch(added: Subparsers) -> None:
         "--screenshot",
         type=Path,
         metavar="FILE",
-        help="write what it shows after that time (default: 30s) as SVG, and end",
+        help="write the view after that time (default: 30s) as SVG, and end",
     )
     watch.add_argument(
         "--size",
         type=option(terminal_size),
         default=(80, 24),
         metavar="COLUMNSxLINES",
-        help="of the screenshot (default: 80x24)",
+        help="size of the screenshot (default: 80x24)",
     )
 
 
@@ -229,7 +229,7 @@ def add_query(added: Subparsers) -> None:
         "--from", dest="start", metavar="TIME", help="ISO 8601 (default: an hour before --to)"
     )
     windows.add_argument("--to", dest="end", metavar="TIME", help="ISO 8601 (default: now)")
-    windows.add_argument("--metric", help="this one only (default: every metric that it has)")
+    windows.add_argument("--metric", help="only this metric (default: all of the device's)")
     device = command(
         asked,
         "device",
@@ -240,7 +240,7 @@ def add_query(added: Subparsers) -> None:
     alerts = command(asked, "alerts", commands.query_alerts, "The alerts.")
     alerts.add_argument("--status", default="open", help="open (default) or cleared")
     accounting = command(
-        asked, "accounting", commands.query_accounting, "What became of the readings, by stage."
+        asked, "accounting", commands.query_accounting, "Counts of readings, by stage."
     )
     accounting.add_argument(
         "--from", dest="start", metavar="TIME", help="ISO 8601 (default: an hour before --to)"
@@ -260,23 +260,23 @@ def add_query(added: Subparsers) -> None:
 
 
 def add_wait(added: argparse.ArgumentParser) -> None:
-    """Add --wait to a command that shows what is there."""
+    """Add `--wait`."""
     added.add_argument(
         "--wait",
         type=option(duration_seconds),
         default=0.0,
         metavar="TIME",
-        help="wait at most so long until there is something to show",
+        help="wait up to this long for something to show",
     )
 
 
 def add_notices(added: Subparsers) -> None:
     """Add `notices`."""
     notices = command(
-        added, "notices", commands.notices, "Show what went out: the notices of alerts."
+        added, "notices", commands.notices, "Show the notices of alerts that were sent."
     )
     add_name(notices)
-    notices.add_argument("--follow", action="store_true", help="show those to come, until Ctrl-C")
+    notices.add_argument("--follow", action="store_true", help="also show new ones, until Ctrl-C")
     add_wait(notices)
     add_json(notices, "print JSON instead of lines; with --follow one object a line")
 
@@ -287,7 +287,7 @@ def add_mappings(added: Subparsers) -> None:
         added,
         "mappings",
         commands.mappings,
-        "Show how far each event source mapping is: position, lag and counts of each shard.",
+        "Show the progress of each event source mapping: position, lag and counts by shard.",
     )
     add_name(mappings)
     add_json(mappings, "print JSON instead of tables")
@@ -295,7 +295,7 @@ def add_mappings(added: Subparsers) -> None:
 
 def add_trace(added: Subparsers) -> None:
     """Add `trace`."""
-    trace = command(added, "trace", commands.trace, "Show one request's way through the functions.")
+    trace = command(added, "trace", commands.trace, "Show one request's path through functions.")
     trace.add_argument(
         "trace_id", help="the trace_id that a POST answered with, or that an alert shows"
     )
@@ -322,7 +322,7 @@ def add_mqtt(added: Subparsers) -> None:
         commands.mqtt_certificate,
         "Make a device's certificate and key, and print a line that publishes with them.",
     )
-    certificate.add_argument("device", help="its id, which is its client id and its thing's name")
+    certificate.add_argument("device", help="its id; also its MQTT client id and its thing's name")
     add_name(certificate)
     claim = command(
         asked,
@@ -330,7 +330,7 @@ def add_mqtt(added: Subparsers) -> None:
         commands.mqtt_claim,
         "Have a device claim its certificate, and print a line that publishes with it.",
     )
-    claim.add_argument("device", help="the name that it asks for")
+    claim.add_argument("device", help="the id that it claims")
     add_name(claim)
 
 
@@ -351,7 +351,7 @@ def add_invoke(added: Subparsers) -> None:
 
 
 def add_operators(added: Subparsers) -> None:
-    """Add what operators do to a deployed stack, for the stack of an instance."""
+    """Add the operators' commands (`python -m ops`), for the stack of an instance."""
     for add in COMMANDS:
         for each in add(added):
             add_name(each)
@@ -365,21 +365,21 @@ def add_down(added: Subparsers) -> None:
     down.add_argument("--all", action="store_true", help="end every instance of this checkout")
 
 
-def add_name(of: argparse.ArgumentParser) -> None:
-    """Add the option that says which instance."""
-    of.add_argument(
+def add_name(added: argparse.ArgumentParser) -> None:
+    """Add `--name`, which names the instance."""
+    added.add_argument(
         "--name", default=DEFAULT_NAME, help=f"the instance's name (default: {DEFAULT_NAME})"
     )
 
 
-def add_json(of: argparse._ActionsContainer, text: str) -> None:
-    """Add the option that prints for a program."""
-    of.add_argument("--json", action="store_true", help=text)
+def add_json(added: argparse._ActionsContainer, text: str) -> None:
+    """Add `--json`."""
+    added.add_argument("--json", action="store_true", help=text)
 
 
-def add_retention(of: argparse.ArgumentParser) -> None:
-    """Add the option that deploys another retention of windows."""
-    of.add_argument(
+def add_retention(added: argparse.ArgumentParser) -> None:
+    """Add `--retention-days`, a template parameter."""
+    added.add_argument(
         "--retention-days",
         type=option(positive),
         metavar="DAYS",
@@ -387,40 +387,40 @@ def add_retention(of: argparse.ArgumentParser) -> None:
     )
 
 
-def add_sources(of: argparse.ArgumentParser) -> None:
-    """Add the options of devices, simulated and recorded, and of how they post."""
-    of.add_argument(
+def add_sources(added: argparse.ArgumentParser) -> None:
+    """Add the options of devices, simulated and recorded, and of their posts."""
+    added.add_argument(
         "--for",
         dest="seconds",
         type=option(duration_seconds),
         metavar="TIME",
         help="stop after 30s, 5m, 1h …",
     )
-    add_fleet(of.add_argument_group("simulated devices"))
-    add_recorded(of.add_argument_group("recorded measurements, instead of simulated devices"))
-    add_posting(of.add_argument_group("how they post"))
+    add_fleet(added.add_argument_group("simulated devices"))
+    add_recorded(added.add_argument_group("recorded measurements, instead of simulated devices"))
+    add_posting(added.add_argument_group("how they post"))
 
 
-Group = argparse._ArgumentGroup  # noqa: SLF001 - nor for this
+Group = argparse._ArgumentGroup  # noqa: SLF001 - no public name either
 
 
 def valued(
     group: Group, flag: str, parse: Callable[[str], Any], default: Any, metavar: str, text: str
 ) -> None:
-    """Add an option with a value, and its default at the end of its help."""
-    shown = f"{default:g}" if isinstance(default, float) else default
-    told = text if default is None else f"{text} (default: {shown})"
-    group.add_argument(flag, type=option(parse), default=default, metavar=metavar, help=told)
+    """Add an option with a value; its help ends with its default."""
+    default_text = f"{default:g}" if isinstance(default, float) else default
+    help_text = text if default is None else f"{text} (default: {default_text})"
+    group.add_argument(flag, type=option(parse), default=default, metavar=metavar, help=help_text)
 
 
 def add_fleet(group: Group) -> None:
-    """Add what decides what simulated devices do."""
+    """Add the options of simulated devices."""
     fleet = FleetOptions()
-    many = f"how many (default: {fleet.devices}, or fewer where the machine takes no more)"
+    many = f"how many (default: {fleet.devices}, or fewer on a slow machine)"
     valued(group, "--devices", positive, None, "N", many)
     each = f"readings a second and device (default: {fleet.rate:g})"
     valued(group, "--rate", rate, None, "R", each)
-    valued(group, "--seed", int, fleet.seed, "N", "decides everything that they measure")
+    valued(group, "--seed", int, fleet.seed, "N", "seed of all that they measure")
     valued(group, "--anomalies", share, fleet.anomalies, "SHARE", "devices that overheat")
     valued(group, "--duplicates", share, fleet.duplicates, "SHARE", "readings sent twice")
     valued(group, "--late", share, fleet.late, "SHARE", "readings sent late")
@@ -428,17 +428,17 @@ def add_fleet(group: Group) -> None:
     valued(group, "--late-by", seconds_or_duration, fleet.late_seconds, "TIME", late_by)
     in_avro = "devices that write Avro, half of them by the oldest schema"
     valued(group, "--avro", share, fleet.avro, "SHARE", in_avro)
-    valued(group, "--prefix", str, fleet.prefix, "TEXT", "what their ids begin with")
+    valued(group, "--prefix", str, fleet.prefix, "TEXT", "prefix of their ids")
 
 
 def add_recorded(group: Group) -> None:
-    """Add how to read a file of measurements, and when to send them."""
+    """Add the options of recorded measurements: how to read the file, when to send its rows."""
     group.add_argument("--csv", type=Path, metavar="FILE", help="its first line names the columns")
-    valued(group, "--device", str, None, "NAME", "the device that took them all")
-    valued(group, "--device-column", str, None, "COLUMN", "or the column that says which did")
-    valued(group, "--time-column", str, "time", "COLUMN", "when they were taken")
-    valued(group, "--time-format", str, None, "FORMAT", "as of strptime, if not ISO 8601")
-    zone = "of times without one: Europe/Berlin, +01:00"
+    valued(group, "--device", str, None, "NAME", "the device that measured all rows")
+    valued(group, "--device-column", str, None, "COLUMN", "or: the column of the device's id")
+    valued(group, "--time-column", str, "time", "COLUMN", "the column of the measurement's time")
+    valued(group, "--time-format", str, None, "FORMAT", "strptime format of times not in ISO 8601")
+    zone = "time zone of times without one: Europe/Berlin, +01:00"
     valued(group, "--zone", str, "UTC", "NAME", zone)
     group.add_argument(
         "--metric",
@@ -446,7 +446,7 @@ def add_recorded(group: Group) -> None:
         default=[],
         type=option(metric_column),
         metavar="METRIC=COLUMN",
-        help="where a metric is; again for each, for example --metric temperature=temp",
+        help="the column of a metric; repeat it for each metric: --metric temperature=temp",
     )
     units = sorted(TO_CELSIUS)
     group.add_argument("--celsius-from", choices=units, help="the temperatures' unit in the file")
@@ -457,7 +457,7 @@ def add_recorded(group: Group) -> None:
 
 
 def add_posting(group: Group) -> None:
-    """Add how the readings are posted."""
+    """Add the options of posts."""
     posting = PostingOptions()
     each = "each device posts for itself with its own token (default: one gateway for all)"
     group.add_argument("--each", action="store_true", help=each)
@@ -471,14 +471,14 @@ def add_posting(group: Group) -> None:
         metavar="SHARE",
         help=of_mqtt,
     )
-    valued(group, "--batch", positive, posting.batch, "N", "readings in a request at most")
-    linger = f"how long a batch fills at most (default: {posting.linger_seconds:g}s; --each: 5s)"
+    valued(group, "--batch", positive, posting.batch, "N", "maximum of readings in a request")
+    linger = f"maximum time to fill a batch (default: {posting.linger_seconds:g}s; --each: 5s)"
     valued(group, "--linger", seconds_or_duration, None, "TIME", linger)
     valued(group, "--connections", positive, posting.connections, "N", "requests at a time")
 
 
 def console_on(stderr: bool) -> Console:
-    """Return the console to tell on; wide enough for any line where it isn't a terminal."""
+    """Return the console for messages; outside a terminal it is wide enough for any line."""
     console = Console(stderr=stderr)
     return console if console.is_terminal else Console(stderr=stderr, width=LOG_WIDTH)
 

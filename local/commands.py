@@ -1,4 +1,4 @@
-"""What each command of `python -m local` does: options and console in, exit code out."""
+"""The commands of `python -m local`: each takes options and a console, and returns an exit code."""
 
 import argparse
 import contextlib
@@ -32,7 +32,7 @@ from local.fleet.sizing import measured
 from local.instance import DEFAULT_NAME, Instance, State, existing, named, unused, up_command
 from local.notices import Delivery, Notices, heading, line_of, subscribe, together
 from local.notices import as_json as notice_as_json
-from local.session import DEVICE_OF_EXAMPLES, brought_up, issue_device_tokens, redeployed
+from local.session import DEVICE_OF_EXAMPLES, brought_up, deploy_changes, issue_device_tokens
 from local.sources import changes, digests, listed
 from local.tables import (
     ALERT_COLUMNS,
@@ -99,7 +99,7 @@ def run(options: Options, console: Console) -> int:
             else:
                 aws.stop()
     except KeyboardInterrupt:
-        is_clean = True  # it was asked for: there is nothing to look into
+        is_clean = True  # the person asked for it: there is no failure to look into
         raise
     finally:
         clean_up(instance, is_clean, console)
@@ -107,7 +107,7 @@ def run(options: Options, console: Console) -> int:
 
 
 def plan_of(seconds: float | None, chaos: Chaos | None) -> Plan:
-    """Return the plan of a run, more patient where something is killed."""
+    """Return the plan of a run; with chaos it waits longer."""
     if chaos is None:
         return Plan(seconds)
     return Plan(
@@ -119,7 +119,7 @@ def plan_of(seconds: float | None, chaos: Chaos | None) -> Plan:
 
 
 def poison_of(options: Options, instance: Instance, steps: Steps) -> Poisoning | None:
-    """Begin what `--poison` asks for."""
+    """Begin the test that `--poison` asks for; return None without that option."""
     if not options.poison:
         return None
     poisoning = Poisoning(instance)
@@ -131,14 +131,14 @@ def poison_of(options: Options, instance: Instance, steps: Steps) -> Poisoning |
 def tell(
     report: Report, steps: Steps, instance: Instance, options: Options, console: Console
 ) -> None:
-    """Say what came of a run, and print it as JSON if asked to."""
+    """Print the verdict of a run, and its report as JSON if `--json` asks for it."""
     tell_verdict(report, console)
     if options.json:
         print_json(as_json(report, steps, instance.name))
 
 
 def clean_up(instance: Instance, is_clean: bool, console: Console) -> None:
-    """Remove the folder of an instance that has ended, but keep the logs of a failure."""
+    """Remove the folder of an instance that has ended; after a failure, keep its logs."""
     if instance.is_running() or not instance.folder.exists():
         return
     if is_clean:
@@ -149,7 +149,7 @@ def clean_up(instance: Instance, is_clean: bool, console: Console) -> None:
 
 
 def up(options: Options, console: Console) -> int:
-    """Bring an instance up and leave it running; deploy anew what has changed if it is up."""
+    """Bring an instance up and leave it running; if it is up, deploy the changes."""
     instance = named(options.name)
     if instance.is_running() and instance.load().is_deployed:
         return redeploy(options, console, instance)
@@ -174,8 +174,8 @@ def up(options: Options, console: Console) -> int:
 
 
 def redeploy(options: Options, console: Console, instance: Instance) -> int:
-    """Deploy what has changed to an instance that is up, and say what that was."""
-    changed = redeployed(instance, Steps(console), parameters_of(options))
+    """Deploy the changes to an instance that is up, and print the names of the changed files."""
+    changed = deploy_changes(instance, Steps(console), parameters_of(options))
     subscribe(instance.load())
     note = f"changed: {listed(changed)}" if changed else "nothing has changed: it is as it was"
     console.print(f"\n  {escape(note)}", highlight=False, soft_wrap=True)
@@ -189,7 +189,7 @@ def devices(options: Options, console: Console) -> int:
     state = instance.deployed()
     if options.check and "rules.yaml" in changes(state.sources, digests()):
         raise LocalError(
-            "rules.yaml isn't what is deployed, and --check goes by it: "
+            "rules.yaml has changed since it was deployed, and --check uses it: "
             f"{up_command(instance.name)} deploys it"
         )
     steps = Steps(console)
@@ -202,7 +202,7 @@ def devices(options: Options, console: Console) -> int:
 
 
 def watch(options: Options, console: Console) -> int:
-    """Show live what becomes of the readings until Ctrl-C, or take a picture of it."""
+    """Show live how readings are processed until Ctrl-C, or write a screenshot of it."""
     instance = named(options.name)
     instance.deployed()
     monitor = Monitor(instance, since_ms=0)
@@ -220,14 +220,17 @@ def watch(options: Options, console: Console) -> int:
         if console.is_terminal:
             console.print(plain_line(monitor, instance.name), highlight=False, soft_wrap=True)
     finally:
-        monitor.abandon()  # a last look would have Ctrl-C wait for answers
+        monitor.abandon()  # without a last look: Ctrl-C shouldn't wait for answers
     return 0
 
 
 def show_live(
     monitor: Monitor, console: Console, instance: Instance, seconds: float | None
 ) -> None:
-    """Show it until time is up or the instance ends: on a screen of its own, or in lines."""
+    """Show the monitor until time is up: on the terminal's alternate screen, or in lines.
+
+    Raise LocalError when the instance ends.
+    """
     started, lines = time.monotonic(), PlainLines(console)
     with contextlib.ExitStack() as stack:
         live = (
@@ -241,7 +244,7 @@ def show_live(
             if live:
                 live.update(LiveView(monitor, instance.name, status), refresh=True)
             else:
-                lines.tell(monitor, status, is_clock=True)
+                lines.print(monitor, status, is_clock=True)
             if seconds is not None and elapsed >= seconds:
                 return
             pause = REFRESH_SECONDS if live else PLAIN_LINE_SECONDS
@@ -250,27 +253,27 @@ def show_live(
 
 
 def notices(options: Options, console: Console) -> int:
-    """Print the notices that went out; with --follow, those to come as well."""
-    found = Notices(named(options.name))
+    """Print the notices that were sent; with --follow, new ones too."""
+    sent = Notices(named(options.name))
     if options.follow:
         with contextlib.suppress(KeyboardInterrupt):
-            for index, deliveries in enumerate(found.follow()):
+            for index, deliveries in enumerate(sent.follow()):
                 print_notices(deliveries, options.json, is_first=index == 0)
         return 0
-    deliveries = waited_for(found.look, options.wait)
+    deliveries = waited_for(sent.look, options.wait)
     if options.json:
         return print_json({"notices": [notice_as_json(each) for each in deliveries]})
     if deliveries:
         print_notices(deliveries, as_json=False, is_first=True)
-    elif found.is_new:
-        console.print("subscribed just now: what goes out from now on will be shown")
+    elif sent.is_new:
+        console.print("subscribed just now: notices from now on will be shown")
     else:
-        console.print("nothing went out yet: a notice goes out when an alert opens or clears")
+        console.print("no notice was sent yet: one is sent when an alert opens or clears")
     return 0
 
 
 def print_notices(deliveries: list[Delivery], as_json: bool, is_first: bool) -> None:
-    """Print notices, a line each: for a person under a heading, or as JSON."""
+    """Print notices, a line each: as a table with a heading, or as JSON."""
     if as_json:
         lines = [json.dumps(notice_as_json(each)) for each in deliveries]
     else:
@@ -300,16 +303,16 @@ def query_windows(options: Options, console: Console) -> int:
 
 
 def windows_of(api: Api, options: Options) -> list[Json]:
-    """Return a device's windows in the time that was asked for."""
+    """Return a device's windows between `--from` and `--to`."""
     end_ms = time_of("--to", options.end) if options.end else now_ms()
     start_ms = time_of("--from", options.start) if options.start else end_ms - HOUR_MS
     return list(api.windows(options.device, iso(start_ms), iso(end_ms)))
 
 
 def waited_for(look: Callable[[], list[T]], seconds: float) -> list[T]:
-    """Look until there is something, at most for so many seconds; return it.
+    """Call `look` until it returns something, at most for `seconds`; return that.
 
-    Raise LocalError if nothing came in that time. Without a time, nothing is an answer, too.
+    Raise LocalError if nothing came in that time. With 0 seconds, an empty list may return.
     """
     deadline = time.monotonic() + seconds
     while not (found := look()) and time.monotonic() < deadline:
@@ -357,7 +360,7 @@ def query_alerts(options: Options, console: Console) -> int:
 
 
 def query_accounting(options: Options, console: Console) -> int:
-    """Print what each stage counted, and how many readings met no end."""
+    """Print the counts of each stage, and the number of unaccounted readings."""
     end_ms = time_of("--to", options.end) if options.end else now_ms()
     start_ms = time_of("--from", options.start) if options.start else end_ms - HOUR_MS
     with operator(options) as api:
@@ -374,13 +377,13 @@ def query_accounting(options: Options, console: Console) -> int:
 
 
 def mappings(options: Options, console: Console) -> int:
-    """Print how far each event source mapping of a stream is."""
+    """Print the progress of each event source mapping of a stream."""
     instance = named(options.name)
     instance.deployed()
-    found = MappingReader(instance).read()
+    states = MappingReader(instance).read()
     if options.json:
-        return print_json(mappings_as_json(found))
-    for each in found:
+        return print_json(mappings_as_json(states))
+    for each in states:
         title = f"{each.source} → {each.function}: {each.state}, {each.last_result}"
         print_table(console, shards_table(each), title)
     return 0
@@ -412,7 +415,7 @@ def env(options: Options, _console: Console) -> int:
 
 
 def mqtt_certificate(options: Options, console: Console) -> int:
-    """Make a device's certificate, and say how an MQTT client uses it."""
+    """Make a device's certificate, and print a command that publishes with it."""
     instance = named(options.name)
     files = issue_certificates(instance, [options.device])[options.device]
     print_publishing(instance, options.device, files, console)
@@ -420,14 +423,14 @@ def mqtt_certificate(options: Options, console: Console) -> int:
 
 
 def mqtt_claim(options: Options, console: Console) -> int:
-    """Have a device claim its certificate, and say how an MQTT client uses it."""
+    """Claim a device's certificate, as the device would; print a command that publishes with it."""
     instance = named(options.name)
     print_publishing(instance, options.device, claim(instance, options.device), console)
     return 0
 
 
 def print_publishing(instance: Instance, device_id: str, files: Pair, console: Console) -> None:
-    """Print a line by which a device publishes a reading, to be copied, however long."""
+    """Print a command that publishes a reading of a device: one long line, to be copied."""
     connection = (
         f"--host 127.0.0.1 --port {instance.load().mqtt_port} "
         f"--cafile {mqtt_authority(instance.folder)} "
@@ -447,7 +450,7 @@ def invoke(options: Options, _console: Console) -> int:
 
 
 def on_instance(command: Command) -> Callable[[Options, Console], int]:
-    """Return an operators' command as one that acts on the stack of an instance."""
+    """Return an operators' command that acts on the stack of an instance."""
 
     def run_command(options: Options, console: Console) -> int:
         state = named(options.name).deployed()
@@ -460,7 +463,7 @@ def on_instance(command: Command) -> Callable[[Options, Console], int]:
 
 
 def target_of(state: State) -> Target:
-    """Return an instance's stack as operators' commands have it."""
+    """Return an instance's stack as the target of operators' commands."""
     return Target(
         state.stack,
         state.outputs,
@@ -469,20 +472,20 @@ def target_of(state: State) -> Target:
 
 
 def down(options: Options, console: Console) -> int:
-    """End an instance, or all of them, and remove what it left."""
+    """End an instance, or all of them, and remove its folder."""
     instances = existing() if options.all else [named(options.name)]
     for instance in instances:
         was_there, was_running = instance.folder.exists(), embedded.stop(instance)
         instance.remove()
-        done = "ended" if was_running else "had ended; what it left is removed"
+        done = "ended" if was_running else "had ended; its folder is removed"
         console.print(f"{instance.name}: {done if was_there else 'there is none'}", highlight=False)
     return 0
 
 
 def sized(options: Options, steps: Steps) -> int:
-    """Return how many simulated devices to run: as asked, or as many as the machine takes.
+    """Return the number of simulated devices: `--devices`, or as many as the machine can run.
 
-    Where only the rate was asked for, it is the default of that many devices.
+    With `--rate` alone, it is the default number.
     """
     if options.csv is not None or (options.devices or options.rate) is not None:
         return options.devices or FleetOptions.devices
@@ -493,7 +496,10 @@ def sized(options: Options, steps: Steps) -> int:
 
 
 def source_of(options: Options) -> Callable[[int], Source]:
-    """Return what makes the readings of so many devices; raise LocalError for wrong options."""
+    """Return a function from a number of devices to their source; raise LocalError for an option.
+
+    A recording has its own devices: the number doesn't matter to it.
+    """
     if options.csv is None:
         fleet = FleetOptions(
             devices=options.devices or FleetOptions.devices,
@@ -519,12 +525,12 @@ def source_of(options: Options) -> Callable[[int], Source]:
         speed=options.speed,
         is_ending_now=options.ends_now,
     )
-    Recording(recording, 0)  # an unreadable file is said before anything is started
+    Recording(recording, 0)  # raises for an unreadable file, before anything is started
     return lambda _devices: Recording(recording, now_ms())
 
 
 def posting_of(options: Options) -> PostingOptions:
-    """Return how to post; raise LocalError for options that can't be."""
+    """Return the options of posts; raise LocalError for a wrong one."""
     if options.batch > BATCH_MAX:
         raise LocalError(
             f"--batch: {options.batch} is above {BATCH_MAX}, the most that the API takes at once"
@@ -538,7 +544,7 @@ def posting_of(options: Options) -> PostingOptions:
 
 
 def prepare_tokens(instance: Instance, source: Source, posting_options: PostingOptions) -> None:
-    """Create what posting needs: tokens of devices that post for themselves, certificates."""
+    """Create the certificates and device tokens that posts need."""
     if posting_options.mqtt:
         issue_certificates(instance, speakers(source.devices, posting_options.mqtt))
     if not posting_options.is_gateway:
@@ -546,7 +552,7 @@ def prepare_tokens(instance: Instance, source: Source, posting_options: PostingO
 
 
 def parameters_of(options: Options) -> dict[str, str]:
-    """Return the template parameters that options set."""
+    """Return the template parameters that the options set."""
     return {"WindowRetentionDays": str(options.retention_days)} if options.retention_days else {}
 
 
@@ -557,7 +563,7 @@ def operator(options: Options) -> Api:
 
 
 def time_of(name: str, text: str) -> int:
-    """Return the ms of a time given by option `name`."""
+    """Return a time in ms; raise LocalError that names the option if it isn't a time."""
     try:
         return from_iso(text)
     except ValueError:

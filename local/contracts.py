@@ -1,4 +1,4 @@
-"""Whether what is about to be deployed says what the contracts and the rules say."""
+"""Checks that generated files match the schemas and rules before they are deployed."""
 
 import os
 import subprocess
@@ -10,9 +10,9 @@ from local.instance import ROOT
 
 
 def refuse_stale(root: Path = ROOT) -> None:
-    """Raise LocalError, naming each file, where `make schemas` would change or refuse one.
+    """Raise LocalError if `make schemas` would change or refuse a file; name each such file.
 
-    The filters of yesterday's rules deploy without a word, and then no alert comes.
+    Otherwise a changed rule would deploy with its old filter, without an error and without alerts.
     """
     answer = subprocess.run(
         [sys.executable, "-m", "contract", "--check"],

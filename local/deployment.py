@@ -1,7 +1,7 @@
 """Deploys the real template to an instance, with the real SAM CLI.
 
-The functions run in this machine's interpreter, so the layer is built for it and the template's
-`Runtime` and `Architecture` are overridden, and the archive's buffer is short; nothing else differs
+The functions run in this machine's interpreter, so the layer is built for it, and the template's
+`Runtime` and `Architecture` are overridden. The archive's buffer is short. Nothing else differs
 from a deployment to AWS.
 """
 
@@ -34,7 +34,7 @@ from local.instance import ROOT, Instance, State
 from local.tools import tool
 
 SAM_SECONDS_MAX = 900.0
-"""For one that hangs: an idle machine needs 20, one with eight busy loops 150."""
+"""Ends a command that hangs. An idle machine needs 20 s, one with eight busy loops 150 s."""
 CLOUDFORMATION_POLL_SECONDS = 0.2
 CONTAINER_PYTHON = "3.13"  # the template's own
 STREAM_FUNCTIONS = ("aggregate", "alert")
@@ -43,14 +43,14 @@ OUT_OF_TIME = "Task timed out"
 REFUSED = '"UnexpectedEvent"'
 ARCHIVE_BUFFER_SECONDS = 2
 BUILD, NEXT_BUILD = "build", "build-next"
-"""Folders of an instance: what is deployed to it; what is to be deployed next."""
+"""Folders of an instance: of the deployed build, and of the next one."""
 NO_ENDPOINT = "http://127.0.0.1:9"
-NO_STATE = State(access_key="none", secret_key="none")  # noqa: S106 - it opens nothing
+NO_STATE = State(access_key="none", secret_key="none")  # noqa: S106 - no instance has this key
 CLIENTS_LOCK = Lock()
-UNDATED = (1980, 1, 1, 0, 0, 0)  # the first date that an archive can say
+UNDATED = (1980, 1, 1, 0, 0, 0)  # the first date of the ZIP format
 API_URL_PATTERN = re.compile(r"https://(?P<api>[^./]+)\.execute-api\.[^/]+/(?P<stage>[^/]+)/?")
 UNCHANGED = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
-"""Of a stack that is as it was: the update didn't begin, or was rolled back."""
+"""Statuses of an unchanged stack: the update didn't begin, or was rolled back."""
 NESTED_STACK = "AWS::CloudFormation::Stack"
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
 
@@ -58,7 +58,7 @@ ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "arm64": "arm64", "aarch
 def host_parameters() -> dict[str, str]:
     """Return the template parameters for functions that run in this machine's interpreter.
 
-    The archive buffers for seconds, not for minutes: here a person waits for it.
+    The archive buffers for seconds, not minutes, because a person waits for it here.
     """
     return {
         "Runtime": f"python{host_python()}",
@@ -73,18 +73,18 @@ def host_python() -> str:
 
 
 def host_architecture(machine: str | None = None) -> str:
-    """Return this machine's processor as Lambda names it; raise LocalError if it has no such."""
+    """Return this machine's processor as Lambda names it; raise LocalError if Lambda lacks it."""
     machine = machine or platform.machine()
     architecture = ARCHITECTURES.get(machine.lower())
     if architecture is None:
         raise LocalError(
-            f"this machine's processor, {machine}, is neither x86-64 nor ARM64: Lambda has no other"
+            f"this machine's processor, {machine}, isn't x86-64 or ARM64: Lambda has only these"
         )
     return architecture
 
 
 def layer_platform(system: str = sys.platform, architecture: str | None = None) -> str:
-    """Return the platform whose wheels the layer takes, as uv names it."""
+    """Return the platform of the layer's wheels, as uv names it."""
     processor = {"x86_64": "x86_64", "arm64": "aarch64"}[architecture or host_architecture()]
     return f"{processor}-apple-darwin" if system == "darwin" else f"{processor}-manylinux2014"
 
@@ -92,12 +92,12 @@ def layer_platform(system: str = sys.platform, architecture: str | None = None) 
 def tool_environment(
     folder: Path, endpoint: str, inherited: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """Return the environment for a tool that talks to the embedded AWS, and can't talk to another.
+    """Return the environment for a tool that can reach the embedded AWS and no other AWS.
 
-    What a person has set for AWS (profile, keys, endpoints of single services) is left out. The
-    keys are those of the instance whose folder this is; of none yet, keys that open nothing. Left
-    out is PYTHONDONTWRITEBYTECODE, too, which many containers set: sam would compile its imports
-    at each start.
+    A person's variables for AWS (profile, keys, endpoints of single services) are left out. The
+    keys are those of the instance in `folder`; before it has any, keys that no instance accepts.
+    PYTHONDONTWRITEBYTECODE is left out, too: many containers set it, and sam would compile its
+    imports at each start.
     """
     own = {
         name: value
@@ -127,7 +127,7 @@ def tool_environment(
 
 
 def state_in(folder: Path) -> State:
-    """Return the state of the instance whose folder this is, or one with keys that open nothing."""
+    """Return the state of the instance in this folder, or NO_STATE if it has none."""
     try:
         return Instance(folder.name, folder).load()
     except LocalError:
@@ -135,7 +135,7 @@ def state_in(folder: Path) -> State:
 
 
 def aws_environment(state: State, endpoint: str) -> dict[str, str]:
-    """Return what points an AWS SDK or CLI at the embedded AWS, as its account's root."""
+    """Return the variables that point an AWS SDK or CLI at the embedded AWS, as its root user."""
     return {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": state.access_key,
@@ -146,10 +146,10 @@ def aws_environment(state: State, endpoint: str) -> dict[str, str]:
 
 
 def client(state: State, service: str, answer_seconds_max: float = 30) -> Any:
-    """Return a boto3 client of the embedded AWS, whatever the environment says."""
+    """Return a boto3 client of the embedded AWS; variables of the environment don't matter."""
     retries: Any = {"mode": "standard", "max_attempts": 3}
     config = Config(proxies={}, retries=retries, read_timeout=answer_seconds_max)
-    with CLIENTS_LOCK:  # a client is safe to share among threads, and not to make in several
+    with CLIENTS_LOCK:  # threads may share a client, but can't make clients at the same time
         return session(state.region, state.access_key, state.secret_key).client(  # type: ignore[call-overload]
             service, endpoint_url=f"http://127.0.0.1:{state.port}", config=config
         )
@@ -157,7 +157,7 @@ def client(state: State, service: str, answer_seconds_max: float = 30) -> Any:
 
 @cache
 def session(region: str, access_key: str, secret_key: str) -> boto3.Session:
-    """Return a session for all clients: each reads what boto3 knows of AWS anew, 0.1 s of CPU."""
+    """Return the session of all clients: each new one reads boto3's data of AWS, 0.1 s of CPU."""
     return boto3.Session(
         aws_access_key_id=access_key,
         aws_secret_access_key=secret_key,
@@ -166,7 +166,7 @@ def session(region: str, access_key: str, secret_key: str) -> boto3.Session:
 
 
 class SamRun:
-    """The SAM CLI at work, its output in the step's log."""
+    """A running SAM CLI command; its output goes to the step's log."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class SamRun:
         log: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """Start it, in a session of its own, so that ending it ends what it has started too."""
+        """Start the command in a session of its own, so that its children end with it."""
         self.command = arguments[0]
         self.log = instance.log(log or self.command)
         self.started = time.monotonic()
@@ -193,7 +193,7 @@ class SamRun:
             )
 
     def wait(self) -> float:
-        """Wait for its end; return the seconds it took, raise StepFailed when it fails or hangs."""
+        """Wait for its end; return its seconds. Raise StepFailed if it failed, or took too long."""
         try:
             code = self._process.wait(SAM_SECONDS_MAX)
         except subprocess.TimeoutExpired:
@@ -207,20 +207,20 @@ class SamRun:
         return time.monotonic() - self.started
 
     def end(self) -> None:
-        """End it if it is still at work."""
+        """End it if it still runs."""
         if self._process.poll() is None:
             end_group(self._process.pid)
             self._process.wait()
 
 
 def build(instance: Instance, parameters: Mapping[str, str], folder: str = BUILD) -> SamRun:
-    """Start `sam build` into a folder of the instance's; it asks no AWS anything."""
+    """Start `sam build` into a folder of the instance; it needs no AWS."""
     arguments = ["build", "--build-dir", str(built_template(instance, folder).parent)]
     return SamRun(instance, NO_ENDPOINT, [*arguments, *overrides(parameters)])
 
 
 def copy_build(source: Instance, target: Instance) -> None:
-    """Give an instance what was built for another."""
+    """Copy the build of one instance to another."""
     shutil.copytree(built_template(source).parent, built_template(target).parent)
 
 
@@ -238,7 +238,7 @@ def build_for_container(instance: Instance) -> SamRun:
 
 
 def deploy(instance: Instance, parameters: Mapping[str, str], folder: str = BUILD) -> SamRun:
-    """Start `sam deploy` of what was built."""
+    """Start `sam deploy` of a build."""
     state = instance.load()
     template = built_template(instance, folder)
     write_as_json(template)
@@ -255,16 +255,16 @@ def built_template(instance: Instance, folder: str = BUILD) -> Path:
 
 
 def take_build(instance: Instance) -> None:
-    """Put what was built for a redeployment in the place of what was deployed before."""
+    """Replace the deployed build by the next one, which has just been deployed."""
     shutil.rmtree(instance.folder / BUILD, ignore_errors=True)
     (instance.folder / NEXT_BUILD).rename(instance.folder / BUILD)
 
 
 def write_as_json(template: Path) -> None:
-    """Write a built template and its nested ones as JSON, which is YAML too; layers as archives.
+    """Rewrite a built template and its nested ones as JSON, which is YAML too; archive its layers.
 
-    The SAM CLI reads each template seven times. Reading it as YAML takes it 0.3 s each time, and is
-    most of what it does here; the rest is to make an archive of a layer, at each deployment.
+    This saves most of the SAM CLI's time. It reads each template seven times, 0.3 s each as YAML,
+    and makes an archive of each layer at each deployment.
     """
     for each in (template, *template.parent.glob("*/template.yaml")):
         document = yaml.load(each.read_text("utf-8"), yaml.CSafeLoader)
@@ -276,11 +276,11 @@ def write_as_json(template: Path) -> None:
 
 
 def archived(content: Path) -> Path:
-    """Make an archive of a folder, in its place; hardly compressed, since it doesn't travel far.
+    """Replace a folder by its archive, hardly compressed, since it stays on this machine.
 
-    Equal files make an equal archive: without it each redeployment would bring a new layer.
+    Equal files make an equal archive. Otherwise each redeployment would make a new layer.
     """
-    if content.is_file():  # made at the deployment before
+    if content.is_file():  # an earlier deployment made the archive
         return content
     archive = content.with_name(f"{content.name}.zip")
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
@@ -313,7 +313,7 @@ def read_outputs(state: State) -> dict[str, str]:
 
 
 def standing(state: State) -> str:
-    """Return what a failed update has left: what was there before, unless the stack is stuck."""
+    """Return a text on the stack after a failed update: unchanged, or stuck in a status."""
     stacks = client(state, "cloudformation").describe_stacks(StackName=state.stack)["Stacks"]
     status = stacks[0]["StackStatus"]
     if status in UNCHANGED:
@@ -322,7 +322,7 @@ def standing(state: State) -> str:
 
 
 def failures(state: State, since: datetime) -> list[str]:
-    """Return what failed in the stack since then and why, the first one first, if anything did."""
+    """Return the failures of resources since then, with CloudFormation's reasons, oldest first."""
     pages = client(state, "cloudformation").get_paginator("describe_stack_events")
     try:
         events = [
@@ -331,7 +331,7 @@ def failures(state: State, since: datetime) -> list[str]:
             for each in page["StackEvents"]
             if each["ResourceStatus"].endswith("_FAILED") and each["Timestamp"] >= since
         ]
-    except ClientError:  # there is no such stack: it didn't come to that
+    except ClientError:  # there is no stack yet
         return []
     return [
         f"{each['LogicalResourceId']}: {each['ResourceStatus']}: {each['ResourceStatusReason']}"
@@ -341,7 +341,7 @@ def failures(state: State, since: datetime) -> list[str]:
 
 
 def local_api_url(output: str, port: int) -> str:
-    """Return where the embedded AWS serves the API that has this address on AWS."""
+    """Return the API's URL at the embedded AWS, from its URL on AWS."""
     match = API_URL_PATTERN.fullmatch(output)
     if match is None:
         raise LocalError(
@@ -351,7 +351,7 @@ def local_api_url(output: str, port: int) -> str:
 
 
 def stack_resources(state: State) -> Iterator[dict[str, Any]]:
-    """Return the summaries of the stack's resources, and of those of the stacks nested in it."""
+    """Return the summaries of the resources of the stack and of its nested stacks."""
     pages = client(state, "cloudformation").get_paginator("list_stack_resources")
     stacks = [state.stack]
     while stacks:
@@ -363,10 +363,10 @@ def stack_resources(state: State) -> Iterator[dict[str, Any]]:
 
 
 def start_functions(state: State) -> None:
-    """Start the functions that read the stream, with no records, before the first reading.
+    """Start the functions that read the stream before the first reading, by calls without records.
 
-    With no records there is nothing that they do, so one that isn't started in time is called
-    again. One that refuses such an event has started. Raise LocalError for one that doesn't.
+    Such a call has no effect, so it is repeated if it times out. A function that refuses the event
+    has started, too. Raise LocalError if one doesn't start.
     """
     lambdas = client(state, "lambda")
     with ThreadPoolExecutor(len(STREAM_FUNCTIONS)) as pool:
@@ -378,21 +378,21 @@ def start_functions(state: State) -> None:
 
 
 def start_function(lambdas: Any, name: str) -> None:
-    """Call a function with no records until it answers; raise LocalError when it doesn't."""
+    """Call a function without records until it answers; raise LocalError if it doesn't."""
     deadline = time.monotonic() + FIRST_CALL_SECONDS_MAX
     while True:
         answer = lambdas.invoke(FunctionName=name, Payload=json.dumps({"Records": []}))
-        told = answer["Payload"].read().decode()
-        if "FunctionError" not in answer or REFUSED in told:
+        payload = answer["Payload"].read().decode()
+        if "FunctionError" not in answer or REFUSED in payload:
             return
-        if OUT_OF_TIME not in told:
-            raise LocalError(f"{name} doesn't start: {told}")
+        if OUT_OF_TIME not in payload:
+            raise LocalError(f"{name} doesn't start: {payload}")
         if time.monotonic() > deadline:
-            raise NoAnswer(f"{name} doesn't start in {FIRST_CALL_SECONDS_MAX:.0f} s: {told}")
+            raise NoAnswer(f"{name} doesn't start in {FIRST_CALL_SECONDS_MAX:.0f} s: {payload}")
 
 
 def admin_token(state: State) -> str:
-    """Return the token of the first admin, whose secret the stack generated."""
+    """Return the token of the first admin; the stack generated its secret."""
     secret = client(state, "secretsmanager").get_secret_value(
         SecretId=state.outputs["AdminSecretArn"]
     )

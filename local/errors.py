@@ -1,10 +1,10 @@
-"""What can go wrong for a person at the terminal.
+"""The errors that a person at the terminal sees.
 
 EmulatorError         shown as one message, never as a stack trace (`emulator.errors`)
-├── StepFailed        a tool of a step failed: its last lines, and where its whole log is
-└── LocalError        what was asked for can't be done: what is wrong, and what would be right
+├── StepFailed        a step's tool failed: has its last lines and the path of its log
+└── LocalError        a command can't be done: says what is wrong and what would be right
     ├── ApiFailed     the pipeline's API answered with an error
-    └── NoAnswer      it didn't answer: whether it works can't be told
+    └── NoAnswer      the API didn't answer in time: nobody knows whether it did the work
 """
 
 from emulator.errors import EmulatorError
@@ -15,7 +15,7 @@ class LocalError(EmulatorError):
 
 
 class ApiFailed(LocalError):
-    """The API's answer to a request of ours was an error."""
+    """The API answered a request with an error."""
 
     def __init__(self, request: str, status: int, message: str) -> None:
         """Keep the status, so that a caller can tell one error from another."""
@@ -24,4 +24,4 @@ class ApiFailed(LocalError):
 
 
 class NoAnswer(LocalError):
-    """A request got no answer in time, so that nothing is known of what it asked for."""
+    """A request got no answer in time: nobody knows whether it was carried out."""

@@ -1,7 +1,7 @@
-"""The events in `events/`, stamped: as recorded, but as if it had been just now.
+"""Stamps the events in `events/`: moves their times to now.
 
-They were recorded in one minute. Readings older than `WindowRetentionDays` are refused, so their
-files expire; a copy whose times are moved to now doesn't.
+They were recorded in one minute. Readings older than `WindowRetentionDays` are refused, so the
+recorded files expire; stamped copies don't.
 
 `python -m local.events FOLDER` writes stamped copies of all of them.
 """
@@ -22,14 +22,14 @@ from local.instance import ROOT
 
 EVENTS = ROOT / "events"
 RECORDED_MS = 1_795_224_720_000
-"""2026-11-21T01:32:00Z: soon after the newest time in any event."""
+"""2026-11-21T01:32:00Z: just after the newest time in any event."""
 BEFORE_MS, AFTER_MS = 3_600_000, 600_000
-"""A time so far around is one of the recording; any other isn't touched."""
-AS_THEY_ARE = ("replay",)
-"""What they ask for is an hour of the archive, which isn't judged by its age."""
+"""Times this far before and after RECORDED_MS belong to the recording. Others stay as they are."""
+NOT_STAMPED = ("replay",)
+"""Names of events that name an hour of the archive; the archive takes an hour of any age."""
 MINUTE_MS = 60_000
 UNITS_NS = (1_000_000_000, 1_000_000, 1_000, 1)
-"""What a number of an epoch may count: s, ms, µs, ns."""
+"""Units of an epoch time, in ns: s, ms, µs, ns."""
 NS_PER_MS = 1_000_000
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(?::\d\d(?:\.\d+)?)?")
 APACHE = re.compile(r"\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d")
@@ -39,13 +39,13 @@ BASE64 = re.compile(r"[A-Za-z0-9+/]{16,}={0,2}")
 
 
 def stamped(event: Any, now_ms: int) -> Any:
-    """Return an event with the times of its recording moved to the minute before `now_ms`."""
+    """Return an event with its recorded times moved to the minute before `now_ms`."""
     shift_ms = (now_ms - RECORDED_MS) // MINUTE_MS * MINUTE_MS
     return moved(event, shift_ms)
 
 
 def moved(value: Any, shift_ms: int) -> Any:
-    """Return a JSON value with each time of the recording moved, in texts and in base64 as well."""
+    """Return a JSON value with each recorded time moved, also within strings and base64."""
     if isinstance(value, dict):
         document = {name: moved(each, shift_ms) for name, each in value.items()}
         if "md5OfBody" in document:
@@ -62,7 +62,7 @@ def moved(value: Any, shift_ms: int) -> Any:
 
 
 def moved_number(number: float, shift_ms: int) -> float:
-    """Return a number moved, if it is a time of the recording in s, ms, µs or ns."""
+    """Return a number; if it is a recorded time in s, ms, µs or ns, moved."""
     for unit_ns in UNITS_NS:
         at_ms = number * unit_ns / NS_PER_MS
         if is_recorded(at_ms):
@@ -72,12 +72,12 @@ def moved_number(number: float, shift_ms: int) -> float:
 
 
 def is_recorded(at_ms: float) -> bool:
-    """Tell whether a time is one of the recording."""
+    """Return whether a time belongs to the recording."""
     return RECORDED_MS - BEFORE_MS <= at_ms <= RECORDED_MS + AFTER_MS
 
 
 def moved_text(text: str, shift_ms: int) -> str:
-    """Return a text with its times moved; base64 of a text as base64 of the moved one."""
+    """Return a string with its recorded times moved, also within base64."""
     if BASE64.fullmatch(text):
         inside = decoded(text)
         if inside is not None:
@@ -90,13 +90,13 @@ def moved_text(text: str, shift_ms: int) -> str:
 
 
 def moved_digits(digits: str, shift_ms: int) -> str:
-    """Return the digits of a number moved; of another, an account's say, as they are."""
+    """Return digits; if they are a recorded time (not an account id, say), moved."""
     after = moved_number(int(digits), shift_ms)
     return digits if after == int(digits) else str(after)
 
 
 def decoded(text: str) -> str | None:
-    """Return the text that is in base64; None for another."""
+    """Return the text that a base64 string encodes; None if it encodes no text."""
     try:
         inside = base64.b64decode(text, validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
@@ -105,7 +105,7 @@ def decoded(text: str) -> str | None:
 
 
 def moved_iso(text: str, shift_ms: int) -> str:
-    """Return a time in ISO 8601 and UTC moved, written with as many digits as it was."""
+    """Return an ISO 8601 time in UTC moved, with as many digits as before."""
     at = datetime.fromisoformat(text).replace(tzinfo=UTC)
     if not is_recorded(at.timestamp() * 1000):
         return text
@@ -114,7 +114,7 @@ def moved_iso(text: str, shift_ms: int) -> str:
 
 
 def moved_apache(text: str, shift_ms: int) -> str:
-    """Return a time as in API Gateway's `requestTime` moved."""
+    """Return a time in the format of API Gateway's `requestTime`, moved."""
     at = datetime.strptime(text, APACHE_FORMAT).replace(tzinfo=UTC)
     if not is_recorded(at.timestamp() * 1000):
         return text
@@ -122,16 +122,16 @@ def moved_apache(text: str, shift_ms: int) -> str:
 
 
 def stamped_copy(event: Path, folder: Path, now_ms: int) -> Path:
-    """Write an event to be used now into a folder; return its path.
+    """Write a stamped copy of an event into a folder; return the copy's path.
 
-    An event that isn't of `events/` is somebody's own: it is used as it is.
+    An event from outside `events/`, or one that needs no stamp, isn't copied: its own path returns.
     """
-    if event.resolve().parent != EVENTS or event.stem.partition("-")[0] in AS_THEY_ARE:
+    if event.resolve().parent != EVENTS or event.stem.partition("-")[0] in NOT_STAMPED:
         return event
     folder.mkdir(parents=True, exist_ok=True)
     copy = folder / event.name
-    found = json.loads(event.read_text("utf-8"))
-    copy.write_text(json.dumps(stamped(found, now_ms), indent=2) + "\n", "utf-8")
+    recorded = json.loads(event.read_text("utf-8"))
+    copy.write_text(json.dumps(stamped(recorded, now_ms), indent=2) + "\n", "utf-8")
     return copy
 
 
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str]) -> int:
         copy = stamped_copy(event, Path(folder), int(time.time() * 1000))
         if copy == event:
             Path(folder, event.name).write_bytes(event.read_bytes())
-    sys.stdout.write(f"{folder}: the events of events/, as if recorded just now\n")
+    sys.stdout.write(f"{folder}: the events of events/, with the times of now\n")
     return 0
 
 

@@ -20,7 +20,7 @@ NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 @dataclass
 class State(emulator_instance.State):
-    """What commands need to know of an instance: also of the stack that is deployed to it."""
+    """The stored state of an instance, and of the stack that is deployed to it."""
 
     stack: str = "telemetry"
     api_url: str = ""
@@ -28,9 +28,9 @@ class State(emulator_instance.State):
     tokens: dict[str, str] = field(default_factory=dict)
     is_deployed: bool = False
     parameters: dict[str, str] = field(default_factory=dict)
-    """The template's parameters, as they were given at the last deployment."""
+    """The template's parameters of the last deployment."""
     sources: dict[str, str] = field(default_factory=dict)
-    """What was deployed then: a digest of each file, by its name."""
+    """The digest of each file of the last deployment, by its name."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Instance(emulator_instance.Instance):
     """The folder of one instance."""
 
     def load(self) -> State:
-        """Read the state; raise LocalError when there is none."""
+        """Read the state; raise LocalError if there is none."""
         try:
             return State(**self.stored())
         except FileNotFoundError:
@@ -48,7 +48,7 @@ class Instance(emulator_instance.Instance):
 
     @contextmanager
     def changing(self) -> Iterator[State]:
-        """Give the state to change, and save it at the end; who else changes it waits."""
+        """Yield the state for a change, and save it at the end. Other changes wait meanwhile."""
         with (self.folder / "state.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             state = self.load()
@@ -57,9 +57,9 @@ class Instance(emulator_instance.Instance):
 
     @contextmanager
     def brought_up_alone(self) -> Iterator[None]:
-        """Keep others from bringing it up meanwhile; raise LocalError where another one does.
+        """Lock the instance while it is brought up; raise LocalError if another command has it.
 
-        The lock is beside the folder, which is made anew.
+        The lock's file is beside the folder, because the folder is made anew.
         """
         self.folder.parent.mkdir(exist_ok=True)
         path = self.folder.with_name(f".{self.name}.up")
@@ -71,7 +71,7 @@ class Instance(emulator_instance.Instance):
             yield
 
     def deployed(self) -> State:
-        """Return the state of a running, deployed instance; raise LocalError if it isn't one."""
+        """Return the state; raise LocalError if the instance isn't running and deployed."""
         state = self.load()
         if not self.is_running():
             raise LocalError(
@@ -84,11 +84,11 @@ class Instance(emulator_instance.Instance):
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Hold a file's lock, and remove the file at the end; False where somebody else holds it."""
+    """Hold a file's lock and remove the file at the end; yield False if another process has it."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # no, where who held it has removed it meanwhile: another may lock a new one by now
+            # The former holder may have removed the file, and another process locked a new one.
             is_locked = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
         except BlockingIOError:
             is_locked = False
@@ -100,7 +100,7 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 def state_of(aws: EmbeddedAws) -> State:
-    """Return the state of an instance whose embedded AWS was just started."""
+    """Return the first state of an instance, from its embedded AWS."""
     return State(
         pid=aws.process.pid,
         port=aws.port,
@@ -111,7 +111,7 @@ def state_of(aws: EmbeddedAws) -> State:
 
 
 def named(name: str, root: Path = ROOT) -> Instance:
-    """Return the instance of that name; raise LocalError when the name can't be a folder's."""
+    """Return the instance of that name; raise LocalError if the name isn't valid."""
     if not NAME_PATTERN.fullmatch(name):
         raise LocalError(
             f"--name: '{name}' isn't a name: use lower-case letters, digits and hyphens, at most 40"
@@ -120,15 +120,15 @@ def named(name: str, root: Path = ROOT) -> Instance:
 
 
 def folder_of_instances(root: Path = ROOT) -> Path:
-    """Return the folder `.local`; where it is a link, that which it leads to.
+    """Return the folder `.local`; if it is a link, the link's target.
 
-    The SAM CLI writes paths that are relative to the real place of what it builds.
+    The SAM CLI writes paths relative to the real place of its build.
     """
     return (root / ".local").resolve()
 
 
 def unused(prefix: str, root: Path = ROOT) -> Instance:
-    """Return an instance with a name of its own, so that several can go side by side."""
+    """Return an instance with an unused name, so that several can run side by side."""
     return named(f"{prefix}-{secrets.token_hex(3)}", root)
 
 

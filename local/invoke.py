@@ -1,15 +1,17 @@
-"""One function in a container, by `sam local invoke`, with an instance as its AWS.
+"""Runs one function in a container, by `sam local invoke`, with an instance as its AWS.
 
-Four gaps lie between the container and the embedded AWS. All are closed here, so that neither
-the template nor a function knows of it:
+Four gaps lie between the container and the embedded AWS. They are closed here, so that the template
+and the functions don't have to:
 
-- `sam local` gives `!Ref` as logical ids: the values are read from the deployed function;
-- it passes on only variables that the template declares: AWS_ENDPOINT_URL is added to a copy;
-- a nested stack gets its layer by a parameter, which it takes for one on AWS: a copy has it itself;
-- the embedded AWS listens on loopback, and a container's loopback is its own: a relay listens on
-  the Docker bridge for as long as the invocation takes. The embedded AWS takes requests for its own
-  host alone, and a container signs them for the relay's: the relay tells which that is, and proves
-  that it knows the instance's secret. The signature is checked as any other.
+- `sam local` passes `!Ref` as a logical id. The values are read from the deployed function instead.
+- `sam local` passes only variables that the template declares. A copy of the template declares
+  AWS_ENDPOINT_URL.
+- A nested stack gets its layer by a parameter. `sam local` takes it for an ARN on AWS, so a copy of
+  the nested template has the layer itself.
+- The embedded AWS listens on loopback, and a container has a loopback of its own. A relay listens
+  on the Docker bridge during the invocation. The container signs requests for the relay's host, but
+  the embedded AWS takes requests for its own host only. The relay therefore adds the signed host,
+  with a proof that it knows the instance's secret; the signature is checked as any other.
 """
 
 import asyncio
@@ -44,13 +46,13 @@ from local.instance import ROOT, Instance, State
 from local.tools import tool
 
 INSPECT_BRIDGE = ("docker", "network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}")
-# What Docker Desktop, where the containers are in a virtual machine, calls the host's loopback.
+# Docker Desktop's name for the host's loopback: its containers are in a virtual machine.
 DESKTOP_HOST = "host.docker.internal"
 LOOPBACK = IPv4Network("127.0.0.0/8")
 CHUNK_BYTES = 65_536
 HEAD_BYTES_MAX = 65_536
 HEAD_END = b"\r\n\r\n"
-OF_THE_CONNECTION = (
+HEADERS_OF_CONNECTION = (
     *(b"host", b"connection", b"keep-alive", b"upgrade", b"http2-settings"),
     *(b"x-relayed-host", b"x-relay-proof"),
 )
@@ -63,11 +65,11 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def invoke(instance: Instance, function: str, event: Path, arguments: list[str]) -> int:
-    """Run the function of this logical id on an event's file; return sam's exit code.
+    """Run the function with this logical id on an event's file; return sam's exit code.
 
-    Events of `events/` are stamped: their times are those of now, else their readings expire.
-    Logs go to stderr, what the function answers to stdout. Raises LocalError for a function that
-    isn't in the stack, a missing event, and where there is no Docker.
+    Events of `events/` are stamped with the time of now, because old readings are refused. Logs go
+    to stderr, the function's answer to stdout. Raise LocalError if the stack has no such function,
+    the event's file is missing, or there is no Docker.
     """
     state = instance.deployed()
     if not event.is_file():
@@ -88,7 +90,7 @@ def invoke(instance: Instance, function: str, event: Path, arguments: list[str])
 
 
 def deployed_variables(state: State, function: str) -> dict[str, str]:
-    """Return the environment that the stack gave a function; raise LocalError for none of its."""
+    """Return the variables of a deployed function; raise LocalError if it isn't in the stack."""
     names = {
         resource["LogicalResourceId"]: resource["PhysicalResourceId"]
         for resource in stack_resources(state)
@@ -102,9 +104,9 @@ def deployed_variables(state: State, function: str) -> dict[str, str]:
 
 
 def with_endpoint_declared(built: Path, function: str) -> Path:
-    """Write copies of templates in which a function declares AWS_ENDPOINT_URL; return the root's.
+    """Write copies of the built templates that declare AWS_ENDPOINT_URL for a function.
 
-    The function is in the built root template or in one that is nested in it.
+    The function is in the root template or in a nested one. Return the path of the root's copy.
     """
     template = yaml.safe_load(built.read_text("utf-8"))
     if function in template["Resources"]:
@@ -128,9 +130,9 @@ def declare_endpoint(template: Json, function: str) -> None:
 
 
 def bring_layers(inner: Json, given: Json, resources: Json, folder: Path) -> None:
-    """Make a nested template's parameters that are layers of the root's layers of its own.
+    """Replace the parameters of a nested template that are layers by the layers themselves.
 
-    `sam local` takes a layer that comes by a parameter for an ARN on AWS.
+    `sam local` takes a layer that is a parameter for an ARN on AWS.
     """
     for name, value in list(given["Parameters"].items()):
         layer = resources.get(str(value.get("Ref"))) if isinstance(value, dict) else None
@@ -143,14 +145,17 @@ def bring_layers(inner: Json, given: Json, resources: Json, folder: Path) -> Non
 
 
 def copied_beside(path: Path, template: Json) -> Path:
-    """Write a changed template beside the built one, since its paths are relative."""
+    """Write a changed template beside the built one, since it has relative paths."""
     copy = path.with_name("template-local.json")
     copy.write_text(json.dumps(template, default=str), "utf-8")
     return copy
 
 
 def bridge_network() -> tuple[IPv4Network, IPv4Address]:
-    """Return containers' network and the host's address in it; raise LocalError without Docker."""
+    """Return the containers' network and the host's address in it.
+
+    Raise LocalError if there is no Docker.
+    """
     if shutil.which("docker") is None:
         raise LocalError("docker is missing: a function runs in a container here")
     asked = subprocess.run(INSPECT_BRIDGE, capture_output=True, text=True, check=False)
@@ -163,14 +168,14 @@ def bridge_network() -> tuple[IPv4Network, IPv4Address]:
 
 @contextlib.contextmanager
 def relayed(state: State, network: IPv4Network, address: IPv4Address) -> Iterator[str]:
-    """Pass what containers send to `address` on to the instance; yield their endpoint."""
+    """Relay requests that containers send to `address` to the instance; yield their endpoint."""
     with ExitStack() as closing:
         try:
             listener = closing.enter_context(socket.create_server((str(address), 0)))
             name = str(address)
         except OSError:  # the bridge is in Docker Desktop's virtual machine
             listener = closing.enter_context(socket.create_server(("127.0.0.1", 0)))
-            network, name = LOOPBACK, DESKTOP_HOST  # which leads to loopback
+            network, name = LOOPBACK, DESKTOP_HOST  # Docker Desktop routes it to loopback
         reached_as = f"{name}:{listener.getsockname()[1]}"
         runner, stopped = closing.enter_context(asyncio.Runner()), asyncio.Event()
         loop = runner.get_loop()
@@ -185,14 +190,14 @@ def relayed(state: State, network: IPv4Network, address: IPv4Address) -> Iterato
 
 
 async def serve_until(stopped: asyncio.Event, listener: socket.socket, serve: Serve) -> None:
-    """Serve connections until told to stop; those under way are cut off then."""
+    """Serve connections until `stopped` is set; open connections are cut off then."""
     server = await asyncio.start_server(serve, sock=listener, limit=HEAD_BYTES_MAX)
     await stopped.wait()
     server.close()
 
 
 def passing_on(state: State, network: IPv4Network, reached_as: str) -> Serve:
-    """Return what serves a request of a container's: it joins its connection to the instance."""
+    """Return a callback that relays a container's connection to the instance."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = None
@@ -215,10 +220,10 @@ def passing_on(state: State, network: IPv4Network, reached_as: str) -> Serve:
 
 
 def head_to_pass_on(head: bytes, reached_as: str, state: State) -> bytes:
-    """Return a request's head for the instance: with its Host, and the one that was signed.
+    """Return a request's head for the instance: with the instance's Host and the signed one.
 
-    The connection ends with the answer, so that each request has a head that is looked at. Raises
-    ValueError for a request that isn't for the relay.
+    The connection ends with the answer, so that every request's head passes here. Raise ValueError
+    for a request that isn't for the relay.
     """
     first, *lines = head.removesuffix(HEAD_END).split(b"\r\n")
     names = [line.partition(b":")[0].lower() for line in lines]
@@ -226,18 +231,18 @@ def head_to_pass_on(head: bytes, reached_as: str, state: State) -> bytes:
     hosts = [line.partition(b":")[2].strip() for line, name in named if name == b"host"]
     if hosts != [reached_as.encode()] or any(name != name.strip() for name in names):
         raise ValueError(f"{hosts}: {reached_as} was expected")
-    kept = [line for line, name in named if name not in OF_THE_CONNECTION]
+    passed_on = [line for line, name in named if name not in HEADERS_OF_CONNECTION]
     own = (
         f"Host: 127.0.0.1:{state.port}",
         f"X-Relayed-Host: {reached_as}",
         f"X-Relay-Proof: {relay_proof(state.secret_key, reached_as)}",
         "Connection: close",
     )
-    return b"\r\n".join((first, *(line.encode() for line in own), *kept)) + HEAD_END
+    return b"\r\n".join((first, *(line.encode() for line in own), *passed_on)) + HEAD_END
 
 
 async def copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy until the one side ends, then end the other."""
+    """Copy bytes until the reader ends, then close the writer."""
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(CHUNK_BYTES):
             writer.write(data)

@@ -1,7 +1,7 @@
-"""What went out of an instance: its notices, as a subscriber of its topic and of its bus gets them.
+"""The notices that an instance sent, received as a subscriber of its topic and its event bus.
 
-The subscriber is a queue of the instance's own, beside the stack. What has come to it is moved into
-a file of the instance's folder, so that it can be looked at again.
+The subscriber is a queue in the embedded AWS, outside the stack. Received messages are moved into a
+file of the instance's folder, so that they can be read again.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ from local.errors import LocalError
 from local.instance import Instance, State
 
 NAME = "local-notices"
-"""Of the queue, and of the bus's rule."""
+"""Name of the queue, and of the bus's rule."""
 SENDERS = ("sns.amazonaws.com", "events.amazonaws.com")
 RECEIVED_AT_ONCE = 10
 LOOK_SECONDS = 1.0
@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 
 class Delivery(NamedTuple):
-    """A notice as it came to the queue: once from the topic, once from the bus."""
+    """A notice as it came to the queue, which gets it once from the topic and once from the bus."""
 
     message_id: str
     sent_at: str
@@ -35,8 +35,8 @@ class Delivery(NamedTuple):
     notice: Json
 
 
-class Shown(NamedTuple):
-    """A notice as a person sees it, however many ways it went."""
+class SentNotice(NamedTuple):
+    """A notice, with all ways by which it was sent."""
 
     sent_at: str
     notice: Json
@@ -44,7 +44,7 @@ class Shown(NamedTuple):
 
 
 def subscribe(state: State) -> bool:
-    """Subscribe the queue to the topic and to the bus; return False if it was already."""
+    """Subscribe the queue to the topic and the bus; return False if it was subscribed already."""
     sqs, sns, events = (client(state, service) for service in ("sqs", "sns", "events"))
     topic, bus = state.outputs["NoticesTopicArn"], state.outputs["EventBusName"]
     statement = {
@@ -61,17 +61,17 @@ def subscribe(state: State) -> bool:
     if arn in {each["Endpoint"] for page in pages for each in page["Subscriptions"]}:
         return False
     sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
-    # a prefix that every source has: all that is sent to this bus
+    # every source has the empty prefix, so the rule matches all events of this bus
     events.put_rule(Name=NAME, EventBusName=bus, EventPattern='{"source": [{"prefix": ""}]}')
     events.put_targets(Rule=NAME, EventBusName=bus, Targets=[{"Id": NAME, "Arn": arn}])
     return True
 
 
 class Notices:
-    """All that has gone out of an instance since its queue was subscribed."""
+    """The notices that an instance has sent since its queue was subscribed."""
 
     def __init__(self, instance: Instance) -> None:
-        """Look at an instance that is up; raise LocalError if it isn't."""
+        """Subscribe the queue if it isn't; raise LocalError if the instance isn't up."""
         self._instance = instance
         state = instance.deployed()
         self.is_new = subscribe(state)
@@ -81,25 +81,25 @@ class Notices:
         self._read = 0
 
     def look(self) -> list[Delivery]:
-        """Return what has come since the last look, the oldest first."""
+        """Return the deliveries since the last look, oldest first."""
         self._file.touch(0o600)
         with self._file.open("r+", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # another command may look, too
-            kept = [Delivery(*json.loads(line)) for line in file]
-            known = {each.message_id for each in kept}
+            fcntl.flock(file, fcntl.LOCK_EX)  # another command may look at the same time
+            deliveries = [Delivery(*json.loads(line)) for line in file]
+            known = {each.message_id for each in deliveries}
             for message in self._received():
                 delivery = delivered(message)
                 if delivery.message_id not in known:
                     file.write(json.dumps(delivery) + "\n")
                     file.flush()
-                    kept.append(delivery)
+                    deliveries.append(delivery)
                 handle = message["ReceiptHandle"]
                 self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=handle)
-        found, self._read = kept[self._read :], len(kept)
-        return sorted(found, key=lambda each: each.sent_at)
+        unread, self._read = deliveries[self._read :], len(deliveries)
+        return sorted(unread, key=lambda each: each.sent_at)
 
     def follow(self) -> Iterator[list[Delivery]]:
-        """Return what has come, look after look; raise LocalError when the instance ends."""
+        """Look again and again, yield the deliveries; raise LocalError when the instance ends."""
         while self._instance.is_running():
             yield self.look()
             time.sleep(LOOK_SECONDS)
@@ -114,7 +114,7 @@ class Notices:
 
 
 def delivered(message: Json) -> Delivery:
-    """Return what a message of the queue says: SNS's envelope, or EventBridge's event."""
+    """Return the delivery in a message of the queue: SNS's envelope, or EventBridge's event."""
     body = json.loads(message["Body"])
     is_event = "detail-type" in body
     notice = body["detail"] if is_event else json.loads(body["Message"])
@@ -123,22 +123,22 @@ def delivered(message: Json) -> Delivery:
     return Delivery(message["MessageId"], text, "EventBridge" if is_event else "SNS", notice)
 
 
-def together(deliveries: Iterable[Delivery]) -> list[Shown]:
-    """Return each notice once, with all the ways that it went, in the order of its first one."""
-    found: dict[str, Shown] = {}
+def together(deliveries: Iterable[Delivery]) -> list[SentNotice]:
+    """Return each notice once, with all its ways, in the order of the first deliveries."""
+    by_id: dict[str, SentNotice] = {}
     for each in deliveries:
         name = str(each.notice.get("notice_id", each.message_id))
-        if name in found:
-            found[name] = found[name]._replace(by=[*found[name].by, each.by])
+        if name in by_id:
+            by_id[name] = by_id[name]._replace(by=[*by_id[name].by, each.by])
         else:
-            found[name] = Shown(each.sent_at, each.notice, [each.by])
-    return list(found.values())
+            by_id[name] = SentNotice(each.sent_at, each.notice, [each.by])
+    return list(by_id.values())
 
 
 COLUMNS = (
     ("sent at", 20), ("change", 7), ("rule", 12), ("severity", 8), ("device", 12), ("value", 5),
 )  # fmt: skip
-"""The table's columns, and how wide they are at least; the ways that a notice went come last."""
+"""The table's columns with their least widths. A last column lists the ways of a notice."""
 
 
 def heading() -> str:
@@ -146,16 +146,16 @@ def heading() -> str:
     return "  ".join([*(f"{name:<{width}}" for name, width in COLUMNS), "by"])
 
 
-def line_of(shown: Shown) -> str:
-    """Return a notice as a line below the heading; the value is the furthest breach so far."""
-    notice, peak = shown.notice, shown.notice.get("peak")
+def line_of(sent: SentNotice) -> str:
+    """Return a notice as a line below the heading; its value is the furthest breach so far."""
+    notice, peak = sent.notice, sent.notice.get("peak")
     value = f"{peak:g}" if isinstance(peak, int | float) else ""
     names = ("change", "rule", "severity", "device_id")
-    cells = [shown.sent_at, *(str(notice.get(name, "")) for name in names), value]
+    cells = [sent.sent_at, *(str(notice.get(name, "")) for name in names), value]
     padded = (f"{cell:<{width}}" for cell, (_, width) in zip(cells, COLUMNS, strict=True))
-    return "  ".join([*padded, ", ".join(shown.by)])
+    return "  ".join([*padded, ", ".join(sent.by)])
 
 
 def as_json(delivery: Delivery) -> Json:
-    """Return a delivery as JSON: when it went out, which way, and all that the notice says."""
+    """Return a delivery as JSON: {sent_at, by, notice}."""
     return {"sent_at": delivery.sent_at, "by": delivery.by, "notice": delivery.notice}

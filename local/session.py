@@ -32,12 +32,11 @@ def brought_up(
     parameters: dict[str, str],
     built_by: Instance | None = None,
 ) -> Iterator[embedded.EmbeddedAws]:
-    """Bring an instance up; end it when that, or the block, ends by an error.
+    """Bring an instance up; end it if that, or the block, raises.
 
-    Of an instance that didn't come up its logs are left. Raise LocalError for a disk that is full,
-    whatever failed by it.
+    The logs of a failed instance stay. Raise LocalError if the cause is a full disk.
 
-    `built_by`: another one that is up, of the same code; nothing is built again then.
+    `built_by`: an instance with the same code. Its build is copied, instead of a new one.
     """
     tools = prepared(steps)
     parameters = deployment.host_parameters() | parameters
@@ -66,7 +65,7 @@ def brought_up(
 
 
 def prepared(steps: Steps) -> dict[str, Path]:
-    """Return the tools, by name; raise LocalError if one is missing, or a file is stale."""
+    """Return the tools' paths by name; raise LocalError if one is missing, or a file is stale."""
     with steps.step("tools", "sam, uv and the embedded AWS found"):
         tools = {name: tool(name, program) for name, program in TOOLS.items()}
     refuse_stale()
@@ -83,7 +82,7 @@ def started(instance: Instance, steps: Steps, tools: dict[str, Path]) -> embedde
 
 
 def wait_for_build(build: deployment.SamRun, steps: Steps, parameters: dict[str, str]) -> None:
-    """Show the build's end, once it has come."""
+    """Wait for the build's end, and print its step."""
     with steps.going_on("build"):
         seconds = build.wait()
     note = f"sam build for {parameters['Runtime']} on {parameters['Architecture']}"
@@ -92,7 +91,7 @@ def wait_for_build(build: deployment.SamRun, steps: Steps, parameters: dict[str,
 
 @contextmanager
 def telling_of_a_full_disk(instance: Instance) -> Iterator[None]:
-    """Turn an error into the fault of the disk that it comes of, if the logs tell of one."""
+    """Turn an error of the block into a LocalError on the disk, if the disk is its cause."""
     try:
         yield
     except (EmulatorError, OSError) as error:
@@ -105,13 +104,13 @@ def telling_of_a_full_disk(instance: Instance) -> Iterator[None]:
 def deploy(
     instance: Instance, steps: Steps, parameters: dict[str, str], sources: dict[str, str]
 ) -> None:
-    """Deploy what was built, and make it ready for devices and operators."""
+    """Deploy the build, start its functions, create the first tokens, and save the state."""
     with steps.step("deploy", "sam deploy of template.yaml"):
         state = deploy_stack(instance, parameters)
     note = "functions started; tokens of admin, operator, gateway, device"
     with steps.step("first calls", note), ExitStack() as closing:
         pool = ThreadPoolExecutor(1)
-        closing.callback(pool.shutdown, wait=False)  # Ctrl-C needn't wait for a call's answer
+        closing.callback(pool.shutdown, wait=False)  # Ctrl-C doesn't wait for a call's answer
         calls = pool.submit(deployment.start_functions, state)
         state.tokens |= first_tokens(instance, state)
         calls.result()
@@ -119,11 +118,11 @@ def deploy(
     instance.save(state)
 
 
-def redeployed(instance: Instance, steps: Steps, parameters: dict[str, str]) -> list[str]:
-    """Deploy to an instance that is up what has changed since; return the names of what has.
+def deploy_changes(instance: Instance, steps: Steps, parameters: dict[str, str]) -> list[str]:
+    """Deploy changes to an instance that is up; return the names of changed files and parameters.
 
-    Its data stays: it is an update of the stack, as on AWS. Where that fails, CloudFormation goes
-    back to what was deployed before, and StepFailed is raised.
+    It is an update of the stack, as on AWS, so data stays. If it fails, CloudFormation rolls it
+    back, and StepFailed is raised.
     """
     prepared(steps)
     with telling_of_a_full_disk(instance), instance.brought_up_alone():
@@ -155,10 +154,10 @@ def redeployed(instance: Instance, steps: Steps, parameters: dict[str, str]) -> 
 def deploy_stack(
     instance: Instance, parameters: dict[str, str], folder: str = deployment.BUILD
 ) -> State:
-    """Deploy what was built, once more if it is there; return the state with what it is now.
+    """Create or update the stack; return the state with its new outputs.
 
-    Raise StepFailed when it fails, with what CloudFormation says of the resources that failed: the
-    log ends with how all the others went.
+    Raise StepFailed if it fails, with CloudFormation's reasons for the resources that failed: the
+    end of the log is about the others.
     """
     state, since = instance.load(), datetime.now(UTC)
     try:
@@ -173,7 +172,7 @@ def deploy_stack(
 
 
 def first_tokens(instance: Instance, state: State) -> dict[str, str]:
-    """Create a token of each role; return them by subject."""
+    """Create a token of each role; return the tokens by subject, with the admin's."""
     wanted: list[dict[str, str]] = [
         {"subject": "operator", "role": "operator"},
         {"subject": "gateway", "role": "gateway", "prefix": ""},
@@ -185,7 +184,7 @@ def first_tokens(instance: Instance, state: State) -> dict[str, str]:
 
 
 def issue_device_tokens(instance: Instance, devices: Iterable[str]) -> State:
-    """Create the tokens of devices that have none yet; return the state with all of them."""
+    """Create tokens for devices that have none yet; return the state with all tokens."""
     state = instance.load()
     wanted = set(devices)
     if wanted <= state.tokens.keys():
@@ -199,12 +198,12 @@ def issue_device_tokens(instance: Instance, devices: Iterable[str]) -> State:
 
 
 def raise_on_terminate() -> None:
-    """Make Ctrl-C and a request to terminate end this process by KeyboardInterrupt: cleaning up."""
+    """Make SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, so that this process cleans up."""
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, interrupt)  # not before: `__main__` says why
+        signal.signal(signal.SIGINT, interrupt)  # not earlier: see `__main__`
         signal.signal(signal.SIGTERM, interrupt)
         signal.signal(signal.SIGHUP, interrupt)

@@ -1,4 +1,4 @@
-"""What a deployment is made of: the files of this checkout, to tell what has changed in them."""
+"""The files of this checkout that are deployed, with digests that show which have changed."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +12,9 @@ SHOWN_MAX = 6
 
 
 def digests(root: Path = ROOT) -> dict[str, str]:
-    """Return a digest of each file that is deployed, by its name; one that is linked to by its own.
+    """Return the SHA-256 digest of each deployed file, by its path in the checkout.
 
-    The layer has rules.yaml, influx.yaml and schemas/ as links.
+    Links are followed: the layer links to rules.yaml, influx.yaml and schemas/.
     """
     found = {root / name for name in FILES}
     for folder in FOLDERS:
@@ -26,7 +26,7 @@ def digests(root: Path = ROOT) -> dict[str, str]:
 
 
 def inside(folder: Path) -> Iterator[Path]:
-    """Return the files in a folder, and in those that are in it or that it links to."""
+    """Return the files in a folder and its subfolders; links are followed."""
     for path in folder.iterdir():
         if path.is_file():
             yield path
@@ -35,12 +35,12 @@ def inside(folder: Path) -> Iterator[Path]:
 
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """Return the names of files that are new, gone or other than they were."""
+    """Return the names that were added, removed or changed."""
     names = sorted(before.keys() | after.keys())
     return [name for name in names if before.get(name) != after.get(name)]
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names for a person: the first ones, and how many more there are."""
+    """Return the first names as text, and how many more there are."""
     more = len(names) - SHOWN_MAX
     return ", ".join(names[:SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")

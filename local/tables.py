@@ -1,4 +1,4 @@
-"""The API's answers as rows: of a table for a person, of CSV for a program (RFC 4180)."""
+"""Turns the API's answers into rows, for tables and for CSV (RFC 4180)."""
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ ALERT_COLUMNS = (
 def window_rows(
     device_id: str, windows: Iterable[Json], metric: str | None = None
 ) -> Iterator[list[Any]]:
-    """Return a row for each minute and metric, or for each minute that has the one asked for."""
+    """Return a row for each minute and metric; with `metric`, only the rows of that metric."""
     for window in windows:
         for name, statistics in sorted(window.get("metrics", {}).items()):
             if metric in (None, name):
@@ -31,17 +31,17 @@ def alert_rows(alerts: Iterable[Json]) -> Iterator[list[Any]]:
 
 
 def metrics_of(windows: Iterable[Json]) -> list[str]:
-    """Return the names of the metrics that windows have."""
+    """Return the names of all metrics in the windows, sorted."""
     return sorted({name for window in windows for name in window.get("metrics", {})})
 
 
 def write_csv(file: IO[str], columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a header and rows; numbers with all their digits, what isn't known as nothing."""
-    writer = csv.writer(file)  # its dialect is that of RFC 4180: CRLF, quotes where needed
+    """Write a header and rows: numbers with all their digits, None as an empty cell."""
+    writer = csv.writer(file)  # its default dialect is RFC 4180's: CRLF, quotes where needed
     writer.writerow(columns)
     writer.writerows(rows)
 
 
 def counted(amount: int, noun: str) -> str:
-    """Return how many there are of something: 1 alert, 2 alerts, 1,000 alerts."""
+    """Return a number with its noun: 1 alert, 2 alerts, 1,000 alerts."""
     return f"{amount:,} {noun}{'' if amount == 1 else 's'}"

@@ -6,11 +6,11 @@ from local.errors import LocalError
 from local.instance import ROOT
 
 TOOLS = {"sam": "sam", "uv": "uv", "aws": "python"}
-"""The program that each environment is there for."""
+"""The program of each environment."""
 
 
 def tool(environment: str, program: str) -> Path:
-    """Return the path of a program in `.tools`; raise LocalError when it isn't installed."""
+    """Return the path of a program in `.tools`; raise LocalError if it isn't installed."""
     path = ROOT / ".tools" / environment / "bin" / program
     if not path.exists():
         raise LocalError(

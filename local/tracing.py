@@ -1,4 +1,4 @@
-"""One request's way through the functions, from the X-Ray segments that they sent."""
+"""Shows the path of one request through the functions, from their X-Ray segments."""
 
 import json
 import re
@@ -19,15 +19,15 @@ Segment = dict[str, Any]
 
 
 def show_trace(instance: Instance, trace_id: str, console: Console) -> int:
-    """Print the trace, and those that say that they continue it."""
+    """Print the trace, and the traces that continue it."""
     if not TRACE_ID_PATTERN.fullmatch(trace_id):
         raise LocalError(
-            f"'{trace_id}' isn't a trace id: 1-6920a2b3-0123456789abcdef01234567 is one"
+            f"'{trace_id}' isn't a trace id: write it like 1-6920a2b3-0123456789abcdef01234567"
         )
     related = [segment for segment in segments(instance) if trace_id in json.dumps(segment)]
     if not related:
         raise LocalError(
-            f"there is no trace {trace_id}; instance '{instance.name}' keeps the newest ones"
+            f"there is no trace {trace_id}; instance '{instance.name}' keeps the newest traces"
         )
     begun = min(segment["start_time"] for segment in related)
     tree = Tree(f"[bold]{trace_id}[/]", highlight=False)
@@ -38,7 +38,7 @@ def show_trace(instance: Instance, trace_id: str, console: Console) -> int:
 
 
 def segments(instance: Instance) -> Iterator[Segment]:
-    """Return the segments that were kept, oldest first."""
+    """Return the segments in the instance's folder, oldest first."""
     for name in ("traces.older", "traces.jsonl"):
         path = instance.folder / name
         if path.exists():
@@ -47,7 +47,7 @@ def segments(instance: Instance) -> Iterator[Segment]:
 
 
 def add_segment(tree: Tree, segment: Segment, begun: float) -> None:
-    """Add a segment and its subsegments: when it began, how long it took, and its annotations."""
+    """Add a segment and its subsegments, each with its start, duration and annotations."""
     after = duration_text(segment["start_time"] - begun)
     took = duration_text(segment.get("end_time", segment["start_time"]) - segment["start_time"])
     notes = " ".join(f"{name}={value}" for name, value in segment.get("annotations", {}).items())

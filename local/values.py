@@ -1,4 +1,4 @@
-"""What a person writes on the command line: durations and shares."""
+"""Parses values of the command line: durations, rates, shares, sizes."""
 
 import math
 import re
@@ -9,7 +9,7 @@ DURATION_PATTERN = re.compile(rf"(?:{PART_PATTERN.pattern})+")
 
 
 def duration_seconds(text: str) -> float:
-    """Return the seconds of a duration such as 30s, 5m or 1h30m; raise ValueError otherwise."""
+    """Return the seconds of a duration like 30s, 5m or 1h30m; raise ValueError for other text."""
     if not DURATION_PATTERN.fullmatch(text):
         raise ValueError(
             f"'{text}' isn't a duration: write a number and its unit, such as 30s, 5m, 1h or 1h30m"
@@ -18,12 +18,12 @@ def duration_seconds(text: str) -> float:
 
 
 def seconds_or_duration(text: str) -> float:
-    """Return seconds, written 10 or as a duration; raise ValueError otherwise."""
+    """Return the seconds of `10` or of a duration; raise ValueError for other text."""
     return float(text) if text.isdecimal() else duration_seconds(text)
 
 
 def rate(text: str) -> float:
-    """Return a number above 0; raise ValueError otherwise."""
+    """Return a number above 0; raise ValueError for other text."""
     try:
         value = float(text)
     except ValueError:
@@ -34,7 +34,7 @@ def rate(text: str) -> float:
 
 
 def share(text: str) -> float:
-    """Return a share from 0 to 1, written 0.05 or 5%; raise ValueError for anything else."""
+    """Return a share from 0 to 1, written 0.05 or 5%; raise ValueError for other text."""
     try:
         value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
@@ -45,7 +45,7 @@ def share(text: str) -> float:
 
 
 def speed(text: str) -> float | None:
-    """Return how many times faster to go, None for max; raise ValueError otherwise."""
+    """Return the factor of a speed, None for `max`; raise ValueError for other text."""
     if text == "max":
         return None
     try:
@@ -60,7 +60,7 @@ def speed(text: str) -> float | None:
 
 
 def terminal_size(text: str) -> tuple[int, int]:
-    """Return columns and lines, written 80x24; raise ValueError for anything else."""
+    """Return columns and lines, written 80x24; raise ValueError for other text."""
     columns, _, lines = text.partition("x")
     if not (columns.isdecimal() and lines.isdecimal() and int(columns) and int(lines)):
         raise ValueError(f"'{text}' isn't a size: write columns and lines, such as 80x24")
@@ -68,14 +68,14 @@ def terminal_size(text: str) -> tuple[int, int]:
 
 
 def positive(text: str) -> int:
-    """Return a whole number above 0; raise ValueError for anything else."""
+    """Return a whole number above 0; raise ValueError for other text."""
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"'{text}' isn't a whole number above 0")
     return int(text)
 
 
 def duration_text(seconds: float) -> str:
-    """Return a duration as a person reads it: 850 ms, 12.3 s, 2 min 05 s."""
+    """Return a duration as text: 850 ms, 12.3 s, 2 min 05 s."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 100:

@@ -1,4 +1,4 @@
-"""How the local run looks in a terminal, and in a log that isn't one."""
+"""Prints the steps of a local run and its errors, to a terminal or a log."""
 
 import threading
 import time
@@ -17,17 +17,17 @@ LONG_SECONDS = 15.0
 
 
 class Steps:
-    """A line for each step, with what it did and how long it took."""
+    """Prints a line for each step, with a note and the seconds that it took."""
 
     def __init__(self, console: Console) -> None:
-        """Write to `console`."""
+        """Print to `console`."""
         self.console = console
         self.seconds: dict[str, float] = {}
         self._started = time.monotonic()
 
     @contextmanager
     def step(self, name: str, note: str) -> Iterator[None]:
-        """Show a step as going on, then as done."""
+        """Show that a step is going on, then that it is done."""
         started = time.monotonic()
         with self.going_on(name, note):
             yield
@@ -35,24 +35,24 @@ class Steps:
 
     @contextmanager
     def going_on(self, name: str, note: str = "") -> Iterator[None]:
-        """Show that a step goes on: in a terminal until it ends, in a log once, if it is long."""
+        """Show a step as going on: in a terminal until it ends, in a log once, if it is long."""
         text = f"{name}: {escape(note)}" if note else name
         if self.console.is_terminal:
             with self.console.status(text):
                 yield
             return
-        told = threading.Timer(
+        notice = threading.Timer(
             LONG_SECONDS, self.console.print, [f"… {text}"], {"highlight": False}
         )
-        told.daemon = True
-        told.start()
+        notice.daemon = True
+        notice.start()
         try:
             yield
         finally:
-            told.cancel()
+            notice.cancel()
 
     def done(self, name: str, note: str, seconds: float) -> None:
-        """Show a step as done."""
+        """Show that a step is done."""
         self.seconds[name] = round(seconds, 3)
         text = f"{name:<{NAME_WIDTH}}{escape(note):<{NOTE_WIDTH}}"
         took = f"[dim]{duration_text(seconds):>8}[/]"
@@ -64,7 +64,7 @@ class Steps:
 
 
 def show_error(console: Console, error: EmulatorError) -> None:
-    """Show what is wrong; of a tool that failed also its last lines, and where its log is."""
+    """Show an error's message; for a tool that failed, also its last lines and its log's path."""
     console.print(f"[red]✗[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     if isinstance(error, StepFailed):
         for line in error.tail:

@@ -1,1 +1,1 @@
-"""Devices, simulated and recorded, over HTTPS and MQTT; and the ledger of what they sent."""
+"""Simulated and recorded devices, over HTTPS and MQTT, and the ledger of their readings."""

@@ -1,7 +1,7 @@
 """A device that claims a certificate of its own: fleet provisioning, from the device's side.
 
-It comes with a claim's certificate, makes a key that never leaves it, has a certificate made for
-that, and asks for a thing with it. Nothing here is the broker's: it would do the same on AWS.
+It connects with a claim's certificate, makes a key that never leaves it, requests a certificate for
+that key, and has itself registered as a thing. It would do the same on AWS.
 https://docs.aws.amazon.com/iot/latest/developerguide/provision-wo-cert.html#claim-based
 """
 
@@ -27,15 +27,15 @@ ANSWER_SECONDS_MAX = 60.0
 
 
 def template_topic(template: str) -> str:
-    """Return the topic by which a template is asked to provision."""
+    """Return the topic of requests to provision by a template."""
     return f"$aws/provisioning-templates/{template}/provision/json"
 
 
 class Claimant:
-    """A connection by a claim's certificate, and the answers that come on it."""
+    """A connection with a claim's certificate; sends requests and waits for their answers."""
 
     def __init__(self, client: paho.Client) -> None:
-        """Ask on a connection."""
+        """Take the connection's messages."""
         self._client = client
         self._answers: queue.Queue[tuple[str, Any]] = queue.Queue()
         client.on_message = self._on_message
@@ -55,16 +55,17 @@ class Claimant:
         self._client.subscribe([(f"{topic}/accepted", 1), (f"{topic}/rejected", 1)])
         self._next(topic)
         self._client.publish(topic, json.dumps(request), qos=1)
-        came_on, found = self._next(topic)
-        if came_on.endswith("/rejected"):
-            raise LocalError(f"{topic} is rejected: {found['errorCode']}: {found['errorMessage']}")
-        answer: dict[str, Any] = found
+        answer_topic, payload = self._next(topic)
+        if answer_topic.endswith("/rejected"):
+            error = f"{payload['errorCode']}: {payload['errorMessage']}"
+            raise LocalError(f"{topic} is rejected: {error}")
+        answer: dict[str, Any] = payload
         return answer
 
 
 @contextmanager
 def claiming(port: int, authority: Path, claim: Pair, client_id: str) -> Iterator[Claimant]:
-    """Connect by a claim's certificate; raise LocalError when it isn't let in."""
+    """Connect with a claim's certificate; raise LocalError if the broker refuses it."""
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id, reconnect_on_failure=False)
     client.tls_set(str(authority), str(claim.certificate), str(claim.key))
     connected: queue.Queue[Any] = queue.Queue()
@@ -80,15 +81,15 @@ def claiming(port: int, authority: Path, claim: Pair, client_id: str) -> Iterato
     finally:
         client.disconnect()
         client.loop_stop()
-        client._reset_sockets()  # noqa: SLF001 - paho leaves those open by which it wakes its thread
+        client._reset_sockets()  # noqa: SLF001 - paho leaves the sockets that wake its thread open
 
 
 def claim_certificate(
     claimant: Claimant, template: str, device_id: str, files: Pair
 ) -> dict[str, Any]:
-    """Get a device a thing, and a certificate in `files`; return what the template answered.
+    """Register a device's thing, write its certificate to `files`; return the template's answer.
 
-    Raise LocalError when it is rejected; there is nothing in `files` then.
+    Raise LocalError if a request is rejected; nothing is written then.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device_id[:64])])

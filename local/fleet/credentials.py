@@ -1,4 +1,4 @@
-"""Devices that speak MQTT, as the local run makes and simulates them."""
+"""Certificates of devices that speak MQTT, in an instance's folder."""
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,23 +16,23 @@ REGISTRARS = 4
 
 
 def mqtt_authority(folder: Path) -> Path:
-    """Return the file by which a client knows the broker."""
+    """Return the file of the certificate authority that signed the broker's certificate."""
     return certificates.pair(folder, certificates.AUTHORITY).certificate
 
 
 def check_id(device_id: str) -> None:
-    """Raise LocalError for what can't be a device's id, or the name of its thing."""
+    """Raise LocalError if the id can't be a device's id and its thing's name."""
     if not DEVICE_ID_PATTERN.fullmatch(device_id):
         raise LocalError(f"'{device_id}' isn't a device id: letters, digits, - and _, at most 128")
     if device_id.startswith(f"{CLAIM}-"):
         raise LocalError(
-            f"'{device_id}' begins with {CLAIM}-, as do client ids of devices without a name: "
-            "take another name"
+            f"'{device_id}' begins with {CLAIM}-, which is for client ids of devices without a "
+            "name: take another name"
         )
 
 
 def issue_certificates(instance: Instance, devices: Iterable[str]) -> dict[str, Pair]:
-    """Make devices' certificates and make them known to IoT; return their files by device."""
+    """Make certificates of devices and register them with IoT; return their files by device."""
     state = instance.deployed()
     policy_name = state.outputs["DevicePolicyName"]
 
@@ -49,9 +49,9 @@ def issue_certificates(instance: Instance, devices: Iterable[str]) -> dict[str, 
 
 
 def claim(instance: Instance, device_id: str) -> Pair:
-    """Have a device come with a claim, and get a certificate of its own; return its files.
+    """Get a device its own certificate by a claim; return its files.
 
-    Raise LocalError when it doesn't get one: the template is disabled, or its hook says no.
+    Raise LocalError if it gets none: the template is disabled, or its hook refuses the device.
     """
     check_id(device_id)
     state = instance.deployed()

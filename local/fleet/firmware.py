@@ -1,4 +1,4 @@
-"""What devices with older and newer firmware post: Avro, by a version of the reading schema."""
+"""Encodes readings in Avro, by the version of the reading schema that a device's firmware has."""
 
 import io
 import uuid
@@ -14,7 +14,7 @@ from local.fleet.reading import Reading
 CONTENT_TYPE = Avro.CONTENT_TYPE
 OLDEST, NEWEST = 1, max(int(schema["version"]) for schema in schemas())
 SchemaIds = Mapping[int, uuid.UUID]
-"""The registry's ids of the reading schema's versions."""
+"""The registry's id of each version of the reading schema."""
 
 
 def schema_ids(output: str) -> SchemaIds:
@@ -25,13 +25,13 @@ def schema_ids(output: str) -> SchemaIds:
 
 @cache
 def metrics(version: int) -> frozenset[str]:
-    """Return the metrics that a version has."""
+    """Return the metrics of a version."""
     (schema,) = [each for each in schemas() if each["version"] == version]
     return frozenset(field["name"] for field in schema["fields"] if "unit" in field)
 
 
 def encode(readings: Sequence[Reading], version: int, schema_id: uuid.UUID) -> bytes:
-    """Return the header of Glue's schema registry, and the records behind it."""
+    """Return the readings as Avro records behind the header of Glue's schema registry."""
     out = io.BytesIO()
     out.write(bytes([GLUE_HEADER_VERSION, GLUE_UNCOMPRESSED]) + schema_id.bytes)
     for reading in readings:

@@ -1,8 +1,8 @@
-"""What the devices know that they sent, and what the pipeline must show for it: a run's oracle.
+"""A run's oracle: records the readings that devices sent, and derives the windows and alerts.
 
 It is written from the project's contract alone and shares no code with the pipeline. A reading
-counts once per (device, recorded_at), however often it was sent; a window is a minute of that time.
-A reading whose request got no answer may be there or not: either is right.
+counts once per (device, recorded_at), however often it was sent. A window is a minute of that time.
+A reading whose request got no answer may be stored or not: both are right.
 """
 
 import math
@@ -21,7 +21,7 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a window says of one metric; the deviation is the population's."""
+    """A window's statistics of one metric; `stddev` is the population's standard deviation."""
 
     count: int
     mean: float
@@ -33,14 +33,14 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Window:
-    """What the API must answer for one device's minute."""
+    """The window that the API must answer for one device's minute."""
 
     count: int
     metrics: dict[str, Statistics]
 
 
 class Alert(NamedTuple):
-    """What the API must answer for one device that broke a rule."""
+    """The alert that the API must answer for one device that broke a rule."""
 
     first_breach_at_ms: int
     last_breach_at_ms: int
@@ -49,24 +49,24 @@ class Alert(NamedTuple):
 
 @dataclass
 class Counts:
-    """How many readings met which fate, as the devices saw it."""
+    """Numbers of readings by their result, as the devices saw it."""
 
     posted: int = 0
-    """Sent, each reading as often as it was sent."""
+    """Sent readings; one that was sent twice counts twice."""
     accepted: int = 0
     rejected: int = 0
     metrics_refused: int = 0
-    """Of readings that were accepted without them."""
+    """Refused metrics of accepted readings."""
     resent: int = 0
-    """Sent again because there was no answer, or the answer was that they weren't taken."""
+    """Sent again: there was no answer, or the answer said that they weren't taken."""
     unanswered: int = 0
-    """Given up without an answer: each may be there, or not."""
+    """Given up without an answer: each may be stored or not."""
     requests: int = 0
 
 
 @dataclass
 class Ledger:
-    """The readings of every device: the accepted ones take 8 bytes for each of their numbers."""
+    """The readings of every device. Accepted ones are in arrays: 8 bytes for each number."""
 
     counts: Counts = field(default_factory=Counts)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -77,7 +77,7 @@ class Ledger:
     _unanswered: dict[str, list[Reading]] = field(default_factory=lambda: defaultdict(list))
 
     def accept(self, readings: Iterable[Reading]) -> None:
-        """Note readings that the pipeline has taken."""
+        """Record readings that the pipeline accepted."""
         for reading in readings:
             self.counts.accepted += 1
             self._times[reading.device_id].append(reading.recorded_at_ms)
@@ -85,30 +85,30 @@ class Ledger:
             self._values[reading.device_id].extend([get(metric, math.nan) for metric in METRICS])
 
     def reject(self, reason: str) -> None:
-        """Note a reading that the pipeline has refused."""
+        """Record a reading that the pipeline rejected."""
         self.counts.rejected += 1
         self.reasons[reason] += 1
 
     def refuse_metric(self, reason: str) -> None:
-        """Note a metric that the pipeline has refused of a reading that it has taken."""
+        """Record a refused metric of an accepted reading."""
         self.counts.metrics_refused += 1
         self.reasons[reason] += 1
 
     def give_up(self, readings: Iterable[Reading]) -> None:
-        """Note readings whose requests got no answer: the pipeline may have taken them, or not."""
+        """Record readings whose requests got no answer: the pipeline may have accepted them."""
         for reading in readings:
             self.counts.unanswered += 1
             self._unanswered[reading.device_id].append(reading)
 
     @property
     def devices(self) -> list[str]:
-        """The devices of which a reading was accepted, or may have been."""
+        """The devices with a reading that was, or may have been, accepted."""
         return sorted(self._times.keys() | self._unanswered.keys())
 
     def readings(self, device_id: str) -> dict[int, Metrics]:
         """Return the device's distinct accepted readings: metrics by time.
 
-        Of two values of a metric at one instant the larger counts, as the contract says.
+        If a metric has two values at one instant, the larger one counts, as in the contract.
         """
         times, values = self._times.get(device_id, ()), self._values.get(device_id, array("d"))
         distinct: dict[int, Metrics] = {}
@@ -123,10 +123,10 @@ class Ledger:
         return distinct
 
     def possible(self, device_id: str) -> dict[int, list[Metrics]]:
-        """Return what the device's unanswered readings may have made of an instant, by its time.
+        """Return the other outcomes of instants that have unanswered readings, by time.
 
-        Each is another outcome than what the accepted readings alone make of it. An unanswered
-        reading that adds nothing to the accepted ones has none.
+        An outcome is the metrics of an instant if some of its unanswered readings are stored. It
+        differs from the outcome of the accepted readings alone, which isn't listed.
         """
         sure = self.readings(device_id)
         outcomes: dict[int, list[Metrics]] = {}
@@ -139,7 +139,7 @@ class Ledger:
         return outcomes
 
     def distinct(self) -> int:
-        """Return how many different readings were accepted."""
+        """Return the number of distinct accepted readings."""
         return sum(len(set(times)) for times in self._times.values())
 
     def span_ms(self, device_id: str) -> tuple[int, int]:
@@ -149,22 +149,22 @@ class Ledger:
         return min(times), max(times)
 
     def windows(self, device_id: str) -> dict[int, Window]:
-        """Return the windows of a device's accepted readings, by their minute in ms."""
+        """Return the windows of a device's accepted readings, by minute in ms."""
         return {
             minute: window(readings) for minute, readings in by_minute(self.readings(device_id))
         }
 
     def alerts(self, rules: Iterable[Rule]) -> dict[tuple[str, str], Alert]:
-        """Return the alerts that accepted readings must open, by device and rule.
+        """Return the alerts that accepted readings must open if none is cleared.
 
-        As if none were cleared.
+        They are by (device, rule).
         """
-        found = {
+        alerts = {
             (device_id, rule.name): alert_of(rule, self.values(device_id, rule.metric))
             for rule in rules
             for device_id in self.devices
         }
-        return {key: alert for key, alert in found.items() if alert is not None}
+        return {key: alert for key, alert in alerts.items() if alert is not None}
 
     def values(self, device_id: str, metric: str) -> dict[int, float]:
         """Return the accepted values of a device's metric, by time."""
@@ -177,15 +177,15 @@ class Ledger:
     def possible_values(self, device_id: str, metric: str) -> dict[int, set[float]]:
         """Return the other values that a device's metric may have, by time."""
         sure = self.values(device_id, metric)
-        found = {
+        others = {
             time: {each[metric] for each in outcomes if metric in each} - {sure.get(time)}
             for time, outcomes in self.possible(device_id).items()
         }
-        return {time: values for time, values in found.items() if values}
+        return {time: values for time, values in others.items() if values}
 
 
 def merged(one: Metrics, other: Metrics) -> Metrics:
-    """Return the metrics of two readings of one instant; the larger value of each counts."""
+    """Return the metrics of two readings of one instant: of each metric the larger value."""
     return {
         name: max(each[name] for each in (one, other) if name in each)
         for name in sorted(one.keys() | other.keys())
@@ -193,10 +193,10 @@ def merged(one: Metrics, other: Metrics) -> Metrics:
 
 
 def by_minute(readings: Mapping[int, T]) -> Iterator[tuple[int, dict[int, T]]]:
-    """Return what a device has at instants, minute by minute."""
+    """Yield each minute in ms with its part of `readings`, which are by time in ms."""
     minutes: dict[int, dict[int, T]] = defaultdict(dict)
-    for time, found in readings.items():
-        minutes[time - time % MINUTE_MS][time] = found
+    for time, reading in readings.items():
+        minutes[time - time % MINUTE_MS][time] = reading
     yield from minutes.items()
 
 
@@ -206,7 +206,7 @@ def alert_of(
     after_ms: float = -math.inf,
     until_ms: float = math.inf,
 ) -> Alert | None:
-    """Return the alert of the breaches in a span of time; None if there is none."""
+    """Return the alert of the breaches in a span of time; None without a breach."""
     breaches = {
         time: value
         for time, value in values.items()
@@ -218,7 +218,7 @@ def alert_of(
 
 
 def window(readings: dict[int, Metrics]) -> Window:
-    """Return what a window of these readings, metrics by time, must show."""
+    """Return the window of these readings (metrics by time)."""
     by_metric: dict[str, list[float]] = defaultdict(list)
     for _, metrics in sorted(readings.items()):
         for metric, value in metrics.items():
@@ -229,7 +229,7 @@ def window(readings: dict[int, Metrics]) -> Window:
 
 
 def statistics(values: list[float]) -> Statistics:
-    """Return the statistics of values ordered by time, by the definition and in two passes."""
+    """Return the statistics of values ordered by time, from the definitions, in two passes."""
     mean = math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
     return Statistics(len(values), mean, min(values), max(values), math.sqrt(variance), values[-1])

@@ -1,9 +1,8 @@
-"""How devices post: batches over a bounded number of kept-alive connections, again until taken.
+"""Posts the readings of devices: batches over a bounded number of kept-alive connections.
 
-What an answer means and how long to wait is decided by the device client's code
-(`telemetry_client`); here is only what hundreds of devices in one process need. What wasn't taken
-is sent again until it is, or the device is told to give up; then it may be there or not.
-Everything is noted in the ledger.
+The device client's code (`telemetry_client`) decides what an answer means and how long to wait.
+This module adds what hundreds of devices in one process need. Readings are sent again until they
+are taken or given up; given-up readings may be stored or not. The ledger records every result.
 """
 
 import asyncio
@@ -36,13 +35,13 @@ IDLE_SECONDS_MAX = 0.25
 
 @dataclass(frozen=True)
 class PostingOptions:
-    """How to post."""
+    """Options of posts."""
 
     batch: int = BATCH_MAX
-    """Readings in a request at most."""
+    """Maximum of readings in a request."""
     connections: int = 2
     linger_seconds: float = 1.0
-    """How long a reading waits at most for others to fill its batch."""
+    """Maximum time that a reading waits for others to fill its batch."""
     is_gateway: bool = True
     """Whether one gateway posts for all devices, or each device for itself."""
     mqtt: float = 0.0
@@ -50,11 +49,11 @@ class PostingOptions:
 
 
 class Writer(NamedTuple):
-    """Who posts, and how it writes."""
+    """The subject whose token posts, and its format."""
 
     subject: str
     version: int | None
-    """Of the reading schema, in Avro; None: JSON."""
+    """Version of the reading schema, for Avro. None: JSON."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,11 @@ class Batch:
     token: str
     readings: list[Reading]
     version: int | None
-    """Of the schema that they are written by."""
+    """Version of the reading schema, for Avro. None: JSON."""
 
 
 class Posting:
-    """Devices at work: takes what a source has due and posts it."""
+    """Posts the readings of a source when they are due."""
 
     def __init__(
         self,
@@ -83,8 +82,7 @@ class Posting:
     ) -> None:
         """Post to `api_url` with the tokens by subject; the gateway's subject is `gateway`.
 
-        What devices of `mqtt` measure goes over MQTT. `schema_ids` is needed by those who write
-        Avro.
+        Readings of devices in `mqtt` go over MQTT. Devices that write Avro need `schema_ids`.
         """
         self.mqtt = mqtt
         self._schema_ids = schema_ids or {}
@@ -109,7 +107,7 @@ class Posting:
         )
 
     async def run(self, source: Source, stop: asyncio.Event, now_ms: Callable[[], int]) -> None:
-        """Post what the source has until it has no more or `stop` is set; then what it held."""
+        """Post due readings until the source ends or `stop` is set; then post all that remain."""
         workers = [
             asyncio.create_task(self._post_batches()) for _ in range(self._options.connections)
         ]
@@ -129,20 +127,20 @@ class Posting:
             await self._http.aclose()
 
     async def _settle(self, mqtt: MqttDevices) -> None:
-        """Wait for what MQTT still owes."""
+        """Wait until the broker has acknowledged all messages."""
         await mqtt.settle(self._gives_up)
         answers = filter(None, (self.last_answer_at, mqtt.last_answer_at))
         self.last_answer_at = max(answers, default=None)
 
     def give_up(self) -> None:
-        """Stop sending again what isn't taken."""
+        """Stop sending readings again."""
         self._gives_up.set()
 
     async def _take(self, source: Source, stop: asyncio.Event, now_ms: Callable[[], int]) -> None:
         pending: dict[Writer, list[Reading]] = defaultdict(list)
         oldest: dict[Writer, float] = {}
         while not stop.is_set() and self.failure is None:
-            ready = source.due(now_ms(), DUE_MAX)
+            ready = source.take_due(now_ms(), DUE_MAX)
             await self._add(pending, oldest, ready)
             next_ms = source.next_due_ms()
             if next_ms is None:
@@ -150,7 +148,7 @@ class Posting:
             if not ready:
                 pause = min(IDLE_SECONDS_MAX, max(0.001, (next_ms - now_ms()) / 1000))
                 await wait_until(stop, pause)
-        await self._add(pending, oldest, source.held())
+        await self._add(pending, oldest, source.take_remaining())
         for key in list(pending):
             await self._send(key, pending.pop(key))
 
@@ -160,7 +158,7 @@ class Posting:
         oldest: dict[Writer, float],
         ready: list[Reading],
     ) -> None:
-        """Sort readings by who posts them, and how; send batches that are full or have waited."""
+        """Sort readings by their writer; send batches that are full or have waited long enough."""
         now = time.monotonic()
         for reading in ready:
             if self.mqtt is not None and reading.device_id in self.mqtt.devices:
@@ -214,7 +212,7 @@ class Posting:
             await wait_until(self._gives_up, pause)
 
     async def _post(self, batch: Batch, readings: list[Reading]) -> Verdict:
-        """Send once; raise ApiFailed for an answer that sending again won't change, such as 401."""
+        """Send once; raise ApiFailed for an answer that no retry changes, such as 401."""
         counts = self._ledger.counts
         counts.posted += len(readings)
         counts.requests += 1
@@ -232,7 +230,7 @@ class Posting:
         return verdict
 
     def _written(self, readings: list[Reading], version: int | None) -> tuple[str, bytes]:
-        """Return the readings as their devices write them: the type, and the bytes."""
+        """Return the readings as a request's content type and body."""
         if version is None:
             documents = [reading.body() for reading in readings]
             return "application/json", json.dumps(documents, separators=(",", ":")).encode()
@@ -241,7 +239,7 @@ class Posting:
 
 
 def note(ledger: Ledger, readings: list[Reading], verdict: Verdict) -> None:
-    """Note in the ledger what an answer says of the readings."""
+    """Record the results of readings, from the verdict on an answer, in the ledger."""
     refused: dict[int, set[str | None]] = defaultdict(set)
     for each in verdict.partly:
         refused[each.index].add(each.field)
@@ -253,12 +251,12 @@ def note(ledger: Ledger, readings: list[Reading], verdict: Verdict) -> None:
 
 def without(reading: Reading, refused: Set[str | None]) -> Reading:
     """Return a reading without the metrics that the pipeline refused."""
-    kept = {name: value for name, value in reading.metrics.items() if name not in refused}
-    return reading._replace(metrics=kept)
+    valid = {name: value for name, value in reading.metrics.items() if name not in refused}
+    return reading._replace(metrics=valid)
 
 
 async def wait_until(event: asyncio.Event, seconds: float) -> None:
-    """Wait for a time, or less if the event comes first."""
+    """Wait for the event, at most for `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

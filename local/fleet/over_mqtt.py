@@ -1,7 +1,7 @@
-"""Devices that post over MQTT: a connection each, as the policy wants it, each reading a message.
+"""Devices that post over MQTT: one connection per device, one message per reading.
 
-A reading counts as accepted when the broker has acknowledged it. What isn't acknowledged the client
-sends again when it is connected again.
+The IoT policy demands the connection per device. A reading counts as accepted when the broker has
+acknowledged it. After a reconnection the client sends unacknowledged messages again.
 """
 
 import asyncio
@@ -22,28 +22,29 @@ from local.fleet.ledger import Ledger
 from local.fleet.reading import Reading
 
 CONNECTIONS_MAX = 250
-"""A device is a thread and a TLS session here, and one more in the broker."""
+"""A device costs a thread and a TLS session here, and one each in the broker."""
 CONNECTORS = 8
 CONNECT_SECONDS_MAX = 120.0
-"""A broker that is killed starts again in seconds; a busy machine takes a minute for 200."""
+"""A killed broker starts again in seconds. A busy machine takes a minute for 200 devices."""
 OUTSTANDING_MAX = 2_000
 LOOK_SECONDS = 0.02
 RETRY_SECONDS = 0.2
 
 
 def speakers(devices: Sequence[str], share: float) -> list[str]:
-    """Return the devices that speak MQTT: the first ones; raise LocalError for too many."""
+    """Return the first devices, a share of all: they speak MQTT. Raise LocalError for too many."""
     count = math.ceil(len(devices) * share)
     if count > CONNECTIONS_MAX:
         raise LocalError(
-            f"--mqtt: {count} devices would speak MQTT, a connection each; {CONNECTIONS_MAX} can "
-            f"here: --mqtt {CONNECTIONS_MAX / len(devices):.2g} is a share that fits"
+            f"--mqtt: {count} devices would speak MQTT, a connection each; at most "
+            f"{CONNECTIONS_MAX} can: --mqtt {CONNECTIONS_MAX / len(devices):.2g} is a share "
+            "that fits"
         )
     return list(devices[:count])
 
 
 class MqttDevices:
-    """The connections of some devices, and what they have sent that isn't acknowledged yet."""
+    """The connections of devices, and their messages that aren't acknowledged yet."""
 
     def __init__(self, folder: Path, port: int, devices: Sequence[str]) -> None:
         """Connect to an instance's broker with the certificates in its folder."""
@@ -55,7 +56,7 @@ class MqttDevices:
         self.last_answer_at: float | None = None
 
     async def start(self, ledger: Ledger) -> None:
-        """Connect all; raise LocalError when one isn't let in."""
+        """Connect all devices; raise LocalError if one can't connect in time."""
         self._ledger = ledger
         self._loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(CONNECTORS) as pool:
@@ -90,7 +91,7 @@ class MqttDevices:
             try:
                 client.connect("127.0.0.1", self._port)
                 break
-            except OSError as error:  # it may be starting again, which takes a second
+            except OSError as error:  # the broker may be starting again, which takes a second
                 if time.monotonic() > deadline:
                     raise self._not_let_in() from error
                 time.sleep(RETRY_SECONDS)
@@ -98,7 +99,7 @@ class MqttDevices:
         self._clients[device_id] = client
 
     async def send(self, reading: Reading) -> None:
-        """Send a reading of one of these devices; wait while too many aren't acknowledged."""
+        """Publish a reading; wait first while too many messages aren't acknowledged."""
         while len(self._outstanding) > OUTSTANDING_MAX:
             await asyncio.sleep(LOOK_SECONDS)
         body = {name: value for name, value in reading.body().items() if name != "device_id"}
@@ -109,14 +110,14 @@ class MqttDevices:
         self._outstanding[reading.device_id, sent.mid] = reading  # before `_taken` can run
 
     def _taken(self, key: tuple[str, int]) -> None:
-        """Note an acknowledgement, once: after a reconnection there may be two."""
+        """Record an acknowledgement once: after a reconnection there may be two."""
         reading = self._outstanding.pop(key, None)
         if reading is not None:
             self.last_answer_at = time.monotonic()
             self._ledger.accept([reading])
 
     async def settle(self, gives_up: asyncio.Event) -> None:
-        """Wait until all is acknowledged, or it is given up."""
+        """Wait until all messages are acknowledged, or `gives_up` is set."""
         while self._outstanding and not gives_up.is_set():
             await asyncio.sleep(LOOK_SECONDS)
         self._ledger.give_up(self._outstanding.values())

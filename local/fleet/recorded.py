@@ -1,7 +1,7 @@
-"""Recorded measurements from a CSV file, sent as if its devices were there.
+"""Recorded measurements of a CSV file, as a source of readings.
 
-Columns are mapped to the device, the time and the metrics. The readings are sent at their own pace,
-faster, or as fast as they are taken, and can be shifted in time so that the last one ends now.
+Options map columns to the device, the time and the metrics. The readings are due at the recorded
+pace, faster, or all at once. They can be shifted in time so that the last one is now.
 """
 
 import csv
@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from local.errors import LocalError
 from local.fleet.reading import METRICS, Reading
 
-BLANK = " \t\r\n\0"  # a C string's end, too
+BLANK = " \t\r\n\0"  # with the NUL that ends a C string
 DEVICE_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EPOCH_PATTERN = re.compile(r"\d{9,19}(\.\d+)?", re.ASCII)
@@ -34,25 +34,25 @@ TO_CELSIUS: Mapping[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class CsvOptions:
-    """How to read a file and when to send what is in it."""
+    """How to read a file, and when to send its readings."""
 
     path: Path
     time_column: str
     metrics: Mapping[str, str]
-    """Which column each metric is in: {"temperature": "temp"}."""
+    """The column of each metric: {"temperature": "temp"}."""
     device: str | None = None
     device_column: str | None = None
     celsius_from: str | None = None
-    """Unit that the file's temperatures are in, if it isn't Celsius: a key of TO_CELSIUS."""
+    """Unit of the file's temperatures, if it isn't Celsius: a key of TO_CELSIUS."""
     time_format: str | None = None
     zone: str = "UTC"
-    """Of times without one: a name such as Europe/Berlin, or an offset such as +01:00."""
+    """Zone of times without one: a name such as Europe/Berlin, or an offset such as +01:00."""
     speed: float | None = 1.0
-    """How many times faster than recorded; None: as fast as they are taken."""
+    """How many times faster than recorded. None: all readings are due at once."""
     is_ending_now: bool = False
 
     def __post_init__(self) -> None:
-        """Raise LocalError for a mapping that says too little or too much."""
+        """Raise LocalError if the device or the metrics are missing, or the device is double."""
         if (self.device is None) == (self.device_column is None):
             raise LocalError(
                 "--csv needs the device: either --device NAME or --device-column COLUMN"
@@ -67,7 +67,7 @@ class Recording:
     """The source of a file's readings."""
 
     def __init__(self, options: CsvOptions, start_ms: int) -> None:
-        """Read the file; raise LocalError, naming row and column, for what can't be read."""
+        """Read the file; raise LocalError, naming row and column, for a wrong cell."""
         self.options = options
         self.start_ms = start_ms
         rows = read(options)
@@ -84,23 +84,23 @@ class Recording:
 
     @property
     def size(self) -> int:
-        """How many readings there are in all."""
+        """The number of all readings."""
         return len(self._readings)
 
-    def due(self, now_ms: int, limit: int) -> list[Reading]:
-        """Take the readings that are to be sent by now, at most `limit`."""
+    def take_due(self, now_ms: int, limit: int) -> list[Reading]:
+        """Take the readings that are due by now, at most `limit`."""
         start = end = self._taken
         while end < min(len(self._readings), start + limit) and self._send_ms(end) <= now_ms:
             end += 1
         self._taken = end
         return self._readings[start:end]
 
-    def held(self) -> list[Reading]:
-        """Nothing is held back."""
+    def take_remaining(self) -> list[Reading]:
+        """Return no readings: none is late or double."""
         return []
 
     def next_due_ms(self) -> int | None:
-        """Tell when the next reading is to be sent; None after the last."""
+        """Return the time at which the next reading is due; None after the last one."""
         return self._send_ms(self._taken) if self._taken < len(self._readings) else None
 
     def _send_ms(self, index: int) -> int:
@@ -112,15 +112,15 @@ class Recording:
 
 @dataclass
 class Rows:
-    """What was read of a file."""
+    """The readings of a file."""
 
     readings: list[Reading] = field(default_factory=list)
     conflicting: int = 0
-    """Rows left out, in part or whole: another row of their device and time has a larger value."""
+    """Number of rows left out, in part or whole, for a larger value of their device and time."""
 
 
 def read(options: CsvOptions) -> Rows:
-    """Read a whole file, ordered by time; a cell that is empty is a metric that wasn't measured."""
+    """Read a whole file, ordered by time; an empty cell is a metric that wasn't measured."""
     try:
         with options.path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file, restkey=MORE_CELLS)
@@ -136,7 +136,7 @@ def read(options: CsvOptions) -> Rows:
 
 
 def check_columns(options: CsvOptions, columns: Iterable[str]) -> None:
-    """Raise LocalError when a column that an option names isn't in the file."""
+    """Raise LocalError if an option names a column that the file hasn't."""
     named = {"--time-column": options.time_column, "--device-column": options.device_column}
     named |= {f"--metric {metric}": column for metric, column in options.metrics.items()}
     present = list(columns)
@@ -151,7 +151,7 @@ def check_columns(options: CsvOptions, columns: Iterable[str]) -> None:
 def from_row(
     options: CsvOptions, clock: "Clock", line: int, row: Mapping[str, str]
 ) -> Reading | None:
-    """Return the reading in a row, or None if the row has no metric at all."""
+    """Return the reading of a row, or None if the row has no metric; raise LocalError."""
     where = f"{options.path.name} line {line}"
     if MORE_CELLS in row:
         raise LocalError(
@@ -183,18 +183,18 @@ def from_row(
 
 
 def ordered(readings: Iterable[Reading | None]) -> Rows:
-    """Order readings by time; those with the same device and time become one, metric by metric.
+    """Order readings by time; merge those with the same device and time, metric by metric.
 
-    Of two values the larger is kept, as the pipeline keeps it.
+    Of two values the larger one stays, as in the pipeline.
     """
     rows = Rows()
-    found = [reading for reading in readings if reading is not None]
+    measured = [reading for reading in readings if reading is not None]
     merged: dict[tuple[str, int], dict[str, float]] = {}
-    for reading in found:
+    for reading in measured:
         metrics = merged.setdefault((reading.device_id, reading.recorded_at_ms), {})
         for name, value in reading.metrics.items():
             metrics[name] = max(value, metrics.get(name, value))
-    for reading in found:
+    for reading in measured:
         metrics = merged[reading.device_id, reading.recorded_at_ms]
         rows.conflicting += any(metrics[name] != value for name, value in reading.metrics.items())
     rows.readings = [
@@ -207,7 +207,7 @@ def ordered(readings: Iterable[Reading | None]) -> Rows:
 
 
 def shifted(readings: list[Reading], end_ms: int) -> list[Reading]:
-    """Move readings in time, all alike, so that the last is at `end_ms`."""
+    """Move all readings by the same time, so that the last one is at `end_ms`."""
     shift_ms = end_ms - readings[-1].recorded_at_ms
     return [
         reading._replace(recorded_at_ms=reading.recorded_at_ms + shift_ms) for reading in readings
@@ -215,7 +215,7 @@ def shifted(readings: list[Reading], end_ms: int) -> list[Reading]:
 
 
 def number(cell: str, where: str) -> float:
-    """Return a cell's number; raise LocalError, saying where, if it isn't one."""
+    """Return a cell's number; raise LocalError, with `where`, if it isn't a number."""
     try:
         return float(cell)
     except ValueError:
@@ -223,18 +223,18 @@ def number(cell: str, where: str) -> float:
 
 
 class Clock:
-    """Makes instants of a file's times, which may be those of a clock on a wall."""
+    """Turns a file's times into instants; they may be local times."""
 
     def __init__(self, zone: str) -> None:
-        """Read times without a zone as this zone's; raise LocalError for none that is known."""
+        """Take times without a zone as times of `zone`; raise LocalError for an unknown one."""
         self._zone = zone_of(zone)
         self._last_ms: dict[str, int] = {}
 
     def ms(self, device: str, moment: datetime) -> int:
-        """Return the ms since 1970 of a time that a device's next row has.
+        """Return the ms since 1970 of the time in a device's next row, rounded down.
 
-        Down to the ms, as the pipeline takes a time. In the hour that a clock has twice, when it
-        is set back, a time is of the second one once the device's times don't go on otherwise.
+        When clocks are set back, local times of one hour occur twice. Such a time is taken as the
+        first, unless the device's times would then go back: then it is the second.
         """
         if moment.tzinfo is not None:
             return ms_of(moment)
@@ -247,7 +247,7 @@ class Clock:
 
 
 def zone_of(name: str) -> tzinfo:
-    """Return a zone by its name or its offset from UTC; raise LocalError."""
+    """Return a zone by its name or its offset from UTC; raise LocalError for an unknown one."""
     offset = OFFSET_PATTERN.fullmatch(name)
     if offset:
         minutes = int(offset[2]) * 60 + int(offset[3])
@@ -257,19 +257,19 @@ def zone_of(name: str) -> tzinfo:
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise LocalError(
             f"--zone: '{name}' isn't a zone that this machine knows, such as Europe/Berlin, "
-            "nor an offset, such as +01:00"
+            "or an offset, such as +01:00"
         ) from None
 
 
 def ms_of(moment: datetime) -> int:
-    """Return the whole ms since 1970 that a moment with a zone falls in."""
+    """Return the ms since 1970 of a moment with a zone, rounded down."""
     return (moment - EPOCH) // timedelta(milliseconds=1)
 
 
 def moment_of(cell: str, time_format: str | None, where: str) -> datetime:
-    """Return a cell's time, without a zone where it has none.
+    """Return a cell's time, without a zone if it has none; raise LocalError if it isn't a time.
 
-    It is written as `time_format` says, else in ISO 8601 (with - or /) or as epoch seconds or ms.
+    Its format is `time_format`. Without that it is ISO 8601 (with - or /), or epoch seconds or ms.
     """
     text = cell.strip(BLANK)
     try:
@@ -284,12 +284,12 @@ def moment_of(cell: str, time_format: str | None, where: str) -> datetime:
             or "a time like 2026-11-21T01:30:00Z, 2026/11/21 01:30, or seconds since 1970"
         )
         raise LocalError(
-            f"{where}: '{cell}' isn't {expected} (--time-format sets another)"
+            f"{where}: '{cell}' isn't {expected} (--time-format sets another format)"
         ) from None
 
 
 def iso_moment(text: str) -> datetime:
-    """Return a time in ISO 8601; raise ValueError. A leap second is the second after it."""
+    """Return the moment of an ISO 8601 time; raise ValueError. A leap second becomes the next."""
     text = text.replace("z", "Z")
     leap = LEAP_SECOND.fullmatch(text)
     moment = datetime.fromisoformat(f"{leap[1]}59{leap[2] or ''}" if leap else text)
@@ -307,7 +307,7 @@ def epoch_moment(text: str, where: str) -> datetime:
 
 
 def metric_column(text: str) -> tuple[str, str]:
-    """Return metric and column of `temperature=temp`; raise ValueError for anything else."""
+    """Return metric and column of `temperature=temp`; raise ValueError for other text."""
     metric, equals, column = text.partition("=")
     if not equals or not column:
         raise ValueError(f"'{text}' isn't METRIC=COLUMN, for example temperature=temp")

@@ -1,4 +1,4 @@
-"""The alert rules as the check of a run knows them, read from `rules.yaml`."""
+"""The alert rules of `rules.yaml`, as the check of a run needs them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ class Rule:
     clears_below: float | None = None
 
     def is_broken_by(self, value: float) -> bool:
-        """Tell whether a value is a breach; a missing value (NaN) never is."""
+        """Return whether a value is a breach; a missing value (NaN) never is."""
         return (self.above is not None and value > self.above) or (
             self.below is not None and value < self.below
         )
 
     def is_cleared_by(self, value: float) -> bool:
-        """Tell whether a value ends an episode; a missing value (NaN) never does."""
+        """Return whether a value ends an episode; a missing value (NaN) never does."""
         return self.clears_below is not None and value < self.clears_below
 
     def is_worse(self, value: float, other: float) -> bool:
-        """Tell whether a value is further beyond the limit than another."""
+        """Return whether a value is further beyond the limit than `other`."""
         return value > other if self.above is not None else value < other
 
     def worst(self, values: Iterable[float]) -> float:
@@ -42,7 +42,7 @@ class Rule:
 
 
 def load(path: Path = ROOT / "rules.yaml") -> list[Rule]:
-    """Read the rules; raise LocalError when the file isn't as expected."""
+    """Read the rules; raise LocalError if the file can't be read as rules."""
     try:
         document = yaml.safe_load(path.read_text("utf-8"))
         return [

@@ -1,9 +1,9 @@
-"""Simulated devices: what each measures and when it sends it, all decided by one seed.
+"""Simulated devices: one seed decides all their readings and the times at which they are sent.
 
-A device measures at its own phase of the fleet's rate. Some devices overheat once (anomalies); some
-readings are sent twice (duplicates) or long after they were taken (late); some devices write Avro,
-every other of these by the first version of the reading schema, which had fewer metrics. The same
-options give the same readings, whatever the speed of what receives them.
+Each device measures at the fleet's rate, with a phase of its own. Some devices overheat once
+(anomalies). Some readings are sent twice (duplicates) or late. Some devices write Avro, every
+second of these by the first version of the reading schema, which had fewer metrics. The same
+options give the same readings, however fast the pipeline takes them.
 """
 
 import heapq
@@ -27,7 +27,7 @@ RATE_MAX = 100  # a window holds 6,000 readings of a device's minute
 
 @dataclass(frozen=True)
 class FleetOptions:
-    """All that decides what a fleet does."""
+    """Options of a fleet; the same options give the same readings."""
 
     devices: int = 200
     rate: float = 1.0
@@ -45,7 +45,7 @@ class FleetOptions:
     prefix: str = "device-"
 
     def __post_init__(self) -> None:
-        """Raise LocalError for options that no fleet can have."""
+        """Raise LocalError for an option out of its range."""
         if not 1 <= self.devices <= 100_000:
             raise LocalError(f"--devices: {self.devices} isn't from 1 to 100000")
         if not 0 < self.rate <= RATE_MAX:
@@ -75,11 +75,11 @@ class Device:
         self.hottest = self.random.uniform(TEMPERATURE_LIMIT + 2, HOT_MAX)
 
     def elapsed_ms(self, number: int) -> int:
-        """Return when the device takes its reading of that number, from the fleet's start."""
+        """Return the time of the device's reading of that number, in ms from the fleet's start."""
         return int(self.phase_ms + number * self.period_ms)
 
     def measure(self, elapsed_ms: int) -> dict[str, float]:
-        """Return the metrics at a time; each call draws from the device's own chance."""
+        """Return the metrics at a time; each call draws from the device's random numbers."""
         noise = self.random.gauss
         measured = {
             "temperature": round(self.temperature(elapsed_ms / 1000, noise(0, 0.3)), 2),
@@ -91,7 +91,7 @@ class Device:
         return {name: value for name, value in measured.items() if name in known}
 
     def temperature(self, seconds: float, noise: float) -> float:
-        """Return a slow wave, or, while overheating, a rise from exactly the limit and a fall."""
+        """Return a slow wave or, while overheating, a rise from exactly the limit and a fall."""
         calm = self.base + 3 * math.sin(seconds / self.wave_seconds * math.tau) + noise
         if not self.onset <= seconds < self.cooled:
             return min(calm, TEMPERATURE_CALM_MAX)
@@ -101,12 +101,12 @@ class Device:
 
 
 class Fleet:
-    """The source of all the devices' readings, in the order in which they are sent."""
+    """The source of all devices' readings, in the order in which they are sent."""
 
     left_out = 0
 
     def __init__(self, options: FleetOptions, start_ms: int) -> None:
-        """Make the devices; the first readings are due from `start_ms`."""
+        """Make the devices; their first readings are due from `start_ms`."""
         self.options = options
         self.start_ms = start_ms
         chance = random.Random(f"{options.seed}/anomalies")
@@ -122,46 +122,46 @@ class Fleet:
             (device.elapsed_ms(0), index, 0) for index, device in enumerate(self._devices)
         ]
         heapq.heapify(self._next)
-        self._held: list[tuple[int, int, Reading]] = []
-        self._held_count = 0
+        self._delayed: list[tuple[int, int, Reading]] = []
+        self._delayed_count = 0
 
     @property
     def devices(self) -> list[str]:
         """The ids of its devices."""
         return [device.device_id for device in self._devices]
 
-    def due(self, now_ms: int, limit: int) -> list[Reading]:
-        """Take the readings that are to be sent by now, at most `limit`."""
+    def take_due(self, now_ms: int, limit: int) -> list[Reading]:
+        """Take the readings that are due by now, at most `limit`."""
         elapsed_ms = now_ms - self.start_ms
         ready: list[Reading] = []
         while len(ready) < limit:
-            next_ms, is_held = self._next_elapsed_ms()
+            next_ms, is_delayed = self._next_elapsed_ms()
             if next_ms > elapsed_ms:
                 break
-            if is_held:
-                ready.append(heapq.heappop(self._held)[2])
+            if is_delayed:
+                ready.append(heapq.heappop(self._delayed)[2])
             else:
                 ready += self._take_reading()
         return ready
 
-    def held(self) -> list[Reading]:
-        """Take the late readings and duplicates that wait to be sent."""
-        waiting = [reading for _, _, reading in sorted(self._held)]
-        self._held.clear()
-        return waiting
+    def take_remaining(self) -> list[Reading]:
+        """Take the late readings and duplicates that aren't sent yet."""
+        remaining = [reading for _, _, reading in sorted(self._delayed)]
+        self._delayed.clear()
+        return remaining
 
     def next_due_ms(self) -> int | None:
-        """Tell when the next reading is to be sent: there is always one more."""
+        """Return the time at which the next reading is due; there is always one more."""
         return self.start_ms + self._next_elapsed_ms()[0]
 
     def _next_elapsed_ms(self) -> tuple[int, bool]:
         new_ms = self._next[0][0]
-        if self._held and self._held[0][0] <= new_ms:
-            return self._held[0][0], True
+        if self._delayed and self._delayed[0][0] <= new_ms:
+            return self._delayed[0][0], True
         return new_ms, False
 
     def _take_reading(self) -> list[Reading]:
-        """Let the next device measure; hold what is sent late or twice."""
+        """Let the next device measure; delay late readings and duplicates."""
         elapsed_ms, index, number = self._next[0]
         device = self._devices[index]
         heapq.heapreplace(self._next, (device.elapsed_ms(number + 1), index, number + 1))
@@ -169,12 +169,12 @@ class Fleet:
         reading = Reading(device.device_id, at_ms, device.measure(elapsed_ms), device.version)
         chance = device.random.random
         if chance() < self.options.duplicates:
-            self._hold(elapsed_ms + device.random.randint(*DUPLICATE_AFTER_MS), reading)
+            self._delay(elapsed_ms + device.random.randint(*DUPLICATE_AFTER_MS), reading)
         if chance() < self.options.late:
-            self._hold(elapsed_ms + int(self.options.late_seconds * 1000), reading)
+            self._delay(elapsed_ms + int(self.options.late_seconds * 1000), reading)
             return []
         return [reading]
 
-    def _hold(self, until_ms: int, reading: Reading) -> None:
-        self._held_count += 1
-        heapq.heappush(self._held, (until_ms, self._held_count, reading))
+    def _delay(self, until_ms: int, reading: Reading) -> None:
+        self._delayed_count += 1
+        heapq.heappush(self._delayed, (until_ms, self._delayed_count, reading))

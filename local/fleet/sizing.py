@@ -1,8 +1,8 @@
-"""How many devices this machine takes: measured when a run begins, unless they are asked for.
+"""Measures how many simulated devices this machine can run, when no number is given.
 
-The pipeline's functions run in processes here, and what bounds them is how much of the processors
-they get. A burst of such work tells: JSON, as the functions read and write it, for half a second.
-Other work on the machine takes its share of that, and so does a slow processor.
+The pipeline's functions run in processes here, so processor time bounds them. The measurement is
+half a second of similar work: JSON, written and read. A busy machine or a slow processor does less
+of it.
 """
 
 import json
@@ -14,25 +14,25 @@ from local.fleet.simulated import FleetOptions
 
 BURST_SECONDS = 0.5
 REFERENCE_PER_SECOND = 44_000.0
-"""Rounds of a burst on one idle processor that takes a fleet of the full size, measured."""
+"""Measured: rounds a second on one idle processor that can run a fleet of the full size."""
 DEVICES_MIN = 10
 DOCUMENTS = [{"device_id": "device-0001", "recorded_at": 1, "temperature": 21.5}] * 10
 
 
 class Machine(NamedTuple):
-    """What a burst has found of a machine."""
+    """The measured speed of a machine."""
 
     processors: float
-    """How many the pipeline gets, each as fast as the reference."""
+    """Free processors, in units of the reference processor."""
 
     @property
     def devices(self) -> int:
-        """The size of a fleet that it takes, each device sending a reading a second."""
+        """The number of devices that it can run, at a reading a second each."""
         most = FleetOptions.devices
         return max(DEVICES_MIN, min(most, round(most * self.processors)))
 
     def text(self) -> str:
-        """Say it in a line."""
+        """Return the result as a line of text."""
         return (
             f"{self.devices} devices, a reading a second each: "
             f"{self.processors:.1f} processors are free"
@@ -49,7 +49,7 @@ def measured(seconds: float = BURST_SECONDS) -> Machine:
 
 
 def processors() -> int:
-    """Return how many processors this process may use."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -249,7 +249,7 @@ class Exercise:
         while not self._console.is_terminal:
             await asyncio.sleep(PLAIN_LINE_SECONDS)
             self._tell_first_alert()
-            lines.tell(self.monitor, self._status(), is_clock=not self._stop.is_set())
+            lines.print(self.monitor, self._status(), is_clock=not self._stop.is_set())
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
             while True:
                 self._tell_first_alert()

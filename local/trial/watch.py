@@ -234,7 +234,7 @@ class PlainLines:
         self._console = console
         self._told: object = None
 
-    def tell(self, monitor: Monitor, status: str, *, is_clock: bool) -> None:
+    def print(self, monitor: Monitor, status: str, *, is_clock: bool) -> None:
         """Print a line, unless it says what the last one said; time alone is no change.
 
         `is_clock`: `status` says only how late it is.

@@ -20,7 +20,7 @@ from telemetry.domain.times import from_iso
 from telemetry.domain.token import Grant
 from telemetry.errors import Rejected, TelemetryError
 
-from local.events import AS_THEY_ARE, stamped
+from local.events import NOT_STAMPED, stamped
 from tests.contract.conftest import STATUS_INDEX, create_table
 
 ROOT = Path(__file__).parents[2]
@@ -299,7 +299,7 @@ def test_each_event_shows_what_it_is_there_for(
     assert SHOWS[name](answer, resources), answer
 
 
-@pytest.mark.parametrize("name", sorted(SHOWS.keys() - set(AS_THEY_ARE)))
+@pytest.mark.parametrize("name", sorted(SHOWS.keys() - set(NOT_STAMPED)))
 def test_a_stamped_event_shows_the_same_two_months_later(
     name: str, resources: Resources, start: Callable[..., ModuleType]
 ) -> None:

@@ -401,6 +401,45 @@ def test_before_it_reads_the_archive_it_waits_for_writers_and_for_firehose(stage
     assert (begun["settle_seconds"], begun["retire_seconds"]) == (14, 35)
 
 
+def test_a_plan_goes_back_as_far_as_readings_of_windows_that_are_kept_may_lie(
+    stage: Stage, counted: Callable[[str], float]
+) -> None:
+    # sent four minutes ahead of its time by a device's clock, and filed under the hour before
+    received_ms = NOW_MS - RETENTION_MS - 4 * MINUTE_MS
+    ahead = reading()._replace(
+        recorded_at_ms=NOW_MS - RETENTION_MS + MINUTE_MS, received_at_ms=received_ms
+    )
+    stage.archive.keep(received_ms - HOUR_MS, encode(ahead))
+    stage.archive.keep(received_ms - 2 * HOUR_MS, encode(ahead))
+    stage.archive.keep(NOW_MS, encode(reading(HOUR_MS)))  # this very millisecond's
+    assert stage.task("plan", rebuild={})["parts"] == ["2026-10-22T10", "2026-11-21T12"]
+    stage.rebuild()
+    assert sorted(minute for _, minute in stage.stored()) == [
+        "2026-10-22T12:01:00Z#eu-west-1#1",
+        "2026-11-21T12:00:00Z#eu-west-1#1",
+    ]
+    assert counted("ReadingsRebuilt") == 2
+
+
+def test_a_window_whose_time_ends_now_is_not_made_again(stage: Stage) -> None:
+    ending = reading()._replace(recorded_at_ms=NOW_MS - RETENTION_MS, received_at_ms=None)
+    staying = ending._replace(recorded_at_ms=NOW_MS - RETENTION_MS + MINUTE_MS)
+    stage.archive.keep(NOW_MS - RETENTION_MS, *map(encode, (ending, staying)))
+    stage.rebuild()
+    assert [minute for _, minute in stage.stored()] == ["2026-10-22T12:01:00Z#eu-west-1#1"]
+
+
+def test_an_invocation_does_all_that_its_time_is_enough_for_whatever_the_one_before_took(
+    stage: Stage,
+) -> None:
+    stage.archived(*(reading(offset) for offset in range(2 * PAGE_LINES + 1)))
+    fill = {"task": "fill", "generation": stage.task("begin")["generation"], "done": 0}
+    fill |= {"part": "2026-11-21T11", "as_of_ms": NOW_MS, "token": None}
+    stage.clock.sleep(3_600)  # since this environment was made
+    answer = run(fill, NOW_MS, stage.region)
+    assert (answer["token"], answer["done"]) == (None, 2 * PAGE_LINES + 1)
+
+
 def test_windows_whose_time_is_over_are_not_made_again(stage: Stage) -> None:
     old = reading()._replace(recorded_at_ms=NOW_MS - RETENTION_MS - MINUTE_MS)
     stage.writer().add([old, reading(0)])

@@ -29,10 +29,10 @@ class Nothing:
     def __init__(self, devices: list[str]) -> None:
         self.devices = devices
 
-    def due(self, _now_ms: int, _limit: int) -> list[Reading]:
+    def take_due(self, _now_ms: int, _limit: int) -> list[Reading]:
         return []
 
-    def held(self) -> list[Reading]:
+    def take_remaining(self) -> list[Reading]:
         return []
 
     def next_due_ms(self) -> int | None:

@@ -96,7 +96,7 @@ def the_largest_value_refused(planted: contextlib.ExitStack) -> None:
 # Times
 
 
-@breaks(oracle.quarantine_has_what_cannot_be_stored, seed=3)
+@breaks(oracle.quarantine_has_what_cannot_be_stored, seed=6)
 def the_last_moment_refused(planted: contextlib.ExitStack) -> None:
     """A reading that is exactly as far ahead as one may be is taken for too far."""
     real = readings_of.check_time
@@ -107,7 +107,7 @@ def the_last_moment_refused(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(stream_module, "check_time", strict))
 
 
-@breaks(oracle.quarantine_has_what_cannot_be_stored, seed=3)
+@breaks(oracle.quarantine_has_what_cannot_be_stored, seed=6)
 def the_oldest_moment_refused(planted: contextlib.ExitStack) -> None:
     """A reading that is exactly as old as one may be is taken for too old."""
     real = readings_of.check_time
@@ -129,7 +129,7 @@ def settled_a_moment_late(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(sweep, "recovery", late))
 
 
-@breaks(oracle.episodes_join_their_breaches, seed=18)
+@breaks(oracle.episodes_join_their_breaches, seed=31)
 def cleared_at_the_very_threshold(planted: contextlib.ExitStack) -> None:
     """A value that is as high as the clear threshold is taken for one below."""
     real = episode_module.recovery
@@ -140,7 +140,7 @@ def cleared_at_the_very_threshold(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(sweep, "recovery", touching))
 
 
-@breaks(oracle.episodes_join_their_breaches, seed=3)
+@breaks(oracle.episodes_join_their_breaches, seed=21)
 def joined_at_the_very_clear(planted: contextlib.ExitStack) -> None:
     """A breach at the instant at which the episode before was cleared joins the one after it."""
 
@@ -155,7 +155,7 @@ def joined_at_the_very_clear(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(alerts_module, "join", lenient))
 
 
-@breaks(oracle.episodes_join_their_breaches, seed=8)
+@breaks(oracle.episodes_join_their_breaches, seed=2)
 def reopened_at_the_very_clear(planted: contextlib.ExitStack) -> None:
     """A breach at the instant of the clear opens another episode."""
 
@@ -182,7 +182,7 @@ def milliseconds_taken_for_seconds(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(window_store, "expires_at", lambda *at: real(*at) * 1000))
 
 
-@breaks(oracle.streams_have_what_devices_sent)
+@breaks(oracle.streams_have_what_devices_sent, seed=3)
 def nanoseconds_through_a_float(planted: contextlib.ExitStack) -> None:
     """InfluxDB's nanoseconds lose their last digits, and sometimes a millisecond."""
 
@@ -197,7 +197,7 @@ def nanoseconds_through_a_float(planted: contextlib.ExitStack) -> None:
 # What is left, and where
 
 
-@breaks(oracle.windows_are_the_sets_of_readings, seed=13)
+@breaks(oracle.windows_are_the_sets_of_readings, seed=51)
 def a_record_dropped_when_time_is_up(planted: contextlib.ExitStack) -> None:
     """A redrive that is cut off in a batch forgets the first of the records that it didn't try."""
     real = redrive.Batches._retry
@@ -219,7 +219,7 @@ def a_record_dropped_when_time_is_up(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(redrive.Batches, "_retry", dropping))
 
 
-@breaks(oracle.notices_go_out_once)
+@breaks(oracle.notices_go_out_once, seed=37)
 def resumed_from_the_last_notice(planted: contextlib.ExitStack) -> None:
     """Of several notices that weren't queued the last one is named, and those before are lost."""
     planted.enter_context(patch.object(dispatch, "min", max, create=True))
@@ -237,7 +237,7 @@ def one_reading_too_many(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(window_store, "add_readings", generous))
 
 
-@breaks(oracle.records_have_their_devices_key)
+@breaks(oracle.records_have_their_devices_key, seed=23)
 def salted_by_the_whole_batch(planted: contextlib.ExitStack) -> None:
     """A device's key depends on how much others send with it."""
 
@@ -252,7 +252,7 @@ def salted_by_the_whole_batch(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(stream_module, "_entries", entries))
 
 
-@breaks(oracle.what_is_acknowledged_is_there)
+@breaks(oracle.what_is_acknowledged_is_there, seed=21)
 def basic_ingest_a_level_off(planted: contextlib.ExitStack) -> None:
     """Drain reads the topic of Basic Ingest from the wrong level on."""
     real = mqtt._of_error
@@ -282,7 +282,7 @@ def a_bucket_is_not_swept(planted: contextlib.ExitStack) -> None:
 # What is read
 
 
-@breaks(answers.windows_are_told)
+@breaks(answers.windows_are_told, seed=6)
 def regions_overwrite_each_other(planted: contextlib.ExitStack) -> None:
     """Of an instant that two regions have a reader sees one region's metrics and values."""
     planted.enter_context(patch.object(window_store, "merge", lambda a, b: {**a, **b}))
@@ -294,7 +294,7 @@ def the_last_is_the_last_that_came(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(window_module, "sorted", list, create=True))
 
 
-@breaks(answers.windows_are_told)
+@breaks(answers.windows_are_told, seed=2)
 def the_next_page_skips_a_minute(planted: contextlib.ExitStack) -> None:
     """The next page begins a minute late."""
     route = "/devices/{device_id}/windows"
@@ -310,7 +310,7 @@ def the_next_page_skips_a_minute(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.dict(query.ROUTES, {route: skipping}))
 
 
-@breaks(answers.devices_are_told, seed=53)
+@breaks(answers.devices_are_told, seed=6)
 def the_latest_is_the_last_that_came(planted: contextlib.ExitStack) -> None:
     """The latest reading of a device is that of the region that is read last."""
     planted.enter_context(patch.object(query, "max", lambda window: list(window)[-1], create=True))

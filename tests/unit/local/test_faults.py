@@ -60,7 +60,7 @@ def test_a_full_disk_is_told_by_what_is_there_and_what_is_needed(tmp_path: Path)
 def test_a_folder_that_may_not_be_written_is_told_in_a_sentence() -> None:
     told = faults.fault_of(PermissionError(errno.EACCES, "Permission denied", ".local"))
     assert told == (
-        ".local: may not be written (Permission denied): use a checkout that is yours, "
+        ".local: may not be written (Permission denied): use a checkout of your own, "
         "or change its owner or mode"
     )
     assert faults.fault_of(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None

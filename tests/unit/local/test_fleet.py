@@ -17,9 +17,9 @@ def sent(options: FleetOptions, seconds: int, step_ms: int = 250) -> list[Readin
     fleet = Fleet(options, START_MS)
     readings: list[Reading] = []
     for now_ms in range(START_MS, START_MS + seconds * 1000 + 1, step_ms):
-        while due := fleet.due(now_ms, limit=1000):
+        while due := fleet.take_due(now_ms, limit=1000):
             readings += due
-    return readings + fleet.held()
+    return readings + fleet.take_remaining()
 
 
 def test_the_same_seed_gives_the_same_readings_however_often_the_fleet_is_asked() -> None:
@@ -73,8 +73,8 @@ def test_a_duplicate_is_the_same_reading_sent_again() -> None:
 def test_a_late_reading_is_sent_late_with_the_time_at_which_it_was_taken() -> None:
     options = FleetOptions(devices=10, rate=1, anomalies=0, duplicates=0, late=1, late_seconds=8)
     fleet = Fleet(options, START_MS)
-    assert fleet.due(START_MS + 7900, 1000) == []
-    first = fleet.due(START_MS + 8999, 1000)
+    assert fleet.take_due(START_MS + 7900, 1000) == []
+    first = fleet.take_due(START_MS + 8999, 1000)
     assert len(first) == 10
     assert all(each.recorded_at_ms < START_MS + 1000 for each in first)
 
@@ -82,14 +82,14 @@ def test_a_late_reading_is_sent_late_with_the_time_at_which_it_was_taken() -> No
 def test_what_is_held_back_can_be_taken_at_the_end() -> None:
     options = FleetOptions(devices=10, rate=1, duplicates=0, late=1, late_seconds=60)
     fleet = Fleet(options, START_MS)
-    fleet.due(START_MS + 4999, 1000)
-    assert len(fleet.held()) == 50
-    assert fleet.held() == []
+    fleet.take_due(START_MS + 4999, 1000)
+    assert len(fleet.take_remaining()) == 50
+    assert fleet.take_remaining() == []
 
 
 def test_no_more_than_the_limit_is_taken_at_once_and_nothing_is_skipped() -> None:
     fleet = Fleet(CALM, START_MS)
-    taken = [fleet.due(START_MS + 9999, limit=7) for _ in range(60)]
+    taken = [fleet.take_due(START_MS + 9999, limit=7) for _ in range(60)]
     assert max(map(len, taken)) == 7
     assert sum(map(len, taken)) == 400
 

@@ -30,20 +30,20 @@ class Once:
 
     left_out = 0
 
-    def __init__(self, readings: list[Reading], held: list[Reading] | None = None) -> None:
+    def __init__(self, readings: list[Reading], remaining: list[Reading] | None = None) -> None:
         self._readings = readings
-        self._held = held or []
+        self._remaining = remaining or []
 
     @property
     def devices(self) -> list[str]:
         return sorted({each.device_id for each in self._readings})
 
-    def due(self, _now_ms: int, limit: int) -> list[Reading]:
+    def take_due(self, _now_ms: int, limit: int) -> list[Reading]:
         taken, self._readings = self._readings[:limit], self._readings[limit:]
         return taken
 
-    def held(self) -> list[Reading]:
-        return self._held
+    def take_remaining(self) -> list[Reading]:
+        return self._remaining
 
     def next_due_ms(self) -> int | None:
         return 0 if self._readings else None
@@ -129,7 +129,7 @@ def test_a_device_that_posts_for_itself_uses_its_own_path_and_token() -> None:
 
 def test_what_a_source_held_back_is_posted_at_the_end() -> None:
     pipeline = Pipeline(accept)
-    ledger = post(pipeline, Once([reading(0)], held=[reading(1), reading(0)]))
+    ledger = post(pipeline, Once([reading(0)], remaining=[reading(1), reading(0)]))
     assert ledger.counts.accepted == 3
     assert ledger.distinct() == 2
 

@@ -42,7 +42,7 @@ def options(path: Path, **changed: Any) -> CsvOptions:
 
 
 def test_columns_become_device_time_and_metrics_and_an_empty_cell_no_metric(file: Path) -> None:
-    assert Recording(options(file), NOW_MS).due(NOW_MS, 10) == [
+    assert Recording(options(file), NOW_MS).take_due(NOW_MS, 10) == [
         Reading("roof", JULY_4_NOON_MS, {"temperature": 10.0, "humidity": 40.0}),
         Reading("cellar", JULY_4_NOON_MS + HOUR_MS, {"humidity": 80.5}),
         Reading("roof", JULY_4_NOON_MS + HOUR_MS, {"temperature": 15.0}),
@@ -55,16 +55,16 @@ def test_one_device_can_have_taken_them_all(file: Path) -> None:
 
 
 def test_shifted_times_keep_their_distances_and_the_last_is_now(file: Path) -> None:
-    readings = Recording(options(file, is_ending_now=True), NOW_MS).due(NOW_MS, 10)
+    readings = Recording(options(file, is_ending_now=True), NOW_MS).take_due(NOW_MS, 10)
     assert [each.recorded_at_ms for each in readings] == [NOW_MS - HOUR_MS, NOW_MS, NOW_MS]
 
 
 def test_readings_come_at_their_own_pace_times_the_speed(file: Path) -> None:
     recording = Recording(options(file, speed=60.0), NOW_MS)
-    assert len(recording.due(NOW_MS, 10)) == 1
+    assert len(recording.take_due(NOW_MS, 10)) == 1
     assert recording.next_due_ms() == NOW_MS + 60_000
-    assert recording.due(NOW_MS + 59_999, 10) == []
-    assert len(recording.due(NOW_MS + 60_000, 10)) == 2
+    assert recording.take_due(NOW_MS + 59_999, 10) == []
+    assert len(recording.take_due(NOW_MS + 60_000, 10)) == 2
     assert recording.next_due_ms() is None
 
 
@@ -82,7 +82,7 @@ def test_of_rows_with_one_time_and_other_values_the_largest_is_kept_and_they_are
 ) -> None:
     rows = [f"2026-07-04,{value}," for value in (*order, 3)]
     recording = recorded(tmp_path, "\n".join(["date,temp,hum", *rows, "2026-07-04,,40"]))
-    metrics = [each.metrics for each in recording.due(NOW_MS, 10)]
+    metrics = [each.metrics for each in recording.take_due(NOW_MS, 10)]
     assert metrics == [{"temperature": 3.0, "humidity": 40.0}]
     assert recording.left_out == 2  # with 1 and 2; the second 3 says the same
 
@@ -100,7 +100,7 @@ def test_of_rows_with_one_time_and_other_values_the_largest_is_kept_and_they_are
 def test_a_time_is_cut_to_the_millisecond_as_the_pipeline_does(
     tmp_path: Path, text: str, at: str
 ) -> None:
-    (reading,) = recorded(tmp_path, f"date,temp,hum\n{text},1,\n").due(NOW_MS, 10)
+    (reading,) = recorded(tmp_path, f"date,temp,hum\n{text},1,\n").take_due(NOW_MS, 10)
     assert reading.recorded_at_ms == datetime.fromisoformat(at).timestamp() * 1000
     if not text.replace(".", "").isdecimal():
         assert reading.recorded_at_ms == from_iso(text)
@@ -119,7 +119,7 @@ def test_times_without_a_zone_are_those_of_the_zone_that_is_named(
     tmp_path: Path, zone: str, at: str
 ) -> None:
     text = "date,temp,hum\n2026-07-04 12:00,1,\n2026-07-04T12:00:01Z,1,\n1783166402,1,\n"
-    readings = recorded(tmp_path, text, zone=zone).due(NOW_MS, 10)
+    readings = recorded(tmp_path, text, zone=zone).take_due(NOW_MS, 10)
     moments = (at, "2026-07-04T12:00:01Z", "2026-07-04T12:00:02Z")
     expected = sorted(round(datetime.fromisoformat(each).timestamp() * 1000) for each in moments)
     assert [each.recorded_at_ms for each in readings] == expected
@@ -130,7 +130,7 @@ def test_the_hour_that_a_clock_has_twice_is_twice_as_long(tmp_path: Path) -> Non
     rows = [f"2026-10-25 {each},{place}," for place, each in enumerate(local)]
     text = "\n".join(["date,temp,hum", *rows])
     recording = recorded(tmp_path, text, zone="Europe/Berlin")
-    readings = recording.due(NOW_MS, 10)
+    readings = recording.take_due(NOW_MS, 10)
     start = from_iso("2026-10-24T23:30:00Z")
     assert [each.recorded_at_ms for each in readings] == [
         start + half * HOUR_MS // 2 for half in range(6)

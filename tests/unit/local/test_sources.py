@@ -62,5 +62,5 @@ def test_a_check_by_rules_that_are_not_deployed_is_refused(
     state = State(is_deployed=True, sources=digests() | {"rules.yaml": "another"})
     monkeypatch.setattr(Instance, "deployed", lambda _self: state)
     assert main(["devices", "--check", "--for", "1s", "--name", "edited"]) == 1
-    told = "rules.yaml isn't what is deployed, and --check goes by it"
-    assert told in capsys.readouterr().err
+    message = "rules.yaml has changed since it was deployed, and --check uses it"
+    assert message in capsys.readouterr().err

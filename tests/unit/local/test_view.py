@@ -170,13 +170,13 @@ def test_a_log_gets_a_line_only_where_something_has_changed() -> None:
     lines, seen = PlainLines(console), Seen()
     monitor = cast("Monitor", seen)
     for second in range(5):
-        lines.tell(monitor, f"{second} s", is_clock=True)
+        lines.print(monitor, f"{second} s", is_clock=True)
     for _ in range(18):
-        lines.tell(monitor, "checking", is_clock=False)
+        lines.print(monitor, "checking", is_clock=False)
     seen.latest = replace(seen.latest, lag_ms=12_000.0)
-    lines.tell(monitor, "checking", is_clock=False)
+    lines.print(monitor, "checking", is_clock=False)
     seen.latest = replace(seen.latest, stored=11_001)
-    lines.tell(monitor, "checking", is_clock=False)
+    lines.print(monitor, "checking", is_clock=False)
     told = cast("io.StringIO", console.file).getvalue().splitlines()
     assert [line.partition(":")[0] for line in told] == ["0 s", "checking", "checking"]
     assert "stored 11,001" in told[-1]
