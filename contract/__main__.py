@@ -1,4 +1,4 @@
-"""`make schemas`: check the contracts in schemas/ and write what derives from them."""
+"""`make schemas`: check the contracts in schemas/ and write the files generated from them."""
 
 import argparse
 import sys

@@ -57,7 +57,7 @@ class Column(NamedTuple):
 
 
 class View(NamedTuple):
-    """A view: what it is, its columns, and its query."""
+    """A view: its name, description, columns and query."""
 
     name: str
     doc: str

@@ -104,7 +104,7 @@ def ago(minute: str | None, now: float) -> str:
 
 
 class Reader:
-    """Reads the tables of a stack, and counts what that costs."""
+    """Reads the tables of a stack, and counts the cost."""
 
     def __init__(self, target: Target, console: Console) -> None:
         """Read the stack's tables, and show progress on `console` if it is a terminal."""

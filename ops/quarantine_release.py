@@ -91,7 +91,7 @@ class Sender:
             case "object":
                 self._store.put_back(line)
                 sent.outcome, sent.why = PASSED, "`redrive` finds it where it was"
-            case "mqtt":  # `drain` takes it as it takes what IoT couldn't deliver
+            case "mqtt":  # `drain` takes it like a message that IoT couldn't deliver
                 self._target.connect("sqs").send_message(
                     QueueUrl=self._target.output("OverflowUrl"),
                     MessageBody=marked(data_of(line), sent.release),

@@ -120,7 +120,7 @@ class Store:
                     return
         except (ClientError, BotoCoreError) as error:
             raise OpsError(f"{self._bucket}/{key}: {error}") from None
-        raise OpsError(f"{self._bucket}/{key}: changed by somebody else all the time: try again")
+        raise OpsError(f"{self._bucket}/{key}: other writers keep changing it: try again")
 
     def put_back(self, line: Line) -> None:
         """Put an object back to where a redrive found it."""

@@ -80,7 +80,7 @@ def invoke(aws_lambda: Any, function: str, kept: Collection[str]) -> dict[str, A
         raise OpsError(f"{function}: {error}") from None
     if answer.get("FunctionError"):
         why = f"{payload.get('errorType')}: {payload.get('errorMessage')}"
-        raise OpsError(f"{function} failed: {why}. What was done stays done: redrive again.")
+        raise OpsError(f"{function} failed: {why}. Finished batches stay finished: redrive again.")
     report: dict[str, Any] = payload
     return report
 

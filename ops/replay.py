@@ -168,7 +168,7 @@ def tell_archived(target: Target, to_at: datetime, now: datetime, console: Conso
     if newest is None:
         console.print(f"nothing has been archived in the last {ARCHIVED_HOURS} hours")
     elif newest < min(to_at, now):
-        text = f"the archive has readings up to {shown(newest)}; what came later isn't in it yet"
+        text = f"the archive has readings up to {shown(newest)}; later ones aren't in it yet"
         console.print(text, highlight=False)
 
 

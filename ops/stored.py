@@ -15,7 +15,7 @@ from ops.target import Target
 
 LAYER = Path(__file__).parent.parent / "layers" / "telemetry"
 if str(LAYER) not in sys.path:
-    sys.path.append(str(LAYER))  # the functions' own code reads what they have written
+    sys.path.append(str(LAYER))  # the functions' own code decodes windows
 
 from telemetry.domain.times import MINUTE_MS, from_iso, minute_of, to_iso_minute  # noqa: E402
 from telemetry.domain.window import decode  # noqa: E402
