@@ -67,7 +67,7 @@ def run(
 
 
 class Sweep:
-    """One minute's look at what is open."""
+    """One minute's check of the open episodes."""
 
     def __init__(
         self,
