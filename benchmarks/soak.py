@@ -40,7 +40,7 @@ from local.fleet.over_https import PostingOptions
 from local.fleet.simulated import Fleet, FleetOptions
 from local.instance import Instance, unused
 from local.session import brought_up, raise_on_terminate
-from local.trial.report import tell_verdict
+from local.trial.report import print_verdict
 from local.trial.run import Exercise, Plan, now_ms
 from local.values import duration_seconds, positive, rate
 from local.view import Steps
@@ -233,7 +233,7 @@ def soak(instance: Instance, fleet: FleetOptions, seconds: float, console: Conso
             aws.stop()
     finally:
         instance.remove()
-    tell_verdict(report, console)
+    print_verdict(report, console)
     if not sampler.samples or sampler.samples[-1].at < seconds - 2 * SAMPLE_SECONDS:
         raise KeyboardInterrupt
     found = growths(sampler.samples, kept)
