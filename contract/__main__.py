@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from telemetry.domain.influx import load_mapping
+from telemetry.domain.influx_mapping import load_mapping
 from telemetry.errors import TelemetryError
 
 from contract.derived import derive

@@ -28,15 +28,15 @@ REGION = (
 )
 Contracts = dict[str, list[Version]]
 METRICS_NOTES = """
-`battery` is in volts. Many devices send a percentage, and from 0 to 60 nothing tells that from
-volts: 55 % is stored as 55 V; above 60 it is refused. Send volts, or leave it out.
+`battery` is in volts. Many devices send a percentage. From 0 to 60 the pipeline can't distinguish a
+percentage from volts: 55 % is stored as 55 V. Above 60 it is refused. Send volts, or leave it out.
 
 ## Values that stand for no measurement
 
-Sensors send some values in place of a measurement: a DS18B20 that isn't connected reads -127 °C,
-one that has just got its power 85 °C, a register that wasn't read 65535. Nothing tells an 85 that
-stands for no measurement from one that is a temperature, so none is known by default.
-`metrics.yaml` declares them, is reviewed like code, and is deployed with it:
+Sensors send some values in place of a measurement. A DS18B20 that isn't connected reads -127 °C,
+and 85 °C just after power-on; a register that wasn't read has 65535. But 85 °C may also be a
+temperature, so the pipeline has no such values by default. Declare yours in `metrics.yaml`, which
+is reviewed like code and deployed with it:
 
 ```yaml
 no_measurement:
@@ -46,17 +46,17 @@ no_measurement:
   - {metric: battery, values: [65.535]}
 ```
 
-- `values` are in the metric's unit, after what `influx.yaml` converts. A number that a device has
-  in 32 bits only is the declared one, too.
-- `devices` is a pattern for whole ids; `*` stands for any characters. Without it, every device is
-  meant.
-- Such a value is left out before its range is looked at, in every format and every way in, also
-  of what other producers put on the stream, and when windows are rebuilt. It is counted as
-  `MetricsLeftOut`; GET /accounting shows it. The reading's other metrics are stored.
-- A reading of which nothing is left isn't stored. Over HTTPS it is refused, and the reason says
-  so; over MQTT it is forgotten, and on the stream it counts as a duplicate.
-- `make schemas` checks the file, and writes the archive's views anew. What was stored before
-  stays until windows are rebuilt from the archive with `missing: drop`.
+- `values` are in the metric's unit, after the conversions of `influx.yaml`. The nearest 32-bit
+  number of a declared value counts as that value, too.
+- `devices` is a pattern for whole ids; `*` stands for any characters. An entry without it applies
+  to every device.
+- Such a value is left out before its range is checked: in every format, over HTTPS and MQTT, in
+  other producers' records on the stream, and when windows are rebuilt. `MetricsLeftOut` counts it,
+  and GET /accounting shows the count. The reading's other metrics are stored.
+- A reading without another metric isn't stored. Over HTTPS it is refused, with that reason. Over
+  MQTT it is dropped. On the stream it counts as a duplicate.
+- `make schemas` checks the file, and writes the archive's views anew. Earlier readings stay as they
+  are until windows are rebuilt from the archive with `missing: drop`.
 """
 
 
@@ -183,10 +183,10 @@ def metrics_table(versions: Sequence[Version]) -> str:
 # Metrics
 
 A reading has one or more of these. A value outside the range is refused, with the field, the value
-and the range; the reading's other metrics are stored. The version is that of `schemas/reading/`
-which brought the metric.
+and the range; the reading's other metrics are stored. `since version` is the version in
+`schemas/reading/` that added the metric.
 
-| metric | unit | range | since version | what it is |
+| metric | unit | range | since version | meaning |
 |---|---|---|---|---|
 """
     return head + "\n".join(rows) + "\n" + METRICS_NOTES

@@ -3,31 +3,31 @@
     pattern = compile_pattern('{"data": {"temperature": [{"numeric": [">", 38]}]}}')
     pattern.matches({"data": {"temperature": 38.5}})  # True
 
-The rules are those of aws/event-ruler 2.0, which AWS runs, and what was recorded from AWS. It needs
-only the standard library, since it also runs inside the embedded AWS. In short:
+The rules are those of aws/event-ruler 2.0, which AWS runs, and of recordings from AWS. The module
+needs only the standard library, because it also runs inside the embedded AWS. In short:
 
-- A pattern is the paths of its leaves, each with alternatives; all paths have to match. `$or` makes
-  one such rule of each of its branches. A path written twice counts as written last.
+- A pattern is a set of leaf paths, each with alternatives; all paths have to match. `$or` makes one
+  such rule of each of its branches. If a path is written twice, the last one counts.
 - A path is its keys joined by dots, in patterns and in events: `{"a.b": 1}` is `{"a": {"b": 1}}`.
 - An array in an event gives its path the values of all its elements. Two paths never match in
   different elements of one array, unless the elements are plain values.
-- Paths are tried in their sort order, and `{"exists": false}` asks whether the path is absent from
+- Paths are tried in their sort order, and `{"exists": false}` is true if the path is absent from
   the array elements chosen so far. Empty arrays and objects have no leaves, so they are absent.
-- A key that an event's object has several times has all of its values, as event-ruler finds them.
-  What Lambda's mappings do with such an event wasn't recorded.
-- Numbers are equal by value. One that no double holds, such as 9007199254740993, whose double is
-  printed as another number, equals only itself; `numeric` and `anything-but` refuse it as operand.
-- A string that is an IP address equals that address however written: "::1" is "0:0:0:0:0:0:0:1".
+- A key that an event's object has several times has all of its values, as in event-ruler. The
+  behaviour of Lambda's mappings for such an event wasn't recorded.
+- Numbers are equal by value. A number that no double holds equals only itself, for example
+  9007199254740993, whose double is printed differently. `numeric` and `anything-but` refuse it.
+- A string that is an IP address equals that address in any notation: "::1" is "0:0:0:0:0:0:0:1".
 
-Inferred, as neither documents nor recordings say it:
+Inferred, because neither documents nor recordings say it:
 
 - A rule whose wildcards can be at more than 10 places at once is too complex. The measure is
-  event-ruler's; 10 is AWS's, by what it is known to accept and refuse.
-- `equals-ignore-case` takes each character in its lower or upper case (event-ruler: each UTF-16
+  event-ruler's; the limit 10 follows from patterns that AWS is known to accept and refuse.
+- `equals-ignore-case` matches each character in its lower or upper case (event-ruler: each UTF-16
   unit): "ß" is "ß" or "SS", and "ss" isn't "ß".
-- Alternatives of one field never influence each other, as they do in some releases of event-ruler.
-- An empty list in an operator is refused, and so are text after the pattern and `$or`s that make
-  more than 1000 rules (AWS's limit, as others quote it).
+- Alternatives of one field never influence each other. In some releases of event-ruler they do.
+- An empty list in an operator is refused. So are text after the pattern, and `$or`s that make more
+  than 1000 rules (AWS's limit, quoted by other sources).
 """
 
 import functools
@@ -42,11 +42,11 @@ from typing import NamedTuple, NoReturn
 
 MAX_RULES = 1000  # that `$or` may make of a pattern
 MAX_WILDCARD_PLACES = 10
-LONGEST_LOOK = 16  # steps: a path's dotted keys are all kept, and grow with its square
-MAX_PLACES_STUDIED = 2000  # bounds the work that one field's wildcards cost
+LONGEST_LOOK = 16  # steps; look-ups store all of a path's dotted keys, which grow with its square
+MAX_PLACES_STUDIED = 2000  # limits the work for one field's wildcards
 EXACT_INTEGERS = 2**53  # up to here every integer is a double
 
-# Keys that are operators, or kept to become one: no field within `$or` may have such a name.
+# Keys that are operators or reserved for future ones. No field within `$or` may have such a name.
 _RESERVED_WITHIN_OR = """
 exactly equals-ignore-case prefix suffix anything-but exists wildcard numeric cidr = < <= > >= regex
 not-wildcard not-equals-ignore-case date-after date-on-or-after date-before date-on-or-before
@@ -59,7 +59,7 @@ Address = tuple[int, int]  # IP version, number
 
 
 class InvalidPattern(ValueError):
-    """The pattern is one that AWS refuses: says where in it, what is there, what would be right."""
+    """AWS refuses the pattern; the message names the place, the value and the remedy."""
 
 
 class InvalidEvent(ValueError):
@@ -68,7 +68,7 @@ class InvalidEvent(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A compiled pattern. `matches` takes an event as `parse_event` or `json.loads` gives it.
+    """A compiled pattern. `matches` takes an event from `parse_event` or `json.loads`.
 
     Only objects match.
     """
@@ -79,7 +79,7 @@ class Pattern:
 
 @functools.lru_cache(256)
 def compile_pattern(pattern_json: str) -> Pattern:
-    """Check and compile a pattern; raises InvalidPattern, and nothing else."""
+    """Return the compiled pattern; raise InvalidPattern, and nothing else."""
     try:
         rules = _rules(_parsed(pattern_json))
         _check_complexity(rules)
@@ -89,7 +89,7 @@ def compile_pattern(pattern_json: str) -> Pattern:
 
 
 def matches(pattern_json: str, event_json: str) -> bool:
-    """Whether an event matches; raises InvalidPattern, or InvalidEvent if the event isn't JSON."""
+    """Return whether an event matches; raise InvalidPattern, or InvalidEvent if it isn't JSON."""
     pattern = compile_pattern(pattern_json)
     return pattern.matches(parse_event(event_json))
 
@@ -101,7 +101,7 @@ class Repeated(tuple[object, ...]):
 
 
 def parse_event(event_json: str) -> object:
-    """The event's value; raises InvalidEvent. NaN isn't JSON. A repeated key's is a `Repeated`."""
+    """Return an event's value; raise InvalidEvent, also for NaN. Repeated keys give `Repeated`."""
     try:
         return json.loads(event_json, object_pairs_hook=_members, parse_constant=_refuse_constant)
     except (ValueError, TypeError) as error:
@@ -120,11 +120,11 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return members
 
 
-# A pattern's JSON, with all that Python's own values would lose: repeated keys, digits.
+# A pattern's JSON, with repeated keys and all digits, which Python's own values would lose.
 
 
 class _Object(tuple[tuple[str, object], ...]):
-    """A JSON object's members, repeated keys and all."""
+    """A JSON object's members, with repeated keys."""
 
     __slots__ = ()
 
@@ -154,7 +154,7 @@ def _parsed(pattern_json: str) -> _Object:
 
 
 def _described(value: object) -> str:
-    """What was found, for a message."""
+    """Return a description of a value, for messages."""
     if isinstance(value, _Object):
         return "an object" if value else "an empty object"
     if isinstance(value, _Number):
@@ -169,12 +169,12 @@ def _refuse(where: str, problem: str) -> NoReturn:
     raise InvalidPattern(f"{where}: {problem}")
 
 
-# From the pattern to its rules: `$or` is multiplied out, as event-ruler does.
+# From the pattern to its rules: `$or` is expanded, as in event-ruler.
 
 
 @dataclass(frozen=True, slots=True)
 class _Leaf:
-    """A field's alternatives: what its value may be, and whether it may be absent."""
+    """A field's alternatives: tests of its value, and whether it may be absent."""
 
     where: str
     alternatives: Sequence[object]
@@ -195,13 +195,13 @@ class _Field(NamedTuple):
 
 
 def _fields(rule: _Rule) -> list[_Field]:
-    """In the order in which they are matched: that of Java's strings, by UTF-16 units."""
+    """Return a rule's fields in matching order, which is that of Java's strings (UTF-16 units)."""
     paths = sorted(rule, key=lambda path: path.encode("utf-16-be", "surrogatepass"))
     return [_Field(tuple(path.split(".")), rule[path]) for path in paths]
 
 
 class _Place(NamedTuple):
-    """Where in the pattern: the path so far, its name for messages, whether it is within `$or`."""
+    """A place in the pattern: its path, its name for messages, whether it is within `$or`."""
 
     path: str = ""
     where: str = ""
@@ -219,7 +219,7 @@ def _rules(pattern: _Object) -> list[_Rule]:
 
 
 def _extended(rules: list[_Rule], members: _Object, place: _Place) -> list[_Rule]:
-    """The rules with an object's fields added to each."""
+    """Return the rules with an object's fields added to each."""
     if not members:
         _refuse(place.where or "the pattern", "is an empty object; it needs at least one field")
     for key, value in members:
@@ -241,7 +241,7 @@ def _extended(rules: list[_Rule], members: _Object, place: _Place) -> list[_Rule
 
 
 def _branched(rules: list[_Rule], branches: object, place: _Place) -> list[_Rule]:
-    """For each of the branches, the rules with its fields added."""
+    """Return, for each branch of `$or`, the rules with the branch's fields added."""
     if not isinstance(branches, list) or len(branches) < 2:
         found = "an array of one" if branches and isinstance(branches, list) else None
         found = found or _described(branches)
@@ -287,7 +287,7 @@ def _any_test(tests: Sequence[Test]) -> Test:
     return lambda value: any(test(value) for test in tests)
 
 
-# Literals. An identity is equal for values that are the same to a pattern.
+# Literals. Values that are equal in a pattern have equal identities.
 
 
 def _literal(value: object, where: str) -> Hashable:
@@ -311,13 +311,13 @@ def _number_identity(number: _Number) -> Hashable:
 
 
 def _double(number: Decimal) -> float | None:
-    """The double that holds the number: whose shortest decimal form is the number."""
+    """Return the double whose shortest decimal form is the number; None if there is none."""
     double = float(number)
     return double if math.isfinite(double) and Decimal(repr(double)) == number else None
 
 
 def _identity(value: object) -> Hashable:
-    """Of a plain value in an event. Those that aren't text or number are wrapped: True equals 1."""
+    """Return a plain value's identity. True and null are wrapped, because True equals 1."""
     kind = type(value)
     if kind is str or kind is float:
         return value
@@ -334,13 +334,13 @@ def _one_of(identities: Iterable[Hashable]) -> Test:
     return lambda value: _identity(value) in known
 
 
-# Operators: each makes a test of its operand, or says what is wrong with it.
+# Operators: each makes a test of its operand, or refuses it.
 
 
 def _operator(operator: _Object, where: str) -> Test:
     name, operand = _only_member(operator, where)
     if name not in _OPERATORS:
-        _refuse(where, f'"{name}" is no operator; there are {", ".join(_OPERATORS)}')
+        _refuse(where, f'"{name}" isn\'t an operator; there are {", ".join(_OPERATORS)}')
     return _OPERATORS[name](operand, f"{where}.{name}")
 
 
@@ -370,7 +370,7 @@ def _exactly(operand: object, where: str) -> Test:
 
 
 def _exists(operand: object, where: str) -> Test:
-    if operand is not True:  # false never comes here: it asks for no value
+    if operand is not True:  # the caller handles false
         _refuse(where, f"is {_described(operand)}; it has to be true or false")
     return lambda _value: True
 
@@ -402,7 +402,7 @@ def _equals_ignoring_case(operand: object, where: str) -> Test:
 
 
 def _any_case(text: str) -> str:
-    """A regular expression for the text, each character in lower or in upper case."""
+    """Return a regular expression for the text, with each character in lower or upper case."""
     forms = (sorted({character.lower(), character.upper()}) for character in text)
     return "".join(f"(?:{'|'.join(map(re.escape, either))})" for either in forms)
 
@@ -428,7 +428,7 @@ def _wildcard(operand: object, where: str) -> Test:
         if not (value.startswith(first) and value.endswith(last)):
             return False
         at, end = len(first), len(value) - len(last)
-        for part in middle:  # each at its first place leaves most room for the next
+        for part in middle:  # the first place leaves most room for the next part
             at = value.find(part, at, end)
             if at < 0:
                 return False
@@ -439,7 +439,7 @@ def _wildcard(operand: object, where: str) -> Test:
 
 
 def _between_stars(text: str, where: str) -> list[str]:
-    r"""The literal parts that `*` separates; `\*` and `\\` stand for themselves."""
+    r"""Return the literal parts between the `*`; `\*` and `\\` are literal characters."""
     parts = [""]
     for piece in re.findall(r"\\.?|\*+|[^\\*]+", text, re.DOTALL):
         if piece == "*":
@@ -492,13 +492,13 @@ def _strings_or_numbers(operand: object, where: str) -> list[Hashable]:
 def _not_empty(make: Callable[[str, str], Test]) -> Callable[[str, str], Test]:
     def made(text: str, where: str) -> Test:
         if not text:
-            _refuse(where, "is an empty string, which every string has; it needs characters")
+            _refuse(where, "is an empty string, which every string contains; it needs characters")
         return make(text, where)
 
     return made
 
 
-# What is between these, without themselves. A bound that belongs to a range is moved by one double.
+# Open intervals. A bound that belongs to a range is moved by one double.
 _RANGES: dict[str, Callable[[float], tuple[float, float]]] = {
     "=": lambda bound: (math.nextafter(bound, -math.inf), math.nextafter(bound, math.inf)),
     ">": lambda bound: (bound, math.inf),
@@ -543,7 +543,7 @@ _IPV6 = re.compile(r"[0-9a-fA-F:]*:[0-9a-fA-F:]*")
 
 
 def _address(text: str) -> Address | None:
-    """The IP address that a text is. An IPv4 one written as IPv6 is the IPv4 one, as in Java."""
+    """Return a text's IP address, or None. An IPv4 address written as IPv6 is IPv4, as in Java."""
     if version_4 := _IPV4.fullmatch(text):
         octets = [int(octet) for octet in version_4.groups()]
         return (4, int.from_bytes(octets)) if max(octets) < 256 else None
@@ -595,14 +595,14 @@ _NEGATED: dict[str, Callable[[str, str], Test]] = {
 }
 
 
-# How complex a field's wildcards are: at how many places of its patterns can one value be at once?
+# The complexity of a field's wildcards: the number of places that one value can be at at once.
 
 
 def _check_complexity(rules: list[_Rule]) -> None:
-    """Refuse what event-ruler's measure finds too complex.
+    """Refuse rules that are too complex by event-ruler's measure.
 
-    Rules that begin with equal fields share one machine, which holds all wildcards of the next
-    field. What comes after a field that is only to be absent isn't measured (until 2.1).
+    Rules that begin with equal fields share one machine, which has all wildcards of the next field.
+    Fields after a field that must be absent aren't measured (until 2.1).
     """
     machines: dict[Hashable, dict[str, _Leaf]] = {}
     if not any(_wildcards(leaf) for rule in rules for leaf in rule.values()):
@@ -625,7 +625,7 @@ def _check_complexity(rules: list[_Rule]) -> None:
 
 
 def _wildcards(leaf: _Leaf) -> list[tuple[str, ...]]:
-    """The wildcard texts of each alternative; one that is negated may have several."""
+    """Return the wildcard texts of each alternative; a negated one may have several."""
     found = []
     for alternative in leaf.alternatives:
         if isinstance(alternative, _Object):
@@ -638,12 +638,12 @@ def _wildcards(leaf: _Leaf) -> list[tuple[str, ...]]:
     return found
 
 
-_STAR = 256  # no byte
+_STAR = 256  # not a byte
 _OTHER = 257  # a byte that no pattern names
 
 
 class _Automaton:
-    """The places in a field's wildcard patterns. They share their beginning up to the first `*`."""
+    """The places in a field's wildcard patterns, which share beginnings up to the first `*`."""
 
     def __init__(self, alternatives: Sequence[tuple[str, ...]]) -> None:
         self.next: list[dict[int, list[int]]] = [{}]  # place, token -> places
@@ -674,7 +674,7 @@ class _Automaton:
         self.patterns[end].add(alternative)
 
     def closed(self, places: Iterable[int]) -> frozenset[int]:
-        """With the stars that may match nothing."""
+        """Return the places, with those after stars that match nothing."""
         reached = set(places)
         return frozenset(reached.union(*(self.next[place].get(_STAR, ()) for place in reached)))
 
@@ -687,7 +687,7 @@ class _Automaton:
 
 
 def _tokens(text: str) -> list[int]:
-    """Bytes and stars of a pattern's JSON form, quotes and all: those count, too."""
+    """Return bytes and stars of a pattern's JSON form; its quotes count, too."""
     parts = [list(part.encode("utf-8", "surrogatepass")) for part in _between_stars(text, "")]
     tokens = [ord('"'), *parts[0]]
     for part in parts[1:]:
@@ -696,7 +696,7 @@ def _tokens(text: str) -> list[int]:
 
 
 def _places_at_once(alternatives: Sequence[tuple[str, ...]]) -> int:
-    """At most how many places one value can be at, each counted for all patterns through it."""
+    """Return the most places that one value can be at, each counted for all patterns through it."""
     if not alternatives:
         return 0
     automaton = _Automaton(alternatives)
@@ -716,12 +716,11 @@ def _places_at_once(alternatives: Sequence[tuple[str, ...]]) -> int:
     return most
 
 
-# Matching. Mostly an event is objects within objects, with no dots in their keys: then a field is
-# found by a few look-ups. Where one meets an array of objects, or a key that is dotted or repeated,
-# `_search` decides.
+# Matching. Most events are nested objects without dots in their keys, and a few look-ups find a
+# field. If a look-up meets an array of objects, or a dotted or repeated key, `_search` decides.
 
 _MISSING = object()
-_Look = Callable[[dict[str, object]], bool | None]  # None: not to be said by look-ups
+_Look = Callable[[dict[str, object]], bool | None]  # None: look-ups can't decide
 
 
 def _matcher(rules: Sequence[_Rule]) -> Callable[[object], bool]:
@@ -756,7 +755,7 @@ def _rule_test(rule: _Rule) -> Callable[[dict[str, object]], bool]:
 
 
 def _look(steps: tuple[str, ...], leaf: _Leaf) -> _Look:
-    """Whether one field matches, in an object whose keys the steps name."""
+    """Return a look-up that decides whether one field matches; the steps are its keys."""
     if len(steps) == 1:
         return _look_at_leaf(steps[0], leaf)
     if len(steps) > LONGEST_LOOK:
@@ -798,7 +797,7 @@ def _look_at_leaf(step: str, leaf: _Leaf) -> _Look:
     return look
 
 
-_Array = Hashable  # an array of the event, by its place there
+_Array = Hashable  # an array of the event, by its place
 _Elements = Mapping[_Array, int]  # one element of each of some arrays
 
 
@@ -808,9 +807,9 @@ class _Value(NamedTuple):
 
 
 def _search(event: dict[str, object], fields: Sequence[_Field]) -> bool:
-    """Match field by field, keeping each choice of array elements that is possible so far."""
+    """Return whether all fields match; try them in order, with all possible array elements."""
     values = [_values(event, field.steps) for field in fields]
-    needed: list[set[_Array]] = [set()]  # arrays that fields after this one are in
+    needed: list[set[_Array]] = [set()]  # arrays that contain later fields
     for found in reversed(values[1:]):
         needed.append(needed[-1].union(*(value.within for value in found)))
     choices: list[_Elements] = [{}]
@@ -832,7 +831,7 @@ def _search(event: dict[str, object], fields: Sequence[_Field]) -> bool:
 
 
 class _Node(NamedTuple):
-    """A part of an event, how many of a path's steps led there, and by which keys and elements."""
+    """A part of an event, with the number of the path's steps, the keys and elements up to it."""
 
     value: object
     depth: int
@@ -841,9 +840,9 @@ class _Node(NamedTuple):
 
 
 def _values(event: dict[str, object], steps: tuple[str, ...]) -> list[_Value]:
-    """All plain values at a path, and the array elements that hold them.
+    """Return all plain values at a path, with the array elements that contain them.
 
-    A plain value's own place in an array doesn't count, so it goes with any other.
+    A plain value's own place in an array doesn't count, so it combines with any other value.
     """
     found: list[_Value] = []
     waiting = [_Node(event, 0, (), {})]
@@ -864,7 +863,7 @@ def _inside(node: _Node, steps: tuple[str, ...]) -> Iterator[_Node]:
             if key in value:
                 yield _Node(value[key], end, (*place, key), within)
     elif isinstance(value, Repeated):
-        for index, each in enumerate(value):  # any of them goes with any other value
+        for index, each in enumerate(value):  # plain elements combine with any value
             yield _Node(each, depth, (*place, -1 - index), within)
     elif isinstance(value, list):
         for index, element in enumerate(value):
@@ -887,7 +886,7 @@ def _by_outermost_array(values: Iterable[_Value]) -> _Grouped:
 
 
 def _consistent(grouped: _Grouped, chosen: _Elements) -> list[_Value]:
-    """The values that are in no other element of an array than the chosen one."""
+    """Return the values that are in the chosen elements of their arrays."""
     near: list[_Value] = []
     for array, by_index in grouped.items():
         if array in chosen:

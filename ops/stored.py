@@ -17,8 +17,8 @@ LAYER = Path(__file__).parent.parent / "layers" / "telemetry"
 if str(LAYER) not in sys.path:
     sys.path.append(str(LAYER))  # the functions' own code reads what they have written
 
-from telemetry.domain import window as windows_of  # noqa: E402
 from telemetry.domain.times import MINUTE_MS, from_iso, minute_of, to_iso_minute  # noqa: E402
+from telemetry.domain.window import decode  # noqa: E402
 from telemetry.errors import Rejected  # noqa: E402
 
 CONDITION = "device_id = :device AND begins_with(minute_region, :minute)"
@@ -66,7 +66,7 @@ class Windows:
             return False
         for item in answer["Items"]:
             try:
-                window = windows_of.decode(bytes(item["readings"]["B"]))
+                window = decode(bytes(item["readings"]["B"]))
             except Rejected:
                 continue
             metrics = window.get(sample.at_ms % MINUTE_MS, {})

@@ -18,16 +18,16 @@ from uuid import UUID
 
 from botocore.exceptions import ClientError
 from telemetry.aws.alerts import AlertReader
-from telemetry.aws.archive import Archive
+from telemetry.aws.archive_bucket import Archive
 from telemetry.aws.claims import Claims
 from telemetry.aws.counters import Counters
 from telemetry.aws.generations import PARTITION, Generations
 from telemetry.aws.items import Attributes, Conflict, Failed, Outcome, Write, Written
 from telemetry.aws.registry import AdminSecret, Registry
-from telemetry.aws.window_table import ScanPage, WindowTable, key_of, to_key
-from telemetry.aws.windows import WindowReader
+from telemetry.aws.window_scan import ScanPage, WindowTable, key_of, to_key
+from telemetry.aws.window_store import WindowReader
 from telemetry.domain.accounting import Counts, Metric
-from telemetry.domain.archive import prefix_at
+from telemetry.domain.archive_layout import prefix_at
 from telemetry.domain.notice import Notice
 from telemetry.domain.schema import versions
 from telemetry.domain.times import to_iso_minute

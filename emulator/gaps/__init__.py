@@ -1,9 +1,11 @@
-"""What the embedded AWS (ministack) does otherwise than AWS, closed: a module for each gap.
+"""Changes to the embedded AWS (ministack) where it differs from AWS: one module for each gap.
 
-The first line of each says which; its `close` changes the emulator's modules in its own process.
-`emulator.launcher` names them all, in the order in which they are closed. They run in the
-interpreter that has the emulator and nothing of the project, so they import the standard library,
-the emulator and one another.
+The first line of a module names its gap. Its function `close` changes ministack's modules in
+ministack's process. `emulator.launcher` lists all modules in the order in which they are applied.
+They run in an interpreter that has ministack but not this project's dependencies, so they import
+only the standard library, ministack and one another.
+
+"The emulator" in their docstrings is ministack; the number behind it is ministack's version.
 """
 
 import importlib
@@ -12,20 +14,20 @@ from typing import Any
 
 
 class Modules:
-    """The emulator's modules by name, and what a gap needs to know of the instance.
+    """The emulator's modules by name, and facts about the instance.
 
-    `python`: an interpreter that has the project's packages, for what runs beside the emulator;
-    None where nothing does. `root`: the folder that has the package `emulator`.
+    `python`: the interpreter with the project's dependencies, for processes beside the emulator;
+    None if there are none. `root`: the folder of the package `emulator`.
     """
 
     def __init__(self, folder: Path, root: Path, python: str | None) -> None:
-        """Of the instance whose folder this is."""
+        """Use the instance in this folder."""
         self.folder = folder
         self.root = root
         self.python = python
 
     def service(self, name: str) -> Any:
-        """Return the module that is a service of AWS's."""
+        """Return the module of an AWS service."""
         return importlib.import_module(f"ministack.services.{name}")
 
     def core(self, name: str) -> Any:
@@ -34,5 +36,5 @@ class Modules:
 
     @property
     def app(self) -> Any:
-        """The module that takes requests and knows the event loop."""
+        """The module that receives requests and has the event loop."""
         return importlib.import_module("ministack.app")

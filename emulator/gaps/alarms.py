@@ -1,16 +1,16 @@
-"""Gaps of the embedded AWS, closed: which metric an alarm watches, and when it goes off.
+"""Closes gaps of the embedded AWS: the metric that an alarm watches, and its evaluation.
 
-On AWS each combination of dimensions is a metric of its own, and an alarm watches one
-("Metrics concepts", https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/cloudwatch_concepts.html);
-it counts breaching periods, and does with missing ones as it is told
+On AWS each combination of dimensions is a separate metric, and an alarm watches one of them
+("Metrics concepts", https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/cloudwatch_concepts.html).
+It counts breaching periods, and treats missing ones by its setting
 (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/alarms-and-missing-data.html). The
-emulator (1.5.33) throws all metrics of a name together, over all the periods, and looks at no
-alarm unless a value comes; it knows no alarm on a Metrics Insights query
+emulator (1.5.33) mixes all metrics of one name over all periods, and evaluates an alarm only when a
+value comes. It has no alarms on Metrics Insights queries
 (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/cloudwatch-metrics-insights-alarms.html).
 
-Of such queries the form SELECT … FROM … WHERE … with `=` is known, for one time series. Others,
-and metric math, are refused, since nothing here would evaluate them. An alarm is evaluated when a
-value of its metric comes, and when it is described.
+This module supports queries of the form SELECT … FROM … WHERE … with `=`, for one time series. It
+refuses other queries and metric math. It evaluates an alarm when a value of its metric comes and
+when the alarm is described.
 """
 
 import re
@@ -35,10 +35,10 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 }
 OK, ALARM, UNKNOWN = "OK", "ALARM", "INSUFFICIENT_DATA"
 PERIODS_BEYOND = 2
-"""CloudWatch looks at so many periods more for values in place of missing ones, as in the tables
-of the page on missing data."""
+"""CloudWatch reads this many more periods to replace missing values, as in the tables of the page
+on missing data."""
 ALWAYS_IGNORING = "AWS/DynamoDB"
-"""Alarms on this namespace ignore missing data, whatever they say (the same page)."""
+"""Alarms on this namespace ignore missing data, whatever their setting (the same page)."""
 INVALID, BAD_REQUEST = "ValidationError", 400
 TOKEN = re.compile(r"""\s*("[^"]*"|'[^']*'|[A-Za-z_][A-Za-z0-9_]*|\S)""")
 
@@ -48,7 +48,7 @@ Response = tuple[int, dict[str, str], bytes]
 
 
 class Query(NamedTuple):
-    """A Metrics Insights query. `dimensions`: their names, exactly; None for any."""
+    """A Metrics Insights query. `dimensions`: the exact set of names; None for any."""
 
     statistic: str
     metric: str
@@ -57,17 +57,17 @@ class Query(NamedTuple):
     values: dict[str, str]
 
     def matches(self, dimensions: dict[str, str]) -> bool:
-        """Whether a metric with these dimensions is among those that are asked for."""
+        """Return whether the query includes a metric with these dimensions."""
         if self.dimensions is not None and self.dimensions != set(dimensions):
             return False
         return all(dimensions.get(name) == value for name, value in self.values.items())
 
 
 class Exactly(dict[str, str]):
-    """Dimensions that a request names: none are dimensions too, not any."""
+    """The dimensions of a request; an empty set means a metric without dimensions, not any."""
 
     def __bool__(self) -> bool:
-        """Return True; the emulator takes what is false for any."""
+        """Return True, because the emulator takes a false value for any dimensions."""
         return True
 
 
@@ -79,7 +79,7 @@ def close(modules: Any) -> None:
 
 
 def watch_one_metric(cloudwatch: Any) -> None:
-    """Make the emulator's `ministack.services.cloudwatch` look at exactly the metric asked for."""
+    """Make `ministack.services.cloudwatch` use exactly the requested metric."""
     describe, dimensions = cloudwatch._describe_alarms, cloudwatch._dims_from_list
 
     def evaluate_and_describe(*request: Any, **options: Any) -> Response:
@@ -93,7 +93,7 @@ def watch_one_metric(cloudwatch: Any) -> None:
 
 
 def take_queries(cloudwatch: Any, provisioners: Any) -> None:
-    """Make alarms on Metrics Insights queries, by the API and by CloudFormation."""
+    """Support alarms on Metrics Insights queries, by the API and by CloudFormation."""
     put, record = cloudwatch._put_metric_alarm, provisioners._cw_metric_alarm_record
 
     def put_alarm(
@@ -142,12 +142,12 @@ def watch_query(alarm: Document, query: Document) -> None:
 
 
 def alarm_query(queries: Any) -> Document:
-    """Return the one query of an alarm; raises ValueError for those that aren't known."""
+    """Return the only query of an alarm; raise ValueError if it isn't supported."""
     if not isinstance(queries, list) or len(queries) != 1:
-        raise ValueError("Metrics: metric math isn't supported here: one query is")
+        raise ValueError("Metrics: metric math isn't supported here; use one query")
     (query,) = queries
     if not query.get("Expression"):
-        raise ValueError("Metrics: a MetricStat isn't supported here: use MetricName and Namespace")
+        raise ValueError("Metrics: a MetricStat isn't supported here; use MetricName and Namespace")
     parse(query["Expression"])
     if str(query.get("ReturnData", True)).lower() != "true":
         raise ValueError("Metrics: exactly one query must have ReturnData true")
@@ -157,9 +157,9 @@ def alarm_query(queries: Any) -> Document:
 
 
 def parse(expression: str) -> Query:
-    """Read SELECT fn(metric) FROM "ns" | SCHEMA("ns", name…) [WHERE name = 'value' [AND …]].
+    """Parse SELECT fn(metric) FROM "ns" | SCHEMA("ns", name…) [WHERE name = 'value' [AND …]].
 
-    Raises ValueError with what isn't known here.
+    Raises ValueError that names the unsupported part.
     """
     tokens = TOKEN.findall(expression)
     if not tokens or tokens[0].upper() != "SELECT":
@@ -190,12 +190,12 @@ class Reader:
     """The tokens of a query, from left to right."""
 
     def __init__(self, tokens: Sequence[str], expression: str) -> None:
-        """Start at the first of them."""
+        """Start at the first token."""
         self._tokens = list(tokens)
         self._expression = expression
 
     def unknown(self, token: str) -> ValueError:
-        """Return what is raised at a token that isn't known here."""
+        """Return the error for an unsupported token."""
         return ValueError(f"Metrics: '{token}' isn't supported here: {self._expression}")
 
     def next(self) -> str:
@@ -205,32 +205,32 @@ class Reader:
         return self._tokens.pop(0)
 
     def has(self, word: str) -> bool:
-        """Take the next token if it is this word."""
+        """Take the next token if it is `word`; return whether it was."""
         is_next = bool(self._tokens) and self._tokens[0].upper() == word
         if is_next:
             self.next()
         return is_next
 
     def expect(self, word: str) -> None:
-        """Take this word."""
+        """Take the next token, which must be `word`."""
         if not self.has(word):
             raise self.unknown(self.next())
 
     def name(self) -> str:
-        """Take a name, in double quotes or without."""
+        """Take a name, with or without double quotes."""
         token = self.next()
         if not re.fullmatch(r'"[^"]+"|\w+', token):
             raise self.unknown(token)
         return token.strip('"')
 
     def separated(self, separator: str) -> Iterator[str]:
-        """Take names."""
+        """Take names with separators between them."""
         yield self.name()
         while self.has(separator):
             yield self.name()
 
     def conditions(self) -> Iterator[tuple[str, str]]:
-        """Take conditions that all hold."""
+        """Take conditions joined by AND, as (name, value)."""
         while True:
             name = self.name()
             self.expect("=")
@@ -242,13 +242,13 @@ class Reader:
                 return
 
     def end(self) -> None:
-        """Find nothing more."""
+        """Raise ValueError if tokens remain."""
         if self._tokens:
             raise self.unknown(self.next())
 
 
 def watched(alarm: Document) -> tuple[str, str]:
-    """The namespace and name of the metrics that an alarm watches."""
+    """Return the namespace and name of the metrics that an alarm watches."""
     if alarm.get("Metrics"):
         query = parse(alarm["Metrics"][0]["Expression"])
         return query.namespace, query.metric
@@ -256,7 +256,7 @@ def watched(alarm: Document) -> tuple[str, str]:
 
 
 def points_of(cloudwatch: Any, alarm: Document) -> Iterator[Point]:
-    """Return all points of what an alarm watches."""
+    """Return all points of the metrics that an alarm watches."""
     if not alarm.get("Metrics"):
         dimensions = cloudwatch._dims_key(cloudwatch._dims_from_list(alarm.get("Dimensions") or []))
         yield from cloudwatch._metrics.get((*watched(alarm), dimensions)) or []
@@ -269,14 +269,14 @@ def points_of(cloudwatch: Any, alarm: Document) -> Iterator[Point]:
 
 
 def statistic_of(alarm: Document) -> str:
-    """What an alarm makes of the points of a period."""
+    """Return the statistic that an alarm computes over a period's points."""
     if alarm.get("Metrics"):
         return parse(alarm["Metrics"][0]["Expression"]).statistic
     return str(alarm.get("ExtendedStatistic") or alarm.get("Statistic") or "Average")
 
 
 def datapoints(cloudwatch: Any, alarm: Document, now: float) -> list[float | None]:
-    """The latest periods' values, the oldest first; None for a period that has none."""
+    """Return the values of the latest periods, oldest first; None for a period without value."""
     period, count = alarm["Period"], alarm["EvaluationPeriods"] + PERIODS_BEYOND
     newest = int(now // period)
     buckets: dict[int, list[Point]] = {}
@@ -294,7 +294,7 @@ def datapoints(cloudwatch: Any, alarm: Document, now: float) -> list[float | Non
 
 
 def state(values: Iterable[float | None], alarm: Document) -> str:
-    """The state of an alarm by its datapoints, the oldest first, by the page on missing data."""
+    """Return an alarm's state by its datapoints, oldest first (the page on missing data)."""
     periods, known = alarm["EvaluationPeriods"], [each for each in values if each is not None]
     needed = alarm.get("DatapointsToAlarm") or periods
     treatment = alarm.get("TreatMissingData") or "missing"
@@ -314,16 +314,16 @@ def state(values: Iterable[float | None], alarm: Document) -> str:
 
 
 def evaluate(cloudwatch: Any, alarm: Document, now: float) -> None:
-    """Bring an alarm to its state, and do what it does then."""
+    """Evaluate an alarm: set its state, and run its actions if the state changed."""
     if not all(watched(alarm)) or alarm.get("ComparisonOperator") not in COMPARISONS:
         return
     values = datapoints(cloudwatch, alarm, now)
     old, new = alarm["StateValue"], state(values, alarm)
     if old == new:
         return
-    shown = ", ".join("none" if value is None else f"{value:g}" for value in values)
+    listed = ", ".join("none" if value is None else f"{value:g}" for value in values)
     compared = f"{alarm['ComparisonOperator']} {alarm['Threshold']:g}"
-    reason = f"Threshold Crossed: {statistic_of(alarm)} of the latest periods: {shown}; {compared}"
+    reason = f"Threshold Crossed: {statistic_of(alarm)} of the latest periods: {listed}; {compared}"
     alarm |= {"StateValue": new, "StateReason": reason, "StateUpdatedTimestamp": int(now)}
     cloudwatch._record_history(alarm["AlarmName"], old, new, reason)
     cloudwatch._dispatch_alarm_actions(alarm, old, new, reason)

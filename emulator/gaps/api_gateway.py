@@ -1,26 +1,26 @@
-"""Gaps of the embedded AWS, closed: how API Gateway takes bodies.
+"""Closes gaps of the embedded AWS: API Gateway's decompression, validation and limits of bodies.
 
-On AWS a body with a Content-Encoding is unpacked before anything looks at it, and refused with 415
-where it isn't what the header says
-(https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-make-request-with-compressed-payload.html);
-a model applies to requests of its own content type, and others aren't validated
+On AWS a body with a Content-Encoding is decompressed before validation, and refused with 415 if its
+encoding isn't the header's
+(https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-make-request-with-compressed-payload.html).
+A model applies only to requests of its own content type; others aren't validated
 (https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-method-request-validation.html).
-The emulator (1.5.33) passes packed bodies on as broken text, and holds the model of
-application/json against every type; and it keeps the slashes of BinaryMediaTypes escaped, as
-CloudFormation has them
+The emulator (1.5.33) passes compressed bodies on as broken text, and applies the model of
+application/json to every type. It doesn't unescape the slashes that CloudFormation escapes in
+BinaryMediaTypes
 (https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-apigateway-restapi.html).
-A body over 10 MB, and one that makes an event over the 6 MB that Lambda takes, are each answered
-with a 413 of their own (https://docs.aws.amazon.com/apigateway/latest/developerguide/limits.html,
-https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html; the answers are as people
-report them: koki-develop/lgtm-generator issue 10). The emulator takes both.
+On AWS a body over 10 MB gets a 413, and an event over Lambda's 6 MB gets a different 413
+(https://docs.aws.amazon.com/apigateway/latest/developerguide/limits.html,
+https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html; users report the answers:
+koki-develop/lgtm-generator issue 10). The emulator accepts both.
 """
 
 import json
 import zlib
 from typing import Any
 
-# zlib's window bits, tried in turn. AWS doesn't say whether its deflate is RFC 9110's, a zlib
-# stream, or also the bare one that some clients send.
+# zlib's window bits, tried in turn. AWS doesn't document whether its deflate is only RFC 9110's, a
+# zlib stream, or also the raw deflate that some clients send.
 WINDOW_BITS = {"gzip": (31,), "deflate": (15, -15)}
 BODY_BYTES_MAX = 10 * 1024 * 1024  # API Gateway's quota of a payload
 DEFAULT_TYPE = "application/json"
@@ -41,7 +41,7 @@ def close(modules: Any) -> None:
 
 
 def take_bodies_as_aws(apigateway: Any) -> None:
-    """Mend the emulator's module `ministack.services.apigateway_v1`."""
+    """Make `ministack.services.apigateway_v1` decompress, validate and limit bodies as AWS does."""
     execute, validate = apigateway._execute_in_scope, apigateway._check_request_validation
     match = apigateway._media_type_matches
 
@@ -75,11 +75,11 @@ def take_bodies_as_aws(apigateway: Any) -> None:
 
 
 class EventTooLong(Exception):
-    """Lambda takes no event of that size."""
+    """The event is larger than Lambda allows."""
 
 
 def refuse_long_events(apigateway: Any) -> None:
-    """Make `ministack.services.apigateway_v1` answer 413 for what Lambda wouldn't take."""
+    """Make `ministack.services.apigateway_v1` answer 413 if the event is too large for Lambda."""
     call, invoke = apigateway._call_lambda_raw, apigateway._invoke_lambda_proxy_v1
 
     async def call_unless_long(function: Any, event: Any, **scope: Any) -> Any:
@@ -98,7 +98,7 @@ def refuse_long_events(apigateway: Any) -> None:
 
 
 def unpacked(body: bytes, coding: str) -> bytes:
-    """A body without its Content-Encoding; raises ValueError for what AWS answers with 415."""
+    """Return a decompressed body; raise ValueError if AWS would answer 415."""
     coding = coding.strip().lower()
     if not body or coding in ("", "identity"):
         return body
@@ -112,4 +112,4 @@ def unpacked(body: bytes, coding: str) -> bytes:
             continue
         if stream.eof and not stream.unused_data:
             return whole
-    raise ValueError("another coding, cut short, more than a payload may be, or more behind it")
+    raise ValueError("another coding, cut short, too large, or followed by more bytes")

@@ -1,17 +1,17 @@
-"""A gap of the embedded AWS, closed: what an import makes of an API's models and answers.
+"""Closes a gap of the embedded AWS: the import of an API's models, validators and responses.
 
 The Body of an AWS::ApiGateway::RestApi is imported, and SAM puts models there. The emulator
-(1.5.33) imports routes and authorizers alone: its methods validate nothing, and answer errors
-by API Gateway's defaults. Here models, request validators and gateway responses are imported too
+(1.5.33) imports only routes and authorizers. So its methods validate nothing and answer errors with
+API Gateway's defaults. Here models, request validators and gateway responses are imported, too
 (https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-swagger-extensions-request-validators.html,
 https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-swagger-extensions-gateway-responses.html).
 
 An import loses or changes some keywords of a schema ("Amazon API Gateway important notes",
 https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-known-issues.html; a list
 as `type` by aws/serverless-application-model #2374 and hashicorp/terraform-provider-aws #27344,
-minProperties and maxProperties by aws/serverless-application-model's discussion 2708). What AWS
-then does with a body isn't settled: it may refuse every one. So an import fails here where a body
-is validated by a model that needs such a keyword.
+minProperties and maxProperties by aws/serverless-application-model's discussion 2708). It isn't
+known what AWS does with a body then; it may refuse every one. So an import fails here if a body is
+validated by a model that needs such a keyword.
 """
 
 import copy
@@ -24,7 +24,7 @@ LOST = (
 )  # fmt: skip
 UNSUPPORTED_FORMATS = ("int32", "int64", "decimal")
 NOTES = ("discriminator", "example", "readOnly")
-"""What an import drops that no validation needs."""
+"""Keywords that an import drops and that validation doesn't need."""
 VALIDATOR = "x-amazon-apigateway-request-validator"
 GATEWAY_RESPONSES = "x-amazon-apigateway-gateway-responses"
 REFERENCES = ("#/definitions/", "#/components/schemas/")
@@ -48,7 +48,7 @@ def close(modules: Any) -> None:
 
 
 def import_models(apigateway: Any) -> None:
-    """Make the emulator's `ministack.services.apigateway_v1` import all that is described above."""
+    """Make `ministack.services.apigateway_v1` import models, validators and responses."""
     import_routes = apigateway._import_rest_api
 
     def import_rest_api(description: Document, given: Document | None = None) -> str:
@@ -66,7 +66,7 @@ def import_models(apigateway: Any) -> None:
 
 
 def validate_bodies(apigateway: Any, api_id: str, description: Document) -> None:
-    """Make the methods of an imported API validate what its description says."""
+    """Make the methods of an imported API validate bodies by its description."""
     numbers = {}
     for name, settings in validators(description).items():
         apigateway._create_request_validator(api_id, settings | {"name": name})
@@ -79,7 +79,10 @@ def validate_bodies(apigateway: Any, api_id: str, description: Document) -> None
 
 
 def refuse_lost(description: Document) -> None:
-    """Raise ValueError where a body is validated by what an import loses, or a name is none."""
+    """Raise ValueError if an import loses a keyword that a body's validation needs.
+
+    The same for an invalid name of a model.
+    """
     known = models(description)
     for name in known:
         if not name.isalnum():
@@ -94,25 +97,25 @@ def refuse_lost(description: Document) -> None:
                 route = f"{operation.method.upper()} {operation.path}"
                 raise ValueError(
                     f"{route} validates its body by the model '{name}', and an import into API "
-                    f"Gateway loses or changes what that needs: {', '.join(lost)}. Have the "
-                    "integration validate it, or an AWS::ApiGateway::Model, which isn't imported"
+                    f"Gateway loses or changes keywords of it: {', '.join(lost)}. Validate the "
+                    "body in the integration, or by an AWS::ApiGateway::Model, which isn't imported"
                 )
 
 
 def models(description: Document) -> dict[str, Document]:
-    """The models that a description defines, by name."""
+    """Return the models of a description, by name."""
     later: Document = description.get("components") or {}
     return description.get("definitions") or later.get("schemas") or {}
 
 
 def validators(description: Document) -> dict[str, Document]:
-    """The request validators that a description defines, by name."""
+    """Return the request validators of a description, by name."""
     found: dict[str, Document] = description.get(f"{VALIDATOR}s") or {}
     return found
 
 
 def validator_of(operation: Operation, description: Document) -> str:
-    """The name of the validator that a method uses; empty where it uses none."""
+    """Return the name of a method's validator; empty if it has none."""
     return operation.definition.get(VALIDATOR) or description.get(VALIDATOR) or ""
 
 
@@ -125,7 +128,7 @@ def operations(description: Document) -> Iterator[Operation]:
 
 
 def body_models(operation: Operation, description: Document) -> dict[str, str]:
-    """The models that a method's bodies are held against, by content type; by reference only."""
+    """Return the names of the models that validate a method's bodies, by content type."""
     definition = operation.definition
     content = (definition.get("requestBody") or {}).get("content") or {}
     schemas = {kind: media.get("schema") or {} for kind, media in content.items()}
@@ -138,7 +141,7 @@ def body_models(operation: Operation, description: Document) -> dict[str, str]:
 
 
 def referred(reference: Any) -> str | None:
-    """The name of the model that a reference is to."""
+    """Return the model's name in a reference; None if it isn't a reference to a model."""
     for start in REFERENCES:
         if isinstance(reference, str) and reference.startswith(start):
             return reference.removeprefix(start)
@@ -148,7 +151,7 @@ def referred(reference: Any) -> str | None:
 def lost_keywords(
     schema: Any, known: dict[str, Document], seen: frozenset[str] = frozenset()
 ) -> Iterator[str]:
-    """Return what validation needs of a schema, and an import loses."""
+    """Return the keywords of a schema that validation needs and an import loses."""
     if not isinstance(schema, dict):
         return
     name = referred(schema.get("$ref"))
@@ -166,23 +169,23 @@ def lost_keywords(
 
 
 def imported(schema: Any, api_id: str) -> Any:
-    """Return a schema as an import leaves it: without what it loses, its references to models."""
+    """Return a schema after an import: without lost keywords, its references made to models."""
     if not isinstance(schema, dict):
         return schema
-    kept = {
+    result = {
         key: copy.deepcopy(value) for key, value in schema.items() if key not in (*LOST, *NOTES)
     }
-    name = referred(kept.get("$ref"))
+    name = referred(result.get("$ref"))
     if name:
-        kept["$ref"] = f"https://apigateway.amazonaws.com/restapis/{api_id}/models/{name}"
-    if isinstance(kept.get("type"), list):
-        del kept["type"]
-    if isinstance(kept.get("properties"), dict):
-        nested = kept["properties"].items()
-        kept["properties"] = {key: imported(value, api_id) for key, value in nested}
-    items = kept.get("items")
+        result["$ref"] = f"https://apigateway.amazonaws.com/restapis/{api_id}/models/{name}"
+    if isinstance(result.get("type"), list):
+        del result["type"]
+    if isinstance(result.get("properties"), dict):
+        nested = result["properties"].items()
+        result["properties"] = {key: imported(value, api_id) for key, value in nested}
+    items = result.get("items")
     if isinstance(items, list):
-        kept["items"] = [imported(each, api_id) for each in items]
+        result["items"] = [imported(each, api_id) for each in items]
     elif items is not None:
-        kept["items"] = imported(items, api_id)
-    return kept
+        result["items"] = imported(items, api_id)
+    return result

@@ -1,7 +1,7 @@
-"""Gaps of the embedded AWS, closed: permissions on a table's stream, trust, and transport.
+"""Closes gaps of the embedded AWS: permissions on a table's stream, trust, and transport.
 
-On AWS a role that may read one table's stream may read no other. The emulator (1.5.33) finds no
-resource in the requests of DynamoDB streams, so a permission that names the stream allowed nothing.
+On AWS a permission on one table's stream allows no other. The emulator (1.5.33) finds no resource
+in requests to DynamoDB streams, so a permission that names a stream allowed nothing.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ def close(modules: Any) -> None:
 
 
 def know_table_streams(iam_actions: Any, dynamodb_streams: Any) -> None:
-    """Make the emulator's module `ministack.core.iam_actions` find the stream in a request."""
+    """Make `ministack.core.iam_actions` find the stream in a request."""
     resource_of = iam_actions.extract_resource_arn
 
     def stream_or_resource(
@@ -30,7 +30,7 @@ def know_table_streams(iam_actions: Any, dynamodb_streams: Any) -> None:
         return found
 
     def stream_of(body: bytes) -> str | None:
-        """Return the stream that a request is about; that of its iterator, if it has one."""
+        """Return the stream that a request names, or that its iterator belongs to."""
         try:
             request = json.loads(body)
         except ValueError:
@@ -45,10 +45,10 @@ def know_table_streams(iam_actions: Any, dynamodb_streams: Any) -> None:
 
 
 def say_for_which_account(iam_evaluator: Any) -> None:
-    """Make the emulator's `ministack.core.iam_evaluator` tell a trust policy aws:SourceAccount.
+    """Make `ministack.core.iam_evaluator` give aws:SourceAccount to trust policies.
 
-    A service that takes a role on says for which account it does. Services here take roles on as
-    the account's root, and the emulator tells nothing of the kind.
+    On AWS a service that assumes a role says for which account it acts. Services here assume roles
+    as the account's root, and the emulator passes no such key.
     """
     evaluate = iam_evaluator.evaluate_trust_policy
 
@@ -64,9 +64,9 @@ def say_for_which_account(iam_evaluator: Any) -> None:
 
 
 def stand_for_tls(iam_evaluator: Any) -> None:
-    """Make the emulator's `ministack.core.iam_evaluator` tell policies that a request came by TLS.
+    """Make `ministack.core.iam_evaluator` treat every request as sent by TLS.
 
-    SDKs speak TLS to AWS. Here they speak HTTP on loopback in its place, and a policy that refuses
+    SDKs call AWS by TLS. Here they call by HTTP on loopback instead, and a policy that refuses
     requests without TLS (aws:SecureTransport) would refuse all of them.
     """
     resolve = iam_evaluator._resolve_condition_key

@@ -1,11 +1,10 @@
-"""A gap of the embedded AWS, closed: CloudWatch's logs and metrics of functions.
+"""Closes a gap of the embedded AWS: CloudWatch's logs and metrics of functions.
 
 On AWS (https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html)
-metrics that a function writes to its log in the embedded metric format become metrics, and what is
-counted in a minute is kept as values with their counts. The emulator (1.5.33) leaves such lines in
-the log, keeps every value of every invocation for two weeks, gives each invocation a log stream of
-its own, and waits a while for what an invocation logged, then takes what there is: the rest shows
-up with a later invocation, or never.
+log lines in the embedded metric format become metrics, and the values of a minute are stored as
+values with counts. The emulator (1.5.33) ignores such lines. It stores every value of every
+invocation for two weeks, and makes a log stream for each invocation. It waits a short time for the
+log of an invocation; later lines appear with a later invocation, or never.
 """
 
 import json
@@ -26,10 +25,10 @@ Event = dict[str, Any]
 MINUTE_SECONDS = 60
 METRICS_SECONDS = 14 * 24 * 3600
 LATE_MINUTES = 5
-"""A value may come so late and still be counted with the same one of its minute."""
+"""A value that is at most this late is still counted with equal values of its minute."""
 EVENTS_KEPT, OLD_EVENTS_KEPT, OLD_MS = 2_000, 250, 5 * 60_000
-"""Lines of a function's log: so many, but of those that are older than that only so many. When
-there are twice as many, the older half goes."""
+"""The limits of a function's log: all lines, lines older than OLD_MS, and that age. A log that
+reaches twice a limit loses its older half."""
 LOG_SECONDS_MAX = 2.0
 LOG_POLL_SECONDS = 0.02
 END_OF_LOG = "\x1eend of an invocation's log"
@@ -40,7 +39,7 @@ ANSWERS = (
         '"trace": traceback.format_exc()}) + "\\n")'
     ),
 )
-"""What a worker does at the end of an invocation, word for word."""
+"""The last statements of an invocation in the emulator's worker, verbatim."""
 
 
 def close(modules: Any) -> None:
@@ -53,28 +52,30 @@ def close(modules: Any) -> None:
 
 
 class Minutes(list[Point]):
-    """The points of one metric: a value that comes again in a minute is counted once more."""
+    """The points of one metric; equal values of a minute are one point with a count."""
 
     def __init__(self) -> None:
-        """Start with none."""
+        """Start empty."""
         super().__init__()
         self._latest: dict[tuple[int, float], Point] = {}
         self._newest_minute = 0
         self._lock = threading.Lock()
 
     def append(self, point: Point) -> None:
-        """Add a point, or its count to that of the same value in the same minute."""
+        """Add a point; an equal value in the same minute gets its count instead."""
         at = point["Timestamp"]
         minute = int(at // MINUTE_SECONDS)
         with self._lock:
             if self:
-                point["Dimensions"] = self[0]["Dimensions"]  # equal ones, of all in a metric
+                point["Dimensions"] = self[0][
+                    "Dimensions"
+                ]  # all points of a metric share one object
             if "_stat" in point:
                 super().append(point)
                 return
             if minute > self._newest_minute:
                 self._newest_minute = minute
-                self._remember_since(minute - LATE_MINUTES)
+                self._forget_minutes_before(minute - LATE_MINUTES)
             same = self._latest.get((minute, point["Value"]))
             if same is None:
                 self._latest[minute, point["Value"]] = point
@@ -84,18 +85,18 @@ class Minutes(list[Point]):
                 same["Timestamp"] = max(at, same["Timestamp"])
 
     def forget_before(self, at: float) -> None:
-        """Drop the points from before a time."""
+        """Drop the points before a time."""
         with self._lock:
             self[:] = [point for point in self if point["Timestamp"] >= at]
-            self._remember_since(int(at // MINUTE_SECONDS))
+            self._forget_minutes_before(int(at // MINUTE_SECONDS))
 
-    def _remember_since(self, oldest: int) -> None:
-        """Of which minutes it is known where a value is counted."""
+    def _forget_minutes_before(self, oldest: int) -> None:
+        """Forget the places of values in minutes before `oldest`."""
         self._latest = {key: each for key, each in self._latest.items() if key[0] >= oldest}
 
 
 def keep_metrics_by_minute(cloudwatch: Any) -> None:
-    """Mend `ministack.services.cloudwatch`: what it keeps of a metric grows with time, not use."""
+    """Make a metric in `ministack.services.cloudwatch` grow with time, not with use."""
     swept_at = time.time()
 
     def bucket(key: tuple[Any, ...]) -> Minutes:
@@ -105,7 +106,7 @@ def keep_metrics_by_minute(cloudwatch: Any) -> None:
         return points
 
     def sweep() -> None:
-        """Forget what is two weeks old, now and then: the emulator copied it all at each call."""
+        """Drop points older than two weeks, now and then; the emulator copied all at each call."""
         nonlocal swept_at
         now = time.time()
         if now - swept_at > MINUTE_SECONDS:
@@ -116,7 +117,7 @@ def keep_metrics_by_minute(cloudwatch: Any) -> None:
     record = cloudwatch.record_metric
 
     def record_rounded(name_space: str, name: str, value: float, *rest: Any, **named: Any) -> None:
-        """Durations to the millisecond, so that a minute has few different ones."""
+        """Round durations to milliseconds, so that a minute has few different values."""
         record(name_space, name, round(value), *rest, **named)
 
     cloudwatch._metric_bucket = bucket
@@ -125,7 +126,7 @@ def keep_metrics_by_minute(cloudwatch: Any) -> None:
 
 
 def metrics_from_logs(cloudwatch_logs: Any, cloudwatch: Any) -> None:
-    """Make metrics of the log events that have some embedded."""
+    """Make metrics of log lines in the embedded metric format."""
     append = cloudwatch_logs._append_log_events
 
     def append_and_count(stream: Any, events: list[Event]) -> None:
@@ -144,7 +145,7 @@ def metrics_from_logs(cloudwatch_logs: Any, cloudwatch: Any) -> None:
 
 
 def embedded_points(message: str) -> Iterator[tuple[str, str, Point]]:
-    """Return the metrics in a log line: namespace, name, point; none of other lines."""
+    """Return the metrics in a log line as (namespace, name, point); none for other lines."""
     if '"CloudWatchMetrics"' not in message:
         return
     try:
@@ -163,13 +164,13 @@ def embedded_points(message: str) -> Iterator[tuple[str, str, Point]]:
                         }
                         yield directive["Namespace"], metric["Name"], point
     except (ValueError, KeyError, TypeError, AttributeError):
-        return  # CloudWatch ignores what it can't read, too
+        return  # CloudWatch, too, ignores lines that it can't read
 
 
 def whole_logs(lambda_runtime: Any) -> None:
-    """Mend `ministack.core.lambda_runtime`: an invocation's log is all that it has written.
+    """Make `ministack.core.lambda_runtime` log everything that an invocation wrote.
 
-    The worker marks its end before it answers, so nobody waits longer than that.
+    The worker marks the end of its log before it answers, so reading waits no longer than needed.
     """
     script = lambda_runtime._PYTHON_WORKER_SCRIPT
     for answer in ANSWERS:
@@ -179,7 +180,7 @@ def whole_logs(lambda_runtime: Any) -> None:
             "_real_stdout.write(_line)"
         )
         if script.count(answer) != 1:
-            raise RuntimeError(f"this emulator's workers don't say: {answer}")
+            raise RuntimeError(f"this version of ministack has no such statement: {answer}")
         script = script.replace(answer, marked)
     lambda_runtime._PYTHON_WORKER_SCRIPT = script
     bounded = lambda_runtime.Worker._drain_stderr_bounded
@@ -192,7 +193,7 @@ def whole_logs(lambda_runtime: Any) -> None:
 
 
 def until_marked(worker: Any) -> str:
-    """Return what a worker has logged until it marked the end, or ended itself."""
+    """Return a worker's log up to the mark, or up to its end if the worker ended."""
     lines: list[str] = []
     deadline = time.monotonic() + LOG_SECONDS_MAX
     while time.monotonic() < deadline:
@@ -212,17 +213,17 @@ def until_marked(worker: Any) -> str:
 
 
 def one_log_stream_a_day(lambda_svc: Any, cloudwatch_logs: Any) -> None:
-    """Write a function's log to one stream a day, which keeps its latest lines."""
+    """Write a function's log to one stream a day, which has its latest lines."""
     ids = count()
 
     def emit(
         func: dict[str, Any],
         request_id: str,
         log_text: str,
-        error: bool,  # noqa: ARG001 - the emulator gives it
+        error: bool,  # noqa: ARG001 - the emulator passes it
         duration_ms: int,
         *,
-        log_source: str | None = None,  # noqa: ARG001 - nor are there containers here
+        log_source: str | None = None,  # noqa: ARG001 - there are no containers here
     ) -> None:
         config = func.get("config") or func
         name, version = config.get("FunctionName", "unknown"), config.get("Version", "$LATEST")
@@ -248,7 +249,7 @@ def one_log_stream_a_day(lambda_svc: Any, cloudwatch_logs: Any) -> None:
 
 
 def surplus(events: Sequence[Event], now_ms: int) -> int:
-    """How many of a log's lines are dropped, the oldest first."""
+    """Return how many of a log's oldest lines to drop."""
     for kept, age_ms in ((EVENTS_KEPT, 0), (OLD_EVENTS_KEPT, OLD_MS)):
         if len(events) > 2 * kept and events[kept]["timestamp"] <= now_ms - age_ms:
             return kept
@@ -256,7 +257,7 @@ def surplus(events: Sequence[Event], now_ms: int) -> int:
 
 
 def log_stream(cloudwatch_logs: Any, group_name: str, version: str) -> dict[str, Any]:
-    """Return today's log stream of a function's version; made where it isn't there."""
+    """Return today's log stream of a function's version; make it if it is missing."""
     now = datetime.now(UTC)
     now_ms = round(now.timestamp() * 1000)
     groups = cloudwatch_logs._log_groups

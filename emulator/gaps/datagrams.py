@@ -1,9 +1,9 @@
-"""A gap of the embedded AWS, closed: what its workers send by UDP to loopback leaves from there.
+"""Closes a gap of the embedded AWS: workers send UDP to loopback from a loopback address.
 
-A socket that sends before it has an address gets one on every interface
-(https://man7.org/linux/man-pages/man7/ip.7.html), and can be sent to from outside. That is how the
-X-Ray SDK sends segments to its daemon. On AWS each environment has a network of its own; here the
-workers (of emulator 1.5.33) are processes of this machine.
+A UDP socket that sends without an address is bound to every interface
+(https://man7.org/linux/man-pages/man7/ip.7.html), and other machines can send to it. The X-Ray SDK
+sends segments to its daemon like that. On AWS each execution environment has its own network. Here
+the workers (of emulator 1.5.33) are processes of this machine.
 """
 
 from typing import Any

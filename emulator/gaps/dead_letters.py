@@ -1,9 +1,9 @@
-"""A gap of the embedded AWS, closed: a function's dead letter queue gets the event itself.
+"""Closes a gap of the embedded AWS: a function's dead letter queue gets the event itself.
 
-On AWS an event whose asynchronous invocations have all failed goes to the function's dead letter
-queue, or topic, as it came; message attributes say what was wrong
+On AWS an event whose asynchronous invocations have all failed goes unchanged to the function's dead
+letter queue or topic; message attributes describe the error
 (https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html). The emulator
-(1.5.33) sends what a destination for failures gets: a document with the event in it.
+(1.5.33) sends a failure destination's document instead, which contains the event.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 Document = dict[str, Any]
 ERROR_CHARACTERS_MAX = 1024
 OK, THROTTLED = 200, 429
-"""What an invocation answered: a function that failed has run."""
+"""Status codes of invocations; a function that ran and failed has OK."""
 
 
 def close(modules: Any) -> None:
@@ -23,7 +23,7 @@ def close(modules: Any) -> None:
 
 
 def tell_request_ids(lambda_svc: Any) -> None:
-    """Make the result of an invocation in `ministack.services.lambda_svc` have its request id."""
+    """Add the request id to an invocation's result in `ministack.services.lambda_svc`."""
     own_dispatch = lambda_svc._execute_function_dispatch
 
     def dispatch(
@@ -36,7 +36,7 @@ def tell_request_ids(lambda_svc: Any) -> None:
 
 
 def send_events_themselves(lambda_svc: Any, sqs: Any, sns: Any) -> None:
-    """Make the same module send to a function's dead letter queue or topic what AWS does."""
+    """Make `ministack.services.lambda_svc` send the event to the dead letter queue or topic."""
     own_route = lambda_svc._route_async_failure
 
     def route(target_arn: str, name: str, event: Any, result: Document) -> None:
@@ -59,7 +59,7 @@ def send_events_themselves(lambda_svc: Any, sqs: Any, sns: Any) -> None:
 
 
 def attributes_of(result: Document) -> Document:
-    """Return the attributes that tell what was wrong with the last invocation."""
+    """Return the message attributes that describe the last invocation's error."""
     body = result.get("body")
     error = body.get("errorMessage") or body.get("message") if isinstance(body, dict) else body
     texts = {

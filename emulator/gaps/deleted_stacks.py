@@ -1,19 +1,20 @@
-"""Gaps of the embedded AWS, closed: a deleted stack is known for 90 days, by its id alone.
+"""Closes gaps of the embedded AWS: a deleted stack is shown for 90 days, by its id only.
 
-What it had is listed with what became of it: DELETE_COMPLETE or, where it was retained,
-DELETE_SKIPPED; and its template and outputs can be read. Its name is free
+Its resources are listed with the status DELETE_COMPLETE or, if retained, DELETE_SKIPPED. Its
+template and outputs can be read, and its name is free
 (https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_ListStackResources.html,
 API_DescribeStacks.html, API_GetTemplate.html, API_ListStacks.html).
-The emulator (1.5.33) forgets each resource as it deletes it, forgets a stack once another has its
-name, and answers for a deleted one by its name, too. Ninety days it never lives.
+The emulator (1.5.33) forgets each resource that it deletes, forgets a stack once another has its
+name, and shows a deleted stack by its name, too. An instance never runs for 90 days, so nothing
+expires here.
 """
 
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 Document = dict[str, Any]
-GONE = "_gone_resources"
-"""Where a stack that is being deleted keeps what it had."""
+DELETED_RESOURCES = "_gone_resources"
+"""The key under which a stack that is being deleted stores its former resources."""
 
 
 def close(modules: Any) -> None:
@@ -28,7 +29,7 @@ def close(modules: Any) -> None:
 def remembering(
     formation: Any, delete: Callable[..., Awaitable[None]], now: Callable[[], str]
 ) -> Callable[..., Awaitable[None]]:
-    """Return `delete`, which deletes a stack, as one that remembers what it was."""
+    """Return `delete`, which deletes a stack, changed to store the stack's former resources."""
 
     async def delete_and_remember(name: str, stack_id: str, *args: Any, **options: Any) -> None:
         stack = formation._stacks.get(name)
@@ -36,12 +37,12 @@ def remembering(
             return
         before = dict(stack["_resources"])
         await delete(name, stack_id, *args, **options)
-        gone = stack.setdefault(GONE, {})
+        deleted = stack.setdefault(DELETED_RESOURCES, {})
         for logical_id, status in newest_statuses(formation._stack_events[stack_id]).items():
             if logical_id in before and logical_id not in stack["_resources"]:
-                gone[logical_id] = before[logical_id] | {"ResourceStatus": status}
+                deleted[logical_id] = before[logical_id] | {"ResourceStatus": status}
         if stack["StackStatus"] == "DELETE_COMPLETE":
-            stack["_resources"] = stack.pop(GONE)
+            stack["_resources"] = stack.pop(DELETED_RESOURCES)
             stack["DeletionTime"] = now()
             del formation._stacks[name]
             formation._stacks[stack_id] = stack
@@ -50,5 +51,5 @@ def remembering(
 
 
 def newest_statuses(events: list[Document]) -> dict[str, str]:
-    """The last status of each resource, by a stack's events in order."""
+    """Return the last status of each resource in a stack's events, which are in order."""
     return {event["LogicalResourceId"]: event["ResourceStatus"] for event in events}

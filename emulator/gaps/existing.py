@@ -1,13 +1,13 @@
-"""A gap of the embedded AWS, closed: a stack doesn't take what exists under a name.
+"""Closes a gap of the embedded AWS: a stack can't create a resource whose name exists already.
 
-CloudFormation fails the creation of a resource whose name is taken
+CloudFormation fails the creation of a resource whose name is in use
 ("… already exists", https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/troubleshooting.html,
 and the error code AlreadyExists of
 https://docs.aws.amazon.com/cloudformation-cli/latest/userguide/resource-type-test-contract-errors.html).
-A bucket's policy, too, though PutBucketPolicy would replace it: many have met that
+That holds for a bucket's policy, too, although PutBucketPolicy would replace it
 (aws-cloudformation/cloudformation-coverage-roadmap, issue 1068; aws-samples/aws-cdk-examples, issue
-1022). The emulator (1.5.33) makes many types anew, over what is there, with what is in it: a second
-deployment beside retained tables succeeded, and emptied them.
+1022). The emulator (1.5.33) replaces existing resources of many types with empty ones. So a second
+deployment beside retained tables succeeded and emptied them.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ BY_NAME = {
     "AWS::SQS::Queue": ("QueueName", "sqs", "_queue_name_to_url"),
     "AWS::SecretsManager::Secret": ("Name", "secretsmanager", "_secrets"),
 }
-"""The property that is a resource's name, and where the emulator has those that are there."""
+"""By type: the property with a resource's name, and the place of the emulator's resources."""
 BY_ARN = {
     "AWS::KMS::Alias": ("AliasName", "kms", "_aliases", "kms", ""),
     "AWS::SNS::Topic": ("TopicName", "sns", "_topics", "sns", ""),
@@ -34,23 +34,25 @@ BY_ARN = {
         "StateMachineName", "stepfunctions", "_state_machines", "states", "stateMachine:",
     ),
 }  # fmt: skip
-"""The same where it has them by ARN: also the ARN's service, and what is before the name."""
-TOLD = "Resource of type '{kind}' with identifier '{name}' already exists."
-TOLD_OF = {"AWS::S3::BucketPolicy": "The bucket policy already exists on bucket {name}."}
+"""The same for resources stored by ARN, with the ARN's service and the part before the name."""
+ALREADY_EXISTS = "Resource of type '{kind}' with identifier '{name}' already exists."
+ALREADY_EXISTS_BY_TYPE = {
+    "AWS::S3::BucketPolicy": "The bucket policy already exists on bucket {name}."
+}
 
 Document = dict[str, Any]
 Exists = Callable[[str, Document], str | None]
-"""The name under which a resource of this type and these properties is there already, or None."""
+"""Return the name of an existing resource of a type with these properties, or None."""
 
 
 def close(modules: Any) -> None:
     """Close this gap in the emulator's modules (`emulator.gaps.Modules`)."""
     stacks = modules.service("cloudformation.stacks")
-    refuse_existing(stacks, looking_up(modules))
+    refuse_existing(stacks, existence_test(modules))
 
 
 def refuse_existing(stacks: Any, exists: Exists) -> None:
-    """Make `ministack.services.cloudformation.stacks` refuse a name that is taken."""
+    """Make `ministack.services.cloudformation.stacks` refuse a name that exists already."""
     provision = stacks._provision_resource
 
     def provision_unless_there(
@@ -58,15 +60,15 @@ def refuse_existing(stacks: Any, exists: Exists) -> None:
     ) -> Any:
         name = exists(kind, properties)
         if name is not None:
-            told = TOLD_OF.get(kind, TOLD).format(kind=kind, name=name)
-            raise ValueError(f"{told} (HandlerErrorCode: AlreadyExists)")
+            message = ALREADY_EXISTS_BY_TYPE.get(kind, ALREADY_EXISTS).format(kind=kind, name=name)
+            raise ValueError(f"{message} (HandlerErrorCode: AlreadyExists)")
         return provision(kind, logical_id, properties, stack_name)
 
     stacks._provision_resource = provision_unless_there
 
 
-def looking_up(modules: Any) -> Exists:
-    """Return what tells whether a resource is there."""
+def existence_test(modules: Any) -> Exists:
+    """Return a function that looks up existing resources."""
     responses = modules.core("responses")
 
     def exists(kind: str, properties: Document) -> str | None:

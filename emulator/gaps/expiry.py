@@ -1,8 +1,8 @@
-"""A gap of the embedded AWS, closed: looking for expired records costs little where there are none.
+"""Closes a gap of the embedded AWS: the search for expired records is cheap if there are none.
 
-The emulator (1.5.33) copies every shard's records at every put: with 400,000 records on the stream
-a put took 50 ms, all of it on the one thread that serves every request. Here it looks for expired
-records only when the oldest one has expired.
+The emulator (1.5.33) copies every shard's records at every put. With 400,000 records on the stream,
+a put took 50 ms on the only thread that serves requests. Here it searches for expired records only
+when the oldest one has expired.
 """
 
 import time
@@ -15,7 +15,7 @@ def close(modules: Any) -> None:
 
 
 def expire_when_due(kinesis: Any) -> None:
-    """Have `ministack.services.kinesis` look through a stream only when a record has expired."""
+    """Make `ministack.services.kinesis` search a stream only when a record has expired."""
     expire_records = kinesis._expire_records
 
     def expire_if_due(stream: dict[str, Any]) -> None:

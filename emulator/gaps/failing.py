@@ -1,9 +1,9 @@
-"""Gaps of the embedded AWS, closed: a function's error has AWS's name, and its process lives on.
+"""Closes gaps of the embedded AWS: a function's error has AWS's name, and its process runs on.
 
-Retries of a state machine go by that name: the exception's class, or Runtime.ExitError where the
-process died. The emulator (1.5.33) has one name for all. And it ends the process of a handler that
-raises, so that the next invocation starts anew and knows nothing; on AWS the runtime reports the
-error and asks for the next event, in the same process
+Retries of a state machine depend on that name: the exception's class, or Runtime.ExitError if the
+process died. The emulator (1.5.33) has one name for all errors. It also ends the process of a
+handler that raises, so the next invocation is a cold start. On AWS the runtime reports the error
+and waits for the next event in the same process
 (https://docs.aws.amazon.com/lambda/latest/dg/runtimes-custom.html; for Python it is awslambdaric).
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 DIED = ("Worker process died", "Worker returned no response")
 REPORTS = '{"status": "error", "error": str(e), "trace": traceback.format_exc()}'
-# As what went well the emulator takes it, until it has let the process be.
+# Status "ok" makes the emulator keep the process; afterwards the error is restored.
 RAISED = '{"status": "ok", "raised": {"type": type(e).__name__, ' + REPORTS.partition(", ")[2] + "}"
 
 
@@ -22,12 +22,12 @@ def close(modules: Any) -> None:
 
 
 def name_errors(lambda_runtime: Any, lambda_svc: Any) -> None:
-    """Make what the emulator runs functions in tell how they failed."""
+    """Make the emulator's workers and invocations report a function's error by AWS's name."""
     script = lambda_runtime._PYTHON_WORKER_SCRIPT
     if REPORTS not in script:
-        raise RuntimeError("the emulator's worker reports errors otherwise than 1.5.33's does")
+        raise RuntimeError("the emulator's worker doesn't report errors as version 1.5.33 does")
     lambda_runtime._PYTHON_WORKER_SCRIPT = script.replace(REPORTS, RAISED)
-    running = threading.local()  # .failure: the name of the error of the invocation at work
+    running = threading.local()  # .failure: the name of the current invocation's error
     invoke, execute = lambda_runtime.Worker.invoke, lambda_svc._execute_function_warm
 
     def invoke_and_note(self: Any, *args: Any, **options: Any) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""A gap of the embedded AWS, closed: Firehose delivers many records in one compressed object.
+"""Closes a gap of the embedded AWS: Firehose delivers many records in one compressed object.
 
-On AWS it buffers what it reads from a stream for so long or until it is so much, appends the
-delimiter to each record, compresses, and names the object by the arrival of its oldest record
+On AWS it buffers records of a stream up to a time or a size. It appends the delimiter to each
+record, compresses them, and names the object by the arrival of its oldest record
 (https://docs.aws.amazon.com/firehose/latest/dev/s3-object-name.html). A record that the Kinesis
 Producer Library aggregated is delivered as the records in it
 (https://docs.aws.amazon.com/streams/latest/dev/kpl-with-firehose.html). The emulator (1.5.33)
-writes an object for each record, as it came, on the thread that serves every request; here that
-thread only notes the records, and one beside it writes. It writes only what the role may write,
-too.
+writes an unchanged object for each record, on the thread that serves every request. Here that
+thread only buffers the records, and another thread writes them. Writing needs the permissions of
+the role, too.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ COMPRESSION = 1  # of 9: quick
 KPL_MAGIC, MD5_BYTES = b"\xf3\x89\x9a\xc2", 16
 KPL_RECORDS = KPL_DATA = 3  # numbers of fields
 WITH_LENGTH = 2  # Protobuf's wire type
-BUFFER_SECONDS, BUFFER_MEGABYTES = 300, 5  # where nothing is said
+BUFFER_SECONDS, BUFFER_MEGABYTES = 300, 5  # AWS's defaults
 OK_STATUS = 200
 
 log = logging.getLogger("firehose")
 Stream = dict[str, Any]
 Put = Callable[[str, bytes], None]
-"""Puts an object at /bucket/key; raises Undelivered."""
+"""Put an object at /bucket/key; raise Undelivered."""
 
 
 def close(modules: Any) -> None:
@@ -47,21 +47,21 @@ def close(modules: Any) -> None:
 
 
 class Undelivered(Exception):
-    """Why an object couldn't be written."""
+    """An object couldn't be written; the message says why."""
 
 
 @dataclass
 class Buffer:
-    """What a delivery stream has read and not written yet."""
+    """Records that a delivery stream has read and not written yet."""
 
     stream: Stream
-    context: contextvars.Context  # which account and region the emulator is in
+    context: contextvars.Context  # has the emulator's account and region
     since: float
     records: list[bytes] = field(default_factory=list)
     size: int = 0
 
     def is_due(self, now: float) -> bool:
-        """Whether it has waited long enough, or is large enough."""
+        """Return whether it has waited long enough or is large enough."""
         hints = self.config.get("BufferingHints") or {}
         seconds = int(hints.get("IntervalInSeconds", BUFFER_SECONDS))
         most = int(hints.get("SizeInMBs", BUFFER_MEGABYTES)) * MEGABYTE
@@ -69,16 +69,16 @@ class Buffer:
 
     @property
     def config(self) -> dict[str, Any]:
-        """How the stream's destination is configured."""
+        """The configuration of the stream's destination."""
         found: dict[str, Any] = self.stream["destinations"][0]["config"]
         return found
 
 
 class Delivery:
-    """The buffers of all delivery streams, and the thread that writes what is due."""
+    """The buffers of all delivery streams, and the loop that writes due ones."""
 
     def __init__(self, firehose: Any, iam: Any, put: Put) -> None:
-        """Take the emulator's modules of these names, and what puts an object."""
+        """Use the emulator's modules of these names; `put` writes objects."""
         self._firehose = firehose
         self._iam = iam
         self._put = put
@@ -86,7 +86,7 @@ class Delivery:
         self._lock = threading.Lock()
 
     def note(self, stream_arn: str, records: Sequence[tuple[str, bytes]]) -> None:
-        """Keep records that were put on a stream for each delivery stream that reads it."""
+        """Buffer records of a stream for each delivery stream that reads it."""
         now = time.time()
         with self._lock:
             for stream in list(self._firehose._streams.values()):
@@ -106,26 +106,26 @@ class Delivery:
         return source.get("KinesisStreamARN") == stream_arn and kinds == ["ExtendedS3"]
 
     def run(self) -> None:
-        """Write what is due, for ever: AWS tries, too, as long as the stream keeps the records."""
+        """Write due buffers, for ever. AWS, too, retries as long as the stream has the records."""
         while True:
             time.sleep(LOOK_SECONDS)
             try:
                 self.deliver_due()
-            except BaseException:  # whatever it is, the next look finds the buffers again
+            except BaseException:  # any error: the next round has the buffers again
                 log.exception("not delivered")
                 time.sleep(AGAIN_SECONDS)
 
     def deliver_due(self) -> None:
-        """Write what is due; what can't be written waits on, and raises why."""
-        for buffer in self._due():
+        """Write due buffers; put back one that can't be written, and raise its error."""
+        for buffer in self._take_due():
             try:
                 buffer.context.run(self._write, buffer)
             except BaseException:
                 self._put_back(buffer)
                 raise
 
-    def _due(self) -> Iterator[Buffer]:
-        """Take each buffer that is due, when it is its turn."""
+    def _take_due(self) -> Iterator[Buffer]:
+        """Remove and yield each due buffer, one at a time."""
         now = time.time()
         for arn in list(self._buffers):
             with self._lock:
@@ -137,7 +137,7 @@ class Delivery:
             yield buffer
 
     def _put_back(self, buffer: Buffer) -> None:
-        """Before what has come since."""
+        """Put a buffer back, before records that came later."""
         with self._lock:
             newer = self._buffers.get(buffer.stream["arn"])
             if newer is not None:
@@ -163,17 +163,17 @@ class Delivery:
         self._put(f"/{bucket}/{key}", body)
 
     def _check(self, grants: dict[str, Any], action: str, resource: str | None) -> None:
-        """Raise Undelivered where the role lacks a permission."""
+        """Raise Undelivered if the role lacks a permission."""
         role, asked = grants["RoleARN"], resource or grants["KinesisStreamARN"]
         if not role_allows(self._iam, role, action, asked):
             raise Undelivered(f"{role} isn't allowed {action} on {asked}")
 
 
 def deaggregated(record: bytes) -> list[bytes]:
-    """Return the records in one of the Kinesis Producer Library's; any other is one record.
+    """Return the records in an aggregated record of the Kinesis Producer Library.
 
-    Behind the magic are a Protobuf message and its MD5. The message's field 3 is a record, whose
-    field 3 is its data:
+    Any other record is returned as it is. After the magic number come a Protobuf message and its
+    MD5. The message's field 3 is a record, whose field 3 is its data:
     https://github.com/awslabs/amazon-kinesis-producer/blob/master/aggregation-format.md
     """
     message, md5 = record[len(KPL_MAGIC) : -MD5_BYTES], record[-MD5_BYTES:]
@@ -189,9 +189,9 @@ def deaggregated(record: bytes) -> list[bytes]:
 
 
 def fields_of(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield number and bytes of a message's fields that have a length; pass over the numbers.
+    """Yield number and bytes of a message's length-delimited fields; skip numeric fields.
 
-    Raise IndexError or ValueError for what is no such message.
+    Raise IndexError or ValueError if it isn't such a message.
     """
     at = 0
     while at < len(message):
@@ -207,7 +207,7 @@ def fields_of(message: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def varint(message: bytes, at: int) -> tuple[int, int]:
-    """Return the number at a place, and where it ends."""
+    """Return the number at `at`, and the place after it."""
     number = shift = 0
     while True:
         number |= (message[at] & 0x7F) << shift
@@ -217,7 +217,7 @@ def varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 def delimiter_of(config: dict[str, Any]) -> bytes:
-    """What is appended to each record: AppendDelimiterToRecord writes a newline as backslash n."""
+    """Return the delimiter after each record; the setting writes a newline as backslash n."""
     processing = config.get("ProcessingConfiguration") or {}
     for processor in processing.get("Processors") or []:
         if processor["Type"] == "AppendDelimiterToRecord":
@@ -228,7 +228,7 @@ def delimiter_of(config: dict[str, Any]) -> bytes:
 
 
 def putter(s3: Any) -> Put:
-    """Return what puts objects into the emulator's buckets."""
+    """Return a function that puts objects into the emulator's buckets."""
 
     def put(path: str, body: bytes) -> None:
         headers = {"content-type": "application/octet-stream", "content-length": str(len(body))}
@@ -242,7 +242,7 @@ def putter(s3: Any) -> Put:
 
 
 def deliver_in_objects(firehose: Any, s3: Any, iam: Any) -> None:
-    """Make the emulator's Firehose deliver what comes over a stream as AWS's does."""
+    """Make the emulator's Firehose deliver a stream's records as AWS's does."""
     delivery = Delivery(firehose, iam, putter(s3))
     firehose.ingest_from_kinesis_source = delivery.note
     threading.Thread(target=delivery.run, daemon=True).start()

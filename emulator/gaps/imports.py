@@ -1,13 +1,13 @@
-"""Gaps of the embedded AWS, closed: what an import change set adopts, and what it refuses.
+"""Closes gaps of the embedded AWS: the types of an import change set, and its refusals.
 
-An import brings resources that exist under a stack
+An import adds existing resources to a stack
 (https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/import-resources.html); each type
-has identifiers of its own
+has its own identifiers
 (https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/resource-import-supported-resources.html).
-The emulator (1.5.33) imports few types: here global tables, streams and secrets come to them, and
-Glue's in `emulator.gaps.schema_registry`. It takes a role and nested stacks into an import, which
-AWS refuses, and a resource under another name than the template's, which the next update would
-replace.
+The emulator (1.5.33) imports few types. This module adds global tables, streams and secrets;
+`emulator.gaps.schema_registry` adds Glue's types. The emulator accepts a role and nested stacks in
+an import, which AWS refuses. It also accepts a resource whose name differs from the template's; the
+next update would replace that resource.
 """
 
 import json
@@ -72,7 +72,7 @@ def import_type(modules: Any, kind: str, key: str, adopt: Adopt) -> None:
 
 
 def refuse_as_aws(changesets: Any, handlers: Any) -> None:
-    """Make the emulator refuse what an import may not have."""
+    """Make the emulator refuse imports that AWS refuses."""
     create, import_changes = (
         handlers._ACTION_HANDLERS["CreateChangeSet"],
         changesets._import_changes,
@@ -99,7 +99,7 @@ def refuse_as_aws(changesets: Any, handlers: Any) -> None:
 
 
 def import_refusal(parameter: Callable[[str], str]) -> str:
-    """What AWS says to an import change set with these parameters; nothing to others."""
+    """Return AWS's refusal of an import change set with these parameters; empty if valid."""
     if parameter("ChangeSetType") != "IMPORT":
         return ""
     if parameter("RoleARN"):
@@ -110,7 +110,7 @@ def import_refusal(parameter: Callable[[str], str]) -> str:
 
 
 def refuse_other_names(entry: Document, definition: Document) -> None:
-    """Raise ValueError where the template names a resource otherwise than its identifier does."""
+    """Raise ValueError if a resource's name in the template differs from its identifier."""
     properties = definition.get("Properties") or {}
     for key, value in entry["ResourceIdentifier"].items():
         named = properties.get(key)

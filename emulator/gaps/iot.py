@@ -1,8 +1,9 @@
-"""Gaps of the embedded AWS's IoT, closed: whose certificates it signs, and fleet provisioning.
+"""Closes gaps of the embedded AWS in IoT: the certificate authority, and fleet provisioning.
 
-The emulator (1.5.33) signs as an authority of its own, and answers fleet provisioning to clients of
-its own MQTT broker only, which is off here (its TLS listener binds every interface). Here it signs
-as the instance's authority, which `emulator.mqtt` trusts, and answers what that broker hands on.
+The emulator (1.5.33) signs certificates as its own authority. It answers fleet provisioning only to
+clients of its own MQTT broker, which is off here (its TLS listener binds every interface). Here it
+signs as the instance's authority, which `emulator.mqtt` trusts, and answers requests that the
+broker of `emulator.mqtt` passes on.
 """
 
 import base64
@@ -13,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 OPERATION = "Local.AnswerDevice"
-"""What the broker asks for: no operation of AWS's, which has both in one service."""
+"""The broker's request to the emulator. It isn't an operation of AWS."""
 FROM_CSR_TOPIC = "$aws/certificates/create-from-csr/json"
 OK_STATUS = 200
 
 Document = dict[str, Any]
 Response = tuple[int, dict[str, str], bytes]
 Reply = tuple[str, Document]
-"""`accepted` or `rejected`, which ends the answer's topic, and the answer."""
+"""The last level of the answer's topic, `accepted` or `rejected`, and the answer."""
 
 
 def close(modules: Any) -> None:
@@ -31,19 +32,19 @@ def close(modules: Any) -> None:
 
 
 def sign_as(iot: Any, certificate: Path, key: Path) -> None:
-    """Make the emulator's `ministack.services.iot` sign certificates as this authority."""
+    """Make `ministack.services.iot` sign certificates as this authority."""
 
     def authority() -> tuple[str, str]:
         try:
             return certificate.read_text(), key.read_text()
-        except OSError as error:  # the emulator answers 503
-            raise RuntimeError(f"the broker has made no authority yet: {error}") from error
+        except OSError as error:  # the emulator then answers 503
+            raise RuntimeError(f"the broker hasn't made its authority yet: {error}") from error
 
     iot._ensure_ca = authority
 
 
 def answer_devices(iot: Any) -> None:
-    """Make it answer what devices ask of it over MQTT, as `emulator.mqtt.services` hands it on."""
+    """Make `ministack.services.iot` answer MQTT requests passed on by `emulator.mqtt.services`."""
     route = iot._route_request
 
     async def route_or_answer(
@@ -80,7 +81,7 @@ async def answer(iot: Any, request: Document) -> Document:
 
 
 def create_from_csr(iot: Any, payload: bytes) -> Reply:
-    """Make a certificate for a device's own key, which may register a thing with it.
+    """Make a certificate for a device's own key; the device may register a thing with it.
 
     https://docs.aws.amazon.com/iot/latest/developerguide/fleet-provision-api.html#create-cert-csr
     """

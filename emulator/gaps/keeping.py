@@ -1,9 +1,9 @@
-"""What the embedded AWS keeps of streams: all of it that somebody may read, in less memory.
+"""Closes a gap of the embedded AWS: streams take less memory, and all readable records remain.
 
-The emulator (1.5.33) keeps a stream's records as Python objects for a week, 0.8 kB for a reading,
-every change of a table with both its images for a day, and every event of a bus for ever. Here the
-records of a Kinesis shard are compressed, but the latest, of a table's stream that nobody has ever
-read only the latest are kept, and no events.
+The emulator (1.5.33) keeps a stream's records as Python objects for a week (0.8 kB for a small
+record), every change of a table with both images for a day, and every event of a bus for ever.
+Here the older records of a Kinesis shard are compressed. A table's stream that was never read keeps
+only its latest changes, and a bus keeps no events.
 """
 
 import base64
@@ -17,7 +17,7 @@ Record = dict[str, Any]
 FIELDS = ("SequenceNumber", "ApproximateArrivalTimestamp", "Data", "PartitionKey")
 BLOCK_RECORDS = 256
 BLOCKS_AT_HAND = 8
-"""A reader that is far behind searches its place, and comes by the same blocks again."""
+"""Unpacked blocks in memory: a reader that is far behind needs the same blocks several times."""
 UNREAD_CHANGES = 100
 
 
@@ -29,10 +29,10 @@ def close(modules: Any) -> None:
 
 
 class PackedRecords(Sequence[Record]):
-    """A shard's records in order: blocks of older ones compressed, the latest as they came."""
+    """A shard's records in order: older ones in compressed blocks, the latest as objects."""
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
-        """Start with some records."""
+        """Start with these records."""
         self._blocks: list[bytes] = []
         self._at_hand: OrderedDict[int, list[Record]] = OrderedDict()
         self._latest: list[Record] = []
@@ -47,7 +47,7 @@ class PackedRecords(Sequence[Record]):
             del self._latest[:BLOCK_RECORDS]
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of records."""
         return len(self._blocks) * BLOCK_RECORDS + len(self._latest)
 
     @overload
@@ -57,7 +57,7 @@ class PackedRecords(Sequence[Record]):
     def __getitem__(self, place: slice) -> list[Record]: ...
 
     def __getitem__(self, place: int | slice) -> Record | list[Record]:
-        """Return one record, or some in a list."""
+        """Return one record, or a slice as a list."""
         if isinstance(place, slice):
             return [self[each] for each in range(*place.indices(len(self)))]
         if place < 0:
@@ -70,7 +70,7 @@ class PackedRecords(Sequence[Record]):
         return self._unpacked(block)[within]
 
     def _unpacked(self, block: int) -> list[Record]:
-        """Return a block's records, from those at hand if it can be."""
+        """Return a block's records, unpacked only if they aren't in memory."""
         found = self._at_hand.pop(block, None)
         if found is None:
             found = unpack(self._blocks[block])
@@ -81,7 +81,7 @@ class PackedRecords(Sequence[Record]):
 
 
 def pack(records: Iterable[Record]) -> bytes:
-    """Return records in less room."""
+    """Return records in compressed form."""
     rows = []
     for record in records:
         sequence, at, data, key = (record[name] for name in FIELDS)
@@ -90,7 +90,7 @@ def pack(records: Iterable[Record]) -> bytes:
 
 
 def unpack(block: bytes) -> list[Record]:
-    """Return records as they were; data as base64, as which it came, or is shown anyway."""
+    """Return the records of `pack`; their data are base64, in which they are shown anyway."""
     records = []
     for sequence, at, text, key in json.loads(zlib.decompress(block)):
         data = base64.b64encode(text.encode("latin-1")).decode()
@@ -99,7 +99,7 @@ def unpack(block: bytes) -> list[Record]:
 
 
 def raw(data: str | bytes) -> bytes:
-    """Return the bytes of a record's data; what isn't base64 stands for itself."""
+    """Return the bytes of a record's data, which may be base64 or plain."""
     if isinstance(data, bytes):
         return data
     try:
@@ -109,7 +109,7 @@ def raw(data: str | bytes) -> bytes:
 
 
 def pack_records(kinesis: Any) -> None:
-    """Have `ministack.services.kinesis` keep records packed: it looks for old ones at each put."""
+    """Make `ministack.services.kinesis` pack records when it expires old ones, at each put."""
     expire_records = kinesis._expire_records
 
     def expire_and_pack(stream: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ def pack_records(kinesis: Any) -> None:
 
 
 def forget_unread_changes(dynamodb: Any) -> None:
-    """Have `ministack.services.dynamodb` keep few changes of a table whose stream nobody reads."""
+    """Make `ministack.services.dynamodb` keep few changes of a table whose stream isn't read."""
     read: set[str] = set()
     trim = dynamodb._trim_stream_records
 
@@ -147,5 +147,5 @@ def forget_unread_changes(dynamodb: Any) -> None:
 
 
 def forget_events(eventbridge: Any) -> None:
-    """Have `ministack.services.eventbridge` note no event that it has sent on: nothing reads it."""
+    """Make `ministack.services.eventbridge` store no event after sending it: nothing reads them."""
     eventbridge._events_log_list = list

@@ -1,9 +1,9 @@
-"""A gap of the embedded AWS, closed: a function that starts finds its layers, as on Lambda.
+"""Closes a gap of the embedded AWS: a function starts with unpacked layers, as on Lambda.
 
-The emulator (1.5.33) unpacks all layers anew for each worker, in its own process, and each worker
-compiles them again: two seconds of CPU at every cold start. Even to look at the names in an archive
-takes it 0.15 s. Here a layer is unpacked once into the instance's folder; a worker that starts gets
-an empty archive, whose comment says where that is, and from it a link.
+The emulator (1.5.33) unpacks all layers for each worker, in its own process, and each worker
+compiles them again: two seconds of CPU at every cold start. Reading the names in an archive alone
+takes 0.15 s. Here a layer is unpacked once into the instance's folder. A worker that starts gets an
+empty archive, whose comment names that folder, and unpacking it makes links to the folder.
 """
 
 import io
@@ -25,16 +25,16 @@ def close(modules: Any) -> None:
 
 
 def share_layers(lambda_runtime: Any, lambda_svc: Any, folder: Path) -> None:
-    """Have `ministack.core.lambda_runtime` unpack each layer once, into `folder`.
+    """Make `ministack.core.lambda_runtime` unpack each layer once, into `folder`.
 
-    A worker that starts asks `ministack.services.lambda_svc` for the archives of its layers.
+    A worker that starts gets the archives of its layers from `ministack.services.lambda_svc`.
     """
-    starting = threading.local()  # .is_worker: whether this thread is starting one
+    starting = threading.local()  # .is_worker: whether this thread is starting a worker
     layers = Layers(folder)
     spawn, resolve = lambda_runtime.Worker._spawn, lambda_svc._resolve_layer_zip
 
     class LinkingZipFile(zipfile.ZipFile):
-        """An archive that, where its comment names a folder, is unpacked by linking to that."""
+        """An archive that is unpacked by links to a folder, if its comment names one."""
 
         def extractall(self, path: Any = None, *args: Any) -> None:
             if self.comment.startswith(UNPACKED_AT):
@@ -59,22 +59,22 @@ def share_layers(lambda_runtime: Any, lambda_svc: Any, folder: Path) -> None:
     lambda_runtime.zipfile = SimpleNamespace(
         ZipFile=LinkingZipFile,
         BadZipFile=zipfile.BadZipFile,
-        LargeFileError=zipfile.LargeZipFile,  # as the emulator calls it
+        LargeFileError=zipfile.LargeZipFile,  # the emulator's name for it
     )
 
 
 class Layers:
-    """The layers that are unpacked, each in a folder of its own."""
+    """Unpacked layers, each in its own folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Unpack into this folder."""
+        """Unpack into folders in `folder`."""
         self._folder = folder
-        self._lock = threading.Lock()  # several workers start at once, often
+        self._lock = threading.Lock()  # several workers often start at once
         self._known: dict[int, tuple[bytes, bytes]] = {}
-        """An archive by its identity, and what stands for it."""
+        """An archive and its substitute, by the archive's `id`."""
 
     def reference(self, archive: bytes) -> bytes:
-        """Return an archive that stands for this one; unpack this one if it isn't yet."""
+        """Return the empty archive in place of this one; unpack this one the first time."""
         with self._lock:
             if id(archive) not in self._known:
                 self._known[id(archive)] = archive, standing_for(self._unpacked(archive))
@@ -89,7 +89,7 @@ class Layers:
 
 
 def standing_for(folder: Path) -> bytes:
-    """Return an empty archive that says where another is unpacked."""
+    """Return an empty archive whose comment names the folder of an unpacked one."""
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as archive:
         archive.comment = UNPACKED_AT + str(folder).encode()
@@ -97,6 +97,6 @@ def standing_for(folder: Path) -> bytes:
 
 
 def link(source: Path, target: Path) -> None:
-    """Make what is at the top of one folder appear in another."""
+    """Link the top entries of `source` into `target`."""
     for each in source.iterdir():
         (target / each.name).symlink_to(each)

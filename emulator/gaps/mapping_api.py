@@ -1,11 +1,11 @@
-"""A gap of the embedded AWS, closed: event source mappings, as Lambda's API has them.
+"""Closes a gap of the embedded AWS: Lambda's API of event source mappings.
 
 On AWS (https://docs.aws.amazon.com/lambda/latest/api/API_CreateEventSourceMapping.html) a mapping
-has all its settings with their defaults, a wrong one is refused, and a mapping's state is what
-its poller does. The emulator (1.5.33) keeps what it is given, whatever it is, forgets
-TumblingWindowInSeconds and StartingPositionTimestamp, and its state is what is wanted. Mappings
-come by the API and by CloudFormation; both go through here. The emulator's own pollers of streams
-are off: `emulator.mappings` is the engine that delivers. Queues it polls itself (`sqs_poller`).
+has defaults for all settings, invalid settings are refused, and a mapping's state is that of its
+poller. The emulator (1.5.33) stores any settings, forgets TumblingWindowInSeconds and
+StartingPositionTimestamp, and shows the requested state. Mappings come by the API and by
+CloudFormation; this module handles both. The emulator's own pollers of streams are off, because
+`emulator.mappings` delivers streams. The emulator polls queues itself (`sqs_poller`).
 """
 
 import importlib
@@ -25,7 +25,7 @@ Document = dict[str, Any]
 Resource = tuple[str, Document]
 """CloudFormation's: its id and its attributes."""
 Status = Callable[[str], tuple[str, str] | None]
-"""What the engine last did with the mapping of this UUID: its state and last result."""
+"""Return the engine's state and last result of a mapping, by its UUID; None if unknown."""
 
 STREAMS = frozenset({"kinesis", "dynamodb"})
 RANGES = {
@@ -68,7 +68,7 @@ CHANGING = {
     (True, False): "Disabling",
     (False, False): "Disabled",
 }
-"""What an update answers that a queue's mapping is, by whether it was enabled and whether it is."""
+"""The state in an update's answer for a queue's mapping, by (was enabled, is enabled)."""
 DESTINATION = re.compile(
     r"arn:aws[a-z-]*:(?:(?:sqs|sns):[a-z0-9-]+:\d{12}:[\w-]+|s3:::[a-z0-9][a-z0-9.-]+[a-z0-9])"
 )
@@ -88,14 +88,14 @@ class Refused(Exception):
     """The request gets AWS's error of this code, message and HTTP status."""
 
     def __init__(self, code: str, message: str, http_status: int = 400) -> None:
-        """Keep all three."""
+        """Keep AWS's error code, the message and the HTTP status."""
         super().__init__(message)
         self.code = code
         self.http_status = http_status
 
 
 def answer_as_aws(lambda_svc: Any, provisioners: Any, status: Status) -> None:
-    """Mend `ministack.services.lambda_svc` and `ministack.services.cloudformation.provisioners`."""
+    """Make Lambda's module and CloudFormation's provisioners use `MappingApi`."""
     api = MappingApi(lambda_svc, provisioners, status)
     lambda_svc._create_esm = api.create
     lambda_svc._update_esm = api.update
@@ -106,15 +106,15 @@ def answer_as_aws(lambda_svc: Any, provisioners: Any, status: Status) -> None:
 
 
 def own_pollers_off(lambda_svc: Any) -> None:
-    """Have the emulator poll queues only."""
+    """Make the emulator poll only queues."""
     lambda_svc._poll_kinesis = lambda: False
     lambda_svc._poll_dynamodb_streams = lambda: False
 
 
 def engine_status(path: Path) -> Status:
-    """Return what tells a mapping's state and last result by the engine's file, or None.
+    """Return a function that reads a mapping's state and last result from the engine's file.
 
-    Opened anew each time, which takes 0.2 ms: the engine may not have made the file yet.
+    It opens the file at each call, which takes 0.2 ms: the engine may not have made it yet.
     """
     uri = f"file:{quote(str(path.absolute()))}?mode=ro"
     query = "SELECT state, last_result FROM mapping WHERE uuid = ?"
@@ -123,7 +123,7 @@ def engine_status(path: Path) -> Status:
         try:
             with closing(sqlite3.connect(uri, uri=True, timeout=1.0)) as engine:
                 row = engine.execute(query, (uuid,)).fetchone()
-        except sqlite3.Error:  # not there, without the table, or gone while it was opened
+        except sqlite3.Error:  # no file, no table, or removed meanwhile
             return None
         return (str(row[0]), str(row[1])) if row else None
 
@@ -131,10 +131,10 @@ def engine_status(path: Path) -> Status:
 
 
 class MappingApi:
-    """The emulator's operations on mappings, with what AWS does besides."""
+    """The emulator's operations on mappings, extended by AWS's behaviour."""
 
     def __init__(self, emulator: Any, provisioners: Any, status: Status) -> None:
-        """Keep the emulator's own operations, which still do what they do right."""
+        """Keep the emulator's own operations, which are called for the common part."""
         self.emulator = emulator
         self.provisioners = provisioners
         self.status = status
@@ -145,7 +145,7 @@ class MappingApi:
         self.own_update_resource: Callable[..., Resource] = provisioners._lambda_esm_update
 
     def create(self, request: Document) -> Response:
-        """CreateEventSourceMapping: the mapping is Creating until the engine has picked it up."""
+        """Answer CreateEventSourceMapping; the mapping is Creating until the engine reads it."""
         data = without_nulls(request)
         try:
             settings = self.accepted(data)
@@ -161,7 +161,7 @@ class MappingApi:
         )
 
     def update(self, uuid: str, request: Document) -> Response:
-        """UpdateEventSourceMapping: what the request names changes, or nothing does."""
+        """Answer UpdateEventSourceMapping: change all settings in the request, or none."""
         data = without_nulls(request)
         mapping = self.emulator._esms.get(uuid)
         if mapping is None:
@@ -178,14 +178,14 @@ class MappingApi:
         response = self.own_update(uuid, data | settings)
         if response[0] != 200:
             return response
-        shown = self.describe(self.keep(uuid, settings))
+        description = self.describe(self.keep(uuid, settings))
         if not is_stream(mapping):
-            return self.answer(shown | {"State": CHANGING[was_enabled, mapping["Enabled"]]})
-        changing = {"State": "Updating"} if shown["State"] == "Enabled" else {}
-        return self.answer(shown | changing)
+            return self.answer(description | {"State": CHANGING[was_enabled, mapping["Enabled"]]})
+        changing = {"State": "Updating"} if description["State"] == "Enabled" else {}
+        return self.answer(description | changing)
 
     def create_resource(self, logical_id: str, props: Document, stack: str) -> Resource:
-        """Create CloudFormation's resource; raise ValueError, which fails it, when refused."""
+        """Create CloudFormation's resource; raise ValueError if it is refused."""
         data = typed(props)
         try:
             settings = self.accepted(data)
@@ -198,7 +198,7 @@ class MappingApi:
     def update_resource(
         self, uuid: str, old_props: Document, new_props: Document, stack: str
     ) -> Resource:
-        """Update CloudFormation's resource, or replace it; raise ValueError when refused."""
+        """Update or replace CloudFormation's resource; raise ValueError if that is refused."""
         old, new = typed(old_props), typed(new_props)
         try:
             settings = checked(new, new)
@@ -210,7 +210,7 @@ class MappingApi:
         return updated
 
     def accepted(self, data: Document) -> Document:
-        """Return a new mapping's settings; raise Refused when AWS wouldn't create it."""
+        """Return a new mapping's settings; raise Refused if AWS wouldn't create it."""
         settings = checked(data, data)
         source = str(data.get("EventSourceArn", ""))
         if is_stream(data):
@@ -223,7 +223,7 @@ class MappingApi:
         return settings
 
     def check_stream(self, arn: str) -> None:
-        """Refuse a stream that isn't there; another account's is looked for by the emulator."""
+        """Raise Refused for a missing stream; the emulator itself checks other accounts' ones."""
         spec, error = self.emulator._validate_event_source_arn(arn)
         raise_refused(error)
         if spec.account_id != self.emulator.get_account_id():
@@ -241,17 +241,17 @@ class MappingApi:
             raise Refused(INVALID, f"Stream not found: {arn}")
 
     def check_queue(self, arn: str) -> None:
-        """Refuse a queue that isn't there."""
+        """Raise Refused for a missing queue."""
         _, error = self.emulator._validate_event_source_arn(arn)
         raise_refused(error)
         if self.provisioners._sqs._queue_by_arn(arn) is None:
             raise Refused(INVALID, NO_QUEUE)
 
     def check_visibility(self, source_arn: str, function: str) -> None:
-        """Refuse a queue whose messages reappear while the function may still work on them.
+        """Raise Refused if a queue's messages can reappear before the function's timeout.
 
-        https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html; the words are
-        those that deployments were refused with.
+        https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html; the message is
+        from refused deployments.
         """
         if service_of({"EventSourceArn": source_arn}) != "sqs":
             return
@@ -269,7 +269,7 @@ class MappingApi:
             )
 
     def check_unique(self, function: str, source_arn: str, but: str = "") -> None:
-        """Refuse a function that isn't there, or has another mapping of the source already."""
+        """Raise Refused if the function is missing or has another mapping of the source."""
         name, qualifier, error = self.emulator._resolve_existing_esm_function(function)
         raise_refused(error)
         arn = self.emulator._func_arn(name) + (f":{qualifier}" if qualifier else "")
@@ -279,7 +279,7 @@ class MappingApi:
                 raise Refused("ResourceConflictException", duplicate(mapping, name), 409)
 
     def keep(self, uuid: str, settings: Document) -> Document:
-        """Note a mapping's settings; return the mapping."""
+        """Store a mapping's settings; return the mapping."""
         mapping: Document = self.emulator._esms[uuid]
         mapping["State"] = "Enabled" if mapping.get("Enabled", True) else "Disabled"
         if is_stream(mapping):
@@ -291,23 +291,23 @@ class MappingApi:
 
     def describe(self, mapping: Document) -> Document:
         """Return the mapping as the API shows it."""
-        shown = self.own_describe(mapping)
+        description = self.own_describe(mapping)
         if not is_stream(mapping):
             hidden = (*INTERNAL, *NOT_OF_QUEUES)
-            return {name: value for name, value in shown.items() if name not in hidden}
+            return {name: value for name, value in description.items() if name not in hidden}
         found = self.status(mapping["UUID"])
         if mapping["State"] != "Deleting":
-            shown["State"] = state(bool(mapping.get("Enabled", True)), found and found[0])
-        shown["LastProcessingResult"] = found[1] if found else "No records processed"
-        return {name: value for name, value in shown.items() if name not in INTERNAL}
+            description["State"] = state(bool(mapping.get("Enabled", True)), found and found[0])
+        description["LastProcessingResult"] = found[1] if found else "No records processed"
+        return {name: value for name, value in description.items() if name not in INTERNAL}
 
-    def answer(self, shown: Document) -> Response:
-        """Answer that a change was taken up."""
-        response: Response = self.emulator.json_response(shown, 202)
+    def answer(self, description: Document) -> Response:
+        """Return the response to an accepted change."""
+        response: Response = self.emulator.json_response(description, 202)
         return response
 
     def refusal(self, refused: Refused) -> Response:
-        """Answer with AWS's error."""
+        """Return the response with AWS's error."""
         response: Response = self.emulator.error_response_json(
             refused.code, str(refused), refused.http_status, {"Type": "User"}
         )
@@ -315,18 +315,18 @@ class MappingApi:
 
 
 def is_stream(mapping: Document) -> bool:
-    """Whether the mapping's source, or the request's, is a stream."""
+    """Return whether the source of a mapping or a request is a stream."""
     return service_of(mapping) in STREAMS
 
 
 def service_of(mapping: Document) -> str:
-    """Return the source's service, as its ARN names it."""
+    """Return the source's service, which its ARN names."""
     parts = str(mapping.get("EventSourceArn", "")).split(":", 5)
     return parts[2] if len(parts) == 6 else ""
 
 
 def state(is_wanted: bool, found: str | None) -> str:
-    """Return the state that AWS would show, by what is wanted and what the engine does."""
+    """Return the state that AWS would show, by the requested state and the engine's."""
     is_running = found == "Enabled"
     if is_wanted:
         return "Creating" if found is None else "Enabled" if is_running else "Enabling"
@@ -334,7 +334,7 @@ def state(is_wanted: bool, found: str | None) -> str:
 
 
 def duplicate(mapping: Document, name: str) -> str:
-    """Say that the mapping is there already, in AWS's words."""
+    """Return AWS's message that a mapping exists already."""
     source = mapping["EventSourceArn"]
     advice = f"Please update or delete the existing mapping with UUID {mapping['UUID']}"
     if is_stream(mapping):
@@ -345,24 +345,24 @@ def duplicate(mapping: Document, name: str) -> str:
 
 
 def raise_refused(error: Response | None) -> None:
-    """Raise what the emulator refused, if it did."""
+    """Raise Refused for an error response of the emulator."""
     if error:
         document = json.loads(error[2])
         raise Refused(document["__type"], document["message"], error[0])
 
 
 def without_nulls(request: Document) -> Document:
-    """Return what a request names: null is as good as nothing."""
+    """Return a request without the members that are null, which count as missing."""
     return {name: value for name, value in request.items() if value is not None}
 
 
 def typed(props: Document) -> Document:
-    """CloudFormation's properties with numbers and booleans where a template has their text."""
+    """Return CloudFormation's properties, with texts of numbers and booleans converted."""
     return {name: typed_value(name, value) for name, value in without_nulls(props).items()}
 
 
 def typed_value(name: str, value: Any) -> Any:
-    """Return a property's number or boolean; what is neither stays, to be refused."""
+    """Return a property as a number or boolean; other values unchanged, to be refused later."""
     if not isinstance(value, str):
         return value
     if name in BOOLEANS:
@@ -374,13 +374,13 @@ def typed_value(name: str, value: Any) -> Any:
     return value
 
 
-# What AWS refuses. "member" is a request's name, which messages begin with a small letter.
+# AWS's checks. Its messages write a request's member with a small first letter.
 
 
 def checked(data: Document, source: Document) -> Document:
-    """Return the settings that the request names; raise Refused for what AWS wouldn't take.
+    """Return the settings in a request; raise Refused if AWS would refuse them.
 
-    `source` has the EventSourceArn, and what a setting is that the request doesn't name.
+    `source` has the EventSourceArn and the values of settings that the request doesn't name.
     """
     given = {name: data[name] for name in SETTINGS if name in data}
     check_shapes(given | {name: data[name] for name in BOOLEANS if name in data})
@@ -401,7 +401,7 @@ def checked(data: Document, source: Document) -> Document:
 
 
 def check_batches(mapping: Document) -> None:
-    """Refuse a big batch of a queue that isn't waited for, and to wait for one of a FIFO queue.
+    """Raise Refused for a queue's large batch without a window, and a FIFO queue's window.
 
     https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-parameters.html
     """
@@ -417,7 +417,7 @@ def check_batches(mapping: Document) -> None:
 
 
 def check_shapes(given: Document) -> None:
-    """Refuse values of a wrong type or out of range, all in one message."""
+    """Raise one Refused for all values of a wrong type or out of range."""
     constraints = {name: constraint(name, value) for name, value in given.items()}
     violations = [
         f"Value '{shown_value(given[name])}' at '{name[0].lower()}{name[1:]}' failed to satisfy "
@@ -433,7 +433,7 @@ def check_shapes(given: Document) -> None:
 
 
 def constraint(name: str, value: Any) -> str | None:
-    """Return the constraint that the value doesn't satisfy, if there is one."""
+    """Return the constraint that a value violates, None if it is valid."""
     if name in BOOLEANS:
         return None if isinstance(value, bool) else "Member must be true or false"
     if name in RANGES:
@@ -446,7 +446,7 @@ def constraint(name: str, value: Any) -> str | None:
 
 
 def out_of_range(value: Any, least: int, most: int) -> str | None:
-    """Return the constraint on a whole number that the value doesn't satisfy, if there is one."""
+    """Return the constraint on a whole number that a value violates, None if it is valid."""
     if isinstance(value, bool) or not isinstance(value, int):
         return "Member must be an integer"
     if value < least:
@@ -457,12 +457,12 @@ def out_of_range(value: Any, least: int, most: int) -> str | None:
 
 
 def shown_value(value: Any) -> str:
-    """Return a value as AWS's messages show it: a list without quotes."""
+    """Return a value in the form of AWS's messages: a list without quotes."""
     return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
 def checked_start(data: Document) -> Document:
-    """Return where a new mapping of a stream starts; raise Refused for what can't be."""
+    """Return the starting position of a stream's new mapping; raise Refused if invalid."""
     position, at = (data.get(name) for name in START)
     failed = "at 'startingPosition' failed to satisfy constraint: Member must"
     if position is None:
@@ -492,7 +492,7 @@ def checked_start(data: Document) -> Document:
 
 
 def checked_destination(config: Document) -> Document:
-    """Return a mapping's destination; raise Refused for one that a stream's can't be."""
+    """Return a mapping's destination; raise Refused if a stream's mapping can't have it."""
     if config.get("OnSuccess"):
         raise Refused(
             INVALID, "Unsupported DestinationConfig parameter for given event source mapping type."
@@ -512,7 +512,7 @@ def checked_destination(config: Document) -> Document:
 
 
 def check_filters(criteria: Document) -> None:
-    """Refuse too many filters, and what isn't a pattern."""
+    """Raise Refused for too many filters and invalid patterns."""
     filters = criteria.get("Filters") or []
     if not isinstance(filters, list) or not all(isinstance(each, dict) for each in filters):
         found = f"FilterCriteria.Filters is {shown_value(filters)}"

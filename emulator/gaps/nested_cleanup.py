@@ -1,10 +1,10 @@
-"""What an update takes out of a nested stack stays until the root's update has succeeded.
+"""Resources removed from a nested stack are deleted only after the root's update has succeeded.
 
-On AWS a nested stack that has its new resources waits, in UPDATE_COMPLETE_CLEANUP_IN_PROGRESS, for
-its root's update; what it lost is deleted after that, or there again when the root rolls back
+On AWS an updated nested stack waits in UPDATE_COMPLETE_CLEANUP_IN_PROGRESS for its root's update.
+Its removed resources are deleted after that, or kept if the root rolls back
 ("Nested stacks are stuck in UPDATE_COMPLETE_CLEANUP_IN_PROGRESS…",
-https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/troubleshooting.html). A part of
-`emulator.gaps.nested_stacks`, which closes it.
+https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/troubleshooting.html). This module is
+a part of `emulator.gaps.nested_stacks`, which applies it.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Document = dict[str, Any]
 
 
 class Deletion(NamedTuple):
-    """What is deleted once the root's update has succeeded, and what blocks the event loop."""
+    """A deletion to run once the root's update has succeeded; it may block the event loop."""
 
     stack_name: str
     delete: Callable[[], Any]
@@ -24,29 +24,29 @@ class Deletion(NamedTuple):
 
 
 class Operation:
-    """What a root's operation has done to the stacks that are nested in it.
+    """The changes that a root's operation made to its nested stacks.
 
-    `updated`: what undoes the update of each nested stack, by its id.
+    `updated`: the data to undo the update of each nested stack, by its id.
     """
 
     def __init__(self) -> None:
-        """Nothing yet."""
+        """Start without changes."""
         self.deletions: list[Deletion] = []
         self.updated: dict[str, Document] = {}
 
     def keep_all_of(self, stack_name: str) -> None:
-        """Delete nothing of a nested stack any more."""
+        """Drop all pending deletions of a nested stack."""
         self.deletions = [each for each in self.deletions if each.stack_name != stack_name]
 
 
 OPERATION: ContextVar[Operation | None] = ContextVar("operation", default=None)
-"""Of the root that is at work."""
+"""The operation of the current root."""
 UPDATING: ContextVar[str] = ContextVar("updating", default="")
-"""The name of the nested stack that is being updated; none while it is rolled back."""
+"""The name of the nested stack that is being updated; empty while it is rolled back."""
 
 
 def clean_up_after_roots(modules: Any) -> None:
-    """Have the emulator delete what nested stacks lost when their root has succeeded."""
+    """Make the emulator delete nested stacks' removed resources after their root's success."""
     stacks = modules.service("cloudformation.stacks")
     provisioners = modules.service("cloudformation.provisioners")
     note_deletions(stacks, provisioners)
@@ -69,7 +69,7 @@ def clean_up_after_roots(modules: Any) -> None:
 
 
 async def carry_out(stacks: Any, deletion: Deletion) -> None:
-    """Delete something; what can't be deleted stays, as after any update."""
+    """Run a deletion; a resource that can't be deleted stays, as after any update."""
     try:
         if deletion.is_blocking:
             await stacks.run_reentrant(deletion.delete)
@@ -80,7 +80,7 @@ async def carry_out(stacks: Any, deletion: Deletion) -> None:
 
 
 def note_deletions(stacks: Any, provisioners: Any) -> None:
-    """Have the emulator note what the update of a nested stack would delete."""
+    """Make the emulator store the deletions of a nested stack's update for later."""
     delete, roll_back = stacks._delete_resource, stacks._roll_back_operation
     delete_predecessor = provisioners._delete_predecessor
 
@@ -115,7 +115,7 @@ def note_deletions(stacks: Any, provisioners: Any) -> None:
 
 
 def undoing(modules: Any, stack: Document, previous: Document) -> Document:
-    """Return what the emulator needs to undo the update of a nested stack."""
+    """Return the data with which the emulator can undo the update of a nested stack."""
     stacks = modules.service("cloudformation.stacks")
     engine = modules.service("cloudformation.engine")
     template, before, after = stack["_template"], previous["_resources"], stack["_resources"]

@@ -1,14 +1,13 @@
-"""Gaps of the embedded AWS, closed: a nested stack is a stack like any other.
+"""Closes gaps of the embedded AWS: a nested stack behaves like any other stack.
 
-On AWS the template of a nested stack goes through all that a root's goes through: its transforms,
-its limits, its rules. What it exports is exported, and where it fails it rolls back before its
-parent does
-(https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-cfn-nested-stacks.html). What
-it retains stays when it goes
+On AWS the template of a nested stack gets the same transforms, limits and rules as a root's. Its
+exports are exported, and if it fails, it rolls back before its parent does
+(https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-cfn-nested-stacks.html). Its
+retained resources stay when it is deleted
 (https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-attribute-deletionpolicy.html).
-The emulator (1.5.33) makes a nested stack's resources by code of its own, which knows no transform,
-no roll-back, no export and no DeletionPolicy at a delete, and takes a failed delete for done. Here
-a nested stack is deployed and deleted by what does that for a root.
+The emulator (1.5.33) makes a nested stack's resources with separate code. That code has no
+transforms, no rollback, no exports and no DeletionPolicy at deletion, and counts a failed deletion
+as done. Here the code for root stacks deploys and deletes nested stacks, too.
 """
 
 import asyncio
@@ -34,12 +33,12 @@ TYPE = "AWS::CloudFormation::Stack"
 AUTO_EXPAND = "CAPABILITY_AUTO_EXPAND"
 NAME_CHARACTERS = string.ascii_uppercase + string.digits
 NAME_END = 13
-"""A nested stack's name ends with so many of these characters, as seen on AWS."""
+"""The number of random characters at the end of a nested stack's name, as seen on AWS."""
 KEPT_FOR_ROLL_BACK = (
     "_resources", "_template", "_template_body", "_resolved_params", "_conditions", "Parameters",
     "Tags", "Outputs",
 )  # fmt: skip
-"""What the emulator goes back to when an update fails."""
+"""The fields that the emulator restores when an update fails."""
 
 Document = dict[str, Any]
 Response = tuple[int, dict[str, str], bytes]
@@ -66,10 +65,10 @@ def close(modules: Any) -> None:
 
 
 class NestedStacks:
-    """Deploys and deletes nested stacks; each call comes on a thread beside the event loop."""
+    """Deploys and deletes nested stacks; each call runs in a thread beside the event loop."""
 
     def __init__(self, modules: Any) -> None:
-        """Keep the parts of the emulator's CloudFormation."""
+        """Keep the modules of the emulator's CloudFormation."""
         self._modules = modules
         self._app = modules.app
         self._all = modules.service("cloudformation")
@@ -81,7 +80,7 @@ class NestedStacks:
         self._stacks = modules.service("cloudformation.stacks")
 
     def create(self, logical_id: str, properties: Document, parent_name: str) -> Resource:
-        """Create a nested stack; raises ValueError with what AWS gives as the reason."""
+        """Create a nested stack; raise ValueError with AWS's reason."""
         prepared = self._prepared(properties, parent_name)
         responses, parent = self._responses, self._all._stacks[parent_name]
         name = f"{parent_name}-{logical_id}-" + "".join(
@@ -115,7 +114,7 @@ class NestedStacks:
                     "Timestamp": responses.now_iso(),
                 }
             else:
-                with suppress(ValueError):  # its own events say what couldn't be deleted
+                with suppress(ValueError):  # its events name the resources that couldn't be deleted
                     self.delete(stack_id, properties)
             raise ValueError(f"Embedded stack {stack_id} was not successfully created: {reason}")
         return stack_id, outputs(stack)
@@ -123,7 +122,7 @@ class NestedStacks:
     def update(
         self, stack_id: str, _old: Document, new: Document, parent_name: str, logical_id: str = ""
     ) -> Resource:
-        """Update a nested stack; raises ValueError with what AWS gives as the reason."""
+        """Update a nested stack; raise ValueError with AWS's reason."""
         stack = self._handlers._resolve_stack(stack_id)
         if stack is None:
             return self.create(logical_id, new, parent_name)
@@ -145,7 +144,7 @@ class NestedStacks:
         return stack["StackId"], outputs(stack)
 
     def _undo(self, stack: Document, operation: Operation) -> Resource:
-        """Bring a nested stack back to what it was before its root's update, which has failed."""
+        """Restore a nested stack to its state before its root's failed update."""
         name, stack_id = stack["StackName"], stack["StackId"]
         undo = operation.updated.pop(stack_id)
         operation.keep_all_of(name)
@@ -156,7 +155,7 @@ class NestedStacks:
         return stack_id, outputs(stack)
 
     def delete(self, stack_id: str, _properties: Document) -> None:
-        """Delete a nested stack, but for what it retains; raises ValueError where that fails."""
+        """Delete a nested stack except its retained resources; raise ValueError if that fails."""
         stack = self._handlers._resolve_stack(stack_id)
         if stack is None or stack["StackStatus"] == "DELETE_COMPLETE":
             return
@@ -168,9 +167,9 @@ class NestedStacks:
     def _prepared(
         self, properties: Document, parent_name: str, stack: Document | None = None
     ) -> Document:
-        """What a stack becomes by these properties: template, parameters and so on.
+        """Return a stack's fields by these properties: template, parameters and so on.
 
-        Raises ValueError for all that AWS refuses before it makes anything.
+        Raises ValueError for anything that AWS refuses before it creates resources.
         """
         engine, body = self._engine, self._template_body(properties.get("TemplateURL"))
         sent = engine._parse_template(body)
@@ -178,7 +177,7 @@ class NestedStacks:
         previous = (stack or {}).get("_resolved_params", {})
         try:
             template = engine._apply_transforms(sent, provided, previous)
-        except Exception as error:  # the SAM translator has errors of its own
+        except Exception as error:  # the SAM translator raises its own types
             raise ValueError(f"Template format error: {error}") from error
         self._check_capabilities(sent, template, parent_name)
         unknown = [each["Key"] for each in provided if each["Key"] not in parameters_of(template)]
@@ -205,7 +204,7 @@ class NestedStacks:
         }
 
     def _template_body(self, url: Any) -> str:
-        """The template's text, which AWS takes from S3 alone."""
+        """Return the template's text, which AWS accepts only from S3."""
         if not url:
             raise ValueError("Property TemplateURL cannot be empty.")
         body, refused = self._helpers._resolve_template({"TemplateURL": [url]})
@@ -214,13 +213,13 @@ class NestedStacks:
         return str(body)
 
     def _capabilities(self, parent_name: str) -> list[str]:
-        """What was acknowledged for the parent is for all that is nested in it."""
+        """Return the parent's capabilities, which also count for its nested stacks."""
         return list((self._all._stacks.get(parent_name) or {}).get("Capabilities", []))
 
     def _check_capabilities(self, sent: Document, template: Document, parent_name: str) -> None:
-        """Raise ValueError where the parent's capabilities don't cover a nested template.
+        """Raise ValueError if the parent's capabilities don't cover a nested template.
 
-        A macro makes resources that nobody has seen, so it needs CAPABILITY_AUTO_EXPAND
+        A macro adds resources that the template doesn't show, so it needs CAPABILITY_AUTO_EXPAND
         (https://docs.aws.amazon.com/serverless-application-model/latest/developerguide/serverless-sam-template-nested-applications.html).
         """
         handlers = self._handlers
@@ -232,7 +231,7 @@ class NestedStacks:
             raise ValueError(handlers._insufficient_capabilities_message(missing))
 
     def _deploy(self, stack: Document, prepared: Document, previous: Document | None) -> str:
-        """Create or update a stack; return why it failed, as its parent tells it, or nothing."""
+        """Create or update a stack; return the parent's reason for its failure, empty if none."""
         verb = "CREATE" if previous is None else "UPDATE"
         name, stack_id = stack["StackName"], stack["StackId"]
         stack |= prepared
@@ -256,7 +255,7 @@ class NestedStacks:
         return why_failed(events[before:], name)
 
     def _wait(self, work: Coroutine[Any, Any, None], updating: str = "") -> None:
-        """Have the event loop do this, as it does a root's, and wait for its end."""
+        """Run a coroutine in the event loop, as for a root stack, and wait for its end."""
         context = contextvars.copy_context()
         context.run(self._forget_parent)
         context.run(UPDATING.set, updating)
@@ -264,7 +263,7 @@ class NestedStacks:
         context.run(asyncio.run_coroutine_threadsafe, work, loop).result()
 
     def _forget_parent(self) -> None:
-        """What the emulator notes while it updates a resource isn't for those in a child."""
+        """Clear the emulator's notes about the parent's resource, which aren't for the child's."""
         provisioners = self._provisioners
         provisioners._NAME_SEED.set("")
         provisioners._RETAIN_REPLACED.set(False)
@@ -272,14 +271,14 @@ class NestedStacks:
 
 
 def parameters_of(template: Document) -> Document:
-    """The parameters that a template declares."""
+    """Return the parameters that a template declares."""
     return template.get("Parameters") or {}
 
 
 def provided_parameters(given: Any) -> list[Document]:
-    """Return a nested stack's parameters as a request has them; raises ValueError for lists.
+    """Return a nested stack's parameters in a request's form; raise ValueError for lists.
 
-    Each is a string; a list comes as one, with commas
+    Each value is a string; a list must be a string with commas
     (https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-cloudformation-stack.html).
     """
     if not isinstance(given, dict) or any(isinstance(each, list | dict) for each in given.values()):
@@ -290,19 +289,19 @@ def provided_parameters(given: Any) -> list[Document]:
 
 
 def text_of(value: Any) -> str:
-    """A parameter's value as CloudFormation writes it."""
+    """Return a parameter's value as text, as CloudFormation writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     return "" if value is None else str(value)
 
 
 def outputs(stack: Document) -> Document:
-    """What Fn::GetAtt finds of a nested stack."""
+    """Return the attributes of a nested stack for Fn::GetAtt."""
     return {f"Outputs.{each['OutputKey']}": each["OutputValue"] for each in stack["Outputs"]}
 
 
 def is_unchanged(stack: Document, prepared: Document) -> bool:
-    """Whether an update would change nothing, nor in a stack that is nested in this one."""
+    """Return whether an update would change nothing in a stack and its nested stacks."""
     types = {each.get("Type") for each in prepared["_template"].get("Resources", {}).values()}
     compared = ("_template", "_resolved_params", "Tags")
     return (
@@ -313,7 +312,7 @@ def is_unchanged(stack: Document, prepared: Document) -> bool:
 
 
 def why_failed(events: list[Document], stack_name: str) -> str:
-    """Return why a stack failed, by the events of that operation."""
+    """Return the reason for a stack's failure, by the operation's events."""
     failed: dict[str, list[str]] = {"create": [], "update": []}
     reason = ""
     for event in events:
@@ -324,16 +323,16 @@ def why_failed(events: list[Document], stack_name: str) -> str:
             reason = reason or event["ResourceStatusReason"]
         else:
             failed[verb.lower()].append(event["LogicalResourceId"])
-    told = [
+    reasons = [
         f"The following resource(s) failed to {verb}: [{', '.join(names)}]. "
         for verb, names in failed.items()
         if names
     ]
-    return "".join(told) or reason
+    return "".join(reasons) or reason
 
 
 def always_visit(stacks: Any, nested: NestedStacks) -> None:
-    """Have an update look into every nested stack: its template may be another by the same URL."""
+    """Make an update check every nested stack: its template may differ under the same URL."""
     update_resource = stacks._update_resource
 
     def update_or_visit(
@@ -351,11 +350,11 @@ def always_visit(stacks: Any, nested: NestedStacks) -> None:
 
 
 def may_have_changed(changesets: Any) -> None:
-    """Have a change set name every nested stack: what is in it isn't seen before its update.
+    """Make a change set list every nested stack, because its content is unknown before its update.
 
-    Their ChangeSource is Automatic
+    The ChangeSource of these changes is Automatic
     (https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_ResourceChangeDetail.html).
-    An import takes no such change for one.
+    An import doesn't count them as changes.
     """
     diff, import_changes = changesets._diff_resources, changesets._import_changes
 
@@ -381,7 +380,7 @@ def may_have_changed(changesets: Any) -> None:
 
 
 def automatic_change(name: str, resource: Document) -> Document:
-    """The change of a nested stack whose properties stay as they are."""
+    """Return the change of a nested stack whose properties are unchanged."""
     detail = {
         "Target": {"Attribute": "Properties", "RequiresRecreation": "Never"},
         "Evaluation": "Dynamic",
@@ -400,16 +399,16 @@ def automatic_change(name: str, resource: Document) -> Document:
 
 
 def is_automatic(change: Document) -> bool:
-    """Whether a change set names this change only since nobody can know."""
+    """Return whether a change is listed only because a nested stack's content is unknown."""
     details = change["ResourceChange"].get("Details") or []
     return [each.get("ChangeSource") for each in details] == ["Automatic"]
 
 
 def show_aws_addresses(handlers: Any, responses: Any) -> None:
-    """Have GetTemplate show uploaded nested templates by AWS's address of S3.
+    """Make GetTemplate show the URLs of uploaded nested templates with S3's host.
 
-    The SAM CLI writes the address at which it uploaded a template, which is the emulator's here;
-    `sam delete` can read S3's alone.
+    The SAM CLI writes the URL to which it uploaded a template; here that has the emulator's host.
+    `sam delete` can read only S3's.
     """
     get_template = handlers._ACTION_HANDLERS["GetTemplate"]
     uploaded = re.compile(
@@ -425,7 +424,7 @@ def show_aws_addresses(handlers: Any, responses: Any) -> None:
 
 
 def show_parents(handlers: Any, all_stacks: Any) -> None:
-    """Have DescribeStacks tell a nested stack's parent and root, as AWS's does."""
+    """Make DescribeStacks return a nested stack's parent and root, as on AWS."""
     describe = handlers._ACTION_HANDLERS["DescribeStacks"]
 
     def describe_with_parents(parameters: Document) -> Response:

@@ -1,7 +1,7 @@
-"""A gap of the embedded AWS, closed: changes made by PartiQL reach streams and replicas.
+"""Closes a gap of the embedded AWS: changes made by PartiQL reach streams and replicas.
 
-On AWS a table's stream and its replicas get every change, however it was made; the emulator
-(1.5.33) forgets those of PartiQL's INSERT and UPDATE.
+On AWS a table's stream and its replicas get every change. The emulator (1.5.33) omits the changes
+of PartiQL's INSERT and UPDATE.
 """
 
 import threading
@@ -17,8 +17,8 @@ def close(modules: Any) -> None:
 
 
 def announce_changes(dynamodb: Any) -> None:
-    """Make the emulator's module `ministack.services.dynamodb` announce PartiQL's writes."""
-    running = threading.local()  # .changes: (table, old item, new item) of the statement at work
+    """Make `ministack.services.dynamodb` send PartiQL's writes to streams and replicas."""
+    running = threading.local()  # .changes: (table, old item, new item) of the current statement
     set_item = dynamodb._set_item
 
     def noting_set_item(table: dict[str, Any], pk: Any, sk: Any, item: Any) -> Any:

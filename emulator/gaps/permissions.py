@@ -1,15 +1,15 @@
-"""Gaps of the embedded AWS, closed: permissions have AWS's names, and services need theirs.
+"""Closes gaps of the embedded AWS: actions have AWS's names, and services need permissions.
 
-Some operations are allowed by the name of another, or by several
+Some operations need the action of another operation, or several actions
 (https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html):
-each statement of PartiQL by what it does to its table
+a PartiQL statement needs the action of its kind on its table
 (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ql-iam.html), a batch of messages
-as one message
+needs the action of a single message
 (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-batch-api-actions.html),
-a write or delete under If-Match also as a read
+and a write or delete with If-Match also needs a read
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html). The emulator
-(1.5.33) asks for the operation's own name there, has names of its own for Lambda's, and lets a
-state machine and a mapping do what their roles don't allow
+(1.5.33) checks the operation's own name there, and has its own names for Lambda's actions. It lets
+state machines and mappings act without their roles' permissions
 (https://docs.aws.amazon.com/step-functions/latest/dg/iam-policies-eg-dist-map.html,
 https://docs.aws.amazon.com/lambda/latest/dg/lambda-intro-execution-role.html).
 """
@@ -29,13 +29,13 @@ ALLOWED_AS = {
     "lambda:InvokeWithResponseStream": "lambda:InvokeFunction",
     "lambda:GetLayerVersionByArn": "lambda:GetLayerVersion",
 }
-"""Operations that are allowed by another's name."""
+"""Operations that need the action of another operation."""
 STATEMENTS = {
     "dynamodb:ExecuteStatement": "",
     "dynamodb:BatchExecuteStatement": "Statements",
     "dynamodb:ExecuteTransaction": "TransactStatements",
 }
-"""Where a request has its statements; nowhere, where it is one itself."""
+"""The member of a request that has its statements; empty if the request is one statement."""
 NAME = r'(?:"([^"]+)"|([\w-]+))'
 STATEMENT = re.compile(
     rf"\s*(?:(?P<verb>INSERT)\s+INTO\s+|(?P<update>UPDATE)\s+|(?P<delete>DELETE)\s+FROM\s+"
@@ -53,9 +53,9 @@ READING: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "sqs": (("sqs:ReceiveMessage",), ("sqs:DeleteMessage",), ("sqs:GetQueueAttributes",)),
 }  # fmt: skip
-"""What a mapping needs of its source: of each group one. AWS's refusal names ListStreams too, but
-roles that frameworks make lack it (Serverless Framework, serverless/serverless), and it takes no
-resource of DynamoDB's."""
+"""The actions that a mapping needs on its source: one of each group. AWS's refusal also names
+ListStreams, but roles made by frameworks lack it (Serverless Framework, serverless/serverless), and
+it can't be limited to a DynamoDB resource."""
 CANNOT_ACCESS = (
     "Cannot access stream {arn}. Please ensure the role can perform the GetRecords, "
     "GetShardIterator, DescribeStream, ListShards, and ListStreams Actions on your stream in IAM."
@@ -64,13 +64,13 @@ CANNOT_CALL = "The function execution role does not have permissions to call {ca
 INVALID, BAD_REQUEST = "InvalidParameterValueException", 400
 MAPPING = "AWS::Lambda::EventSourceMapping"
 DENIED = "States.Permissions"
-"""By https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html."""
+"""See https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html."""
 INVOKE = "lambda:InvokeFunction"
 
 Document = dict[str, Any]
 Response = tuple[int, dict[str, str], bytes]
 Allows = Callable[[str, str, str], bool]
-"""Whether a role may do something to a resource: the role's ARN, the action, the resource."""
+"""Return whether a role is allowed an action: the role's ARN, the action, the resource."""
 
 
 def close(modules: Any) -> None:
@@ -81,14 +81,14 @@ def close(modules: Any) -> None:
     def allows(role: str, action: str, resource: str) -> bool:
         return role_allows(evaluator, role, action, resource)
 
-    hold_machines_to_roles(modules.service("stepfunctions"), allows)
-    hold_mappings_to_roles(
+    enforce_machine_roles(modules.service("stepfunctions"), allows)
+    enforce_mapping_roles(
         modules.service("lambda_svc"), modules.service("cloudformation.provisioners"), allows
     )
 
 
 def role_allows(evaluator: Any, role: str, action: str, resource: str) -> bool:
-    """Whether a role's policies allow an action: by `ministack.core.iam_evaluator`."""
+    """Return whether a role's policies allow an action, by `ministack.core.iam_evaluator`."""
     account = role.split(":")[4]
     asked = evaluator.EvalContext(role, "AssumedRole", account, action, resource, "")
     policies = evaluator._gather_role_policies(role.rpartition("/")[2], account)
@@ -96,7 +96,7 @@ def role_allows(evaluator: Any, role: str, action: str, resource: str) -> bool:
 
 
 def name_as_aws(iam_actions: Any) -> None:
-    """Make the emulator's `ministack.core.iam_actions` ask for permissions by AWS's names."""
+    """Make `ministack.core.iam_actions` check actions by AWS's names."""
     action_of, items = iam_actions.extract_iam_action, iam_actions.dynamodb_transaction_checks
     s3_checks = iam_actions.s3_additional_checks
     iam_actions._BOTOCORE_SERVICE_MAP["lambda"] = ["lambda"]
@@ -132,7 +132,7 @@ def name_as_aws(iam_actions: Any) -> None:
 
 
 def statement_checks(action: str, body: bytes) -> list[tuple[str, str, str]]:
-    """What each statement of a request needs: the action, the table, and /index/ its index."""
+    """Return what each statement of a request needs: (action, table, `/index/…` or empty)."""
     try:
         request, member = json.loads(body or b"{}"), STATEMENTS[action]
         statements = request[member] if member else [request]
@@ -143,24 +143,24 @@ def statement_checks(action: str, body: bytes) -> list[tuple[str, str, str]]:
 
 
 def checked_statement(match: "re.Match[str]") -> tuple[str, str, str]:
-    """What a statement needs: the action, the table, and /index/ its index."""
+    """Return what a statement needs: (action, table, `/index/…` or empty)."""
     verbs = {"verb": "Insert", "update": "Update", "delete": "Delete", "select": "Select"}
     verb = next(name for group, name in verbs.items() if match[group])
     table, index = (match[place] or match[place + 1] for place in (5, 7))
     return f"dynamodb:PartiQL{verb}", table, f"/index/{index}" if index else ""
 
 
-def hold_machines_to_roles(step_functions: Any, allows: Allows) -> None:
-    """Make the emulator's state machines invoke and start only what their roles allow."""
-    running = threading.local()  # .execution: the one whose task is at work in this thread
+def enforce_machine_roles(step_functions: Any, allows: Allows) -> None:
+    """Make the emulator's state machines need their roles' permissions for tasks and maps."""
+    running = threading.local()  # .execution: the execution whose task runs in this thread
     execute_task, run_map = step_functions._execute_task, step_functions._run_distributed_map
 
     def check(execution: Document | None, action: str, resource: str) -> None:
         machine_arn = execution["stateMachineArn"].partition("/")[0] if execution else ""
         machine = step_functions._state_machines.get(machine_arn)
         if machine is not None and not allows(machine["roleArn"], action, resource):
-            told = f"{machine['roleArn']} is not authorized to perform: {action} on {resource}"
-            raise step_functions._ExecutionError(DENIED, told)
+            message = f"{machine['roleArn']} is not authorized to perform: {action} on {resource}"
+            raise step_functions._ExecutionError(DENIED, message)
 
     def noting_task(state: Any, given: Any, execution: Any, ctx: Any) -> Any:
         running.execution = execution
@@ -189,7 +189,7 @@ def hold_machines_to_roles(step_functions: Any, allows: Allows) -> None:
 
 
 def function_of(resource: str, given: Any) -> str:
-    """The ARN of the function that a task invokes; empty where it invokes none, or by its name."""
+    """Return the ARN of the function that a task invokes; empty if there is none."""
     if resource.startswith("arn:aws:lambda:"):
         return resource
     if ":states:::lambda:invoke" in resource and isinstance(given, dict):
@@ -198,7 +198,7 @@ def function_of(resource: str, given: Any) -> str:
     return ""
 
 
-def hold_mappings_to_roles(lambda_svc: Any, provisioners: Any, allows: Allows) -> None:
+def enforce_mapping_roles(lambda_svc: Any, provisioners: Any, allows: Allows) -> None:
     """Make a mapping need the permissions of its function's role, by API and CloudFormation."""
     create = lambda_svc._create_esm
     handlers = provisioners._RESOURCE_HANDLERS[MAPPING]
@@ -209,7 +209,7 @@ def hold_mappings_to_roles(lambda_svc: Any, provisioners: Any, allows: Allows) -
             data.get("FunctionName", "")
         )
         if error:
-            return ""  # which is refused by itself
+            return ""  # the emulator itself refuses it
         function, config = lambda_svc._get_func_record_for_qualifier(name, qualifier)
         role = (config or (function or {}).get("config") or {}).get("Role", "")
         return cannot_read(allows, role, str(data.get("EventSourceArn", ""))) if role else ""
@@ -235,7 +235,7 @@ def hold_mappings_to_roles(lambda_svc: Any, provisioners: Any, allows: Allows) -
 
 
 def cannot_read(allows: Allows, role: str, source: str) -> str:
-    """What Lambda says of a role that lacks a permission on a mapping's source; or nothing."""
+    """Return Lambda's refusal of a role that can't read a mapping's source; empty if it can."""
     parts = source.split(":")
     service = parts[2] if len(parts) > 2 else ""
     for actions in READING.get(service, ()):

@@ -1,12 +1,12 @@
-"""Gaps of the embedded AWS, closed: a stack deletes only what may be deleted.
+"""Closes gaps of the embedded AWS: a stack can't delete full buckets and protected tables.
 
-CloudFormation deletes by the services' own operations: a bucket with objects stays
-(https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteBucket.html), and so does a table under
-deletion protection
-(https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/WorkingWithTables.Basics.html),
-which a global table has for each replica
+CloudFormation deletes with the services' own operations. So a bucket with objects stays
+(https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteBucket.html), and a table with deletion
+protection stays, too
+(https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/WorkingWithTables.Basics.html).
+A global table has that setting for each replica
 (https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-properties-dynamodb-globaltable-replicaspecification.html).
-The emulator (1.5.33) deletes both with all that is in them, and ignores a replica's settings.
+The emulator (1.5.33) deletes both with their content, and ignores a replica's settings.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ def close(modules: Any) -> None:
 
 
 def keep_full_buckets(handlers: Document, s3: Any) -> None:
-    """Have a stack fail to delete a bucket in which something is."""
+    """Make a stack fail to delete a bucket that isn't empty."""
     delete = handlers[BUCKET]["delete"]
 
     def delete_if_empty(name: str, properties: Document) -> None:
@@ -47,7 +47,7 @@ def keep_full_buckets(handlers: Document, s3: Any) -> None:
 
 
 def keep_protected_tables(handlers: Document, dynamodb: Any, responses: Any) -> None:
-    """Have a stack fail to delete a protected table, and protect a global table as it says."""
+    """Make a stack fail to delete a protected table, and apply a replica's protection setting."""
     create, update = handlers[GLOBAL_TABLE]["create"], handlers[GLOBAL_TABLE]["update"]
 
     def protect(name: str, properties: Document) -> None:
@@ -69,7 +69,7 @@ def keep_protected_tables(handlers: Document, dynamodb: Any, responses: Any) -> 
 
 
 def unless_protected(dynamodb: Any, delete: Any) -> Any:
-    """Return what deletes a table that isn't protected."""
+    """Return `delete` changed to fail for a protected table."""
 
     def delete_unprotected(name: str, properties: Document) -> None:
         if (dynamodb._tables.get(name) or {}).get(SETTING):
@@ -80,6 +80,6 @@ def unless_protected(dynamodb: Any, delete: Any) -> Any:
 
 
 def is_protected(properties: Document, region: str) -> bool:
-    """Whether a global table's replica in a region is to be protected."""
+    """Return whether a global table's replica in a region has deletion protection."""
     replicas = [each for each in properties.get("Replicas") or [] if each.get("Region") == region]
     return any(str(each.get(SETTING, False)).lower() == "true" for each in replicas)

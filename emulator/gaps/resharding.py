@@ -1,15 +1,16 @@
-"""Gaps of the embedded AWS, closed: a stream keeps what is in shards that were split or merged.
+"""Closes gaps of the embedded AWS: a split or merged shard keeps its records.
 
-On AWS such a shard closes: it stays listed and readable until its records expire, and its children
+On AWS such a shard closes. It stays listed and readable until its records expire, and its children
 name it as their parent
 (https://docs.aws.amazon.com/streams/latest/dev/kinesis-using-sdk-java-after-resharding.html).
-The emulator (1.5.33) deletes it with its records. Its iterators are indices, too, which skip
-records once older ones expire, and it keeps each for five minutes; here an iterator says by itself
-which sequence number it stands behind, so nothing is kept of it.
+The emulator (1.5.33) deletes it with its records. Also, its iterators are indices, which skip
+records once older ones expire, and it stores each for five minutes. Here an iterator contains the
+sequence number before its place, so nothing is stored.
 
-GetRecords also tells how many records are still to come: `RecordsBehindLatest`, which AWS hasn't.
+GetRecords also returns `RecordsBehindLatest`, the number of records still to come. AWS has no such
+field.
 
-Each function below that takes `kinesis` or `streams` takes its module of that name.
+The parameters `kinesis` and `streams` below are ministack's modules of these services.
 """
 
 import base64
@@ -24,10 +25,10 @@ from typing import Any, NamedTuple
 
 PAGE_RECORDS_MAX = 10_000
 RECENT_RECORDS = 256
-"""Where nearly every reader is; older ones may be packed (`emulator.gaps.keeping`)."""
+"""Nearly every reader is within these; older records may be packed (`emulator.gaps.keeping`)."""
 PAGE_BYTES_MAX = 10 * 1024 * 1024
 SAME_BOUNDARY_BITS = 20
-"""A range's boundary within 1/2^20 of its size is the same: UpdateShardCount cuts no slivers."""
+"""Boundaries closer than 1/2^20 of a range count as equal, so that no tiny shards are made."""
 
 Response = tuple[int, dict[str, str], bytes]
 Stream = dict[str, Any]
@@ -46,7 +47,7 @@ class Refused(Exception):
     """The request gets AWS's error of this code and message."""
 
     def __init__(self, code: str, message: str) -> None:
-        """Keep both."""
+        """Keep AWS's error code and the message."""
         super().__init__(message)
         self.code = code
 
@@ -69,7 +70,7 @@ def keep_closed_shards(kinesis: Any) -> None:
 def answering(
     kinesis: Any, operation: Callable[[Any, dict[str, Any]], dict[str, Any]]
 ) -> Callable[[dict[str, Any]], Response]:
-    """Make an operation the emulator's: its answer, or what it refused, becomes a response."""
+    """Return an operation in the emulator's form: its answer or Refused becomes a response."""
 
     def respond(data: dict[str, Any]) -> Response:
         try:
@@ -82,7 +83,7 @@ def answering(
 
 
 def rising_sequence_numbers(kinesis: Any) -> Callable[[], str]:
-    """Number records so that later is greater, even when the clock is set back."""
+    """Return a source of sequence numbers that rise even if the clock is set back."""
     newest_ms = 0
 
     def next_sequence_number() -> str:
@@ -99,12 +100,12 @@ def rising_sequence_numbers(kinesis: Any) -> Callable[[], str]:
 
 
 def is_closed(shard: Shard) -> bool:
-    """Whether the shard was split or merged."""
+    """Return whether the shard was split or merged."""
     return "ending_sequence_number" in shard
 
 
 def open_shards(stream: Stream) -> list[str]:
-    """The ids of the open shards, in the order of their hash ranges."""
+    """Return the ids of the open shards, in the order of their hash ranges."""
     still = {key: shard for key, shard in stream["shards"].items() if not is_closed(shard)}
     return sorted(still, key=lambda key: int(still[key]["starting_hash_key"]))
 
@@ -112,7 +113,7 @@ def open_shards(stream: Stream) -> list[str]:
 def resolve_stream(
     resolve: Callable[[dict[str, Any]], tuple[str | None, Stream | None]], data: dict[str, Any]
 ) -> tuple[str | None, Stream | None]:
-    """Find the stream that a request names; its closed shards of which all expired are gone."""
+    """Return the stream that a request names, without closed shards whose records all expired."""
     name, stream = resolve(data)
     if stream:
         cutoff = time.time() - stream["RetentionPeriodHours"] * 3600
@@ -123,7 +124,7 @@ def resolve_stream(
 
 
 def route(hash_key: int, stream: Stream) -> str:
-    """The id of the open shard that takes the hash key."""
+    """Return the id of the open shard for a hash key."""
     for key, shard in stream["shards"].items():
         if is_closed(shard):
             continue
@@ -135,18 +136,18 @@ def route(hash_key: int, stream: Stream) -> str:
 def describe_shard(
     describe: Callable[[str, Shard], dict[str, Any]], key: str, shard: Shard
 ) -> dict[str, Any]:
-    """Return the shard as ListShards shows it."""
-    shown = describe(key, shard)
+    """Return the shard in the form of ListShards."""
+    description = describe(key, shard)
     if is_closed(shard):
         ending = shard["ending_sequence_number"]
-        shown["SequenceNumberRange"]["EndingSequenceNumber"] = ending
-    return shown
+        description["SequenceNumberRange"]["EndingSequenceNumber"] = ending
+    return description
 
 
 def summary(
     kinesis: Any, describe: Callable[[dict[str, Any]], Response], data: dict[str, Any]
 ) -> Response:
-    """DescribeStreamSummary, with the open shards counted."""
+    """Answer DescribeStreamSummary with the number of open shards."""
     response = describe(data)
     _, stream = kinesis._resolve_stream(data)
     if not stream:
@@ -196,8 +197,8 @@ def merge_shards(kinesis: Any, data: dict[str, Any]) -> dict[str, Any]:
 def update_shard_count(kinesis: Any, data: dict[str, Any]) -> dict[str, Any]:
     """https://docs.aws.amazon.com/kinesis/latest/APIReference/API_UpdateShardCount.html.
 
-    Done by splits and merges, as on AWS, so that every shard has its parents, and who reads parents
-    first reads each partition key's records in order. What is only in between closes, empty.
+    It splits and merges, as AWS does, so every shard has its parents, and a reader that reads
+    parents first gets each partition key's records in order. Intermediate shards are closed, empty.
     """
     stream, _ = stream_of(kinesis, data)
     current, target = len(open_shards(stream)), number(data, "TargetShardCount", least=1)
@@ -221,7 +222,7 @@ def update_shard_count(kinesis: Any, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def number(data: dict[str, Any], member: str, least: int = 0) -> int:
-    """Return a member of the request that is a whole number, or digits."""
+    """Return a member of the request as a whole number; raise Refused if it is too small."""
     value = str(data.get(member, ""))
     if value.isdecimal() and int(value) >= least:
         return int(value)
@@ -233,7 +234,7 @@ def number(data: dict[str, Any], member: str, least: int = 0) -> int:
 
 
 def stream_of(kinesis: Any, data: dict[str, Any]) -> tuple[Stream, str]:
-    """The stream that the request names, and its name for messages."""
+    """Return the stream that the request names, and its name for messages."""
     name, stream = kinesis._resolve_stream(data)
     where = f"{name} under account {kinesis.get_account_id()}"
     if not stream:
@@ -242,7 +243,7 @@ def stream_of(kinesis: Any, data: dict[str, Any]) -> tuple[Stream, str]:
 
 
 def open_shard(stream: Stream, key: str, where: str) -> Shard:
-    """Return the open shard of this id; refuse what isn't there, or is closed."""
+    """Return the open shard of this id; raise Refused if it is missing or closed."""
     shard: Shard | None = stream["shards"].get(key)
     if shard is None:
         raise Refused("ResourceNotFoundException", f"Could not find shard {key} in {where}.")
@@ -271,7 +272,7 @@ def merge(kinesis: Any, stream: Stream, lower: str, upper: str) -> str:
 
 
 def close_shard(kinesis: Any, stream: Stream, key: str) -> Shard:
-    """Close a shard: its last sequence number is after its records' and before its children's."""
+    """Close a shard, with a last sequence number after its records and before its children's."""
     shard: Shard = stream["shards"][key]
     shard["ending_sequence_number"] = kinesis._next_sequence_number()
     shard["closed_at"] = time.time()
@@ -281,7 +282,7 @@ def close_shard(kinesis: Any, stream: Stream, key: str) -> Shard:
 def add_child(
     kinesis: Any, stream: Stream, hashes: tuple[int, int], parent: str, adjacent: str | None = None
 ) -> str:
-    """Open a shard for the hash keys from the first to the last; return its id."""
+    """Add an open shard for a range of hash keys, both ends included; return its id."""
     key = f"shardId-{kinesis._max_shard_index(stream) + 1:012d}"
     stream["shards"][key] = {
         "records": [],
@@ -295,7 +296,7 @@ def add_child(
 
 
 def reshard(kinesis: Any, stream: Stream, target: int) -> None:
-    """Split at every boundary that isn't there yet, then merge what is between two boundaries."""
+    """Split at every missing boundary, then merge the shards between two boundaries."""
     starts = wanted_starts(kinesis, stream, target)
     for start in starts[1:]:
         key = route(start, stream)
@@ -313,7 +314,7 @@ def reshard(kinesis: Any, stream: Stream, target: int) -> None:
 
 
 def wanted_starts(kinesis: Any, stream: Stream, target: int) -> list[int]:
-    """Where `target` equal ranges begin: at a boundary that is there, if it is near enough."""
+    """Return the starts of `target` equal ranges; an existing boundary nearby is used instead."""
     there = [int(stream["shards"][key]["starting_hash_key"]) for key in open_shards(stream)]
     same = kinesis.MAX_HASH_KEY // target >> SAME_BOUNDARY_BITS
     starts = []
@@ -327,20 +328,20 @@ def wanted_starts(kinesis: Any, stream: Stream, target: int) -> list[int]:
 
 
 class Place(NamedTuple):
-    """Where an iterator stands."""
+    """The place of an iterator."""
 
     stream: str
     shard_id: str
     after: str
-    """The sequence number before it; empty at the beginning."""
+    """The sequence number before the place; empty at the beginning."""
     at: float
-    """When the iterator was given."""
+    """The time when the iterator was made."""
 
 
 def start_position(
     find: Callable[..., int | None], records: list[Record], kind: str, sequence: str, at: Any
 ) -> int | None:
-    """Where an iterator starts; found by bisection where it is a sequence number's place."""
+    """Return the index of an iterator's first record; a sequence number is found by bisection."""
     if kind == "AT_SEQUENCE_NUMBER":
         return bisect_left(records, sequence, key=sequence_of)
     if kind == "AFTER_SEQUENCE_NUMBER":
@@ -351,7 +352,7 @@ def start_position(
 def get_iterator(
     kinesis: Any, get: Callable[[dict[str, Any]], Response], data: dict[str, Any]
 ) -> Response:
-    """GetShardIterator, with the place that doesn't move when records expire."""
+    """Answer GetShardIterator with a place that doesn't move when records expire."""
     response = get(data)
     if response[0] != 200:
         return response
@@ -365,12 +366,12 @@ def get_iterator(
 
 
 def iterator(place: Place) -> str:
-    """Return the token that stands for a place."""
+    """Return the token of a place."""
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
 
 
 def place_at(token: str) -> Place | None:
-    """Return the place that a token stands for; None for one that was never given."""
+    """Return the place of a token; None for an invalid token."""
     try:
         return Place(*json.loads(base64.urlsafe_b64decode(token)))
     except (ValueError, TypeError):
@@ -401,7 +402,7 @@ def get_records(kinesis: Any, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def place_of(kinesis: Any, token: str) -> tuple[Place, Stream, Shard]:
-    """Where an iterator stands, in which stream and shard."""
+    """Return an iterator's place, stream and shard; raise Refused if it isn't valid."""
     place = place_at(token)
     if place is None or time.time() - place.at > kinesis.ITERATOR_EXPIRY_SECONDS:
         raise Refused("ExpiredIteratorException", "Iterator has expired or is invalid")
@@ -417,7 +418,7 @@ def place_of(kinesis: Any, token: str) -> tuple[Place, Stream, Shard]:
 
 
 def page_end(records: list[Record], begin: int, limit: int) -> int:
-    """Where a page from `begin` ends: after `limit` records or 10 MB, but with one at least."""
+    """Return a page's end from `begin`: up to `limit` records or 10 MB, at least one record."""
     room = PAGE_BYTES_MAX
     stop = min(begin + limit, len(records))
     for index in range(begin, stop):
@@ -429,19 +430,19 @@ def page_end(records: list[Record], begin: int, limit: int) -> int:
 
 
 def shown_record(kinesis: Any, record: Record, encryption: str) -> Record:
-    """Return the record as GetRecords shows it."""
+    """Return the record in the form of GetRecords."""
     return record | {"Data": kinesis._ensure_base64(record["Data"]), "EncryptionType": encryption}
 
 
 def behind_ms(records: list[Record], end: int) -> int:
-    """How long ago the first record behind the page arrived, in ms; 0 if there is none."""
+    """Return the age of the first record after the page, in ms; 0 if there is none."""
     if end == len(records):
         return 0
     return max(0, int((time.time() - records[end]["ApproximateArrivalTimestamp"]) * 1000))
 
 
 def children(stream: Stream, parent: str) -> list[dict[str, Any]]:
-    """The shards that a closed one was split or merged into, as GetRecords shows them."""
+    """Return the children of a closed shard in the form of GetRecords."""
     found = []
     for key, shard in sorted(stream["shards"].items()):
         parents = [shard.get("parent_shard_id"), shard.get("adjacent_parent_shard_id")]
@@ -456,7 +457,7 @@ def children(stream: Stream, parent: str) -> list[dict[str, Any]]:
 
 
 def count_what_is_behind(streams: Any) -> None:
-    """Make GetRecords of `ministack.services.dynamodb_streams` count the records behind a page."""
+    """Make GetRecords of `ministack.services.dynamodb_streams` count the records after a page."""
     respond = streams.json_response
 
     def respond_with_count(answer: dict[str, Any]) -> Response:
@@ -470,7 +471,7 @@ def count_what_is_behind(streams: Any) -> None:
 
 
 def records_behind(streams: Any, token: str | None) -> int:
-    """How many of a table's changes are behind an iterator."""
+    """Return the number of a table's changes after an iterator."""
     if token is None:
         return 0
     place = streams._decode_iterator(token)

@@ -1,8 +1,8 @@
-"""A gap of the embedded AWS, closed: Glue Schema Registry, its API and its CloudFormation types.
+"""Closes a gap of the embedded AWS: Glue Schema Registry, its API and its CloudFormation types.
 
-The emulator (1.5.33) has Glue's data catalog only. Operations of the registry that arrive at its
-Glue go on to a server beside it (`emulator.registry_server`), after the emulator has checked the
-caller's permissions; the three CloudFormation types call the same operations.
+The emulator (1.5.33) has only Glue's data catalog. Operations of the registry are passed on to a
+server beside it (`emulator.registry_server`), after the emulator has checked the caller's
+permissions. The three CloudFormation types call the same operations.
 """
 
 import http.client
@@ -21,9 +21,9 @@ LOOPBACK = "127.0.0.1"
 ANSWER_SECONDS_MAX = 20.0
 OK_STATUS = 200
 KEY, KEY_HEADER = "SCHEMA_REGISTRY_KEY", "X-Schema-Registry-Key"
-"""The variable by which the server is told its key, and the header in which it wants it."""
-OPERATIONS = re.compile(r"\w*(Schema|Registr)\w*")  # no other of Glue's has that in its name
-# What a change replaces a resource for, by each type's page below
+"""The variable that passes the key to the server, and the header with the key in requests."""
+OPERATIONS = re.compile(r"\w*(Schema|Registr)\w*")  # no other Glue operation has these in its name
+# Properties whose change replaces a resource, by each type's page below
 # https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/AWS_Glue.html
 REPLACING = {
     "AWS::Glue::Registry": ("Name",),
@@ -35,11 +35,11 @@ Document = dict[str, Any]
 Response = tuple[int, dict[str, str], bytes]
 Resource = tuple[str, Document]
 Send = Callable[[str, Document], Response]
-"""Has an operation done; returns status, headers and body."""
+"""Run an operation; return status, headers and body."""
 
 
 def close(modules: Any) -> None:
-    """Close this gap in the emulator's modules, with a server in an interpreter that has moto."""
+    """Close this gap in the emulator's modules; the server runs in an interpreter with moto."""
     if not modules.python:
         return
     command = [modules.python, "-m", "emulator.registry_server"]
@@ -56,19 +56,19 @@ def close(modules: Any) -> None:
 
 
 class Server:
-    """The registry's server: a child of this process, which ends when this process does."""
+    """The registry's server: a child of this process, which ends with it."""
 
     def __init__(self, command: list[str], folder: str, responses: Any) -> None:
-        """Start it; it is ready a second later. `responses` is the emulator's module."""
+        """Start the server, which takes a second. `responses` is the emulator's module."""
         self._responses = responses
-        self._key = secrets.token_hex(32)  # it serves nobody else
+        self._key = secrets.token_hex(32)  # the server refuses other callers
         environment = os.environ | {KEY: self._key}
         self._process = Popen(command, cwd=folder, env=environment, stdin=PIPE, stdout=PIPE)
         self._lock = threading.Lock()
         self._port = 0
 
     def send(self, operation: str, request: Document) -> Response:
-        """Have it do an operation, for the account and region of the emulator's request."""
+        """Run an operation, for the account and region of the emulator's request."""
         region, account = self._responses.get_region(), self._responses.get_account_id()
         scope = f"registry/20260101/{region}/glue/aws4_request"
         headers = {
@@ -82,16 +82,16 @@ class Server:
         try:
             connection.request("POST", "/", json.dumps(request), headers)
             answer = connection.getresponse()
-            kept = {"Content-Type": "application/x-amz-json-1.1"}
-            return answer.status, kept, answer.read()
-        except (OSError, http.client.HTTPException) as error:  # it ended before, or in the midst
+            headers_of_answer = {"Content-Type": "application/x-amz-json-1.1"}
+            return answer.status, headers_of_answer, answer.read()
+        except (OSError, http.client.HTTPException) as error:  # it ended before or meanwhile
             message = f"the schema registry doesn't answer: {error}"
             return self._responses.error_response_json("InternalServiceException", message, 500)  # type: ignore[no-any-return]
         finally:
             connection.close()
 
     def port(self) -> int:
-        """Where it listens, once it does; it says so on its standard output."""
+        """The server's port; reading it waits until the server has started."""
         with self._lock:
             if not self._port and self._process.stdout:
                 self._port = int(self._process.stdout.readline() or 0)
@@ -99,7 +99,7 @@ class Server:
 
 
 def serve_operations(glue: Any, send: Send) -> None:
-    """Make the emulator's `ministack.services.glue` have the registry's operations."""
+    """Add the registry's operations to `ministack.services.glue`."""
     handle = glue._handle_request_sync
 
     def handle_or_send(
@@ -122,14 +122,14 @@ def serve_operations(glue: Any, send: Send) -> None:
 
 
 def operation_of(headers: dict[str, str]) -> str:
-    """The operation that a request names."""
+    """Return the operation that a request names."""
     return headers.get("x-amz-target", "").rpartition(".")[2]
 
 
 def know_resources(iam_actions: Any) -> None:
-    """Make the emulator's `ministack.core.iam_actions` find the schema or registry in a request.
+    """Make `ministack.core.iam_actions` find the schema or registry in a request.
 
-    By a version's id AWS knows no resource: only a permission on all of them allows that
+    A request with only a version's id has no resource on AWS, so it needs a permission on all
     (https://docs.aws.amazon.com/glue/latest/dg/schema-registry-gs-serde.html, deserializers).
     """
     resource_of = iam_actions.extract_resource_arn
@@ -146,7 +146,7 @@ def know_resources(iam_actions: Any) -> None:
 
 
 def resource_in(body: bytes, region: str, account: str) -> str:
-    """The schema or registry that a request is about; `*` where it names none."""
+    """Return the ARN of the schema or registry in a request; `*` if it names none."""
     try:
         request = json.loads(body or b"{}")
     except ValueError:
@@ -173,7 +173,7 @@ class Types:
         self._send = send
 
     def call(self, operation: str, request: Document) -> Document:
-        """Have an operation done; raises ValueError, as the emulator's own types do."""
+        """Run an operation; raise ValueError if it fails, as the emulator's own types do."""
         status, _, body = self._send(operation, request)
         if status != OK_STATUS:
             raise ValueError(f"{operation}: {body.decode('utf-8', 'replace')}")
@@ -187,18 +187,18 @@ class Types:
         return arn, {"Arn": arn}
 
     def change_registry(self, arn: str, wanted: Document) -> Resource:
-        """Change what can be changed of it."""
+        """Apply the changeable properties of the registry."""
         request = {"RegistryId": {"RegistryArn": arn}, "Description": wanted.get("Description", "")}
         self.call("UpdateRegistry", request)
         return arn, {"Arn": arn}
 
     def find_registry(self, arn: str) -> Resource:
-        """Return what is there."""
+        """Return the registry as a resource; raise ValueError if it is missing."""
         self.call("GetRegistry", {"RegistryId": {"RegistryArn": arn}})
         return arn, {"Arn": arn}
 
     def delete_registry(self, arn: str, _properties: Document) -> None:
-        """Delete it with its schemas."""
+        """Delete the registry with its schemas."""
         self.call("DeleteRegistry", {"RegistryId": {"RegistryArn": arn}})
 
     def create_schema(self, _logical_id: str, wanted: Document, _stack: str) -> Resource:
@@ -213,23 +213,23 @@ class Types:
         return answer["SchemaArn"], {"Arn": answer["SchemaArn"], **first}
 
     def change_schema(self, arn: str, wanted: Document) -> Resource:
-        """Change what can be changed of it."""
+        """Apply the changeable properties of the schema."""
         changes = {key: wanted.get(key) for key in ("Compatibility", "Description")}
         self.call("UpdateSchema", {"SchemaId": {"SchemaArn": arn}, **changes})
         return self.find_schema(arn)
 
     def find_schema(self, arn: str) -> Resource:
-        """Return what is there."""
+        """Return the schema as a resource; raise ValueError if it is missing."""
         first = {"SchemaId": {"SchemaArn": arn}, "SchemaVersionNumber": {"VersionNumber": 1}}
         version = self.call("GetSchemaVersion", first)["SchemaVersionId"]
         return arn, {"Arn": arn, "InitialSchemaVersionId": version}
 
     def delete_schema(self, arn: str, _properties: Document) -> None:
-        """Delete it with its versions."""
+        """Delete the schema with its versions."""
         self.call("DeleteSchema", {"SchemaId": {"SchemaArn": arn}})
 
     def create_version(self, logical_id: str, wanted: Document, _stack: str) -> Resource:
-        """Create an AWS::Glue::SchemaVersion; raises ValueError where it may not follow."""
+        """Create an AWS::Glue::SchemaVersion; raise ValueError if it isn't compatible."""
         request = {"SchemaId": wanted["Schema"], "SchemaDefinition": wanted["SchemaDefinition"]}
         answer = self.call("RegisterSchemaVersion", request)
         if answer["Status"] != "AVAILABLE":
@@ -238,23 +238,23 @@ class Types:
         return answer["SchemaVersionId"], {"VersionId": answer["SchemaVersionId"]}
 
     def change_version(self, version: str, _wanted: Document) -> Resource:
-        """Nothing of it can be changed."""
+        """Return the version unchanged: it has no property that can change."""
         return version, {"VersionId": version}
 
     def find_version(self, version: str) -> Resource:
-        """Return what is there."""
+        """Return the version as a resource; raise ValueError if it is missing."""
         self.call("GetSchemaVersion", {"SchemaVersionId": version})
         return version, {"VersionId": version}
 
     def delete_version(self, version: str, _properties: Document) -> None:
-        """Delete it; a schema's first version stays until the schema goes."""
+        """Delete the version; a schema's first version stays until the schema goes."""
         found = self.call("GetSchemaVersion", {"SchemaVersionId": version})
         schema, number = {"SchemaArn": found["SchemaArn"]}, str(found["VersionNumber"])
         self.call("DeleteSchemaVersions", {"SchemaId": schema, "Versions": number})
 
 
 def serve_types(provisioners: Any, send: Send) -> None:
-    """Make the emulator's `ministack.services.cloudformation.provisioners` have the three types."""
+    """Add the three types to `ministack.services.cloudformation.provisioners`."""
     types = Types(send)
     for kind, name in (
         ("Registry", "registry"),
@@ -279,7 +279,7 @@ def updating(
     delete: Callable[..., None],
     replacing: tuple[str, ...],
 ) -> Callable[..., Resource]:
-    """Return what updates a resource: in place, or by another one where it must."""
+    """Return a function that updates a resource in place, or replaces it if it must."""
 
     def update(
         physical_id: str, old: Document, new: Document, stack: str, logical_id: str = ""
@@ -294,7 +294,7 @@ def updating(
 
 
 def unless_missing(find: Callable[[str], Resource]) -> Callable[[str], Resource | None]:
-    """Return what finds a resource, or that it isn't there."""
+    """Return `find` changed to return None for a missing resource."""
 
     def found_or_none(identifier: str) -> Resource | None:
         try:
@@ -308,7 +308,7 @@ def unless_missing(find: Callable[[str], Resource]) -> Callable[[str], Resource 
 
 
 def unless_gone(delete: Callable[..., None]) -> Callable[..., None]:
-    """Return what deletes a resource that somebody may have deleted before."""
+    """Return `delete` changed to accept a resource that is already deleted."""
 
     def delete_if_there(physical_id: str, properties: Document) -> None:
         try:

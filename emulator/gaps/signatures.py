@@ -1,16 +1,16 @@
-"""Gaps of the embedded AWS, closed: each request is signed, right, by a key that isn't known.
+"""Closes gaps of the embedded AWS: each request must be signed correctly with a secret key.
 
-On AWS an account's keys are secret, and a request that isn't signed by one is refused
-(https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html). The emulator (1.5.33) takes
-an empty key, `test` and any twelve digits for an account's root, with any signature; it derives the
-keys of functions' roles from names; and it has addresses of its own, under `/_ministack/` and
-elsewhere, that ask for nothing. Here the root key is the instance's own (AWS_ACCESS_KEY_ID and
+On AWS an account's keys are secret, and a request without a valid signature is refused
+(https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html). The emulator (1.5.33)
+accepts an empty key, `test` and any twelve digits as an account's root, with any signature. It
+derives the keys of functions' roles from names. It has its own paths, under `/_ministack/` and
+elsewhere, without any check. Here the root key is the instance's own (AWS_ACCESS_KEY_ID and
 AWS_SECRET_ACCESS_KEY), functions' keys are derived from a secret, and every request is checked
-before the emulator sees it (`emulator.sigv4`). One thing needs no signature, as on AWS: a call of a
-deployed API, which has an authorizer of its own.
+before the emulator gets it (`emulator.sigv4`). As on AWS, only a call of a deployed API needs no
+signature, because it has its own authorizer.
 
-The emulator's own addresses are for the root key alone. Where AWS gives out a link to a function's
-code or to a layer, or takes a custom resource's answer at one, that link is signed.
+The emulator's own paths are only for the root key. Links are signed as AWS signs them: links to a
+function's code, to a layer, and for a custom resource's answer.
 """
 
 import os
@@ -27,7 +27,7 @@ API_PREFIX = "/_aws/execute-api/"
 INVOKE, BY_IAM = "execute-api:Invoke", "AWS_IAM"
 OWN_PREFIXES = ("/_ministack/", "/_localstack/", "/health")
 LINK_SECONDS = 600
-RESPONSE_SECONDS = 7200  # for a custom resource's answer; AWS waits an hour for it
+RESPONSE_SECONDS = 7200  # for a custom resource's answer; AWS waits an hour
 POLICY_VIOLATION = 1008
 
 Document = dict[str, Any]
@@ -46,13 +46,13 @@ def close(modules: Any) -> None:
     leave_unknown_routes(app)
     keep_keys_secret(modules.core("lambda_runtime"), modules.service("lambda_svc"))
     sign_links(modules, root)
-    app.app = checked(app.app, Door(app, evaluator, modules.core("responses"), root))
+    app.app = checked(app.app, SignatureCheck(app, evaluator, modules.core("responses"), root))
 
 
 def trust_what_is_checked(evaluator: Any, app: Any, s3: Any) -> None:
-    """Have the emulator check no signature again: what reaches it is signed right, or not at all.
+    """Make the emulator check no signature again: a request that reaches it is already checked.
 
-    Its permissions are looked at as before.
+    The emulator still checks permissions.
     """
     key_of = app.extract_access_key_id
 
@@ -71,9 +71,9 @@ def trust_what_is_checked(evaluator: Any, app: Any, s3: Any) -> None:
 
 
 def leave_unknown_routes(app: Any) -> None:
-    """Have API Gateway itself answer for a route that isn't there: nobody has rights to it.
+    """Make API Gateway itself answer for a missing route, without a check of permissions.
 
-    Without this the emulator looks for the rights of the caller, who needn't be known there.
+    Otherwise the emulator would look up permissions of a caller that it may not know.
     """
     enforce, authorization_of = app._enforce_execute_api, app._execute_api_authorization_type
 
@@ -88,11 +88,11 @@ def leave_unknown_routes(app: Any) -> None:
 
 
 def keep_keys_secret(lambda_runtime: Any, lambda_svc: Any) -> None:
-    """Have the keys of a function's role depend on a secret, and not on names alone."""
+    """Make the keys of a function's role depend on a secret, not only on names."""
     credentials_of, secret = lambda_runtime.execution_credentials, secrets.token_hex(32)
 
     def secret_credentials(config: Document) -> dict[str, str]:
-        # The function's name is all that the emulator derives them from.
+        # The emulator derives them only from the function's ARN.
         found: dict[str, str] = credentials_of(
             {**config, "FunctionArn": f"{config.get('FunctionArn', '')}:{secret}"}
         )
@@ -103,7 +103,7 @@ def keep_keys_secret(lambda_runtime: Any, lambda_svc: Any) -> None:
 
 
 def sign_links(modules: Any, root: Key) -> None:
-    """Sign the links by which AWS gives out code, and takes a custom resource's answer."""
+    """Sign the links to code and layers, and the links for a custom resource's answer."""
     custom = modules.service("cloudformation.custom_resource")
     waits = modules.service("cloudformation.wait_conditions")
     lambdas = modules.service("lambda_svc")
@@ -128,30 +128,30 @@ def sign_links(modules: Any, root: Key) -> None:
     waits.register_handle = register_signed
 
 
-class Door:
-    """What is let in."""
+class SignatureCheck:
+    """The check of a request's signature and key."""
 
     def __init__(self, app: Any, evaluator: Any, responses: Any, root: Key) -> None:
-        """Of the emulator's modules `ministack.app`, `core.iam_evaluator` and `core.responses`."""
+        """Use the modules `ministack.app`, `core.iam_evaluator` and `core.responses`."""
         self._app = app
         self._evaluator = evaluator
         self._responses = responses
         self._root = root
 
     def signature_of(self, request: Request, path: str) -> Signature | None:
-        """Return a request's signature, unchecked but for its time; None where it needs none."""
+        """Return a request's signature with only its time checked; None if it needs none."""
         signature = sigv4.signature_of(request)
         if signature is None:
             if path.startswith(API_PREFIX) and self._app._parse_execute_api_url("", path):
                 return None
             raise Refused("MissingAuthenticationToken", "Missing Authentication Token: not signed")
         if path.startswith(OWN_PREFIXES) and signature.key_id != self._root.key_id:
-            raise Refused("AccessDenied", f"{path} is for the instance's root key alone")
+            raise Refused("AccessDenied", f"{path} is only for the instance's root key")
         sigv4.check_time(signature, time.time())
         return signature
 
     def secret_of(self, signature: Signature) -> str:
-        """Return the secret of a signature's key; raise Refused for a key that isn't good."""
+        """Return the secret of a signature's key; raise Refused for an invalid key."""
         key_id, evaluator = signature.key_id, self._evaluator
         try:
             account = evaluator.find_iam_access_key_account(key_id)
@@ -165,7 +165,7 @@ class Door:
         return secret
 
     def refusal(self, scope: Document, request: Request, refused: Refused) -> tuple[Any, ...]:
-        """Return status, headers and body of a refusal, as the service that was meant says it."""
+        """Return status, headers and body of a refusal in the form of the called service."""
         headers = dict(request.headers)
         query: dict[str, list[str]] = {}
         for name, value in request.parameters():
@@ -176,8 +176,8 @@ class Door:
         return found
 
 
-def checked(app: App, door: Door) -> App:
-    """Return the emulator's application (ASGI), for requests that are signed right."""
+def checked(app: App, check: SignatureCheck) -> App:
+    """Return the emulator's ASGI application, for correctly signed requests only."""
 
     async def serve(scope: Document, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -185,14 +185,16 @@ def checked(app: App, door: Door) -> App:
             return
         request = request_of(scope)
         try:
-            signature = door.signature_of(request, scope["path"])
+            signature = check.signature_of(request, scope["path"])
             if signature is not None:
-                receive = await checked_body(signature, door.secret_of(signature), request, receive)
+                receive = await checked_body(
+                    signature, check.secret_of(signature), request, receive
+                )
         except Refused as refused:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": POLICY_VIOLATION})
                 return
-            status, headers, body = door.refusal(scope, request, refused)
+            status, headers, body = check.refusal(scope, request, refused)
             await answer(send, status, headers, body)
             return
         await app(scope, receive, send)
@@ -201,7 +203,7 @@ def checked(app: App, door: Door) -> App:
 
 
 def request_of(scope: Document) -> Request:
-    """Return a request of the server's (ASGI)."""
+    """Return an ASGI request as `emulator.sigv4.Request`."""
     return Request(
         scope.get("method", "GET"),
         scope["raw_path"].decode("latin-1"),
@@ -216,9 +218,9 @@ def request_of(scope: Document) -> Request:
 async def checked_body(
     signature: Signature, secret: str, request: Request, receive: Receive
 ) -> Receive:
-    """Check a signature, with its body; return what gives the body again.
+    """Check a signature and its body; return a `receive` that gives the body once more.
 
-    A body whose hash is declared isn't read before the signature is known to be right.
+    If the body's hash is declared, the signature is checked before the body is read.
     """
     declared = sigv4.payload_of(signature, request)
     if declared is not None:
@@ -230,14 +232,14 @@ async def checked_body(
         sigv4.check_body(declared, signature, secret, chunks)
     messages.reverse()
 
-    async def again() -> Document:
+    async def replay() -> Document:
         return messages.pop() if messages else await receive()
 
-    return again
+    return replay
 
 
 async def received(receive: Receive) -> tuple[list[Document], list[bytes]]:
-    """Read a request to its end; return the server's messages, and the body in their parts."""
+    """Read a whole request; return the server's messages and the parts of the body."""
     messages: list[Document] = []
     while True:
         message = await receive()
@@ -247,7 +249,7 @@ async def received(receive: Receive) -> tuple[list[Document], list[bytes]]:
 
 
 async def answer(send: Send, status: int, headers: dict[str, str], body: bytes) -> None:
-    """Answer a request."""
+    """Send an answer."""
     lines = {name.lower(): value for name, value in headers.items()}
     lines["content-length"] = str(len(body))
     encoded = [(name.encode(), value.encode("utf-8")) for name, value in lines.items()]

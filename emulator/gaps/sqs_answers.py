@@ -1,7 +1,7 @@
-"""A gap of the embedded AWS, closed: a batch in which nothing failed has no list of failures.
+"""Closes a gap of the embedded AWS: the answer to a batch without failures has no list of failures.
 
-So AWS answers SendMessageBatch (recorded), in SQS's JSON protocol. The emulator (1.5.33) has an
-empty list there, which lets a program work that won't on AWS.
+AWS answers SendMessageBatch like that in SQS's JSON protocol (recorded). The emulator (1.5.33)
+returns an empty list, so a program that fails on AWS would work.
 """
 
 from typing import Any
@@ -15,11 +15,11 @@ def close(modules: Any) -> None:
 
 
 def leave_out_no_failures(sqs: Any) -> None:
-    """Make `ministack.services.sqs` leave an empty `Failed` out of its answers in JSON."""
+    """Make `ministack.services.sqs` omit an empty `Failed` from its JSON answers."""
     own_answer = sqs._json_ok
 
     def answer(found: Document, status: int = 200) -> Any:
-        shown = {name: value for name, value in found.items() if name != "Failed" or value}
-        return own_answer(shown, status)
+        present = {name: value for name, value in found.items() if name != "Failed" or value}
+        return own_answer(present, status)
 
     sqs._json_ok = answer

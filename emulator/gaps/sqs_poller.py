@@ -1,12 +1,12 @@
-"""Gaps of the embedded AWS, closed: a queue's messages come to functions as AWS brings them.
+"""Closes gaps of the embedded AWS: queues' messages are delivered to functions as on AWS.
 
-What AWS does is documented (https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html, and the
-pages below it) or was recorded. The emulator (1.5.33) does otherwise:
+AWS's behaviour is documented (https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html, and the
+pages below it) or was recorded. The emulator (1.5.33) differs:
 
 - It has no batching window, no batch of more than 10 messages, and no limit of the payload.
-- It knows a part of the pattern language. What doesn't match is deleted only with its batch.
-- A partial response that it can't read is a success; a throttled batch has failed.
-- It works on one batch of a FIFO queue at a time, whatever the groups.
+- It supports a part of the pattern language. It deletes unmatched messages only with their batch.
+- An unreadable partial response counts as success, and a throttled batch as failed.
+- It works on one batch of a FIFO queue at a time, even if the groups differ.
 - Fields of the event are missing.
 """
 
@@ -23,19 +23,19 @@ from emulator.event_pattern import compile_pattern, parse_event
 LOGGER = logging.getLogger(__name__)
 Document = dict[str, Any]
 Message = Document
-"""A message as the emulator keeps it, with its receipt handle once it was received."""
+"""A message as the emulator stores it, with its receipt handle once it was received."""
 
 BATCH_SIZE_DEFAULT = 10
 CONCURRENCY_DEFAULT = 5
-"""Batches at once; AWS begins with five, and goes on to as many as it takes."""
+"""Batches at once; AWS begins with five and then scales up."""
 RECEIVED_MAX = 10
-"""Messages that one receive brings."""
+"""The most messages of one receive."""
 PAYLOAD_BYTES_MAX = 6 * 1024 * 1024
 EVENT_BYTES = 20
-"""What an event has beside its records."""
+"""The size of an event without its records."""
 THROTTLED_SECONDS = 0.5
 FAILED_SECONDS = 1.0
-"""A mapping's pause after a failure; AWS works on fewer batches at once for a while."""
+"""A mapping's pause after a failure; AWS reduces the number of concurrent batches instead."""
 SUCCESS: tuple[Any, ...] = (None, "", [], {})
 
 
@@ -49,12 +49,12 @@ def close(modules: Any) -> None:
 
 
 def failed_messages(result: Document, ids: Sequence[str], reports_failures: bool) -> set[str]:
-    """Return which of a batch's messages have to come back, by what the function did.
+    """Return the ids of a batch's messages that failed, by the function's result.
 
-    All of them after an error, and where a partial response can't be read: a wrong key (recorded),
-    an identifier that is empty, null or of no message (documented, as "Success and failure
-    conditions", in the page with-sqs). Whatever else a mapping without partial responses gets is
-    a success.
+    All of them fail after an error, and after an unreadable partial response: a wrong key
+    (recorded), an identifier that is empty, null or of no message (documented under "Success and
+    failure conditions" in the page with-sqs). Without partial responses, every other result is a
+    success.
     """
     everything = set(ids)
     if result.get("error"):
@@ -73,7 +73,7 @@ def failed_messages(result: Document, ids: Sequence[str], reports_failures: bool
 
 
 def passes(record: Document, patterns: Sequence[str]) -> bool:
-    """Tell whether a record passes any of the patterns, which see a body that is JSON as such.
+    """Return whether a record passes any of the patterns, which match a JSON body as JSON.
 
     A pattern for an object never matches a text (recorded), nor a pattern for a text an object
     (https://docs.aws.amazon.com/lambda/latest/dg/with-sqs-filtering.html).
@@ -85,7 +85,7 @@ def passes(record: Document, patterns: Sequence[str]) -> bool:
 
 
 def decoded(body: str) -> Any:
-    """Return a body as JSON if it is an object or an array, else as the text that it is."""
+    """Return a body as JSON if it is an object or an array, otherwise as text."""
     if body.lstrip()[:1] not in {"{", "["}:
         return body
     try:
@@ -95,10 +95,10 @@ def decoded(body: str) -> Any:
 
 
 def record_of(message: Message, sqs: Any, mapping: Document, region: str) -> Document:
-    """Return how a function sees a message.
+    """Return the record of a message for the function's event.
 
-    md5OfMessageAttributes, where there are none, is null with a batching window and missing
-    without (recorded, of Lambda's own making: SQS answers none).
+    Without message attributes, md5OfMessageAttributes is null with a batching window and missing
+    without one (recorded; Lambda adds it, SQS's answer has none).
     """
     md5 = sqs._md5_msg_attrs(message["message_attributes"])
     is_shown = md5 or mapping.get("MaximumBatchingWindowInSeconds")
@@ -119,24 +119,24 @@ def record_of(message: Message, sqs: Any, mapping: Document, region: str) -> Doc
 
 
 def attribute(value: Document) -> Document:
-    """Return a message attribute as a function sees it: with the lists that SQS doesn't have."""
+    """Return a message attribute for the function's event, which has two more empty lists."""
     named = {name[0].lower() + name[1:]: each for name, each in value.items()}
     return {"stringListValues": [], "binaryListValues": []} | named
 
 
 @dataclass
 class Gathering:
-    """The messages of a mapping's next batch, with the records made of them."""
+    """The messages of a mapping's next batch, with their records."""
 
     began_at: float
     hidden_until: float = math.inf
-    """When the first of the messages reappears in the queue."""
+    """The time when the first of the messages reappears in the queue."""
     messages: list[Message] = field(default_factory=list)
     records: list[Document] = field(default_factory=list)
     size_bytes: int = EVENT_BYTES
 
     def add(self, message: Message, record: Document) -> bool:
-        """Take a message up, if the payload has room for it; any is taken as the first."""
+        """Add the message if it is the first or the payload has room; return whether it was."""
         size_bytes = len(json.dumps(record)) + 2
         if self.records and self.size_bytes + size_bytes > PAYLOAD_BYTES_MAX:
             return False
@@ -147,7 +147,7 @@ class Gathering:
         return True
 
     def is_due(self, mapping: Document, is_full: bool, now: float) -> bool:
-        """Tell whether the batch goes to the function: it is full, or its window has passed."""
+        """Return whether the batch is ready: it is full, or its window has passed."""
         window = mapping.get("MaximumBatchingWindowInSeconds") or 0
         return bool(self.records) and (is_full or now >= self.began_at + window)
 
@@ -156,7 +156,7 @@ class Gathering:
 
 
 class QueuePoller:
-    """What polls the queues of all mappings; called again and again by the emulator's thread."""
+    """Polls the queues of all mappings; the emulator's thread calls it repeatedly."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class QueuePoller:
         now: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Work on the emulator's modules; times are in seconds, since 1970."""
+        """Use the emulator's modules; times are in seconds since 1970."""
         self.lambda_svc = lambda_svc
         self.sqs = sqs
         self.now = now
@@ -173,7 +173,7 @@ class QueuePoller:
         self.gatherings: dict[str, Gathering] = {}
 
     def poll(self) -> bool:
-        """Look at each mapping once; tell whether any has received something."""
+        """Poll each mapping once; return whether any received a message."""
         found = False
         mappings = list(self.lambda_svc._iter_all_esms())
         for account, region, mapping in mappings:
@@ -181,7 +181,7 @@ class QueuePoller:
             region_token = self.lambda_svc._request_region.set(region)
             try:
                 found = self.look(mapping) or found
-            except Exception:  # it keeps no other mapping from its turn
+            except Exception:  # the other mappings still get their turn
                 LOGGER.exception("a look at the queue of %s", mapping["UUID"])
             finally:
                 self.lambda_svc._request_account_id.reset(account_token)
@@ -191,7 +191,7 @@ class QueuePoller:
         return found
 
     def look(self, mapping: Document) -> bool:
-        """Gather messages for the mapping's next batch, and send it off once it is due."""
+        """Gather messages for the mapping's next batch, and deliver it once it is ready."""
         uuid = mapping["UUID"]
         queue = self.sqs._queue_by_arn(mapping["EventSourceArn"])
         function, _ = self.lambda_svc._get_func_record_for_qualifier(
@@ -214,9 +214,9 @@ class QueuePoller:
         return found
 
     def may_gather(self, mapping: Document) -> bool:
-        """Tell whether the mapping may work on one batch more.
+        """Return whether the mapping may work on one more batch.
 
-        Of a FIFO queue too: what is received is of no group of which messages are being worked on
+        That holds for a FIFO queue, too: it gives no messages of groups that are being worked on
         (https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html).
         """
         uuid = mapping["UUID"]
@@ -226,9 +226,9 @@ class QueuePoller:
         return at_work < (limit or CONCURRENCY_DEFAULT) and paused_until <= self.now()
 
     def gather(self, gathering: Gathering, mapping: Document, url: str) -> tuple[bool, bool]:
-        """Receive what a batch takes; tell whether anything came, and whether the batch is full.
+        """Receive messages for a batch; return (whether any came, whether the batch is full).
 
-        What doesn't match is deleted; what the payload has no room for goes back.
+        Unmatched messages are deleted. Messages that don't fit into the payload go back.
         """
         filters = (mapping.get("FilterCriteria") or {}).get("Filters") or []
         patterns = [each["Pattern"] for each in filters]
@@ -258,7 +258,7 @@ class QueuePoller:
     def deliver(
         self, mapping: Document, function: Document, url: str, gathering: Gathering
     ) -> None:
-        """Invoke the function with a batch; delete what it has done."""
+        """Invoke the function with a batch; delete the messages that it processed."""
         result = self.invoke(function, gathering)
         reports_failures = "ReportBatchItemFailures" in (mapping.get("FunctionResponseTypes") or [])
         ids = [record["messageId"] for record in gathering.records]
@@ -271,7 +271,7 @@ class QueuePoller:
         self.delete(url, [each for each in gathering.records if each["messageId"] not in failed])
 
     def invoke(self, function: Document, gathering: Gathering) -> Document:
-        """Return what the function answers; when throttled, try until the messages reappear.
+        """Return the function's result; if throttled, retry until the messages reappear.
 
         https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
         """
@@ -287,11 +287,11 @@ class QueuePoller:
             self.sleep(THROTTLED_SECONDS)
 
     def delete(self, url: str, records: Sequence[Document]) -> None:
-        """Delete the messages of records, but those that have been received again since."""
+        """Delete the messages of records, except messages that were received again since."""
         self.sqs._delete_messages_for_esm(url, {each["receiptHandle"] for each in records})
 
     def give_back(self, messages: Sequence[Message]) -> None:
-        """Let messages be received again as if they hadn't been."""
+        """Return messages to the queue as if they hadn't been received."""
         for message in messages:
             message["visible_at"] = self.now()
             message["receive_count"] -= 1

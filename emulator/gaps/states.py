@@ -1,10 +1,10 @@
-"""Gaps of the embedded AWS, closed: which state machines are refused, and what a stop stops.
+"""Closes gaps of the embedded AWS: invalid state machines are refused, and a stop stops maps.
 
 Step Functions refuses a definition that the States Language doesn't allow
 (https://docs.aws.amazon.com/step-functions/latest/apireference/API_CreateStateMachine.html,
-InvalidDefinition). The emulator (1.5.33) takes any, and CloudFormation's way in doesn't even read
-it. On AWS a stopped execution's distributed maps are aborted, with all that runs in them. The
-emulator lets them go on to their ends.
+InvalidDefinition). The emulator (1.5.33) accepts any definition; from CloudFormation it doesn't
+even parse it. On AWS a stopped execution's distributed maps are aborted with all their child
+executions. The emulator lets them run to their end.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def close(modules: Any) -> None:
 
 
 def refuse_as_aws(step_functions: Any, provisioners: Any) -> None:
-    """Make the emulator hold each definition against the States Language before it takes it."""
+    """Make the emulator check each definition against the States Language."""
     own_refusal = step_functions._validate_definition_jsonata
     definition_of = provisioners._sfn_definition
 
@@ -40,8 +40,8 @@ def refuse_as_aws(step_functions: Any, provisioners: Any) -> None:
         definition: str = definition_of(properties)
         refused = refusal(definition)
         if refused:
-            told = provisioners._sdk_error(refused, "Sfn", BAD_REQUEST)
-            raise provisioners._sfn_handler_error(told)
+            error = provisioners._sdk_error(refused, "Sfn", BAD_REQUEST)
+            raise provisioners._sfn_handler_error(error)
         return definition
 
     step_functions._validate_definition_jsonata = refusal
@@ -62,7 +62,7 @@ def validating(json_response: Callable[[Document], Response]) -> Callable[[Docum
 
 
 def stop_children(stepfunctions: Any) -> None:
-    """Make a task of a map's child fail once the execution that began the map was stopped."""
+    """Make a task of a map's child fail once the map's parent execution was stopped."""
     execute_task = stepfunctions._execute_task
 
     def execute_unless_stopped(state: Any, given: Any, execution: dict[str, Any], ctx: Any) -> Any:

@@ -1,12 +1,12 @@
-"""A gap of the embedded AWS, closed: how long a key may be, wherever a request names one.
+"""Closes a gap of the embedded AWS: limits of a key's length hold wherever a request names a key.
 
 A partition key's value has 1 to 2,048 bytes, a sort key's 1 to 1,024 (DynamoDB Developer Guide,
 "Quotas and limits in Amazon DynamoDB",
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html). The emulator
-(1.5.33) checks that where a request has a whole key (GetItem, PutItem, DeleteItem, UpdateItem,
-batches, transactions). It takes any length in a Query's condition, in the ExclusiveStartKey of a
-Query or Scan, and in PartiQL's INSERT, which also may have an empty sort key. That AWS holds a
-Query's condition to the same lengths as a key is inferred.
+(1.5.33) checks that only if a request has a whole key (GetItem, PutItem, DeleteItem, UpdateItem,
+batches, transactions). It accepts any length in a Query's condition, in the ExclusiveStartKey of a
+Query or Scan, and in PartiQL's INSERT, where it also accepts an empty sort key. It is inferred that
+AWS applies these limits to a Query's condition.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ def close(modules: Any) -> None:
 
 
 def check_keys(dynamodb: Any) -> None:
-    """Make the emulator's module `ministack.services.dynamodb` check keys everywhere."""
+    """Make `ministack.services.dynamodb` check keys in every request."""
     insert = dynamodb._partiql_insert
 
     def insert_checked(table: Any, parsed: Any) -> Response:
@@ -37,7 +37,7 @@ def check_keys(dynamodb: Any) -> None:
 
 
 def checked(dynamodb: Any, read: Callable[[Any], Response]) -> Callable[[Any], Response]:
-    """A Query or a Scan whose keys are looked at first."""
+    """Return `read`, a Query or a Scan, with a check of its keys before it."""
 
     def read_checked(data: Any) -> Response:
         table = dynamodb._tables.get(dynamodb._normalize_table_name(data.get("TableName")))
@@ -47,7 +47,7 @@ def checked(dynamodb: Any, read: Callable[[Any], Response]) -> Callable[[Any], R
 
 
 def wrong_read(dynamodb: Any, table: Any, data: Any) -> Response | None:
-    """The refusal of a Query or a Scan for its condition's keys, or for where it is to start."""
+    """Return the refusal of a Query or Scan whose condition or start has an invalid key."""
     start = data.get("ExclusiveStartKey")
     keys = [start] if isinstance(start, dict) else []
     keys += [{name: value} for name, value in compared(dynamodb, data)]
@@ -68,7 +68,7 @@ def wrong_read(dynamodb: Any, table: Any, data: Any) -> Response | None:
 
 
 def compared(dynamodb: Any, data: Any) -> Iterator[tuple[str, Value]]:
-    """What a Query's condition compares: attributes, each with a value it is compared with."""
+    """Return the attributes in a Query's condition, each with its value."""
     names, values = (
         data.get("ExpressionAttributeNames") or {},
         data.get("ExpressionAttributeValues"),
@@ -76,7 +76,7 @@ def compared(dynamodb: Any, data: Any) -> Iterator[tuple[str, Value]]:
     attribute = ""
     try:
         tokens = dynamodb._tokenize(data.get("KeyConditionExpression") or "")
-    except Exception:  # noqa: BLE001 - what it can't read, the emulator itself refuses
+    except Exception:  # noqa: BLE001 - the emulator itself refuses an unreadable condition
         return
     for kind, text, *_ in tokens:
         if kind == "NAME_REF":
@@ -88,7 +88,7 @@ def compared(dynamodb: Any, data: Any) -> Iterator[tuple[str, Value]]:
 
 
 def wrong_key(dynamodb: Any, table: Any, key: dict[str, Value]) -> Response | None:
-    """The refusal of a key for an empty value, or for one that is too long."""
+    """Return the refusal of a key with an empty or too long value, or None."""
     for name in (table["pk_name"], table["sk_name"]):
         error: Response | None = dynamodb._empty_key_value_error(name, key.get(name))
         if error:

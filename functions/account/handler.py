@@ -1,7 +1,7 @@
-"""Account stage: whether every accepted reading has met its end, for operators and for an alarm.
+"""Account stage: compare accepted readings with their outcomes, for operators and an alarm.
 
-A reading that waits in quarantine is accounted for. What a mapping gave up on, and put into the
-failures bucket, is not until it is redriven.
+A reading in quarantine is accounted for. Readings that a mapping gave up on, and put into the
+failures bucket, are unaccounted until they are redriven.
 """
 
 import functools
@@ -19,18 +19,18 @@ from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import DAY_MS, AccountSettings
 
 HOUR_MS = 3_600_000
-SPAN_MS = DAY_MS  # what is counted later than that, CloudWatch may show two days later
-KEPT_MS = 15 * DAY_MS  # how long CloudWatch tells one minute from the next
-SETTLED_AFTER_MS = 15 * MINUTE_MS  # time for a batch to be tried a few times
+SPAN_MS = DAY_MS  # CloudWatch may show counts of older minutes only two days later
+KEPT_MS = 15 * DAY_MS  # how long CloudWatch keeps values by the minute
+SETTLED_AFTER_MS = 15 * MINUTE_MS  # time for a few retries of a batch
 
 
 def run(event: dict[str, Any], now_ms: int, counters: Counters) -> dict[str, Any]:
-    """The answer to an operator's request, or, on the schedule, the gauge of the alarm."""
+    """Answer an operator's request; on the schedule, publish the alarm's metric."""
     return ask(event, now_ms, counters) if "httpMethod" in event else measure(now_ms, counters)
 
 
 def ask(event: dict[str, Any], now_ms: int, counters: Counters) -> dict[str, Any]:
-    """What each stage counted in whole minutes, and how many readings have no end yet."""
+    """Return the stages' counts in whole minutes, and how many readings have no outcome yet."""
     try:
         from_ms, to_ms = _span(event, now_ms)
         counts = counters.by_minute(METRICS, from_ms, to_ms)
@@ -46,7 +46,7 @@ def ask(event: dict[str, Any], now_ms: int, counters: Counters) -> dict[str, Any
 
 
 def _span(event: dict[str, Any], now_ms: int) -> tuple[int, int]:
-    """Whole minutes: from the one that `from` is in, to the end of the one before `to`."""
+    """Return a request's span in whole minutes: from the start of `from`'s to the end of `to`'s."""
     to_ms = http.instant(event, "to", now_ms)
     from_ms = http.instant(event, "from", to_ms - HOUR_MS)
     first_ms, end_ms = minute_of(from_ms), minute_of(to_ms + MINUTE_MS - 1)
@@ -62,12 +62,12 @@ def _span(event: dict[str, Any], now_ms: int) -> tuple[int, int]:
 
 
 def measure(now_ms: int, counters: Counters) -> dict[str, Any]:
-    """Publish how many readings of the last day have met no end although they should have."""
+    """Publish how many readings of the last day still have no outcome after SETTLED_AFTER_MS."""
     to_ms = minute_of(now_ms - SETTLED_AFTER_MS)
     missing = unaccounted(counters.by_minute(BALANCE, minute_of(now_ms - SPAN_MS), to_ms))
     count(ReadingsUnaccounted=missing)
     if missing:
-        log.error("accepted readings have met no end", extra={"unaccounted": missing})
+        log.error("accepted readings have no outcome", extra={"unaccounted": missing})
     return {"unaccounted": missing}
 
 

@@ -24,7 +24,7 @@ from telemetry.aws.pace import Pace
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.refusals import log_refused
 from telemetry.aws.stream import Record, Stream
-from telemetry.aws.windows import KEY, Added, Windows
+from telemetry.aws.window_store import KEY, Added, Windows
 from telemetry.domain.accounting import (
     DUPLICATE,
     FOREIGN,
@@ -42,20 +42,20 @@ from telemetry.errors import Rejected
 from telemetry.settings import AggregateSettings
 
 WINDOW_FULL = Rejected(f"window_full: the window has {MAX_READINGS} readings already")
-REFUSED_KEPT = 10  # records with refused metrics, of a device and batch, that quarantine keeps
+REFUSED_KEPT = 10  # records with refused metrics that go to quarantine, of each device and batch
 DEVICES_LOGGED = 10
 BY_MINUTE = (FOREIGN, *SETTLED, REFUSED, LEFT_OUT)
-Ended = tuple[Record, Metric | None]
-ENDS: dict[Fate | None, Metric | None] = {
+Outcome = tuple[Record, Metric | None]  # a record and the metric that counts it; None: it failed
+METRIC_OF_FATE: dict[Fate | None, Metric | None] = {
     Fate.STORED: STORED,
     Fate.DUPLICATE: DUPLICATE,
     Fate.OVERFLOW: QUARANTINED,
-    None: None,  # it is delivered again
+    None: None,  # it couldn't be stored, and is delivered again
 }
 
 
-class Puts(Protocol):
-    """Takes records' bytes, each with what its partition key is made of; returns what it can't."""
+class RecordSink(Protocol):
+    """Puts records' bytes on the stream, each with its device id; returns those it couldn't put."""
 
     def put_lines(self, lines: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]: ...
 
@@ -65,16 +65,15 @@ def run(
     now_ms: int,
     windows: Windows,
     quarantine: Quarantine,
-    puts: Puts,
+    sink: RecordSink,
     pace: Pace,
 ) -> dict[str, Any]:
     """Store every reading of the batch; answer with the record to resume from, if any.
 
-    The readings of a bundle go back on the stream, where filters see each. Only then, and last of
-    all, what can't be a reading is quarantined. Both go only up to the first record that failed:
-    what comes after it is delivered again, and would be there twice. It would be counted twice,
-    too. So is a record of which only metrics are refused: its reading is stored, the rest waits
-    for a person.
+    The readings of a bundle go back on the stream, where event filters see each of them. After
+    that, records that aren't readings go to quarantine, and so do records with refused metrics,
+    whose readings are stored. Both steps stop before the first failed record: it and the records
+    after it are delivered again, and would be quarantined and counted twice.
     """
     pace.begin()
     decoded = stream.checked(stream.decode(event), windows.retention_ms)
@@ -82,17 +81,19 @@ def run(
     readings = [record.reading for record in records if record.reading]
     added = windows.add([reading for reading in readings if reading.metrics])
     records = _with_unreadable(records, added)
-    ended = list(zip(records, _ends(records, added.fates), strict=True))
-    failed = [record for record, end in ended if end is None]
-    failed += _put_back(_until_first(failed, ended), puts, pace)
-    until_first = _until_first(failed, ended)
-    bad = [record for record, end in until_first if _is_bad(record, end)]
-    partly = _first_of_each_device(record for record, end in until_first if end is not QUARANTINED)
-    unkept = quarantine.put(
+    outcomes = list(zip(records, _metrics_of(records, added.fates), strict=True))
+    failed = [record for record, metric in outcomes if metric is None]
+    failed += _put_back(_until_first(failed, outcomes), sink, pace)
+    until_first = _until_first(failed, outcomes)
+    bad = [record for record, metric in until_first if _is_bad(record, metric)]
+    partly = _first_of_each_device(
+        record for record, metric in until_first if metric is not QUARANTINED
+    )
+    unquarantined = quarantine.put(
         [(record, record.rejected or WINDOW_FULL) for record in bad],
         [(record, Rejected.all_of(record.refused)) for record in partly],
     )
-    failed += unkept
+    failed += unquarantined
     received = [reading.received_at_ms for reading in readings if reading.received_at_ms]
     if received:
         milliseconds(ReadingLag=max(0, now_ms - min(received)))
@@ -100,87 +101,91 @@ def run(
     if failed:
         log.warning("some readings can't be stored now", extra={"failed": len(failed)})
     answer = stream.resume_from(records, [record.sequence_number for record in failed])
-    # in this minute, as the alarm needs it: it doesn't look at the one in which they were received
-    count(ReadingsConflicting=added.conflicts.total(), RecordsQuarantined=0 if unkept else len(bad))
+    # counted in the present minute, where alarms look, not in the minute of receipt
+    count(
+        ReadingsConflicting=added.conflicts.total(),
+        RecordsQuarantined=0 if unquarantined else len(bad),
+    )
     if added.conflicts:
         devices = added.conflicts.most_common(DEVICES_LOGGED)
         log.warning("values differ from those stored for their instant", extra={"devices": devices})
-    processed = _until_first(failed, ended)
+    processed = _until_first(failed, outcomes)
     _count_by_minute(processed)
     log_refused(_refusals(processed), stream.VIA)
     return answer
 
 
-def _put_back(ended: Iterable[Ended], puts: Puts, pace: Pace) -> list[Record]:
-    """Put the readings of bundles on the stream, bundle by bundle; the one that can't be now.
+def _put_back(outcomes: Iterable[Outcome], sink: RecordSink, pace: Pace) -> list[Record]:
+    """Put the readings of bundles on the stream; return the first bundle that couldn't be put.
 
-    Sent again, they are duplicates. An invocation's time bounds how many bundles it does.
+    Readings that are sent again are duplicates. The pace limits how many bundles an invocation
+    puts.
     """
-    for record, _ in ended:
-        if record.bundle and (pace.is_over or puts.put_lines(stream.records_of(record))):
+    for record, _ in outcomes:
+        if record.bundle and (pace.is_over or sink.put_lines(stream.records_of(record))):
             return [record]
     return []
 
 
-def _is_bad(record: Record, end: Metric | None) -> bool:
-    """Whether a record goes to quarantine: a bundle only for what in it is no reading."""
-    return end is QUARANTINED and (record.bundle is None or record.bundle.refused > 0)
+def _is_bad(record: Record, metric: Metric | None) -> bool:
+    """Return whether a record goes to quarantine; a bundle does if a document of it is refused."""
+    return metric is QUARANTINED and (record.bundle is None or record.bundle.refused > 0)
 
 
 def _with_unreadable(records: Iterable[Record], added: Added) -> list[Record]:
-    """The same; those whose window this code can't read are rejected, as no retry stores them.
+    """Return the same records; those whose window this code can't read are rejected.
 
-    Newer code wrote the window, or it is damaged. Were they delivered again until the mapping gives
-    up, all devices of their shard would wait with them.
+    Newer code wrote the window, or it is damaged, so no retry can store them. If they were retried
+    until the mapping gives up, all devices of their shard would wait.
     """
     places = itertools.count()
-    told = []
+    marked = []
     for record in records:
         measured = record.reading and record.reading.metrics
         why = added.unreadable.get(next(places)) if measured else None
         if why:
             reason = f"window_unreadable: its window can't be read by this version: {why}"
             record = record._replace(rejected=Rejected(reason))  # noqa: PLW2901
-        told.append(record)
-    return told
+        marked.append(record)
+    return marked
 
 
-def _ends(records: Sequence[Record], fates: Iterable[Fate | None]) -> list[Metric | None]:
-    """What each record counts as, from the fates of those that are readings.
+def _metrics_of(records: Sequence[Record], fates: Iterable[Fate | None]) -> list[Metric | None]:
+    """Return the metric that counts each record; `fates` are those of the records with metrics.
 
-    One of which nothing was measured brings nothing new, as a duplicate does. Of a bundle only what
-    is no reading counts.
+    A reading without a measurement brings nothing new, so it counts as a duplicate. A bundle counts
+    only for its refused documents.
     """
     of_readings = iter(fates)
-    ends: list[Metric | None] = []
+    metrics: list[Metric | None] = []
     for record in records:
         fate = next(of_readings) if record.reading and record.reading.metrics else None
         if record.rejected or record.bundle:
-            ends.append(QUARANTINED)
+            metrics.append(QUARANTINED)
         elif record.reading and not record.reading.metrics:
-            ends.append(DUPLICATE)
+            metrics.append(DUPLICATE)
         else:
-            ends.append(ENDS[fate])
-    return ends
+            metrics.append(METRIC_OF_FATE[fate])
+    return metrics
 
 
 def _first_of_each_device(records: Iterable[Record]) -> list[Record]:
-    """Of the records with refused metrics, so many of each device as tell what is wrong with it.
+    """Return each device's first REFUSED_KEPT records with refused metrics.
 
-    One that sends a wrong value sends more of them. The archive has all of their bytes.
+    They are enough to see what is wrong with the device. The archive has the bytes of all of them.
     """
     seen: Counter[str] = Counter()
-    found = []
+    first = []
     for record in records:
         if record.refused and record.reading:
             seen[record.reading.device_id] += 1
             if seen[record.reading.device_id] <= REFUSED_KEPT:
-                found.append(record)
-    return found
+                first.append(record)
+    return first
 
 
-def _refusals(ended: Iterable[Ended]) -> list[dict[str, Any]]:
-    """The refused metrics of records, as they are logged."""
+def _refusals(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """Return the refused metrics of records, in the form in which they are logged."""
     return [
         {
             "device_id": record.reading.device_id,
@@ -188,29 +193,29 @@ def _refusals(ended: Iterable[Ended]) -> list[dict[str, Any]]:
             "value": shown(error.value),
             "reason": error.reason,
         }
-        for record, _ in ended
+        for record, _ in outcomes
         if record.reading
         for error in record.refused
     ]
 
 
-def _until_first(failed: Iterable[Record], ended: Iterable[Ended]) -> list[Ended]:
-    """What comes before the first failed record: the rest is delivered again."""
+def _until_first(failed: Iterable[Record], outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Return the outcomes before the first failed record; the rest is delivered again."""
     stop = {record.sequence_number for record in failed}
-    return list(itertools.takewhile(lambda each: each[0].sequence_number not in stop, ended))
+    return list(itertools.takewhile(lambda each: each[0].sequence_number not in stop, outcomes))
 
 
-def _count_by_minute(ended: Iterable[Ended]) -> None:
-    """Count each record in the minute in which it was received, as `ingest` counted it.
+def _count_by_minute(outcomes: Iterable[Outcome]) -> None:
+    """Count each record in the minute of its receipt, in which `ingest` counted it.
 
-    A bundle is what in it is no reading: its readings count when they come as records.
+    Of a bundle, only refused documents count; its readings count when they come as records.
     """
     minutes: dict[int, Counter[Metric | None]] = {}
-    for record, end in ended:
+    for record, metric in outcomes:
         counted = minutes.setdefault(minute_of(record.received_at_ms), Counter())
         times = record.bundle.refused if record.bundle else 1
-        counted[end] += times
-        counted[FOREIGN] += times * record.is_foreign
+        counted[metric] += times
+        counted[FOREIGN] += times * record.bypassed_ingest
         counted[REFUSED] += len(record.refused)
         counted[LEFT_OUT] += record.left_out
     for minute_ms, counted in minutes.items():

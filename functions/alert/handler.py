@@ -1,8 +1,8 @@
 """Alert stage: join each breach on the stream into its episode.
 
-The mapping's filter, compiled from the rules, lets only breaches through. What isn't a reading is
-left to `aggregate`, which sees every record and quarantines it once; so is what came past `ingest`
-with a time that it wouldn't take.
+The mapping's filter, compiled from the rules, passes only breaches. This stage ignores records that
+aren't readings, and those that bypassed `ingest` with a time that `ingest` refuses: `aggregate`
+sees every record and quarantines them once.
 """
 
 import functools
@@ -16,11 +16,10 @@ from telemetry.aws.alerts import KEY, Alerts
 from telemetry.aws.clients import client
 from telemetry.aws.items import DynamoItems
 from telemetry.aws.observe import count, link, log, observed
-from telemetry.aws.quarantine import Quarantine, of_stream
+from telemetry.aws.quarantine import Quarantine, entry_of_record
 from telemetry.aws.stream import Record
-from telemetry.domain import rule as rules_of
 from telemetry.domain.episode import Breach, EpisodeKey
-from telemetry.domain.rule import Rule
+from telemetry.domain.rule import Rule, breaching_value, shipped_rules
 from telemetry.errors import Rejected
 from telemetry.settings import AlertSettings
 
@@ -34,8 +33,8 @@ def run(
 ) -> dict[str, Any]:
     """Join every breach of the batch; answer with the record to resume from, if any.
 
-    A breach of an episode that this code can't read goes to quarantine, up to that record: were it
-    delivered again until the mapping gives up, the alerts of all devices behind it would wait.
+    A breach of an episode that this code can't read goes to quarantine, if it comes before that
+    record. If it were retried until the mapping gives up, later alerts of all devices would wait.
     """
     records = stream.checked(stream.decode(event), retention_ms)
     breaches: dict[EpisodeKey, list[Breach]] = {}
@@ -45,7 +44,7 @@ def run(
         if reading is None:
             continue
         for rule in rules:
-            value = rules_of.breach(rule, reading)
+            value = breaching_value(rule, reading)
             if value is None:
                 continue
             key = EpisodeKey(reading.device_id, rule.name)
@@ -72,23 +71,23 @@ def _put_aside(
     whys: Mapping[str, Rejected],
     quarantine: Quarantine,
 ) -> set[str]:
-    """Quarantine records before the first failed one; those that couldn't be, by their numbers."""
+    """Quarantine records before the first failed one; return the numbers of those it couldn't."""
     before = itertools.takewhile(lambda record: record.sequence_number not in failed, records)
-    due = [record for record in before if record.sequence_number in whys]
-    held = []
-    for record in due:
+    to_quarantine = [record for record in before if record.sequence_number in whys]
+    entries = []
+    for record in to_quarantine:
         reason = f"episode_unreadable: this version can't read it: {whys[record.sequence_number]}"
-        held.append(of_stream(record, "alert", Rejected(reason)))
-    if not quarantine.keep(held):
-        return {record.sequence_number for record in due}
-    count(RecordsQuarantined=len(held))
+        entries.append(entry_of_record(record, "alert", Rejected(reason)))
+    if not quarantine.keep(entries):
+        return {record.sequence_number for record in to_quarantine}
+    count(RecordsQuarantined=len(entries))
     return set()
 
 
 @functools.cache
 def wired() -> tuple[tuple[Rule, ...], Alerts, int, Quarantine]:
     settings = AlertSettings.read(os.environ)
-    rules = rules_of.shipped_rules()
+    rules = shipped_rules()
     items = DynamoItems(client("dynamodb"), settings.alerts_table, KEY)
     severities = {rule.name: rule.severity for rule in rules}
     return (

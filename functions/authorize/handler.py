@@ -13,10 +13,10 @@ from telemetry.settings import AuthorizeSettings
 
 
 def run(event: dict[str, Any], registry: Registry, admin_secret: AdminSecret) -> dict[str, Any]:
-    """The IAM policy for a token: all that it may call, since API Gateway caches it by token.
+    """Return the IAM policy for a token: all its calls, since API Gateway caches it by token.
 
-    A token that isn't known gets a policy that denies everything, a 403. (Raising "Unauthorized"
-    would make it a 401, but also an error of this function, and those page a person.)
+    An unknown token gets a policy that denies everything, and so a 403. (If this raised
+    "Unauthorized", the answer would be a 401, but an error of this function sets off an alarm.)
     """
     grant = _find(event["authorizationToken"], registry, admin_secret)
     # arn:aws:execute-api:region:account:api/stage/METHOD/path…

@@ -1,7 +1,7 @@
 """Dispatch stage: turn changes of the alerts table into notices on the queue.
 
-The table's stream is the outbox: `alert` writes only the table, and what it wrote gets here. The
-mapping's filter passes this region's own items whose change is worth a notice.
+The table's stream is the outbox: `alert` writes only the table, and its changes come here. The
+mapping's filter passes this region's own items whose change gets a notice.
 """
 
 import functools
@@ -14,7 +14,7 @@ from telemetry.aws import events
 from telemetry.aws.alerts import to_notice
 from telemetry.aws.clients import client
 from telemetry.aws.observe import count, link, log, observed
-from telemetry.aws.quarantine import Held, Quarantine, of_change
+from telemetry.aws.quarantine import Quarantine, QuarantineEntry, entry_of_change
 from telemetry.aws.queue import Queue
 from telemetry.domain.notice import Notice
 from telemetry.errors import Rejected, Unavailable
@@ -24,21 +24,23 @@ from telemetry.settings import DispatchSettings
 def run(event: dict[str, Any], queue: Queue, quarantine: Quarantine) -> dict[str, Any]:
     """Queue a notice for every change; answer with the record to resume from, if any.
 
-    A change that this code can't read goes to quarantine, up to the record to resume from: were it
-    delivered again until the mapping gives up, all notices behind it would wait with it. Raises
-    Unavailable where nothing got done.
+    A change that this code can't read goes to quarantine, if it comes before that record. If it
+    were retried until the mapping gives up, all later notices would wait. Raise Unavailable if
+    nothing succeeded.
     """
     records = event["Records"]
     notices, rejected = _read(records)
     unsent = queue.send([json.dumps(notice._asdict()) for notice in notices.values()])
     failed = {place for index, place in enumerate(notices) if index in unsent}
-    due = [held for place, held in rejected.items() if place < min(failed, default=len(records))]
-    if not quarantine.keep(due):
+    to_quarantine = [
+        entry for place, entry in rejected.items() if place < min(failed, default=len(records))
+    ]
+    if not quarantine.keep(to_quarantine):
         failed |= rejected.keys()
-        due = []
-    for held in due:
-        log.error("not an episode's change", extra={"held": held.name, "why": held.reason})
-    count(NoticesQueued=len(notices) - len(unsent), RecordsQuarantined=len(due))
+        to_quarantine = []
+    for entry in to_quarantine:
+        log.error("not an episode's change", extra={"record": entry.name, "why": entry.reason})
+    count(NoticesQueued=len(notices) - len(unsent), RecordsQuarantined=len(to_quarantine))
     link("notices", (notice.trace_id for notice in notices.values()))
     if not failed:
         return {"batchItemFailures": []}
@@ -48,15 +50,17 @@ def run(event: dict[str, Any], queue: Queue, quarantine: Quarantine) -> dict[str
     return {"batchItemFailures": [{"itemIdentifier": number}]}
 
 
-def _read(records: Sequence[dict[str, Any]]) -> tuple[dict[int, Notice], dict[int, Held]]:
-    """The notices, and what is held of the records that have none; by place in the batch."""
+def _read(
+    records: Sequence[dict[str, Any]],
+) -> tuple[dict[int, Notice], dict[int, QuarantineEntry]]:
+    """Return the notices, and quarantine entries for unreadable records, by place in the batch."""
     notices: dict[int, Notice] = {}
-    rejected: dict[int, Held] = {}
+    rejected: dict[int, QuarantineEntry] = {}
     for place, record in enumerate(records):
         try:
             notices[place] = to_notice(record["dynamodb"].get("NewImage", {}))
         except Rejected as error:
-            rejected[place] = of_change(record, "dispatch", error)
+            rejected[place] = entry_of_change(record, "dispatch", error)
     return notices, rejected
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from telemetry.aws import events, mqtt
 from telemetry.aws.clients import client
-from telemetry.aws.mqtt import Taken
+from telemetry.aws.mqtt import Intake
 from telemetry.aws.observe import count, log, observed
-from telemetry.aws.overflow import overflowed, sent_at_ms, unreadable
+from telemetry.aws.overflow import entry_of_line, overflowed, sent_at_ms
 from telemetry.aws.quarantine import Quarantine
-from telemetry.aws.refusals import log_refused, of_held
+from telemetry.aws.refusals import log_refused, refusal_of_entry
 from telemetry.aws.schemas import schemas as reading_schemas
 from telemetry.aws.stream import Stream
 from telemetry.domain.formats import Schemas
@@ -25,34 +25,34 @@ def run(
     retention_ms: int,
     schemas: Schemas,
 ) -> dict[str, Any]:
-    """Answer with the messages that must come back: those of which a line found no place.
+    """Move each message's readings to the stream, its other lines to quarantine.
 
-    A reading's place is the stream; what isn't one goes to quarantine, once the readings beside
-    it are on the stream.
+    Answer with the messages that must come back, because a part of them couldn't be moved. A line
+    goes to quarantine only after the message's readings are on the stream.
     """
     failures: list[dict[str, str]] = []
     drained, quarantined, refused, left_out = 0, 0, 0, 0
     for message in event["Records"]:
         try:
-            taken = contents(message, retention_ms, schemas)
+            intake = contents(message, retention_ms, schemas)
         except Unavailable as error:
-            log.warning("a schema can't be had now", extra={"why": str(error)})
+            log.warning("a schema can't be fetched now", extra={"why": str(error)})
             failures.append({"itemIdentifier": message["messageId"]})
             continue
-        # whatever is wrong with one message, the others beside it go on
+        # one message must not stop the others
         except Exception:  # noqa: BLE001
             log.exception("a message can't be read", extra={"id": message["messageId"]})
             failures.append({"itemIdentifier": message["messageId"]})
             continue
-        if stream.put(taken.readings) or not quarantine.keep(taken.held):
+        if stream.put(intake.readings) or not quarantine.keep(intake.entries):
             failures.append({"itemIdentifier": message["messageId"]})
             continue
-        drained += len(taken.readings)
-        refused += len(taken.partly)
-        left_out += taken.left_out
-        bad = [each for each in taken.held if not each.is_partly]
+        drained += len(intake.readings)
+        refused += len(intake.partly)
+        left_out += intake.left_out
+        bad = [each for each in intake.entries if not each.is_partly]
         quarantined += len(bad)
-        log_refused([*taken.partly, *map(of_held, bad)], "overflow")
+        log_refused([*intake.partly, *map(refusal_of_entry, bad)], "overflow")
     count(
         ReadingsDrained=drained,
         ReadingsQuarantined=quarantined,
@@ -62,18 +62,18 @@ def run(
     return {"batchItemFailures": failures}
 
 
-def contents(message: dict[str, Any], retention_ms: int, schemas: Schemas) -> Taken:
-    """What an SQS message brings: readings that overflowed, or what a device published.
+def contents(message: dict[str, Any], retention_ms: int, schemas: Schemas) -> Intake:
+    """Return the content of an SQS message: overflowed readings, or a device's MQTT message.
 
-    Raises Unavailable where the schema of what was published can't be had now.
+    Raise Unavailable if the schema of an MQTT message can't be fetched now.
     """
     published = mqtt.of_overflow(message["body"], sent_at_ms(message))
     if published is not None:
-        taken = mqtt.take(published, retention_ms, "drain", schemas)
-        return taken._replace(readings=mqtt.uncounted(taken.readings))
+        intake = mqtt.take(published, retention_ms, "drain", schemas)
+        return intake._replace(readings=mqtt.uncounted(intake.readings))
     readings, rejected = overflowed(message["body"])
-    held = [unreadable(message, *each) for each in rejected]
-    return Taken(readings, len(held), held)
+    entries = [entry_of_line(message, *each) for each in rejected]
+    return Intake(readings, len(entries), entries)
 
 
 @functools.cache

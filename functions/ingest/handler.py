@@ -1,7 +1,7 @@
-"""Ingest stage: take readings, put the valid ones on the stream, answer for the rest.
+"""Ingest stage: accept readings, put the valid ones on the stream, refuse the rest in the answer.
 
-They come over HTTPS, or in batches over MQTT, where there is no answer: what is refused then goes
-to quarantine.
+Readings come over HTTPS, or in batches over MQTT. MQTT has no answer, so a message with something
+refused goes to quarantine.
 """
 
 import functools
@@ -20,9 +20,9 @@ from telemetry.aws.observe import (
     observed,
 )
 from telemetry.aws.overflow import Overflow
-from telemetry.aws.quarantine import Appender, Held
+from telemetry.aws.quarantine import Appender, QuarantineEntry
 from telemetry.aws.queue import Queue
-from telemetry.aws.refusals import Refusal, log_refused, of_held, refusal
+from telemetry.aws.refusals import Refusal, log_refused, refusal, refusal_of_entry
 from telemetry.aws.schemas import schemas as reading_schemas
 from telemetry.aws.stream import Stream
 from telemetry.domain.admission import MAX_READINGS, Admission, Poster, admit
@@ -31,30 +31,30 @@ from telemetry.domain.reading import Reading
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import IngestSettings
 
-# InfluxDB's, for fleets that come from there: docs/influx.md
+# InfluxDB's API, for fleets that wrote to InfluxDB before: docs/influx.md
 INFLUX_ROUTES = ("/write", "/api/v2/write", "/query", "/ping")
-HTTPS, INFLUX = "https", "line protocol"  # how what is refused came, in the log
+HTTPS, INFLUX = "https", "line protocol"  # the way in, for the log of refusals
 ROUTES = ("/devices/{device_id}/readings", "/readings", *INFLUX_ROUTES)
 
 
-class Puts(Protocol):
-    """Takes readings; returns those it could not take."""
+class ReadingSink(Protocol):
+    """Takes readings; returns those it couldn't take."""
 
     def put(self, readings: list[Reading]) -> list[Reading]: ...
 
 
-class Keeps(Protocol):
-    """Keeps what isn't a reading; whether it could."""
+class QuarantineSink(Protocol):
+    """Takes quarantine entries; returns whether it could."""
 
-    def keep(self, held: Sequence[Held]) -> bool: ...
+    def keep(self, entries: Sequence[QuarantineEntry]) -> bool: ...
 
 
 def run(
     event: dict[str, Any],
     now_ms: int,
     retention_ms: int,
-    stream: Puts,
-    overflow: Puts,
+    stream: ReadingSink,
+    overflow: ReadingSink,
     schemas: Schemas,
     trace_id: str | None = None,
 ) -> dict[str, Any]:
@@ -93,33 +93,33 @@ def run_influx(
     event: dict[str, Any],
     now_ms: int,
     retention_ms: int,
-    stream: Puts,
-    overflow: Puts,
+    stream: ReadingSink,
+    overflow: ReadingSink,
     trace_id: str | None = None,
 ) -> dict[str, Any]:
-    """The same for InfluxDB's line protocol, answered as InfluxDB does."""
+    """Accept InfluxDB's line protocol, and answer as InfluxDB does; otherwise as `run`."""
     # only these requests pay for the import
-    from telemetry.aws import influx  # noqa: PLC0415
-    from telemetry.domain.influx import judged  # noqa: PLC0415
+    from telemetry.aws import influx_api  # noqa: PLC0415
+    from telemetry.domain.influx_mapping import judge_batch  # noqa: PLC0415
 
-    if event["resource"] not in (influx.V1_WRITE, influx.V2_WRITE):
+    if event["resource"] not in (influx_api.V1_WRITE, influx_api.V2_WRITE):
         try:
-            return influx.answer(event)
+            return influx_api.answer(event)
         except Rejected as error:
-            return influx.refuse(event, error)
+            return influx_api.refuse(event, error)
     grant = http.granted(event)
     if grant.get("role") not in ("device", "gateway"):
-        return influx.forbid(event)
+        return influx_api.forbid(event)
     device_id = grant["subject"] if grant["role"] == "device" else None
     poster = Poster(device_id, grant.get("prefix", ""))
     try:
-        batch = influx.read(event, poster, now_ms)
+        batch = influx_api.read(event, poster, now_ms)
     except Rejected as error:
         log_refused([refusal(device_id, error.field, error.reason)], INFLUX, grant["subject"])
-        return influx.refuse(event, error)
+        return influx_api.refuse(event, error)
     places = [f"line {point.line}" for point in batch.points]
     admission = admit(batch.documents, poster, now_ms, retention_ms, trace_id, places)
-    judgement = judged(batch, admission)
+    judgement = judge_batch(batch, admission)
     refused: list[Refusal] = [*admission.refusals, *judgement.admission.partly]
     refused += [refusal(device_id, None, str(fault)) for fault in batch.faults]
     log_refused(refused, INFLUX, grant["subject"])
@@ -128,24 +128,24 @@ def run_influx(
         count(FieldsIgnored=batch.ignored.total())
         log.info("fields that are no metric", extra={"fields": batch.ignored.most_common(10)})
     if lost:
-        return influx.unavailable(event)
-    if batch.is_kept_none:
-        return influx.unkept(event, batch)
-    return influx.written(event, judgement.faults, judgement.dropped, batch.ignored)
+        return influx_api.unavailable(event)
+    if batch.has_no_metric:
+        return influx_api.nothing_stored(event, batch)
+    return influx_api.written(event, judgement.faults, judgement.dropped, batch.ignored)
 
 
 def _keep(
-    admission: Admission, refused: int, now_ms: int, stream: Puts, overflow: Puts
+    admission: Admission, refused: int, now_ms: int, stream: ReadingSink, overflow: ReadingSink
 ) -> list[Reading]:
-    """Put readings on the stream, else in the overflow queue; those that neither took.
+    """Put readings on the stream, or else in the overflow queue; return those neither took.
 
-    `refused` is how many documents weren't taken.
+    `refused` is the number of refused documents, to be counted.
     """
     readings = admission.readings
     left = stream.put(readings)
     lost = overflow.put(left) if left else []
     count_at(
-        now_ms,  # the readings carry the same, so their minute balances
+        now_ms,  # the readings have the same stamp, so the counts of the minute balance
         ReadingsAccepted=len(readings) - len(lost),
         ReadingsRejected=refused,
         ReadingsOverflowed=len(left) - len(lost),
@@ -153,48 +153,48 @@ def _keep(
         MetricsLeftOut=admission.left_out,
     )
     if lost:
-        what = "neither the stream nor the overflow queue took readings"
-        log.error(what, extra={"lost": len(lost)})
+        message = "neither the stream nor the overflow queue took readings"
+        log.error(message, extra={"lost": len(lost)})
     return lost
 
 
 def run_message(
     event: dict[str, Any],
     retention_ms: int,
-    stream: Puts,
-    overflow: Puts,
-    quarantine: Keeps,
+    stream: ReadingSink,
+    overflow: ReadingSink,
+    quarantine: QuarantineSink,
     schemas: Schemas,
     trace_id: str | None = None,
 ) -> None:
-    """Find a place for all of a message that an IoT rule brings; raises Unavailable.
+    """Store all parts of a message from an IoT rule; raise Unavailable if one can't be stored.
 
-    Lambda then tries again, and gives the message to the overflow queue in the end. Counted is
-    what found a place: at the next try it is a duplicate.
+    Lambda then retries, and finally sends the message to the overflow queue. The parts that were
+    stored are counted; a retry makes duplicates of them.
     """
     message = mqtt.of_event(event)
-    taken = mqtt.take(message, retention_ms, "ingest", schemas, trace_id)
-    left = stream.put(taken.readings)
+    intake = mqtt.take(message, retention_ms, "ingest", schemas, trace_id)
+    left = stream.put(intake.readings)
     lost = overflow.put(left) if left else []
-    is_kept = quarantine.keep(taken.held)
+    is_kept = quarantine.keep(intake.entries)
     count_at(
         message.received_at_ms,
-        ReadingsAccepted=len(taken.readings) - len(lost),
-        ReadingsRejected=taken.refused,
+        ReadingsAccepted=len(intake.readings) - len(lost),
+        ReadingsRejected=intake.refused,
         ReadingsOverflowed=len(left) - len(lost),
-        MetricsRefused=len(taken.partly) if is_kept else 0,
-        MetricsLeftOut=taken.left_out,
+        MetricsRefused=len(intake.partly) if is_kept else 0,
+        MetricsLeftOut=intake.left_out,
     )
-    count(ReadingsQuarantined=taken.refused if is_kept else 0)
-    bad = [each for each in taken.held if not each.is_partly]
-    log_refused([*taken.partly, *map(of_held, bad)], mqtt.VIA)
+    count(ReadingsQuarantined=intake.refused if is_kept else 0)
+    bad = [each for each in intake.entries if not each.is_partly]
+    log_refused([*intake.partly, *map(refusal_of_entry, bad)], mqtt.VIA)
     if lost or not is_kept:
-        refused = 0 if is_kept else taken.refused + len(taken.partly)
+        refused = 0 if is_kept else intake.refused + len(intake.partly)
         raise Unavailable(f"no place for {len(lost)} readings and {refused} that are refused")
 
 
 def _unavailable(admission: Admission, lost: list[Reading], trace_id: str | None) -> dict[str, Any]:
-    """503, with the readings that the device must send again; the others it must not."""
+    """Return 503 with `not_taken`, the readings that the device must send again."""
     missing = {id(reading) for reading in lost}
     not_taken = [
         index
@@ -214,10 +214,10 @@ def _unavailable(admission: Admission, lost: list[Reading], trace_id: str | None
 
 @functools.cache
 def wired() -> tuple[int, Stream, Overflow, Appender, Schemas]:
-    """Made once per execution environment.
+    """Make the collaborators, once per execution environment.
 
-    Stream and Queue try again themselves, so their clients don't: 9 s for a stream that hangs and
-    9 s for the queue are within this function's time.
+    Stream and Queue retry by themselves, so their clients don't: 9 s for a stream that hangs and
+    9 s for the queue are within this function's timeout.
     """
     settings = IngestSettings.read(os.environ)
     return (

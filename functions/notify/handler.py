@@ -1,4 +1,4 @@
-"""Notify stage: send each notice on the queue out, once per episode and change."""
+"""Notify stage: publish each notice on the queue, once per episode and change."""
 
 import functools
 import json
@@ -16,14 +16,14 @@ from telemetry.domain.notice import Notice
 from telemetry.errors import Unavailable
 from telemetry.settings import NotifySettings
 
-# As long as this function may run: a claim that outlives its holder delays the notice, no more.
+# As long as this function may run. If the holder of a claim dies, the notice is only delayed.
 LEASE_SECONDS = 30
 
 
 def run(
     event: dict[str, Any], now_seconds: int, claims: Claims, publishers: Sequence[Publisher]
 ) -> dict[str, Any]:
-    """Send every notice every way out; answer with the messages that must come back."""
+    """Send every notice to every publisher; answer with the messages that must come back."""
     failures, published = [], 0
     for message in event["Records"]:
         try:
@@ -33,7 +33,7 @@ def run(
             published += sent
             if errors:
                 raise Unavailable("; ".join(errors))
-        # a body that isn't a notice goes the way of what can't be sent: to the dead letters
+        # a body that isn't a notice goes to the dead letters, like a notice that can't be sent
         except (Unavailable, TypeError, ValueError, RecursionError) as error:
             why = {"id": message["messageId"], "why": str(error)}
             log.warning("notice not sent", extra=why)
@@ -45,7 +45,7 @@ def run(
 def _publish_all(
     notice: Notice, publishers: Sequence[Publisher], claims: Claims, now_seconds: int
 ) -> tuple[int, list[str]]:
-    """How many ways this sent the notice, and why not the others: none keeps another waiting."""
+    """Return how many publishers got the notice, and the others' errors; each is tried."""
     sent, errors = 0, []
     for publisher in publishers:
         try:
@@ -56,7 +56,7 @@ def _publish_all(
 
 
 def _publish_once(notice: Notice, publisher: Publisher, claims: Claims, now_seconds: int) -> int:
-    """How many notices this sent: 1, or 0 where it was sent before."""
+    """Send a notice to one publisher; return 1, or 0 if it was sent before."""
     name = f"{notice.notice_id}/{publisher.name}"
     match claims.take(notice.device_id, name, now_seconds, LEASE_SECONDS):
         case "done":

@@ -12,19 +12,18 @@ from telemetry.aws import events, http
 from telemetry.aws.alerts import OPEN, STATUSES, AlertReader
 from telemetry.aws.clients import client
 from telemetry.aws.observe import observed
-from telemetry.aws.windows import WindowReader
-from telemetry.domain import window as windows_of
+from telemetry.aws.window_store import WindowReader
 from telemetry.domain.reading import METRICS
 from telemetry.domain.times import LATEST_MS, MINUTE_MS, minute_of, to_iso, to_iso_minute
-from telemetry.domain.window import Window
+from telemetry.domain.window import Window, count_contested, last_values, summarize
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import QuerySettings
 
 HOUR_MS = 3_600_000
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1_000
-LATEST_PAGE = 4  # items: the newest minute of as many regions as anybody has, and one more
-# How far back a metric's last value is looked for: through so many windows, and no further once
-# they had so many readings. That is 17 hours and more, and 2 MB or so to read.
+LATEST_PAGE = 4  # items: the newest minute of up to three regions, and one more
+# How far back a metric's last value is searched: through this many windows, and not further once
+# they had this many readings. That is 17 hours or more, and about 2 MB to read.
 LOOK_BACK_WINDOWS, LOOK_BACK_READINGS, LOOK_BACK_PAGE = 1_000, 100_000, 250
 
 Route = Callable[[dict[str, Any], int, WindowReader, AlertReader], dict[str, Any]]
@@ -33,7 +32,7 @@ Route = Callable[[dict[str, Any], int, WindowReader, AlertReader], dict[str, Any
 def run(
     event: dict[str, Any], now_ms: int, windows: WindowReader, alerts: AlertReader
 ) -> dict[str, Any]:
-    """The route's answer; 400 with the field, the value and what would be right, or 503."""
+    """Return the route's answer; 400 with the field, the value and a correction, or 503."""
     try:
         return ROUTES[event["resource"]](event, now_ms, windows, alerts)
     except (Rejected, Unavailable) as error:
@@ -43,14 +42,14 @@ def run(
 def get_windows(
     event: dict[str, Any], now_ms: int, windows: WindowReader, _alerts: AlertReader
 ) -> dict[str, Any]:
-    """One device's statistics by minute; `next` is the `from` of the next page."""
+    """Return one device's statistics by minute; `next` is the `from` of the next page."""
     device_id = http.path_name(event, "device_id")
     to_ms = http.instant(event, "to", now_ms)
     from_ms = http.instant(event, "from", to_ms - HOUR_MS)
     if from_ms > to_ms:
         raise Rejected(f"is after to, {to_iso(to_ms)}", field="from", value=to_iso(from_ms))
     limit = _limit(event)
-    # whole minutes: from the one that `from` is in, to the one before `to` where `to` starts one
+    # whole minutes: from the minute of `from` to that of `to`, unless `to` is its very start
     until_ms = minute_of(to_ms + MINUTE_MS - 1)
     between = windows.between(device_id, minute_of(from_ms), until_ms, page_size=limit + 1)
     found = list(islice(between, limit + 1))
@@ -65,22 +64,21 @@ def get_windows(
 
 
 def _document(minute_ms: int, window: Window) -> dict[str, Any]:
-    metrics = windows_of.statistics(window)
     return {
         "minute": to_iso_minute(minute_ms),
         "count": len(window),
-        "conflicting": windows_of.contested(window),
-        "metrics": {name: asdict(statistics) for name, statistics in metrics.items()},
+        "conflicting": count_contested(window),
+        "metrics": {name: asdict(values) for name, values in summarize(window).items()},
     }
 
 
 def get_device(
     event: dict[str, Any], _now_ms: int, windows: WindowReader, _alerts: AlertReader
 ) -> dict[str, Any]:
-    """One device's latest reading by event time, and the last known value of each metric.
+    """Return one device's latest reading by event time, and the last known value of each metric.
 
-    `searched` says how far back that was looked for, and whether that was far enough;
-    `conflicting` how many values of these windows others of their instant were different from.
+    `searched` says how far back the search went, and whether it was complete. `conflicting` is the
+    number of contested values in the searched windows.
     """
     device_id = http.path_name(event, "device_id")
     found = _look_back(windows, device_id)
@@ -90,9 +88,9 @@ def get_device(
 
 
 def _look_back(windows: WindowReader, device_id: str) -> dict[str, Any] | None:
-    """What the newest windows say of each metric; None where there is no window.
+    """Return the last values in the newest windows; None if the device has no window.
 
-    Raises Unavailable where not even the newest can be read.
+    Raise Unavailable if even the newest window can't be read.
     """
     latest: dict[str, Any] = {}
     metrics: dict[str, dict[str, Any]] = {}
@@ -103,11 +101,11 @@ def _look_back(windows: WindowReader, device_id: str) -> dict[str, Any] | None:
             if not latest:
                 offset = max(window)
                 latest = {"recorded_at": to_iso(minute_ms + offset), **window[offset]}
-            for name, (offset, value) in windows_of.last_values(window).items():
+            for name, (offset, value) in last_values(window).items():
                 known = {"value": value, "recorded_at": to_iso(minute_ms + offset)}
                 metrics.setdefault(name, known)
             back_to_ms, looked, readings = minute_ms, looked + 1, readings + len(window)
-            conflicting += windows_of.contested(window)
+            conflicting += count_contested(window)
             if metrics.keys() >= set(METRICS):
                 break
             if looked >= LOOK_BACK_WINDOWS or readings >= LOOK_BACK_READINGS:
@@ -125,7 +123,7 @@ def _look_back(windows: WindowReader, device_id: str) -> dict[str, Any] | None:
 
 
 def _newest_first(windows: WindowReader, device_id: str) -> Iterator[tuple[int, Window]]:
-    """A device's windows from the newest on; most devices' first one says all, so it is cheap."""
+    """Yield a device's windows, newest first; the first is read alone, as it is often enough."""
     newest = next(windows.between(device_id, 0, LATEST_MS, LATEST_PAGE, newest_first=True), None)
     if newest is not None:
         yield newest
@@ -135,25 +133,25 @@ def _newest_first(windows: WindowReader, device_id: str) -> Iterator[tuple[int, 
 def get_alerts(
     event: dict[str, Any], _now_ms: int, _windows: WindowReader, alerts: AlertReader
 ) -> dict[str, Any]:
-    """Episodes of one status, page by page: of each device and rule the latest."""
+    """Return a page of episodes of one status: the latest episode of each device and rule."""
     status = http.query_parameter(event, "status")
     status = OPEN if status is None else status
     if status not in STATUSES:
         reason = f"is not a status: {' and '.join(STATUSES)} are"
         raise Rejected(reason, field="status", value=status)
-    page = alerts.listed(status, _limit(event), http.query_parameter(event, "cursor"))
+    page = alerts.list_page(status, _limit(event), http.query_parameter(event, "cursor"))
     return http.respond(200, page._asdict())
 
 
 def get_health(
     _event: dict[str, Any], _now_ms: int, windows: WindowReader, _alerts: AlertReader
 ) -> dict[str, Any]:
-    """Whether this region can read its windows; an error is API Gateway's 502.
+    """Return 200 if this region can read its windows; on an error, API Gateway returns 502.
 
-    Anybody may ask, so it is one small read.
+    Callers need no token, so this costs one small read.
     """
     windows.ping()
-    # the words are InfluxDB's, whose clients may ask before they write
+    # InfluxDB's words, since its clients may ask before they write
     return http.respond(200, {"name": "telemetry", "status": "pass"})
 
 

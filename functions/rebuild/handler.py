@@ -1,22 +1,23 @@
 """Rebuild stage: make this region's windows again from the archive, and switch to them.
 
-The state machine goes through these tasks; each may be cut off, done twice or done late:
+The new windows are a generation of their own (domain/generation_pointer.py). The state machine runs
+these tasks; each may be cut off, done twice or done late:
 
-    begin    a new generation; after `settle_seconds` every writer writes it as well as the old
-    plan     the parts of the archive that windows may come from
-    fill     each part's readings into the new generation, by the code that aggregate has
-    check    each window of the current generation: is all that it has in the new one too?
-    switch   readers see the new generation from now on
-    settle   after `retire_seconds` nobody reads the old one any more: nobody need write it
-    clean    delete what no pointer names
+    begin    begin a new generation; after `settle_seconds` every writer writes both generations
+    plan     list the parts of the archive that may have readings of windows
+    fill     add each part's readings to the new generation, with aggregate's code
+    check    compare each window of the current generation with the new one
+    switch   make the new generation current: readers see it from now on
+    settle   after `retire_seconds` no reader uses the old one, so writers stop writing it
+    clean    delete the windows of generations that the pointer doesn't name
 
-    give_up  instead of all that: go on with what there is; then settle and clean as well, since a
-             rebuild may have been cut off when it had switched
+    give_up  instead of all these: keep the current generation; then settle and clean, too, since
+             the rebuild may have been cut off after its switch
 
-Nothing is lost by the switch, because `check` has seen so: what came before the settling is in the
-current generation, which it reads whole; what comes after is written to both (`Windows`). That
-doesn't ask whether the archive has everything. Where it hasn't, `check` says so and stops it, or
-keeps what it finds, or drops it, as the operator wants. Windows that have expired don't count.
+The switch loses nothing. Readings that came before the end of `settle_seconds` are in the current
+generation, which `check` reads as a whole. Later readings are written to both (`Windows`). This
+doesn't depend on a complete archive: if the archive lacks readings, `check` stops the rebuild,
+keeps them or drops them, as the operator chooses. Expired windows don't count.
 """
 
 import functools
@@ -27,15 +28,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from telemetry.aws import events
-from telemetry.aws.archive import Archive, Line, Position
+from telemetry.aws.archive_bucket import Archive, Line, Position
 from telemetry.aws.chunks import chunks
 from telemetry.aws.clients import client
 from telemetry.aws.generations import CACHE_SECONDS, PARTITION, Generations
 from telemetry.aws.items import Attributes, DynamoItems, Items
 from telemetry.aws.observe import count, log, observed
 from telemetry.aws.pace import Pace
-from telemetry.aws.window_table import WindowTable, key_of, to_key
-from telemetry.aws.windows import (
+from telemetry.aws.window_scan import WindowTable, key_of, to_key
+from telemetry.aws.window_store import (
     KEY,
     Windows,
     expires_at,
@@ -43,15 +44,13 @@ from telemetry.aws.windows import (
     parse_minute_region,
     to_window,
 )
-from telemetry.domain import archive as archive_of
-from telemetry.domain import generation as generation_of
-from telemetry.domain import window as windows_of
-from telemetry.domain.archive import MARGIN_MS
+from telemetry.domain import generation_pointer
+from telemetry.domain.archive_layout import MARGIN_MS, received_at_ms, to_parts
 from telemetry.domain.bundle import readings_in
 from telemetry.domain.reading import FUTURE_LIMIT_MS, Reading, check_time
 from telemetry.domain.times import minute_of
 from telemetry.domain.validation import NothingMeasured
-from telemetry.domain.window import Fate
+from telemetry.domain.window import Fate, is_within
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import RebuildSettings
 
@@ -59,16 +58,16 @@ SEGMENTS = 8
 PAGE_LINES = 1000
 PAGE_BYTES = 5_000_000
 SLACK_SECONDS = 5  # between clocks
-QUERY_SECONDS = 25  # how long a reader may go on with the pointer that it began with
-SEEN_SECONDS = math.ceil(CACHE_SECONDS) + SLACK_SECONDS  # until everybody goes by a new pointer
+QUERY_SECONDS = 25  # how long a query may use the pointer that it began with
+SEEN_SECONDS = math.ceil(CACHE_SECONDS) + SLACK_SECONDS  # until every function has a new pointer
 RETIRE_SECONDS = SEEN_SECONDS + QUERY_SECONDS
-REFUSE, KEEP, DROP = "refuse", "keep", "drop"  # what is to become of readings the archive lacks
-# A reading on its way into both generations may be in one of them already.
+REFUSE, KEEP, DROP = "refuse", "keep", "drop"  # what to do with readings that the archive lacks
+# `check` looks again, because a reading that is being written may be in only one generation yet.
 LOOKS, LOOK_SECONDS = 10, 1.0
 
 
 class Region(NamedTuple):
-    """What the tasks work on."""
+    """The region's stores, and the settings of the tasks."""
 
     name: str
     retention_ms: int
@@ -80,37 +79,37 @@ class Region(NamedTuple):
     pace: Pace
 
     def windows(self, generation: int) -> Windows:
-        """The windows of one generation."""
+        """Return the windows of one generation."""
         return Windows(self.items, self.name, self.retention_ms, lambda: (generation,))
 
 
 def run(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
-    """A task's answer: for the long ones the event with a token to go on from, until it is None."""
+    """Return a task's answer; a long task's is the event with the next token, None at the end."""
     region.pace.begin()
     return TASKS[event["task"]](event, now_ms, region)
 
 
 def begin(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
-    """Begin a generation, or go on with the one that was begun."""
+    """Begin a generation, or go on with the one that is being built."""
     missing, anew = event.get("missing", REFUSE), event.get("anew", False)
     if missing not in (REFUSE, KEEP, DROP):
         raise Rejected(f"is none of {REFUSE}, {KEEP}, {DROP}", field="missing", value=missing)
-    pointer = region.generations.change(lambda pointer: generation_of.begin(pointer, anew))
+    pointer = region.generations.change(lambda pointer: generation_pointer.begin(pointer, anew))
     log.info("generation begun", extra=pointer._asdict())
     return {
         "generation": pointer.building,
         "missing": missing,
         "segments": list(range(SEGMENTS)),
-        # and until Firehose has written what came before that, so that the archive has it
+        # then every writer writes both generations, and Firehose has archived the readings before
         "settle_seconds": SEEN_SECONDS + 2 * region.buffer_seconds,
         "retire_seconds": RETIRE_SECONDS,
     }
 
 
 def plan(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
-    """The parts of the archive that have readings of windows that are still kept."""
+    """Return the parts of the archive that may have readings of unexpired windows."""
     oldest_ms = now_ms - region.retention_ms - FUTURE_LIMIT_MS - MARGIN_MS
-    parts = archive_of.parts(region.archive.partitions(max(0, oldest_ms), now_ms + 1))
+    parts = to_parts(region.archive.partitions(max(0, oldest_ms), now_ms + 1))
     return {**event["rebuild"], "parts": parts, "as_of_ms": now_ms}
 
 
@@ -142,7 +141,7 @@ def _size(line: Line) -> int:
 
 
 def _readings_in(line: Line) -> list[Reading]:
-    """The readings in a line, with the metrics that are valid, as in `aggregate`."""
+    """Return the readings in a line with their valid metrics, as `aggregate` stores them."""
     try:
         return readings_in(line.data)
     except NothingMeasured:
@@ -150,9 +149,9 @@ def _readings_in(line: Line) -> list[Reading]:
 
 
 def _is_kept(reading: Reading, part: str, now_ms: int, region: Region) -> bool:
-    """Whether `aggregate` takes a reading, and its window has not expired."""
+    """Return whether a reading passes `aggregate`'s time checks and its window hasn't expired."""
     try:
-        check_time(reading, archive_of.received_at_ms(reading, part), region.retention_ms)
+        check_time(reading, received_at_ms(reading, part), region.retention_ms)
     except Rejected:
         return False
     expiry = expires_at(minute_of(reading.recorded_at_ms), region.retention_ms)
@@ -162,7 +161,7 @@ def _is_kept(reading: Reading, part: str, now_ms: int, region: Region) -> bool:
 def check(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
     """Compare a segment's windows with the new generation's, from the token on.
 
-    Raises Rejected where readings lack and nobody said what is to become of them.
+    Raise Rejected if readings are missing and the operator chose neither KEEP nor DROP.
     """
     built = _being_built(event, region)
     current = region.generations.read().current
@@ -180,25 +179,25 @@ def check(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
 
 
 def _refused(item: Attributes, built: int, current: int) -> Rejected:
-    """Why a rebuild stops at a window of the current generation, and what the operator can do."""
+    """Return the error with which a rebuild stops at a window, and the operator's choices."""
     device_id, minute = key_of(item)
     unreadable = _unreadable(item)
     if unreadable:
         reason = (
-            f"the window of {device_id}, {minute} can't be read ({unreadable}), so nobody knows "
+            f"the window of {device_id}, {minute} can't be read ({unreadable}), so it is unknown "
             f"whether generation {built} lacks any of its readings; {DROP} goes on without it"
         )
     else:
         reason = (
             f"generation {built} lacks readings that generation {current} has, as of "
             f"{device_id}, {minute}: the archive doesn't have them (yet). Run it again later, "
-            f"or say what is to become of them: {KEEP} or {DROP}"
+            f"or choose {KEEP} or {DROP}"
         )
     return Rejected(reason, field="missing", value=REFUSE)
 
 
 def _unreadable(item: Attributes) -> Rejected | None:
-    """Why this code can't read a window; None where it can."""
+    """Return why this code can't read a window, None if it can."""
     try:
         to_window(item)
     except Rejected as error:
@@ -207,7 +206,7 @@ def _unreadable(item: Attributes) -> Rejected | None:
 
 
 def _keep(old: list[Attributes], windows: Windows) -> int:
-    """Add old windows to the new ones; how many readings those hadn't."""
+    """Add old windows' readings to the new generation; return how many it didn't have."""
     for item in old:
         unreadable = _unreadable(item)
         if unreadable:
@@ -226,7 +225,7 @@ def _keep(old: list[Attributes], windows: Windows) -> int:
 
 
 def _readings(item: Attributes) -> list[Reading]:
-    """The readings in a window's item."""
+    """Return the readings in a window's item."""
     minute_ms, *_ = parse_minute_region(item["minute_region"]["S"])
     window = to_window(item)
     return [
@@ -236,7 +235,7 @@ def _readings(item: Attributes) -> list[Reading]:
 
 
 def _lacking(old: list[Attributes], region: Region, built: int) -> list[Attributes]:
-    """Those of the old windows that have what the new ones haven't, however often one looks."""
+    """Return the old windows with readings that the new ones still lack after LOOKS looks."""
     for look in range(LOOKS):
         if look:
             region.pace.sleep(LOOK_SECONDS)
@@ -249,37 +248,37 @@ def _lacking(old: list[Attributes], region: Region, built: int) -> list[Attribut
 
 
 def _key_in(item: Attributes, generation: int) -> tuple[str, str]:
-    """The key of the same window in a generation."""
+    """Return the key of the same window in another generation."""
     minute_ms, region, _ = parse_minute_region(item["minute_region"]["S"])
     return item["device_id"]["S"], minute_region(minute_ms, region, generation)
 
 
 def _is_within(old: Attributes, new: Attributes | None) -> bool:
-    """Whether the union of two windows is the new one."""
+    """Return whether the new window has every value of the old one."""
     if new is None or _unreadable(old) or _unreadable(new):
         return False
-    return windows_of.is_within(to_window(old), to_window(new))
+    return is_within(to_window(old), to_window(new))
 
 
 def switch(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
     """Make the new generation the current one."""
     number = event["generation"]
-    pointer = region.generations.change(lambda pointer: generation_of.switch(pointer, number))
+    pointer = region.generations.change(lambda pointer: generation_pointer.switch(pointer, number))
     log.info("generation switched", extra=pointer._asdict())
     return {"generation": number}
 
 
 def settle(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
-    """Let the generation before go."""
+    """Stop writing the previous generation."""
     number = event["generation"]
     return region.generations.change(
-        lambda pointer: generation_of.settle(pointer, number)
+        lambda pointer: generation_pointer.settle(pointer, number)
     )._asdict()
 
 
 def give_up(_event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
-    """Let the generation that was begun go, if one was."""
-    pointer = region.generations.change(generation_of.give_up)
+    """Drop the generation that is being built, if any."""
+    pointer = region.generations.change(generation_pointer.give_up)
     log.info("rebuild given up", extra=pointer._asdict())
     return {
         "generation": pointer.current,
@@ -289,9 +288,9 @@ def give_up(_event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, A
 
 
 def clean(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]:
-    """Delete what a segment has of generations that the pointer doesn't name, from the token on."""
+    """Delete a segment's windows of generations that aren't in the pointer, from the token on."""
     pointer = region.generations.read()
-    gone = set(range(pointer.newest + 1)) - set(pointer.written)  # not those begun since
+    gone = set(range(pointer.newest + 1)) - set(pointer.written)  # without generations begun since
 
     def page(items: list[Attributes]) -> int:
         old = [item for item in items if _is_of(item, region, gone)]
@@ -304,7 +303,7 @@ def clean(event: dict[str, Any], _now_ms: int, region: Region) -> dict[str, Any]
 def _through(
     event: dict[str, Any], region: Region, work: Callable[[list[Attributes]], int]
 ) -> dict[str, Any]:
-    """Work on a segment's items page by page, from the token on, until its end or time is up."""
+    """Work on a segment's items by page, from the token on, until its end or until time is up."""
     done, after = event["done"], event["token"]
     while True:
         items, after = region.table.scan(event["segment"], SEGMENTS, after)
@@ -314,7 +313,7 @@ def _through(
 
 
 def _is_of(item: Attributes, region: Region, generations: set[int], now_ms: int = 0) -> bool:
-    """Whether it is a window of this region, in one of the generations, and not expired."""
+    """Return whether an item is an unexpired window of this region and one of the generations."""
     if item["device_id"]["S"] == PARTITION:
         return False
     _, name, generation = parse_minute_region(item["minute_region"]["S"])
@@ -323,9 +322,9 @@ def _is_of(item: Attributes, region: Region, generations: set[int], now_ms: int 
 
 
 def _being_built(event: dict[str, Any], region: Region) -> int:
-    """The generation that a task is about; raises Rejected where another was begun since."""
+    """Return the generation that a task builds; raise Rejected if another was begun since."""
     number: int = event["generation"]
-    generation_of.check_built(region.generations.read(), number)
+    generation_pointer.check_built(region.generations.read(), number)
     return number
 
 

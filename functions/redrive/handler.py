@@ -1,10 +1,10 @@
-"""Redrive: try once more what was given up. Operators invoke it until nothing is left.
+"""Redrive: retry batches that mappings gave up on. Operators invoke it until nothing is left.
 
-A batch that a mapping gave up on goes to the very function that gave up: first whole, then record
-by record, so that one that kills the function takes no other with it. What no retry mends goes to
-quarantine; what a retry can mend stays for the next redrive. Notices that could not be sent go
-back to their queue. Cut off at any step, the next invocation does that step again: windows are
-sets, episodes joins, and notices claimed, so again changes nothing.
+A batch goes to the function that failed on it: first whole, then record by record, so that a record
+that kills the function affects no other. Records that no retry can process go to quarantine.
+Records that a retry may process stay for the next redrive. Notices that couldn't be sent go back to
+their queue. If an invocation is cut off, the next one repeats its last step. That changes nothing,
+because windows are sets, episodes are joins, and notices have claims.
 """
 
 import functools
@@ -16,17 +16,24 @@ from typing import Any
 
 from telemetry.aws import events
 from telemetry.aws.clients import client
-from telemetry.aws.failures import Failure, Failures, Given, announced, event_of, unreadable
+from telemetry.aws.failures import (
+    Failure,
+    Failures,
+    GivenUpRecord,
+    announced,
+    entry_of_object,
+    event_of,
+)
 from telemetry.aws.functions import Functions
 from telemetry.aws.observe import count, count_at, log, observed, write_counts
-from telemetry.aws.quarantine import Held, Quarantine
+from telemetry.aws.quarantine import Quarantine, QuarantineEntry
 from telemetry.aws.queue import Queue
 from telemetry.domain.reading import shown
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import RedriveSettings
 
-# Nothing is begun later than this. A whole batch and its first record may then take 60 s each,
-# which is less than this function's 180 s in all.
+# No batch is begun later than this. A whole batch and its first record may then take 60 s each, so
+# the total is less than this function's 180 s.
 WORK_SECONDS = 40
 INVOKE_SECONDS = 65  # how long to wait for an answer: longer than any function may run
 REASONS_TOLD = 5
@@ -35,14 +42,14 @@ IsTimeUp = Callable[[], bool]
 
 
 class Report:
-    """How many records went where; an object that S3 doesn't give, or delete, counts as one."""
+    """Counts of records by outcome; an object that can't be read or deleted counts as one."""
 
     def __init__(self) -> None:
         self.objects = self.succeeded = self.quarantined = self.left = self.dead_letters = 0
         self.why: Counter[str] = Counter()  # reasons of what is left or in quarantine
 
     def answer(self, is_cut_short: bool) -> dict[str, Any]:
-        """What the operator gets; `more`: another invocation goes on where this one was cut."""
+        """Return the operator's report; `more` says that another invocation has to go on."""
         return {
             "objects": self.objects,
             "records": self.succeeded + self.quarantined + self.left,
@@ -56,7 +63,7 @@ class Report:
 
 
 class Batches:
-    """The batches in the failures bucket; each has one turn an invocation, while there is time."""
+    """The batches in the failures bucket; an invocation tries each once, while there is time."""
 
     def __init__(
         self,
@@ -76,38 +83,38 @@ class Batches:
         self._settled = dict.fromkeys(self._skip, False)
 
     def settle_announced(self, queue: Queue) -> None:
-        """What the queue names; a message stays as long as anything of its objects is left."""
-        kept = []
+        """Retry announced batches; a message stays in the queue until its objects are done."""
+        unfinished = []
         try:
             while not self._is_time_up() and (messages := queue.receive()):
-                kept += messages
+                unfinished += messages
                 for message in messages:
                     if all(self._settle(key) for key in announced(message.body)):
                         queue.delete(message)
-                        kept.remove(message)
+                        unfinished.remove(message)
         finally:
-            for message in kept:
+            for message in unfinished:
                 queue.give_back(message)
 
     def settle_listed(self) -> None:
-        """What is in the bucket though its announcement is lost, or was too long ago."""
+        """Retry the batches in the bucket whose announcement is lost or has expired."""
         for key in self._failures.keys():  # noqa: SIM118 - it is no dict
             self._settle(key)
 
     def kept(self) -> list[str]:
-        """The objects that had their turn now, and of which something is left."""
+        """Return the objects that this invocation tried and that still have records."""
         left = {key for key, is_settled in self._settled.items() if not is_settled}
         return sorted(left - self._skip)
 
     def _settle(self, key: str) -> bool:
-        """Whether nothing of this object is left."""
+        """Retry an object's batch once; return whether nothing of it is left."""
         if key in self._settled:
             return self._settled[key]
         if self._is_time_up():
             return False
         try:
             self._settled[key] = self._attempt(key)
-        # whatever is wrong with one object, the others have their turn
+        # one object must not stop the others
         except Exception as error:  # noqa: BLE001
             log.warning("left", extra={"key": key, "why": str(error)})
             self._leave(1, str(error) or repr(error))
@@ -122,7 +129,7 @@ class Batches:
         try:
             failure = self._failures.parse(key, *found)
         except Rejected as error:
-            if not self._put_aside([unreadable(key, found[0], error)]):
+            if not self._put_aside([entry_of_object(key, found[0], error)]):
                 return False
             self._failures.remove(key)
             return True
@@ -133,8 +140,8 @@ class Batches:
             self._failures.keep_only(failure, left)
         return not left
 
-    def _retry(self, failure: Failure) -> list[Given]:
-        """Those of a batch's records that are left; at least the first has its turn."""
+    def _retry(self, failure: Failure) -> list[GivenUpRecord]:
+        """Retry a batch's records, at least the first; return those that are left."""
         stage, records = failure.stage, failure.records
         if len(records) > 1:
             whole = self._functions.invoke(stage, event_of(records))
@@ -154,20 +161,20 @@ class Batches:
                 self._leave(1, verdict.why)
                 left.append(record)
             else:
-                refused.append(record._replace(held=record.held._replace(reason=verdict.why)))
-        if not self._put_aside([each.held for each in refused]):
+                refused.append(record._replace(entry=record.entry._replace(reason=verdict.why)))
+        if not self._put_aside([each.entry for each in refused]):
             return left + refused
         if stage == "aggregate":
             _count_settled(refused)
         return left
 
-    def _put_aside(self, held: list[Held]) -> bool:
-        """Whether these are in quarantine; else they are left."""
-        if not self._quarantine.keep(held):
-            self._leave(len(held), "the quarantine can't be written")
+    def _put_aside(self, entries: list[QuarantineEntry]) -> bool:
+        """Quarantine entries; return whether it worked. Otherwise, count their records as left."""
+        if not self._quarantine.keep(entries):
+            self._leave(len(entries), "the quarantine can't be written")
             return False
-        self._report.quarantined += len(held)
-        self._report.why.update(each.reason for each in held)
+        self._report.quarantined += len(entries)
+        self._report.why.update(each.reason for each in entries)
         return True
 
     def _leave(self, records: int, why: str | None = None) -> None:
@@ -176,16 +183,16 @@ class Batches:
             self._report.why[why] += records
 
 
-def _count_settled(quarantined: Iterable[Given]) -> None:
-    """Count readings in the minute in which they were accepted.
+def _count_settled(quarantined: Iterable[GivenUpRecord]) -> None:
+    """Count quarantined readings in the minute in which they were accepted.
 
-    Nobody has counted the arrival of foreign records that `aggregate` couldn't take: to count their
+    Records that bypassed `ingest` don't count here. Their arrival wasn't counted, so to count their
     end would hide losses of that minute.
     """
     for record in quarantined:
         if record.accepted_at_ms is not None:
             count_at(record.accepted_at_ms, ReadingsQuarantined=1)
-    write_counts()  # once the batch is deleted, nobody comes back to it
+    write_counts()  # once the batch is deleted, no retry would count it again
 
 
 def run(
@@ -198,12 +205,12 @@ def run(
     notices: Queue,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
-    """Redrive for `event["seconds"]` at most; answer with how many records went where.
+    """Redrive for `event["seconds"]` at most; answer with the counts of records by outcome.
 
-    `event["skip"]` are objects that had their turn: what an invocation answers as `kept`, the next
-    one skips, so that all have a turn though the first ones take all the time. Raises Rejected for
-    other values, and Unavailable where a queue or the bucket's list is out of reach: nothing is
-    lost by that, and what was done stays done.
+    `event["skip"]` has the objects that earlier invocations answered as `kept`, so that all objects
+    have a turn even if the first ones take all the time. Raise Rejected for other values. Raise
+    Unavailable if a queue or the bucket's list can't be read: nothing is lost, and finished batches
+    stay finished.
     """
     end, skip = clock() + _seconds(event), _skip(event)
 
@@ -244,7 +251,7 @@ def _skip(event: dict[str, Any]) -> list[str]:
 
 
 def _send_back(dead: Queue, notices: Queue, report: Report, is_time_up: IsTimeUp) -> None:
-    """Dead letters into the queue that they came from, whose function sends each notice once."""
+    """Move dead letters back to the queue that they came from; `notify` sends each notice once."""
     while not is_time_up():
         messages = dead.receive()
         if not messages:
@@ -264,7 +271,7 @@ def _send_back(dead: Queue, notices: Queue, report: Report, is_time_up: IsTimeUp
 def wired() -> tuple[Failures, Functions, Quarantine, Queue, Queue, Queue]:
     settings = RedriveSettings.read(os.environ)
     s3, sqs = client("s3"), client("sqs")
-    # tried once: what an invocation that wasn't waited for does can't be known
+    # tried once: after a timeout, the first invocation may still be running
     aws_lambda = client("lambda", attempts=1, read_timeout_seconds=INVOKE_SECONDS)
     return (
         Failures(s3, settings.failures_bucket, settings.pipeline_name),

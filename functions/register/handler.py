@@ -16,13 +16,13 @@ from telemetry.domain.token import Grant, parse_grant
 from telemetry.errors import Rejected
 from telemetry.settings import RegisterSettings
 
-MAX_TOKENS = 100  # of a request, and of a DynamoDB transaction
+MAX_TOKENS = 100  # in a request, and in a DynamoDB transaction
 
 
 def run(
     event: dict[str, Any], now_ms: int, new_secret: Callable[[], str], registry: Registry
 ) -> dict[str, Any]:
-    """POST creates one token or several, all or none; DELETE revokes one."""
+    """Create one token or several, all or none (POST), or revoke one (DELETE)."""
     try:
         if event["httpMethod"] == "DELETE":
             return _revoke(http.path_name(event, "subject"), registry)
@@ -42,10 +42,10 @@ def _create(
     grants = [parse_grant(document) for document in documents]
     _check_subjects(grants)
     issued = [(grant, new_secret()) for grant in grants]
-    taken = registry.create(issued, to_iso(now_ms))
-    if taken:
-        message = f"There is a token for {', '.join(taken)} already; DELETE /tokens/{{subject}}"
-        return http.respond(409, {"message": message, "subjects": taken})
+    existing = registry.create(issued, to_iso(now_ms))
+    if existing:
+        message = f"There is a token for {', '.join(existing)} already; DELETE /tokens/{{subject}}"
+        return http.respond(409, {"message": message, "subjects": existing})
     log.info("tokens created", extra={"subjects": [grant.subject for grant in grants]})
     tokens = [
         {"subject": grant.subject, "role": grant.role, "token": f"{grant.subject}.{secret}"}
@@ -55,7 +55,7 @@ def _create(
 
 
 def _check_subjects(grants: list[Grant]) -> None:
-    """Each once, and none the stack's own admin's."""
+    """Raise Rejected for a repeated subject, and for the stack's own admin."""
     subjects = [grant.subject for grant in grants]
     for subject in subjects:
         if subject == ADMIN:

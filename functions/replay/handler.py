@@ -1,13 +1,14 @@
 """Replay stage: send a span of the archive back into the stream.
 
-Windows are sets and episodes joins, so what is there already changes nothing. The state machine
-asks for a plan once; then for each part of it, several at a time, to send page after page, until
-the answer has no token. An invocation that is lost is asked for again: its pages are sent twice.
+Windows are sets and episodes are joins, so readings that are stored already change nothing. The
+state machine asks once for a plan. Then, for several parts of the plan at a time, it asks to send
+page after page, until the answer has no token. A lost invocation is repeated, so its pages are sent
+twice.
 
-What is sent is archived again. So a reading that goes is stamped `replayed_at`, which no window
-holds, and what is stamped doesn't go once more: else each replay of the last hours would send twice
-as much as the one before. What another producer put on the stream is also stamped with when it
-came, as far as the archive knows: consumers judge its time by that, and not by the replay's.
+Replayed readings are archived again. So each copy is stamped `replayed_at`, which isn't stored in
+windows, and a replay doesn't send stamped readings. Otherwise each replay of the last hours would
+send twice as much as the one before. A reading of another producer also gets its time of arrival,
+as far as the archive knows it: consumers check its event time by that, and not by the replay's.
 """
 
 import functools
@@ -17,14 +18,20 @@ import zlib
 from typing import Any
 
 from telemetry.aws import events
-from telemetry.aws.archive import Archive, Line, Position
+from telemetry.aws.archive_bucket import Archive, Line, Position
 from telemetry.aws.chunks import chunks
 from telemetry.aws.clients import client
 from telemetry.aws.observe import count, log, observed
 from telemetry.aws.pace import Pace
 from telemetry.aws.stream import MAX_BYTES, VIA, Stream
-from telemetry.domain import archive as archive_of
-from telemetry.domain.archive import Selection
+from telemetry.domain.archive_layout import (
+    Selection,
+    parse_selection,
+    received_at_ms,
+    search_span,
+    selects,
+    to_parts,
+)
 from telemetry.domain.bundle import readings_in
 from telemetry.domain.reading import Reading, encode
 from telemetry.domain.validation import NothingMeasured
@@ -33,16 +40,16 @@ from telemetry.settings import ReplaySettings
 
 PARTS_AT_ONCE = 4  # the state machine's MaxConcurrency
 PAGE_LINES = 250
-PAGE_SECONDS = 30  # a page at a low rate must not take an invocation's time and more
+PAGE_SECONDS = 30  # at a low rate, a page must not take more than an invocation's time
 RATE_MAX = 100_000
 
 
 def run(
     event: dict[str, Any], now_ms: int, archive: Archive, stream: Stream, pace: Pace
 ) -> dict[str, Any]:
-    """The plan, or the event again with how many were sent and the token to go on from.
+    """Return the plan, or the event with the number of sent readings and the next token.
 
-    Raises Rejected for a request that can't be, Unavailable where not even a page could be sent.
+    Raise Rejected for an invalid request, Unavailable if not even one page could be sent.
     """
     if event["task"] == "plan":
         return plan(event["request"], now_ms, archive)
@@ -50,9 +57,9 @@ def run(
 
 
 def plan(request: dict[str, Any], now_ms: int, archive: Archive) -> dict[str, Any]:
-    """The parts of the archive in which a request's readings may be, and each one's pace."""
-    searched = archive_of.searched(archive_of.parse(request), now_ms)
-    parts = archive_of.parts(archive.partitions(*searched))
+    """Return the parts of the archive that may have a request's readings, and each part's rate."""
+    from_ms, to_ms = search_span(parse_selection(request), now_ms)
+    parts = to_parts(archive.partitions(from_ms, to_ms))
     at_once = min(PARTS_AT_ONCE, len(parts)) or 1
     return {
         "request": request,
@@ -71,8 +78,8 @@ def _rate(request: dict[str, Any]) -> int:
 
 
 def send(event: dict[str, Any], archive: Archive, stream: Stream, pace: Pace) -> dict[str, Any]:
-    """Send lines of a part, from the token on, until its end or until time is up."""
-    selection, planned_ms = archive_of.parse(event["request"]), event["as_of_ms"]
+    """Send a part's lines, from the token on, until its end or until time is up."""
+    selection, planned_ms = parse_selection(event["request"]), event["as_of_ms"]
     part, sent = event["part"], 0
     position = Position(*(event["token"] or Position()))
     lines = archive.lines(part, position, planned_ms)
@@ -105,12 +112,12 @@ def _size(line: Line) -> int:
 def _selected(
     line: Line, part: str, selection: Selection, planned_ms: int
 ) -> list[tuple[str, bytes]]:
-    """What goes of a line, each with what its partition key is made of.
+    """Return the records to send for a line, each with its device id or another key.
 
-    The readings of a bundle go, and not the bundle: `aggregate` would put them on the stream once
-    more. Of a reading the metrics go that are valid; one of which nothing was measured doesn't go.
-    What isn't a reading goes back too, as it was: `aggregate` quarantines it. An empty line is no
-    record: it is where one ended that had a newline of its own before Firehose's.
+    A bundle's readings are sent instead of the bundle, because `aggregate` would only put them on
+    the stream once more. A reading is sent with its valid metrics; a reading without a measurement
+    isn't sent. A line that isn't a reading is sent as it was, and `aggregate` quarantines it. An
+    empty line isn't a record: the record before it ended with a newline, and Firehose added one.
     """
     if not line.data:
         return []
@@ -118,19 +125,19 @@ def _selected(
         readings = readings_in(line.data)
     except NothingMeasured:
         return []
-    if not readings and archive_of.selects(selection, part, None):
+    if not readings and selects(selection, part, None):
         return [(f"{zlib.crc32(line.data):08x}", line.data)]
     return [
         _copied(reading, part, planned_ms)
         for reading in readings
-        if archive_of.selects(selection, part, reading)
+        if selects(selection, part, reading)
     ]
 
 
 def _copied(reading: Reading, part: str, planned_ms: int) -> tuple[str, bytes]:
     copy = reading._replace(replayed_at_ms=planned_ms)
     if reading.received_at_ms is None:
-        copy = copy._replace(received_at_ms=archive_of.received_at_ms(reading, part), via=VIA)
+        copy = copy._replace(received_at_ms=received_at_ms(reading, part), via=VIA)
     return reading.device_id, encode(copy)
 
 

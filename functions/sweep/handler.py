@@ -1,7 +1,7 @@
 """Sweep stage: every minute, clear the episodes whose devices have recovered.
 
-`alert` can't: its mapping's filter lets only breaches through. The reading that ends an episode is
-in the windows.
+`alert` can't do this, because its mapping's filter passes only breaches. The reading that ends an
+episode is in the windows.
 """
 
 import functools
@@ -11,25 +11,24 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from telemetry.aws import events
-from telemetry.aws.alerts import BUCKETS, KEY, AlertReader, Alerts, Listed, Unlisted
+from telemetry.aws.alerts import BUCKETS, KEY, AlertReader, Alerts, StoredEpisode, UnreadableEpisode
 from telemetry.aws.clients import client
 from telemetry.aws.items import STATEMENTS_A_CALL, DynamoItems
 from telemetry.aws.observe import count, link, log, observed
-from telemetry.aws.windows import WindowReader
-from telemetry.domain import rule as rules_of
+from telemetry.aws.window_store import WindowReader
 from telemetry.domain.episode import RULE_REMOVED, EpisodeKey, is_rule_gone, recovery
-from telemetry.domain.rule import Rule
+from telemetry.domain.rule import Rule, shipped_rules
 from telemetry.domain.times import MINUTE_MS, minute_of
 from telemetry.errors import Unavailable
 from telemetry.settings import SweepSettings
 
-# Of the function's time, to finish in; the next minute goes on. A device's query may take 11 s
-# where the table hangs: two attempts of 5 s (`telemetry.aws.clients`).
+# Time that is left to finish; the next minute's sweep goes on. A device's query may take 11 s if
+# the table hangs: two attempts of 5 s (`telemetry.aws.clients`).
 SPARE_MS = 15_000
 ATTEMPTS = 2
-SKIPPED_TOLD = 20  # lines of a sweep's log; the rest is counted
+SKIPPED_LOGGED = 20  # log lines about skipped episodes in a sweep; the rest is counted
 
-OpenEpisodes = Callable[[int], Iterable[Listed | Unlisted]]
+OpenEpisodes = Callable[[int], Iterable[StoredEpisode | UnreadableEpisode]]
 
 
 def run(
@@ -40,22 +39,22 @@ def run(
     alerts: Alerts,
     remaining_ms: Callable[[], int],
 ) -> dict[str, int]:
-    """Clear every open episode of this region whose device has recovered; say how many.
+    """Clear every open episode of this region whose device has recovered; return the counts.
 
-    `open_episodes` lists them from a bucket on: from another each minute, so that none is always
-    the last where there are more than one invocation gets through. An episode that can't be looked
-    at is told and skipped: the others don't wait for it. Raises Unavailable where not one could be
-    looked at, or where what was found can't be written.
+    `open_episodes` lists them from a given bucket on. Each minute begins with another bucket, so
+    that each gets its turn if there are more episodes than an invocation can do. An episode that
+    can't be checked is logged and skipped. Raise Unavailable if none could be checked, or if a
+    recovery couldn't be written.
     """
     sweep = Sweep(now_ms, {rule.name: rule for rule in rules}, windows, alerts, remaining_ms)
-    for listed in open_episodes(now_ms // MINUTE_MS % BUCKETS):
+    for found in open_episodes(now_ms // MINUTE_MS % BUCKETS):
         if remaining_ms() < SPARE_MS:
             log.warning("more open episodes than a minute is enough for", extra=sweep.counts())
             break
-        sweep.look(listed)
+        sweep.look(found)
     sweep.clear()
-    if sweep.unreadable > SKIPPED_TOLD:
-        more = sweep.unreadable - SKIPPED_TOLD
+    if sweep.unreadable > SKIPPED_LOGGED:
+        more = sweep.unreadable - SKIPPED_LOGGED
         log.error("more open episodes can't be looked at", extra={"left_out": more})
     count(
         EpisodesCleared=sweep.cleared, EpisodesSwept=sweep.seen, EpisodesUnreadable=sweep.unreadable
@@ -83,64 +82,64 @@ class Sweep:
         self._windows = windows
         self._alerts = alerts
         self._remaining_ms = remaining_ms
-        self._ends: dict[str | None, dict[Listed, int]] = {None: {}, RULE_REMOVED: {}}
+        self._to_clear: dict[str | None, dict[StoredEpisode, int]] = {None: {}, RULE_REMOVED: {}}
         self.seen = self.cleared = self.unreadable = self.unwritten = 0
 
     def counts(self) -> dict[str, int]:
-        """How many episodes were seen and cleared, and how many of them couldn't be looked at."""
-        told = {"seen": self.seen, "cleared": self.cleared}
-        return told | ({"unreadable": self.unreadable} if self.unreadable else {})
+        """Return how many episodes were seen and cleared, and how many couldn't be checked."""
+        counts = {"seen": self.seen, "cleared": self.cleared}
+        return counts | ({"unreadable": self.unreadable} if self.unreadable else {})
 
-    def look(self, listed: Listed | Unlisted) -> None:
-        """Note when an episode ended, if it did; clear what was noted once a call is full."""
+    def look(self, found: StoredEpisode | UnreadableEpisode) -> None:
+        """Note an episode to clear if it has ended; clear the noted ones once a call is full."""
         self.seen += 1
-        if isinstance(listed, Unlisted):
-            self._skip(listed.key, listed.why)
+        if isinstance(found, UnreadableEpisode):
+            self._skip(found.key, found.why)
             return
-        rule = self._rules.get(listed.key.rule)
+        rule = self._rules.get(found.key.rule)
         try:
             if rule is not None:
-                self._note(listed, None, self._recovered(listed, rule))
-            elif is_rule_gone(listed.episode, self._now_ms):
-                self._note(listed, RULE_REMOVED, self._now_ms)
-        # whatever is wrong with one device's windows: the other devices' episodes end all the same
+                self._note(found, None, self._recovered(found, rule))
+            elif is_rule_gone(found.episode, self._now_ms):
+                self._note(found, RULE_REMOVED, self._now_ms)
+        # one device's windows must not keep other devices' episodes from ending
         except Exception as error:  # noqa: BLE001
-            self._skip(listed.key, str(error) or repr(error))
+            self._skip(found.key, str(error) or repr(error))
 
     def clear(self) -> None:
-        """Clear what was noted; what couldn't be written is still open in a minute."""
-        for ended_by, ends in self._ends.items():
-            if not ends:
+        """Clear the noted episodes; those that can't be written stay open for the next sweep."""
+        for ended_by, instants in self._to_clear.items():
+            if not instants:
                 continue
-            changed = self._alerts.clear(ends, ended_by)
-            self.unwritten += len(ends) - len(changed)
-            ends.clear()
+            changed = self._alerts.clear(instants, ended_by)
+            self.unwritten += len(instants) - len(changed)
+            instants.clear()
             for key, result in changed.items():
                 if result.change == "cleared" and result.state:
                     self.cleared += 1
-                    told = {"device_id": key.device_id, "rule": key.rule}
-                    log.info("episode cleared", extra={**told, "ended_by": result.state.reason})
-                    link("clear", [result.state.trace_id], **told)
+                    fields = {"device_id": key.device_id, "rule": key.rule}
+                    log.info("episode cleared", extra={**fields, "ended_by": result.state.reason})
+                    link("clear", [result.state.trace_id], **fields)
 
-    def _note(self, listed: Listed, ended_by: str | None, at_ms: int | None) -> None:
-        ends = self._ends[ended_by]
+    def _note(self, found: StoredEpisode, ended_by: str | None, at_ms: int | None) -> None:
+        instants = self._to_clear[ended_by]
         if at_ms is not None:
-            ends[listed] = at_ms
-        if len(ends) == STATEMENTS_A_CALL:
+            instants[found] = at_ms
+        if len(instants) == STATEMENTS_A_CALL:
             self.clear()
 
     def _skip(self, key: EpisodeKey | None, why: str) -> None:
-        """Tell what can't be looked at, and clear what was noted before time is up."""
+        """Log an episode that can't be checked, and clear the noted ones while there is time."""
         self.unreadable += 1
-        if self.unreadable <= SKIPPED_TOLD:
+        if self.unreadable <= SKIPPED_LOGGED:
             named = key._asdict() if key else {}
             log.error("an open episode can't be looked at", extra={**named, "why": why})
         self.clear()
 
-    def _recovered(self, listed: Listed, rule: Rule) -> int | None:
-        """When the device recovered, if it did: as of the first window that tells."""
-        last_ms = listed.episode.last_breach_ms
-        device_id, from_ms = listed.key.device_id, minute_of(last_ms)
+    def _recovered(self, found: StoredEpisode, rule: Rule) -> int | None:
+        """Return when the device recovered (epoch ms), None if no window shows it."""
+        last_ms = found.episode.last_breach_ms
+        device_id, from_ms = found.key.device_id, minute_of(last_ms)
         for minute_ms, window in self._windows.between(device_id, from_ms, self._now_ms + 1):
             values = (
                 (minute_ms + offset, metrics[rule.metric])
@@ -165,7 +164,7 @@ def wired() -> tuple[
     Alerts,
 ]:
     settings = SweepSettings.read(os.environ)
-    rules = rules_of.shipped_rules()
+    rules = shipped_rules()
     dynamodb = client("dynamodb", attempts=ATTEMPTS)
     reader = AlertReader(dynamodb, settings.alerts_table)
     severities = {rule.name: rule.severity for rule in rules}

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import boto3
 import pytest
 from botocore.stub import Stubber
-from telemetry.aws.archive import Archive, Position
-from telemetry.domain.archive import prefix_at
+from telemetry.aws.archive_bucket import Archive, Position
+from telemetry.domain.archive_layout import prefix_at
 from telemetry.domain.times import from_iso
 from telemetry.errors import Rejected, Unavailable
 

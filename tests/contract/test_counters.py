@@ -102,7 +102,7 @@ def test_counts_that_come_in_several_pages_are_all_there() -> None:
 @pytest.mark.parametrize("status", ["InternalError", "Forbidden"])
 def test_a_count_that_cloudwatch_failed_to_tell_is_not_taken_for_zero(status: str) -> None:
     answering = Answering([result(status)])
-    with pytest.raises(Unavailable, match=f"CloudWatch doesn't tell m0: its {status}"):
+    with pytest.raises(Unavailable, match=f"CloudWatch's metric m0 can't be read: {status}"):
         Counters(answering, NAMESPACE).by_minute([ACCEPTED], 0, NOW_MS)
 
 

@@ -9,10 +9,10 @@ import pytest
 from botocore.stub import Stubber
 from telemetry.aws.generations import CACHE_SECONDS, Generations
 from telemetry.aws.items import Attributes, DynamoItems, Items
-from telemetry.aws.window_table import WindowTable, key_of, to_key
-from telemetry.aws.windows import KEY, WindowReader, Windows
-from telemetry.domain import generation as generation_of
-from telemetry.domain.generation import FIRST, Pointer
+from telemetry.aws.window_scan import WindowTable, key_of, to_key
+from telemetry.aws.window_store import KEY, WindowReader, Windows
+from telemetry.domain import generation_pointer
+from telemetry.domain.generation_pointer import FIRST, Pointer
 from telemetry.domain.reading import Reading
 from telemetry.domain.times import from_iso
 from telemetry.errors import Rejected, Unavailable
@@ -85,12 +85,14 @@ def test_a_region_without_a_pointer_has_its_first_generation(store: Store) -> No
 
 def test_a_pointer_is_changed_and_read_by_region(store: Store) -> None:
     ours, theirs = (store.generations(name, Clock()) for name in ("eu-west-1", "us-east-1"))
-    assert ours.change(generation_of.begin) == Pointer(0, 1, None, 1)
-    assert ours.change(lambda pointer: generation_of.switch(pointer, 1)) == Pointer(1, None, 0, 1)
+    assert ours.change(generation_pointer.begin) == Pointer(0, 1, None, 1)
+    assert ours.change(lambda pointer: generation_pointer.switch(pointer, 1)) == Pointer(
+        1, None, 0, 1
+    )
     assert ours.read() == Pointer(1, None, 0, 1)
     assert theirs.read() == FIRST
     with pytest.raises(Rejected):
-        ours.change(lambda pointer: generation_of.switch(pointer, 5))
+        ours.change(lambda pointer: generation_pointer.switch(pointer, 5))
 
 
 def test_two_who_change_a_pointer_at_once_both_have_their_way(store: Store) -> None:
@@ -99,8 +101,8 @@ def test_two_who_change_a_pointer_at_once_both_have_their_way(store: Store) -> N
 
     def begin_anew(pointer: Pointer) -> Pointer:
         for each in meanwhile:  # after it was read, before it is written
-            each.change(generation_of.begin)
-        return generation_of.begin(pointer, anew=True)
+            each.change(generation_pointer.begin)
+        return generation_pointer.begin(pointer, anew=True)
 
     assert ours.change(begin_anew) == Pointer(0, 2, None, 2)
 
@@ -109,7 +111,7 @@ def test_a_pointer_is_read_again_when_it_is_no_longer_fresh(store: Store) -> Non
     clock = Clock()
     generations = store.generations("eu-west-1", clock)
     assert generations.written() == (0,)
-    store.generations("eu-west-1", Clock()).change(generation_of.begin)
+    store.generations("eu-west-1", Clock()).change(generation_pointer.begin)
     clock.now += CACHE_SECONDS - 0.1
     assert generations.written() == (0,)
     clock.now += 0.2
@@ -120,7 +122,7 @@ def test_a_clock_that_was_set_back_makes_no_pointer_fresh(store: Store) -> None:
     clock = Clock()
     generations = store.generations("eu-west-1", clock)
     generations.written()
-    store.generations("eu-west-1", Clock()).change(generation_of.begin)
+    store.generations("eu-west-1", Clock()).change(generation_pointer.begin)
     clock.now -= 3600
     assert generations.written() == (0, 1)
 
@@ -137,8 +139,8 @@ def test_a_reader_whose_clock_was_set_back_goes_by_no_old_pointer() -> None:
 
     assert seen() == [1]
     generations = MemoryGenerations(items, "eu-west-1")
-    generations.change(generation_of.begin)
-    generations.change(lambda pointer: generation_of.switch(pointer, 1))
+    generations.change(generation_pointer.begin)
+    generations.change(lambda pointer: generation_pointer.switch(pointer, 1))
     clock.now -= 3600
     assert seen() == [2]
 
@@ -154,9 +156,9 @@ def test_readers_see_each_regions_current_generation(store: Store) -> None:
 
     assert seen() == [[1, 3], [1]]
     generations = store.generations("eu-west-1", Clock())
-    generations.change(generation_of.begin)
+    generations.change(generation_pointer.begin)
     assert seen() == [[1, 3], [1]]
-    generations.change(lambda pointer: generation_of.switch(pointer, 1))
+    generations.change(lambda pointer: generation_pointer.switch(pointer, 1))
     assert seen() == [[2, 3]]  # a minute that has only other generations' windows is none
     newest = store.reader().between("a", *ends, page_size=1, newest_first=True)
     assert sorted(next(newest)[1]) == [2, 3]

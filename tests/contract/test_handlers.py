@@ -56,7 +56,7 @@ class Resources(NamedTuple):
         found: list[dict[str, Any]] = self.dynamodb.scan(TableName=self.tables[table])["Items"]
         return found
 
-    def held(self) -> list[Any]:
+    def quarantined(self) -> list[Any]:
         """What is in quarantine."""
         s3 = boto3.client("s3")
         listed = s3.list_objects_v2(Bucket="failures", Prefix="quarantine/").get("Contents", [])
@@ -173,13 +173,17 @@ def stored(answer: Any, resources: Resources) -> bool:
 
 def quarantined(answer: Any, resources: Resources) -> bool:
     # the poison is put aside, what came with it is stored
-    return stored(answer, resources) and resources.held() != []
+    return stored(answer, resources) and resources.quarantined() != []
 
 
-def put_aside(answer: Any, resources: Resources) -> bool:
-    return all_done(answer, resources) and [held["function"] for held in resources.held()] == [
-        "drain"
-    ]
+def put_aside(function: str) -> Callable[[Any, Resources], bool]:
+    """One record in quarantine, put there by this function."""
+
+    def shown(answer: Any, resources: Resources) -> bool:
+        functions = [line["function"] for line in resources.quarantined()]
+        return all_done(answer, resources) and functions == [function]
+
+    return shown
 
 
 def on_stream(function: str, aside: int) -> Callable[[Any, Resources], bool]:
@@ -194,7 +198,8 @@ def on_stream(function: str, aside: int) -> Callable[[Any, Resources], bool]:
         reading = json.loads(record["Data"])
         counted_by = {"ingest": None, "drain": "mqtt"}[function]
         is_stamped = reading["received_at"] > 0 and reading.get("via") == counted_by
-        return is_stamped and [held["function"] for held in resources.held()] == [function] * aside
+        functions = [line["function"] for line in resources.quarantined()]
+        return is_stamped and functions == [function] * aside
 
     return shown
 
@@ -251,9 +256,10 @@ SHOWS: dict[str, Callable[[Any, Resources], bool]] = {
     "authorize": effect("Allow"),
     "authorize-unknown-token": effect("Deny"),
     "dispatch": announced,
+    "dispatch-poison": put_aside("dispatch"),
     "drain": all_done,
     "drain-mqtt": on_stream("drain", 0),
-    "drain-poison": put_aside,
+    "drain-poison": put_aside("drain"),
     "ingest": responds(202, '"accepted"'),
     "ingest-lines": lambda answer, _resources: answer["statusCode"] == 204,
     "ingest-lines-rejected": responds(400, "partial write: line 2, column 35"),
@@ -273,7 +279,6 @@ SHOWS: dict[str, Callable[[Any, Resources], bool]] = {
 # Their events say only what time it is.
 SCHEDULED = {"sweep"}
 RAISES: dict[str, type[Exception]] = {
-    "dispatch-poison": KeyError,
     "rebuild-rejected": Rejected,
     "redrive-poison": Rejected,
     "replay-rejected": Rejected,
@@ -349,9 +354,9 @@ def test_what_was_counted_is_written_where_cloudwatch_finds_it(
         "RecordsQuarantined": "Count",
         "ReadingLag": "Milliseconds",
     }
-    assert names_and_units(received) == dict.fromkeys(
-        ["ReadingsForeign", "ReadingsStored", "ReadingsDuplicate", "ReadingsQuarantined"], "Count"
-    )
+    names = {f"Readings{name}" for name in ("Foreign", "Stored", "Duplicate", "Quarantined")}
+    names |= {"MetricsRefused", "MetricsLeftOut"}
+    assert names_and_units(received) == dict.fromkeys(names, "Count")
     assert received["_aws"]["Timestamp"] == from_iso("2026-11-21T01:30:00Z")
     total = len(event("aggregate-poison")["Records"])
     amounts = [received[f"Readings{name}"] for name in ("Stored", "Duplicate", "Quarantined")]

@@ -11,7 +11,7 @@ from botocore.exceptions import EndpointConnectionError
 from botocore.stub import ANY, Stubber
 from telemetry.aws.overflow import Overflow, overflowed
 from telemetry.aws.publishers import Bus, Topic
-from telemetry.aws.quarantine import Appender, Quarantine, of_stream
+from telemetry.aws.quarantine import Appender, Quarantine, entry_of_record
 from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Record, Stream
 from telemetry.domain.notice import Notice
@@ -296,7 +296,9 @@ class TestQuarantine:
     def test_single_records_of_a_device_and_hour_grow_into_one_object(self, s3: Any) -> None:
         appender = Appender(s3, "failures")
         for number in range(20):
-            held = of_stream(self.record(b"x", str(number)), "ingest", Rejected("is not JSON"))
+            held = entry_of_record(
+                self.record(b"x", str(number)), "ingest", Rejected("is not JSON")
+            )
             assert appender.keep([held])
         ((key, body),) = self.objects(s3).items()
         assert key.startswith("quarantine/pump-1/2026-11-21T01/ingest-")
@@ -307,7 +309,7 @@ class TestQuarantine:
     def test_what_an_operator_took_out_of_a_growing_object_stays_out(self, s3: Any) -> None:
         appender = Appender(s3, "failures")
         held = [
-            of_stream(self.record(b"x", str(number)), "ingest", Rejected("is not JSON"))
+            entry_of_record(self.record(b"x", str(number)), "ingest", Rejected("is not JSON"))
             for number in range(3)
         ]
         assert appender.keep(held[:1])

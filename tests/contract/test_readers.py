@@ -6,9 +6,9 @@ from typing import NamedTuple
 import boto3
 import pytest
 from telemetry.aws import alerts as alerts_of
-from telemetry.aws import windows as windows_of
 from telemetry.aws.alerts import BUCKETS, AlertReader, Alerts
-from telemetry.aws.windows import WindowReader, Windows
+from telemetry.aws.window_store import KEY as WINDOW_KEY
+from telemetry.aws.window_store import WindowReader, Windows
 from telemetry.domain.episode import Breach, EpisodeKey
 from telemetry.domain.reading import Reading
 from telemetry.domain.times import from_iso
@@ -39,12 +39,12 @@ def add_to(items: MemoryItems) -> Callable[..., None]:
 
 @pytest.fixture(params=["memory", "dynamodb"])
 def windows(request: pytest.FixtureRequest) -> WindowStore:
-    items = MemoryItems(windows_of.KEY)
+    items = MemoryItems(WINDOW_KEY)
     if request.param == "memory":
         return WindowStore(add_to(items), MemoryWindowReader(items))
     request.getfixturevalue("in_moto")
     dynamodb = boto3.client("dynamodb")
-    create_table(dynamodb, "windows", *windows_of.KEY)
+    create_table(dynamodb, "windows", *WINDOW_KEY)
 
     def add(*readings: Reading, region: str = "eu-west-1") -> None:
         add_to(items)(*readings, region=region)
@@ -72,7 +72,7 @@ def minutes(store: WindowStore, first: int, end: int, **options: bool) -> list[i
 
 def test_a_table_that_is_gone_is_told_of(in_moto: None) -> None:  # noqa: ARG001
     dynamodb = boto3.client("dynamodb")
-    create_table(dynamodb, "windows", *windows_of.KEY)
+    create_table(dynamodb, "windows", *WINDOW_KEY)
     reader = WindowReader(dynamodb, "windows")
     reader.ping()
     dynamodb.delete_table(TableName="windows")
@@ -178,7 +178,7 @@ class TestAlertReader:
         seen: list[str] = []
         cursor = None
         for _ in range(10 + BUCKETS):
-            page = alerts.reader.listed("open", limit, cursor)
+            page = alerts.reader.list_page("open", limit, cursor)
             assert len(page.alerts) <= limit
             seen += [alert["device_id"] for alert in page.alerts]
             cursor = page.next
@@ -195,7 +195,7 @@ class TestAlertReader:
         found: list[tuple[str, str]] = []
         cursor = None
         for _ in range(3 + BUCKETS):
-            page = alerts.reader.listed("open", limit, cursor)
+            page = alerts.reader.list_page("open", limit, cursor)
             found += [(alert["device_id"], alert["region"]) for alert in page.alerts]
             cursor = page.next
             if cursor is None:
@@ -204,17 +204,17 @@ class TestAlertReader:
         assert sorted(found) == [("pump-3", region) for region in regions]
 
     def test_no_alerts_are_one_empty_page(self, alerts: AlertStore) -> None:
-        assert alerts.reader.listed("open", 10, None) == ([], None)
+        assert alerts.reader.list_page("open", 10, None) == ([], None)
 
     def test_the_longest_open_of_a_bucket_come_first(self, alerts: AlertStore) -> None:
         # 3 and 14 are in one bucket: crc32 modulo 16 is 10 for both
         alerts.breach("pump-3", 5_000)
         alerts.breach("pump-14", 1_000)
-        listed = [alert["device_id"] for alert in alerts.reader.listed("open", 10, None).alerts]
+        listed = [alert["device_id"] for alert in alerts.reader.list_page("open", 10, None).alerts]
         assert listed == ["pump-14", "pump-3"]
 
     def test_a_cursor_of_nobodys_is_rejected(self, alerts: AlertStore) -> None:
         for cursor in ("x", "W10=", "WzAsICJ4Il0=", "Wzk5XQ=="):
             with pytest.raises(Rejected) as caught:
-                alerts.reader.listed("open", 10, cursor)
+                alerts.reader.list_page("open", 10, cursor)
             assert caught.value.field == "cursor"

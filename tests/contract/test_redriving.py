@@ -10,7 +10,7 @@ from botocore.response import StreamingBody
 from botocore.stub import Stubber
 from telemetry.aws.failures import Failures
 from telemetry.aws.functions import Functions, Verdict
-from telemetry.aws.quarantine import Held, Quarantine, of_stream
+from telemetry.aws.quarantine import Quarantine, QuarantineEntry, entry_of_record
 from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Record
 from telemetry.errors import Rejected, Unavailable
@@ -31,9 +31,9 @@ def s3(in_moto: None) -> Any:  # noqa: ARG001
     return client
 
 
-def held(number: str) -> Held:
+def held(number: str) -> QuarantineEntry:
     record = Record(number, "pump-1", SHARD, NOW_MS, b"poison", None, None)
-    return of_stream(record, "aggregate", Rejected("is not JSON"))
+    return entry_of_record(record, "aggregate", Rejected("is not JSON"))
 
 
 def body_of(s3: Any, key: str) -> bytes:

@@ -9,11 +9,10 @@ import pytest
 from telemetry.aws.pace import Pace
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.stream import Stream
-from telemetry.aws.windows import KEY, Windows
+from telemetry.aws.window_store import KEY, Windows
 from telemetry.domain import no_measurement, validation
-from telemetry.domain import window as windows_of
 from telemetry.domain.reading import FIELDS, Reading
-from telemetry.domain.window import Window
+from telemetry.domain.window import Window, decode
 from telemetry.errors import Unavailable
 
 from functions.aggregate.handler import run
@@ -51,9 +50,7 @@ class Stage:
         return [record["Data"] for record in self.kinesis.records]
 
     def stored(self) -> dict[tuple[str, str], Window]:
-        return {
-            key: windows_of.decode(item["readings"]["B"]) for key, item in self.items.stored.items()
-        }
+        return {key: decode(item["readings"]["B"]) for key, item in self.items.stored.items()}
 
     def quarantined(self) -> list[dict[str, Any]]:
         return self.bucket.lines()

@@ -141,7 +141,7 @@ FOREIGN: dict[str, tuple[Any, str]] = {
     "task": ({"task": "juggle"}, "a task of a state machine (juggle)"),
     "a reading": (
         {"device_id": "a", "recorded_at": 1, "temperature": 20},
-        "an event with device_id, recorded_at, temperature, of a source that it doesn't know",
+        "an event with device_id, recorded_at, temperature, of an unknown source",
     ),
 }
 # What a function takes of these.

@@ -351,6 +351,24 @@ def test_retries_wait_longer_and_longer_for_a_second_and_a_half_in_all(stage: St
     assert 0.75 <= sum(stage.waits) <= 1.5
 
 
+def test_what_is_put_is_waited_for_no_longer(stage: Stage) -> None:
+    stage.post([valid(0), valid(1)])
+    assert (stage.kinesis.calls, stage.waits) == ([2], [])
+    unlucky = [NOW_MS + 1]
+    stage.kinesis.refuses = lambda record: (
+        json.loads(record["Data"])["recorded_at"] in unlucky and bool(unlucky.pop())
+    )
+    stage.post([valid(0), valid(1)])
+    assert (stage.kinesis.calls, len(stage.waits)) == ([2, 2, 1], 1)
+
+
+def test_a_call_has_no_more_bytes_than_kinesis_takes_with_the_keys_that_count_too() -> None:
+    kinesis = MemoryKinesis()
+    line = ("d" * 128, b"x" * 999_900)  # five of them without their keys are less than 5 MB
+    assert Stream(kinesis, "readings", lambda _seconds: None).put_lines([line] * 5) == []
+    assert kinesis.calls == [4, 1]
+
+
 def test_a_stream_that_hangs_leaves_time_for_the_overflow_queue(stage: Stage) -> None:
     now_seconds = 100.0
 
@@ -367,6 +385,7 @@ def test_a_stream_that_hangs_leaves_time_for_the_overflow_queue(stage: Stage) ->
     assert stream.put(batch) == batch
     # of ingest's 25 s; the queue's three attempts may hang as long
     assert now_seconds - 100 + sum(stage.waits) <= 12
+    assert len(stage.waits) <= 3  # nor does it wait for a call that it won't make
 
 
 def refuse_odd(record: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from urllib.parse import quote_plus
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from telemetry.aws.influx import MAX_BODY_BYTES
+from telemetry.aws.influx_api import MAX_BODY_BYTES
 from telemetry.aws.overflow import Overflow, overflowed
 from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Stream

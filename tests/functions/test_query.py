@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from telemetry.aws import alerts as alerts_of
-from telemetry.aws import windows as windows_of
 from telemetry.aws.alerts import Alerts
-from telemetry.aws.windows import Windows
+from telemetry.aws.window_store import KEY as WINDOW_KEY
+from telemetry.aws.window_store import Windows
 from telemetry.domain.episode import Breach, EpisodeKey
 from telemetry.domain.reading import Reading, shown
 
@@ -27,7 +27,7 @@ class Stage:
     """The function with its tables in memory, written by two regions."""
 
     def __init__(self) -> None:
-        self.windows = MemoryItems(windows_of.KEY)
+        self.windows = MemoryItems(WINDOW_KEY)
         self.alerts = MemoryItems(alerts_of.KEY)
         self.reader = MemoryWindowReader(self.windows)
 

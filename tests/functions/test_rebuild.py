@@ -13,14 +13,12 @@ import pytest
 from telemetry.aws.generations import CACHE_SECONDS
 from telemetry.aws.items import Write
 from telemetry.aws.pace import Pace
-from telemetry.aws.windows import KEY, Windows
-from telemetry.domain import generation as generation_of
-from telemetry.domain import reading as readings_of
-from telemetry.domain import window as windows_of
-from telemetry.domain.generation import Pointer
-from telemetry.domain.reading import Reading
+from telemetry.aws.window_store import KEY, Windows
+from telemetry.domain import generation_pointer
+from telemetry.domain.generation_pointer import Pointer
+from telemetry.domain.reading import Reading, encode
 from telemetry.domain.times import from_iso
-from telemetry.domain.window import Fate, Window
+from telemetry.domain.window import Fate, Window, decode
 from telemetry.errors import Rejected, Unavailable
 
 from functions.rebuild.handler import PAGE_LINES, QUERY_SECONDS, SEGMENTS, Region, run
@@ -79,7 +77,7 @@ class Stage:
         return Windows(self.items, REGION, RETENTION_MS, generations.written)
 
     def archived(self, *readings: Reading) -> None:
-        self.archive.keep(NOW_MS - HOUR_MS, *(readings_of.encode(each) for each in readings))
+        self.archive.keep(NOW_MS - HOUR_MS, *(encode(each) for each in readings))
 
     def task(self, task: str, **event: Any) -> dict[str, Any]:
         """A task's answer, asked for again until it has no token; and as Lambda passes it on."""
@@ -189,7 +187,7 @@ def test_a_rebuild_leaves_out_what_aggregate_quarantines_for_its_time(stage: Sta
 
 def test_a_rebuild_has_each_reading_of_a_record_with_several_once(stage: Stage) -> None:
     foreign = [reading(each)._replace(received_at_ms=None) for each in range(4)]
-    lines = [readings_of.encode(each) for each in foreign]
+    lines = [encode(each) for each in foreign]
     copies = [each._replace(received_at_ms=NOW_MS - HOUR_MS, via="stream") for each in foreign]
     twice = lines[0].replace(b"{", b'{"temperature":1,')
     stage.archive.keep(
@@ -346,7 +344,7 @@ def test_what_a_full_new_window_has_no_room_for_is_not_dropped_unasked(
 ) -> None:
     stage.writer().add([reading(0), reading(1)])
     stage.archived(reading(2), reading(3))
-    monkeypatch.setattr(windows_of, "MAX_READINGS", 3)
+    monkeypatch.setattr("telemetry.domain.window.MAX_READINGS", 3)
     with pytest.raises(Rejected, match=r"the window of pump-1 at .* is full in the new one"):
         stage.rebuild(missing="keep")
     assert stage.pointer().current == 0
@@ -394,13 +392,52 @@ def test_a_part_is_filled_by_as_many_invocations_as_it_takes_each_line_once(stag
     fill = {"generation": generation, "part": "2026-11-21T11", "as_of_ms": NOW_MS}
     assert stage.task("fill", **fill)["done"] == count
     (item,) = stage.stored().values()
-    assert len(windows_of.decode(item["readings"]["B"])) == count
+    assert len(decode(item["readings"]["B"])) == count
 
 
 def test_before_it_reads_the_archive_it_waits_for_writers_and_for_firehose(stage: Stage) -> None:
     begun = stage.task("begin")
     # the cache and the clocks 5 s each, Firehose's buffer of 2 s twice; then a reader's 25 s
     assert (begun["settle_seconds"], begun["retire_seconds"]) == (14, 35)
+
+
+def test_a_plan_goes_back_as_far_as_readings_of_windows_that_are_kept_may_lie(
+    stage: Stage, counted: Callable[[str], float]
+) -> None:
+    # sent four minutes ahead of its time by a device's clock, and filed under the hour before
+    received_ms = NOW_MS - RETENTION_MS - 4 * MINUTE_MS
+    ahead = reading()._replace(
+        recorded_at_ms=NOW_MS - RETENTION_MS + MINUTE_MS, received_at_ms=received_ms
+    )
+    stage.archive.keep(received_ms - HOUR_MS, encode(ahead))
+    stage.archive.keep(received_ms - 2 * HOUR_MS, encode(ahead))
+    stage.archive.keep(NOW_MS, encode(reading(HOUR_MS)))  # this very millisecond's
+    assert stage.task("plan", rebuild={})["parts"] == ["2026-10-22T10", "2026-11-21T12"]
+    stage.rebuild()
+    assert sorted(minute for _, minute in stage.stored()) == [
+        "2026-10-22T12:01:00Z#eu-west-1#1",
+        "2026-11-21T12:00:00Z#eu-west-1#1",
+    ]
+    assert counted("ReadingsRebuilt") == 2
+
+
+def test_a_window_whose_time_ends_now_is_not_made_again(stage: Stage) -> None:
+    ending = reading()._replace(recorded_at_ms=NOW_MS - RETENTION_MS, received_at_ms=None)
+    staying = ending._replace(recorded_at_ms=NOW_MS - RETENTION_MS + MINUTE_MS)
+    stage.archive.keep(NOW_MS - RETENTION_MS, *map(encode, (ending, staying)))
+    stage.rebuild()
+    assert [minute for _, minute in stage.stored()] == ["2026-10-22T12:01:00Z#eu-west-1#1"]
+
+
+def test_an_invocation_does_all_that_its_time_is_enough_for_whatever_the_one_before_took(
+    stage: Stage,
+) -> None:
+    stage.archived(*(reading(offset) for offset in range(2 * PAGE_LINES + 1)))
+    fill = {"task": "fill", "generation": stage.task("begin")["generation"], "done": 0}
+    fill |= {"part": "2026-11-21T11", "as_of_ms": NOW_MS, "token": None}
+    stage.clock.sleep(3_600)  # since this environment was made
+    answer = run(fill, NOW_MS, stage.region)
+    assert (answer["token"], answer["done"]) == (None, 2 * PAGE_LINES + 1)
 
 
 def test_windows_whose_time_is_over_are_not_made_again(stage: Stage) -> None:
@@ -514,7 +551,7 @@ def test_cleaning_spares_a_generation_that_is_begun_while_it_cleans(
     scan = stage.table.scan
 
     def begin_and_scan(*where: Any) -> Any:
-        stage.region.generations.change(generation_of.begin)
+        stage.region.generations.change(generation_pointer.begin)
         stage.writer().add([reading(1)])
         return scan(*where)
 
@@ -578,8 +615,7 @@ def test_a_writer_that_began_before_the_rebuild_answers_only_when_both_have_the_
     stage.items.fault = slow
     assert writer.add([reading(1)]).fates == [Fate.STORED]
     offsets = {
-        key[1]: sorted(windows_of.decode(item["readings"]["B"]))
-        for key, item in stage.stored().items()
+        key[1]: sorted(decode(item["readings"]["B"])) for key, item in stage.stored().items()
     }
     minute = "2026-11-21T11:00:00Z#eu-west-1"
     assert offsets == {minute: [0, 1], f"{minute}#1": [1]}

@@ -144,7 +144,7 @@ def test_what_another_producer_put_on_the_stream_is_as_old_as_it_was_when_it_cam
     assert json.loads(copied) == {**foreign, **stamped}
     record = delivered(copied, TEN + 90 * 24 * HOUR_MS)
     assert record.reading is not None
-    assert record.is_foreign  # nobody else has counted it
+    assert record.bypassed_ingest  # nobody else has counted it
 
 
 def test_of_a_record_with_several_readings_they_go_and_not_it(stage: Stage) -> None:

@@ -6,10 +6,17 @@ from functools import partial
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from telemetry.aws import alerts as alerts_of
-from telemetry.aws import windows as windows_of
-from telemetry.aws.alerts import BUCKETS, Alerts, Listed, Unlisted, to_episode, to_notice
+from telemetry.aws.alerts import (
+    BUCKETS,
+    Alerts,
+    StoredEpisode,
+    UnreadableEpisode,
+    to_episode,
+    to_notice,
+)
 from telemetry.aws.items import Outcome, Write
-from telemetry.aws.windows import Windows
+from telemetry.aws.window_store import KEY as WINDOW_KEY
+from telemetry.aws.window_store import Windows
 from telemetry.domain.episode import (
     RULE_GONE_MS,
     RULE_REMOVED,
@@ -38,7 +45,7 @@ class Stage:
     """The function with its tables in memory; times are in ms after NOW_MS."""
 
     def __init__(self) -> None:
-        self.windows = MemoryItems(windows_of.KEY)
+        self.windows = MemoryItems(WINDOW_KEY)
         self.items = MemoryItems(alerts_of.KEY)
         self.reader = MemoryWindowReader(self.windows)
         self.remaining_ms = 60_000
@@ -365,11 +372,11 @@ def test_where_a_minute_is_too_short_each_begins_with_other_episodes(stage: Stag
 def test_each_minute_begins_with_the_bucket_after_that_of_the_minute_before() -> None:
     begun: list[int] = []
 
-    def listing(first_bucket: int) -> list[Listed]:
+    def listing(first_bucket: int) -> list[StoredEpisode]:
         begun.append(first_bucket)
         return []
 
-    windows = MemoryWindowReader(MemoryItems(windows_of.KEY))
+    windows = MemoryWindowReader(MemoryItems(WINDOW_KEY))
     alerts = Alerts(MemoryItems(alerts_of.KEY), REGION, {})
     for minute in range(2 * BUCKETS):
         run(NOW_MS + minute * 60_000 + 59_999, (HOT,), listing, windows, alerts, lambda: 60_000)
@@ -390,9 +397,9 @@ def test_the_last_fifteen_seconds_are_for_finishing(
 def test_nothing_more_is_listed_when_time_is_up(stage: Stage) -> None:
     stage.course("pump-1", _0=40.0)
     stage.course("pump-2", _0=40.0)
-    listed: list[Listed | Unlisted] = []
+    listed: list[StoredEpisode | UnreadableEpisode] = []
 
-    def listing(_first_bucket: int) -> Iterator[Listed | Unlisted]:
+    def listing(_first_bucket: int) -> Iterator[StoredEpisode | UnreadableEpisode]:
         for each in MemoryAlertReader(stage.items).open_in(REGION, 0):
             listed.append(each)
             yield each

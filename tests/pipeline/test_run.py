@@ -55,6 +55,9 @@ def test_a_run_brings_all_up_checks_it_and_leaves_nothing_behind() -> None:
         "stored": readings["distinct"],
         "duplicate": readings["accepted"] - readings["distinct"],
         "quarantined": 0,
+        "conflicting": 0,
+        "metrics_refused": 0,
+        "metrics_left_out": 0,
     }
     assert result["accounting"]["unaccounted"] == 0
     assert result["windows_checked"] >= 20

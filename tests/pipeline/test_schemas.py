@@ -46,7 +46,7 @@ def definition(*fields: dict[str, Any]) -> str:
     return json.dumps({**newest, "version": 99, "fields": [*newest["fields"], *fields]})
 
 
-@pytest.mark.parametrize(("contract", "count"), [("reading", 3), ("window", 1), ("alert", 2)])
+@pytest.mark.parametrize(("contract", "count"), [("reading", 3), ("window", 2), ("alert", 3)])
 def test_a_deployment_registers_every_version_of_a_contract(
     pipeline: Pipeline, contract: str, count: int
 ) -> None:

@@ -13,8 +13,8 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from telemetry.aws.alerts import AlertReader
-from telemetry.aws.windows import WindowReader
-from telemetry.domain import window as windows_of
+from telemetry.aws.window_store import WindowReader
+from telemetry.domain.window import Contested, decode
 
 from functions.query import handler as query
 from tests.simulation.oracle import MINUTE_MS, Found, iso, kept, minute_ms_of
@@ -79,10 +79,10 @@ def instants(world: World, region: Region) -> dict[str, Instants]:
     found: dict[str, Instants] = defaultdict(lambda: defaultdict(dict))
     for item in world.tables[WINDOWS].replicas[region.name].items.values():
         device_id, minute_ms, _ = minute_ms_of(item)
-        for offset, metrics in windows_of.decode(item["readings"]["B"]).items():
+        for offset, metrics in decode(item["readings"]["B"]).items():
             merged = found[device_id][minute_ms + offset]
             for name, value in metrics.items():
-                here = Value(float(value), isinstance(value, windows_of.Contested))
+                here = Value(float(value), isinstance(value, Contested))
                 merged[name] = larger(here, merged.get(name, here))
     return found
 

@@ -10,16 +10,14 @@ from typing import Any
 from unittest.mock import patch
 
 from telemetry.aws import alerts as alerts_module
-from telemetry.aws import influx as influx_module
-from telemetry.aws import mqtt
+from telemetry.aws import influx_api, mqtt, window_store
 from telemetry.aws import stream as stream_module
-from telemetry.aws import windows as windows_module
 from telemetry.domain import admission, validation
 from telemetry.domain import episode as episode_module
 from telemetry.domain import reading as readings_of
-from telemetry.domain import window as windows_of
+from telemetry.domain import window as window_module
 from telemetry.domain.episode import Changed, Episode, join
-from telemetry.domain.influx import translate
+from telemetry.domain.influx_mapping import translate
 from telemetry.domain.times import MINUTE_MS, from_iso, to_iso_minute
 from telemetry.errors import Rejected
 
@@ -42,7 +40,7 @@ def larger_magnitude_wins(planted: contextlib.ExitStack) -> None:
         pairs = {name: [each[name] for each in (a, b) if name in each] for name in names}
         return {name: max(values, key=abs) for name, values in pairs.items()}, 0
 
-    planted.enter_context(patch.object(windows_of, "_merge_metrics", by_magnitude))
+    planted.enter_context(patch.object(window_module, "_merge_metrics", by_magnitude))
 
 
 @breaks(oracle.episodes_join_their_breaches, seed=2)
@@ -98,7 +96,7 @@ def the_largest_value_refused(planted: contextlib.ExitStack) -> None:
 # Times
 
 
-@breaks(oracle.quarantine_has_what_cannot_be_stored, seed=3)
+@breaks(oracle.quarantine_has_what_cannot_be_stored, seed=6)
 def the_last_moment_refused(planted: contextlib.ExitStack) -> None:
     """A reading that is exactly as far ahead as one may be is taken for too far."""
     real = readings_of.check_time
@@ -109,7 +107,7 @@ def the_last_moment_refused(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(stream_module, "check_time", strict))
 
 
-@breaks(oracle.quarantine_has_what_cannot_be_stored, seed=3)
+@breaks(oracle.quarantine_has_what_cannot_be_stored, seed=6)
 def the_oldest_moment_refused(planted: contextlib.ExitStack) -> None:
     """A reading that is exactly as old as one may be is taken for too old."""
     real = readings_of.check_time
@@ -131,7 +129,7 @@ def settled_a_moment_late(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(sweep, "recovery", late))
 
 
-@breaks(oracle.episodes_join_their_breaches, seed=18)
+@breaks(oracle.episodes_join_their_breaches, seed=31)
 def cleared_at_the_very_threshold(planted: contextlib.ExitStack) -> None:
     """A value that is as high as the clear threshold is taken for one below."""
     real = episode_module.recovery
@@ -142,7 +140,7 @@ def cleared_at_the_very_threshold(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(sweep, "recovery", touching))
 
 
-@breaks(oracle.episodes_join_their_breaches, seed=3)
+@breaks(oracle.episodes_join_their_breaches, seed=21)
 def joined_at_the_very_clear(planted: contextlib.ExitStack) -> None:
     """A breach at the instant at which the episode before was cleared joins the one after it."""
 
@@ -157,7 +155,7 @@ def joined_at_the_very_clear(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(alerts_module, "join", lenient))
 
 
-@breaks(oracle.episodes_join_their_breaches, seed=8)
+@breaks(oracle.episodes_join_their_breaches, seed=2)
 def reopened_at_the_very_clear(planted: contextlib.ExitStack) -> None:
     """A breach at the instant of the clear opens another episode."""
 
@@ -180,11 +178,11 @@ def reopened_at_the_very_clear(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.windows_go_when_their_time_is_over)
 def milliseconds_taken_for_seconds(planted: contextlib.ExitStack) -> None:
     """Windows expire in some fifty thousand years."""
-    real = windows_module.expires_at
-    planted.enter_context(patch.object(windows_module, "expires_at", lambda *at: real(*at) * 1000))
+    real = window_store.expires_at
+    planted.enter_context(patch.object(window_store, "expires_at", lambda *at: real(*at) * 1000))
 
 
-@breaks(oracle.streams_have_what_devices_sent)
+@breaks(oracle.streams_have_what_devices_sent, seed=3)
 def nanoseconds_through_a_float(planted: contextlib.ExitStack) -> None:
     """InfluxDB's nanoseconds lose their last digits, and sometimes a millisecond."""
 
@@ -193,13 +191,13 @@ def nanoseconds_through_a_float(planted: contextlib.ExitStack) -> None:
             [each._replace(time_ns=int(float(each.time_ns))) for each in points], *more
         )
 
-    planted.enter_context(patch.object(influx_module, "translate", rounded))
+    planted.enter_context(patch.object(influx_api, "translate", rounded))
 
 
 # What is left, and where
 
 
-@breaks(oracle.windows_are_the_sets_of_readings, seed=13)
+@breaks(oracle.windows_are_the_sets_of_readings, seed=51)
 def a_record_dropped_when_time_is_up(planted: contextlib.ExitStack) -> None:
     """A redrive that is cut off in a batch forgets the first of the records that it didn't try."""
     real = redrive.Batches._retry
@@ -221,7 +219,7 @@ def a_record_dropped_when_time_is_up(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(redrive.Batches, "_retry", dropping))
 
 
-@breaks(oracle.notices_go_out_once)
+@breaks(oracle.notices_go_out_once, seed=37)
 def resumed_from_the_last_notice(planted: contextlib.ExitStack) -> None:
     """Of several notices that weren't queued the last one is named, and those before are lost."""
     planted.enter_context(patch.object(dispatch, "min", max, create=True))
@@ -230,16 +228,16 @@ def resumed_from_the_last_notice(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.windows_are_the_sets_of_readings, seed=2)
 def one_reading_too_many(planted: contextlib.ExitStack) -> None:
     """A full window takes one more."""
-    real = windows_of.add
+    real = window_module.add_readings
 
     def generous(window: Any, readings: Any) -> Any:
-        with patch.object(windows_of, "MAX_READINGS", windows_of.MAX_READINGS + 1):
+        with patch.object(window_module, "MAX_READINGS", window_module.MAX_READINGS + 1):
             return real(window, readings)
 
-    planted.enter_context(patch.object(windows_of, "add", generous))
+    planted.enter_context(patch.object(window_store, "add_readings", generous))
 
 
-@breaks(oracle.records_have_their_devices_key)
+@breaks(oracle.records_have_their_devices_key, seed=23)
 def salted_by_the_whole_batch(planted: contextlib.ExitStack) -> None:
     """A device's key depends on how much others send with it."""
 
@@ -254,7 +252,7 @@ def salted_by_the_whole_batch(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(stream_module, "_entries", entries))
 
 
-@breaks(oracle.what_is_acknowledged_is_there)
+@breaks(oracle.what_is_acknowledged_is_there, seed=21)
 def basic_ingest_a_level_off(planted: contextlib.ExitStack) -> None:
     """Drain reads the topic of Basic Ingest from the wrong level on."""
     real = mqtt._of_error
@@ -284,19 +282,19 @@ def a_bucket_is_not_swept(planted: contextlib.ExitStack) -> None:
 # What is read
 
 
-@breaks(answers.windows_are_told)
+@breaks(answers.windows_are_told, seed=6)
 def regions_overwrite_each_other(planted: contextlib.ExitStack) -> None:
     """Of an instant that two regions have a reader sees one region's metrics and values."""
-    planted.enter_context(patch.object(windows_of, "merge", lambda a, b: {**a, **b}))
+    planted.enter_context(patch.object(window_store, "merge", lambda a, b: {**a, **b}))
 
 
 @breaks(answers.windows_are_told)
 def the_last_is_the_last_that_came(planted: contextlib.ExitStack) -> None:
     """The last value of a window is that of the region that is read last."""
-    planted.enter_context(patch.object(windows_of, "sorted", list, create=True))
+    planted.enter_context(patch.object(window_module, "sorted", list, create=True))
 
 
-@breaks(answers.windows_are_told)
+@breaks(answers.windows_are_told, seed=2)
 def the_next_page_skips_a_minute(planted: contextlib.ExitStack) -> None:
     """The next page begins a minute late."""
     route = "/devices/{device_id}/windows"
@@ -312,7 +310,7 @@ def the_next_page_skips_a_minute(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.dict(query.ROUTES, {route: skipping}))
 
 
-@breaks(answers.devices_are_told, seed=53)
+@breaks(answers.devices_are_told, seed=6)
 def the_latest_is_the_last_that_came(planted: contextlib.ExitStack) -> None:
     """The latest reading of a device is that of the region that is read last."""
     planted.enter_context(patch.object(query, "max", lambda window: list(window)[-1], create=True))
@@ -321,13 +319,13 @@ def the_latest_is_the_last_that_came(planted: contextlib.ExitStack) -> None:
 @breaks(answers.alerts_are_told)
 def a_bucket_is_not_listed(planted: contextlib.ExitStack) -> None:
     """Alerts are listed from fifteen of the sixteen buckets."""
-    real = alerts_module.AlertReader.listed
+    real = alerts_module.AlertReader.list_page
 
     def fewer(self: Any, *asked: Any) -> Any:
         with patch.object(alerts_module, "BUCKETS", alerts_module.BUCKETS - 1):
             return real(self, *asked)
 
-    planted.enter_context(patch.object(alerts_module.AlertReader, "listed", fewer))
+    planted.enter_context(patch.object(alerts_module.AlertReader, "list_page", fewer))
 
 
 @breaks(answers.alerts_are_told, seed=1)

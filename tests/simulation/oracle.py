@@ -13,9 +13,8 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from telemetry.domain import window as windows_of
 from telemetry.domain.accounting import ACCEPTED, FOREIGN, SETTLED, STORED, Metric, unaccounted
-from telemetry.domain.window import Contested
+from telemetry.domain.window import Contested, decode, encode
 
 from tests.simulation import judge
 from tests.simulation.devices import Device
@@ -227,7 +226,7 @@ def merged_windows(world: World) -> dict[tuple[str, int], Metrics]:
     stored: dict[tuple[str, int], Metrics] = defaultdict(dict)
     for item in world.tables[WINDOWS].replicas[kept(world)[0].name].items.values():
         device_id, minute_ms, _ = minute_ms_of(item)
-        for offset, metrics in windows_of.decode(item["readings"]["B"]).items():
+        for offset, metrics in decode(item["readings"]["B"]).items():
             merged = stored[device_id, minute_ms + offset]
             for name, value in metrics.items():
                 merged[name] = max(value, merged.get(name, value))
@@ -257,13 +256,13 @@ def windows_are_the_sets_of_readings(world: World) -> Found:
                 yield f"{where}: a window of no readings"
             elif len(expected[key]) > world.conditions.options.window_limit:
                 yield from badly_filled(world, where, expected[key], found[key])
-            elif found[key] != windows_of.encode(expected[key]):
-                yield f"{where}: {different(expected[key], windows_of.decode(found[key]))}"
+            elif found[key] != encode(expected[key]):
+                yield f"{where}: {different(expected[key], decode(found[key]))}"
 
 
 def badly_filled(world: World, where: str, expected: dict[int, Metrics], found: bytes) -> Found:
     """A full window has as many readings as it takes, each of them whole."""
-    stored = windows_of.decode(found)
+    stored = decode(found)
     if len(stored) != world.conditions.options.window_limit:
         yield f"{where}: {len(stored)} readings in a full window"
     for offset, metrics in stored.items():
@@ -313,7 +312,7 @@ def nobody_writes_anothers_data(world: World) -> Found:
             values[device_id, document["recorded_at"], name].add(value)
     for item in world.tables[WINDOWS].replicas[kept(world)[0].name].items.values():
         device_id, minute_ms, _ = minute_ms_of(item)
-        for offset, metrics in windows_of.decode(item["readings"]["B"]).items():
+        for offset, metrics in decode(item["readings"]["B"]).items():
             for name, value in metrics.items():
                 if value not in values[device_id, minute_ms + offset, name]:
                     yield f"{device_id} {minute_ms}+{offset}: {name} {value} was sent by nobody"
@@ -344,7 +343,7 @@ def overflowed(world: World, region: Region) -> list[Reading]:
     stored = {
         (device_id, minute_ms + offset)
         for (device_id, minute_ms), window in own_windows(world, region).items()
-        for offset in windows_of.decode(window)
+        for offset in decode(window)
     }
     return [
         reading for reading in readings(region) if (reading.device_id, reading.at_ms) not in stored

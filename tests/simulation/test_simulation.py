@@ -17,7 +17,7 @@ from tests.simulation.checking import Outcome, course, reduced, seed_that_finds
 from tests.simulation.options import Options, drawn
 
 ROOT = Path(__file__).parents[2]
-SEEDS, SEEDS_A_TEST = 200, 25
+SEEDS, SEEDS_A_TEST = 160, 20
 pytestmark = pytest.mark.timeout(420)  # its processes share two cores with other tiers
 HITS_MIN = 20
 CONSEQUENCES = {

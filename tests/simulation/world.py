@@ -13,7 +13,6 @@ from unittest.mock import patch
 
 from telemetry.aws import observe
 from telemetry.aws import stream as stream_module
-from telemetry.domain import window as windows_of
 from telemetry.domain.accounting import Metric
 
 from emulator.mappings import engine as engine_of
@@ -299,7 +298,7 @@ def simulated(options: Options) -> Iterator[None]:
         silent(observe.log),
         silent(logging.getLogger("emulator.mappings.engine")),
         silent(logging.getLogger("emulator.mqtt.rules")),
-        patch.object(windows_of, "MAX_READINGS", options.window_limit),
+        patch("telemetry.domain.window.MAX_READINGS", options.window_limit),
         patch.object(stream_module, "RECORDS_A_KEY", options.records_a_key),
         patch.object(engine_of, "FOLLOW_SECONDS", FOLLOW_SECONDS),
         patch.object(iot_rules, "uuid", SimpleNamespace(uuid4=lambda: "simulated")),

@@ -10,7 +10,7 @@ from math import prod
 from typing import Any
 
 import pytest
-from telemetry.domain.archive import prefix_at
+from telemetry.domain.archive_layout import prefix_at
 from telemetry.domain.reading import DEVICE_FIELDS, FIELDS
 
 from contract.athena import TYPES

@@ -111,7 +111,7 @@ def broken_rules(template: Template, **parameters: str) -> list[str]:
     [
         ({}, []),
         ({"ReplicaRegion": "eu-north-1", "StreamMode": "PROVISIONED", "StreamShards": "2"}, []),
-        ({"ReplicaRegion": "eu-west-1"}, ["ReplicaRegion is the region of the stack itself"]),
+        ({"ReplicaRegion": "eu-west-1"}, ["ReplicaRegion is the stack's own region"]),
         ({"StreamShards": "2"}, ["StreamShards is for StreamMode PROVISIONED"]),
     ],
 )

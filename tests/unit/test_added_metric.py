@@ -14,15 +14,15 @@ from tests.template import loaded, resources
 COURSE = """
 import json
 from telemetry.domain import reading, validation, window
-from telemetry.domain.rule import breach, shipped_rules
+from telemetry.domain.rule import breaching_value, shipped_rules
 
 document = {"device_id": "pump-1", "recorded_at": 1795224600000, "wobble": 9.5}
 taken = validation.decode(reading.encode(validation.parse(document).reading)).reading
-kept = window.decode(window.encode(window.add(None, [taken]).state))
+kept = window.decode(window.encode(window.add_readings(None, [taken]).state))
 print(json.dumps({
     "metrics": dict(taken.metrics),
-    "mean": window.statistics(kept)["wobble"].mean,
-    "breaches": {rule.name: breach(rule, taken) for rule in shipped_rules()},
+    "mean": window.summarize(kept)["wobble"].mean,
+    "breaches": {rule.name: breaching_value(rule, taken) for rule in shipped_rules()},
 }))
 validation.parse(document | {"wobble": 500.5})
 """

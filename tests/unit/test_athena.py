@@ -355,8 +355,8 @@ def in_windows(readings: list[Reading]) -> list[dict[str, Any]]:
     """What windows hold of readings, as Athena shows it."""
     windows: dict[window.WindowKey, window.Window] = {}
     for reading in readings:
-        key = window.key_of(reading)
-        windows[key] = window.add(windows.get(key), [reading]).state
+        key = window.window_key(reading)
+        windows[key] = window.add_readings(windows.get(key), [reading]).state
     return [
         {
             "device_id": key.device_id,

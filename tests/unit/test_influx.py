@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 from telemetry.domain.admission import Admission, Poster, admit
-from telemetry.domain.influx import (
+from telemetry.domain.influx_mapping import (
     Batch,
     Mapping,
     MappingInvalid,
-    judged,
+    judge_batch,
     load_mapping,
     remedy,
     shipped_mapping,
@@ -57,7 +57,7 @@ def judge(
     batch = batch._replace(precision=precision)
     places = [f"line {point.line}" for point in batch.points]
     admitted = admit(batch.documents, Poster(None), NOW_MS, 86_400_000, None, places)
-    judgement = judged(batch, admitted)
+    judgement = judge_batch(batch, admitted)
     return judgement.admission, [str(each) for each in judgement.faults]
 
 
@@ -341,7 +341,7 @@ def test_a_time_that_is_only_too_old_is_not_said_to_be_in_another_unit() -> None
 )
 def test_the_entry_is_told_that_would_keep_a_field(lines: str, entry: str) -> None:
     batch = batch_of(lines)
-    assert batch.is_kept_none
+    assert batch.has_no_metric
     told = remedy(batch.left_out)
     assert told == f"an entry under `metrics` in influx.yaml keeps one: {entry}"
     entry = entry.partition("}")[0].replace("METRIC", "battery") + "}"
@@ -356,6 +356,6 @@ def test_points_without_a_number_are_told_to_be_that() -> None:
 
 
 def test_a_batch_is_kept_in_part_where_a_point_has_a_metric_or_a_fault() -> None:
-    assert not batch_of("m,host=a temperature=1 1\nm Temperature=1 1").is_kept_none
-    assert not batch_of("m temperature=1 1\nm Temperature=1 1").is_kept_none
-    assert not batch_of("").is_kept_none
+    assert not batch_of("m,host=a temperature=1 1\nm Temperature=1 1").has_no_metric
+    assert not batch_of("m temperature=1 1\nm Temperature=1 1").has_no_metric
+    assert not batch_of("").has_no_metric

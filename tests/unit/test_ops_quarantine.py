@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from telemetry.aws.quarantine import Held, Quarantine, of_change
-from telemetry.domain import window as windows_of
+from telemetry.aws.quarantine import Quarantine, QuarantineEntry, entry_of_change
 from telemetry.domain.times import minute_of, to_iso_minute
+from telemetry.domain.window import encode
 from telemetry.errors import Rejected
 
 from ops import quarantine
@@ -32,8 +32,8 @@ OUTPUTS = {
 }
 
 
-def held(number: str, data: bytes = b"poison", **changed: Any) -> Held:
-    line = Held(
+def held(number: str, data: bytes = b"poison", **changed: Any) -> QuarantineEntry:
+    line = QuarantineEntry(
         f"{SHARD}:{number}",
         "aggregate",
         "kinesis",
@@ -50,7 +50,7 @@ def held(number: str, data: bytes = b"poison", **changed: Any) -> Held:
     return line._replace(**changed)
 
 
-def change(event_id: str) -> Held:
+def change(event_id: str) -> QuarantineEntry:
     """A record of the alerts table's stream."""
     data = json.dumps({"eventID": event_id, "dynamodb": {"NewImage": {}}}).encode()
     return held("7", data, name=event_id, function="dispatch", source="dynamodb")
@@ -71,7 +71,7 @@ class Stack:
         self.target = Target("telemetry", OUTPUTS, clients.__getitem__)
         self.said = ""
 
-    def put(self, *lines: Held) -> str:
+    def put(self, *lines: QuarantineEntry) -> str:
         """Quarantine these in one object; return its key."""
         before = set(self.bucket.objects)
         assert Quarantine(self.bucket, "failures").keep(lines)
@@ -469,7 +469,7 @@ class Pipeline:
         window = {AT_MS % 60_000: metrics or {"temperature": 20.0}}
         minute = {"S": f"{to_iso_minute(minute_of(AT_MS))}#eu-west-1"}
         item = {"device_id": {"S": "pump-1"}, "minute_region": minute}
-        self.items.append({**item, "readings": {"B": windows_of.encode(window)}})
+        self.items.append({**item, "readings": {"B": encode(window)}})
 
 
 @pytest.fixture
@@ -568,7 +568,7 @@ def test_a_message_whose_readings_are_stored_is_told_so(stack: Stack, pipeline: 
 def test_a_change_that_dispatch_puts_aside_again_is_not_lost(stack: Stack) -> None:
     def dispatch(event: dict[str, Any]) -> dict[str, Any]:
         (record,) = event["Records"]
-        stack.put(of_change(record, "dispatch", Rejected("is not an episode")))
+        stack.put(entry_of_change(record, "dispatch", Rejected("is not an episode")))
         return {"batchItemFailures": []}
 
     stack.functions.functions["plant-dispatch"] = dispatch
@@ -576,7 +576,7 @@ def test_a_change_that_dispatch_puts_aside_again_is_not_lost(stack: Stack) -> No
         "eventID": "c1",
         "dynamodb": {"SequenceNumber": "7", "Keys": {"device_id": {"S": "pump-1"}}},
     }
-    stack.put(of_change(record, "dispatch", Rejected("is not an episode")))
+    stack.put(entry_of_change(record, "dispatch", Rejected("is not an episode")))
     for _ in range(2):
         assert stack.do("release", "--all", "--wait", "60") == 1
         assert "is not an episode" in stack.said

@@ -27,7 +27,7 @@ class Site:
     def tell(self, *refused: Any, poster: str | None = None) -> list[dict[str, Any]]:
         """The lines of one invocation."""
         self._caplog.clear()
-        self.refusals.tell(refused, "https", poster)
+        self.refusals.log(refused, "https", poster)
         names = ("device_id", "field", "reason", "value", "count", "via", "poster", "left_out")
         return [
             {name: vars(line)[name] for name in names if name in vars(line)}

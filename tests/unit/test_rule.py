@@ -11,7 +11,7 @@ from telemetry.domain.reading import Reading, encode
 from telemetry.domain.rule import (
     Rule,
     RulesInvalid,
-    breach,
+    breaching_value,
     filter_pattern,
     load_rules,
     shipped_rules,
@@ -186,7 +186,7 @@ def hot(value: float) -> Reading:
     [(37.9, None), (38.0, None), (38.00000000000001, 38.00000000000001), (150.0, 150.0)],
 )
 def test_a_breach_is_strictly_above(value: float, expected: float | None) -> None:
-    assert breach(HOT, hot(value)) == expected
+    assert breaching_value(HOT, hot(value)) == expected
 
 
 @pytest.mark.parametrize(
@@ -197,11 +197,11 @@ def test_a_breach_of_a_negative_threshold_is_what_is_warmer(
     value: float, expected: float | None
 ) -> None:
     freezer = HOT.model_copy(update={"above": -18.0, "clears_below": -20.0})
-    assert breach(freezer, hot(value)) == expected
+    assert breaching_value(freezer, hot(value)) == expected
 
 
 def test_a_reading_without_the_metric_is_no_breach() -> None:
-    assert breach(HOT, Reading("pump-1", 1, {"humidity": 99.0})) is None
+    assert breaching_value(HOT, Reading("pump-1", 1, {"humidity": 99.0})) is None
 
 
 @pytest.mark.parametrize(("above", "shown"), [(38, "38"), (38.0, "38"), (38.5, "38.5"), (-4, "-4")])
@@ -240,4 +240,4 @@ def test_the_filter_lets_exactly_the_breaches_through(
     reading = Reading("pump-1", 1, {metric: value + 0.0})
     (pattern,) = filter_pattern([rule])
     pattern = json.loads(json.dumps(pattern))  # as it is in the template
-    assert lets_through(pattern, encode(reading)) == (breach(rule, reading) is not None)
+    assert lets_through(pattern, encode(reading)) == (breaching_value(rule, reading) is not None)

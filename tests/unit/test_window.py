@@ -10,22 +10,23 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from telemetry.domain import window as windows_of
 from telemetry.domain.reading import Reading
 from telemetry.domain.window import (
     EMPTY,
     MAX_READINGS,
     Contested,
     Fate,
+    Statistics,
     Window,
     WindowKey,
-    add,
-    contested,
+    add_readings,
+    count_contested,
     decode,
     encode,
     is_within,
-    key_of,
     merge,
+    summarize,
+    window_key,
 )
 from telemetry.errors import Rejected
 
@@ -58,7 +59,7 @@ windows = st.dictionaries(
 
 
 def of(readings: list[Reading]) -> Window:
-    return add(None, readings).state
+    return add_readings(None, readings).state
 
 
 def oracle(readings: list[Reading]) -> Window:
@@ -87,7 +88,7 @@ def test_order_repetition_and_splits_change_nothing(
     window: Window | None = None
     while repeated:
         size = data.draw(st.integers(1, len(repeated)))
-        window = add(window, repeated[:size]).state
+        window = add_readings(window, repeated[:size]).state
         repeated = repeated[size:]
     assert encode(window or EMPTY) == encode(of(readings))
 
@@ -104,13 +105,13 @@ def test_a_value_is_contested_where_another_came_for_its_instant(readings: list[
         for offset, metrics in found.items()
         for name, value in metrics.items()
     } == {cell: len(values) > 1 for cell, values in came.items()}
-    assert contested(found) == sum(len(values) > 1 for values in came.values())
+    assert count_contested(found) == sum(len(values) > 1 for values in came.values())
 
 
 @given(batches, batches)
 def test_adding_is_merging(first: list[Reading], second: list[Reading]) -> None:
     merged = encode(merge(of(first), of(second)))
-    assert encode(add(of(first), second).state) == merged == encode(of(first + second))
+    assert encode(add_readings(of(first), second).state) == merged == encode(of(first + second))
 
 
 @given(batches, batches)
@@ -136,11 +137,11 @@ def test_every_reading_is_stored_duplicate_or_overflow(
     first: list[Reading], second: list[Reading]
 ) -> None:
     before = of(first)
-    addition = add(before, second)
+    addition = add_readings(before, second)
     assert len(addition.fates) == len(second)
     grown = len(addition.state) - len(before)
     assert grown <= addition.fates.count(Fate.STORED)  # some bring only a metric
-    again = add(addition.state, second)
+    again = add_readings(addition.state, second)
     assert list(again.fates) == [Fate.DUPLICATE] * len(second)
     assert again.state is addition.state  # so that nothing is written
 
@@ -149,27 +150,31 @@ def test_every_reading_is_stored_duplicate_or_overflow(
 def test_what_is_given_is_left_as_it_was(first: list[Reading], second: list[Reading]) -> None:
     before = of(first)
     copy = {offset: dict(metrics) for offset, metrics in before.items()}
-    add(before, second)
+    add_readings(before, second)
     merge(before, of(second))
     assert before == copy
 
 
 def test_metrics_of_one_instant_that_come_apart_are_put_together() -> None:
-    addition = add(None, [reading(7, temperature=20.0), reading(7, humidity=40.0), reading(8)])
+    addition = add_readings(
+        None, [reading(7, temperature=20.0), reading(7, humidity=40.0), reading(8)]
+    )
     assert addition.state == {7: {"temperature": 20.0, "humidity": 40.0}, 8: {"temperature": 20.0}}
     assert (addition.fates, addition.conflicts) == ([Fate.STORED] * 3, 0)
 
 
 def test_of_values_that_disagree_one_wins_whatever_the_order_and_they_are_counted() -> None:
-    forth = add(None, [reading(7, temperature=20.0), reading(7, temperature=21.0)])
-    back = add(None, [reading(7, temperature=21.0), reading(7, temperature=20.0)])
+    forth = add_readings(None, [reading(7, temperature=20.0), reading(7, temperature=21.0)])
+    back = add_readings(None, [reading(7, temperature=21.0), reading(7, temperature=20.0)])
     assert forth.state == back.state == {7: {"temperature": 21.0}}
     for addition in (forth, back):
         assert (addition.fates, addition.conflicts) == ([Fate.STORED, Fate.DUPLICATE], 1)
 
 
 def test_a_conflict_beside_a_new_metric_is_stored_and_counted() -> None:
-    addition = add(of([reading(7, temperature=20.0)]), [reading(7, temperature=19.0, battery=3.0)])
+    addition = add_readings(
+        of([reading(7, temperature=20.0)]), [reading(7, temperature=19.0, battery=3.0)]
+    )
     assert addition.state == {7: {"temperature": 20.0, "battery": 3.0}}
     assert (addition.fates, addition.conflicts) == ([Fate.STORED], 1)
 
@@ -178,7 +183,7 @@ def test_a_window_takes_6000_readings_and_no_more() -> None:
     full = of([reading(offset) for offset in range(6_000)])
     assert len(full) == MAX_READINGS == 6_000
     late = [reading(6_000), reading(0), reading(1, humidity=50.0), reading(6_001)]
-    addition = add(full, late)
+    addition = add_readings(full, late)
     assert addition.fates == [Fate.OVERFLOW, Fate.DUPLICATE, Fate.STORED, Fate.OVERFLOW]
     assert len(addition.state) == 6_000
     assert len(encode(addition.state)) < 400_000  # what a DynamoDB item may have
@@ -193,9 +198,9 @@ def test_the_largest_window_fits_into_an_item() -> None:
 
 
 def test_a_reading_belongs_to_the_minute_of_its_event_time() -> None:
-    assert key_of(reading(0)) == WindowKey("pump-1", MINUTE_MS)
-    assert key_of(reading(59_999)) == WindowKey("pump-1", MINUTE_MS)
-    assert key_of(reading(60_000)) == WindowKey("pump-1", MINUTE_MS + 60_000)
+    assert window_key(reading(0)) == WindowKey("pump-1", MINUTE_MS)
+    assert window_key(reading(59_999)) == WindowKey("pump-1", MINUTE_MS)
+    assert window_key(reading(60_000)) == WindowKey("pump-1", MINUTE_MS + 60_000)
 
 
 # The encoded form.
@@ -262,7 +267,7 @@ def test_equal_windows_have_equal_bytes(window: Window, random: Random) -> None:
 
 def test_columns_of_another_version_survive_a_reading_being_added() -> None:
     stored = encode({7: {"co2": 400.0, "temperature": 20.0}, 9: {"co2": 410.0}})
-    grown = decode(encode(add(decode(stored), [reading(9, temperature=21.0)]).state))
+    grown = decode(encode(add_readings(decode(stored), [reading(9, temperature=21.0)]).state))
     assert grown == {
         7: {"co2": 400.0, "temperature": 20.0},
         9: {"co2": 410.0, "temperature": 21.0},
@@ -323,7 +328,7 @@ measured = st.lists(
 @given(measured)
 def test_statistics_are_those_of_exact_arithmetic(pairs: list[tuple[int, float]]) -> None:
     window = {offset: {"temperature": value} for offset, value in pairs}
-    found = windows_of.statistics(window)["temperature"]
+    found = summarize(window)["temperature"]
     exact = [Fraction(value) for _, value in pairs]
     mean = sum(exact) / len(exact)
     variance = sum((value - mean) ** 2 for value in exact) / len(exact)
@@ -342,21 +347,21 @@ def test_statistics_do_not_depend_on_the_order_that_readings_came_in(
     forth = {offset: {"temperature": value} for offset, value in pairs}
     random.shuffle(pairs)
     back = {offset: {"temperature": value} for offset, value in pairs}
-    assert windows_of.statistics(forth) == windows_of.statistics(back)
+    assert summarize(forth) == summarize(back)
 
 
 def test_statistics_are_by_metric_of_the_readings_that_have_it() -> None:
     window = {30: {"a": 4.0}, 10: {"a": 2.0, "b": 7.0}, 20: {"a": 9.0}}
-    found = windows_of.statistics(window)
+    found = summarize(window)
     assert list(found) == ["a", "b"]
     assert (found["a"].count, found["a"].mean, found["a"].last) == (3, 5.0, 4.0)
     assert found["a"].stddev == pytest.approx(statistics.pstdev([4.0, 2.0, 9.0]))
-    assert found["b"] == windows_of.Statistics(1, 7.0, 7.0, 7.0, 0.0, 7.0)
+    assert found["b"] == Statistics(1, 7.0, 7.0, 7.0, 0.0, 7.0)
 
 
 def test_statistics_come_by_metrics_names_whichever_was_measured_first() -> None:
-    assert list(windows_of.statistics({7: {"b": 1.0}, 8: {"a": 1.0, "c": 1.0}})) == ["a", "b", "c"]
+    assert list(summarize({7: {"b": 1.0}, 8: {"a": 1.0, "c": 1.0}})) == ["a", "b", "c"]
 
 
 def test_an_empty_window_has_no_statistics() -> None:
-    assert windows_of.statistics(EMPTY) == {}
+    assert summarize(EMPTY) == {}

@@ -1,13 +1,13 @@
-"""The pipeline's errors: two kinds, by what to do about them.
+"""The pipeline's errors: two main kinds, by how callers handle them.
 
 TelemetryError
-├── Rejected              never retried: quarantine or refuse it, and count it as done
-│   ├── NothingMeasured   all values of a reading stand for none (domain/validation.py)
-│   ├── TooLarge          more bytes than a request may bring
-│   ├── Undecodable       bytes that end or break the format within a request
-│   └── Unsupported       a format or a compression that isn't read here
-├── Unavailable           a retry can mend it: fail the batch from here
-└── UnexpectedEvent       the function was invoked with an event of another kind
+├── Rejected              never retried: quarantine or refuse the data, and count it as done
+│   ├── NothingMeasured   every value of a reading stands for no measurement (domain/validation.py)
+│   ├── TooLarge          more bytes than a request may have
+│   ├── Undecodable       bytes that break their format, or end too early
+│   └── Unsupported       a format or compression that the pipeline doesn't read
+├── Unavailable           a retry may succeed: fail the batch from here
+└── UnexpectedEvent       the function was invoked with another kind of event
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class TelemetryError(Exception):
 class Rejected(TelemetryError):
     """Data that no retry makes valid.
 
-    `field` is where (None: the whole document), `value` what was there, `reason` what is wrong
-    with it and what would be right.
+    `field` is the place (None: the whole document), `value` the wrong value. `reason` says what is
+    wrong and what would be right.
     """
 
     def __init__(self, reason: str, *, field: str | None = None, value: Any = None) -> None:
@@ -33,20 +33,20 @@ class Rejected(TelemetryError):
 
     @classmethod
     def all_of(cls, errors: "Sequence[Rejected]") -> "Rejected":
-        """One for several fields of a document: the first, with the others in its reason."""
+        """Return one error for several fields: the first one, with the others in its reason."""
         first, *others = errors
         reason = "; ".join([first.reason, *map(str, others)])
         return Rejected(reason, field=first.field, value=first.value)
 
 
 class TooLarge(Rejected):
-    """More than a request may bring."""
+    """A request has more than it may."""
 
 
 class Undecodable(Rejected):
-    """Bytes that aren't what their format asks for; whatever is behind them can't be read either.
+    """Bytes that break their format; the bytes after them can't be read either.
 
-    `index` counts the request's documents from 0, `offset` the bytes of its body, unpacked.
+    `index` counts the request's documents from 0. `offset` is in bytes of the unpacked body.
     """
 
     def __init__(self, reason: str, *, index: int | None = None, offset: int | None = None) -> None:
@@ -58,12 +58,12 @@ class Undecodable(Rejected):
 
 
 class Unsupported(Rejected):
-    """A content type or encoding that isn't read here."""
+    """A content type or encoding that the pipeline doesn't read."""
 
 
 class UnexpectedEvent(TelemetryError):
-    """An event that isn't the function's: whoever invokes it must be mended."""
+    """An event of another kind than the function takes: its caller is misconfigured."""
 
 
 class Unavailable(TelemetryError):
-    """A service did not do its part in the bounded time it had; the same call may succeed later."""
+    """A service failed, or was too slow; the same call may succeed later."""

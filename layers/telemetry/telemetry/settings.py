@@ -1,4 +1,4 @@
-"""What each function is told by its environment; read once, from a mapping."""
+"""Each function's settings, read once from its environment variables."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -10,16 +10,16 @@ DAY_MS = 86_400_000
 
 
 class SettingMissing(TelemetryError):
-    """An environment variable that the template should have set isn't there or isn't usable."""
+    """An environment variable that the template should set is missing or invalid."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Fields are the environment variables' names in lower case; all are required."""
+    """Settings whose fields are environment variables' names in lower case; all are required."""
 
     @classmethod
     def read(cls, env: Mapping[str, str]) -> Self:
-        """Settings from `env`; raises SettingMissing naming every variable that is wrong."""
+        """Return the settings in `env`; raise SettingMissing that names every wrong variable."""
         values, wrong = {}, []
         for field in fields(cls):
             text = env.get(field.name.upper(), "")
@@ -37,7 +37,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class RetentionSettings(Settings):
-    """Of those who must know how long windows are kept."""
+    """Settings of functions that need the retention of windows."""
 
     window_retention_days: int
 
@@ -59,7 +59,7 @@ class RegisterSettings(Settings):
 
 @dataclass(frozen=True)
 class SchemaSettings(RetentionSettings):
-    """Of those who read what devices wrote, by the schema they wrote it with."""
+    """Settings of functions that decode devices' data by its registered schema."""
 
     registry_name: str
     reading_schema_ids: str

@@ -1,4 +1,4 @@
-"""A broker that a test has for itself, over TLS on loopback, and a client of it that isn't ours."""
+"""A broker of a test's own, over TLS on loopback, and a third-party client of it."""
 
 import asyncio
 import socket
@@ -52,7 +52,7 @@ SECONDS_MAX = 10.0
 
 
 class Site:
-    """A broker, who is known to it, and what it has taken."""
+    """A broker, the certificates that it knows, and the messages that it accepted."""
 
     def __init__(self, folder: Path, sink: MessageSink | None = None) -> None:
         certificates.prepare(folder)
@@ -91,7 +91,7 @@ class Site:
         self._thread.join()
         self._loop.close()
 
-    # what the broker asks
+    # the broker's ports
 
     def principal(self, certificate_id: str) -> Principal:
         if not self.is_reachable:
@@ -126,14 +126,14 @@ class Site:
         return files
 
     def allows(self, device_id: str, *actions: str) -> None:
-        """Let a device do more than its policy says, on whatever it likes."""
+        """Allow a device an action beyond its policy, on any resource."""
         more = {"Statement": [{"Effect": "Allow", "Action": [*actions], "Resource": "*"}]}
         for number, known in self.known.items():
             if known.things == (device_id,):
                 self.known[number] = known._replace(policies=(POLICY, more))
 
     def device(self, name: str, of: str = "", **options: Any) -> "Device":
-        """A device that is known, and connected; with the certificate of another one, if any."""
+        """Return a registered, connected device, if wanted with another device's certificate."""
         connecting = {
             each: options.pop(each) for each in ("properties", "clean_start") if each in options
         }
@@ -145,7 +145,7 @@ class Site:
 
 
 class Device:
-    """A client, and what it has seen."""
+    """A client, and the events and messages that it got."""
 
     def __init__(self, site: Site, name: str, files: certificates.Pair, **options: Any) -> None:
         self.seen: list[str] = []
@@ -173,11 +173,11 @@ class Device:
 
     @property
     def payloads(self) -> list[bytes]:
-        """What it has got."""
+        """The payloads that it got."""
         return [payload for _, payload, _ in self.got]
 
     def gets(self, *payloads: bytes) -> None:
-        """It has got this, in this order, and nothing else so far."""
+        """Check that it got exactly these payloads so far, in this order."""
         assert eventually(lambda: len(self.got) >= len(payloads)), self.payloads
         assert self.payloads == [*payloads]
 
@@ -188,7 +188,7 @@ class Device:
         assert sent.is_published()
 
     def vanishes(self) -> None:
-        """End without a word."""
+        """Close the connection without DISCONNECT."""
         connection: Any = self.client.socket()
         connection.close()
         self.client.loop_stop()
@@ -207,7 +207,7 @@ class Device:
 
     @property
     def speaks_5(self) -> bool:
-        """Whether it hears why a connection ends."""
+        """Return whether it is of version 5, which gets the reason for a disconnection."""
         return self.client.protocol == MQTTProtocolVersion.MQTTv5
 
     def sees(self, *wanted: str) -> None:
@@ -227,7 +227,7 @@ def eventually(is_so: Callable[[], bool]) -> bool:
 
 
 def raw(site: Site) -> ssl.SSLSocket:
-    """A connection of pump-1's certificate, on which a test says what it likes."""
+    """A raw connection with pump-1's certificate, on which a test sends any bytes."""
     authority = certificates.pair(site.folder, certificates.AUTHORITY).certificate
     context = ssl.create_default_context(cafile=str(authority))
     context.load_cert_chain(*site.knows("pump-1"))

@@ -1,4 +1,4 @@
-"""Where queues' mappings are tried: queues and functions of the embedded AWS, in real time."""
+"""Queues and functions of the embedded AWS for tests of queues' mappings, in real time."""
 
 import io
 import json
@@ -79,7 +79,7 @@ CONSUMES_QUEUES = json.dumps(
 
 
 class Stage:
-    """The embedded AWS, a role that everything is done as, and a folder where functions note."""
+    """The embedded AWS, the role of all calls, and a folder in which functions record events."""
 
     def __init__(self, session: boto3.Session, endpoint: str, folder: Path) -> None:
         make: Callable[..., Any] = session.client
@@ -104,7 +104,7 @@ class Stage:
             undo()
 
     def function(self, timeout: int = 30, **settings: str) -> str:
-        """A function of its own, whose process has started; return its name."""
+        """Make a function whose process has started; return its name."""
         code = io.BytesIO()
         with zipfile.ZipFile(code, "w") as archive:
             archive.writestr("handler.py", FUNCTION)
@@ -124,11 +124,11 @@ class Stage:
         return name
 
     def failing(self, **settings: str) -> str:
-        """A function whose time is up before its messages reappear."""
+        """Make a function whose timeout ends before its messages reappear."""
         return self.function(REAPPEAR_SECONDS, **settings)
 
     def queue(self, suffix: str = "", **attributes: Any) -> "Queue":
-        """A queue of its own."""
+        """Make a queue."""
         name = f"queue-{uuid4()}{suffix}"
         texts = {each: str(value) for each, value in attributes.items()}
         url = self.sqs.create_queue(QueueName=name, Attributes=texts)["QueueUrl"]
@@ -143,7 +143,7 @@ class Stage:
         return created
 
     def invocations(self, queue: "Queue") -> list[Document]:
-        """What functions noted of a queue's messages, in their order."""
+        """Return the records of functions about a queue's messages, in order."""
         noted = [json.loads(path.read_text()) for path in self.folder.glob("*.json")]
         mine = [
             each for each in noted if each["event"]["Records"][0]["eventSourceARN"] == queue.arn
@@ -151,11 +151,11 @@ class Stage:
         return sorted(mine, key=lambda each: float(each["began"]))
 
     def events(self, queue: "Queue") -> list[Document]:
-        """The events that functions got of a queue."""
+        """Return the events that functions got from a queue."""
         return [each["event"] for each in self.invocations(queue)]
 
     def records(self, queue: "Queue") -> list[Document]:
-        """The records in these events, in the order of their bodies."""
+        """Return the records in these events, in the order of their bodies."""
         records = [record for event in self.events(queue) for record in event["Records"]]
         return sorted(records, key=lambda record: str(record["body"]))
 
@@ -178,7 +178,7 @@ class Queue:
         return answer
 
     def left(self) -> int:
-        """How many messages there are, visible or not."""
+        """Return the number of messages, visible or not."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         found = self.sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)
         return sum(int(found["Attributes"][name]) for name in names)

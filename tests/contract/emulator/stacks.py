@@ -1,4 +1,4 @@
-"""Stacks in the embedded AWS: made, changed, imported and deleted, each waited for."""
+"""Stacks in the embedded AWS: create, change, import and delete them, and wait for the end."""
 
 import json
 import time
@@ -13,7 +13,7 @@ Document = dict[str, Any]
 
 
 class Formation:
-    """The embedded CloudFormation: stacks are waited for until they have ended."""
+    """The embedded CloudFormation; each call waits until its stack has ended."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -23,12 +23,12 @@ class Formation:
         return embedded_client(self.endpoint, service)
 
     def delete(self, stack: Document) -> Document:
-        """Delete a stack; return it once that has ended."""
+        """Delete a stack; return it afterwards."""
         self.formation.delete_stack(StackName=stack["StackName"])
         return self.ended(stack["StackId"])
 
     def ended(self, stack_id: str) -> Document:
-        """A stack once nothing happens to it any more."""
+        """Wait until a stack's operation has ended; return the stack."""
         patience = Patience(END_SECONDS_MAX)
         while True:
             stack: Document = self.formation.describe_stacks(StackName=stack_id)["Stacks"][0]
@@ -55,12 +55,12 @@ class Stacks(Formation):
         return self.ended(stack["StackId"])
 
     def reasons(self, stack: Document) -> str:
-        """What the stack's events give as reasons."""
+        """Return the reasons in the stack's events."""
         events = self.formation.describe_stack_events(StackName=stack["StackId"])["StackEvents"]
         return str([event.get("ResourceStatusReason", "") for event in events])
 
     def resources(self, stack: Document) -> dict[str, str]:
-        """The physical ids of what a stack has, by logical id."""
+        """Return the physical ids of a stack's resources, by logical id."""
         listed = self.formation.list_stack_resources(StackName=stack["StackId"])
         return {
             each["LogicalResourceId"]: each["PhysicalResourceId"]

@@ -15,7 +15,7 @@ END_SECONDS_MAX = 10
 
 
 class Watched:
-    """A namespace of a test's own, with an alarm on it."""
+    """A test's own namespace, with an alarm on it."""
 
     def __init__(self, endpoint: str) -> None:
         self.client: Any = boto3.client("cloudwatch", endpoint_url=endpoint)
@@ -52,7 +52,7 @@ def watched(embedded_endpoint: str, aws_environment: None) -> Watched:  # noqa: 
     return Watched(embedded_endpoint)
 
 
-def test_a_metric_with_more_dimensions_is_another_one(watched: Watched) -> None:
+def test_a_metric_with_more_dimensions_is_a_different_metric(watched: Watched) -> None:
     watched.on_metric(RuleName="reading")
     watched.put(1, RuleName="reading", ActionType="kinesis")
     watched.put(1, RuleName="other")
@@ -62,14 +62,14 @@ def test_a_metric_with_more_dimensions_is_another_one(watched: Watched) -> None:
     assert watched.state == "ALARM"
 
 
-def test_an_alarm_waits_for_as_many_breaching_periods_as_it_says(watched: Watched) -> None:
+def test_an_alarm_waits_for_its_number_of_breaching_periods(watched: Watched) -> None:
     metric = {"Namespace": watched.name, "MetricName": "Failures"}
     watched.alarm(**metric, Statistic="Sum", Period=60, EvaluationPeriods=2)
     watched.put(1)
     assert watched.state == "OK"
 
 
-def test_a_query_finds_its_metrics_whatever_other_dimensions_they_have(watched: Watched) -> None:
+def test_a_query_finds_its_metrics_with_any_other_dimensions(watched: Watched) -> None:
     query = watched.query(" WHERE RuleName = 'reading'")
     metrics = [{"Id": "lost", "Expression": query, "Period": 60, "ReturnData": True}]
     watched.alarm(Metrics=metrics)
@@ -81,14 +81,14 @@ def test_a_query_finds_its_metrics_whatever_other_dimensions_they_have(watched: 
     assert watched.state == "ALARM"
 
 
-def test_a_query_that_nothing_here_evaluates_is_refused(watched: Watched) -> None:
+def test_an_unsupported_query_is_refused(watched: Watched) -> None:
     query = {"Id": "q", "Expression": "SELECT SUM(Failures) FROM Own GROUP BY Rule", "Period": 60}
     with pytest.raises(ClientError, match="'GROUP' isn't supported here"):
         watched.alarm(Metrics=[query])
     assert not watched.client.describe_alarms(AlarmNames=[watched.name])["MetricAlarms"]
 
 
-def test_who_asks_for_a_metric_without_dimensions_gets_no_other(watched: Watched) -> None:
+def test_a_request_for_a_metric_without_dimensions_gets_no_other(watched: Watched) -> None:
     watched.put(1, RuleName="reading")
     watched.put(2)
     span = {"StartTime": time.time() - 300, "EndTime": time.time() + 60}

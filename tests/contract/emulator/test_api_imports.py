@@ -1,4 +1,4 @@
-"""What the embedded API Gateway makes of an imported description: models, answers to errors."""
+"""The embedded API Gateway's import of a description: models, and answers to errors."""
 
 import json
 import time
@@ -70,7 +70,7 @@ class Deployed:
         return str([event.get("ResourceStatusReason") for event in events["StackEvents"]])
 
 
-def test_a_body_is_held_against_the_model_that_was_imported(
+def test_a_body_is_validated_by_the_imported_model(
     embedded_endpoint: str,
     aws_environment: None,  # noqa: ARG001
 ) -> None:
@@ -92,7 +92,7 @@ def test_a_body_is_held_against_the_model_that_was_imported(
     assert "example" not in str(kept)
 
 
-def test_nothing_is_made_of_an_api_whose_validation_an_import_would_change(
+def test_an_api_whose_validation_an_import_would_change_is_not_created(
     embedded_endpoint: str,
     aws_environment: None,  # noqa: ARG001
 ) -> None:
@@ -102,11 +102,11 @@ def test_nothing_is_made_of_an_api_whose_validation_an_import_would_change(
     assert api.stack["StackStatus"] == "ROLLBACK_COMPLETE"
     assert (
         "POST /readings validates its body by the model 'reading', and an import into API Gateway "
-        "loses or changes what that needs: minItems, pattern, type (a list)."
+        "loses or changes keywords of it: minItems, pattern, type (a list)."
     ) in api.reasons()
 
 
-def test_a_model_that_validates_nothing_is_imported_without_what_an_import_loses(
+def test_a_model_that_validates_nothing_is_imported_without_the_lost_keywords(
     embedded_endpoint: str,
     aws_environment: None,  # noqa: ARG001
 ) -> None:
@@ -141,7 +141,7 @@ def test_every_keyword_that_an_import_loses_is_found_at_any_depth(keyword: str) 
     api_imports.refuse_lost(description({"properties": {keyword: {"type": "string"}}}))
 
 
-def test_a_description_by_openapi_3_is_read_alike() -> None:
+def test_an_openapi_3_description_is_read_in_the_same_way() -> None:
     later = description({})
     later["components"] = {"schemas": {"reading": {"minItems": 1}}}
     del later["definitions"]

@@ -1,4 +1,4 @@
-"""What the embedded CloudFormation knows of a deleted stack."""
+"""The embedded CloudFormation's answers about a deleted stack."""
 
 import uuid
 
@@ -14,7 +14,7 @@ def stacks(embedded_endpoint: str, aws_environment: None) -> Stacks:  # noqa: AR
 
 
 def queues() -> Document:
-    """A queue that a stack leaves, and one that it doesn't."""
+    """Return the resources of a stack: a retained queue and one that is deleted."""
     queue = {"Type": "AWS::SQS::Queue"}
     return {"Kept": queue | {"DeletionPolicy": "RetainExceptOnCreate"}, "Other": queue}
 
@@ -27,7 +27,7 @@ def statuses(stacks: Stacks, stack: Document) -> dict[str, str]:
     }
 
 
-def test_it_tells_by_its_id_what_became_of_each_of_its_resources(stacks: Stacks) -> None:
+def test_a_deleted_stack_lists_its_resources_statuses_by_its_id(stacks: Stacks) -> None:
     stack = stacks.create(queues())
     outputs = {"Url": {"Value": {"Ref": "Kept"}}}
     stacks.update(stack, queues(), Outputs=outputs)
@@ -43,7 +43,7 @@ def test_it_tells_by_its_id_what_became_of_each_of_its_resources(stacks: Stacks)
     assert template == {"Resources": queues(), "Outputs": outputs}
 
 
-def test_its_name_is_free_and_names_it_no_more(stacks: Stacks) -> None:
+def test_a_deleted_stacks_name_is_free_and_does_not_find_it(stacks: Stacks) -> None:
     first = stacks.create(queues())
     name = first["StackName"]
     stacks.delete(first)
@@ -68,7 +68,7 @@ def test_its_name_is_free_and_names_it_no_more(stacks: Stacks) -> None:
     assert statuses(stacks, second) == {"Third": "CREATE_COMPLETE"}
 
 
-def test_a_deletion_that_succeeds_at_its_second_try_tells_what_the_first_deleted(
+def test_a_deletion_that_succeeds_at_its_second_try_lists_the_first_ones_deletions(
     stacks: Stacks,
 ) -> None:
     bucket, s3 = f"full-{uuid.uuid4().hex[:8]}", stacks.client("s3")

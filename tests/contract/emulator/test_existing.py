@@ -1,4 +1,4 @@
-"""What exists, and a stack: it takes no name that is taken, and deletes only what may go."""
+"""A stack creates no resource under an existing name, and deletes only unprotected ones."""
 
 import json
 import uuid
@@ -61,7 +61,7 @@ OTHERS: dict[str, Document] = {
     "AWS::SecretsManager::Secret": {"SecretString": "s"},
     "AWS::StepFunctions::StateMachine": {"RoleArn": ROLE, "DefinitionString": MACHINE},
 }
-"""What a resource of each type needs besides its name."""
+"""The properties that a resource of each type needs besides its name."""
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def stacks(embedded_endpoint: str, aws_environment: None) -> Stacks:  # noqa: AR
 
 
 def named(kind: str, key: str) -> tuple[str, Document]:
-    """A name of its own, and a resource with it."""
+    """Return a new name, and a resource with that name."""
     name = f"own{uuid.uuid4().hex[:8]}"
     name = f"alias/{name}" if kind == "AWS::KMS::Alias" else name
     properties = OTHERS.get(kind, {}) | {key: name}
@@ -82,7 +82,7 @@ KINDS = [(kind, known[0]) for kind, known in (existing.BY_NAME | existing.BY_ARN
 
 
 @pytest.mark.parametrize(("kind", "key"), [*KINDS, ("AWS::S3::Bucket", "BucketName")])
-def test_a_stack_takes_no_name_that_is_taken(stacks: Stacks, kind: str, key: str) -> None:
+def test_a_stack_cannot_use_an_existing_name(stacks: Stacks, kind: str, key: str) -> None:
     name, resource = named(kind, key)
     options: Any = {"Capabilities": ["CAPABILITY_NAMED_IAM"], "DisableValidation": True}
     first = stacks.create({"Key": KEY, "Own": resource}, **options)
@@ -95,7 +95,7 @@ def test_a_stack_takes_no_name_that_is_taken(stacks: Stacks, kind: str, key: str
     assert stacks.delete(first)["StackStatus"] == "DELETE_COMPLETE"
 
 
-def test_what_was_there_keeps_what_is_in_it(stacks: Stacks) -> None:
+def test_an_existing_resource_keeps_its_content(stacks: Stacks) -> None:
     name, resource = named("AWS::DynamoDB::GlobalTable", "TableName")
     kept = resource | {"DeletionPolicy": "Retain"}
     stacks.delete(stacks.create({"Table": kept}))
@@ -105,7 +105,7 @@ def test_what_was_there_keeps_what_is_in_it(stacks: Stacks) -> None:
     assert dynamodb.scan(TableName=name)["Count"] == 1
 
 
-def test_a_buckets_policy_is_changed_by_the_stack_that_has_made_it(stacks: Stacks) -> None:
+def test_a_buckets_policy_can_be_changed_by_the_stack_that_made_it(stacks: Stacks) -> None:
     bucket, resource = named("AWS::S3::BucketPolicy", "Bucket")
     stacks.client("s3").create_bucket(Bucket=bucket)
     stack = stacks.create({"Policy": resource})
@@ -125,7 +125,7 @@ def failing(*depends_on: str) -> Document:
 
 
 def queues(policies: dict[str, str]) -> tuple[Document, dict[str, str]]:
-    """Queues with a deletion policy each, and their names by policy."""
+    """Return queues with one deletion policy each, and their names by policy."""
     resources, names = {}, {}
     for logical_id, policy in policies.items():
         names[logical_id], resource = named("AWS::SQS::Queue", "QueueName")
@@ -134,7 +134,7 @@ def queues(policies: dict[str, str]) -> tuple[Document, dict[str, str]]:
 
 
 def there(stacks: Stacks, names: dict[str, str]) -> list[str]:
-    """Which of these queues are there."""
+    """Return the ones of these queues that exist."""
     sqs = stacks.client("sqs")
     return [
         logical_id
@@ -146,7 +146,7 @@ def there(stacks: Stacks, names: dict[str, str]) -> list[str]:
 POLICIES = {"Gone": "Delete", "Kept": "Retain", "Late": "RetainExceptOnCreate"}
 
 
-def test_a_roll_back_leaves_what_is_retained_unless_it_made_it_under_the_exception(
+def test_a_rollback_leaves_retained_resources_except_new_ones_with_retain_except_on_create(
     stacks: Stacks,
 ) -> None:
     resources, names = queues(POLICIES)
@@ -157,7 +157,7 @@ def test_a_roll_back_leaves_what_is_retained_unless_it_made_it_under_the_excepti
     assert again["StackStatus"] == "ROLLBACK_COMPLETE", "what was left has the name"
 
 
-def test_an_update_that_rolls_back_retains_what_it_made_by_the_same_rule(stacks: Stacks) -> None:
+def test_an_updates_rollback_retains_new_resources_by_the_same_rule(stacks: Stacks) -> None:
     first, _ = queues({"Own": "Retain"})
     resources, names = queues(POLICIES)
     stack = stacks.create(first)
@@ -166,7 +166,7 @@ def test_an_update_that_rolls_back_retains_what_it_made_by_the_same_rule(stacks:
     assert there(stacks, names) == ["Kept"]
 
 
-def test_a_deleted_stack_leaves_what_is_retained_with_or_without_the_exception(
+def test_a_deleted_stack_leaves_retained_resources_with_either_policy(
     stacks: Stacks,
 ) -> None:
     resources, names = queues(POLICIES)
@@ -174,7 +174,7 @@ def test_a_deleted_stack_leaves_what_is_retained_with_or_without_the_exception(
     assert there(stacks, names) == ["Kept", "Late"]
 
 
-def test_a_bucket_with_something_in_it_is_not_deleted_with_its_stack(stacks: Stacks) -> None:
+def test_a_bucket_with_objects_is_not_deleted_with_its_stack(stacks: Stacks) -> None:
     name, resource = named("AWS::S3::Bucket", "BucketName")
     stack = stacks.create({"Bucket": resource})
     s3 = stacks.client("s3")
@@ -202,7 +202,7 @@ def test_a_protected_table_is_not_deleted_with_its_stack(stacks: Stacks, kind: s
     assert stacks.delete(stack)["StackStatus"] == "DELETE_COMPLETE"
 
 
-def test_an_update_protects_a_global_table_and_lets_it_go_again(stacks: Stacks) -> None:
+def test_an_update_turns_a_global_tables_protection_on_and_off(stacks: Stacks) -> None:
     name, resource = named("AWS::DynamoDB::GlobalTable", "TableName")
     stack = stacks.create({"Table": resource})
     for is_wanted in (True, False):

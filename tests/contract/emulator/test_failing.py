@@ -1,4 +1,4 @@
-"""How functions fail: as Lambda's runtime reports it, and what becomes of their process."""
+"""Failures of functions: the error that Lambda's runtime reports, and the process afterwards."""
 
 import io
 import json
@@ -24,7 +24,7 @@ def handler(event, _):
 
 @pytest.fixture
 def function(embedded_endpoint: str, aws_environment: None) -> Any:  # noqa: ARG001
-    """Invokes a function of the test's own with an event; its error's type and message."""
+    """Invoke the test's own function with an event; return its error's type and message."""
     account, code = Account(embedded_endpoint), io.BytesIO()
     with zipfile.ZipFile(code, "w") as archive:
         archive.writestr("index.py", CODE)
@@ -47,7 +47,9 @@ def function(embedded_endpoint: str, aws_environment: None) -> Any:  # noqa: ARG
     return invoke
 
 
-def test_who_raises_goes_on_in_the_same_process_and_who_dies_in_another(function: Any) -> None:
+def test_a_process_goes_on_after_an_exception_and_is_replaced_after_its_death(
+    function: Any,
+) -> None:
     assert function("raise") == ("LookupError", "1")
     assert function("raise") == ("LookupError", "2")
     assert function("die")[0] == "Runtime.ExitError"

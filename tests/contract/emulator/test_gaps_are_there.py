@@ -1,8 +1,8 @@
-"""Each gap that `emulator.gaps` closes is still there when it is left open.
+"""Each gap that `emulator.gaps` closes exists in the unchanged emulator.
 
-A test that fails here says that a newer emulator does something by itself: then what closes that
-gap can go. One embedded AWS with every gap left open serves them all; what can't be seen from
-outside is looked at in the emulator's own interpreter.
+If a test fails here, a newer emulator has closed the gap itself, and the module of that gap can be
+deleted. All tests use one embedded AWS without any module of `emulator.gaps`. Gaps that aren't
+visible from outside are tested in the emulator's own interpreter.
 """
 
 import gzip
@@ -81,7 +81,7 @@ print(json.dumps(facts))
 
 
 def shows(*gaps: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Say which gaps a test shows."""
+    """Mark a test with the gaps that it shows."""
 
     def note(test: Callable[..., None]) -> Callable[..., None]:
         SHOWN.update(gaps)
@@ -95,7 +95,7 @@ SHOWN: set[str] = set()
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    """Address of an embedded AWS with every gap left open."""
+    """The URL of an embedded AWS with every gap left open."""
     own = unused("gaps")
     own.create()
     aws = embedded.start(
@@ -110,7 +110,7 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def inside() -> dict[str, bool]:
-    """What is seen in the emulator's own interpreter."""
+    """Facts that a program finds out in the emulator's own interpreter."""
     command = [str(tool("aws", "python")), "-I", "-c", INSIDE]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
     facts: dict[str, bool] = json.loads(ran.stdout.splitlines()[-1])
@@ -148,7 +148,7 @@ def test_a_querys_keys_may_be_of_any_length(stacks: Stacks) -> None:
 
 
 @shows("partiql")
-def test_what_partiql_writes_is_not_in_the_tables_stream(stacks: Stacks) -> None:
+def test_partiqls_writes_are_not_in_the_tables_stream(stacks: Stacks) -> None:
     table, dynamodb = name(), stacks.client("dynamodb")
     view = {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"}
     made = dynamodb.create_table(TableName=table, StreamSpecification=view, **ATTRIBUTES)
@@ -175,7 +175,7 @@ def test_records_and_events_are_kept_as_objects(inside: dict[str, bool]) -> None
 
 
 @shows("resharding")
-def test_a_shard_that_is_split_is_gone(stacks: Stacks) -> None:
+def test_a_split_shard_is_deleted(stacks: Stacks) -> None:
     stream, kinesis = name(), stacks.client("kinesis")
     kinesis.create_stream(StreamName=stream, ShardCount=1)
     (before,) = kinesis.list_shards(StreamName=stream)["Shards"]
@@ -199,7 +199,7 @@ def test_a_permission_on_a_tables_stream_allows_nothing(account: Account) -> Non
 
 
 @shows("authorization")
-def test_a_trust_policy_is_told_no_source_account(inside: dict[str, bool]) -> None:
+def test_a_trust_policy_gets_no_source_account(inside: dict[str, bool]) -> None:
     assert inside["tells no source account"]
 
 
@@ -246,7 +246,7 @@ def test_a_write_under_a_condition_needs_no_permission_to_read(account: Account)
 
 
 @shows("permissions")
-def test_a_state_machine_does_what_its_role_does_not_allow(account: Account) -> None:
+def test_a_state_machine_needs_no_permission_of_its_role(account: Account) -> None:
     function = account.function(account.role("lambda"))
     task = {"Type": "Task", "Resource": function, "End": True}
     assert execution(account, account.role("states"), task)["status"] == "SUCCEEDED"
@@ -260,7 +260,7 @@ def queues(session: boto3.Session, endpoint: str, tmp_path: Path) -> Iterator[St
 
 
 @shows("sqs_poller")
-def test_a_queues_answer_that_cannot_be_read_is_a_success_and_its_event_lacks_fields(
+def test_an_unreadable_answer_for_a_queue_is_a_success_and_its_event_lacks_fields(
     queues: Stage,
 ) -> None:
     queue = queues.queue()
@@ -297,7 +297,7 @@ def test_a_functions_dead_letter_is_not_the_event(queues: Stage) -> None:
 
 
 @shows("cloudwatch")
-def test_metrics_in_a_log_are_none(stacks: Stacks, inside: dict[str, bool]) -> None:
+def test_embedded_metrics_in_a_log_are_ignored(stacks: Stacks, inside: dict[str, bool]) -> None:
     assert inside["keeps every value"]
     namespace, logs = name(), stacks.client("logs")
     metric = {"Namespace": namespace, "Dimensions": [[]], "Metrics": [{"Name": "Age"}]}
@@ -425,7 +425,7 @@ def unpacked(body: bytes) -> bytes:
 
 
 @shows("iot")
-def test_certificates_are_signed_by_an_authority_of_the_emulators(stacks: Stacks) -> None:
+def test_certificates_are_signed_by_the_emulators_own_authority(stacks: Stacks) -> None:
     pem = stacks.client("iot").create_keys_and_certificate()["certificatePem"]
     issuer = x509.load_pem_x509_certificate(pem.encode()).issuer.rfc4514_string()
     assert issuer != "CN=authority of an embedded AWS"
@@ -440,7 +440,7 @@ def test_a_machine_may_repeat_names(account: Account) -> None:
 
 
 @shows("states")
-def test_what_a_map_does_goes_on_when_its_execution_is_stopped(inside: dict[str, bool]) -> None:
+def test_a_map_goes_on_when_its_execution_is_stopped(inside: dict[str, bool]) -> None:
     assert inside["goes on after a stop"]
 
 
@@ -454,7 +454,7 @@ def test_glue_has_no_schema_registry(stacks: Stacks) -> None:
 
 
 @shows("existing")
-def test_a_stack_makes_anew_what_is_there(stacks: Stacks) -> None:
+def test_a_stack_replaces_existing_resources(stacks: Stacks) -> None:
     table = {"TableName": name(), "Replicas": [{"Region": "us-east-1"}]}
     resource = {"Type": "AWS::DynamoDB::GlobalTable", "Properties": ATTRIBUTES | table}
     for _ in range(2):
@@ -462,7 +462,7 @@ def test_a_stack_makes_anew_what_is_there(stacks: Stacks) -> None:
 
 
 @shows("protected")
-def test_a_stack_deletes_a_bucket_with_what_is_in_it(stacks: Stacks) -> None:
+def test_a_stack_deletes_a_bucket_with_its_objects(stacks: Stacks) -> None:
     bucket = name()
     resource = {"Type": "AWS::S3::Bucket", "Properties": {"BucketName": bucket}}
     stack = stacks.create({"Bucket": resource})
@@ -487,7 +487,7 @@ def test_a_global_table_is_not_imported(stacks: Stacks) -> None:
 
 
 @shows("nested_stacks")
-def test_a_nested_stack_knows_no_transform_and_retains_nothing(stacks: Stacks) -> None:
+def test_a_nested_stack_has_no_transforms_and_retains_nothing(stacks: Stacks) -> None:
     bucket, s3 = name(), stacks.client("s3")
     s3.create_bucket(Bucket=bucket)
 
@@ -511,7 +511,7 @@ def test_a_nested_stack_knows_no_transform_and_retains_nothing(stacks: Stacks) -
 
 
 @shows("deleted_stacks")
-def test_what_a_deleted_stack_has_left_is_forgotten(stacks: Stacks) -> None:
+def test_a_deleted_stacks_resources_are_forgotten(stacks: Stacks) -> None:
     queue = {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": name()}}
     stack = stacks.create({"Queue": queue | {"DeletionPolicy": "Retain"}})
     stacks.delete(stack)
@@ -519,7 +519,7 @@ def test_what_a_deleted_stack_has_left_is_forgotten(stacks: Stacks) -> None:
 
 
 @shows("signatures")
-def test_a_key_that_anybody_knows_is_the_roots_whatever_it_signs(
+def test_a_well_known_key_is_the_roots_with_any_signature(
     endpoint: str,
     aws_environment: None,  # noqa: ARG001
 ) -> None:
@@ -536,7 +536,10 @@ def test_a_key_that_anybody_knows_is_the_roots_whatever_it_signs(
 
 
 @shows("origins")
-def test_every_page_may_ask_and_read(endpoint: str, aws_environment: None) -> None:  # noqa: ARG001
+def test_every_page_may_send_requests_and_read_answers(
+    endpoint: str,
+    aws_environment: None,  # noqa: ARG001
+) -> None:
     place = Place(endpoint)
     answer = place.send(place.signed(), Origin="https://evil.example")
     assert answer.headers["access-control-allow-origin"] == "*"

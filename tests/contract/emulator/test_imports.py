@@ -1,4 +1,4 @@
-"""Import change sets in the embedded CloudFormation: what they adopt, and what they refuse."""
+"""Import change sets in the embedded CloudFormation: adopted resources, and refusals."""
 
 import json
 import uuid
@@ -36,7 +36,7 @@ class Import:
         self.entries.append(entry | {"ResourceIdentifier": identifier})
 
     def create(self, **options: Any) -> Document:
-        """Create the change set; return it as it is described."""
+        """Create the change set; return its description."""
         body = {"Resources": self.resources} | options.pop("sections", {})
         request = {"StackName": self.name, "ChangeSetName": "adopt", "ChangeSetType": "IMPORT"}
         made = self.stacks.formation.create_change_set(
@@ -53,14 +53,14 @@ class Import:
         return self.stacks.ended(change_set["StackId"])
 
     def refused(self, **options: Any) -> str:
-        """Why it isn't created."""
+        """Return the reason why it isn't created."""
         with pytest.raises(ClientError) as caught:
             self.create(**options)
         return str(caught.value)
 
 
 def left_behind(stacks: Stacks) -> Import:
-    """What an old stack left of each type, to be imported."""
+    """Return an import of existing resources, one of each type."""
     name, wanted = f"left-{uuid.uuid4().hex[:8]}", Import(stacks)
     table = ATTRIBUTES | {"TableName": name, "Replicas": [{"Region": "us-east-1"}]}
     stacks.client("dynamodb").create_table(TableName=name, **ATTRIBUTES)
@@ -106,7 +106,7 @@ def add_schemas(stacks: Stacks, wanted: Import, name: str) -> None:
     wanted.add("Version", "AWS::Glue::SchemaVersion", own, {"VersionId": version})
 
 
-def test_a_stack_is_made_of_what_exists_and_an_ordinary_update_adds_the_rest(
+def test_a_stack_is_made_of_existing_resources_and_an_update_adds_the_rest(
     stacks: Stacks,
 ) -> None:
     wanted = left_behind(stacks)
@@ -128,7 +128,7 @@ def test_a_stack_is_made_of_what_exists_and_an_ordinary_update_adds_the_rest(
 
 
 def imports_of_one(stacks: Stacks) -> Import:
-    """An import of a table that is there."""
+    """Return an import of an existing table."""
     name, wanted = f"left-{uuid.uuid4().hex[:8]}", Import(stacks)
     stacks.client("dynamodb").create_table(TableName=name, **ATTRIBUTES)
     table = ATTRIBUTES | {"TableName": name, "Replicas": [{"Region": "us-east-1"}]}
@@ -147,7 +147,7 @@ def imports_of_one(stacks: Stacks) -> Import:
         ("AWS::Glue::SchemaVersion", {"VersionId": "3fa85f64-5717-4562-b3fc-2c963f66afa6"}),
     ],
 )
-def test_what_is_not_there_is_not_imported(
+def test_a_missing_resource_is_not_imported(
     stacks: Stacks, kind: str, identifier: dict[str, str]
 ) -> None:
     wanted = Import(stacks)
@@ -163,13 +163,13 @@ def test_each_imported_resource_has_a_deletion_policy(stacks: Stacks) -> None:
     assert "[Table] must have DeletionPolicy attribute" in wanted.refused()
 
 
-def test_nothing_else_is_in_an_import(stacks: Stacks) -> None:
+def test_an_import_has_no_other_changes(stacks: Stacks) -> None:
     wanted = imports_of_one(stacks)
     wanted.resources["Other"] = {"Type": "AWS::SQS::Queue", "Properties": {}}
     assert "[Other] is missing from ResourceToImport list" in wanted.refused()
 
 
-def test_an_import_into_a_stack_changes_nothing_that_is_in_it(stacks: Stacks) -> None:
+def test_an_import_into_a_stack_changes_none_of_its_resources(stacks: Stacks) -> None:
     queue = {"Type": "AWS::SQS::Queue", "Properties": {"VisibilityTimeout": 30}}
     stack = stacks.create({"Queue": queue})
     wanted = imports_of_one(stacks)
@@ -205,7 +205,7 @@ def test_an_identifier_is_its_types_own_and_the_templates_name(stacks: Stacks) -
     assert "'other' in ResourceToImport" in wanted.refused()
 
 
-def test_what_a_stack_has_is_not_imported_into_another(stacks: Stacks) -> None:
+def test_a_stacks_resource_is_not_imported_into_another_stack(stacks: Stacks) -> None:
     wanted = imports_of_one(stacks)
     wanted.execute()
     again = Import(stacks)

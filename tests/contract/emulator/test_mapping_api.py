@@ -1,4 +1,4 @@
-"""Event source mappings in the embedded AWS's API, held to what was recorded on AWS."""
+"""Event source mappings in the embedded AWS's API, compared with recordings from AWS."""
 
 import io
 import json
@@ -71,7 +71,7 @@ CHANGES = {
 
 
 def differences(name: str, **answers: Any) -> list[str]:
-    """Where answers aren't as they were recorded, by the recording's names."""
+    """Return the differences between answers and a recording, by the recording's names."""
     recording = Recording(name, HERE)
     expected = {part: recording.content[part] for part in answers}
     return list(recording.differences(as_recorded(answers), expected))
@@ -110,13 +110,13 @@ class Aws:
         return answer
 
     def queue(self, suffix: str = "", **attributes: str) -> str:
-        """A queue of its own; return its ARN."""
+        """Make a queue; return its ARN."""
         name = f"queue-{uuid.uuid4()}{suffix}"
         self.client("sqs").create_queue(QueueName=name, Attributes=attributes)
         return f"arn:aws:sqs:us-east-1:000000000000:{name}"
 
     def map(self, queue: str, **settings: Any) -> dict[str, Any]:
-        """Create a mapping of a queue, which has no start."""
+        """Create a mapping of a queue, without a starting position."""
         answer: dict[str, Any] = self.client("lambda").create_event_source_mapping(
             EventSourceArn=queue, FunctionName=self.function, **settings
         )
@@ -136,7 +136,7 @@ class Aws:
 
 @pytest.fixture
 def aws(embedded_endpoint: str, aws_environment: None) -> Iterator[Aws]:  # noqa: ARG001
-    """The embedded AWS with a function of the test's own, whose mappings go with it."""
+    """The embedded AWS with a test's own function; its mappings are deleted afterwards."""
     own = Aws(embedded_endpoint, f"mapped-{uuid.uuid4()}")
     code = io.BytesIO()
     with zipfile.ZipFile(code, "w") as archive:
@@ -184,7 +184,7 @@ def changes(aws: Aws) -> str:
 
 
 def table_of(changes: str) -> str:
-    """The table whose stream it is."""
+    """Return the name of a stream's table."""
     return changes.split("/")[1]
 
 
@@ -198,14 +198,14 @@ class Refusal:
 
 
 def refused(call: Callable[[], Any]) -> Any:
-    """What AWS answered a call that it refused."""
+    """Return the service's answer to a call that it must refuse."""
     with pytest.raises(ClientError) as error:
         call()
     return error.value.response
 
 
 def refusal(call: Callable[[], Any]) -> Refusal:
-    """How AWS refused a call."""
+    """Return code, message and status of a call that the service must refuse."""
     response = refused(call)
     found = response["Error"]
     return Refusal(found["Code"], found["Message"], response["ResponseMetadata"]["HTTPStatusCode"])
@@ -252,7 +252,7 @@ class TestAnswers:
         parts = {"create_event_source_mapping_result": created}
         assert differences(name, **parts, list_event_source_mapping_result=listed) == []
 
-    def test_get_and_list_show_what_was_created(self, aws: Aws, stream: str) -> None:
+    def test_get_and_list_show_the_created_mapping(self, aws: Aws, stream: str) -> None:
         created = shown(aws.create(stream))
         assert STREAM_DEFAULTS.items() <= created.items()
         assert shown(aws.get(created)) == created
@@ -270,7 +270,7 @@ class TestAnswers:
             aws.update(created, **{name: value})
             assert shown(aws.get(created)) == before | {name: value}
 
-    def test_filters_and_destination_can_be_taken_away(self, aws: Aws, stream: str) -> None:
+    def test_filters_and_destination_can_be_removed(self, aws: Aws, stream: str) -> None:
         created = aws.create(stream, **CHANGES)
         aws.update(created, FilterCriteria={}, DestinationConfig={"OnFailure": {}})
         found = aws.get(created)
@@ -319,7 +319,7 @@ class TestAnswers:
             (False, False, "Disabled"),
         ],
     )
-    def test_an_update_tells_what_a_queues_mapping_is_about_to_be(
+    def test_an_update_of_a_queues_mapping_shows_its_coming_state(
         self, aws: Aws, was: bool, wanted: bool, state: str
     ) -> None:
         created = aws.map(aws.queue(), Enabled=was)
@@ -329,13 +329,13 @@ class TestAnswers:
 
 
 def shown(answer: dict[str, Any]) -> dict[str, Any]:
-    """A mapping without what moves on by itself."""
+    """Return a mapping without the fields that change by themselves."""
     moving = {"State", "LastProcessingResult", "LastModified", "ResponseMetadata"}
     return {name: value for name, value in answer.items() if name not in moving}
 
 
 class TestRefusals:
-    """Messages are AWS's where they were recorded, or AWS says what they are."""
+    """Messages are AWS's if they were recorded or documented."""
 
     @needed
     def test_a_second_mapping_of_a_stream_to_the_function(self, aws: Aws, stream: str) -> None:
@@ -358,7 +358,7 @@ class TestRefusals:
             ("dynamodb", "table/test-table-4a53f4e8/stream/2025-02-22T03:03:25.490"),
         ],
     )
-    def test_a_stream_that_is_not_there(self, aws: Aws, service: str, source: str) -> None:
+    def test_a_missing_stream(self, aws: Aws, service: str, source: str) -> None:
         arn = f"arn:aws:{service}:us-east-1:000000000000:{source}"
         error = refused(lambda: aws.create(arn))
         name = f"{service}__esm_with_not_existing_{service}_stream"
@@ -375,9 +375,7 @@ class TestRefusals:
             ("eventName_INSERT_123", '[{"eventName": ["INSERT"=123}]'),
         ],
     )
-    def test_what_is_not_a_pattern(
-        self, aws: Aws, changes: str, recording: str, pattern: str
-    ) -> None:
+    def test_an_invalid_pattern(self, aws: Aws, changes: str, recording: str, pattern: str) -> None:
         name = f"dynamodb__dynamodb_invalid_event_filter_{recording}"
         filters = {"FilterCriteria": {"Filters": [{"Pattern": pattern}]}}
         error = refused(lambda: aws.create(changes, **filters))
@@ -438,7 +436,7 @@ class TestRefusals:
         assert refusal(lambda: update(UUID=created["UUID"], **setting)) == expected
         assert shown(aws.get(created)) == shown(created), "nothing has changed"
 
-    def test_all_that_is_out_of_range_is_told_at_once(self, aws: Aws, stream: str) -> None:
+    def test_all_values_out_of_range_are_named_at_once(self, aws: Aws, stream: str) -> None:
         found = refusal(lambda: aws.create(stream, BatchSize=20_000, TumblingWindowInSeconds=999))
         assert found.message.startswith("2 validation errors detected: Value '20000' at 'batchS")
         assert "; Value '999' at 'tumblingWindowInSeconds' failed" in found.message
@@ -515,7 +513,7 @@ class TestRefusals:
         assert found.code == INVALID
         assert found.message.startswith(f"The destination ARN {destination} is invalid: ")
 
-    def test_a_function_that_is_not_there(self, aws: Aws, stream: str) -> None:
+    def test_a_missing_function(self, aws: Aws, stream: str) -> None:
         created = aws.create(stream)
         assert refusal(lambda: aws.update(created, FunctionName="none")).http_status == 404
         assert aws.get(created)["FunctionArn"] == created["FunctionArn"]
@@ -551,12 +549,12 @@ class TestRefusals:
 
 
 def unchecking(aws: Aws) -> Any:
-    """A client that leaves it to the service to refuse."""
+    """A client without checks of its own, so that the service refuses."""
     return aws.client("lambda", config=Config(parameter_validation=False))
 
 
 class TestCloudFormation:
-    """The same, when a stack makes the mapping; numbers may come as text."""
+    """Mappings made by a stack; numbers may come as text."""
 
     @staticmethod
     def deploy(aws: Aws, name: str, source: str, properties: dict[str, Any]) -> dict[str, Any]:
@@ -592,9 +590,7 @@ class TestCloudFormation:
         assert (STREAM_DEFAULTS | CHANGES).items() <= found.items()
         assert found["StartingPositionTimestamp"].timestamp() == 1_700_000_000
 
-    def test_an_update_changes_what_it_names_of_the_same_mapping(
-        self, aws: Aws, stream: str
-    ) -> None:
+    def test_an_update_changes_only_the_settings_that_it_names(self, aws: Aws, stream: str) -> None:
         name = f"s{uuid.uuid4()}"
         self.deploy(aws, name, stream, {"StartingPosition": "LATEST", "BatchSize": 9})
         (before,) = aws.mappings()
@@ -629,7 +625,7 @@ def status_of(cloudformation: Any, name: str) -> str:
     return str(cloudformation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"])
 
 
-# What depends on the engine, without it.
+# Behaviour that depends on the engine, tested without it.
 
 
 @pytest.mark.parametrize(
@@ -643,7 +639,7 @@ def status_of(cloudformation: Any, name: str) -> str:
         (False, None, "Disabled"),
     ],
 )
-def test_a_state_says_what_the_engine_has_still_to_do(
+def test_a_state_shows_the_engines_pending_work(
     is_wanted: bool, engine_says: str | None, expected: str
 ) -> None:
     assert mapping_api.state(is_wanted, engine_says) == expected
@@ -702,7 +698,7 @@ def test_a_change_of_a_running_mapping_is_first_updating() -> None:
     assert api.describe(mapping)["State"] == "Enabled"
 
 
-def test_the_emulators_own_pollers_of_streams_find_nothing() -> None:
+def test_the_emulators_own_pollers_of_streams_are_off() -> None:
     emulator = SimpleNamespace(_poll_sqs=lambda: True)
     mapping_api.own_pollers_off(emulator)
     assert not emulator._poll_kinesis()

@@ -1,4 +1,4 @@
-"""The broker, over TLS on loopback, with a client that isn't ours: what it takes and refuses."""
+"""Messages and connections that the broker accepts and refuses, with a third-party client."""
 
 import asyncio
 import signal
@@ -28,7 +28,7 @@ from local.fleet.ledger import Ledger
 from tests.contract.emulator.brokers import SECONDS_MAX, Device, Site, eventually, raw, received
 
 
-def test_a_message_of_qos_1_is_acknowledged_when_it_is_kept_and_not_before(
+def test_a_message_of_qos_1_is_acknowledged_only_after_it_is_stored(
     site: Site, device: Device
 ) -> None:
     site.takes.clear()
@@ -50,12 +50,14 @@ def test_a_certificate_is_looked_up_anew_for_a_connection_and_not_for_a_message(
     assert site.forgotten == [*site.known]
 
 
-def test_a_message_of_qos_0_is_taken_too(site: Site, device: Device) -> None:
+def test_a_message_of_qos_0_is_accepted_too(site: Site, device: Device) -> None:
     device.client.publish("pump-1/a", b"1", qos=0)
     assert eventually(lambda: [taken.payload for taken in site.taken] == [b"1"])
 
 
-def test_a_message_of_128_kb_is_taken_and_of_a_byte_more_is_not(site: Site, device: Device) -> None:
+def test_a_message_of_128_kb_is_accepted_and_one_byte_more_is_refused(
+    site: Site, device: Device
+) -> None:
     device.client.publish("pump-1/a", b"x" * PAYLOAD_BYTES_MAX, qos=1).wait_for_publish(SECONDS_MAX)
     device.client.publish("pump-1/a", b"x" * (PAYLOAD_BYTES_MAX + 1), qos=1)
     device.sees("Success", "disconnected")
@@ -72,7 +74,7 @@ def test_a_message_of_128_kb_is_taken_and_of_a_byte_more_is_not(site: Site, devi
         ("pump-1/b/c/d/e/f/g/h/i", {"qos": 1}, "Topic name invalid"),  # 8 slashes
     ],
 )
-def test_what_a_device_may_not_publish_ends_its_connection(
+def test_a_publish_that_is_not_allowed_ends_the_connection(
     site: Site, device: Device, topic: str, options: dict[str, Any], reason: str
 ) -> None:
     device.client.publish(topic, b"1", **options)
@@ -81,7 +83,7 @@ def test_what_a_device_may_not_publish_ends_its_connection(
     assert site.taken == []
 
 
-def test_who_subscribes_gets_messages_by_the_lower_qos_until_it_unsubscribes(
+def test_a_subscriber_gets_messages_with_the_lower_qos_until_it_unsubscribes(
     site: Site, device: Device
 ) -> None:
     listener = Device(site, "pump-2", site.knows("pump-2")).connect()
@@ -103,7 +105,7 @@ def test_who_subscribes_gets_messages_by_the_lower_qos_until_it_unsubscribes(
 
 
 @pytest.mark.parametrize("topic_filter", ["secret/a", "#"])
-def test_who_subscribes_to_what_it_may_not_is_disconnected_or_with_mqtt_5_told(
+def test_a_refused_subscription_ends_the_connection_or_with_mqtt_5_gets_a_code(
     device: Device, topic_filter: str
 ) -> None:
     device.client.subscribe([(topic_filter, 1), ("pump-1/a", 1)])
@@ -116,7 +118,7 @@ def test_who_subscribes_to_what_it_may_not_is_disconnected_or_with_mqtt_5_told(
     assert eventually(lambda: device.got == [("pump-1/a", b"1", 1)])
 
 
-def test_what_a_subscriber_may_not_receive_it_does_not_get(site: Site, device: Device) -> None:
+def test_a_subscriber_gets_no_message_that_it_may_not_receive(site: Site, device: Device) -> None:
     device.subscribes(("pump-1/#", 1))
     for topic in ("pump-1/deaf", "pump-1/a"):
         device.client.publish(topic, b"1", qos=1).wait_for_publish(SECONDS_MAX)
@@ -125,7 +127,7 @@ def test_what_a_subscriber_may_not_receive_it_does_not_get(site: Site, device: D
     assert len(site.taken) == 2
 
 
-def test_what_is_asked_of_a_service_is_answered_to_who_asked_and_goes_to_no_rule(
+def test_a_request_to_a_service_is_answered_to_its_sender_and_goes_to_no_rule(
     site: Site, device: Device
 ) -> None:
     other = Device(site, "pump-2", site.knows("pump-2")).connect()
@@ -141,9 +143,7 @@ def test_what_is_asked_of_a_service_is_answered_to_who_asked_and_goes_to_no_rule
     other.end()
 
 
-def test_an_answer_that_a_device_may_not_receive_it_does_not_get(
-    site: Site, device: Device
-) -> None:
+def test_a_device_gets_no_answer_that_it_may_not_receive(site: Site, device: Device) -> None:
     topics = [f"$aws/certificates/{each}/json" for each in ("create-from-csr", "create")]
     device.subscribes(*((f"{topic}/+", 1) for topic in topics))
     for topic in topics:
@@ -152,7 +152,7 @@ def test_an_answer_that_a_device_may_not_receive_it_does_not_get(
     assert [topic for topic, *_ in device.got] == [f"{topics[1]}/accepted"]
 
 
-def test_who_has_not_subscribed_to_an_answer_gets_none_and_no_answer_ends_nothing(
+def test_a_device_without_a_subscription_gets_no_answer_and_stays_connected(
     site: Site, device: Device
 ) -> None:
     def asks(payload: bytes) -> None:
@@ -162,7 +162,7 @@ def test_who_has_not_subscribed_to_an_answer_gets_none_and_no_answer_ends_nothin
     asks(b"{}")
     assert eventually(lambda: len(site.asked) == 1)
     device.subscribes(("$aws/certificates/create/json/+", 0))
-    asks(b"")  # nobody answers that
+    asks(b"")  # no service answers that
     assert eventually(lambda: len(site.asked) == 2)
     site.is_away = True
     asks(b"{}")
@@ -173,7 +173,7 @@ def test_who_has_not_subscribed_to_an_answer_gets_none_and_no_answer_ends_nothin
     device.sees("Success")
 
 
-def test_what_comes_by_basic_ingest_goes_to_the_rules_and_to_no_subscriber(
+def test_a_basic_ingest_message_goes_to_the_rules_and_to_no_subscriber(
     site: Site, device: Device
 ) -> None:
     site.allows("pump-1", "iot:Publish", "iot:Receive")
@@ -184,7 +184,7 @@ def test_what_comes_by_basic_ingest_goes_to_the_rules_and_to_no_subscriber(
     assert [taken.payload for taken in site.taken] == [b"1", b"2"]
 
 
-def test_a_topic_of_256_bytes_and_7_slashes_is_taken(site: Site, device: Device) -> None:
+def test_a_topic_of_256_bytes_and_7_slashes_is_accepted(site: Site, device: Device) -> None:
     for topic in ("pump-1/" + "a" * 249, "pump-1/b/c/d/e/f/g/h"):
         device.client.publish(topic, b"1", qos=1).wait_for_publish(SECONDS_MAX)
     assert len(site.taken) == 2
@@ -199,7 +199,7 @@ def test_a_message_waits_while_too_many_wait_for_the_rules(site: Site, device: D
     assert eventually(message.is_published)
 
 
-def test_a_message_that_cannot_be_kept_is_not_acknowledged_and_the_next_connection_may_send_it(
+def test_a_message_that_cannot_be_stored_is_not_acknowledged_and_the_next_connection_may_send_it(
     site: Site, device: Device, caplog: pytest.LogCaptureFixture
 ) -> None:
     site.refuses = NotStored("pump-1/a: database or disk is full")
@@ -214,7 +214,7 @@ def test_a_message_that_cannot_be_kept_is_not_acknowledged_and_the_next_connecti
     again.end()
 
 
-def test_while_the_file_of_messages_is_locked_none_is_acknowledged_and_then_all_goes_on(
+def test_while_the_spool_is_locked_no_message_is_acknowledged_and_then_all_goes_on(
     tmp_path: Path,
 ) -> None:
     class Noting:
@@ -249,7 +249,7 @@ def test_while_the_file_of_messages_is_locked_none_is_acknowledged_and_then_all_
         spool.close()
 
 
-def test_a_device_is_disconnected_while_nobody_knows_what_it_may(
+def test_a_device_is_disconnected_while_its_policies_are_unknown(
     site: Site, device: Device, caplog: pytest.LogCaptureFixture
 ) -> None:
     site.is_reachable = False
@@ -267,7 +267,7 @@ def test_the_newer_connection_of_a_client_id_wins(site: Site, device: Device) ->
     newer.client.publish("pump-1/a", b"1", qos=1).wait_for_publish(SECONDS_MAX)
     newest = Device(site, "pump-1", site.knows("pump-1")).connect()
     newest.sees("Success")
-    newer.sees("Success", "disconnected")  # the end of the first didn't make it forgotten
+    newer.sees("Success", "disconnected")  # the end of the first connection didn't drop it
     newest.end()
     newer.end()
 
@@ -287,14 +287,14 @@ def test_a_ping_is_answered(site: Site) -> None:
     [
         (b"\xc0\x00", b""),  # a ping before CONNECT
         (b"\x30\x0a\x00\x08pump-1/a", b""),  # a message before it
-        (b"\x20" + CONNECT[1:], b""),  # what a CONNECT says, in another packet
+        (b"\x20" + CONNECT[1:], b""),  # the body of a CONNECT in another packet
         (CONNECT + CONNECT, CONNACK),  # twice
         (CONNECT + b"\xf0\x00", CONNACK),  # MQTT 5's AUTH
         (b"\x10\x1e\x00\x04MQTT\x04\x06\x00\x3c\x00\x06pump-1\x00\x01#\x00\x07nothing", b""),
         (b"\x10\x90\x01\x00\x04MQTT\x04\x02\x00\x3c\x00\x84" + b"a" * 132, b"\x20\x02\x00\x02"),
     ],
 )
-def test_what_is_not_said_so_ends_the_connection(site: Site, sent: bytes, answer: bytes) -> None:
+def test_an_invalid_packet_ends_the_connection(site: Site, sent: bytes, answer: bytes) -> None:
     with raw(site) as connection:
         connection.sendall(sent)
         assert b"".join(iter(lambda: received(connection), b"")) == answer
@@ -302,7 +302,7 @@ def test_what_is_not_said_so_ends_the_connection(site: Site, sent: bytes, answer
 
 
 @pytest.mark.parametrize("sent", [b"", CONNECT])
-def test_who_is_silent_for_too_long_is_disconnected(
+def test_a_client_that_is_silent_for_too_long_is_disconnected(
     site: Site, sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broker, "CONNECT_SECONDS_MAX", 0.3)
@@ -317,7 +317,7 @@ def test_who_is_silent_for_too_long_is_disconnected(
 
 @pytest.mark.parametrize("version", [MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5])
 @pytest.mark.parametrize("who", ["inactive", "unknown", "another name"])
-def test_who_is_not_known_so_is_not_let_in(
+def test_a_client_with_an_unknown_identity_is_refused(
     site: Site, who: str, version: MQTTProtocolVersion
 ) -> None:
     files = site.knows("pump-1", is_active=who != "inactive")
@@ -330,7 +330,7 @@ def test_who_is_not_known_so_is_not_let_in(
 
 
 @pytest.mark.parametrize("who", ["nobody", "a stranger"])
-def test_who_has_no_certificate_of_this_authority_gets_no_connection(
+def test_a_client_without_a_certificate_of_this_authority_gets_no_connection(
     site: Site, tmp_path: Path, who: str
 ) -> None:
     authority = certificates.pair(site.folder, certificates.AUTHORITY).certificate
@@ -345,11 +345,13 @@ def test_who_has_no_certificate_of_this_authority_gets_no_connection(
     ):
         started = time.monotonic()
         try:
-            answer = secure.recv(1)  # with TLS 1.3 a client hears of it after its handshake
+            answer = secure.recv(1)  # with TLS 1.3 a client gets the refusal after its handshake
         except OSError:
             answer = b""
         assert answer == b""
-        assert time.monotonic() - started < CONNECT_SECONDS_MAX / 2  # by TLS, not by patience
+        assert (
+            time.monotonic() - started < CONNECT_SECONDS_MAX / 2
+        )  # TLS refused it, not the timeout
     assert site.taken == []
 
 
@@ -404,7 +406,7 @@ def test_simulated_devices_wait_for_a_broker_that_is_starting_and_not_for_ever(
         devices.close()
 
 
-def test_keys_are_their_owners_alone(site: Site) -> None:
+def test_only_their_owner_can_read_keys(site: Site) -> None:
     site.knows("pump-1")
     files = [*(site.folder / certificates.FOLDER).iterdir()]
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}

@@ -1,6 +1,6 @@
-"""What the broker takes and refuses at CONNECT, and what it says that there is.
+"""CONNECT: what the broker accepts and refuses, and the properties of its CONNACK.
 
-Faults that Eclipse paho's interoperability suite shows are here, and in test_mqtt_sessions.py.
+Faults found by Eclipse paho's interoperability suite are tested here and in test_mqtt_sessions.py.
 """
 
 import uuid
@@ -56,7 +56,7 @@ def test_a_will_that_could_not_be_published_is_refused_at_once(
 ) -> None:
     device = with_will(site, version, topic, **options)
     assert eventually(lambda: "disconnected" in device.seen)
-    # 3.1.1 has a word for what isn't allowed, and none for the rest
+    # 3.1.1 has a return code for a missing permission, and none for other refusals
     heard = [reason] if version == V5 or reason == "Not authorized" else []
     assert device.seen == [*heard, "disconnected"]
     reported = "a client that isn't connected yet is disconnected: its will: "
@@ -66,7 +66,7 @@ def test_a_will_that_could_not_be_published_is_refused_at_once(
 
 
 @BOTH
-def test_a_will_is_published_when_a_device_goes_without_a_word(
+def test_a_will_is_published_when_a_device_leaves_without_disconnect(
     site: Site, version: MQTTProtocolVersion
 ) -> None:
     device = with_will(site, version, "pump-1/gone", qos=1)
@@ -75,7 +75,7 @@ def test_a_will_is_published_when_a_device_goes_without_a_word(
     assert eventually(lambda: [taken[:2] for taken in site.taken] == [("pump-1/gone", b"gone")])
 
 
-def test_a_will_that_is_not_allowed_any_more_is_not_published(
+def test_a_will_that_is_no_longer_allowed_is_not_published(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     device = with_will(site, V311, "pump-1/gone", qos=1)
@@ -88,7 +88,7 @@ def test_a_will_that_is_not_allowed_any_more_is_not_published(
 
 
 @BOTH
-def test_a_device_that_takes_its_leave_has_no_will(
+def test_a_device_that_sends_disconnect_has_no_will(
     site: Site, version: MQTTProtocolVersion
 ) -> None:
     device = with_will(site, version, "pump-1/gone", qos=1)
@@ -109,7 +109,7 @@ def test_a_device_of_version_5_may_leave_with_its_will(site: Site) -> None:
     device.end()
 
 
-def test_a_will_is_retained_where_the_policy_lets_it(site: Site) -> None:
+def test_a_will_is_retained_if_the_policy_allows_it(site: Site) -> None:
     site.knows("pump-1")
     site.allows("pump-1", "iot:RetainPublish")
     device = Device(site, "pump-1", certificates.device_files(site.folder, "pump-1"))
@@ -123,7 +123,7 @@ def test_a_will_is_retained_where_the_policy_lets_it(site: Site) -> None:
     other.end()
 
 
-# Who it is
+# Protocols and client ids
 
 
 def text(value: str) -> bytes:
@@ -140,7 +140,7 @@ def test_another_protocol_is_refused(site: Site, name: str, level: int) -> None:
         connection.sendall(b"\x10" + bytes([len(body)]) + body)
         answer = b"".join(iter(lambda: received(connection), b""))
     assert answer == b"\x20\x02\x00\x01"  # unacceptable protocol version
-    assert site.forgotten == []  # nobody asked who that is
+    assert site.forgotten == []  # its certificate wasn't looked up
 
 
 def test_another_version_of_mqtt_is_refused(site: Site) -> None:
@@ -151,7 +151,7 @@ def test_another_version_of_mqtt_is_refused(site: Site) -> None:
     device.end()
 
 
-def test_a_client_of_version_5_without_an_id_is_given_one_that_nobody_has(site: Site) -> None:
+def test_a_client_of_version_5_without_an_id_gets_a_unique_one(site: Site) -> None:
     site.knows("pump-1")
     site.allows("pump-1", "iot:Connect", "iot:Publish")
     told: list[Any] = []
@@ -170,7 +170,7 @@ def test_a_client_of_version_5_without_an_id_is_given_one_that_nobody_has(site: 
         each.end()
 
 
-def test_a_client_of_version_3_1_1_without_an_id_has_one_too_unless_its_session_is_to_last(
+def test_without_an_id_version_3_1_1_gets_one_unless_its_session_is_persistent(
     site: Site,
 ) -> None:
     site.knows("pump-1")
@@ -190,7 +190,7 @@ def test_a_client_of_version_3_1_1_without_an_id_has_one_too_unless_its_session_
 
 
 def raw_of(site: Site) -> Any:
-    """A raw connection that keeps what its device is allowed."""
+    """A raw connection whose device keeps its permissions."""
     allowed = dict(site.known)
     connection = raw(site)
     site.known.update(allowed)
@@ -198,7 +198,7 @@ def raw_of(site: Site) -> Any:
 
 
 @BOTH
-def test_a_client_without_an_id_is_held_to_the_policy(
+def test_a_client_without_an_id_is_checked_against_the_policy(
     site: Site, version: MQTTProtocolVersion
 ) -> None:
     device = Device(site, "", site.knows("pump-1"), protocol=version).connect()
@@ -215,7 +215,7 @@ def test_a_client_id_of_over_128_bytes_is_refused(site: Site, version: MQTTProto
     device.end()
 
 
-def test_a_client_that_wants_to_authenticate_otherwise_is_refused(site: Site) -> None:
+def test_a_client_with_an_authentication_method_is_refused(site: Site) -> None:
     device = Device(site, "pump-1", site.knows("pump-1"), protocol=V5)
     wanted = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     wanted.AuthenticationMethod = "SCRAM"
@@ -224,13 +224,11 @@ def test_a_client_that_wants_to_authenticate_otherwise_is_refused(site: Site) ->
     device.end()
 
 
-# What there is
+# Properties of CONNACK
 
 
 @pytest.mark.parametrize(("asked", "seconds"), [(5, 30), (0, 1200), (60, 60)])
-def test_version_5_is_told_what_there_is_as_aws_tells_it(
-    site: Site, asked: int, seconds: int
-) -> None:
+def test_version_5_gets_awss_properties_in_connack(site: Site, asked: int, seconds: int) -> None:
     told = list[Any]()
     device = Device(site, "pump-1", site.knows("pump-1"), protocol=V5)
     device.client.on_connect = lambda *details: told.append((details[2], details[4]))
@@ -252,7 +250,7 @@ def test_version_5_is_told_what_there_is_as_aws_tells_it(
     }
 
 
-# What version 5 hears when its connection ends
+# Reasons that version 5 gets when its connection ends
 
 CONNECT_5 = b"\x10\x13\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x06pump-1"
 SUBACK = b"\x90\x04\x00\x01\x00"
@@ -265,13 +263,13 @@ SUBACK = b"\x90\x04\x00\x01\x00"
         (b"\xf0\x00", 0x82),  # AUTH
         (b"\x50\x02\x00\x01", 0x82),  # PUBREC
         (b"\x20\x02\x00\x00", 0x82),  # a server's packet
-        (b"\xc0\x01\x00", 0x82),  # a ping that says something
+        (b"\xc0\x01\x00", 0x82),  # a ping with a body
         (b"\x36\x0d\x00\x08pump-1/a\x00\x01\x00", 0x81),  # QoS 3
         (b"\x34\x0d\x00\x08pump-1/a\x00\x01\x00", 0x9B),  # QoS 2
         (b"\x32\x0d\x00\x08pump-1/a\x00\x00\x00", 0x82),  # packet id 0
         (b"\x30\x06\x00\x00\x03\x23\x00\x00", 0x94),  # topic alias 0
-        (b"\x30\x06\x00\x00\x03\x23\x00\x09", 0x94),  # and one of more than there are
-        (b"\x30\x06\x00\x00\x03\x23\x00\x01", 0x82),  # one that stands for nothing
+        (b"\x30\x06\x00\x00\x03\x23\x00\x09", 0x94),  # a topic alias above the maximum
+        (b"\x30\x06\x00\x00\x03\x23\x00\x01", 0x82),  # a topic alias without a topic
         (b"\x30\x03\x00\x00\x00", 0x82),  # no topic
         (b"\x30\x06\x00\x03a/+\x00", 0x90),
         (b"\x80\x08\x00\x01\x00\x00\x02pa\x01", 0x81),  # flags
@@ -280,12 +278,17 @@ SUBACK = b"\x90\x04\x00\x01\x00"
         (b"\x82\x0c\x00\x01\x00\x00\x06$share\x43", 0x81),  # reserved options
         (b"\x82\x0f\x00\x01\x00\x00\x09$share/g/\x01", 0x8F),
         (b"\x82\x12\x00\x01\x00\x00\x0c$share/g/pum\x05", 0x82),  # no local, shared
-        (b"\x82\x03\x00\x01\x00", 0x82),  # of nothing
-        (b"\xe0\x07\x00\x05\x11\x00\x00\x00\x05", 0x82),  # a session after all
+        (b"\x82\x03\x00\x01\x00", 0x82),  # without a topic filter
+        (
+            b"\xe0\x07\x00\x05\x11\x00\x00\x00\x05",
+            0x82,
+        ),  # asks for a session that CONNECT didn't ask for
         (b"\x30\xff\xff\x7f", 0x95),  # longer than any packet may be
     ],
 )
-def test_version_5_hears_why_its_connection_ends(site: Site, sent: bytes, reason: int) -> None:
+def test_version_5_gets_the_reason_for_the_end_of_its_connection(
+    site: Site, sent: bytes, reason: int
+) -> None:
     with raw(site) as connection:
         connection.sendall(CONNECT_5 + sent)
         answer = b"".join(iter(lambda: received(connection), b""))
@@ -294,7 +297,7 @@ def test_version_5_hears_why_its_connection_ends(site: Site, sent: bytes, reason
     assert site.taken == []
 
 
-def test_version_5_hears_that_it_was_silent_for_too_long(
+def test_version_5_gets_the_reason_keep_alive_timeout(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "KEEP_ALIVE_SECONDS", (0.2, 1200))

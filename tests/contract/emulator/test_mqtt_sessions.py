@@ -1,4 +1,4 @@
-"""What the broker sends a client: how much at once, to whom of a group, and after it was away."""
+"""Messages from the broker to clients: flow control, groups, and sessions after a reconnect."""
 
 import time
 from collections import Counter
@@ -16,7 +16,7 @@ from tests.contract.emulator.brokers import SECONDS_MAX, Device, Site, eventuall
 
 V311, V5 = MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5
 QUIET_SECONDS = 0.3
-"""How long nothing may come for a test to believe that nothing does."""
+"""How long a test waits before it concludes that no message comes."""
 
 
 @pytest.fixture
@@ -34,14 +34,14 @@ def told(kind: int, **values: Any) -> Properties:
 
 
 def asking(**values: Any) -> dict[str, Any]:
-    """How a device of version 5 connects that asks for something."""
+    """Return the options with which a device of version 5 connects and asks for something."""
     return {"protocol": V5, "properties": told(PacketTypes.CONNECT, **values)}
 
 
 # Receive Maximum, Maximum Packet Size
 
 
-def test_no_more_messages_are_on_their_way_than_a_client_takes_at_once(
+def test_a_client_has_no_more_unacknowledged_messages_than_its_receive_maximum(
     site: Site, sender: Device
 ) -> None:
     slow = site.device("pump-2", manual_ack=True, **asking(ReceiveMaximum=2))
@@ -51,7 +51,7 @@ def test_no_more_messages_are_on_their_way_than_a_client_takes_at_once(
     slow.gets(b"0", b"1")
     time.sleep(QUIET_SECONDS)
     slow.gets(b"0", b"1")
-    sender.client.publish("pump-1/a", b"at most once", qos=0)  # which isn't counted
+    sender.client.publish("pump-1/a", b"at most once", qos=0)  # QoS 0 doesn't count
     slow.gets(b"0", b"1", b"at most once")
     slow.client.ack(slow.messages[1].mid, 1)
     slow.gets(b"0", b"1", b"at most once", b"2")
@@ -62,7 +62,7 @@ def test_no_more_messages_are_on_their_way_than_a_client_takes_at_once(
 
 
 @pytest.mark.parametrize("options", [{"protocol": V311}, asking(ReceiveMaximum=1000)])
-def test_whatever_a_client_takes_no_more_than_a_hundred_are_on_their_way(
+def test_a_client_never_has_more_than_a_hundred_unacknowledged_messages(
     site: Site, sender: Device, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "UNACKNOWLEDGED_MAX", 3)
@@ -76,9 +76,7 @@ def test_whatever_a_client_takes_no_more_than_a_hundred_are_on_their_way(
     slow.end()
 
 
-def test_a_message_that_is_longer_than_a_client_takes_is_not_sent_to_it(
-    site: Site, sender: Device
-) -> None:
+def test_a_message_longer_than_the_clients_maximum_is_not_sent(site: Site, sender: Device) -> None:
     small = site.device("pump-2", **asking(MaximumPacketSize=64))
     small.subscribes(("pump-1/#", 1))
     for qos in (0, 1):
@@ -133,7 +131,9 @@ def test_a_group_shares_messages_and_each_goes_to_one_of_its_members(
         each.gets(*sent)
     assert eventually(lambda: sum(len(each.got) for each in members) == len(sent))
     assert Counter(payload for each in members for payload in each.payloads) == Counter(sent)
-    assert all(each.got for each in members)  # 3 in 10^10 that one had no luck
+    assert all(
+        each.got for each in members
+    )  # a member without a message has a probability of 3 in 10^10
     assert {topic for each in members for topic, *_ in each.got} == {"pump-1/a"}
     members[0].end()
     members[1].client.unsubscribe("$share/g/pump-1/#")
@@ -146,7 +146,7 @@ def test_a_group_shares_messages_and_each_goes_to_one_of_its_members(
         each.end()
 
 
-def test_a_member_of_a_group_that_may_not_receive_a_message_is_passed_over(
+def test_a_member_of_a_group_that_may_not_receive_a_message_is_skipped(
     site: Site, sender: Device
 ) -> None:
     deaf, other = site.device("pump-2"), site.device("pump-3")
@@ -178,7 +178,7 @@ def test_a_topic_filter_that_is_too_long_is_refused(
     device.end()
 
 
-def test_what_aws_counts_of_a_shared_subscription_is_its_topic_filter(site: Site) -> None:
+def test_limits_of_a_shared_subscription_count_only_its_topic_filter(site: Site) -> None:
     device = site.device("pump-1")
     device.subscribes(("$share/" + "g" * 128 + "/1/2/3/4/5/6/7/8", 1))
     device.client.subscribe("$share/" + "g" * 129 + "/a", 1)
@@ -200,7 +200,7 @@ def test_more_topic_filters_than_eight_at_once_and_fifty_in_all_are_refused(site
     assert again.reason == "Quota exceeded"
 
 
-# Topic aliases, and what else a message says
+# Topic aliases, and properties of messages
 
 
 def test_an_alias_stands_for_a_topic_on_its_connection(site: Site, sender: Device) -> None:
@@ -223,16 +223,14 @@ def test_an_alias_stands_for_a_topic_on_its_connection(site: Site, sender: Devic
     assert len(site.taken) == 6
 
 
-def test_an_alias_is_held_to_the_policy(site: Site, sender: Device) -> None:
+def test_an_alias_is_checked_against_the_policy(site: Site, sender: Device) -> None:
     properties = told(PacketTypes.PUBLISH, TopicAlias=1)
     sender.client.publish("pump-2/a", b"1", qos=1, properties=properties)
     sender.sees("Success", "disconnected")
     assert (sender.reason, site.taken) == ("Not authorized", [])
 
 
-def test_what_a_message_says_of_itself_goes_on_to_who_has_subscribed(
-    site: Site, sender: Device
-) -> None:
+def test_a_messages_properties_are_passed_on_to_subscribers(site: Site, sender: Device) -> None:
     new, old = site.device("pump-2", protocol=V5), site.device("pump-3")
     for each in (new, old):
         each.subscribes(("pump-1/#", 1))
@@ -252,7 +250,7 @@ def test_what_a_message_says_of_itself_goes_on_to_who_has_subscribed(
     (message,) = new.messages
     assert message.properties is not None
     found = message.properties.json()  # type: ignore[no-untyped-call]
-    assert found.pop("MessageExpiryInterval") in range(90, 100)  # the time that it has left
+    assert found.pop("MessageExpiryInterval") in range(90, 100)  # the remaining time
     assert found == {
         "PayloadFormatIndicator": 1,
         "ContentType": "text",
@@ -267,7 +265,7 @@ def test_what_a_message_says_of_itself_goes_on_to_who_has_subscribed(
 # Retained messages
 
 
-def test_a_message_is_retained_where_the_policy_lets_it_until_an_empty_one_comes(
+def test_a_message_is_retained_if_the_policy_allows_it_until_an_empty_one_comes(
     site: Site,
 ) -> None:
     sender = site.device("pump-1", protocol=V5)
@@ -279,7 +277,7 @@ def test_a_message_is_retained_where_the_policy_lets_it_until_an_empty_one_comes
     for payload in (b"old", b"new"):
         sender.publishes("pump-1/a", payload, retain=True)
     for each in (live, plain):
-        each.gets(b"old", b"new")  # no filter with a wildcard gets what is retained, as on AWS
+        each.gets(b"old", b"new")  # as on AWS, a filter with a wildcard gets no retained message
     assert [message.retain for message in live.messages] == [True, True]
     assert [message.retain for message in plain.messages] == [False, False]
     late = site.device("pump-4", protocol=V5)
@@ -302,7 +300,7 @@ def test_a_message_is_retained_where_the_policy_lets_it_until_an_empty_one_comes
         each.end()
 
 
-def test_nothing_is_retained_of_aws_own_topics_nor_without_leave_to_publish(site: Site) -> None:
+def test_retaining_needs_permission_and_a_topic_that_is_not_awss_own(site: Site) -> None:
     site.knows("pump-1")
     site.allows("pump-1", "iot:RetainPublish")
     for topic in ("$aws/certificates/create/json", "pump-2/a"):
@@ -313,7 +311,7 @@ def test_nothing_is_retained_of_aws_own_topics_nor_without_leave_to_publish(site
     assert (site.taken, site.asked) == ([], [])
 
 
-# Sessions that last
+# Persistent sessions
 
 LASTING: list[dict[str, Any]] = [
     {"protocol": V311, "clean_session": False},
@@ -322,7 +320,7 @@ LASTING: list[dict[str, Any]] = [
 
 
 def session_present(device: Device) -> list[bool]:
-    """Whether its session was there, at each connection to come."""
+    """Collect, for each further connection, whether its session was present."""
     found: list[bool] = []
     on_connect = device.client.on_connect
 
@@ -336,7 +334,7 @@ def session_present(device: Device) -> list[bool]:
 
 
 def returning(site: Site, name: str, options: dict[str, Any]) -> tuple[Device, bool]:
-    """A device that connects again, and whether its session was there."""
+    """Return a device that connects again, and whether its session was present."""
     rest = dict(options)
     connecting = {each: rest.pop(each) for each in ("properties", "clean_start") if each in rest}
     device = Device(site, name, site.knows(name), **rest)
@@ -346,7 +344,7 @@ def returning(site: Site, name: str, options: dict[str, Any]) -> tuple[Device, b
 
 
 @pytest.mark.parametrize("options", LASTING)
-def test_what_comes_while_a_client_is_away_waits_for_it(
+def test_messages_wait_for_a_client_that_is_away(
     site: Site, sender: Device, options: dict[str, Any]
 ) -> None:
     first, was_there = returning(site, "pump-2", options)
@@ -365,7 +363,7 @@ def test_what_comes_while_a_client_is_away_waits_for_it(
 
 
 @pytest.mark.parametrize("options", LASTING)
-def test_what_a_client_has_not_acknowledged_comes_again_in_order(
+def test_unacknowledged_messages_come_again_in_order(
     site: Site, sender: Device, options: dict[str, Any]
 ) -> None:
     first, _ = returning(site, "pump-2", {**options, "manual_ack": True})
@@ -384,7 +382,7 @@ def test_what_a_client_has_not_acknowledged_comes_again_in_order(
 
 
 @pytest.mark.parametrize("options", LASTING)
-def test_a_connection_that_takes_another_ones_place_goes_on_with_its_session(
+def test_a_connection_that_replaces_another_goes_on_with_its_session(
     site: Site, sender: Device, options: dict[str, Any]
 ) -> None:
     first, _ = returning(site, "pump-2", {**options, "manual_ack": True})
@@ -409,7 +407,7 @@ def test_a_connection_that_takes_another_ones_place_goes_on_with_its_session(
         (asking(SessionExpiryInterval=60), asking() | {"clean_start": True}),
     ],
 )
-def test_a_session_that_was_not_to_last_or_is_not_wanted_is_gone(
+def test_a_session_that_is_not_persistent_or_not_wanted_is_dropped(
     site: Site, sender: Device, before: dict[str, Any], after: dict[str, Any]
 ) -> None:
     first, _ = returning(site, "pump-2", before)
@@ -425,7 +423,7 @@ def test_a_session_that_was_not_to_last_or_is_not_wanted_is_gone(
 
 
 @pytest.mark.parametrize("leaves_with", [1, None])
-def test_a_session_lasts_as_long_as_its_client_has_said_at_last(
+def test_a_session_lasts_as_long_as_its_client_last_asked(
     site: Site, leaves_with: int | None
 ) -> None:
     asked = 60 if leaves_with else 1
@@ -448,7 +446,7 @@ def test_a_session_lasts_as_long_as_its_client_has_said_at_last(
     third.end()
 
 
-def test_a_session_lasts_for_an_hour_at_most_and_version_5_is_told_so(site: Site) -> None:
+def test_a_session_lasts_at_most_an_hour_and_connack_says_so(site: Site) -> None:
     device = Device(site, "pump-1", site.knows("pump-1"), protocol=V5)
     answers: list[Any] = []
     device.client.on_connect = lambda *details: answers.append(details[4])
@@ -474,7 +472,7 @@ def test_a_message_that_has_expired_does_not_wait_any_longer(site: Site, sender:
     second.end()
 
 
-def test_more_than_may_wait_for_a_client_is_lost(
+def test_messages_above_the_queues_limit_are_lost(
     site: Site, sender: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "QUEUED_MAX", 2)
@@ -508,7 +506,9 @@ def test_a_group_keeps_a_message_for_a_member_that_is_away_if_no_other_is_there(
     back.end()
 
 
-def test_what_a_client_may_not_receive_does_not_wait_for_it(site: Site, sender: Device) -> None:
+def test_a_message_that_a_client_may_not_receive_does_not_wait_for_it(
+    site: Site, sender: Device
+) -> None:
     first, _ = returning(site, "pump-2", LASTING[0])
     first.subscribes(("pump-1/#", 1))
     first.end()

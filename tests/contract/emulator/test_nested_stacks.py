@@ -1,4 +1,4 @@
-"""Nested stacks in the embedded AWS: transformed, rolled back and deleted as a root is."""
+"""Nested stacks in the embedded AWS are transformed, rolled back and deleted like root stacks."""
 
 import io
 import json
@@ -16,7 +16,7 @@ ALL_CAPABILITIES = ("CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND")
 
 
 class Account(Formation):
-    """What the tests use of the embedded AWS; every name in it ends with a suffix of its own."""
+    """The embedded AWS for these tests; every name in it ends with a unique suffix."""
 
     def __init__(self, endpoint: str) -> None:
         self.suffix = uuid.uuid4().hex[:8]
@@ -58,27 +58,27 @@ class Account(Formation):
         return self.ended(self.physical(stack, logical_id))
 
     def physical(self, stack: Document, logical_id: str) -> str:
-        """The id of what a stack made."""
+        """Return the physical id of a stack's resource."""
         return str(self.event(stack, logical_id, "PhysicalResourceId"))
 
     def event(self, stack: Document, logical_id: str, key: str) -> Any:
-        """What the newest event of a resource says that says it at all."""
+        """Return the reason in a resource's newest event that has one."""
         events = self.events(stack)
         return next(e[key] for e in events if e["LogicalResourceId"] == logical_id and e.get(key))
 
     def events(self, stack: Document) -> list[Document]:
-        """What happened to a stack, the newest first."""
+        """Return a stack's events, newest first."""
         listed = self.formation.describe_stack_events(StackName=stack["StackId"])
         events: list[Document] = listed["StackEvents"]
         return events
 
     def resources(self, stack: Document) -> set[str]:
-        """The logical ids of what a stack has."""
+        """Return the logical ids of a stack's resources."""
         listed = self.formation.list_stack_resources(StackName=stack["StackId"])
         return {each["LogicalResourceId"] for each in listed["StackResourceSummaries"]}
 
     def named(self, name: str) -> str:
-        """A name that no other test has."""
+        """Return a name that is unique to this test."""
         return f"{name}-{self.suffix}"
 
     def queue(self, name: str, **attributes: Any) -> Document:
@@ -110,7 +110,7 @@ def template(**resources: Document) -> Document:
 
 
 def failing(*depends_on: str) -> Document:
-    """A resource that can't be made: its name is a parameter that isn't there."""
+    """Return a resource whose creation fails: its name is a missing SSM parameter."""
     return {
         "Type": "AWS::SQS::Queue",
         "DependsOn": list(depends_on),
@@ -169,7 +169,7 @@ def test_a_nested_template_is_transformed_and_its_function_runs_with_the_parents
         (("CAPABILITY_AUTO_EXPAND",), "CAPABILITY_IAM"),
     ],
 )
-def test_the_parent_must_acknowledge_what_a_nested_transform_makes(
+def test_the_parent_must_acknowledge_the_capabilities_of_a_nested_transform(
     account: Account, given: tuple[str, ...], missing: str
 ) -> None:
     function = {"InlineCode": "def handler(*_): ...", "Handler": "index.handler"}
@@ -183,7 +183,7 @@ def test_the_parent_must_acknowledge_what_a_nested_transform_makes(
 
 
 def conditional(account: Account) -> Document:
-    """A template whose queue "more" is there if it is told so."""
+    """Return a template with a queue "more" that depends on a parameter."""
     child = template(Own=account.queue("own"), More=account.queue("more", Condition="HasMore"))
     child["Parameters"] = {"Mode": {"Type": "String", "Default": "few"}}
     child["Conditions"] = {"HasMore": {"Fn::Equals": [{"Ref": "Mode"}, "many"]}}
@@ -230,7 +230,9 @@ def test_an_update_reads_a_childs_template_again_by_the_same_url(account: Accoun
     assert account.has_queue("new")
 
 
-def test_a_deleted_parent_deletes_its_children_but_not_what_they_retain(account: Account) -> None:
+def test_a_deleted_parent_deletes_its_children_except_their_retained_resources(
+    account: Account,
+) -> None:
     grandchild = template(
         Kept=account.queue("kept", DeletionPolicy="Retain"),
         Late=account.queue("late", DeletionPolicy="RetainExceptOnCreate"),
@@ -265,7 +267,7 @@ def test_a_child_that_fails_rolls_back_then_its_parent_does(account: Account) ->
     stack = account.create(template(Before=account.queue("before"), Child=account.nested(child)))
     assert stack["StackStatus"] == "ROLLBACK_COMPLETE"
     there = [n for n in ("before", "gone", "late", "kept") if account.has_queue(n)]
-    assert there == ["kept"]  # by Retain alone: a roll-back isn't a delete
+    assert there == ["kept"]  # only by Retain: a rollback isn't a deletion
     reason = account.event(stack, "Child", "ResourceStatusReason")
     assert reason.startswith("Embedded stack arn:aws:cloudformation:us-east-1:")
     assert reason.endswith(
@@ -284,8 +286,8 @@ def test_without_a_roll_back_a_failed_child_stays_as_it_is_until_its_parent_goes
     assert not account.has_queue("own")
 
 
-def test_a_child_that_was_made_goes_with_its_failed_parent_as_by_a_delete(account: Account) -> None:
-    """That AWS takes this for no roll-back of the child's creation is a reading, not documented."""
+def test_a_created_child_is_deleted_with_its_failed_parent(account: Account) -> None:
+    """It is inferred that AWS doesn't treat this as a rollback of the child's creation."""
     child = template(
         Late=account.queue("late", DeletionPolicy="RetainExceptOnCreate"), Own=account.queue("own")
     )
@@ -294,7 +296,7 @@ def test_a_child_that_was_made_goes_with_its_failed_parent_as_by_a_delete(accoun
     assert [name for name in ("own", "late") if account.has_queue(name)] == ["late"]
 
 
-def test_a_child_whose_update_fails_goes_back_to_what_it_was(account: Account) -> None:
+def test_a_child_whose_update_fails_is_rolled_back(account: Account) -> None:
     stack = account.create(template(Child=account.nested(template(Own=account.queue("own")))))
     child = template(Own=account.queue("own"), New=account.queue("new"), Bad=failing("New"))
     updated = account.update(stack, template(Child=account.nested(child)))
@@ -304,7 +306,7 @@ def test_a_child_whose_update_fails_goes_back_to_what_it_was(account: Account) -
     assert [name for name in ("own", "new") if account.has_queue(name)] == ["own"]
 
 
-def test_a_child_whose_sibling_fails_in_an_update_goes_back_too(account: Account) -> None:
+def test_a_child_whose_siblings_update_fails_is_rolled_back_too(account: Account) -> None:
     stack = account.create(template(Child=account.nested(template(Own=account.queue("own")))))
     child = template(Own=account.queue("own"), New=account.queue("new"))
     root = template(Child=account.nested(child), Bad=failing("Child"))
@@ -314,7 +316,7 @@ def test_a_child_whose_sibling_fails_in_an_update_goes_back_too(account: Account
 
 
 def message_in(account: Account, name: str) -> bool:
-    """Whether the message is in a queue that was sent to it."""
+    """Return whether the message that was sent to a queue is still in it."""
     url = account.sqs.get_queue_url(QueueName=account.named(name))["QueueUrl"]
     counted = account.sqs.get_queue_attributes(
         QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"]
@@ -328,7 +330,7 @@ def put_message(account: Account, name: str) -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_what_an_update_takes_out_of_a_child_is_untouched_when_its_root_rolls_back(
+def test_a_childs_removed_resource_is_untouched_when_the_root_rolls_back(
     account: Account, depth: int
 ) -> None:
     def root(*names: str, **others: Document) -> Document:
@@ -349,7 +351,7 @@ def test_what_an_update_takes_out_of_a_child_is_untouched_when_its_root_rolls_ba
     assert not account.has_queue("new")
 
 
-def test_what_an_update_replaces_in_a_child_is_there_when_its_root_rolls_back(
+def test_a_childs_replaced_resource_is_there_when_the_root_rolls_back(
     account: Account,
 ) -> None:
     def child(name: str) -> Document:
@@ -385,7 +387,7 @@ def test_a_parent_whose_child_cannot_be_deleted_is_not_deleted(account: Account)
     assert account.delete(stack)["StackStatus"] == "DELETE_COMPLETE"
 
 
-def test_what_a_child_exports_another_imports(account: Account) -> None:
+def test_a_childs_export_can_be_imported_by_another(account: Account) -> None:
     export = account.named("arn")
     giving = template(Own=account.queue("own"))
     giving["Outputs"] = {
@@ -402,7 +404,9 @@ def test_what_a_child_exports_another_imports(account: Account) -> None:
     assert export not in str(account.formation.list_exports()["Exports"])
 
 
-def test_what_depends_on_a_nested_stack_is_made_after_all_that_is_in_it(account: Account) -> None:
+def test_a_resource_that_depends_on_a_nested_stack_is_made_after_its_resources(
+    account: Account,
+) -> None:
     nested = account.nested(template(Own=account.queue("own")))
     root = template(
         A=account.queue("after", DependsOn="Child"), Child=nested | {"DependsOn": ["Z"]},
@@ -422,7 +426,7 @@ def test_what_depends_on_a_nested_stack_is_made_after_all_that_is_in_it(account:
         ({"Few": {"Type": "String", "MaxLength": 2}}, {"Few": "abc"}, "Few"),
     ],
 )
-def test_a_childs_parameters_are_held_to_what_it_declares(
+def test_a_childs_parameters_are_checked_against_its_declarations(
     account: Account, child: Document, parameters: Document, reason: str
 ) -> None:
     nested = account.nested(
@@ -441,7 +445,7 @@ def test_a_type_that_does_not_exist_fails_a_child_before_anything_is_made(accoun
     assert reason == "Template format error: Unrecognized resource types: [AWS::No::Such]"
 
 
-def test_a_change_set_names_a_nested_stack_even_where_nothing_of_it_changes(
+def test_a_change_set_lists_a_nested_stack_even_if_it_is_unchanged(
     account: Account,
 ) -> None:
     root = template(Child=account.nested(template(Own=account.queue("own"))))
@@ -467,7 +471,7 @@ def test_a_nested_stack_is_named_and_tagged_after_its_parent(account: Account) -
     assert account.sqs.list_queue_tags(QueueUrl=url)["Tags"]["team"] == "north"
 
 
-def test_a_nested_stack_tells_its_parent_and_its_root(account: Account) -> None:
+def test_a_nested_stack_shows_its_parent_and_its_root(account: Account) -> None:
     inner = account.nested(template(Own=account.queue("own")))
     stack = account.create(template(Child=account.nested(template(Inner=inner))))
     child = account.child(stack)
@@ -477,8 +481,8 @@ def test_a_nested_stack_tells_its_parent_and_its_root(account: Account) -> None:
     assert (grandchild["ParentId"], grandchild["RootId"]) == (child["StackId"], stack["StackId"])
 
 
-def test_a_template_shows_where_aws_would_have_its_nested_templates(account: Account) -> None:
-    """`sam delete` looks there for what `sam deploy` uploaded to the address that it was given."""
+def test_a_template_shows_awss_addresses_of_its_nested_templates(account: Account) -> None:
+    """`sam delete` reads these addresses to find the templates that `sam deploy` uploaded."""
     nested = account.nested(template(Own=account.queue("own")))
     on_aws = nested["Properties"]["TemplateURL"]
     here = on_aws.replace("https://s3.us-east-1.amazonaws.com", account.endpoint)

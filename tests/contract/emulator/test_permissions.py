@@ -1,4 +1,4 @@
-"""Who may do what in the embedded AWS: by AWS's names of permissions, and by services' roles."""
+"""Permissions in the embedded AWS: AWS's names of actions, and the roles of services."""
 
 import io
 import json
@@ -27,7 +27,7 @@ Document = dict[str, Any]
 
 
 class Account:
-    """An account with a user of the test's own, who may do what is granted, and nothing more."""
+    """An account with a test's own user, which has only the granted permissions."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -37,11 +37,11 @@ class Account:
         self.key = self.iam.create_access_key(UserName=self.name)["AccessKey"]
 
     def root(self, service: str) -> Any:
-        """A client that may do everything."""
+        """Return a client with all permissions."""
         return embedded_client(self.endpoint, service)
 
     def client(self, service: str) -> Any:
-        """A client of the user's."""
+        """Return a client with the user's key."""
         return boto3.client(  # type: ignore[call-overload]
             service,
             endpoint_url=self.endpoint,
@@ -50,13 +50,13 @@ class Account:
         )
 
     def grant(self, *actions: str, resource: str = "*") -> None:
-        """Let the user do this, and nothing else."""
+        """Allow the user these actions, and nothing else."""
         self.iam.put_user_policy(
             UserName=self.name, PolicyName="granted", PolicyDocument=policy(*actions, at=resource)
         )
 
     def role(self, service: str, *actions: str, at: str = "*") -> str:
-        """Make a role that a service may take on; return its ARN."""
+        """Make a role that a service may assume; return its ARN."""
         name = f"{self.name}-{uuid.uuid4().hex[:6]}"
         principal = {"Service": f"{service}.amazonaws.com"}
         statement = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": principal}
@@ -68,7 +68,7 @@ class Account:
         return str(made["Role"]["Arn"])
 
     def function(self, role: str, body: str = "return 1") -> str:
-        """Make a function that does this, by default answers 1; return its ARN."""
+        """Make a function with this code, which by default returns 1; return its ARN."""
         code = io.BytesIO()
         with zipfile.ZipFile(code, "w") as archive:
             archive.writestr("index.py", f"def handler(event, context):\n    {body}")
@@ -107,7 +107,7 @@ def queue(account: Account) -> Iterator[str]:
 
 
 def is_allowed(call: Callable[[], Any]) -> bool:
-    """Whether a call isn't denied; it may fail otherwise."""
+    """Return whether a call isn't denied; it may fail for another reason."""
     try:
         call()
     except ClientError as error:
@@ -126,7 +126,7 @@ STATEMENTS = {
 
 @pytest.mark.parametrize("verb", STATEMENTS)
 @pytest.mark.parametrize("way", ["one", "batch", "transaction"])
-def test_a_statement_needs_the_permission_for_what_it_does_to_its_table(
+def test_a_statement_needs_the_permission_of_its_operation_on_its_table(
     account: Account, table: str, verb: str, way: str
 ) -> None:
     dynamodb = account.client("dynamodb")
@@ -235,7 +235,9 @@ def bucket(account: Account) -> str:
     return account.name
 
 
-def test_s3_is_allowed_by_what_is_read_and_written(account: Account, bucket: str) -> None:
+def test_s3_needs_permission_for_each_read_and_write_of_a_request(
+    account: Account, bucket: str
+) -> None:
     s3 = account.client("s3")
     key = {"Bucket": bucket, "Key": "key"}
     etag = account.root("s3").head_object(**key)["ETag"]
@@ -255,7 +257,7 @@ def test_s3_is_allowed_by_what_is_read_and_written(account: Account, bucket: str
 
 
 def head_is_allowed(call: Callable[[], Any]) -> bool:
-    """As `is_allowed`; HEAD's answer has no body that would tell a code."""
+    """Return whether a HEAD request isn't denied; its answer has no body with an error code."""
     try:
         call()
     except ClientError as error:
@@ -300,7 +302,7 @@ def test_a_mapping_needs_its_functions_role_to_read_the_queue(account: Account, 
     lambdas.create_event_source_mapping(EventSourceArn=arn, FunctionName=function, Enabled=False)
 
 
-def test_a_mappings_settings_are_looked_at_before_its_functions_role(
+def test_a_mappings_settings_are_checked_before_its_functions_role(
     account: Account, queue: str
 ) -> None:
     assert queue
@@ -354,7 +356,7 @@ def test_cloudformation_fails_a_mapping_that_its_functions_role_does_not_allow(
 
 
 def wait(status: Callable[[], str]) -> str:
-    """A status once nothing goes on any more."""
+    """Wait until an operation has ended; return its status."""
     patience = Patience(END_SECONDS_MAX)
     while (found := status()).endswith("_IN_PROGRESS") or found == "RUNNING":
         assert not patience.is_over()
@@ -363,7 +365,7 @@ def wait(status: Callable[[], str]) -> str:
 
 
 def execution(account: Account, role: str, *states: Document) -> Document:
-    """Run a machine of these states to its end; return what became of it."""
+    """Run a machine of these states to its end; return the execution."""
     machines = account.root("stepfunctions")
     names = [f"S{place}" for place in range(len(states))]
     definition = {"StartAt": names[0], "States": dict(zip(names, states, strict=True))}
@@ -380,7 +382,7 @@ def execution(account: Account, role: str, *states: Document) -> Document:
 
 
 @pytest.mark.parametrize("way", ["direct", "integration"])
-def test_a_machine_invokes_only_what_its_role_allows(account: Account, way: str) -> None:
+def test_a_machine_invokes_only_functions_that_its_role_allows(account: Account, way: str) -> None:
     function = account.function(account.role("lambda"))
     task: Document = {"Type": "Task", "Resource": function, "End": True}
     if way == "integration":

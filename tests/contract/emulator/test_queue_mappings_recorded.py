@@ -1,9 +1,9 @@
-"""Queues' event source mappings do what was recorded of AWS: its recordings are replayed.
+"""Queues' event source mappings behave as recorded on AWS: the recordings are replayed.
 
-They run on the embedded AWS as it is started everywhere: its queues, its poller with that mended
-(`emulator.gaps.sqs_poller`), functions in processes of their own. Each recording is played from its
-first call to its last, in real time and many at once, since most of that time is waited; the tests
-then look at what came of it. Where a recording had a batching window of 10 s, it is 2 s here.
+They run on the usual embedded AWS: its queues, its poller (`emulator.gaps.sqs_poller`), functions
+in their own processes. Each recording is replayed from its first call to its last, in real time.
+Many are replayed at once, because most of the time is waiting. Then the tests compare the results.
+A batching window of 10 s in a recording is 2 s here.
 """
 
 import json
@@ -41,10 +41,10 @@ HERE = {"<region>": "us-east-1", "<partition>": "aws", ACCOUNT: "0" * 12}
 
 @dataclass
 class Played:
-    """What came of playing a recording."""
+    """The result of replaying a recording."""
 
     parts: dict[str, Any]
-    """By the recording's names: what was answered, what functions got."""
+    """Answers and events of functions, by the recording's names."""
     invocations: list[Document] = field(default_factory=list)
     left: int = 0
     """How many messages are in the queue at the end."""
@@ -52,11 +52,11 @@ class Played:
 
 Story = Callable[[Stage, Document], Played]
 STORIES: dict[str, Story] = {}
-"""How each recording is played, given what it has."""
+"""The function that replays each recording."""
 
 
 def plays(*names: str) -> Callable[[Story], Story]:
-    """Say which recordings a function plays."""
+    """Register a function for the recordings that it replays."""
 
     def keep(story: Story) -> Story:
         STORIES.update(dict.fromkeys([f"sqs__{name}" for name in names], story))
@@ -76,7 +76,7 @@ class QueueRecording(Recording):
     forms = FORMS | {"sequence-number": r"\d{20}"}
 
     def __init__(self, name: str) -> None:
-        """Read it; what functions sent to a queue of the recorder's, here they only note."""
+        """Read a recording; its functions sent events to a queue, here they write them to files."""
         super().__init__(name, HERE)
         self.content.pop("get_destination_queue_url", None)
         for part, value in self.content.items():
@@ -95,7 +95,7 @@ def stage(
 
 @pytest.fixture(scope="module")
 def all_played(request: pytest.FixtureRequest, stage: Stage) -> dict[str, "Future[Played]"]:
-    """Every recording that a test is going to look at, played."""
+    """Replay every recording that a test of this run needs."""
     calls = [getattr(item, "callspec", None) for item in request.session.items]
     wanted = {call.params.get("name") for call in calls if call}
     with ThreadPoolExecutor(AT_ONCE) as threads:
@@ -108,25 +108,25 @@ def all_played(request: pytest.FixtureRequest, stage: Stage) -> dict[str, "Futur
 
 @pytest.fixture
 def played(all_played: dict[str, "Future[Played]"], name: str) -> Played:
-    """What came of one of them; raises what went wrong in it."""
+    """Return the result of one recording; raise the error of its replay."""
     return all_played[name].result()
 
 
 def differences(name: str, played: Played) -> list[str]:
-    """Where a recording's play isn't as it was recorded."""
+    """Return the differences between a replay and its recording."""
     recording = QueueRecording(name)
     return list(recording.differences(as_recorded(played.parts), recording.content))
 
 
 def tries(invocations: list[Document], kind: str, *parts: str) -> Document:
-    """What functions noted, by the names that such recordings give it."""
+    """Return the events of functions, by the names in such recordings."""
     names = (f"{number}_{kind}" for number in ("first", "second", "third", "fourth"))
     noted = ({part: each[part] for part in parts} for each in invocations)
     return dict(zip(names, noted, strict=False))
 
 
 def refusal(call: Callable[[], object]) -> Document:
-    """What AWS answers a call that it refuses."""
+    """Return AWS's answer to a refused call."""
     with pytest.raises(ClientError) as error:
         call()
     answer: Any = error.value.response
@@ -141,7 +141,7 @@ def test_no_recording_of_a_queue_is_forgotten() -> None:
 
 
 def with_dead_letters(stage: Stage, suffix: str = "") -> tuple[Queue, Queue]:
-    """A queue whose messages are given up after two tries, and where they go then."""
+    """Make a queue whose messages go to a dead letter queue after two tries; return both."""
     fifo = {"FifoQueue": "true"} if suffix else {}
     dead = stage.queue(suffix, **fifo)
     redrive = json.dumps({"deadLetterTargetArn": dead.arn, "maxReceiveCount": 2})
@@ -176,7 +176,7 @@ def report_three_of_four(stage: Stage, _content: Document) -> Played:
 @as_aws("queue_partial_responses", "recorded")
 @as_aws("queue_retries", "recorded")
 @recorded("report_batch_item_failures")
-def test_what_a_function_reports_as_failed_comes_back_in_order(name: str, played: Played) -> None:
+def test_messages_reported_as_failed_come_back_in_order(name: str, played: Played) -> None:
     assert differences(name, played) == []
     assert played.left == 0
 
@@ -229,7 +229,7 @@ def raise_for_one_of_two(stage: Stage, _content: Document) -> Played:
 @as_aws("queue_partial_responses", "recorded")
 @as_aws("queue_retries", "recorded")
 @recorded("report_batch_item_failures_on_lambda_error")
-def test_an_error_fails_what_is_well_in_the_batch_too(name: str, played: Played) -> None:
+def test_an_error_also_fails_the_batchs_good_messages(name: str, played: Played) -> None:
     assert differences(name, played) == []
     assert played.left == 0
 
@@ -453,11 +453,11 @@ NOT_MATCHING: dict[str, Any] = {
     "filter6_item_matching6_item_not_matching6": {"test2": 200},
     "filter7_item_matching7_item_not_matching7": {"test2": "eu-1-48454"},
 }
-"""The bodies that were sent second, which didn't come."""
+"""The second bodies, which were not delivered."""
 
 
 def filtered(not_matching: Any) -> Story:
-    """Send the message that came, and another."""
+    """Send the message that was delivered, and another."""
 
     def story(stage: Stage, content: Document) -> Played:
         [record] = content["invocation_events"][0]["Records"]
@@ -488,11 +488,11 @@ for case, not_matching in NOT_MATCHING.items():
 
 @as_aws("queue_filters", "recorded")
 @recorded(*[f"sqs_event_filter_{case}" for case in NOT_MATCHING])
-def test_what_does_not_match_is_deleted_and_never_comes(name: str, played: Played) -> None:
+def test_unmatched_messages_are_deleted_and_never_delivered(name: str, played: Played) -> None:
     assert differences(name, played) == []
 
 
-# What is refused
+# Refused mappings
 
 
 @plays("duplicate_event_source_mappings")
@@ -535,7 +535,7 @@ INVALID_PATTERNS = {
 
 
 def filtered_by(pattern: str) -> Story:
-    """Create a mapping with a pattern that is none."""
+    """Create a mapping with an invalid pattern."""
 
     def story(stage: Stage, _content: Document) -> Played:
         settings: Document = {"FilterCriteria": {"Filters": [{"Pattern": pattern}]}}
@@ -557,7 +557,7 @@ for case, pattern in INVALID_PATTERNS.items():
     "event_source_mapping_default_batch_size",
     *[f"sqs_invalid_event_filter_{case}" for case in INVALID_PATTERNS],
 )
-def test_a_mapping_that_cannot_be_is_refused_in_awss_words(name: str, played: Played) -> None:
+def test_an_invalid_mapping_is_refused_in_awss_words(name: str, played: Played) -> None:
     assert differences(name, played) == []
 
 

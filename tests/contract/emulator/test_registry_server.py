@@ -1,4 +1,4 @@
-"""The schema registry's server beside the embedded AWS: it never outlives it."""
+"""The schema registry's server, which never outlives the embedded AWS."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def server_of(pid: int) -> psutil.Process:
 
 
 def refuses_who_has_no_key(port: int) -> None:
-    """It knows the emulator by a key; pages and other users have none."""
+    """It accepts only requests with the emulator's key, which pages and other users lack."""
     page = {"Origin": "https://evil.example"}
     for method in ("POST", "OPTIONS"):
         for headers in ({}, page, {KEY_HEADER: ""}, {KEY_HEADER: "a guess"}):
@@ -59,9 +59,9 @@ def test_the_registry_serves_as_soon_as_it_is_asked_and_ends_with_the_emulator()
             assert listening == ["127.0.0.1"]
             (port,) = [each.laddr.port for each in connections if each.status == "LISTEN"]
             refuses_who_has_no_key(port)
-            # what ends an instance, or clears up after its starter's death, kills this group
+            # ending an instance, or cleaning up after its starter's death, kills this group
             assert os.getpgid(server.pid) == aws.process.pid
-        os.kill(aws.process.pid, signal.SIGKILL)  # the emulator alone, with no time for goodbyes
+        os.kill(aws.process.pid, signal.SIGKILL)  # only the emulator, without a chance to clean up
         server.wait(ENDED_SECONDS_MAX)
     finally:
         aws.stop()
@@ -74,7 +74,7 @@ def record(*names: str) -> str:
 
 
 def test_a_version_that_is_there_is_returned_as_it_is_when_it_comes_again() -> None:
-    """Also where it couldn't follow what came after it: it doesn't follow, it is there."""
+    """That holds even if it isn't compatible with later versions, because it exists already."""
 
     class Backend(GlueBackend):
         """One whose mending ends with the test."""

@@ -29,7 +29,7 @@ def client(endpoint: str, service: str, secret: str = ROOT.secret) -> Any:
     )
 
 
-def test_what_is_signed_for_the_relay_is_taken_one_request_after_another(state: State) -> None:
+def test_requests_signed_for_the_relay_are_accepted_one_after_another(state: State) -> None:
     body = b"more than a packet " * 20_000
     with relayed(state, LOOPBACK, ADDRESS) as endpoint:
         assert f":{state.port}" not in endpoint
@@ -42,7 +42,7 @@ def test_what_is_signed_for_the_relay_is_taken_one_request_after_another(state: 
 
 
 def status(address: str, path: str, headers: dict[str, str]) -> int:
-    """The status of an answer; 0 where the connection ends without one."""
+    """Return the status of an answer; 0 if the connection ends without one."""
     connection = http.client.HTTPConnection(address, timeout=10)
     with closing(connection):
         try:
@@ -52,7 +52,7 @@ def status(address: str, path: str, headers: dict[str, str]) -> int:
             return 0
 
 
-def test_the_relay_lets_nothing_in_that_is_not_signed_right(state: State) -> None:
+def test_the_relay_accepts_only_correctly_signed_requests(state: State) -> None:
     with relayed(state, LOOPBACK, ADDRESS) as endpoint:
         dynamodb = client(endpoint, "dynamodb", secret="another")
         with pytest.raises(ClientError, match="InvalidSignature"):
@@ -69,15 +69,17 @@ def test_the_relay_ends_a_connection_for_another_host(state: State, host: str) -
         assert status(urlsplit(endpoint).netloc, "/", {"Host": named}) == 0
 
 
-def test_the_relay_is_for_containers_alone(state: State) -> None:
+def test_the_relay_is_only_for_containers(state: State) -> None:
     with relayed(state, IPv4Network("172.17.0.0/16"), ADDRESS) as endpoint:
         assert status(urlsplit(endpoint).netloc, "/", {}) == 0
 
 
-def test_where_the_bridge_is_elsewhere_the_relay_is_on_loopback(state: State) -> None:
-    """Docker Desktop has the containers in a virtual machine, and leads to the host's loopback."""
+def test_the_relay_is_on_loopback_if_the_bridge_is_elsewhere(state: State) -> None:
+    """Docker Desktop runs containers in a virtual machine, and forwards to the host's loopback."""
     with relayed(state, IPv4Network("192.0.2.0/24"), IPv4Address("192.0.2.1")) as endpoint:
         host = urlsplit(endpoint).netloc
         assert host.startswith("host.docker.internal:")
         here = f"127.0.0.1:{host.partition(':')[2]}"
-        assert status(here, "/", {"Host": host}) == 403  # the embedded AWS's: it isn't signed
+        assert (
+            status(here, "/", {"Host": host}) == 403
+        )  # the embedded AWS refuses it: it isn't signed

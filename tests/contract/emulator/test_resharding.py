@@ -1,4 +1,4 @@
-"""Streams in the embedded AWS: what is in a shard survives its split or merge, in order."""
+"""Streams in the embedded AWS: a shard's records survive its split or merge, in order."""
 
 import json
 import threading
@@ -114,7 +114,7 @@ class TestSplit:
             assert parents(child) == {FIRST}
             assert int(child["SequenceNumberRange"]["StartingSequenceNumber"]) > end
 
-    def test_what_is_put_after_goes_to_the_children(self, kinesis: Any, stream: str) -> None:
+    def test_records_put_after_a_split_go_to_the_children(self, kinesis: Any, stream: str) -> None:
         middle = split_in_half(kinesis, stream)
         put(kinesis, stream, "low", hash_key=middle - 1)
         put(kinesis, stream, "high", hash_key=middle)
@@ -149,7 +149,7 @@ class TestSplit:
             for shard_id, start, end in ((lower, 0, middle - 1), (upper, middle, HASH_KEYS - 1))
         ]
 
-    def test_an_iterator_from_before_the_split_goes_on_to_the_shards_end(
+    def test_an_iterator_from_before_a_split_reads_to_the_shards_end(
         self, kinesis: Any, stream: str
     ) -> None:
         before = iterator(kinesis, stream, ShardIteratorType="LATEST")
@@ -293,7 +293,7 @@ class TestUpdateShardCount:
     def test_more_than_double_or_less_than_half_is_refused(
         self, kinesis: Any, stream: str, target: int, bound: str
     ) -> None:
-        once = Config(retries={"max_attempts": 0})  # the SDK takes it for throttling
+        once = Config(retries={"max_attempts": 0})  # the SDK would retry it like throttling
         client = boto3.client("kinesis", endpoint_url=kinesis.meta.endpoint_url, config=once)
         with pytest.raises(ClientError, match=f"cannot scale {bound}") as error:
             update(client, stream, target)
@@ -301,7 +301,7 @@ class TestUpdateShardCount:
 
 
 def read_parents_first(kinesis: Any, stream: str) -> list[str]:
-    """Every record, a shard's when all of its parents are read: those of last ids last."""
+    """Return every record; a shard is read after all of its parents."""
     listed = shards(kinesis, stream)
     found: list[str] = []
     done: set[str] = set()
@@ -366,7 +366,7 @@ class TestGetRecords:
 
 
 def with_behind(client: Any, **request: Any) -> tuple[dict[str, Any], int]:
-    """GetRecords' answer, and its member that the SDK doesn't know."""
+    """Return GetRecords' answer, and its field that the SDK doesn't know."""
     counts: list[int] = []
 
     def note(http_response: Any, **_: Any) -> None:
@@ -388,10 +388,10 @@ def streamed_table(endpoint: str, name: str) -> tuple[str, str]:
     return name, created["TableDescription"]["LatestStreamArn"]
 
 
-# What takes a day, or minutes, on the clock: the functions alone.
+# Behaviour that takes minutes or a day: the functions are called directly.
 
 
-def test_a_closed_shard_disappears_when_all_that_was_in_it_has_expired() -> None:
+def test_a_closed_shard_disappears_when_all_its_records_have_expired() -> None:
     now = time.time()
     closed = {"ending_sequence_number": "9", "records": []}
     shards = {
@@ -414,7 +414,7 @@ def test_sequence_numbers_rise_when_the_clock_is_set_back(monkeypatch: pytest.Mo
 
 
 def emulator_with(records: list[dict[str, Any]]) -> Any:
-    """As much of the emulator as reads a stream "s" with one shard."""
+    """The part of the emulator that reads a stream "s" with one shard."""
     return SimpleNamespace(
         _shard_iterators={},
         _streams={"s": {"shards": {"0": {"records": records}}}},
@@ -469,13 +469,13 @@ def test_iterators_take_no_memory() -> None:
 
 
 @pytest.mark.parametrize("token", ["", "none", "MQ==", "é", None])
-def test_what_is_no_iterator_is_refused_as_an_expired_one(token: Any) -> None:
+def test_an_invalid_iterator_is_refused_as_an_expired_one(token: Any) -> None:
     with pytest.raises(resharding.Refused) as refused:
         resharding.get_records(emulator_with([]), {"ShardIterator": token})
     assert refused.value.code == "ExpiredIteratorException"
 
 
-def test_an_iterator_of_a_shard_that_is_gone_is_refused() -> None:
+def test_an_iterator_of_a_deleted_shard_is_refused() -> None:
     token = resharding.iterator(Place("s", "1", "", time.time()))
     with pytest.raises(resharding.Refused) as refused:
         resharding.get_records(emulator_with([]), {"ShardIterator": token})

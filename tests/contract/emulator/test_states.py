@@ -1,4 +1,4 @@
-"""Step Functions in the embedded AWS refuses what AWS's refuses, whichever way it comes."""
+"""The embedded Step Functions refuses the definitions that AWS refuses, by API and by stack."""
 
 import json
 import time
@@ -44,7 +44,7 @@ def states(embedded_endpoint: str, aws_environment: None) -> Any:  # noqa: ARG00
 
 @pytest.fixture
 def role(embedded_endpoint: str, aws_environment: None) -> str:  # noqa: ARG001
-    """A role that Step Functions may take on."""
+    """A role that Step Functions may assume."""
     iam = boto3.client("iam", endpoint_url=embedded_endpoint)
     principal = {"Service": "states.amazonaws.com"}
     statement = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": principal}
@@ -83,7 +83,7 @@ def test_a_definition_is_validated_without_a_machine(states: Any) -> None:
 
 
 def ended(formation: Any, stack_id: str) -> str:
-    """A stack's status once nothing happens to it any more."""
+    """Wait until a stack's operation has ended; return its status."""
     patience = Patience(END_SECONDS_MAX)
     while True:
         (stack,) = formation.describe_stacks(StackName=stack_id)["Stacks"]

@@ -1,6 +1,6 @@
-"""Nobody but its user has anything of an embedded AWS: neither a page nor another user's process.
+"""Only its user can use an embedded AWS: web pages and other users' processes can't.
 
-Requests are written byte by byte here, as no library would send them.
+Requests are written byte by byte here, because no library would send them.
 """
 
 import hashlib
@@ -87,7 +87,7 @@ class Answer(NamedTuple):
 
 
 class QueryAuth(SigV4QueryAuth):
-    """Signs a body in the query, which botocore does for forms alone."""
+    """Signs a body in the query, which botocore does only for forms."""
 
     body = b""
 
@@ -129,22 +129,22 @@ class Place:
         return json.dumps({"SecretId": self.name}).encode()
 
     def request(self, **headers: str) -> AWSRequest:
-        """A request for the secret, not signed yet."""
+        """Return a request for the secret, not signed yet."""
         given = {"X-Amz-Target": TARGET, "Content-Type": JSON, "Host": self.host, **headers}
         return AWSRequest("POST", self.endpoint + "/", given, self.body)
 
     def signed(
         self, key: Key = ROOT, token: str | None = None, service: str = "secretsmanager", **of: str
     ) -> AWSRequest:
-        """The same, signed in its headers."""
+        """Return a request for the secret, signed in its headers."""
         request = self.request(**of)
         SigV4Auth(Credentials(key.key_id, key.secret, token), service, REGION).add_auth(request)
         return request
 
     def in_query(self, key: Key = ROOT, seconds: int = 60, **of: str) -> AWSRequest:
-        """The same, signed in its query."""
+        """Return a request for the secret, signed in its query."""
         request = self.request(**of)
-        request.data = b""  # which would go into the query
+        request.data = b""  # otherwise it would go into the query
         credentials = Credentials(*key)
         auth = QueryAuth(credentials, "secretsmanager", REGION, expires=seconds)
         auth.body = self.body
@@ -162,7 +162,7 @@ class Place:
     def exchange(
         self, method: str, path: str, headers: list[tuple[str, str]], body: bytes = b""
     ) -> Answer:
-        """Send a request of any method, path and headers, however often one is there."""
+        """Send a request of any method, path and headers; a header may be repeated."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         names = {name.lower() for name, _ in headers}
@@ -192,7 +192,7 @@ def place(embedded_endpoint: str, aws_environment: None) -> Place:  # noqa: ARG0
 
 
 def is_refused(answer: Answer) -> bool:
-    """Whether an answer is a refusal that a page couldn't read either."""
+    """Return whether an answer is a refusal that a page couldn't read."""
     tells_pages = any(name.startswith("access-control-") for name in answer.headers)
     return answer.status in REFUSED and SECRET not in answer.body and not tells_pages
 
@@ -211,7 +211,7 @@ def test_an_unsigned_request_is_refused(place: Place, origin: str | None) -> Non
 
 
 @pytest.mark.parametrize("key_id", CONSTANT_KEYS)
-def test_a_key_that_anybody_knows_is_refused(place: Place, key_id: str) -> None:
+def test_a_well_known_key_is_refused(place: Place, key_id: str) -> None:
     for secret in ("test", "", ROOT.secret):
         key = Key(key_id, secret)
         assert is_refused(place.send(place.signed(key)))
@@ -231,7 +231,7 @@ def test_the_right_key_with_a_wrong_secret_is_refused(place: Place) -> None:
     assert is_refused(place.send(place.in_query(wrong)))
 
 
-def test_a_signature_is_good_for_fifteen_minutes_each_way(
+def test_a_signature_is_valid_within_fifteen_minutes_of_its_time(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sent_after(minutes: float, by: str = "signed") -> int:
@@ -247,7 +247,7 @@ def test_a_signature_is_good_for_fifteen_minutes_each_way(
     assert sent_after(16) in REFUSED
     assert sent_after(-24 * 60) in REFUSED
     assert sent_after(-0.5, "in_query") == 200
-    assert sent_after(-2, "in_query") in REFUSED  # it was good for a minute
+    assert sent_after(-2, "in_query") in REFUSED  # it was valid for a minute
     assert sent_after(16, "in_query") in REFUSED
 
 
@@ -281,7 +281,7 @@ def test_a_body_that_is_not_the_signed_one_is_refused(place: Place) -> None:
     assert is_refused(place.send(declared))
 
 
-def test_only_s3_takes_a_body_that_is_not_signed(place: Place) -> None:
+def test_only_s3_accepts_a_body_that_is_not_signed(place: Place) -> None:
     request = place.request(**{"X-Amz-Content-SHA256": "UNSIGNED-PAYLOAD"})
     UnsignedAuth(Credentials(*ROOT), "secretsmanager", REGION).add_auth(request)
     assert is_refused(place.send(request))
@@ -331,13 +331,13 @@ def test_names_of_headers_are_of_any_case_and_bodies_may_come_in_chunks(place: P
 
 
 @pytest.mark.parametrize("path", OWN_ADDRESSES)
-def test_what_the_emulator_has_besides_asks_for_the_root_key(place: Place, path: str) -> None:
+def test_the_emulators_own_paths_need_the_root_key(place: Place, path: str) -> None:
     for method in ("GET", "POST", "PUT"):
         assert is_refused(place.exchange(method, path, []))
         assert is_refused(place.exchange(method, path, [("Origin", f"http://{place.host}")]))
 
 
-def test_the_emulators_own_addresses_are_not_for_roles(place: Place) -> None:
+def test_roles_cannot_use_the_emulators_own_paths(place: Place) -> None:
     account = Account(place.endpoint)
     account.grant("*")
     key = Key(account.key["AccessKeyId"], account.key["SecretAccessKey"])
@@ -359,7 +359,7 @@ def test_a_page_of_another_origin_is_refused_even_with_the_right_key(
         assert is_refused(answer)
 
 
-def test_a_page_of_the_instances_own_origin_is_taken(place: Place) -> None:
+def test_a_page_of_the_instances_own_origin_is_accepted(place: Place) -> None:
     own = f"http://127.0.0.1:{place.port}"
     assert SECRET in place.send(place.signed(), Origin=own, Sec_Fetch_Site="same-origin").body
     twice = [*place.signed().headers.items(), ("Origin", own), ("Origin", "https://evil.example")]
@@ -379,7 +379,9 @@ def test_a_preflight_allows_nothing(place: Place, method: str, path: str) -> Non
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_a_browser_that_says_another_page_asks_is_believed(place: Place, site: str) -> None:
+def test_a_request_marked_by_the_browser_as_another_pages_is_refused(
+    place: Place, site: str
+) -> None:
     assert is_refused(place.send(place.signed(), Sec_Fetch_Site=site, Sec_Fetch_Mode="no-cors"))
     visit = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
     assert SECRET in place.send(place.signed(), Sec_Fetch_Site=site, **visit).body
@@ -413,7 +415,7 @@ def test_a_request_names_its_host_once(place: Place) -> None:
     assert place.raw(absolute).split()[1] in ("400", "403")
 
 
-def test_a_relay_is_believed_if_it_knows_the_secret(place: Place) -> None:
+def test_a_relay_is_trusted_if_it_knows_the_secret(place: Place) -> None:
     reached_as = "172.17.0.1:4321"
     request = place.signed(Host=reached_as)
     del request.headers["Host"]
@@ -455,7 +457,7 @@ def bucket(place: Place) -> Iterator[Bucket]:
     own.s3.delete_bucket(Bucket=own.name)
 
 
-def test_a_presigned_link_is_good_for_what_it_was_signed_for(place: Place, bucket: Bucket) -> None:
+def test_a_presigned_link_is_valid_only_for_its_own_request(place: Place, bucket: Bucket) -> None:
     made = bucket.s3.generate_presigned_url(
         "get_object", {"Bucket": bucket.name, "Key": bucket.key}, ExpiresIn=60
     )
@@ -500,7 +502,7 @@ class ChunkedAuth(S3SigV4Auth):
         return body
 
 
-def test_an_upload_that_is_signed_chunk_by_chunk_is_stored_if_each_is_right(
+def test_an_upload_signed_chunk_by_chunk_is_stored_if_each_signature_is_valid(
     place: Place, bucket: Bucket
 ) -> None:
     for changed, status in ((False, 200), (True, 403)):
@@ -528,7 +530,7 @@ def test_a_link_to_a_functions_code_is_signed(place: Place) -> None:
 
 
 def guessed_key(function: str, role: str) -> tuple[Key, str]:
-    """The key of a function's role as the emulator derives it from names alone."""
+    """Return the key of a function's role as the unchanged emulator derives it from names."""
     digest = hashlib.sha256(f"{function}:{role}".encode()).hexdigest()
     secret, token = (
         hashlib.sha256(f"{kind}:{digest}".encode()).hexdigest() for kind in ("secret", "token")
@@ -536,7 +538,7 @@ def guessed_key(function: str, role: str) -> tuple[Key, str]:
     return Key(f"ASIA{digest[:16].upper()}", secret), token
 
 
-def test_the_keys_of_a_functions_role_can_not_be_guessed(place: Place) -> None:
+def test_the_keys_of_a_functions_role_cannot_be_guessed(place: Place) -> None:
     account = Account(place.endpoint)
     role = account.role("lambda", "secretsmanager:GetSecretValue")
     function = account.function(role)
@@ -564,7 +566,7 @@ SENDS = (
 
 
 def address_of_sender(account: Account) -> str:
-    """The address from which a function sends a datagram, as the X-Ray SDK does."""
+    """Return the address from which a function sends a datagram, as the X-Ray SDK does."""
     function = account.function(account.role("lambda"), SENDS)
     answer = account.root("lambda").invoke(FunctionName=function)
     found: str = json.loads(answer["Payload"].read())

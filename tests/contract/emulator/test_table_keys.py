@@ -1,4 +1,4 @@
-"""Keys in the embedded DynamoDB have the lengths that AWS's have, wherever a request names one."""
+"""Keys in the embedded DynamoDB have AWS's limits of length, wherever a request names a key."""
 
 import uuid
 from collections.abc import Callable
@@ -98,7 +98,7 @@ def test_a_key_that_aws_refuses_is_refused(
 
 
 @pytest.mark.parametrize("ask", ASKS)
-def test_the_longest_keys_are_taken(
+def test_the_longest_keys_are_accepted(
     embedded_dynamodb: "DynamoDBClient", table: str, ask: str
 ) -> None:
     # of a range, the other end is one byte longer

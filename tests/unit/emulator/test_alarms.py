@@ -1,4 +1,4 @@
-"""Which metrics an alarm watches, and which state it is in by their datapoints."""
+"""The metrics that an alarm watches, and its state by their datapoints."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +37,9 @@ PERIOD = 60
         ("SELECT COUNT(Age) FROM Own", Query("SampleCount", "Age", "Own", None, {})),
     ],
 )
-def test_a_query_is_read_as_the_language_has_it(expression: str, query: Query) -> None:
+def test_a_query_is_parsed_by_the_grammar_of_metrics_insights(
+    expression: str, query: Query
+) -> None:
     assert alarms.parse(expression) == query
 
 
@@ -125,13 +127,13 @@ def test_missing_data_is_treated_as_awss_tables_show(
     assert found == states
 
 
-def test_alarms_on_dynamodb_ignore_missing_data_whatever_they_say() -> None:
+def test_alarms_on_dynamodb_always_ignore_missing_data() -> None:
     told = alarm(Namespace="AWS/DynamoDB", TreatMissingData="breaching")
     assert alarms.state([None] * 5, told) == "as it was"
 
 
 def metrics(**series: list[tuple[float, float]]) -> Any:
-    """An emulator with metrics Own/Age; `a=1,b=2`-like names by their dimensions."""
+    """An emulator with metrics Own/Age; names such as `a=1,b=2` give their dimensions."""
     found = {}
     for key, points in series.items():
         names = dict(each.split("_") for each in key.split("__")) if key != "none" else {}
@@ -168,7 +170,7 @@ def test_only_the_metric_with_exactly_these_dimensions_is_watched() -> None:
         ("SCHEMA(Own)", 1000.0),
     ],
 )
-def test_a_query_adds_up_the_metrics_that_it_asks_for(source: str, total: float) -> None:
+def test_a_query_adds_up_the_metrics_that_match_it(source: str, total: float) -> None:
     emulator = metrics(
         Place_attic=[(NOW, 1.0)],
         Place_roof=[(NOW, 10.0)],

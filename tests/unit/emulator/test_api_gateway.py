@@ -1,4 +1,4 @@
-"""How the embedded API Gateway takes bodies: unpacked, and held against their own type's model."""
+"""The embedded API Gateway decompresses bodies and validates them by their type's model."""
 
 import gzip
 import json
@@ -17,14 +17,14 @@ REFUSED = api_gateway.UNSUPPORTED
 
 
 def answer_of(called: Coroutine[Any, Any, Any]) -> Any:
-    """What a coroutine returns that waits for nothing."""
+    """Return the result of a coroutine that waits for nothing."""
     with pytest.raises(StopIteration) as ended:
         called.send(None)
     return ended.value.value
 
 
 class Gateway(SimpleNamespace):
-    """The emulator's functions, each answering what it was given."""
+    """The emulator's functions; each returns its argument."""
 
     def __init__(self) -> None:
         async def execute(_request: Any, *rest: Any) -> Any:
@@ -39,14 +39,14 @@ class Gateway(SimpleNamespace):
         api_gateway.take_bodies_as_aws(self)
 
     def handed_on(self, body: bytes, coding: str) -> Any:
-        """The body that an integration gets, or the error that is answered."""
+        """Return the body that an integration gets, or the error."""
         headers = {"content-encoding": coding}
         called = self._execute_in_scope({}, "api", "v1", "POST", "/", headers, body, {})
         answer = answer_of(called)
         return answer if answer[0] in (413, 415) else answer[5]
 
     def models(self, **headers: str) -> Any:
-        """The models that a request is held against."""
+        """Return the models that validate a request."""
         method = {"requestModels": {"application/json": "Readings"}}
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self._check_request_validation(method, "api", {}, named, b"", {})
@@ -63,7 +63,11 @@ class Gateway(SimpleNamespace):
         (b"", "gzip", b""),
         (b"not packed", "gzip", REFUSED),
         (gzip.compress(b"x" * 100)[:-9], "gzip", REFUSED),
-        (gzip.compress(b"x") + gzip.compress(b"y"), "gzip", REFUSED),  # y would be lost unseen
+        (
+            gzip.compress(b"x") + gzip.compress(b"y"),
+            "gzip",
+            REFUSED,
+        ),  # otherwise y would be lost silently
         (gzip.compress(bytes(10 * 1024 * 1024 + 1)), "gzip", REFUSED),
         (b"x", "br", REFUSED),
         (bytes(10 * 1024 * 1024), "", bytes(10 * 1024 * 1024)),
@@ -85,7 +89,7 @@ class Gateway(SimpleNamespace):
         "over the limit",
     ],
 )
-def test_a_body_is_unpacked_as_its_header_says_or_refused(
+def test_a_body_is_decompressed_by_its_header_or_refused(
     body: bytes, coding: str, wanted: Any
 ) -> None:
     assert Gateway().handed_on(body, coding) == wanted
@@ -109,7 +113,7 @@ def test_a_model_applies_to_requests_of_its_own_content_type() -> None:
     ],
     ids=["at the limit", "over it", "escaped"],
 )
-def test_an_event_is_as_long_as_lambda_takes_at_most(body: str, answer: Any) -> None:
+def test_an_event_above_lambdas_limit_is_refused(body: str, answer: Any) -> None:
     async def call(*_call: Any, **_scope: Any) -> Any:
         return "answered"
 

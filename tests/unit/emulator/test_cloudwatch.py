@@ -1,4 +1,4 @@
-"""What the embedded AWS keeps of logs and metrics: what there is to read, and no more."""
+"""The embedded AWS's logs and metrics: all that is readable is there, and memory is limited."""
 
 import json
 import queue
@@ -28,7 +28,7 @@ def total(points: Minutes) -> float:
     return float(sum(each["Value"] * each.get("Count", 1.0) for each in points))
 
 
-def test_a_value_that_comes_again_in_a_minute_takes_no_more_room() -> None:
+def test_equal_values_of_a_minute_take_no_more_memory() -> None:
     points = Minutes()
     for at in range(60, 120):
         points.append(point(at, 1.0))
@@ -40,7 +40,7 @@ def test_a_value_that_comes_again_in_a_minute_takes_no_more_room() -> None:
     assert len(points) == 3
 
 
-def test_what_is_old_is_forgotten_and_the_rest_is_still_added_to() -> None:
+def test_old_points_are_dropped_and_new_ones_still_added() -> None:
     points = Minutes()
     for at in (10, 70, 130):
         points.append(point(at, 5.0))
@@ -50,13 +50,13 @@ def test_what_is_old_is_forgotten_and_the_rest_is_still_added_to() -> None:
     assert total(points) == 15
 
 
-def test_what_the_points_of_a_metric_have_in_common_is_there_once() -> None:
+def test_the_points_of_a_metric_share_their_dimensions() -> None:
     points = Minutes()
     for at in range(0, 6000, 60):
         points.append({**point(at, at), "Dimensions": {"service": "ingest"}})
     assert len(points) == 100
     assert {id(each["Dimensions"]) for each in points} == {id(points[0]["Dimensions"])}
-    # and of the minutes that no value comes to any more, nothing is kept beside the points
+    # minutes that get no more values take no memory besides their points
     assert len(points._latest) == LATE_MINUTES + 1
 
 
@@ -68,7 +68,7 @@ def test_a_value_that_comes_late_is_counted_however_late() -> None:
     assert [each["Timestamp"] for each in points] == [30, 60 * LATE_MINUTES, 60_000, 45]
 
 
-def test_statistic_sets_are_kept_as_they_were_published() -> None:
+def test_statistic_sets_are_stored_as_they_were_published() -> None:
     points = Minutes()
     for at in (1, 2):
         points.append({**point(at, 5.0), "_stat": {"SampleCount": 2}})
@@ -90,7 +90,7 @@ def log_lines(count: int, seconds: float) -> list[dict[str, Any]]:
         (501, 60.0, 250),
     ],
 )
-def test_a_log_has_its_latest_lines_and_few_of_those_that_are_old(
+def test_a_log_has_its_latest_lines_and_few_old_ones(
     count: int, seconds: float, dropped: int
 ) -> None:
     now_ms = round(count * seconds * 1000)
@@ -132,7 +132,7 @@ def test_a_line_with_embedded_metrics_has_a_point_for_each_value() -> None:
 @pytest.mark.parametrize(
     "line", ["", "CloudWatchMetrics", '{"CloudWatchMetrics": 1}', embedded(A="x"), embedded()]
 )
-def test_other_lines_have_none(line: str) -> None:
+def test_a_line_without_embedded_metrics_has_no_point(line: str) -> None:
     assert list(embedded_points(line)) == []
 
 
@@ -144,7 +144,7 @@ def worker(*lines: str, is_alive: bool = True) -> Any:
     return SimpleNamespace(_stderr_queue=logged, _stderr_thread=thread)
 
 
-def test_an_invocations_log_is_what_was_written_up_to_its_mark() -> None:
+def test_an_invocations_log_ends_at_its_mark() -> None:
     one = worker("a", "b", f"c{END_OF_LOG}", "of the next")
     assert until_marked(one) == "a\nb\nc"
     assert one._stderr_queue.get_nowait() == "of the next"
@@ -163,7 +163,7 @@ def test_the_log_of_a_worker_that_was_killed_ends_with_it() -> None:
     assert until_marked(worker("a", "half a li", is_alive=False)) == "a\nhalf a li"
 
 
-def test_an_emulator_whose_workers_answer_otherwise_is_refused() -> None:
+def test_an_emulator_with_other_statements_in_its_worker_is_refused() -> None:
     other = SimpleNamespace(_PYTHON_WORKER_SCRIPT="print(result)")
-    with pytest.raises(RuntimeError, match="workers don't say"):
+    with pytest.raises(RuntimeError, match="has no such statement"):
         cloudwatch.whole_logs(other)

@@ -28,7 +28,7 @@ Json = Any
 
 
 def holds(pattern: Json, event: Json) -> bool:
-    """Whether the event matches, as text; the compiled form over the parsed event agrees."""
+    """Return whether an event's text matches, and check that the compiled pattern agrees."""
     as_text = matches(json.dumps(pattern), json.dumps(event))
     assert compile_pattern(json.dumps(pattern)).matches(event) is as_text
     return as_text
@@ -227,7 +227,7 @@ def test_a_pattern_matches_an_event_as_a_whole(pattern: Json, event: Json, expec
     assert holds(pattern, event) is expected
 
 
-def test_of_a_repeated_key_of_a_pattern_the_last_counts() -> None:
+def test_the_last_value_of_a_patterns_repeated_key_counts() -> None:
     assert matches('{"a": [1], "a": [2]}', '{"a": 2}')
     assert not matches('{"a": [2], "a": [1]}', '{"a": 2}')
 
@@ -275,7 +275,7 @@ def test_a_read_only_mapping_is_an_event_too() -> None:
     assert compile_pattern('{"a": [1]}').matches(MappingProxyType({"a": 1}))
 
 
-# What is refused, and where the message says it is
+# Refused patterns, and the place that the message names
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_a_read_only_mapping_is_an_event_too() -> None:
         ('{"a": [{}]}', "a[0]: has 0 keys"),
         ('{"a": [{"prefix": "x", "suffix": "y"}]}', "a[0]: has 2 keys"),
         ('{"a": [{"prefix": "x", "prefix": "y"}]}', "a[0]: has 2 keys"),
-        ('{"a": [{"Prefix": "x"}]}', 'a[0]: "Prefix" is no operator'),
+        ('{"a": [{"Prefix": "x"}]}', 'a[0]: "Prefix" isn\'t an operator'),
         ('{"a": [{"exactly": 1}]}', "a[0].exactly: is the number 1"),
         ('{"a": [{"prefix": ["x"]}]}', "a[0].prefix: is an array"),
         ('{"a": [{"prefix": {"wildcard": "x"}}]}', 'a[0].prefix: "wildcard"'),
@@ -386,8 +386,8 @@ def test_wildcards_are_too_complex_where_aws_is_known_to_refuse_them(
             compile_pattern(pattern)
 
 
-# An oracle: as event-ruler describes itself, slowly. An event is a list of fields, each with the
-# array elements that it is in; a pattern is a list of rules, tried path by path.
+# A slow oracle that follows event-ruler's description. An event is a list of fields, each with the
+# array elements that contain it; a pattern is a list of rules, tried path by path.
 
 
 class Field(NamedTuple):
@@ -399,7 +399,7 @@ class Field(NamedTuple):
 def flattened(
     node: Json, keys: tuple[object, ...] = (), place: tuple[object, ...] = ()
 ) -> Iterator[Field]:
-    """`keys` hold the arrays' indexes, too, so that each array has a name of its own."""
+    """Flatten an event; `keys` include array indexes, so that each array has its own name."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield from flattened(value, (*keys, key), (*place, key))
@@ -541,7 +541,7 @@ PATTERNS = st.one_of(with_or(ALTERNATIVES), with_or(ALTERNATIVES | with_or(ALTER
 
 
 def oracle_agrees(pattern: Json, event: Json) -> bool:
-    """Also tells whether it is a case at all: what is too complex has no answer."""
+    """Return whether the matcher agrees with the oracle; True if the pattern is too complex."""
     try:
         answer = matches(json.dumps(pattern), json.dumps(event))
     except InvalidPattern as error:
@@ -550,7 +550,7 @@ def oracle_agrees(pattern: Json, event: Json) -> bool:
 
 
 @given(PATTERNS, EVENTS)
-def test_any_pattern_matches_what_the_oracle_says(pattern: Json, event: Json) -> None:
+def test_any_pattern_matches_as_the_oracle_does(pattern: Json, event: Json) -> None:
     assert oracle_agrees(pattern, event)
 
 
@@ -570,7 +570,7 @@ def test_fields_of_arrays_match_within_elements_as_the_oracle_says(
 
 
 def as_pattern(event: Json) -> Json:
-    """That of exactly the event's values."""
+    """Return a pattern of exactly the event's values."""
     return {k: as_pattern(v) if isinstance(v, dict) else [v] for k, v in event.items()}
 
 
@@ -654,7 +654,7 @@ def as_ipv4(address: Address) -> Address:
 
 
 def in_hexadecimal(address: Address) -> str:
-    """As some Pythons write it, ::ffff:10.0.0.1 is no address to event-ruler."""
+    """Some Pythons write ::ffff:10.0.0.1, which event-ruler doesn't accept as an address."""
     groups = re.findall("....", address.packed.hex())
     return str(address) if address.version == 4 else ":".join(groups)
 

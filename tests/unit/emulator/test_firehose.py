@@ -1,4 +1,4 @@
-"""Delivery into the archive, by the embedded AWS as mended: in objects, none lost, as allowed."""
+"""Firehose's delivery in the embedded AWS: in objects, without loss, by the role's permissions."""
 
 import gzip
 import hashlib
@@ -28,7 +28,7 @@ NEWLINE = {
 
 
 class Emulator:
-    """The modules that the mend works on."""
+    """The emulator's modules that the gap changes."""
 
     def __init__(self) -> None:
         self.config: dict[str, Any] = {
@@ -127,14 +127,14 @@ def test_any_bytes_with_an_md5_are_delivered(message: bytes) -> None:
     assert deaggregated(writers.KPL_MAGIC + message + md5)
 
 
-def test_so_much_is_delivered_at_once(emulator: Emulator) -> None:
+def test_a_full_buffer_is_delivered_at_once(emulator: Emulator) -> None:
     delivery = emulator.delivery()
     delivery.note(STREAM, [("a", b"x" * 1024 * 1024)])
     delivery.deliver_due()
     assert len(emulator.objects) == 1
 
 
-def test_records_of_other_streams_are_no_business_of_it(
+def test_records_of_other_streams_are_not_delivered(
     emulator: Emulator, clock: SimpleNamespace
 ) -> None:
     delivery = emulator.delivery()
@@ -147,7 +147,7 @@ def test_records_of_other_streams_are_no_business_of_it(
 
 
 @pytest.mark.parametrize("denied", ["kinesis:GetRecords", "s3:PutObject"])
-def test_what_the_role_may_not_do_is_done_when_it_may(
+def test_records_wait_until_the_role_has_the_permission(
     emulator: Emulator, clock: SimpleNamespace, denied: str
 ) -> None:
     delivery, emulator.denied = emulator.delivery(), denied
@@ -161,7 +161,9 @@ def test_what_the_role_may_not_do_is_done_when_it_may(
     assert [gzip.decompress(body) for body in emulator.objects.values()] == [b"one\ntwo\n"]
 
 
-def test_what_the_bucket_does_not_take_is_kept(emulator: Emulator, clock: SimpleNamespace) -> None:
+def test_records_that_the_bucket_refuses_are_kept(
+    emulator: Emulator, clock: SimpleNamespace
+) -> None:
     delivery, emulator.is_away = emulator.delivery(), True
     delivery.note(STREAM, [("a", b"one")])
     clock.at += 60
@@ -172,7 +174,7 @@ def test_what_the_bucket_does_not_take_is_kept(emulator: Emulator, clock: Simple
     assert len(emulator.objects) == 1
 
 
-def test_without_a_delimiter_or_compression_records_are_as_they_were(
+def test_records_are_unchanged_without_delimiter_and_compression(
     emulator: Emulator, clock: SimpleNamespace
 ) -> None:
     emulator.config |= {"ProcessingConfiguration": {}, "CompressionFormat": "UNCOMPRESSED"}

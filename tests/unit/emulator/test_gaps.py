@@ -1,4 +1,4 @@
-"""What mends the embedded AWS, in itself; through its APIs it is held in the contract tier."""
+"""Units of the changes to the embedded AWS; the contract tier tests them through its APIs."""
 
 import json
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ ALERTS, DEVICES = (
 
 
 def resource_of(service: str, request: Any) -> str:
-    """The resource on which a permission for a request is checked."""
+    """Return the resource on which a request's permission is checked."""
     iam_actions = SimpleNamespace(extract_resource_arn=lambda *_: "*")
     decode = {"iterator of alerts": {"arn": ALERTS}}.get
     streams = SimpleNamespace(_decode_iterator=decode)
@@ -55,7 +55,7 @@ def test_a_request_on_loopback_counts_as_one_over_tls() -> None:
 
 
 @pytest.mark.parametrize(("status", "runs"), [("RUNNING", True), ("ABORTED", False)])
-def test_who_stops_an_execution_stops_what_its_maps_do(status: str, runs: bool) -> None:
+def test_stopping_an_execution_stops_its_maps(status: str, runs: bool) -> None:
     done: list[str] = []
     step_functions = SimpleNamespace(
         _execute_task=lambda state, *_: done.append(state),
@@ -64,7 +64,7 @@ def test_who_stops_an_execution_stops_what_its_maps_do(status: str, runs: bool) 
         _ExecutionError=type("_ExecutionError", (Exception,), {}),
     )
     states.stop_children(step_functions)
-    step_functions._execute_task("of the parent", {}, {}, {})  # which notices it by itself
+    step_functions._execute_task("of the parent", {}, {}, {})  # the parent notices the stop itself
     with nullcontext() if runs else pytest.raises(step_functions._ExecutionError):
         step_functions._execute_task("of a child", {}, {"mapRunArn": "run"}, {})
     assert done == ["of the parent", *["of a child"] * runs]
@@ -92,17 +92,17 @@ def test_a_functions_error_has_the_name_that_aws_gives_it(result: Any, name: str
     assert '"type": type(e).__name__' in runtime._PYTHON_WORKER_SCRIPT
 
 
-def test_another_version_of_the_emulator_is_not_mended_unseen() -> None:
-    with pytest.raises(RuntimeError, match=r"otherwise than 1\.5\.33's"):
+def test_another_version_of_the_emulator_fails_instead_of_being_changed() -> None:
+    with pytest.raises(RuntimeError, match=r"as version 1\.5\.33 does"):
         failing.name_errors(SimpleNamespace(_PYTHON_WORKER_SCRIPT="run()"), None)
 
 
 @pytest.mark.parametrize("filters", ["x", ["x"], {"Pattern": "{}"}, [1]])
-def test_filters_that_are_no_list_of_objects_are_refused_by_name_and_value(filters: Any) -> None:
+def test_filters_that_are_not_a_list_of_objects_are_refused_by_name_and_value(filters: Any) -> None:
     with pytest.raises(mapping_api.Refused, match=r"FilterCriteria\.Filters is"):
         mapping_api.check_filters({"Filters": filters})
 
 
-def test_a_destination_that_is_no_object_is_refused_by_name_and_value() -> None:
+def test_a_destination_that_is_not_an_object_is_refused_by_name_and_value() -> None:
     with pytest.raises(mapping_api.Refused, match=r"OnFailure is a queue: an object"):
         mapping_api.checked_destination({"OnFailure": "a queue"})

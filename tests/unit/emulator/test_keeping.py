@@ -1,4 +1,4 @@
-"""What the embedded AWS keeps of streams reads as before, in less memory."""
+"""The embedded AWS's streams return the same records and take less memory."""
 
 import base64
 import bisect
@@ -39,14 +39,14 @@ def test_records_come_out_as_they_went_in(datas: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("data", ["not base64!", b"bytes", "YQ"])
-def test_data_that_is_no_base64_is_kept_as_it_is_shown(data: str | bytes) -> None:
+def test_data_that_are_not_base64_are_shown_unchanged(data: str | bytes) -> None:
     (kept,) = unpack(pack([{**record(1), "Data": data}]))
     shown = data.encode() if isinstance(data, str) else data
     assert base64.b64decode(kept["Data"]) == shown
 
 
 @pytest.mark.parametrize("count", [0, 1, 2 * BLOCK_RECORDS - 1, 2 * BLOCK_RECORDS, 5_000])
-def test_packed_records_are_a_list_of_them(count: int) -> None:
+def test_packed_records_behave_like_a_list(count: int) -> None:
     plain = [record(number) for number in range(count)]
     packed = PackedRecords(plain)
     assert len(packed) == count
@@ -60,7 +60,7 @@ def test_packed_records_are_a_list_of_them(count: int) -> None:
         assert (packed[0], packed[-1]) == (plain[0], plain[-1])
 
 
-def test_a_place_is_found_by_sequence_number() -> None:
+def test_a_record_is_found_by_sequence_number() -> None:
     packed = PackedRecords(record(number) for number in range(0, 20_000, 2))
 
     def sequence_of(each: dict[str, Any]) -> int:
@@ -84,7 +84,7 @@ def test_packed_records_take_a_fraction_of_the_memory() -> None:
     assert len(packed._at_hand) == BLOCKS_AT_HAND
 
 
-def test_a_shard_is_packed_when_the_emulator_looks_for_what_has_expired() -> None:
+def test_a_shard_is_packed_when_the_emulator_expires_records() -> None:
     looked: list[Any] = []
     kinesis = SimpleNamespace(_expire_records=looked.append)
     pack_records(kinesis)
@@ -98,7 +98,7 @@ def test_a_shard_is_packed_when_the_emulator_looks_for_what_has_expired() -> Non
 
 
 class Tables:
-    """What is mended of the emulator's DynamoDB."""
+    """The part of the emulator's DynamoDB that the gap changes."""
 
     def __init__(self) -> None:
         self._stream_records: dict[str, list[int]] = {"alerts": [], "windows": []}
@@ -109,7 +109,7 @@ class Tables:
         self.stream_records_since: Any = lambda _table, *_place, **_scope: []
 
 
-def test_of_a_tables_stream_that_nobody_reads_only_the_latest_changes_are_kept() -> None:
+def test_an_unread_table_stream_keeps_only_its_latest_changes() -> None:
     tables = Tables()
     forget_unread_changes(tables)
     tables.stream_start_position("alerts")
@@ -121,11 +121,11 @@ def test_of_a_tables_stream_that_nobody_reads_only_the_latest_changes_are_kept()
     kept = tables._stream_records["windows"]
     assert UNREAD_CHANGES <= len(kept) < 2 * UNREAD_CHANGES <= 200  # of 4 kB each, with its images
     assert kept[-1] == 5 * UNREAD_CHANGES - 1
-    # whoever reads it from now on finds them at the places that they have
+    # a later reader finds them at their original places
     assert tables.stream_start_position("windows") == kept[0]
 
 
-def test_events_that_were_sent_on_are_not_kept() -> None:
+def test_sent_events_are_not_stored() -> None:
     noted: list[str] = []
     eventbridge = SimpleNamespace(_events_log_list=lambda: noted)
     forget_events(eventbridge)

@@ -1,4 +1,4 @@
-"""What the launcher runs beside the emulator goes on after a moment of a full disk."""
+"""The launcher's threads and processes go on after the disk was full for a while."""
 
 import sys
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from emulator import launcher
 
 
 class Over(BaseException):
-    """Ends what would go on for ever."""
+    """Raised to end an endless loop."""
 
 
 def test_segments_are_collected_again_once_they_can_be_written(
@@ -36,7 +36,7 @@ def test_segments_are_collected_again_once_they_can_be_written(
 
 
 @pytest.mark.parametrize("missing", ["folder", "pid"])
-def test_a_process_beside_the_emulator_is_started_again_whatever_could_not_be_written(
+def test_a_process_beside_the_emulator_is_restarted_after_any_failed_write(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -15,7 +15,7 @@ from emulator.gaps.layers import share_layers
 
 
 class Runtime:
-    """What the emulator does of it: workers that start, and layers by the names that they go by."""
+    """The part of the emulator that the gap changes: starting workers, and layers by name."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class Runtime:
         return Worker
 
     def start(self, worker: str, layer: str) -> Path:
-        """Start a worker; where it finds the layer's packages."""
+        """Start a worker; return the folder of the layer's packages."""
         self.runtime.Worker(self.folder / worker, layer)._spawn()
         return self.folder / worker / "layer_0" / "python"
 
@@ -70,13 +70,13 @@ def test_workers_that_start_at_once_find_the_same_files(emulator: Runtime) -> No
     assert len(list((emulator.folder / "layers").iterdir())) == 1
 
 
-def test_another_layer_has_files_of_its_own(emulator: Runtime) -> None:
+def test_another_layer_has_its_own_files(emulator: Runtime) -> None:
     emulator.layers |= {"old": archive(a="1"), "new": archive(a="2")}
     old, new = emulator.start("w1", "old"), emulator.start("w2", "new")
     assert ((old / "a.py").read_text(), (new / "a.py").read_text()) == ("1", "2")
 
 
-def test_a_worker_that_goes_takes_nothing_from_the_others(emulator: Runtime) -> None:
+def test_a_worker_that_ends_leaves_the_others_files(emulator: Runtime) -> None:
     emulator.layers["one"] = archive(a="1")
     emulator.start("w1", "one")
     two = emulator.start("w2", "one")
@@ -84,7 +84,7 @@ def test_a_worker_that_goes_takes_nothing_from_the_others(emulator: Runtime) -> 
     assert (two / "a.py").read_text() == "1"
 
 
-def test_who_starts_no_worker_gets_the_layer_itself(emulator: Runtime) -> None:
+def test_a_caller_that_starts_no_worker_gets_the_layer_itself(emulator: Runtime) -> None:
     emulator.layers["one"] = archive(a="1")
     emulator.start("w1", "one")
     assert emulator.service._resolve_layer_zip("one") == emulator.layers["one"]

@@ -1,7 +1,7 @@
-"""Event source mappings do as AWS documents, in virtual time.
+"""Event source mappings behave as AWS documents, in virtual time.
 
-Each test says which feature it shows, and whether AWS's doing is documented or inferred; what was
-recorded is replayed in test_mappings_recorded.py.
+Each test names its feature, and whether AWS documents the behaviour or it is inferred. Recordings
+are replayed in test_mappings_recorded.py.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ as_aws = pytest.mark.as_aws
 
 
 @as_aws("batch_size", "documented")
-def test_a_batch_has_at_most_so_many_records_of_one_shard() -> None:
+def test_a_batch_has_at_most_batch_size_records_of_one_shard() -> None:
     assert deliver(range(7), batch_size=3).batches == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 @as_aws("batch_size", "documented")
-def test_each_shard_has_batches_of_its_own_at_once() -> None:
+def test_shards_have_separate_batches_at_the_same_time() -> None:
     async def story(rig: Rig) -> None:
         for shard in ("shardId-000000000000", "shardId-000000000001"):
             rig.put(shard[-1], shard_id=shard)
@@ -47,7 +47,7 @@ def test_each_shard_has_batches_of_its_own_at_once() -> None:
 
 
 @as_aws("batch_size", "documented")
-def test_a_shard_is_looked_at_once_a_second_while_it_has_nothing_new() -> None:
+def test_a_shard_without_new_records_is_polled_once_a_second() -> None:
     async def story(rig: Rig) -> None:
         await asyncio.sleep(10.5)
         assert rig.stream.fetches == 11
@@ -56,7 +56,7 @@ def test_a_shard_is_looked_at_once_a_second_while_it_has_nothing_new() -> None:
 
 
 @as_aws("batch_size", "documented")
-def test_a_tables_stream_is_looked_at_four_times_a_second() -> None:
+def test_a_tables_stream_is_polled_four_times_a_second() -> None:
     async def story(rig: Rig) -> None:
         await asyncio.sleep(10.1)
         assert rig.stream.fetches == 41
@@ -90,7 +90,7 @@ def test_the_batching_window_begins_when_the_previous_invocation_ends() -> None:
 
 
 @as_aws("batching_window", "inferred")
-def test_records_wait_one_window_at_most_after_windows_without_any() -> None:
+def test_records_wait_at_most_one_window_after_empty_windows() -> None:
     async def story(rig: Rig) -> None:
         await asyncio.sleep(9)
         rig.put("late")
@@ -180,7 +180,7 @@ def test_records_of_one_key_stay_in_order_and_in_one_batch_at_a_time() -> None:
 
 
 @as_aws("parallelization_factor", "documented")
-def test_a_lane_that_fails_holds_up_its_own_keys_only() -> None:
+def test_a_failing_lane_delays_only_its_own_keys() -> None:
     async def story(rig: Rig) -> None:
         for number in range(100):
             rig.put(number, key=f"device-{number}")
@@ -196,7 +196,7 @@ def test_a_lane_that_fails_holds_up_its_own_keys_only() -> None:
 
 
 @as_aws("filter_criteria", "documented")
-def test_a_function_gets_what_passes_any_of_the_patterns() -> None:
+def test_a_function_gets_records_that_match_any_of_the_patterns() -> None:
     hot = '{"data":{"temperature":[{"numeric":[">",38]}]}}'
     flat = '{"data":{"battery":[{"numeric":["<",3.3]}]}}'
     readings = [
@@ -218,7 +218,7 @@ def test_filters_run_before_batching() -> None:
 
 
 @as_aws("filter_criteria", "documented")
-def test_the_position_moves_past_what_does_not_pass() -> None:
+def test_the_position_moves_past_filtered_records() -> None:
     rig = deliver([{"n": 1}] * 3, patterns=('{"data":{"n":[2]}}',), seconds=2)
     saved = rig.view()
     last = rig.stream.by_id["shardId-000000000000"].records[-1].sequence
@@ -232,7 +232,7 @@ def test_data_that_is_not_json_is_dropped_by_a_pattern_for_json() -> None:
 
 
 @as_aws("filter_criteria", "inferred")
-def test_a_key_that_a_record_has_twice_passes_by_either_value() -> None:
+def test_a_repeated_key_matches_by_either_of_its_values() -> None:
     hot = '{"data":{"temperature":[{"numeric":[">",38]}],"site":{"name":["a:b"]}}}'
     data = [
         b'{"temperature": %d, "temperature": %d, "site": {"name": "%s", "name": "a:b"}}' % each
@@ -269,7 +269,9 @@ def test_a_pattern_may_be_for_a_plain_text_or_for_the_record_itself() -> None:
         ({"starting_position": "AT_TIMESTAMP", "starting_at_ms": EPOCH_MS + 10_000}, [1, 2, 3]),
     ],
 )
-def test_a_new_mapping_begins_where_it_says(settings: dict[str, Any], expected: list[int]) -> None:
+def test_a_new_mapping_begins_at_its_starting_position(
+    settings: dict[str, Any], expected: list[int]
+) -> None:
     async def story(rig: Rig) -> None:
         await rig.kill()
         rig.put(0)
@@ -289,7 +291,7 @@ def test_a_new_mapping_begins_where_it_says(settings: dict[str, Any], expected: 
 
 
 @as_aws("starting_position", "documented")
-def test_of_a_closed_shard_nothing_is_the_latest() -> None:
+def test_latest_skips_a_closed_shard() -> None:
     async def story(rig: Rig) -> None:
         rig.put("old")
         child = rig.stream.add_shard("shardId-000000000000")
@@ -358,7 +360,7 @@ def test_shards_that_come_later_are_read_whole_also_by_a_mapping_of_the_latest()
     assert run(story, starting_position="LATEST").delivered == ["early in the child"]
 
 
-# What fails
+# Failures
 
 
 @as_aws("max_retry_attempts", "documented")
@@ -471,7 +473,7 @@ def test_splitting_uses_up_no_retries() -> None:
 
 
 @as_aws("bisect_on_error", "documented")
-def test_a_partial_response_splits_where_it_says() -> None:
+def test_a_partial_response_splits_the_batch_at_the_record_that_it_names() -> None:
     rig = deliver(range(8), reporting(5), bisects=True, reports_item_failures=True, retries_max=1)
     assert rig.batches == [list(range(8)), [5, 6, 7], [5, 6], [5], [5], [6], [7]]
 
@@ -483,20 +485,20 @@ def test_a_partial_response_that_names_the_first_record_halves_the_batch() -> No
 
 
 @as_aws("report_batch_item_failures", "documented")
-def test_all_from_the_lowest_failed_record_on_is_delivered_again() -> None:
+def test_all_records_from_the_lowest_failed_one_on_are_delivered_again() -> None:
     rig = deliver(range(6), reporting(2, 4), reports_item_failures=True, retries_max=1)
     again = [2, 3, 4, 5]
     assert rig.batches == [list(range(6)), again, again]
 
 
 @as_aws("report_batch_item_failures", "documented")
-def test_a_partial_response_means_nothing_to_a_mapping_that_does_not_ask_for_it() -> None:
+def test_a_mapping_without_partial_responses_ignores_them() -> None:
     assert deliver(range(3), reporting(1)).batches == [[0, 1, 2]]
 
 
 @as_aws("report_batch_item_failures", "inferred")
 @pytest.mark.parametrize("answer", ["a text", 7, [1], {"batchItemFailures": "all"}])
-def test_an_answer_that_is_no_response_fails_the_whole_batch(answer: Any) -> None:
+def test_an_invalid_response_fails_the_whole_batch(answer: Any) -> None:
     rig = deliver(range(2), lambda _: answer, reports_item_failures=True, retries_max=1)
     assert rig.batches == [[0, 1], [0, 1]]
 
@@ -519,11 +521,11 @@ def test_a_batch_with_several_bad_records_gets_past_each_of_them() -> None:
     assert starts == [records[2].sequence, records[5].sequence]
 
 
-# Where what is given up goes
+# Failure destinations
 
 
 @as_aws("on_failure_s3", "inferred")
-def test_a_shard_stands_still_until_its_destination_takes_what_was_given_up() -> None:
+def test_a_shard_stops_until_its_destination_accepts_the_failed_batch() -> None:
     async def story(rig: Rig) -> None:
         rig.destination.failures = 3
         rig.put("bad", "good")
@@ -547,12 +549,12 @@ def test_a_bucket_gets_the_whole_event_as_a_json_text() -> None:
 
 
 def summing(event: dict[str, Any]) -> dict[str, Any]:
-    """A function that keeps a sum."""
+    """A function whose state is a sum."""
     return {"state": {"sum": event["state"].get("sum", 0) + sum(map(value, event["Records"]))}}
 
 
 def window_fields(event: dict[str, Any]) -> tuple[Any, ...]:
-    """What an event says of its window."""
+    """Return the fields of an event about its window."""
     names = ("state", "isFinalInvokeForWindow", "isWindowTerminatedEarly")
     return (event["window"]["start"][11:], *[event[name] for name in names])
 
@@ -631,7 +633,7 @@ def test_the_end_of_a_shard_ends_its_window_and_its_children_begin_fresh() -> No
     rig = run(story, summing, tumbling_window_seconds=60)
     assert [window_fields(each.event)[1:] for each in rig.sink.invocations] == [
         ({}, False, False),
-        ({"sum": 1}, True, False),  # "terminated early" is said of a state above 1 MB alone
+        ({"sum": 1}, True, False),  # only a state above 1 MB terminates a window early
         ({}, False, False),
     ]
 
@@ -752,7 +754,7 @@ def test_a_lane_that_is_stuck_makes_the_others_repeat_nothing_after_a_restart() 
 
 
 @as_aws("positions_survive_restart", "inferred")
-def test_another_factor_loses_nothing() -> None:
+def test_a_changed_parallelization_factor_loses_nothing() -> None:
     async def story(rig: Rig) -> None:
         for number in range(200):
             rig.put(number, key=f"device-{number}")
@@ -767,7 +769,7 @@ def test_another_factor_loses_nothing() -> None:
 
 
 @as_aws("positions_survive_restart", "inferred")
-def test_what_expired_while_the_engine_was_away_is_skipped() -> None:
+def test_records_that_expired_while_the_engine_was_down_are_skipped() -> None:
     async def story(rig: Rig) -> None:
         rig.put(*range(3))
         await asyncio.sleep(5)
@@ -780,7 +782,7 @@ def test_what_expired_while_the_engine_was_away_is_skipped() -> None:
     assert run(story).delivered == [0, 1, 2, 6, 7, 8]
 
 
-# Trouble outside
+# Problems of streams
 
 
 @as_aws("checkpoint_after_delivery", "inferred")
@@ -797,7 +799,7 @@ def test_an_expired_cursor_repeats_and_loses_nothing() -> None:
 
 
 @as_aws("checkpoint_after_delivery", "inferred")
-def test_a_stream_that_answers_no_more_is_asked_again_until_it_does() -> None:
+def test_a_stream_that_stops_answering_is_retried_until_it_answers() -> None:
     async def story(rig: Rig) -> None:
         rig.put(0)
         await asyncio.sleep(3)
@@ -816,7 +818,7 @@ def test_a_stream_that_answers_no_more_is_asked_again_until_it_does() -> None:
 
 
 @as_aws("follows_mapping", "documented")
-def test_a_mapping_created_later_is_taken_up_and_one_deleted_is_forgotten() -> None:
+def test_a_mapping_created_later_begins_and_a_deleted_one_is_forgotten() -> None:
     async def story(rig: Rig) -> None:
         created = rig.mappings.pop()
         rig.put(1)
@@ -870,7 +872,7 @@ def test_a_changed_mapping_takes_effect_and_repeats_nothing() -> None:
 
 
 @as_aws("follows_mapping", "inferred")
-def test_a_mapping_whose_batch_takes_long_holds_up_no_other_change() -> None:
+def test_a_mapping_with_a_slow_batch_delays_no_change_of_another_mapping() -> None:
     async def story(rig: Rig) -> None:
         other = mapping(uuid="other")
         rig.put(1)
@@ -887,7 +889,7 @@ def test_a_mapping_whose_batch_takes_long_holds_up_no_other_change() -> None:
 
 
 @as_aws("state_visible", "inferred")
-def test_what_is_saved_of_a_shard_tells_position_lag_and_counts() -> None:
+def test_the_saved_text_of_a_shard_has_position_lag_and_counts() -> None:
     async def story(rig: Rig) -> None:
         sequences = rig.put(*[{"n": number} for number in range(6)])
         await asyncio.sleep(20)
@@ -907,7 +909,7 @@ def test_what_is_saved_of_a_shard_tells_position_lag_and_counts() -> None:
     run(story, failing_on({"n": 2}), batch_size=1, patterns=patterns)
 
 
-def test_two_runs_of_one_story_are_the_same_to_the_byte() -> None:
+def test_two_runs_with_the_same_input_are_equal_to_the_byte() -> None:
     def once() -> str:
         rig = deliver(range(50), failing_on(3, 30), bisects=True, retries_max=3)
         events = [(each.at_ms, each.event) for each in rig.sink.invocations]

@@ -1,4 +1,4 @@
-"""Whatever happens to the engine and around it, in any order: each record is delivered or given up.
+"""After any sequence of events, each record has been delivered or given up.
 
 A seed draws a mapping, a function and a course of events: kills, stops, updates, disabling, splits
 and merges, throttles, errors, partial responses, slow answers, refused cursors, a stream or a
@@ -24,12 +24,12 @@ from tests.mapping_rig import QUEUE_ARN, UUID, Rig, mapping, sequence
 
 EVENTS = 40
 QUIET_SECONDS = 100
-QUIET_LOOKS = 100  # a slow function and batches of one take long for what has gathered
+QUIET_LOOKS = 100  # a slow function with batches of one needs long for its backlog
 Json = dict[str, Any]
 
 
 class FaultyStream(MemoryStream):
-    """A stream that now and then refuses, or forgets a cursor."""
+    """A stream that sometimes fails or expires a cursor."""
 
     chance: random.Random
     is_faulty = True
@@ -42,7 +42,7 @@ class FaultyStream(MemoryStream):
 
 
 class FaultyDestination(MemoryDestination):
-    """A destination that now and then refuses, and tells what it got."""
+    """A destination that sometimes fails, and reports the documents that it got."""
 
     chance: random.Random
     got: Callable[[Json], None]
@@ -54,14 +54,14 @@ class FaultyDestination(MemoryDestination):
 
 
 class Course:
-    """One course of events, and what must hold in it."""
+    """One sequence of events, and the invariants that must hold in it."""
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         self.is_faulty = True
         self.reports = self.chance.random() < 0.5
         self.put: dict[int, tuple[str, str]] = {}
-        """Shard and key of each record."""
+        """Return shard and key of each record."""
         self.settled: set[int] = set()
         self.in_order: dict[str, int] = {}
         self.running: set[str] = set()
@@ -81,7 +81,7 @@ class Course:
         }
 
     async def function(self, event: Json) -> Json:
-        """What the mapping invokes: slow, throttled, failing, or failing in part."""
+        """The mapping's function: slow, throttled, failing, or failing in part."""
         chance = self.chance
         if self.is_faulty and chance.random() < 0.1:
             raise Throttled
@@ -120,7 +120,7 @@ class Course:
         }
 
     def check_saved(self, shard_id: str, text: str) -> None:
-        """No lane may stand past a record of its keys that is still to be delivered."""
+        """Check that no lane's position is past a record of its keys that is still to deliver."""
         saved = json.loads(text)
         for number, (of_shard, key) in self.put.items():
             if of_shard != shard_id or number in self.settled:
@@ -150,7 +150,7 @@ class Course:
                 owners[key] = self.chance.choice(children)
 
     async def happen(self, rig: Rig, owners: dict[str, str]) -> None:
-        """Let one thing happen to the engine, its mapping or its stream."""
+        """Apply one random event to the engine, its mapping or its stream."""
         match self.chance.choice(
             ["kill", "stop", "update", "switch", "reshard", "expire", *"...."]
         ):
@@ -171,7 +171,7 @@ class Course:
                 rig.stream.expire_cursors()
 
     def watch(self, rig: Rig) -> None:
-        """Check each position that is going to be saved."""
+        """Check each position before it is saved."""
         save = rig.checkpoints.save
 
         def checked(uuid: str, shards: Any) -> None:

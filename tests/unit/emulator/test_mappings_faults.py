@@ -1,4 +1,4 @@
-"""What goes wrong around the engine of event source mappings loses nothing and stops no other."""
+"""Faults around the engine of event source mappings lose nothing and stop no other mapping."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ FIRST = "shardId-000000000000"
 @pytest.mark.parametrize(
     ("position", "at_ms"), [("LATEST", None), ("AT_TIMESTAMP", EPOCH_MS + 2000)]
 )
-def test_a_mapping_created_disabled_begins_where_it_says_once_it_is_enabled(
+def test_a_mapping_created_disabled_begins_at_its_starting_position_once_it_is_enabled(
     position: str, at_ms: int | None
 ) -> None:
     async def story(rig: Rig) -> None:
@@ -119,7 +119,7 @@ def test_a_parent_that_leaves_the_stream_before_it_was_read_holds_up_no_child() 
 
 
 def refuse_unknown_shards(stream: MemoryStream) -> None:
-    """Let the stream answer as AWS does about a shard that it doesn't have."""
+    """Make the stream answer as AWS does for a shard that it doesn't have."""
 
     def checked(real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def ask(shard_id: str, *rest: Any) -> Any:
@@ -145,10 +145,10 @@ def test_a_closed_shard_is_not_finished_by_a_stop_in_the_middle() -> None:
     assert run(story, lambda _: asyncio.sleep(3), batch_size=2).delivered == list(range(10))
 
 
-# What raises that nobody thought of
+# Unexpected exceptions
 
 
-def test_one_lane_that_fails_unforeseen_leaves_no_function_running_twice_on_a_record() -> None:
+def test_an_unexpected_error_of_a_lane_runs_no_function_twice_at_once_on_a_record() -> None:
     running: Counter[int] = Counter()
     most = 0
 
@@ -182,7 +182,7 @@ def test_one_lane_that_fails_unforeseen_leaves_no_function_running_twice_on_a_re
     assert most == 1
 
 
-def test_a_reader_that_fails_unforeseen_says_so_and_is_begun_again() -> None:
+def test_a_reader_that_fails_unexpectedly_reports_it_and_begins_again() -> None:
     async def story(rig: Rig) -> None:
         rig.put(1)
         real = rig.stream.fetch
@@ -215,7 +215,7 @@ def test_a_position_that_cannot_be_read_stops_its_mapping_alone(broken: str) -> 
     assert run(story).delivered == [1]
 
 
-def test_a_source_that_raises_anything_is_a_problem_of_its_mapping_alone() -> None:
+def test_an_error_of_a_source_is_a_problem_of_its_mapping_alone() -> None:
     async def story(rig: Rig) -> None:
         broken = MemoryStream(rig.loop.now_ms)
 
@@ -259,7 +259,7 @@ def test_after_positions_could_not_be_written_for_a_while_the_engine_goes_on(ref
     assert rig.view()["lanes"] == [last]
 
 
-def test_a_mapping_whose_positions_cannot_be_written_keeps_no_other_from_its_work() -> None:
+def test_a_mapping_whose_positions_cannot_be_written_stops_no_other_mapping() -> None:
     async def story(rig: Rig) -> None:
         rig.put(1, key="a")
         await asyncio.sleep(5)
@@ -280,7 +280,7 @@ def test_a_mapping_whose_positions_cannot_be_written_keeps_no_other_from_its_wor
     run(story)
 
 
-# What takes long
+# Slow parts
 
 
 def test_a_stream_that_does_not_answer_holds_up_neither_changes_nor_the_end() -> None:
@@ -333,7 +333,7 @@ def test_a_shard_too_far_behind_to_fill_a_batch_of_each_lane_does_not_wait_for_w
 @pytest.mark.parametrize(
     ("put", "size", "most"), [(40_000, 10, 20_000), (100, 900_000, 55)], ids=["records", "bytes"]
 )
-def test_what_is_read_ahead_of_a_slow_function_is_bounded(put: int, size: int, most: int) -> None:
+def test_reading_ahead_of_a_slow_function_is_limited(put: int, size: int, most: int) -> None:
     async def story(rig: Rig) -> None:
         rig.put(*["x" * size] * put)
         await asyncio.sleep(30)
@@ -347,7 +347,7 @@ def test_what_is_read_ahead_of_a_slow_function_is_bounded(put: int, size: int, m
 # Giving up
 
 
-def test_a_stop_while_a_destination_fails_gives_nothing_up_unseen() -> None:
+def test_a_stop_while_a_destination_fails_drops_no_batch() -> None:
     async def story(rig: Rig) -> None:
         rig.destination.failures = 3
         rig.put("bad")
@@ -416,7 +416,7 @@ def test_a_window_that_is_open_when_windows_are_switched_off_is_ended() -> None:
     assert events[1]["state"] == {"n": 1}
 
 
-def test_a_window_is_not_over_before_what_arrived_in_it_was_read() -> None:
+def test_a_window_is_not_over_before_its_records_were_read() -> None:
     async def story(rig: Rig) -> None:
         rig.put(1)
         await asyncio.sleep(2)
@@ -466,7 +466,7 @@ def test_a_problem_of_a_shard_that_is_finished_is_over() -> None:
 
 def test_a_role_is_looked_up_again_after_a_call_was_refused() -> None:
     class Account:
-        """Answers as the role that the function has at the time."""
+        """Answer by the role that the function has at that time."""
 
         roles = iter(["old", "new"])
 

@@ -1,11 +1,11 @@
-"""Event source mappings do what was recorded of AWS: its recordings are replayed, field by field.
+"""Event source mappings behave as recorded on AWS: recordings are replayed, field by field.
 
-These are the recordings of streams: the mapping as it was created, what its function got, what its
-failure destination got (tests/recordings.py). Replayed, the mapping runs on the engine; records are
-made from what GetRecords answers, events go to Invoke, documents to a queue, topic or bucket, all
-by the code that runs outside of tests. Only the stream's paging and the AWS behind are fakes.
+A recording of a stream has the created mapping, the events of its function and the documents of its
+failure destination (tests/recordings.py). In a replay the mapping runs on the engine. The engine
+reads answers of GetRecords, and sends events to Invoke and documents to a queue, topic or bucket,
+with the same code as outside of tests. Only the stream's paging and AWS itself are fakes.
 
-A bucket's `payload` is a text too, as AWS documents it, and recorded parsed.
+A bucket's `payload` is a text, as AWS documents it; the recordings have it parsed.
 """
 
 import asyncio
@@ -103,7 +103,7 @@ UNRECORDED: dict[str, Document] = {
         "FunctionResponseTypes": ["ReportBatchItemFailures"],
     },
 }
-"""Mappings' settings that were not recorded: what those tests asked for."""
+"""Settings of mappings that were not recorded, from the requests of those tests."""
 
 
 def nodes(value: Any) -> Iterator[Document]:
@@ -123,7 +123,7 @@ class StreamRecording(Recording):
 
     @cached_property
     def mappings(self) -> list[Mapping]:
-        """The mappings created, with values in the place of placeholders."""
+        """Return the created mappings, with values in place of placeholders."""
         replies = [
             reply
             for key, reply in self.content.items()
@@ -135,7 +135,7 @@ class StreamRecording(Recording):
         ]
 
     def _unrecorded(self) -> Document:
-        """The mapping of a recording that hasn't got it."""
+        """Return the mapping of a recording that lacks it."""
         [settings] = [UNRECORDED[each] for each in UNRECORDED if self.name.startswith(each)]
         function_arns = [each["requestContext"]["functionArn"] for each in self.documents]
         return settings | {
@@ -146,13 +146,13 @@ class StreamRecording(Recording):
 
     @cached_property
     def records(self) -> list[Document]:
-        """The records that some function or bucket got, each once, in their order."""
+        """Return the records that any function or bucket got, each once, in order."""
         found = [each for each in nodes(self.content) if "eventID" in each]
         return list({each["eventID"]: each for each in found}.values())
 
     @cached_property
     def documents(self) -> list[Document]:
-        """What the failure destination got."""
+        """Return the documents that the failure destination got."""
         return [each for each in nodes(self.content) if "requestContext" in each]
 
     def is_as(self, actual: Any, expected: Any) -> bool:
@@ -161,7 +161,7 @@ class StreamRecording(Recording):
         return super().is_as(actual, expected)
 
     def _filled(self, value: Any) -> Any:
-        """Return a document with values that look real in the place of placeholders."""
+        """Return a document with realistic values in place of placeholders."""
         if isinstance(value, dict):
             return {key: self._filled(child) for key, child in value.items()}
         if isinstance(value, list):
@@ -192,7 +192,7 @@ class Invoked(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What a failure destination got."""
+    """A document that a failure destination got."""
 
     at_ms: int
     service: str
@@ -202,7 +202,7 @@ class Sent(NamedTuple):
 
 
 class FakeAws(Endpoint):
-    """Invoke, queues, topics and buckets, with what AWS answers; and any client of them."""
+    """Invoke, queues, topics and buckets with AWS's answers, and clients for all of them."""
 
     def __init__(self, now_ms: Callable[[], int], function: Function) -> None:
         self._now_ms = now_ms
@@ -214,7 +214,7 @@ class FakeAws(Endpoint):
         self.sent: list[Sent] = []
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do it, and let the time pass that it takes."""
+        """Run a call, and let its duration pass."""
         done = work()
         seconds, self._seconds = self._seconds, 0.0
         await asyncio.sleep(seconds)
@@ -235,7 +235,7 @@ class FakeAws(Endpoint):
         return f"{self._ids.getrandbits(128):032x}"
 
     def invoke(self, **request: Any) -> Document:
-        """Lambda's; a function that returns bytes answers just these."""
+        """Answer Invoke; bytes that a function returns are the payload unchanged."""
         event = json.loads(request["Payload"])
         self.invoked.append(Invoked(self._now_ms(), request["FunctionName"], event))
         self._seconds = self.function_seconds
@@ -288,7 +288,7 @@ class Stage(Rig):
         self.stream.by_id[self.shard.shard_id] = self.shard
 
     def put_as_recorded(self, *records: Document) -> None:
-        """Put what became these records: they come from what GetRecords answers about it now."""
+        """Put the data of these records; GetRecords then returns records for them."""
         for each in records:
             sequence = str(FIRST_SEQUENCE + len(self.shard.records))
             make = self._change if self.mappings[0].service == DYNAMODB else self._record
@@ -314,12 +314,12 @@ class Stage(Rig):
                 "SequenceNumber": sequence,
             },
         }
-        del found["eventSourceARN"]  # GetRecords doesn't tell it
+        del found["eventSourceARN"]  # GetRecords has no such field
         return DynamoDbSource(self.aws, self.mappings[0])._record(found)
 
     @property
     def events(self) -> list[Document]:
-        """What functions got, in order."""
+        """Return the events of functions, in order."""
         return [each.event for each in self.aws.invoked]
 
     @property
@@ -327,16 +327,16 @@ class Stage(Rig):
         return [record for event in self.events for record in event["Records"]]
 
     def grouping(self) -> list[list[int]]:
-        """Which records each invocation got, by their place in the shard."""
+        """Return the records of each invocation, by their place in the shard."""
         places = {record.event["eventID"]: at for at, record in enumerate(self.shard.records)}
         return [[places[each["eventID"]] for each in event["Records"]] for event in self.events]
 
     def assert_got(self, *expected: Document) -> None:
-        """All invocations, one after the other, had just these events."""
+        """Check that all invocations had exactly these events, one after the other."""
         assert list(self.recording.differences(self.events, list(expected))) == []
 
     def assert_gave_up(self, *expected: Document) -> None:
-        """The mapping's destination got just these documents."""
+        """Check that the mapping's destination got exactly these documents."""
         arn = self.mappings[0].destination_arn or ""
         documents = [json.loads(each.text) for each in self.aws.sent]
         for document in documents:
@@ -352,7 +352,7 @@ Story = Callable[[Stage], Awaitable[None]]
 
 
 def play(story: Story, name: str, function: Function = lambda _event: None, seed: int = 1) -> Stage:
-    """Play a recording again."""
+    """Replay a recording."""
 
     async def main(loop: VirtualTimeLoop) -> Stage:
         stage = Stage(loop, StreamRecording(name), function, seed)
@@ -364,7 +364,7 @@ def play(story: Story, name: str, function: Function = lambda _event: None, seed
 
 
 def put_to_running(*records: Document) -> Story:
-    """The mapping is there, then records are put: those recorded, if no others are given."""
+    """Replay: create the mapping, then put records, by default the recorded ones."""
 
     async def story(stage: Stage) -> None:
         stage.start()
@@ -376,12 +376,12 @@ def put_to_running(*records: Document) -> Story:
 
 
 def raising(_event: Document) -> None:
-    """A function that fails, as (lambda: 1 / 0)() did."""
+    """A function that fails as the recorded one did."""
     raise ZeroDivisionError("division by zero")
 
 
 def names_failures(event: Document) -> Document:
-    """A function that reports each record that says it should fail."""
+    """A function that reports each record with a mark to fail."""
     failed = []
     for record in event["Records"]:
         if "kinesis" in record:
@@ -400,7 +400,7 @@ def kinesis_put(data: str, key: str) -> Document:
 
 
 def item_put(item: Document) -> Document:
-    """The same, of a table whose key is `id`."""
+    """Return a put item of a table with the key `id`, which is in no recording."""
     return {
         "eventName": "INSERT",
         "eventSourceARN": "",
@@ -428,7 +428,7 @@ def test_a_function_gets_a_tables_change_with_its_binary_values_encoded(name: st
 @as_aws("batch_size", "recorded")
 @as_aws("starting_position", "recorded")
 @recorded("kinesis__kinesis_event_source_trim_horizon")
-def test_from_the_horizon_what_came_before_the_mapping_is_delivered_in_order(name: str) -> None:
+def test_from_the_horizon_records_older_than_the_mapping_are_delivered_in_order(name: str) -> None:
     async def story(stage: Stage) -> None:
         stage.aws.function_seconds = 5
         stage.put_as_recorded(*stage.recording.records[:20])
@@ -481,7 +481,7 @@ def test_two_functions_on_one_stream_each_get_every_record(name: str) -> None:
 
 @as_aws("filter_criteria", "recorded")
 @recorded("kinesis__kinesis_event_filtering_json_pattern")
-def test_of_two_mappings_of_a_stream_each_delivers_what_its_own_pattern_matches(name: str) -> None:
+def test_two_mappings_of_a_stream_each_deliver_the_records_of_their_own_pattern(name: str) -> None:
     messages = [
         {"event_type": "function_1", "message": "foo"},
         {"event_type": "function_2", "message": "bar"},
@@ -508,11 +508,11 @@ DROPPED: dict[str, Document] = {
     "numeric_filter": {"id": {"S": "id_value_2"}, "numericFilter": {"N": "101"}},
     "prefix_filter": {"id": {"S": "id_value_1"}, "prefix": {"S": "other-suffix"}},
 }
-"""The items that were put second, where the function got only the first."""
+"""The second items of recordings in which the function got only the first item."""
 
 
 def change_to(item: Document, first: Document) -> Document:
-    """What the stream holds of an item put after the first; of the same key, it modifies it."""
+    """Return the stream's record of a second item; with the first one's key it is a change."""
     change = first["dynamodb"]
     is_same = item["id"] == change["Keys"]["id"]
     images = {"NewImage": item} | ({"OldImage": change["NewImage"]} if is_same else {})
@@ -529,7 +529,7 @@ def change_to(item: Document, first: Document) -> Document:
     FILTERED + "date_time_conversion",
     FILTERED + "exists_false_filter",
 )
-def test_of_a_tables_changes_the_function_gets_those_that_match(name: str) -> None:
+def test_a_function_gets_the_changes_of_a_table_that_match(name: str) -> None:
     async def story(stage: Stage) -> None:
         content, (first, *more) = stage.recording.content, stage.recording.records
         dropped = DROPPED.get(name.removeprefix(FILTERED))
@@ -549,7 +549,7 @@ def test_of_a_tables_changes_the_function_gets_those_that_match(name: str) -> No
     play(story, name)
 
 
-# What fails, and where it goes
+# Failures and their destinations
 
 ON_FAILURE_S3 = [
     "kinesis__kinesis_event_source_mapping_with_s3_on_failure_destination",
@@ -558,14 +558,14 @@ ON_FAILURE_S3 = [
 
 
 def failed_put(name: str) -> Document:
-    """What was put, whatever the destination: only the bucket's recording has it."""
+    """Return the records that were put; only the bucket's recording has them."""
     like = next(each for each in ON_FAILURE_S3 if each.startswith(name.partition("__")[0]))
     [record] = StreamRecording(like).records
     return record
 
 
 def play_failure(name: str) -> Stage:
-    """Play a recording of a function that raises until its retries are used up."""
+    """Replay a recording of a function that raises until its retries are used up."""
     stage = play(put_to_running(failed_put(name)), name, raising)
     stage.assert_gave_up(*stage.recording.documents)
     [document] = stage.recording.documents
@@ -665,7 +665,7 @@ def test_an_answer_that_names_no_record_of_the_batch_fails_all_of_it(name: str) 
 @recorded(
     "kinesis__kinesis_report_batch_item_failures", "dynamodb__dynamodb_report_batch_item_failures"
 )
-def test_what_is_left_after_progress_has_all_its_retries(name: str) -> None:
+def test_after_progress_the_remaining_records_have_all_their_retries(name: str) -> None:
     stage = play(put_to_running(), name, names_failures)
     key = next(key for key in stage.recording.content if key.endswith("_records"))
     expected = stage.recording.content[key]["Records"]  # in order of their partition keys
@@ -761,7 +761,7 @@ def test_the_last_result_is_ok_once_a_function_has_answered_even_nothing(name: s
 
 
 def play_disabling(name: str, *puts: Document) -> Stage:
-    """The mapping delivers what is put, is disabled, and what is put then waits."""
+    """Replay: the mapping delivers a record, is disabled, and a later record waits."""
 
     async def story(stage: Stage) -> None:
         uuid = stage.mappings[0].uuid

@@ -1,4 +1,4 @@
-"""What the broker asks of IoT, and what actions do: with services that a test makes up."""
+"""The broker's calls to IoT, and its actions, with fake services."""
 
 import json
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ DENIED = ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"
 
 
 class Services:
-    """An endpoint whose services answer as told, and note what they were asked."""
+    """An endpoint whose services give preset answers and record their requests."""
 
     region = "us-east-1"
 
@@ -71,7 +71,7 @@ def test_a_message_goes_to_a_queue_as_the_rules_role() -> None:
     assert services.asked == [("send_message", ROLE, {"QueueUrl": "q", "MessageBody": "data"})]
 
 
-def test_a_function_is_invoked_if_its_policy_lets_the_rule() -> None:
+def test_a_function_is_invoked_if_its_policy_allows_the_rule() -> None:
     services = Services(get_policy={"Policy": json.dumps({"Statement": [ALLOW]})})
     run(services, {"lambda": {"functionArn": FUNCTION}})
     invoked = {"FunctionName": FUNCTION, "InvocationType": "Event", "Payload": b"data"}
@@ -95,7 +95,7 @@ def test_a_function_is_invoked_if_its_policy_lets_the_rule() -> None:
         ),
     ],
 )
-def test_what_an_action_can_not_do_is_said(
+def test_an_action_that_fails_says_why(
     answers: dict[str, Any], action: dict[str, Any], problem: str
 ) -> None:
     common = {"streamName": "readings", "roleArn": ROLE}
@@ -128,13 +128,13 @@ def test_only_an_active_certificate_is_active(status: str) -> None:
     assert Iot(endpoint(services)).principal("1f").is_active is False
 
 
-def test_a_certificate_that_is_not_registered_may_nothing() -> None:
+def test_a_certificate_that_is_not_registered_has_no_permissions() -> None:
     found = Iot(endpoint(Services(describe_certificate=GONE))).principal("1f")
     assert found == ("1f", False, (), ())
 
 
 @pytest.mark.parametrize("problem", [DENIED, EndpointConnectionError(endpoint_url="http://a")])
-def test_what_can_not_be_asked_is_not_taken_for_unknown(problem: Exception) -> None:
+def test_a_failed_look_up_is_not_taken_for_an_unknown_certificate(problem: Exception) -> None:
     iot = Iot(endpoint(Services(describe_certificate=problem, list_topic_rules=problem)))
     with pytest.raises(Unreachable):
         iot.principal("1f")
@@ -153,15 +153,15 @@ def test_a_certificate_is_not_looked_up_for_each_message_but_when_it_is_forgotte
     assert not iot.principal("1f").is_active
 
 
-def test_policies_are_about_resources_of_the_account() -> None:
+def test_resources_in_policies_have_arns_of_the_account() -> None:
     services = Services(**KNOWN)
     iot = Iot(endpoint(services))
     assert iot.arn("topic", "a/b") == "arn:aws:iot:us-east-1:123456789012:topic/a/b"
     assert iot.arn("client", "c") == "arn:aws:iot:us-east-1:123456789012:client/c"
-    assert len(services.asked) == 1  # the account stays
+    assert len(services.asked) == 1  # the account is cached for good
 
 
-def test_what_was_looked_up_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_up_is_cached_for_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     now, looked_up = [100.0], list[str]()
 
     def look_up(key: str) -> int:

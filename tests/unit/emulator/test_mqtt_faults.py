@@ -35,7 +35,7 @@ def number_of(data: bytes) -> int:
 
 
 class Noting:
-    """Actions that note what they do, unless `fail` raises."""
+    """Actions that record their calls, unless `fail` raises."""
 
     def __init__(self, fail: Callable[[int], None] = lambda _number: None) -> None:
         self.done: list[int] = []
@@ -69,7 +69,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "AGAIN_SECONDS", (0.02, 0.1))
 
 
-def test_on_a_full_disk_no_message_is_taken_and_afterwards_all_goes_on(
+def test_on_a_full_disk_no_message_is_accepted_and_afterwards_all_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     spool, actions = Spool(tmp_path / "spool"), Noting()
@@ -92,7 +92,7 @@ def test_on_a_full_disk_no_message_is_taken_and_afterwards_all_goes_on(
     ]
 
 
-def test_while_another_process_has_locked_the_file_no_message_is_taken(tmp_path: Path) -> None:
+def test_while_another_process_has_locked_the_file_no_message_is_accepted(tmp_path: Path) -> None:
     spool, actions = Spool(tmp_path / "spool", locked_seconds=0.05), Noting()
     other = sqlite3.connect(tmp_path / "spool", isolation_level=None)
     with closing(other), running(spool, actions) as engine:
@@ -116,7 +116,9 @@ def test_a_lock_that_is_soon_gone_is_waited_for(tmp_path: Path) -> None:
         unlock.join()
 
 
-def test_what_the_spool_cannot_forget_is_done_once_and_forgotten_later(tmp_path: Path) -> None:
+def test_a_message_that_cannot_be_removed_is_processed_once_and_removed_later(
+    tmp_path: Path,
+) -> None:
     class Stuck(Spool):
         is_stuck = True
 
@@ -137,7 +139,7 @@ def test_what_the_spool_cannot_forget_is_done_once_and_forgotten_later(tmp_path:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError, SystemExit, KeyboardInterrupt])
-def test_whatever_a_worker_dies_of_the_message_is_tried_again_without_a_restart(
+def test_after_any_error_of_a_worker_the_message_is_retried_without_a_restart(
     tmp_path: Path, error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     failed: list[int] = []
@@ -156,7 +158,7 @@ def test_whatever_a_worker_dies_of_the_message_is_tried_again_without_a_restart(
     assert "is tried again in 0.02 s" in caplog.text
 
 
-def test_a_message_that_always_fails_holds_up_no_other(tmp_path: Path) -> None:
+def test_a_message_that_always_fails_delays_no_other(tmp_path: Path) -> None:
     is_mended = threading.Event()
 
     def fail(number: int) -> None:
@@ -172,7 +174,7 @@ def test_a_message_that_always_fails_holds_up_no_other(tmp_path: Path) -> None:
         is_mended.set()
 
 
-def test_what_fails_again_waits_twice_as_long_up_to_a_bound(
+def test_each_failure_doubles_the_pause_up_to_a_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rules, "AGAIN_SECONDS", (0.5, 3.0))

@@ -1,4 +1,4 @@
-"""MQTT on the wire: examples of the standards, and what isn't MQTT."""
+"""MQTT on the wire: examples of the standards, and invalid packets."""
 
 import io
 from contextlib import suppress
@@ -14,7 +14,7 @@ from emulator.mqtt.packets import Connect, Malformed, Packet, Publish, Subscript
 
 
 def read(data: bytes, bytes_max: int = 1000) -> Packet:
-    """The first packet of what has come; nothing has to be waited for."""
+    """Return the first packet of received bytes, without waiting."""
     left = io.BytesIO(data)
 
     async def readexactly(count: int) -> bytes:
@@ -38,12 +38,12 @@ def test_a_packet_has_its_length_before_it(data: bytes, length: int) -> None:
 @pytest.mark.parametrize(
     "data", [b"\x30\xff\xff\xff\xff\x01", b"\x30\xff\xff\xff\x7f", b"\x30\xe9\x07"]
 )
-def test_what_is_longer_than_may_be_is_refused_before_it_is_read(data: bytes) -> None:
+def test_a_packet_that_is_too_long_is_refused_before_it_is_read(data: bytes) -> None:
     with pytest.raises(Malformed):
         read(data)
 
 
-def test_a_connect_says_who_it_is_and_how_long_it_may_be_silent() -> None:
+def test_a_connect_has_a_client_id_and_a_keep_alive_time() -> None:
     body = b"\x00\x04MQTT\x04\x02\x00\x3c\x00\x06pump-1"
     assert packets.connect(body) == Connect("MQTT", 4, "pump-1", 60)
     will = b"\x00\x04MQTT\x04\x2c\x00\x00\x00\x01a\x00\x01t\x00\x02by"
@@ -57,7 +57,7 @@ def test_a_connect_says_who_it_is_and_how_long_it_may_be_silent() -> None:
     ("name", "level"),
     [("MQTT", 6), ("MQTT", 3), ("MQIsdp", 3), ("MQIsdp", 4), ("hj", 4), ("hj", 5), ("mqtt", 4)],
 )
-def test_of_another_protocol_only_that_is_read(name: str, level: int) -> None:
+def test_a_connect_of_another_protocol_is_read_no_further(name: str, level: int) -> None:
     found = packets.connect(text(name) + bytes([level]) + b"\x02\x00\x3c")
     assert (found.name, found.level, found.is_supported) == (name, level, False)
 
@@ -66,7 +66,7 @@ def text(value: str) -> bytes:
     return len(value).to_bytes(2, "big") + value.encode()
 
 
-def test_of_version_5_the_properties_are_read() -> None:
+def test_the_properties_of_version_5_are_read() -> None:
     of_connect = b"\x0b" + b"\x11\x00\x00\x00\x0a" + b"\x21\x00\x02" + b"\x22\x00\x05"
     of_will = b"\x05\x18\x00\x00\x00\x01" + b"\x00\x01t\x00\x02by"
     body = b"\x00\x04MQTT\x05\x0e\x00\x3c" + of_connect + b"\x00\x01a" + of_will
@@ -87,7 +87,7 @@ def test_of_version_5_the_properties_are_read() -> None:
             packets.publish(Packet(3, 0b0010, body), 5)
 
 
-def test_a_subscription_of_version_5_says_how_it_wants_messages() -> None:
+def test_a_subscription_of_version_5_has_options() -> None:
     body = b"\x00\x0a\x00" + b"\x00\x01a\x2d" + b"\x00\x0a$share/g/b\x11"
     wanted = [
         Subscription("a", 1, no_local=True, keeps_retained=True, retained=2),
@@ -122,12 +122,12 @@ def test_properties_read_as_they_were_written() -> None:
         (b"\x08\x00\x00", 0x82),  # and to nothing
         (b"\x0b\x01", 0x81),  # a subscription's
         (b"\x11\x00\x00\x00\x01", 0x81),  # CONNECT's
-        (b"\x7f\x01", 0x81),  # nobody's
+        (b"\x7f\x01", 0x81),  # unknown
         (b"\x02\x00\x00", 0x81),  # cut off
         (b"\x03\x00\x01\xff", 0x81),  # not UTF-8
     ],
 )
-def test_a_property_that_cannot_be_is_refused(encoded: bytes, code: int) -> None:
+def test_an_invalid_property_is_refused(encoded: bytes, code: int) -> None:
     body = b"\x00\x01t" + bytes([len(encoded)]) + encoded
     with pytest.raises(Malformed) as told:
         packets.publish(Packet(3, 0, body), 5)
@@ -137,7 +137,7 @@ def test_a_property_that_cannot_be_is_refused(encoded: bytes, code: int) -> None
 @pytest.mark.parametrize(
     "encoded", [b"\x21\x00\x00", b"\x27\x00\x00\x00\x00", b"\x17\x02", b"\x13\x00\x01"]
 )
-def test_a_property_of_connect_that_cannot_be_is_refused(encoded: bytes) -> None:
+def test_an_invalid_property_of_connect_is_refused(encoded: bytes) -> None:
     body = b"\x00\x04MQTT\x05\x02\x00\x3c" + bytes([len(encoded)]) + encoded + b"\x00\x01a"
     with pytest.raises(Malformed):
         packets.connect(body)
@@ -158,13 +158,13 @@ def test_answers_of_version_5_have_reasons_and_properties() -> None:
     ("body", "level", "leaves_will"),
     [(b"", 4, False), (b"", 5, False), (b"\x00", 5, False), (b"\x04", 5, True), (b"\x81", 5, True)],
 )
-def test_a_client_takes_its_will_along_unless_it_says_otherwise(
+def test_a_disconnect_drops_the_will_unless_it_keeps_it(
     body: bytes, level: int, leaves_will: bool
 ) -> None:
     assert packets.disconnected(body, level) == (leaves_will, {})
 
 
-def test_a_client_may_say_how_long_its_session_lasts_when_it_leaves() -> None:
+def test_a_disconnect_may_set_how_long_the_session_lasts() -> None:
     body = b"\x00\x05\x11\x00\x00\x00\x05"
     assert packets.disconnected(body, 5) == (False, {properties.SESSION_EXPIRY: 5})
     for wrong, level in ((b"\x00", 4), (b"\x00\x00x", 5)):
@@ -200,7 +200,7 @@ def test_a_message_has_topic_number_and_payload() -> None:
         b"\x00\x03a\x00b\x00\x01",  # U+0000
     ],
 )
-def test_what_is_no_message_is_refused(body: bytes) -> None:
+def test_an_invalid_publish_is_refused(body: bytes) -> None:
     with pytest.raises(Malformed):
         packets.publish(Packet(3, 0b0010, body))
 
@@ -211,34 +211,34 @@ def test_what_is_no_message_is_refused(body: bytes) -> None:
         b"\x00\x04MQTT\x04\x03\x00\x3c\x00\x01a",  # its reserved flag
         b"\x00\x04MQTT\x04\x06\x00\x3c\x00\x01a\x00\x01+\x00\x00",  # a will to a filter
         b"\x00\x04MQTT\x04\x06\x00\x3c\x00\x01a\x00\x00\x00\x00",  # a will to nothing
-        b"\x00\x04MQTT\x04\x06\x00\x3c\x00\x01a",  # a will that isn't there
+        b"\x00\x04MQTT\x04\x06\x00\x3c\x00\x01a",  # the will is missing
         b"\x00\x04MQTT\x04\x1e\x00\x3c\x00\x01a\x00\x01t\x00\x00",  # a will of QoS 3
-        b"\x00\x04MQTT\x04\x0a\x00\x3c\x00\x01a",  # the QoS of no will
-        b"\x00\x04MQTT\x04\x22\x00\x3c\x00\x01a",  # no will to be retained
-        b"\x00\x04MQTT\x04\x42\x00\x3c\x00\x01a\x00\x01p",  # a password of nobody
-        b"\x00\x04MQTT\x04\x82\x00\x3c\x00\x01a",  # a name that isn't there
-        b"\x00\x04MQTT\x04\x02\x00\x3c\x00\x01ax",  # bytes behind its end
+        b"\x00\x04MQTT\x04\x0a\x00\x3c\x00\x01a",  # a will's QoS without a will
+        b"\x00\x04MQTT\x04\x22\x00\x3c\x00\x01a",  # a will's retain flag without a will
+        b"\x00\x04MQTT\x04\x42\x00\x3c\x00\x01a\x00\x01p",  # a password without a user name
+        b"\x00\x04MQTT\x04\x82\x00\x3c\x00\x01a",  # the user name is missing
+        b"\x00\x04MQTT\x04\x02\x00\x3c\x00\x01ax",  # bytes after its end
         b"\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01ax",
     ],
 )
-def test_what_is_no_connect_is_refused(body: bytes) -> None:
+def test_an_invalid_connect_is_refused(body: bytes) -> None:
     with pytest.raises(Malformed):
         packets.connect(body)
 
 
 @pytest.mark.parametrize("flags", [0b0110, 0b0111, 0b1000, 0b1110])
-def test_a_message_of_flags_that_mean_nothing_is_refused(flags: int) -> None:
+def test_a_publish_with_invalid_flags_is_refused(flags: int) -> None:
     with pytest.raises(Malformed, match="PUBLISH with flags"):  # QoS 3, or sent again at QoS 0
         packets.publish(Packet(3, flags, b"\x00\x01a\x00\x01"))
 
 
 @pytest.mark.parametrize("first", [0x80, 0x8A, 0xA0, 0xC1, 0x11, 0x41, 0xE2])
-def test_a_packet_of_other_flags_than_its_own_is_refused(first: int) -> None:
+def test_a_packet_with_the_wrong_fixed_flags_is_refused(first: int) -> None:
     with pytest.raises(Malformed, match="with flags"):
         read(bytes([first, 0]))
 
 
-def test_a_subscription_to_nothing_is_refused() -> None:
+def test_a_subscribe_without_a_topic_filter_is_refused() -> None:
     for parse in (packets.subscribe, packets.unsubscribe):
         for body in (b"\x00\x0a", b"\x00\x00\x00\x01a\x00"):  # and one of packet id 0
             with pytest.raises(Malformed):
@@ -248,7 +248,7 @@ def test_a_subscription_to_nothing_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "level"), [(0x04, 4), (0x80, 4), (0x40, 5), (0x80, 5), (0x30, 5), (0x03, 5)]
 )
-def test_a_subscription_of_options_that_there_are_not_is_refused(options: int, level: int) -> None:
+def test_a_subscription_with_unknown_options_is_refused(options: int, level: int) -> None:
     body = b"\x00\x0a" + packets.no_properties(level) + b"\x00\x01a"
     with pytest.raises(Malformed):
         packets.subscribe(body + bytes([options]), level)
@@ -266,7 +266,9 @@ def test_a_subscription_with_an_identifier_is_refused_and_a_group_has_no_local_m
 @pytest.mark.parametrize(
     ("asked", "seconds"), [(0, 1200), (1, 30), (29, 30), (31, 31), (1200, 1200), (65_535, 1200)]
 )
-def test_a_client_is_waited_for_between_half_a_minute_and_twenty(asked: int, seconds: int) -> None:
+def test_the_keep_alive_time_is_between_half_a_minute_and_twenty_minutes(
+    asked: int, seconds: int
+) -> None:
     assert limits.keep_alive_seconds(asked) == seconds
 
 
@@ -279,7 +281,7 @@ def test_the_rule_of_basic_ingest_does_not_count_in_a_topic(topic: str) -> None:
         limits.check_message(f"{topic}{'/' if topic[-1] != 'a' else 'a'}", b"")
 
 
-def test_answers_are_as_the_standard_has_them() -> None:
+def test_answers_are_those_of_the_standard() -> None:
     assert packets.connack(5) == b"\x20\x02\x00\x05"
     assert packets.puback(0x0A0B) == b"\x40\x02\x0a\x0b"
     subscribe = b"\x00\x0a\x00\x03a/b\x01\x00\x03c/d\x02"
@@ -293,7 +295,7 @@ def test_answers_are_as_the_standard_has_them() -> None:
 @pytest.mark.parametrize("level", packets.LEVELS)
 @pytest.mark.parametrize("packet_id", [0, 10])
 @pytest.mark.parametrize("count", [0, 121, 122, 123, 20_000])
-def test_a_message_that_is_sent_reads_as_it_was(packet_id: int, count: int, level: int) -> None:
+def test_a_sent_message_reads_back_unchanged(packet_id: int, count: int, level: int) -> None:
     sent = Publish("a/b", b"x" * count, min(packet_id, 1), packet_id)
     assert packets.publish(read(packets.message(sent, level), 30_000), level) == sent
 
@@ -324,13 +326,13 @@ def test_a_wildcard_is_a_whole_level(topic_filter: str) -> None:
         "$share/g/a#",
     ],
 )
-def test_a_wildcard_elsewhere_makes_no_topic_filter(topic_filter: str) -> None:
+def test_a_wildcard_within_a_level_is_not_a_topic_filter(topic_filter: str) -> None:
     body = b"\x00\x0a" + len(topic_filter).to_bytes(2, "big") + topic_filter.encode() + b"\x00"
     with pytest.raises(Malformed, match="which is no"):
         packets.subscribe(body)
 
 
-def test_a_subscription_of_a_qos_that_is_none_is_malformed() -> None:
+def test_a_subscription_with_an_unknown_qos_is_malformed() -> None:
     with pytest.raises(Malformed, match="QoS 3"):
         packets.subscribe(b"\x00\x0a\x00\x03a/b\x03")
 

@@ -1,4 +1,4 @@
-"""IoT policies: what a certificate may do, by what is deployed."""
+"""IoT policies: the actions that the deployed policies allow a certificate."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ POLICIES = everywhere("AWS::IoT::Policy")
 
 
 def deployed(name: str) -> Any:
-    """A policy of the template, with what CloudFormation fills in."""
+    """Return a policy of the template, with CloudFormation's values filled in."""
     text = json.dumps(POLICIES[name]["PolicyDocument"])
     for variable, value in {
         "AWS::Partition": "aws",
@@ -47,7 +47,7 @@ def may(action: str, resource: str, client_id: str = "pump-1", *things: str) -> 
         ("iot:Publish", "topic/telemetry/pump-1/readings/x", False),
         ("iot:Publish", "topic/telemetry/pump-1x/batch/json", False),
         ("iot:Publish", "topic/$aws/rules/batch_rule/telemetry/pump-2/batch/avro", False),
-        # what the rule's WHERE leaves would be lost there
+        # messages that the rule's WHERE leaves out would be lost there
         ("iot:Publish", "topic/$aws/rules/reading_rule/telemetry/pump-1/readings", False),
         ("iot:RetainPublish", "topic/telemetry/pump-1/readings", False),
         ("iot:Subscribe", "topicfilter/telemetry/pump-1/readings", False),
@@ -66,12 +66,12 @@ def test_a_certificate_that_is_attached_to_no_thing_of_the_client_id_may_not_con
     assert may("iot:Publish", "topic/telemetry/pump-1/readings", "pump-2", "pump-2") is False
 
 
-def test_a_device_named_as_claims_are_may_not_connect() -> None:
+def test_a_device_with_the_name_of_a_claim_may_not_connect() -> None:
     assert may("iot:Connect", "client/claim-dev", "claim-dev", "claim-dev") is False
     assert may("iot:Connect", "client/claimed", "claimed", "claimed") is True
 
 
-def test_a_things_name_is_no_pattern() -> None:
+def test_a_things_name_is_not_a_pattern() -> None:
     assert may("iot:Publish", "topic/telemetry/pump-1/readings", "*", "*") is False
     assert may("iot:Publish", "topic/telemetry/*/readings", "*", "*") is True
 
@@ -140,6 +140,6 @@ def test_a_statement_applies_where_all_its_conditions_hold(
         ({"NotResource": "*"}, "NotResource"),
     ],
 )
-def test_what_is_not_evaluated_is_refused_by_name(more: dict[str, Any], problem: str) -> None:
+def test_an_unsupported_element_is_refused_by_name(more: dict[str, Any], problem: str) -> None:
     with pytest.raises(PolicyUnsupported, match=problem):
         allows([statement(**more)], "iot:Connect", "x", {})

@@ -1,4 +1,4 @@
-"""The rules engine: which rules, which actions, what fails, and that nothing is forgotten."""
+"""The rules engine: its rules, actions and failures, and that no message is lost."""
 
 import base64
 import json
@@ -34,7 +34,7 @@ def rule(
 
 
 class MemoryActions:
-    """Notes what is done; fails for the kinds in `broken`, so many times."""
+    """Records actions; kinds in `broken` fail that many times."""
 
     def __init__(self, **broken: int) -> None:
         self.broken = broken
@@ -51,7 +51,7 @@ class MemoryActions:
 
 @pytest.fixture(autouse=True)
 def spools(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each spool is closed at the end."""
+    """Close each spool at the end."""
     made: list[Spool] = []
     make = Spool.__init__
 
@@ -112,7 +112,7 @@ def test_an_action_is_tried_again_before_it_has_failed(tmp_path: Path) -> None:
     assert [kind for _, kind, _ in actions.done] == ["kinesis"]
 
 
-def test_what_an_action_cannot_do_the_error_action_gets_with_the_original_payload(
+def test_the_error_action_gets_a_failed_actions_original_payload(
     tmp_path: Path,
 ) -> None:
     actions = MemoryActions(kinesis=3)
@@ -148,7 +148,7 @@ def test_one_action_of_several_that_fails_is_an_error_and_the_others_are_done(
     assert document["topic"] == f"$aws/rules/readings/{TOPIC}"  # the whole of it
 
 
-def test_an_error_action_that_fails_too_is_told(
+def test_an_error_action_that_fails_too_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     actions = MemoryActions(kinesis=3, sqs=3)
@@ -157,7 +157,7 @@ def test_an_error_action_that_fails_too_is_told(
     assert [name for name, _, _ in actions.done] == ["other"]
 
 
-def test_what_was_kept_is_found_in_order(tmp_path: Path) -> None:
+def test_stored_messages_are_found_in_order(tmp_path: Path) -> None:
     _, spool = engine(tmp_path, [], MemoryActions())
     for number in range(3):
         spool.add(published(payload=b"%d" % number))
@@ -168,11 +168,11 @@ def test_what_was_kept_is_found_in_order(tmp_path: Path) -> None:
     "broken",
     [
         rule(text="SELECT upper(a) AS a FROM '#'"),
-        rule(text="SELECT *, 1 AS a FROM '#'"),  # which of the two: AWS doesn't document
+        rule(text="SELECT *, 1 AS a FROM '#'"),  # AWS doesn't document which of the two wins
         rule(awsIotSqlVersion="2015-10-08"),
     ],
 )
-def test_a_rule_that_is_not_supported_is_told_and_keeps_no_other_from_its_work(
+def test_an_unsupported_rule_is_logged_and_stops_no_other_rule(
     tmp_path: Path, broken: Rule, caplog: pytest.LogCaptureFixture
 ) -> None:
     actions = MemoryActions()
@@ -181,15 +181,15 @@ def test_a_rule_that_is_not_supported_is_told_and_keeps_no_other_from_its_work(
     assert broken.statement is None or "AWS doesn't document" in caplog.text
 
 
-def test_a_disabled_rule_is_none() -> None:
+def test_a_disabled_rule_is_left_out() -> None:
     assert Rule.from_api("arn", {"ruleName": "off", "ruleDisabled": True}) is None
 
 
-def test_what_a_broker_has_accepted_the_next_one_finds(tmp_path: Path) -> None:
+def test_a_new_broker_finds_the_messages_that_the_last_one_accepted(tmp_path: Path) -> None:
     first, spool = engine(tmp_path, [rule()], MemoryActions())
     first.accept(published())
     first.accept(published(payload=b"\x00"))
-    spool.close()  # it dies before a worker came to it
+    spool.close()  # the broker dies before a worker took it
     actions = MemoryActions()
     second, spool = engine(tmp_path, [rule()], actions)
     second.start()

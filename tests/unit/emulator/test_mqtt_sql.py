@@ -1,4 +1,4 @@
-"""The SQL of IoT rules: what is selected, what comes out, and what is refused, with its place."""
+"""The SQL of IoT rules: selection, results, and refusals with their place."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ def selected(expressions: str, payload: Any = PAYLOAD) -> Any:
 
 
 def value(expression: str, payload: Any = PAYLOAD) -> Any:
-    """The value of an expression; what SELECT leaves out is Undefined."""
+    """Return an expression's value; UNDEFINED if SELECT leaves it out."""
     return selected(f"{expression} AS x", payload).get("x", UNDEFINED)
 
 
@@ -60,12 +60,12 @@ def value(expression: str, payload: Any = PAYLOAD) -> Any:
         ("t = 21.5", True),
         ("t = '21.5'", False),
         ("t <> 'a'", True),
-        ("name > 'Z'", UNDEFINED),  # which is greater is asked of numbers
+        ("name > 'Z'", UNDEFINED),  # only numbers have an order
         ("t > '21.4'", True),
         ("'9' < '10.0'", True),
         ("'1E2' >= 100", True),
         ("'0.1' < 0.1", False),
-        ("'\u0661' > 0", UNDEFINED),  # a digit, but not JSON's
+        ("'\u0661' > 0", UNDEFINED),  # a digit, but not in JSON
         ("' 1' < 2", UNDEFINED),
         ("yes > 0", UNDEFINED),
         ("nothing < 1", UNDEFINED),
@@ -91,7 +91,7 @@ def test_an_expression_has_its_value(expression: str, expected: Any) -> None:
     assert type(value(expression)) is type(expected)
 
 
-def test_everything_is_selected_with_what_is_added_to_it() -> None:
+def test_select_all_keeps_the_payload_and_adds_fields() -> None:
     assert selected("*, topic(2) AS device_id, gone AS gone, 1 AS a.b", {"t": 1}) == {
         "t": 1,
         "device_id": "pump-1",
@@ -99,7 +99,7 @@ def test_everything_is_selected_with_what_is_added_to_it() -> None:
     }
 
 
-def test_a_field_without_a_name_has_its_own() -> None:
+def test_a_field_without_as_keeps_its_name() -> None:
     assert selected("t, deep.er") == {"t": 21.5, "er": [1]}
 
 
@@ -116,11 +116,11 @@ def test_a_field_without_a_name_has_its_own() -> None:
         b'\xef\xbb\xbf{"t": 1}',
         '{"t": 1}'.encode("utf-16"),
         b'{"t": 1}\0',
-        b'{"t": 1, "t": 2}',  # AWS doesn't say which value is meant
+        b'{"t": 1, "t": 2}',  # AWS doesn't document which value counts
         b"[" * 100_000,
     ],
 )
-def test_what_is_no_object_is_selected_as_its_bytes(payload: bytes) -> None:
+def test_a_payload_that_is_not_an_object_is_selected_as_its_bytes(payload: bytes) -> None:
     assert parse("SELECT * FROM 'a'").result(message(payload)) == payload
     assert value("encode(*, 'base64')", payload) == base64.b64encode(payload).decode()
     assert value("isUndefined(t)", payload) is True
@@ -131,13 +131,13 @@ def test_what_is_no_object_is_selected_as_its_bytes(payload: bytes) -> None:
     [
         ("*, 1 AS t", {"t": 2}),  # which of the two wins
         ("*, gone AS t", {"t": 2}),
-        ("*, 1 AS a", b"not JSON"),  # where it would be added
+        ("*, 1 AS a", b"not JSON"),  # there is no object to add it to
         ("encode(t, 'base64') AS x", {"t": 2}),
         ("encode(*, 'hex') AS x", {"t": 2}),
-        ("encode(t, 'base64') AS x", {"t": "\ud800"}),  # half of a character
+        ("encode(t, 'base64') AS x", {"t": "\ud800"}),  # half of a surrogate pair
     ],
 )
-def test_what_aws_does_not_say_is_not_guessed(expressions: str, payload: Any) -> None:
+def test_an_undocumented_result_is_not_guessed(expressions: str, payload: Any) -> None:
     with pytest.raises(Undocumented):
         selected(expressions, payload)
 
@@ -146,7 +146,7 @@ def test_what_aws_does_not_say_is_not_guessed(expressions: str, payload: Any) ->
     ("where", "is_selected"),
     [("", True), ("WHERE t > 21", True), ("WHERE t > 22", False), ("WHERE gone > 1", False)],
 )
-def test_where_selects_what_it_is_true_of(where: str, is_selected: bool) -> None:
+def test_where_selects_messages_for_which_it_is_true(where: str, is_selected: bool) -> None:
     assert parse(" ".join(["select * from 'a'", where])).selects(message()) is is_selected
 
 
@@ -168,7 +168,7 @@ def test_where_selects_what_it_is_true_of(where: str, is_selected: bool) -> None
         ("SELECT t AS 1 FROM 'a'", "'1' isn't a name at character 13:"),
     ],
 )
-def test_what_is_not_supported_is_said_with_its_place(text: str, problem: str) -> None:
+def test_an_unsupported_statement_is_refused_with_its_place(text: str, problem: str) -> None:
     with pytest.raises(SqlError) as caught:
         parse(text)
     assert str(caught.value).startswith(problem)
@@ -251,7 +251,7 @@ def test_each_message_of_a_reading_is_for_exactly_one_rule_and_no_rule_has_to_gu
         assert result["device_id"] == "pump-1"
 
 
-def test_a_batch_goes_on_with_its_bytes_and_what_its_topic_says() -> None:
+def test_a_batch_is_passed_on_with_its_bytes_and_its_topics_names() -> None:
     sent = message(b"\x00\xff", "telemetry/pump-1/batch/ndjson-gzip")
     assert [name for name, rule in RULES.items() if matches(rule.topic_filter, sent.topic)] == [
         "BatchRule"
@@ -268,7 +268,7 @@ def test_a_batch_goes_on_with_its_bytes_and_what_its_topic_says() -> None:
 @pytest.mark.parametrize(
     ("below", "form"), [("json/", "json"), ("json/more/levels", "json"), ("", "")]
 )
-def test_whatever_the_policy_lets_a_device_publish_is_for_a_rule(below: str, form: str) -> None:
+def test_every_topic_that_the_policy_allows_has_a_rule(below: str, form: str) -> None:
     sent = message(b"[]", f"telemetry/pump-1/batch/{below}")  # telemetry/<thing>/batch/*
     found = [name for name, rule in RULES.items() if matches(rule.topic_filter, sent.topic)]
     assert found == ["BatchRule"]

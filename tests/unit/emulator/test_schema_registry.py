@@ -1,4 +1,4 @@
-"""Glue Schema Registry beside the embedded AWS: what goes where, and on which permission."""
+"""Glue Schema Registry beside the embedded AWS: routing of operations, and permissions."""
 
 import json
 from types import SimpleNamespace
@@ -58,7 +58,7 @@ def test_only_the_registrys_operations_leave_the_emulators_glue() -> None:
     assert answer("CreateSchema", b"[]") == answer("CreateSchema", b"{") == b"refused"
 
 
-def test_a_change_is_made_in_place_or_by_another_resource_where_it_must_be() -> None:
+def test_a_change_is_made_in_place_or_replaces_the_resource() -> None:
     done: list[tuple[Any, ...]] = []
 
     def create(*arguments: Any) -> schema_registry.Resource:
@@ -83,7 +83,7 @@ def test_a_change_is_made_in_place_or_by_another_resource_where_it_must_be() -> 
 
 
 @pytest.mark.parametrize(("code", "is_raised"), [("EntityNotFoundException", False), ("X", True)])
-def test_what_somebody_deleted_before_is_deleted(code: str, is_raised: bool) -> None:
+def test_deleting_a_deleted_resource_succeeds(code: str, is_raised: bool) -> None:
     refused: schema_registry.Response = 400, {}, json.dumps({"__type": code}).encode()
     delete = unless_gone(Types(lambda *_: refused).delete_schema)
     if is_raised:

@@ -1,4 +1,4 @@
-"""The collector of X-Ray segments takes those of its own user's processes."""
+"""The collector accepts X-Ray segments only from processes of its own user."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ def table(path: Path, **uids: int) -> Path:
 
 
 @pytest.mark.skipif(sys.byteorder != "little", reason="the table below is a little-endian one")
-def test_a_datagram_of_another_users_process_is_not_taken(tmp_path: Path) -> None:
+def test_a_datagram_of_another_users_process_is_dropped(tmp_path: Path) -> None:
     own, other = os.getuid(), os.getuid() + 1
     found = table(
         tmp_path / "udp",
@@ -38,5 +38,5 @@ def test_a_datagram_of_another_users_process_is_not_taken(tmp_path: Path) -> Non
     assert not is_own(("127.0.0.1", 1), found)
 
 
-def test_where_the_system_does_not_tell_whose_a_socket_is_it_is_taken(tmp_path: Path) -> None:
+def test_a_datagram_is_accepted_if_the_system_does_not_name_its_user(tmp_path: Path) -> None:
     assert is_own(("127.0.0.1", 1), tmp_path / "nothing")

@@ -1,4 +1,4 @@
-"""The emulator's check of signatures, by AWS's own examples and by botocore's."""
+"""The emulator's check of signatures, with AWS's examples and with botocore."""
 
 import hashlib
 import hmac
@@ -22,7 +22,7 @@ FRIDAY = 1_369_353_600  # 2013-05-24 00:00 UTC, the day of AWS's examples
 
 
 def accept(request: Request, secret: str = EXAMPLE.secret, body: bytes = b"") -> Signature:
-    """Check a request as the emulator does, but for its time."""
+    """Check a request as the emulator does, except its time."""
     signature = sigv4.signature_of(request)
     assert signature is not None
     declared = sigv4.payload_of(signature, request)
@@ -100,14 +100,14 @@ def chunked(*changed: int) -> bytes:
     )
 
 
-def test_the_examples_of_awss_documentation_are_signed_right() -> None:
+def test_the_examples_of_awss_documentation_have_the_documented_signatures() -> None:
     assert accept(GET).key_id == EXAMPLE.key_id
     assert accept(LINK).expires == 86_400
     accept(CHUNKED, body=chunked())
 
 
 @pytest.mark.parametrize("changed", [0, 1])
-def test_each_chunk_of_a_body_must_be_signed_right(changed: int) -> None:
+def test_each_chunk_of_a_body_must_have_a_valid_signature(changed: int) -> None:
     with pytest.raises(Refused, match="a chunk of the body has a wrong signature"):
         accept(CHUNKED, body=chunked(changed))
     whole = chunked()
@@ -115,7 +115,7 @@ def test_each_chunk_of_a_body_must_be_signed_right(changed: int) -> None:
         accept(CHUNKED, body=whole[: whole.rindex(b"0;chunk")])
 
 
-def test_a_links_time_is_over_when_it_says_so() -> None:
+def test_a_link_expires_at_its_time() -> None:
     signature = accept(LINK)
     sigv4.check_time(signature, FRIDAY + 86_400)
     sigv4.check_time(signature, FRIDAY - 900)
@@ -124,7 +124,7 @@ def test_a_links_time_is_over_when_it_says_so() -> None:
             sigv4.check_time(signature, now)
 
 
-def test_a_headers_time_is_good_for_fifteen_minutes_each_way() -> None:
+def test_a_header_is_valid_within_fifteen_minutes_of_its_time() -> None:
     signature = accept(GET)
     for now in (FRIDAY - 900, FRIDAY + 900):
         sigv4.check_time(signature, now)
@@ -182,12 +182,12 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_what_differs_from_what_was_signed_is_refused(broken: str) -> None:
+def test_a_request_that_differs_from_the_signed_one_is_refused(broken: str) -> None:
     with pytest.raises(Refused):
         accept(BROKEN[broken])
 
 
-def test_a_body_is_what_was_signed() -> None:
+def test_a_body_that_differs_from_the_signed_one_is_refused() -> None:
     with pytest.raises(Refused) as refused:
         accept(GET, body=b"another")
     assert refused.value.code == "XAmzContentSHA256Mismatch"
@@ -195,7 +195,7 @@ def test_a_body_is_what_was_signed() -> None:
 
 
 @pytest.mark.parametrize("declared", [sigv4.UNSIGNED, sigv4.UNSIGNED_CHUNKS, "anything"])
-def test_a_body_may_go_unsigned_to_s3_alone(declared: str) -> None:
+def test_only_s3_accepts_an_unsigned_body(declared: str) -> None:
     request = with_header(GET, "x-amz-content-sha256", declared)
     signature = sigv4.signature_of(request)
     assert signature is not None
@@ -212,10 +212,10 @@ def test_a_request_without_credentials_has_no_signature() -> None:
 
 
 def received(request: AWSRequest) -> Request:
-    """What arrives of a request of botocore's."""
+    """Return a botocore request as it arrives."""
     sent = request.prepare()
     path, _, query = sent.url.partition("//")[2].partition("/")[2].partition("?")
-    values: list[tuple[str, Any]] = list(sent.headers.items())  # some are bytes, whatever is said
+    values: list[tuple[str, Any]] = list(sent.headers.items())  # some are bytes, despite their type
     headers = tuple(
         (name.lower(), value.decode() if isinstance(value, bytes) else str(value))
         for name, value in values
@@ -232,7 +232,7 @@ NAMES = TEXT.filter(lambda name: not name.lower().startswith(("x-amz-", "awsacce
 
 
 @given(PATHS, st.dictionaries(NAMES, TEXT, max_size=3), st.binary(max_size=40), st.booleans())
-def test_what_botocore_signs_is_taken_and_with_another_secret_is_not(
+def test_botocores_signature_is_accepted_only_with_its_secret(
     path: list[str], query: dict[str, str], body: bytes, is_s3: bool
 ) -> None:
     address = "http://localhost:1/" + "/".join(quote(part, safe="") for part in path)
@@ -257,7 +257,7 @@ def test_a_link_of_botocores_for_another_service_signs_its_body() -> None:
         accept(received(request), body=b"a body")
 
 
-def test_a_link_of_our_own_is_signed_right() -> None:
+def test_a_link_of_our_own_has_a_valid_signature() -> None:
     made = sigv4.link(EXAMPLE, "GET", "localhost:1", "/_own/a b", 60)
     query = made.partition("?")[2]
     accept(Request("GET", "/_own/a b", query, (("host", "localhost:1"),)))
@@ -265,7 +265,7 @@ def test_a_link_of_our_own_is_signed_right() -> None:
         accept(Request("GET", "/_own/a c", query, (("host", "localhost:1"),)))
 
 
-def test_a_date_header_is_a_requests_time_where_amazons_is_missing() -> None:
+def test_the_date_header_is_a_requests_time_without_x_amz_date() -> None:
     date = "Fri, 24 May 2013 00:00:00 GMT"
     assert sigv4.timestamp_of(date) == "20130524T000000Z"
     assert sigv4.timestamp_of("yesterday") == ""

@@ -1,4 +1,4 @@
-"""How queues are polled for functions: the decisions, and the poller in virtual time."""
+"""The polling of queues for functions: its decisions, and the poller in virtual time."""
 
 import contextvars
 import json
@@ -23,9 +23,9 @@ HIDDEN_SECONDS = 30
 
 
 class Rig:
-    """A poller with one mapping of a queue; what the emulator's modules do for it is faked.
+    """A poller with one mapping of a queue, and fakes of the emulator's modules.
 
-    Batches are at work until `finish`; a batch's answer is `result`, or what `function` gives.
+    Batches run until `finish`; a batch's answer is `result`, or that of `function`.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -38,7 +38,7 @@ class Rig:
         self.batches: list[list[str]] = []
         self.function: Callable[[Document], Document] = lambda _event: {"body": None}
         self._at_work: list[Callable[[], None]] = []
-        # what of ministack.services.lambda_svc and ministack.services.sqs the poller uses
+        # the parts of ministack.services.lambda_svc and ministack.services.sqs that the poller uses
         self._request_account_id = contextvars.ContextVar[str]("account")
         self._request_region = contextvars.ContextVar[str]("region")
         self._esm_inflight: dict[str, int] = {}
@@ -60,18 +60,18 @@ class Rig:
             })  # fmt: skip
 
     def poll(self) -> None:
-        """Poll until nothing comes any more, as the emulator does."""
+        """Poll as the emulator does, until no more messages come."""
         while self.poller.poll():
             pass
 
     def finish(self) -> None:
-        """Let the batches at work end."""
+        """End the running batches."""
         while self._at_work:
             self._at_work.pop(0)()
         self._esm_inflight.clear()
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, with a look each second."""
+        """Let time pass, and poll each second."""
         for _ in range(round(seconds)):
             self.seconds += 1
             self.poll()
@@ -82,10 +82,10 @@ class Rig:
 
     @property
     def left(self) -> list[tuple[str, int]]:
-        """The bodies of the messages in the queue, and how often each was received."""
+        """Return the bodies of the queue's messages, and how often each was received."""
         return [(each["body"], each["receive_count"]) for each in self.queue["messages"]]
 
-    # The emulator's
+    # Fakes of the emulator's functions
 
     def _iter_all_esms(self) -> list[tuple[str, str, Document]]:
         return [("123456789012", "eu-central-1", each) for each in self.mappings]
@@ -131,7 +131,7 @@ THROTTLED: Document = {"error": True, "throttle": True, "body": {}}
 REPORTS = {"FunctionResponseTypes": ["ReportBatchItemFailures"]}
 
 
-# What has failed
+# Failed messages
 
 
 @as_aws("queue_partial_responses", "documented")
@@ -161,11 +161,11 @@ def test_an_answer_that_cannot_be_read_fails_the_whole_batch(failures: Any) -> N
 
 @as_aws("queue_partial_responses", "inferred")
 @pytest.mark.parametrize("body", ["failed", 1, ["a"]])
-def test_an_answer_that_is_no_object_fails_the_whole_batch(body: Any) -> None:
+def test_an_answer_that_is_not_an_object_fails_the_whole_batch(body: Any) -> None:
     assert failed_messages({"body": body}, ["a", "b"], True) == {"a", "b"}
 
 
-def test_only_what_is_named_has_failed() -> None:
+def test_only_the_named_messages_have_failed() -> None:
     answer = {"body": {"batchItemFailures": [{"itemIdentifier": "b"}]}}
     assert failed_messages(answer, ["a", "b"], True) == {"b"}
 
@@ -201,7 +201,7 @@ def test_after_an_error_all_have_failed() -> None:
         ("12", {"body": ["12"]}, True),
     ],
 )
-def test_a_pattern_sees_a_json_body_as_such_and_any_other_as_a_text(
+def test_a_pattern_matches_a_json_body_as_json_and_any_other_as_text(
     body: str, pattern: Document, expected: bool
 ) -> None:
     assert passes({"body": body}, [json.dumps(pattern)]) is expected
@@ -210,7 +210,7 @@ def test_a_pattern_sees_a_json_body_as_such_and_any_other_as_a_text(
 
 
 @as_aws("queue_filters", "documented")
-def test_what_does_not_match_is_deleted_though_its_batch_fails() -> None:
+def test_unmatched_messages_are_deleted_even_if_their_batch_fails() -> None:
     rig = Rig(FilterCriteria={"Filters": [{"Pattern": '{"body": {"a": [1]}}'}]})
     rig.function = lambda _event: FAILED
     rig.send('{"a": 1}', '{"a": 2}', "text")
@@ -221,7 +221,7 @@ def test_what_does_not_match_is_deleted_though_its_batch_fails() -> None:
 
 
 @as_aws("queue_filters", "documented")
-def test_where_nothing_matches_the_function_is_not_invoked() -> None:
+def test_the_function_is_not_invoked_if_no_message_matches() -> None:
     rig = Rig(FilterCriteria={"Filters": [{"Pattern": '{"body": {"a": [1]}}'}]})
     rig.send(*["text"] * 25)
     rig.pass_time(5)
@@ -232,7 +232,7 @@ def test_where_nothing_matches_the_function_is_not_invoked() -> None:
 # Batches
 
 
-def test_without_a_window_what_is_there_is_a_batch() -> None:
+def test_without_a_window_the_available_messages_are_a_batch() -> None:
     rig = Rig()
     rig.send("a", "b")
     rig.poll()
@@ -242,7 +242,7 @@ def test_without_a_window_what_is_there_is_a_batch() -> None:
 
 
 @as_aws("queue_batches", "documented")
-def test_what_comes_within_the_window_is_one_batch() -> None:
+def test_messages_within_the_window_are_one_batch() -> None:
     rig = Rig(MaximumBatchingWindowInSeconds=5, BatchSize=100)
     for number in range(8):
         rig.send(f"{number}")
@@ -252,7 +252,7 @@ def test_what_comes_within_the_window_is_one_batch() -> None:
 
 
 @as_aws("queue_batches", "documented")
-def test_a_full_batch_is_not_waited_for() -> None:
+def test_a_full_batch_does_not_wait() -> None:
     rig = Rig(MaximumBatchingWindowInSeconds=20, BatchSize=25)
     rig.send(*map(str, range(30)))
     rig.poll()
@@ -292,7 +292,7 @@ def test_a_single_message_is_never_too_large() -> None:
 
 @as_aws("queue_batches", "documented")
 @pytest.mark.parametrize("limit", [2, 7])
-def test_no_more_batches_are_at_work_than_the_mapping_may(limit: int) -> None:
+def test_a_mapping_has_no_more_concurrent_batches_than_its_limit(limit: int) -> None:
     rig = Rig(BatchSize=1, ScalingConfig={"MaximumConcurrency": limit})
     rig.send(*map(str, range(9)))
     rig.poll()
@@ -303,7 +303,7 @@ def test_no_more_batches_are_at_work_than_the_mapping_may(limit: int) -> None:
 
 
 @as_aws("queue_batches", "documented")
-def test_five_batches_are_at_work_where_nothing_else_is_said() -> None:
+def test_a_mapping_has_five_concurrent_batches_by_default() -> None:
     rig = Rig(BatchSize=1)
     rig.send(*map(str, range(9)))
     rig.poll()
@@ -311,7 +311,7 @@ def test_five_batches_are_at_work_where_nothing_else_is_said() -> None:
 
 
 @pytest.mark.parametrize("end", ["disabled", "deleted", "without a queue"])
-def test_what_was_gathered_for_a_mapping_that_ends_can_be_received_again(end: str) -> None:
+def test_messages_gathered_for_a_deleted_mapping_can_be_received_again(end: str) -> None:
     rig = Rig(MaximumBatchingWindowInSeconds=20)
     rig.send("a")
     rig.poll()
@@ -355,7 +355,7 @@ def test_a_throttled_batch_is_tried_until_it_runs() -> None:
 
 
 @as_aws("queue_retries", "documented")
-def test_a_throttled_batch_is_left_once_its_messages_reappear() -> None:
+def test_a_throttled_batch_is_dropped_once_its_messages_reappear() -> None:
     rig = Rig()
     rig.function = lambda _event: THROTTLED
     rig.send("a")
@@ -369,7 +369,7 @@ def test_a_throttled_batch_is_left_once_its_messages_reappear() -> None:
 
 @as_aws("queue_retries", "documented")
 @pytest.mark.parametrize(("settings", "goes_on"), [({}, False), (REPORTS, True)])
-def test_after_a_failure_a_mapping_pauses_unless_it_takes_partial_responses(
+def test_after_a_failure_a_mapping_without_partial_responses_pauses(
     settings: Document, goes_on: bool
 ) -> None:
     rig = Rig(BatchSize=1, ScalingConfig={"MaximumConcurrency": 1}, **settings)
@@ -385,7 +385,7 @@ def test_after_a_failure_a_mapping_pauses_unless_it_takes_partial_responses(
 
 
 @as_aws("queue_partial_responses", "documented")
-def test_what_is_not_reported_is_deleted_and_the_rest_comes_back_alone() -> None:
+def test_unreported_messages_are_deleted_and_only_reported_ones_come_back() -> None:
     rig = Rig(**REPORTS)
 
     def function(event: Document) -> Document:
@@ -410,7 +410,7 @@ def test_a_message_received_anew_outlives_the_late_end_of_an_older_batch() -> No
     assert rig.left == [("a", 2)]
 
 
-def test_a_mapping_that_cannot_be_looked_at_keeps_no_other_from_its_turn(
+def test_a_mapping_that_cannot_be_polled_stops_no_other_mapping(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     rig = Rig()

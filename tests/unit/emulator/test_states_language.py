@@ -1,4 +1,4 @@
-"""Which state machines Step Functions refuses, and how it says so."""
+"""The state machines that Step Functions refuses, and its messages."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ def codes(definition: Document) -> list[str]:
     return [problem.code for problem in states_language.problems(json.dumps(definition))]
 
 
-def test_a_whole_machine_has_no_problem() -> None:
+def test_a_valid_machine_has_no_problem() -> None:
     work = {"Type": "Task", "Resource": "arn", "End": True, "Catch": [{"Next": "B"}], "Retry": []}
     branches = [machine(A1=DONE), machine("A2", A2=DONE)]
     definition = machine(
@@ -38,7 +38,7 @@ def test_a_whole_machine_has_no_problem() -> None:
 
 
 @pytest.mark.parametrize("key", ["ItemProcessor", "Iterator"])
-def test_a_name_may_be_there_once_in_the_whole_machine(key: str) -> None:
+def test_a_name_is_unique_in_the_whole_machine(key: str) -> None:
     work = {"Type": "Pass", "End": True}
     definition = machine(
         A={"Type": "Map", key: machine("Work", Work=work), "Next": "B"},
@@ -59,12 +59,12 @@ def test_a_nested_state_may_not_be_named_like_one_above_it_nor_in_another_branch
     ]
 
 
-def test_a_name_that_json_has_twice_is_there_twice() -> None:
+def test_a_name_that_the_json_repeats_counts_twice() -> None:
     text = '{"StartAt": "A", "States": {"A": {"Type": "Succeed"}, "A": {"Type": "Fail"}}}'
     assert [each.code for each in states_language.problems(text)] == ["DUPLICATE_STATE_NAME"]
 
 
-def test_what_is_missing_and_what_is_never_reached_are_told_as_by_aws() -> None:
+def test_missing_targets_and_unreachable_states_have_awss_messages() -> None:
     """The example of LocalStack's issue 11978, with the answer that AWS gave."""
     definition = machine(
         "pass1", pass1=passing("pass3"), pass2={"Type": "Pass", "End": True}
@@ -76,7 +76,7 @@ def test_what_is_missing_and_what_is_never_reached_are_told_as_by_aws() -> None:
     )
 
 
-def test_a_start_that_is_no_state_is_told_as_by_aws() -> None:
+def test_a_start_that_is_not_a_state_has_awss_message() -> None:
     """The example of cfn-lint's issue 4074, with the answer that AWS gave."""
     definition = machine("Not sure", **{"Pass One": passing("Success"), "Success": DONE})
     assert states_language.refusal(json.dumps(definition)) == (
@@ -94,19 +94,19 @@ def test_a_start_that_is_no_state_is_told_as_by_aws() -> None:
         ({"Resource": "a", "Next": "B", "Catch": [{"Next": "No"}]}, "/Catch[0]/Next"),
     ],
 )
-def test_every_way_leads_to_a_state(ways: Document, location: str) -> None:
+def test_every_transition_leads_to_a_state(ways: Document, location: str) -> None:
     state = ways | {"Type": "Choice" if "Choices" in ways else "Task"}
     (problem,) = states_language.problems(json.dumps(machine(A=state, B=DONE)))
     assert (problem.code, problem.location) == ("MISSING_TRANSITION_TARGET", f"/States/A{location}")
 
 
-def test_a_way_leads_to_no_state_of_another_level() -> None:
+def test_a_transition_to_a_state_of_another_level_is_refused() -> None:
     inner = machine("B", B=passing("C"))
     definition = machine(A={"Type": "Map", "ItemProcessor": inner, "Next": "C"}, C=DONE)
     assert "MISSING_TRANSITION_TARGET" in codes(definition)
 
 
-def test_every_level_ends_somewhere() -> None:
+def test_every_level_has_an_end() -> None:
     assert codes(machine(A=passing("B"), B=passing("A"))) == ["MISSING_END_STATE"]
     inner = machine("B", B=passing("B"))
     processed = {"Type": "Map", "ItemProcessor": inner, "End": True}
@@ -133,7 +133,7 @@ def test_every_level_ends_somewhere() -> None:
         ("Pass", "object"),
     ],
 )
-def test_a_state_has_what_its_type_needs_and_nothing_that_it_may_not_have(
+def test_a_state_has_its_types_required_fields_and_no_unsupported_ones(
     state: Any, told: str
 ) -> None:
     (problem,) = states_language.problems(json.dumps(machine(A=state)))

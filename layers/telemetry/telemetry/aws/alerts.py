@@ -1,7 +1,7 @@
-"""The alerts table: key (device_id, rule_region), the present or latest episode of each.
+"""The alerts table: key (device_id, rule_region), the latest episode of each.
 
-An item says in `change` what its last write did, so the table's stream can be filtered for what
-is worth a notice: `opened` and `cleared`, not `extended`.
+An item's `change` says what its last write did. A filter on the table's stream passes the changes
+that get a notice: `opened` and `cleared`, not `extended`.
 """
 
 import base64
@@ -23,15 +23,16 @@ from telemetry.errors import Rejected
 
 KEY = ("device_id", "rule_region")
 STATUS_INDEX = "status"
-POSITION = {"first_breach_ms": "N", "device_id": "S", "rule_region": "S"}  # in a bucket of it
+# key of an item within one bucket of the status index, with DynamoDB's types
+POSITION = {"first_breach_ms": "N", "device_id": "S", "rule_region": "S"}
 AT_MS = re.compile("0|[1-9][0-9]{0,14}")
 RULE_REGION = re.compile("[a-z][a-z0-9-]{0,63}#[a-z0-9-]{1,32}")
-# Episodes of one status are spread over this many partitions of the index, by device, so that a
-# whole fleet that breaches at once isn't bound by one partition's 1,000 writes a second.
+# Episodes of one status are spread over this many partitions of the index, by device. Otherwise a
+# fleet that breaches all at once would be limited to one partition's 1,000 writes a second.
 BUCKETS = 16
 OPEN, CLEARED = STATUSES = ("open", "cleared")
 SWEEP_PAGE = 100  # episodes a call
-# What the API shows of an episode.
+# The fields of an episode in the API.
 EPISODE_FIELDS = (
     *("device_id", "rule", "severity", "region", "episode", "status", "first_breach_at"),
     *("last_breach_at", "cleared_at", "ended_by", "previous_cleared_at", "peak", "trace_id"),
@@ -53,30 +54,30 @@ class Alerts:
         breaches: Mapping[EpisodeKey, list[Breach]],
         unreadable: dict[EpisodeKey, Rejected] | None = None,
     ) -> dict[EpisodeKey, Changed]:
-        """Join each key's breaches; a key that is missing from the answer could not be written.
+        """Join each key's breaches; a key that is missing from the answer couldn't be written.
 
-        Those of them whose item this code can't read are put into `unreadable`.
+        If this code can't read the key's item, `unreadable` gets the key and the reason.
         """
         changes = {key: _joining(group) for key, group in breaches.items()}
         return self._states.apply(changes, unreadable)
 
     def clear(
-        self, recoveries: Mapping["Listed", int], ended_by: str | None = None
+        self, recoveries: Mapping["StoredEpisode", int], ended_by: str | None = None
     ) -> dict[EpisodeKey, Changed]:
-        """Clear each episode at an instant (epoch ms), where no later breach has joined it.
+        """Clear each episode at an instant (epoch ms), unless a later breach has joined it.
 
-        A key that is missing from the answer could not be written.
+        A key that is missing from the answer couldn't be written.
         """
-        for listed in recoveries:
-            self._states.learn(*listed)
-        changes = {listed.key: _clearing(at_ms, ended_by) for listed, at_ms in recoveries.items()}
+        for stored in recoveries:
+            self._states.learn(*stored)
+        changes = {stored.key: _clearing(at_ms, ended_by) for stored, at_ms in recoveries.items()}
         return self._states.apply(changes)
 
     def _to_item(self, key: EpisodeKey, changed: Changed) -> Attributes:
         episode = changed.state
         if episode is None:
             raise ValueError("a change of nothing is never written")
-        # of a rule that isn't shipped any more, the item keeps the severity that it has
+        # if the rule isn't shipped any more, the item keeps its severity
         severity = self._severities.get(key.rule)
         return {
             **({"severity": {"S": severity}} if severity else {}),
@@ -114,7 +115,7 @@ def _bucket(device_id: str) -> int:
 
 
 def _status_bucket(status: str, bucket: int) -> str:
-    """A partition of the index: `open#06`."""
+    """Return a partition key of the index: `open#06`."""
     return f"{status}#{bucket:02}"
 
 
@@ -123,7 +124,7 @@ def _optional(kind: str, value: Any) -> dict[str, Any]:
 
 
 def to_episode(item: Attributes) -> Episode:
-    """The episode in an item of the table or of its stream; raises Rejected where it has none."""
+    """Return the episode in an item of the table or its stream; raise Rejected if it has none."""
     with _reading_an_episode():
         return Episode(
             int(item["episode"]["N"]),
@@ -139,10 +140,7 @@ def to_episode(item: Attributes) -> Episode:
 
 @contextmanager
 def _reading_an_episode() -> Iterator[None]:
-    """Raise Rejected for an item that isn't one of this code's episodes.
-
-    Newer code wrote it, or somebody's hand.
-    """
+    """Raise Rejected for an item that this code can't read: newer code, or a person, wrote it."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -158,7 +156,7 @@ def _shown(at_ms: int | None) -> str | None:
 
 
 def to_notice(item: Attributes) -> Notice:
-    """The notice about an item's last change; raises Rejected where it is of no episode."""
+    """Return the notice about an item's last change; raise Rejected if it has no episode."""
     episode = to_episode(item)
     with _reading_an_episode():
         device_id, rule = item["device_id"]["S"], item["rule"]["S"]
@@ -181,22 +179,22 @@ def to_notice(item: Attributes) -> Notice:
 
 
 class Page(NamedTuple):
-    """Some alerts, and the cursor to the next (None: that was all)."""
+    """Some alerts, and the cursor to the next page (None: this is the last page)."""
 
     alerts: list[dict[str, Any]]
     next: str | None
 
 
-class Listed(NamedTuple):
-    """An episode as the index had it, which may be a little old."""
+class StoredEpisode(NamedTuple):
+    """An episode and its version as the index had them, which may be slightly outdated."""
 
     key: EpisodeKey
     episode: Episode
     version: int
 
 
-class Unlisted(NamedTuple):
-    """What couldn't be read of a status: one episode, or all of a bucket (then no key)."""
+class UnreadableEpisode(NamedTuple):
+    """An episode that can't be read, or a whole bucket of the index (`key` is None)."""
 
     key: EpisodeKey | None
     why: str
@@ -209,8 +207,8 @@ class AlertReader:
         self._dynamodb = dynamodb
         self._table = table
 
-    def listed(self, status: str, limit: int, cursor: str | None) -> Page:
-        """Up to `limit` episodes of a status; raises Rejected for a cursor that isn't of it."""
+    def list_page(self, status: str, limit: int, cursor: str | None) -> Page:
+        """Return up to `limit` episodes of a status; raise Rejected for another status' cursor."""
         bucket, start = (0, None) if cursor is None else _from_cursor(cursor, status)
         alerts: list[dict[str, Any]] = []
         while bucket < BUCKETS and len(alerts) < limit:
@@ -221,10 +219,12 @@ class AlertReader:
                 bucket += 1
         return Page(alerts, _to_cursor(status, bucket, start) if bucket < BUCKETS else None)
 
-    def open_in(self, region: str, first_bucket: int) -> Iterator[Listed | Unlisted]:
-        """The open episodes whose items this region writes, bucket by bucket from a given one.
+    def open_in(
+        self, region: str, first_bucket: int
+    ) -> Iterator[StoredEpisode | UnreadableEpisode]:
+        """Yield the open episodes that `region` writes, bucket by bucket from `first_bucket`.
 
-        What can't be read is told in its place, and keeps nothing else from being listed.
+        An UnreadableEpisode stands for one that can't be read; the others are still listed.
         """
         for offset in range(BUCKETS):
             name = _status_bucket(OPEN, (first_bucket + offset) % BUCKETS)
@@ -233,9 +233,9 @@ class AlertReader:
                 try:
                     items, start = self._query(name, SWEEP_PAGE, start)
                 except (ClientError, BotoCoreError) as error:
-                    yield Unlisted(None, f"{name} of the index can't be read: {error}")
+                    yield UnreadableEpisode(None, f"{name} of the index can't be read: {error}")
                     break
-                yield from (_listed(item) for item in items if _region(item) == region)
+                yield from (_stored_episode(item) for item in items if _region(item) == region)
                 if start is None:
                     break
 
@@ -255,26 +255,26 @@ class AlertReader:
 
 
 def _region(item: Attributes) -> str:
-    """The region that writes an item: its sort key says so, whatever else the item has."""
+    """Return the region that writes an item, from its sort key."""
     region: str = item["rule_region"]["S"].rpartition("#")[2]
     return region
 
 
 def _key(item: Attributes) -> EpisodeKey:
-    """Whose episode it is, and of which rule: its key says so, whatever else the item has."""
+    """Return an episode's device and rule, from the item's key."""
     return EpisodeKey(item["device_id"]["S"], item["rule_region"]["S"].rpartition("#")[0])
 
 
-def _listed(item: Attributes) -> Listed | Unlisted:
+def _stored_episode(item: Attributes) -> StoredEpisode | UnreadableEpisode:
     try:
         with _reading_an_episode():
-            return Listed(_key(item), to_episode(item), int(item["version"]["N"]))
+            return StoredEpisode(_key(item), to_episode(item), int(item["version"]["N"]))
     except Rejected as error:
-        return Unlisted(_key(item), error.reason)
+        return UnreadableEpisode(_key(item), error.reason)
 
 
 def _document(item: Attributes) -> dict[str, Any]:
-    """An episode as the API shows it; of one that this code can't read, whose it is, and why."""
+    """Return an episode in the API's form; for one that can't be read, its key and the reason."""
     try:
         with _reading_an_episode():
             return _episode_document(item, to_episode(item))
@@ -309,20 +309,17 @@ def _episode_document(item: Attributes, episode: Episode) -> dict[str, Any]:
 
 
 def _to_cursor(status: str, bucket: int, start: Attributes | None) -> str:
-    """Where the next page starts: a status, a bucket of it, and the last item listed, if any was.
-
-    Of the item, its key and what the index sorts by.
-    """
+    """Return a cursor: a status, its bucket, and the position of the last listed item, if any."""
     position = [start[name][kind] for name, kind in POSITION.items()] if start else []
     return base64.urlsafe_b64encode(json.dumps([status, bucket, *position]).encode()).decode()
 
 
 def _from_cursor(cursor: str, status: str) -> tuple[int, Attributes | None]:
-    """The place that `_to_cursor` wrote of this status; raises Rejected for any other text."""
+    """Return the bucket and the item in a cursor; raise Rejected for any other text."""
     try:
         of_status, bucket, *position = json.loads(base64.urlsafe_b64decode(cursor))
         start = _start(position, status, bucket)
-        # no second way to write one: not 3.0 or true for a bucket, no blanks, no other digits
+        # a cursor has only one spelling: no 3.0 or true for a bucket, no blanks, no other digits
         if of_status not in STATUSES or _to_cursor(of_status, bucket, start) != cursor:
             raise ValueError(cursor)
     except (ValueError, TypeError, RecursionError):
@@ -335,7 +332,7 @@ def _from_cursor(cursor: str, status: str) -> tuple[int, Attributes | None]:
 
 
 def _start(position: list[Any], status: str, bucket: Any) -> Attributes | None:
-    """The item of a bucket's that a page ended with; raises ValueError where none can be."""
+    """Return the item of a bucket that a page ended with; raise ValueError for an invalid one."""
     if type(bucket) is not int or bucket not in range(BUCKETS):
         raise ValueError(bucket)
     if not position:

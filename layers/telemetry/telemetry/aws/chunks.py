@@ -1,4 +1,4 @@
-"""Cutting work to what one call of a service takes: so many entries, so many bytes."""
+"""Cut work into chunks that fit one call of a service, by entries and bytes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -9,9 +9,9 @@ T = TypeVar("T")
 def chunks(
     things: Iterable[T], size_of: Callable[[T], int], most: int, bytes_most: int
 ) -> Iterator[list[T]]:
-    """`things` in order, in lists of up to `most` that have up to `bytes_most` bytes together.
+    """Yield `things` in order, in lists of up to `most` things and `bytes_most` bytes.
 
-    One thing that is larger than that is alone in its list: the service says what it thinks of it.
+    A thing that is larger than that is alone in its list, for the service to refuse.
     """
     chunk: list[T] = []
     size = 0

@@ -1,10 +1,10 @@
-"""Claims: which notices went out, so that a repeated delivery doesn't send them again.
+"""Claims: records of sent notices, so that a repeated delivery doesn't send them again.
 
-A claim is an item of the alerts table beside the episodes (no `change`, so the table's stream
-filter passes over it). It is taken with a lease before the notice is sent and marked done after:
-two deliveries at once can't both send, and a sender that dies is replaced when its lease is over.
-What can't be ruled out is a crash between sending and marking; the notice then goes out once
-more, under the same notice_id.
+A claim is an item of the alerts table beside the episodes. It has no `change`, so the filter of the
+table's stream passes over it. A sender takes a claim with a lease before it sends the notice, and
+marks it done afterwards. So two concurrent deliveries can't both send, and another sender takes
+over when the lease of a dead one ends. After a crash between sending and marking, the notice goes
+out once more, under the same notice_id.
 """
 
 from typing import Any
@@ -17,16 +17,16 @@ RETENTION_SECONDS = 30 * 86_400  # far beyond any redelivery: queues keep messag
 
 
 class Claims:
-    """Claims on (device_id, what is sent) in the alerts table."""
+    """Claims in the alerts table, by device and by the name of a notice and its publisher."""
 
     def __init__(self, dynamodb: Any, table: str) -> None:
         self._dynamodb = dynamodb
         self._table = table
 
     def take(self, device_id: str, name: str, now_seconds: int, lease_seconds: int) -> str:
-        """`taken`: send now. `done`: it was sent. `held`: somebody is sending, ask later.
+        """Take a claim; raise Unavailable if the table doesn't answer.
 
-        Raises Unavailable.
+        Return `taken`: send now; `done`: it was sent; `held`: another sender has it, try later.
         """
         try:
             self._dynamodb.put_item(
@@ -57,7 +57,7 @@ class Claims:
         return "taken"
 
     def done(self, device_id: str, name: str) -> None:
-        """It was sent: never again. Raises Unavailable."""
+        """Mark a notice as sent, so that it is never sent again; raise Unavailable."""
         try:
             self._dynamodb.update_item(
                 TableName=self._table,
@@ -67,7 +67,7 @@ class Claims:
                 ExpressionAttributeValues={":done": {"S": "done"}},
             )
         except (ClientError, BotoCoreError) as error:
-            raise Unavailable(f"{name} was sent, and is not marked so: {error}") from error
+            raise Unavailable(f"{name} was sent, but can't be marked as sent: {error}") from error
 
     @staticmethod
     def _key(device_id: str, name: str) -> dict[str, Any]:

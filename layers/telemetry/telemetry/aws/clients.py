@@ -7,7 +7,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-# Answers come in milliseconds; what takes longer is better tried again on a new connection.
+# Answers come in milliseconds; a slow call is better tried again on a new connection.
 _CONNECT_TIMEOUT_SECONDS = 2
 _READ_TIMEOUT_SECONDS = 3
 ACCESS_DENIED = "AccessDeniedException"
@@ -17,9 +17,9 @@ ACCESS_DENIED = "AccessDeniedException"
 def client(
     service: str, attempts: int = 4, read_timeout_seconds: int = _READ_TIMEOUT_SECONDS
 ) -> Any:
-    """A client for `service` that tries a call up to `attempts` times.
+    """Return a client for `service` that tries a call up to `attempts` times.
 
-    Parameters aren't validated on this side: the adapters' tests do that once, the service always.
+    It doesn't validate parameters: the service does, and the adapters' tests did.
     """
     config = Config(
         connect_timeout=_CONNECT_TIMEOUT_SECONDS,
@@ -27,12 +27,12 @@ def client(
         retries={"mode": "standard", "total_max_attempts": attempts},
         parameter_validation=False,
     )
-    connect: Any = boto3.client  # its stubs know each service's name, not a variable's
+    connect: Any = boto3.client  # its stubs accept literal service names only
     return connect(service, config=config)
 
 
 def is_denied(error: Exception) -> bool:
-    """Whether the role may not make a call: it isn't worth trying again within seconds.
+    """Return whether the role may not make a call, so that a retry within seconds is useless.
 
     https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html,
     https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html

@@ -1,4 +1,4 @@
-"""The counts that the functions left in CloudWatch, read back by the minute."""
+"""The functions' counts in CloudWatch, read back by minute."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ class Counters:
         self._namespace = namespace
 
     def by_minute(self, metrics: Sequence[Metric], from_ms: int, to_ms: int) -> Counts:
-        """The metrics' sums in the whole minutes of [from, to); raises Unavailable."""
+        """Return the metrics' sums in the whole minutes of [from, to); raise Unavailable."""
         counts: dict[Metric, dict[int, int]] = {metric: {} for metric in metrics}
         try:
             for result in self._results(metrics, from_ms, to_ms):
@@ -28,7 +28,7 @@ class Counters:
                 for at, value in zip(result["Timestamps"], result["Values"], strict=True):
                     minutes[round(at.timestamp() * 1000)] = round(value)
         except (ClientError, BotoCoreError) as error:
-            raise Unavailable(f"CloudWatch doesn't tell its metrics: {error}") from error
+            raise Unavailable(f"CloudWatch's metrics can't be read: {error}") from error
         return counts
 
     def _results(
@@ -41,10 +41,10 @@ class Counters:
         )
         for page in pages:
             for result in page["MetricDataResults"]:
-                # PartialData: the next page has the rest. Anything else, and a sum may lack some.
+                # PartialData: the next page has the rest. With another status, sums may be too low.
                 if result["StatusCode"] not in ("Complete", "PartialData"):
                     raise Unavailable(
-                        f"CloudWatch doesn't tell {result['Id']}: its {result['StatusCode']}"
+                        f"CloudWatch's metric {result['Id']} can't be read: {result['StatusCode']}"
                     )
                 yield result
 

@@ -1,8 +1,8 @@
-"""The events that functions take, by their shape; any other is refused in a sentence.
+"""The events that functions take, by their shape; any other event is refused with a sentence.
 
-Which keys an event of each service has is told by its page in AWS's guides
-(https://docs.aws.amazon.com/lambda/latest/dg/lambda-services.html), and `sam local generate-event`
-has samples.
+The keys of each service's events are from its page in AWS's guides
+(https://docs.aws.amazon.com/lambda/latest/dg/lambda-services.html); `sam local generate-event` has
+samples.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,14 +15,14 @@ KEYS_TOLD = 6
 
 
 class Shape(NamedTuple):
-    """An event that a function takes: in words, and how it is told from others."""
+    """A kind of event: its description, and a test whether an event is of this kind."""
 
     words: str
     fits: Callable[[dict[str, Any]], bool]
 
 
 def expect(function: str, event: Any, *shapes: Shape) -> None:
-    """Raise UnexpectedEvent where an event has none of the shapes that a function takes."""
+    """Raise UnexpectedEvent if an event has none of the shapes that a function takes."""
     if isinstance(event, dict) and any(shape.fits(event) for shape in shapes):
         return
     words = ", or ".join(shape.words for shape in shapes)
@@ -32,10 +32,10 @@ def expect(function: str, event: Any, *shapes: Shape) -> None:
 def records_with(
     name: str, kind: type, *names: str, within: Iterable[str] = ()
 ) -> Callable[[dict[str, Any]], bool]:
-    """Whether an event is a batch whose every record has a value of a kind, and other fields.
+    """Return a test for batches whose every record has `names`, and a `name` of type `kind`.
 
-    `within` are fields that the value itself has. A batch may be empty: who warms a function up
-    sends such a one, and there is nothing to do.
+    `within` are fields that this value must have. A batch may be empty: tools that warm functions
+    up send empty batches.
     """
     inner = tuple(within)
 
@@ -54,7 +54,7 @@ def records_with(
 
 
 def routes(*known: str) -> Shape:
-    """Requests of API Gateway's REST API, in the form of a proxy integration, to these paths."""
+    """Return the shape of REST API requests in a proxy integration's form, to these paths."""
 
     def fits(event: dict[str, Any]) -> bool:
         is_request = isinstance(event.get("requestContext"), dict) and "httpMethod" in event
@@ -64,7 +64,7 @@ def routes(*known: str) -> Shape:
 
 
 def tasks(*known: str) -> Shape:
-    """Tasks of a state machine of ours."""
+    """Return the shape of a state machine's input with one of these tasks."""
     words = f"a task of its state machine: {', '.join(known)}"
     return Shape(words, lambda event: event.get("task") in known)
 
@@ -104,12 +104,12 @@ AUTHORIZATION = Shape("a request of API Gateway to a TOKEN authorizer", _is_auth
 
 
 def options(*known: str) -> Shape:
-    """What an operator's command asks for: these keys, all of them optional."""
+    """Return the shape of an operator's input with these keys, all of them optional."""
     words = f"an operator's {{}}, with {' and '.join(known)} if wanted"
     return Shape(words, lambda event: event.keys() <= set(known))
 
 
-# The services, by what only their events have: in words, in this order.
+# Other services' events: a key that only they have, and their description. The order matters.
 SOURCES: tuple[tuple[Callable[[Mapping[str, Any]], bool], str], ...] = (
     (lambda event: "elb" in _within(event, "requestContext"), "a request of a load balancer"),
     (lambda event: "connectionId" in _within(event, "requestContext"), "a WebSocket's message"),
@@ -134,7 +134,7 @@ SOURCES: tuple[tuple[Callable[[Mapping[str, Any]], bool], str], ...] = (
     (_is_message, "a message that an IoT rule hands on"),
     (lambda event: "task" in event, "a task of a state machine"),
 )
-# Where AWS spells a service's name otherwise than its eventSource.
+# Services whose events have an eventSource.
 SERVICES = {
     "aws:sqs": "messages of SQS",
     "aws:sns": "notifications of SNS",
@@ -150,7 +150,7 @@ SERVICES = {
 
 
 def described(event: Any) -> str:
-    """An event by its looks, without what may be secret in it: "an SQS batch of 2 records"."""
+    """Describe an event, without values that may be secret: "messages of SQS (2)"."""
     if event is None:
         return "no event"
     if not isinstance(event, dict):
@@ -164,7 +164,7 @@ def described(event: Any) -> str:
     words = SERVICES.get(source) if isinstance(source, str) else None
     words = words or next((each for fits, each in SOURCES if fits(event)), None)
     if words is None:
-        return f"an event with {_names(event)}, of a source that it doesn't know"
+        return f"an event with {_names(event)}, of an unknown source"
     told = ("httpMethod", "path", "resource", "source", "detail-type", "task")
     more = [str(shown(event[name])) for name in told if isinstance(event.get(name), str)]
     return f"{words} ({' '.join(more)})" if more else words

@@ -1,4 +1,4 @@
-"""The failures bucket: batches that a mapping gave up on, as Lambda keeps them, and announces them.
+"""The failures bucket: batches that a mapping gave up on, in the form in which Lambda writes them.
 
 https://docs.aws.amazon.com/lambda/latest/dg/kinesis-on-failure-destination.html
 """
@@ -12,35 +12,35 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from telemetry.aws import quarantine, stream
 from telemetry.aws.observe import log
-from telemetry.aws.quarantine import Held
+from telemetry.aws.quarantine import QuarantineEntry
 from telemetry.domain.reading import shown
 from telemetry.errors import Rejected, Unavailable
 
-PREFIX = "aws/lambda/"  # where Lambda writes, and what the bucket announces
-STAGES = ("aggregate", "alert", "dispatch")  # those whose mappings give up to the bucket
+PREFIX = "aws/lambda/"  # Lambda writes here, and the bucket announces these objects
+STAGES = ("aggregate", "alert", "dispatch")  # their mappings send failed batches to the bucket
 TO_DO = Rejected("waits for its redrive")
 
 
-class Given(NamedTuple):
-    """A record that was given up: as its function gets it, and as the quarantine would hold it."""
+class GivenUpRecord(NamedTuple):
+    """A record that a mapping gave up on, as its function gets it, and its quarantine entry."""
 
     event: dict[str, Any]
-    held: Held
-    accepted_at_ms: int | None = None  # when ingest counted it; None where it never did
+    entry: QuarantineEntry
+    accepted_at_ms: int | None = None  # when ingest counted it; None if it didn't
 
 
 class Failure(NamedTuple):
-    """A batch that was given up."""
+    """A batch that a mapping gave up on."""
 
     key: str
     etag: str
     document: dict[str, Any]
     stage: str
-    records: list[Given]
+    records: list[GivenUpRecord]
 
 
 class Failures:
-    """What the bucket keeps under `aws/lambda/`."""
+    """The bucket's objects under `aws/lambda/`."""
 
     def __init__(self, s3: Any, bucket: str, pipeline: str) -> None:
         self._s3 = s3
@@ -48,7 +48,7 @@ class Failures:
         self._names = {f"{pipeline}-{stage}": stage for stage in STAGES}
 
     def keys(self) -> Iterator[str]:
-        """All keys, page by page; raises Unavailable."""
+        """Yield all keys, page by page; raise Unavailable."""
         more: dict[str, str] = {}
         while True:
             try:
@@ -61,7 +61,7 @@ class Failures:
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def read(self, key: str) -> tuple[bytes, str] | None:
-        """An object's bytes and ETag; None where it is gone. Raises Unavailable."""
+        """Return an object's bytes and ETag, None if it is gone; raise Unavailable."""
         try:
             found = self._s3.get_object(Bucket=self._bucket, Key=key)
             return found["Body"].read(), found["ETag"]
@@ -73,7 +73,7 @@ class Failures:
             raise Unavailable(f"{key} can't be read: {error}") from error
 
     def parse(self, key: str, body: bytes, etag: str) -> Failure:
-        """The batch in an object; raises Rejected where it isn't one of this pipeline's."""
+        """Return the batch in an object; raise Rejected if it isn't one of this pipeline's."""
         try:
             document = json.loads(body)
             name = document["requestContext"]["functionArn"].split(":")[6]
@@ -89,10 +89,10 @@ class Failures:
             raise Rejected("has no list of Records", field="payload", value=records)
         return Failure(key, etag, document, stage, [_given(each, stage) for each in records])
 
-    def keep_only(self, failure: Failure, rest: Sequence[Given]) -> None:
-        """Leave only these records of a batch, unless another redrive has had it meanwhile.
+    def keep_only(self, failure: Failure, rest: Sequence[GivenUpRecord]) -> None:
+        """Leave only the records `rest` in a batch, unless another redrive changed it meanwhile.
 
-        The bucket announces it anew. Raises Unavailable.
+        The bucket announces the object again. Raise Unavailable if it can't be written.
         """
         body = json.dumps({**failure.document, "payload": event_of(rest)}).encode()
         try:
@@ -101,29 +101,29 @@ class Failures:
             )
         except ClientError as error:
             if error.response["Error"]["Code"] in {"PreconditionFailed", "NoSuchKey", "412", "404"}:
-                log.info("another redrive is at it", extra={"key": failure.key})
+                log.info("another redrive changed the batch", extra={"key": failure.key})
                 return
             raise Unavailable(f"{failure.key} can't be written: {error}") from error
         except BotoCoreError as error:
             raise Unavailable(f"{failure.key} can't be written: {error}") from error
 
     def remove(self, key: str) -> None:
-        """Delete an object; the bucket's versions keep it. Raises Unavailable."""
+        """Delete an object; the bucket keeps it as an old version. Raise Unavailable."""
         try:
             self._s3.delete_object(Bucket=self._bucket, Key=key)
         except (ClientError, BotoCoreError) as error:
             raise Unavailable(f"{key} can't be deleted: {error}") from error
 
 
-def event_of(records: Sequence[Given]) -> str:
-    """The event, as JSON, with which a function gets these records."""
-    # as short as Lambda writes it: a batch may have just the 6 MB that an invocation takes
+def event_of(records: Sequence[GivenUpRecord]) -> str:
+    """Return the event, as JSON, that gives a function these records."""
+    # as compact as Lambda writes it: a batch may have the full 6 MB that an invocation takes
     events = {"Records": [each.event for each in records]}
     return json.dumps(events, separators=(",", ":"))
 
 
 def announced(message: str) -> list[str]:
-    """The keys that a message of the bucket names; none of its test event, or of another's."""
+    """Return the keys that a bucket notification names; none for any other message."""
     try:
         records = json.loads(message).get("Records", [])
         keys = [unquote_plus(record["s3"]["object"]["key"]) for record in records]
@@ -133,22 +133,26 @@ def announced(message: str) -> list[str]:
     return [key for key in keys if key.startswith(PREFIX)]
 
 
-def unreadable(key: str, body: bytes, rejected: Rejected) -> Held:
-    """How the quarantine holds an object that isn't a batch: released, it is put back."""
+def entry_of_object(key: str, body: bytes, rejected: Rejected) -> QuarantineEntry:
+    """Return the quarantine entry of an object that isn't a batch; a release puts it back."""
     reason, field, value = rejected.reason, rejected.field, shown(rejected.value)
     name = f"object:{key}"
-    return Held(name, "redrive", "object", reason, field, value, None, None, None, None, body)
+    return QuarantineEntry(
+        name, "redrive", "object", reason, field, value, None, None, None, None, body
+    )
 
 
-def _given(event: Any, stage: str) -> Given:
-    """A record of a payload; raises Rejected where it is neither Kinesis's nor DynamoDB's."""
+def _given(event: Any, stage: str) -> GivenUpRecord:
+    """Return a record of a payload; raise Rejected if it is neither Kinesis's nor DynamoDB's."""
     try:
         if "kinesis" in event:
             (record,) = stream.decode({"Records": [event]})
-            held = quarantine.of_stream(record, stage, TO_DO)
-            return Given(event, held, None if record.is_foreign else record.received_at_ms)
-        held = quarantine.of_change(event, stage, TO_DO)
+            entry = quarantine.entry_of_record(record, stage, TO_DO)
+            return GivenUpRecord(
+                event, entry, None if record.bypassed_ingest else record.received_at_ms
+            )
+        entry = quarantine.entry_of_change(event, stage, TO_DO)
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         reason = f"has a record of neither Kinesis nor DynamoDB: {error!r}"
         raise Rejected(reason, field="payload", value=event) from None
-    return Given(event, held)
+    return GivenUpRecord(event, entry)

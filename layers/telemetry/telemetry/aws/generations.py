@@ -1,6 +1,6 @@
-"""Which generations of windows count: an item for each region, in the table beside the windows.
+"""The regions' generation pointers: an item for each region, in the windows table.
 
-The items are in the partition `#generations`, which no device's id can be.
+The items are in the partition `#generations`, which can't be a device's id.
 """
 
 import time
@@ -10,23 +10,23 @@ from typing import Any, NamedTuple
 from botocore.exceptions import BotoCoreError, ClientError
 
 from telemetry.aws.items import Attributes, Items, Write, Written
-from telemetry.domain.generation import FIRST, Pointer
+from telemetry.domain.generation_pointer import FIRST, Pointer
 from telemetry.errors import Unavailable
 
 PARTITION = "#generations"
-CACHE_SECONDS = 5.0  # how long anybody may go by a pointer that he has read
+CACHE_SECONDS = 5.0  # how long a function may use a pointer that it has read
 ATTEMPTS = 8
 
 
 class Versioned(NamedTuple):
-    """A pointer, and the version of its item (0: there is none yet)."""
+    """A pointer, and the version of its item (0: there is no item yet)."""
 
     pointer: Pointer
     version: int
 
 
 class Generations:
-    """A region's pointer. Raises Unavailable, rather than go by an old one."""
+    """A region's pointer. Its methods raise Unavailable rather than use an outdated pointer."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Generations:
         self._written = FIRST.written
 
     def written(self) -> tuple[int, ...]:
-        """The generations that writers write, the current one first; CACHE_SECONDS old at most."""
+        """Return the generations to write, the current one first; at most CACHE_SECONDS old."""
         now = self._clock()
         if not 0 <= now - self._read_at < CACHE_SECONDS:
             self._written = self.read().written
@@ -54,11 +54,11 @@ class Generations:
         return self._written
 
     def read(self) -> Pointer:
-        """The pointer as it is now."""
+        """Return the pointer as it is now."""
         return self._read().pointer
 
     def change(self, change: Callable[[Pointer], Pointer]) -> Pointer:
-        """The pointer as a change made it, from the version that the change saw."""
+        """Apply a change to the pointer, on the version that the change saw; return the result."""
         for _ in range(ATTEMPTS):
             pointer, version = self._read()
             changed = change(pointer)
@@ -85,7 +85,7 @@ class Generations:
 
 
 def to_item(region: str, pointer: Pointer) -> Attributes:
-    """The item of a region's pointer, all but the version."""
+    """Return the item of a region's pointer, without the version."""
     numbers = {
         name: {"NULL": True} if value is None else {"N": str(value)}
         for name, value in pointer._asdict().items()
@@ -94,6 +94,6 @@ def to_item(region: str, pointer: Pointer) -> Attributes:
 
 
 def to_pointer(item: Mapping[str, Any]) -> Pointer:
-    """The pointer in an item."""
+    """Return the pointer in an item."""
     numbers = {name: item[name].get("N") for name in Pointer._fields}
     return Pointer(**{name: number and int(number) for name, number in numbers.items()})

@@ -14,11 +14,11 @@ from telemetry.domain.token import SUBJECT
 from telemetry.errors import Rejected, TooLarge, Unavailable, Undecodable, Unsupported
 
 RETRY_AFTER_SECONDS = 5
-DIGITS = re.compile("[0-9]{1,20}")  # not those of other scripts, which `isdecimal` takes, too
+DIGITS = re.compile("[0-9]{1,20}")  # only ASCII digits; `isdecimal` takes other scripts' digits
 
 
 def read_body(event: dict[str, Any]) -> Body:
-    """The request's body, and what its headers say of it; raises Rejected, TooLarge over 1 MiB."""
+    """Return the request's body and its headers; raise Rejected, or TooLarge over 1 MiB."""
     body = event.get("body") or ""
     try:
         data = base64.b64decode(body) if event.get("isBase64Encoded") else body.encode()
@@ -29,13 +29,13 @@ def read_body(event: dict[str, Any]) -> Body:
 
 
 def read_json(event: dict[str, Any]) -> Any:
-    """The request's body, decoded as JSON whatever its Content-Type; raises Rejected, TooLarge."""
+    """Return the request's body as JSON, whatever its Content-Type; raise Rejected or TooLarge."""
     body = read_body(event)
     return json_value(unpacked(body.data, body.content_encoding))
 
 
 def header(event: dict[str, Any], name: str) -> str | None:
-    """A header of the request, if it has it; `name` in lower case finds it in any case."""
+    """Return a request's header in any case, or None; `name` is in lower case."""
     for given, value in (event.get("headers") or {}).items():
         if given.lower() == name:
             return str(value)
@@ -43,16 +43,16 @@ def header(event: dict[str, Any], name: str) -> str | None:
 
 
 def path_parameter(event: dict[str, Any], name: str) -> str | None:
-    """A parameter of the path, where the route has it."""
+    """Return a parameter of the path, None if the route doesn't have it."""
     value: str | None = (event.get("pathParameters") or {}).get(name)
     return value
 
 
 def path_name(event: dict[str, Any], name: str) -> str:
-    """A parameter of the path that names a device or a token's subject; raises Rejected.
+    """Return a path parameter that names a device or a token's subject; raise Rejected if invalid.
 
-    Checked here, because DynamoDB refuses a key that is empty or longer than 2,048 bytes ("Quotas
-    and limits in Amazon DynamoDB"), and nothing is stored under any other name.
+    It is checked because DynamoDB refuses a key that is empty or longer than 2,048 bytes ("Quotas
+    and limits in Amazon DynamoDB"). Nothing is stored under an invalid name.
     """
     value = path_parameter(event, name) or ""
     if not SUBJECT.fullmatch(value):
@@ -62,7 +62,7 @@ def path_name(event: dict[str, Any], name: str) -> str:
 
 
 def query_parameter(event: dict[str, Any], name: str) -> str | None:
-    """A parameter of the query, where the request has it; raises Rejected where it has several."""
+    """Return a parameter of the query, None if it is missing; raise Rejected if it is repeated."""
     several = (event.get("multiValueQueryStringParameters") or {}).get(name) or []
     if len(several) > 1:
         raise Rejected(f"is given {len(several)} times", field=name, value=several)
@@ -71,7 +71,7 @@ def query_parameter(event: dict[str, Any], name: str) -> str | None:
 
 
 def number(event: dict[str, Any], name: str, default: int, largest: int) -> int:
-    """The number from 1 on that a query parameter is, else the default; raises Rejected."""
+    """Return a query parameter as a number from 1 to `largest`, or the default; raise Rejected."""
     text = query_parameter(event, name)
     if text is None:
         return default
@@ -81,7 +81,7 @@ def number(event: dict[str, Any], name: str, default: int, largest: int) -> int:
 
 
 def instant(event: dict[str, Any], name: str, default_ms: int) -> int:
-    """The epoch ms of a query parameter, the default where it isn't there; raises Rejected."""
+    """Return a query parameter as epoch ms, or the default; raise Rejected if invalid."""
     text = query_parameter(event, name)
     if text is None:
         return default_ms
@@ -98,12 +98,12 @@ def instant(event: dict[str, Any], name: str, default_ms: int) -> int:
 
 
 def granted(event: dict[str, Any]) -> dict[str, str]:
-    """What `authorize` said of the caller: subject, role, prefix."""
+    """Return the caller's subject, role and prefix, from `authorize`."""
     return event["requestContext"].get("authorizer") or {}
 
 
 def respond(status: int, body: Any, headers: dict[str, str] | None = None) -> dict[str, Any]:
-    """A proxy response; `body` becomes JSON."""
+    """Return a proxy response; `body` becomes JSON."""
     return {
         "statusCode": status,
         "headers": {"Content-Type": "application/json", **(headers or {})},
@@ -112,7 +112,7 @@ def respond(status: int, body: Any, headers: dict[str, str] | None = None) -> di
 
 
 def refuse(error: Rejected | Unavailable) -> dict[str, Any]:
-    """The response to an error: what was wrong, where, and what would be right."""
+    """Return the response to an error: the field, the value, and what would be right."""
     if isinstance(error, Unavailable):
         return respond(503, {"message": str(error)}, {"Retry-After": str(RETRY_AFTER_SECONDS)})
     body: dict[str, Any] = {"message": str(error)}

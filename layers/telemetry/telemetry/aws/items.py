@@ -1,8 +1,8 @@
 """Conditional writes to a DynamoDB table, in batches, and compare-and-set on top of them.
 
-The delivery semantics of the pipeline rest on this file: an item is changed only from the version
-that the change was computed from, so a retry, a zombie invocation or a second lane of a shard
-can't overwrite what another wrote. It merges into what is there and tries again.
+The delivery semantics of the pipeline rely on this file. A write succeeds only if the item still
+has the version from which the change was computed. So a retry, a zombie invocation or a second lane
+of a shard can't overwrite another write: it merges into the newer item and tries again.
 """
 
 import math
@@ -25,19 +25,19 @@ S = TypeVar("S")
 S_co = TypeVar("S_co", covariant=True)
 R = TypeVar("R", bound="Result[Any]")
 
-# BatchExecuteStatement's limit, and half of the request size it takes
+# BatchExecuteStatement's limit of statements, and half of its limit of bytes
 STATEMENTS_A_CALL = 25
 BYTES_A_CALL = 8_000_000
-ROUNDS = 8  # of compare-and-set; each lost round means that somebody else's write succeeded
+ROUNDS = 8  # of compare-and-set; in each lost round, another writer succeeded
 BACKOFF_SECONDS = 0.02  # before the second round, doubling, with jitter
-# What a failed condition is called: on an INSERT, on an UPDATE
+# The codes of a failed condition: of an INSERT, of an UPDATE
 CONFLICTS = ("DuplicateItem", "ConditionalCheckFailed")
 # https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchStatementError.html
 STATEMENT_DENIED = "AccessDenied"
 
 
 class Write(NamedTuple):
-    """An item as it should become, if its version is still `expected` (0: no item is there)."""
+    """An item to write if the stored version is still `expected` (0: there is no item)."""
 
     item: Attributes
     expected: int
@@ -48,7 +48,7 @@ class Written(NamedTuple):
 
 
 class Conflict(NamedTuple):
-    """The item was of another version: it is in `current` (None: there is no such item)."""
+    """The stored item has another version: it is in `current` (None: there is no item)."""
 
     current: Attributes | None
 
@@ -58,7 +58,7 @@ class Failed(NamedTuple):
 
 
 class Denied(NamedTuple):
-    """The role may not write this: a retry may succeed once somebody has changed that."""
+    """The role may not write this; a retry succeeds only after its permissions change."""
 
 
 Outcome = Written | Conflict | Failed | Denied
@@ -68,14 +68,14 @@ class Items(Protocol):
     """A table of versioned items."""
 
     def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        """Try each write alone; outcomes in the order of `writes`, at most one write an item."""
+        """Try each write alone; return the outcomes in order. An item may have one write."""
 
 
 class DynamoItems:
     """Items in DynamoDB, written by PartiQL statements, 25 a call.
 
-    A batch of statements costs the write units of the single writes (a transaction twice that)
-    and each statement is answered alone. `key` names the two key attributes.
+    A batch costs the same write units as single writes (a transaction costs twice as much), and
+    each statement gets its own answer. `key` names the two key attributes.
     """
 
     def __init__(self, dynamodb: Any, table: str, key: tuple[str, str]) -> None:
@@ -111,7 +111,7 @@ class DynamoItems:
         return Conflict(error["Item"]) if "Item" in error else self._read(write.item)
 
     def _read(self, item: Attributes) -> Outcome:
-        """The conflict, where the failed statement didn't return the item."""
+        """Return the conflict with the stored item, which the failed statement didn't return."""
         key = {name: item[name] for name in self._key}
         try:
             answer = self._dynamodb.get_item(TableName=self._table, Key=key, ConsistentRead=True)
@@ -143,24 +143,24 @@ class DynamoItems:
 
 
 def _size(write: Write) -> int:
-    """Bytes of a write, roughly: its binary values, and what a name and a short value come to."""
+    """Return the rough size of a write in bytes: binary values, and 100 for each attribute."""
     return sum(len(value.get("B", b"")) + 100 for value in write.item.values())
 
 
 class Result(Protocol[S_co]):
-    """What a change makes of a state; `state is` the one it was given where nothing changed."""
+    """The result of a change; `state` is the very state given where nothing changed."""
 
     @property
     def state(self) -> S_co | None: ...
 
 
 class CompareAndSet(Generic[K, S, R]):
-    """States by key, changed by pure functions, each from the version it was computed from.
+    """States by key, changed by pure functions and written by compare-and-set.
 
-    The last known states stay in memory, so a warm environment writes without reading; a cold one
-    inserts, and learns from the refusal what is there. `to_item` makes the item of a change's
-    result, all but the version; `weigh` tells what a state costs in memory, `remembered` how much
-    may stay there in all, and `remembered_seconds` how long after its last change.
+    The last known states stay in memory, so a warm environment writes without reading. A cold one
+    inserts, and gets the stored item from the refusal. `to_item` makes the item of a change's
+    result, without the version. `weigh` returns a state's weight in memory, `remembered` is the
+    limit of all weights, and `remembered_seconds` how long a state stays after its last change.
     """
 
     def __init__(
@@ -191,11 +191,11 @@ class CompareAndSet(Generic[K, S, R]):
         changes: Mapping[K, Callable[[S | None], R]],
         unreadable: dict[K, Rejected] | None = None,
     ) -> dict[K, R]:
-        """Apply each change once; the results of those that are stored now.
+        """Apply each change once; return the results that are stored now, by key.
 
-        A change may be called several times, with newer states; the result returned is the one
-        that was written. A key that is missing from the answer could not be written; where its
-        item is one that this code can't read, `unreadable` gets the key and the reason.
+        A change may be called several times, with newer states; the returned result is the one that
+        was written. A key that is missing from the answer couldn't be written. If that is because
+        this code can't read its item, `unreadable` gets the key and the reason.
         """
         applied: dict[K, R] = {}
         pending = dict(changes)
@@ -210,7 +210,7 @@ class CompareAndSet(Generic[K, S, R]):
         return applied
 
     def learn(self, key: K, state: S, version: int) -> None:
-        """Take a state that a reader has seen to change it from, unless a newer one is known."""
+        """Remember a state that a reader has seen, unless a newer version is known."""
         known = self._known.get(key)
         if known is None or known[1] < version:
             self._remember(key, state, version)
@@ -221,7 +221,7 @@ class CompareAndSet(Generic[K, S, R]):
         applied: dict[K, R],
         unreadable: dict[K, Rejected],
     ) -> None:
-        """Try all that is pending once; what succeeds moves to `applied`."""
+        """Try all pending changes once; move the successful ones to `applied`."""
         writes: list[tuple[K, R, S, Write]] = []
         for key, change in list(pending.items()):
             known = self._known.get(key)
@@ -246,16 +246,16 @@ class CompareAndSet(Generic[K, S, R]):
                 case Conflict(dict(current)):
                     try:
                         found = self._to_state(current)
-                    except Rejected as error:  # newer code wrote it, and that must merge into it
+                    except Rejected as error:  # newer code wrote it, and only that can merge
                         log.error("item not readable", extra={"item": key, "why": str(error)})
                         unreadable[key] = error
                         del pending[key]
                         continue
                     self._remember(key, found, int(current["version"]["N"]))
                 case Failed():
-                    # the write may have arrived after all; the next one finds out
+                    # the write may have arrived after all; the next round finds out
                     pass
-                case Denied():  # for longer than the rounds take
+                case Denied():  # more rounds wouldn't help
                     del pending[key]
 
     def _remember(self, key: K, state: S, version: int) -> None:
@@ -269,7 +269,7 @@ class CompareAndSet(Generic[K, S, R]):
             self._weight -= self._weigh(known[0])
 
     def _forget_oldest(self) -> None:
-        """Forget what is too much, and what nobody has changed for long."""
+        """Forget states beyond the weight limit, and states unchanged for remembered_seconds."""
         stale = self._clock() - self._remembered_seconds
         while self._known:
             oldest = next(iter(self._known))

@@ -1,16 +1,16 @@
-"""What comes over MQTT and isn't put on the stream by an IoT rule itself: a message at a time.
+"""MQTT messages that an IoT rule doesn't put on the stream itself, one at a time.
 
-A rule hands a message to `ingest`. What its action couldn't deliver, and what Lambda gave up on,
-waits in the overflow queue for `drain`, in the form that each of them writes:
+A rule hands such a message to `ingest`. Messages that the rule couldn't deliver, or that Lambda
+gave up on, wait in the overflow queue for `drain`, in one of these forms:
 
 - IoT's error document: https://docs.aws.amazon.com/iot/latest/developerguide/rule-error-handling.html
 - Lambda's record of a failed asynchronous invocation, with the event as requestPayload:
   https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html
-- the event itself, which an operator's release puts there.
+- the event itself, put there by an operator's release.
 
-There is no answer to a device: a message with anything in it that isn't a reading, or with a metric
-that is refused, goes to quarantine, whole and byte for byte. Once it is released, its readings are
-duplicates.
+A device gets no answer over MQTT. So a message with a document that isn't a reading, or with a
+refused metric, goes to quarantine, whole and byte for byte. If it is released later, its valid
+readings are duplicates.
 """
 
 import base64
@@ -19,49 +19,49 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from telemetry.aws.quarantine import Held
+from telemetry.aws.quarantine import QuarantineEntry
 from telemetry.domain.admission import MAX_READINGS, Poster, Refusal, admit
 from telemetry.domain.formats import Body, Schemas, decode
 from telemetry.domain.reading import Reading, shown
 from telemetry.domain.times import LATEST_MS
 from telemetry.errors import Rejected
 
-VIA = "mqtt"  # stamped on what comes past the counting of `ingest`; the rule's SQL says the same
+VIA = "mqtt"  # stamped on readings that `ingest` doesn't count; the rule's SQL stamps the same
 BASIC_INGEST = "$aws/rules/"  # then the rule's name, then the topic
 GZIPPED = "-gzip"  # "+", as in Internet media types, is a wildcard to MQTT
-# What a topic's last level says of the body, as HTTP's Content-Type would.
+# A topic's last level, and the HTTP Content-Type that it stands for.
 CONTENT_TYPES = {
     "json": "application/json",
     "ndjson": "application/x-ndjson",
     "avro": "application/avro",
     "protobuf": "application/x-protobuf",
 }
-MARK = '"topic"'  # is in all three documents, and in no reading
+MARK = '"topic"'  # is in all three forms, and in no reading
 
 
 class Message(NamedTuple):
-    """A message of a device: what was published, where, and when the rule got it."""
+    """A device's message: its topic and body, and when the rule got it."""
 
     topic: str
     device_id: str
     format: str
     body: bytes
     received_at_ms: int
-    released: str | None = None  # by which release of the quarantine it comes
+    released: str | None = None  # the release from quarantine that sent it, if one did
 
 
-class Taken(NamedTuple):
-    """What became of a message: so many of its documents were refused, and these metrics."""
+class Intake(NamedTuple):
+    """A message's readings, the number of its refused documents, and its quarantine entries."""
 
     readings: list[Reading]
     refused: int
-    held: list[Held]  # the message, for the quarantine, where anything was refused
-    partly: Sequence[Refusal] = ()  # metrics of documents whose other metrics are readings
+    entries: list[QuarantineEntry]
+    partly: Sequence[Refusal] = ()  # refused metrics of accepted documents
     left_out: int = 0  # values that stand for no measurement
 
 
 def of_event(event: dict[str, Any]) -> Message:
-    """The message in an event of a rule; raises Rejected where it is none."""
+    """Return the message in a rule's event; raise Rejected if it isn't one."""
     try:
         topic, device_id, body = event["topic"], event["device_id"], event["body"]
         received_at_ms, form = event["received_at"], event.get("format") or "json"
@@ -86,7 +86,7 @@ def of_event(event: dict[str, Any]) -> Message:
 
 
 def to_event(message: Message) -> dict[str, Any]:
-    """The event in which a rule hands a message on."""
+    """Return the event in which a rule hands a message on."""
     return {
         "topic": message.topic,
         "device_id": message.device_id,
@@ -97,10 +97,10 @@ def to_event(message: Message) -> dict[str, Any]:
 
 
 def of_overflow(body: str, sent_at_ms: int | None) -> Message | None:
-    """The message in a body of the overflow queue; None where there are overflowed readings.
+    """Return the MQTT message in a body of the overflow queue; None if it holds plain readings.
 
-    IoT's error document doesn't say when the message came: `sent_at_ms`, when the document was
-    queued, a moment later, stands for it.
+    IoT's error document doesn't say when the message came, so `sent_at_ms` is used: the document
+    was queued a moment later.
     """
     if MARK not in body:
         return None
@@ -111,7 +111,7 @@ def of_overflow(body: str, sent_at_ms: int | None) -> Message | None:
         event = document.get("requestPayload", document)
         return of_event(event) if "topic" in event else None
     except (ValueError, TypeError, AttributeError, RecursionError, Rejected):
-        return None  # line by line, then: each is a reading or goes to quarantine
+        return None  # read line by line then: each is a reading, or goes to quarantine
 
 
 def _of_error(document: dict[str, Any], sent_at_ms: int | None) -> Message:
@@ -131,24 +131,24 @@ def _of_error(document: dict[str, Any], sent_at_ms: int | None) -> Message:
 
 def take(
     message: Message, retention_ms: int, stage: str, schemas: Schemas, trace_id: str | None = None
-) -> Taken:
-    """Check every document of a message as `ingest` does one that comes over HTTP.
+) -> Intake:
+    """Check every document of a message as `ingest` checks those of an HTTP request.
 
-    The clock is the rule's, so a message is the same however often it is delivered. Raises
-    Unavailable where a schema can't be had now.
+    The clock is the rule's, so each delivery of a message has the same result. Raise Unavailable if
+    a schema can't be fetched now.
     """
     try:
         documents = decoded(message, schemas)
     except Rejected as error:
-        held = _held(message, stage, error.reason, error.field, error.value)
-        return Taken([], 1, [held])
+        entry = _entry(message, stage, error.reason, error.field, error.value)
+        return Intake([], 1, [entry])
     poster = Poster(message.device_id)
     admission = admit(documents, poster, message.received_at_ms, retention_ms, trace_id)
     refusals = [each for each in admission.refusals if each["index"] not in admission.empty]
-    taken = Taken(admission.readings, len(refusals), [], admission.partly, admission.left_out)
-    if not refusals and not taken.partly:
-        return taken
-    first = (refusals or taken.partly)[0]
+    intake = Intake(admission.readings, len(refusals), [], admission.partly, admission.left_out)
+    if not refusals and not intake.partly:
+        return intake
+    first = (refusals or intake.partly)[0]
     notes = []
     if len(documents) > 1:
         notes.append(f"document {first['index'] + 1} of {len(documents)}")
@@ -156,17 +156,17 @@ def take(
     if not refusals:
         notes.append("its other metrics are stored")
     reason = first["reason"] + (f" ({'; '.join(notes)})" if notes else "")
-    held = _held(message, stage, reason, first["field"], first["value"])
-    return taken._replace(held=[held._replace(is_partly=not refusals)])
+    entry = _entry(message, stage, reason, first["field"], first["value"])
+    return intake._replace(entries=[entry._replace(is_partly=not refusals)])
 
 
 def uncounted(readings: Sequence[Reading]) -> list[Reading]:
-    """The readings, marked as come past the counting of `ingest`."""
+    """Return the readings with the stamp that `ingest` hasn't counted them."""
     return [reading._replace(via=VIA) for reading in readings]
 
 
 def decoded(message: Message, schemas: Schemas) -> list[Any]:
-    """The documents in a message, by its format; raises Rejected, or Unavailable for a schema."""
+    """Return the documents in a message; raise Rejected, or Unavailable for a schema."""
     name = message.format.removesuffix(GZIPPED)
     if name not in CONTENT_TYPES:
         known = ", ".join(CONTENT_TYPES)
@@ -176,14 +176,16 @@ def decoded(message: Message, schemas: Schemas) -> list[Any]:
     return decode(Body(message.body, CONTENT_TYPES[name], encoding), schemas, MAX_READINGS)
 
 
-def _held(message: Message, stage: str, reason: str, field: str | None, value: Any) -> Held:
-    """How the quarantine holds a message: released, `drain` gets it.
+def _entry(
+    message: Message, stage: str, reason: str, field: str | None, value: Any
+) -> QuarantineEntry:
+    """Return a message's quarantine entry; a release sends it to `drain`.
 
-    Its name is made from its content, so a message that is delivered again is the same.
+    The name is made from the content, so each delivery of a message makes the same entry.
     """
     event = json.dumps(to_event(message)).encode()
     digest = hashlib.sha256(event).hexdigest()[:16]
-    return Held(
+    return QuarantineEntry(
         f"mqtt:{digest}",
         stage,
         VIA,

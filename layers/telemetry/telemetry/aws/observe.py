@@ -44,7 +44,7 @@ def observed(handler: Handler) -> Handler:
 
 
 def _flush() -> None:
-    """Write what was counted: of the present minute, then of each other one."""
+    """Write the counts: those of the present minute, then those of each other minute."""
     if _metrics.metric_set:
         _metrics.flush_metrics()
     for metrics in _metrics_of_minute.values():
@@ -53,16 +53,13 @@ def _flush() -> None:
 
 
 def count(**amounts: int) -> None:
-    """Add to metrics, by name; zeros too, so that a graph has no gaps."""
+    """Add to metrics, by name; also zeros, so that graphs have no gaps."""
     for name, amount in amounts.items():
         _metrics.add_metric(name=name, unit=MetricUnit.Count, value=amount)
 
 
 def count_at(at_ms: int, **amounts: int) -> None:
-    """Add to metrics of the minute that an instant falls in, however long ago that was.
-
-    CloudWatch takes them up to 14 days late.
-    """
+    """Add to metrics of the minute of an instant; CloudWatch takes them up to 14 days late."""
     minute_ms = minute_of(at_ms)
     metrics = _metrics_of_minute.get(minute_ms)
     if metrics is None:
@@ -73,7 +70,7 @@ def count_at(at_ms: int, **amounts: int) -> None:
 
 
 def write_counts() -> None:
-    """Write what was counted so far: before a step after which nobody would count it again."""
+    """Write the counts so far, before a step after which no retry would count them again."""
     _flush()
 
 
@@ -84,7 +81,7 @@ def milliseconds(**durations: int) -> None:
 
 
 def current_trace_id() -> str | None:
-    """The X-Ray trace that this invocation belongs to (`1-…`), None where there is none."""
+    """Return the id of this invocation's X-Ray trace (`1-…`), None if there is none."""
     header = os.environ.get("_X_AMZN_TRACE_ID", "")
     parts = dict(part.split("=", 1) for part in header.split(";") if "=" in part)
     root = parts.get("Root", "")
@@ -92,10 +89,10 @@ def current_trace_id() -> str | None:
 
 
 def link(name: str, trace_ids: Iterable[str | None], **annotations: str | int) -> None:
-    """Leave a subsegment that links this invocation's trace to those its records came on.
+    """Add a subsegment that links this invocation's trace to the traces of its records.
 
-    Kinesis carries no trace context, so the trace id travels in the reading. X-Ray shows the
-    links as "linked traces", and finds annotations: `annotation.source_trace_id = "1-…"`.
+    Kinesis carries no trace context, so the trace id travels in the reading. X-Ray shows the links
+    as "linked traces", and can search by annotation: `annotation.source_trace_id = "1-…"`.
     """
     wanted = sorted({trace_id for trace_id in trace_ids if trace_id})[:TRACES_LINKED]
     if not wanted:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from telemetry.aws.chunks import chunks
-from telemetry.aws.quarantine import Held, device_in
+from telemetry.aws.quarantine import QuarantineEntry, device_in
 from telemetry.aws.queue import BYTES_A_CALL, Queue
 from telemetry.domain.reading import Reading, encode, shown
 from telemetry.domain.validation import decode
@@ -12,13 +12,13 @@ from telemetry.errors import Rejected
 
 
 class Overflow:
-    """Where accepted readings wait while the stream doesn't take them: many a message."""
+    """The overflow queue, with many readings in a message."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
 
     def put(self, readings: Sequence[Reading]) -> list[Reading]:
-        """Queue all, one to a line of a message; returns those that couldn't be."""
+        """Queue all, a line each; return those that couldn't be queued."""
         lines = [(reading, encode(reading).decode()) for reading in readings]
         groups = list(chunks(lines, _size, len(lines), BYTES_A_CALL))
         failed = self._queue.send(["\n".join(line for _, line in group) for group in groups])
@@ -26,12 +26,12 @@ class Overflow:
 
 
 def _size(pair: tuple[Reading, str]) -> int:
-    """Bytes of a reading's line, which is ASCII, and its end."""
+    """Return the bytes of a reading's line, which is ASCII, with its line end."""
     return len(pair[1]) + 1
 
 
 def overflowed(body: str) -> tuple[list[Reading], list[tuple[int, bytes, Rejected]]]:
-    """The readings in an overflow message; the lines that are none: number, bytes, reason."""
+    """Return the readings in an overflow message, and its other lines: number, bytes, reason."""
     readings, rejected = [], []
     for number, line in enumerate(body.encode(errors="surrogatepass").split(b"\n")):
         try:
@@ -42,14 +42,16 @@ def overflowed(body: str) -> tuple[list[Reading], list[tuple[int, bytes, Rejecte
 
 
 def sent_at_ms(message: dict[str, Any]) -> int | None:
-    """When an SQS message was queued, where it says so."""
+    """Return when an SQS message was queued, epoch ms; None if it doesn't say."""
     sent_at = message.get("attributes", {}).get("SentTimestamp")
     return int(sent_at) if sent_at else None
 
 
-def unreadable(message: dict[str, Any], number: int, line: bytes, rejected: Rejected) -> Held:
-    """How the quarantine holds a line of an SQS message that is no reading."""
-    return Held(
+def entry_of_line(
+    message: dict[str, Any], number: int, line: bytes, rejected: Rejected
+) -> QuarantineEntry:
+    """Return the quarantine entry of a line of an SQS message that isn't a reading."""
+    return QuarantineEntry(
         f"overflow:{message['messageId']}:{number}",
         "drain",
         "overflow",

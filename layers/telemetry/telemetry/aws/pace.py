@@ -1,4 +1,4 @@
-"""How fast, and how long, long work goes on in one invocation."""
+"""Limits the rate of long work, and its time within one invocation."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ BUDGET_SECONDS = 30.0  # far below any function's timeout, with all retries of t
 
 
 class Pace:
-    """Spreads work over time, and tells when an invocation has done its share."""
+    """Spreads work over time, and says when an invocation has done its share."""
 
     def __init__(
         self,
@@ -22,11 +22,11 @@ class Pace:
         self._due = self._started
 
     def begin(self) -> None:
-        """From now on an invocation's time counts."""
+        """Start counting an invocation's time."""
         self._started = self._due = self._clock()
 
     def spend(self, amount: int, per_second: float) -> None:
-        """Wait until so much more may have been done since the beginning."""
+        """Count work as done, and wait as long as the rate asks for."""
         self._due += amount / per_second
         wait_seconds = self._due - self._clock()
         if wait_seconds > 0:
@@ -34,5 +34,5 @@ class Pace:
 
     @property
     def is_over(self) -> bool:
-        """Whether the rest is for another invocation."""
+        """Whether the budget is used up, so that another invocation must do the rest."""
         return self._clock() - self._started >= self._budget_seconds

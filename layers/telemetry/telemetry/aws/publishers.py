@@ -1,4 +1,4 @@
-"""Where notices go out: an SNS topic, and an EventBridge bus that gets the same as events."""
+"""The publishers of notices: an SNS topic, and an EventBridge bus."""
 
 import json
 from typing import Any, Protocol
@@ -10,12 +10,12 @@ from telemetry.errors import Unavailable
 
 
 class Publisher(Protocol):
-    """One way out; `name` tells it from the others in claims."""
+    """A target of notices; `name` identifies it in claims."""
 
     name: str
 
     def publish(self, notice: Notice) -> None:
-        """Send the notice; raises Unavailable."""
+        """Send the notice; raise Unavailable if the service doesn't take it."""
 
 
 class Topic:

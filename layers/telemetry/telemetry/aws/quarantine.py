@@ -1,12 +1,12 @@
-"""The quarantine: where records that no retry makes valid wait for a person.
+"""The quarantine: records that no retry makes valid wait here for a person.
 
-An object under `quarantine/` in the failures bucket has JSON lines, a record each. Operators list,
-show, release and drop what is there (`ops/quarantine.py`).
+An object under `quarantine/` in the failures bucket has JSON lines, one for each record. Operators
+list, show, release and drop the records (`ops/quarantine.py`).
 
-A key begins with the device and the hour, so one device's records, however many, are together and
-hide no other's: `quarantine/pump-17/2026-11-21T01/aggregate-<hash>.jsonl`. The rest of it is made
-from the object's content, so putting the same again changes nothing. Nothing is dropped: who sends
-much that is wrong gets larger objects, not more of them (`Appender`).
+A key has the device and the hour: `quarantine/pump-17/2026-11-21T01/aggregate-<hash>.jsonl`. So the
+records of one device are together, and don't hide those of others. The hash is made from the
+object's content, so to put the same records again changes nothing. No record is dropped: a device
+that sends many wrong records gets larger objects, not more objects (`Appender`).
 """
 
 import base64
@@ -27,11 +27,11 @@ from telemetry.domain.token import SUBJECT
 from telemetry.errors import Rejected
 
 PREFIX = "quarantine/"
-# In the place of a device: no device's records, and those of several. No id has a ~.
+# In place of a device's id: for records of no device, and of several. No id has a ~.
 UNNAMED, SEVERAL = "~unnamed", "~several"
-DEVICES_A_BATCH = 8  # that get an object of their own; the others of a batch share one
-APPENDED_BYTES = 64_000  # of an object that grows; each line more writes all of it again
-APPENDED_OBJECTS = 50  # that an execution environment has at hand
+DEVICES_A_BATCH = 8  # devices with an object of their own; the others of a batch share one
+APPENDED_BYTES = 64_000  # largest growing object, since each new line rewrites the whole object
+APPENDED_OBJECTS = 50  # growing objects that an execution environment remembers
 CHANGED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409", "404"}
 
 
@@ -39,12 +39,12 @@ def _random() -> str:
     return uuid4().hex[:16]
 
 
-class Held(NamedTuple):
-    """One record in quarantine; what its source doesn't know is None."""
+class QuarantineEntry(NamedTuple):
+    """One record in quarantine; fields that its source doesn't know are None."""
 
     name: str  # the record's eventID, or made from its content
-    function: str  # the stage that couldn't take it
-    source: str  # where it came from, and goes again when it is released
+    function: str  # the stage that couldn't process it
+    source: str  # where it came from, and where a release sends it
     reason: str
     field: str | None
     value: Any
@@ -52,10 +52,10 @@ class Held(NamedTuple):
     sequence_number: str | None
     partition_key: str | None
     arrived_at_ms: int | None
-    data: bytes  # as they came
-    is_partly: bool = False  # its valid metrics are stored: only what was refused waits
-    device_id: Any = None  # whose it is, as far as it says
-    released: str | None = None  # by which release it came again
+    data: bytes  # the record as it came
+    is_partly: bool = False  # its valid metrics are stored; only refused ones wait
+    device_id: Any = None  # the device that the record names, valid or not
+    released: str | None = None  # the release that sent it again, if one did
 
 
 class Quarantine:
@@ -70,21 +70,23 @@ class Quarantine:
         rejected: Sequence[tuple[Record, Rejected]],
         partly: Sequence[tuple[Record, Rejected]] = (),
     ) -> list[Record]:
-        """Quarantine stream records that `aggregate` can't take; returns those that couldn't be.
+        """Quarantine stream records for `aggregate`; return those that couldn't be written.
 
-        `partly` are readings of which it can't take some metrics.
+        `partly` are records of which only some metrics are refused.
         """
-        held = [of_stream(record, "aggregate", error) for record, error in rejected]
-        held += [of_stream(record, "aggregate", error, is_partly=True) for record, error in partly]
-        return [] if self.keep(held) else [record for record, _ in (*rejected, *partly)]
+        entries = [entry_of_record(record, "aggregate", error) for record, error in rejected]
+        entries += [
+            entry_of_record(record, "aggregate", error, is_partly=True) for record, error in partly
+        ]
+        return [] if self.keep(entries) else [record for record, _ in (*rejected, *partly)]
 
-    def keep(self, held: Sequence[Held]) -> bool:
-        """Whether all are in quarantine now, in an object for each device and hour.
+    def keep(self, entries: Sequence[QuarantineEntry]) -> bool:
+        """Put entries in quarantine, an object for each device and hour; return whether it worked.
 
-        Where a batch has records of many devices, those of which it has few share one.
+        Where a batch has entries of many devices, the devices with the fewest share an object.
         """
         try:
-            for folder, group in _by_folder(held):
+            for folder, group in _by_folder(entries):
                 body = b"".join(map(_line, group))
                 digest = hashlib.sha256(body).hexdigest()[:16]
                 key = f"{PREFIX}{folder}{group[0].function}-{digest}.jsonl"
@@ -96,7 +98,7 @@ class Quarantine:
 
 
 class Grown(NamedTuple):
-    """An object that grows: as this environment has written it last."""
+    """A growing object, as this execution environment wrote it last."""
 
     key: str
     etag: str
@@ -104,10 +106,10 @@ class Grown(NamedTuple):
 
 
 class Appender:
-    """Puts single records in quarantine, many of a device and hour into one object.
+    """Puts single records in quarantine, many of a device and hour in one object.
 
-    An environment appends to objects of its own only. Where an operator has changed one meanwhile,
-    or taken it away, it begins another, so what was taken out stays out.
+    An execution environment appends only to its own objects. If an operator has changed or deleted
+    one meanwhile, it begins another, so records that were taken out stay out.
     """
 
     def __init__(self, s3: Any, bucket: str, new_name: Callable[[], str] = _random) -> None:
@@ -116,29 +118,29 @@ class Appender:
         self._new_name = new_name
         self._grown: OrderedDict[str, Grown] = OrderedDict()
 
-    def keep(self, held: Sequence[Held]) -> bool:
-        """Whether all are in quarantine now."""
+    def keep(self, entries: Sequence[QuarantineEntry]) -> bool:
+        """Put entries in quarantine; return whether it worked."""
         try:
-            for folder, group in _by_folder(held):
+            for folder, group in _by_folder(entries):
                 self._append(folder, group)
         except (ClientError, BotoCoreError) as error:
             log.warning("quarantine unavailable", extra={"why": str(error)})
             return False
         return True
 
-    def _append(self, folder: str, held: Sequence[Held]) -> None:
-        lines = [_line(each) for each in held]
+    def _append(self, folder: str, entries: Sequence[QuarantineEntry]) -> None:
+        lines = [_line(each) for each in entries]
         grown = self._grown.pop(folder, None)
         if grown and self._grow(folder, grown, lines):
             return
         body = b"".join(lines)
-        key = f"{PREFIX}{folder}{held[0].function}-{self._new_name()}.jsonl"
+        key = f"{PREFIX}{folder}{entries[0].function}-{self._new_name()}.jsonl"
         answer = self._s3.put_object(Bucket=self._bucket, Key=key, Body=body)
         self._remember(folder, Grown(key, answer["ETag"], body))
 
     def _grow(self, folder: str, grown: Grown, lines: Sequence[bytes]) -> bool:
-        """Whether the lines are in the object now; it may be full, or another by now."""
-        # what is delivered again is there already
+        """Append lines to an object; return False if it is full, or somebody changed it."""
+        # a record that is delivered again is there already
         body = grown.body + b"".join(line for line in lines if line not in grown.body)
         if len(body) > APPENDED_BYTES:
             return False
@@ -159,10 +161,10 @@ class Appender:
             self._grown.popitem(last=False)
 
 
-def _by_folder(held: Sequence[Held]) -> list[tuple[str, list[Held]]]:
-    """The records of each device and hour; those of all but a few devices are together."""
-    folders: dict[str, list[Held]] = {}
-    for each in held:
+def _by_folder(entries: Sequence[QuarantineEntry]) -> list[tuple[str, list[QuarantineEntry]]]:
+    """Group entries by device and hour; devices beyond DEVICES_A_BATCH share one group."""
+    folders: dict[str, list[QuarantineEntry]] = {}
+    for each in entries:
         folders.setdefault(_folder(each, _device(each)), []).append(each)
     most = sorted(folders, key=lambda name: -len(folders[name]))
     groups = [(name, folders[name]) for name in most[:DEVICES_A_BATCH]]
@@ -170,10 +172,12 @@ def _by_folder(held: Sequence[Held]) -> list[tuple[str, list[Held]]]:
     return [*groups, (_folder(rest[0], SEVERAL), rest)] if rest else groups
 
 
-def of_stream(record: Record, function: str, rejected: Rejected, is_partly: bool = False) -> Held:
-    """What is held of a stream's record."""
+def entry_of_record(
+    record: Record, function: str, rejected: Rejected, is_partly: bool = False
+) -> QuarantineEntry:
+    """Return the quarantine entry of a stream record."""
     stored = " (its other metrics are stored)" if is_partly else ""
-    return Held(
+    return QuarantineEntry(
         f"{record.shard_id}:{record.sequence_number}",
         function,
         "kinesis",
@@ -190,10 +194,10 @@ def of_stream(record: Record, function: str, rejected: Rejected, is_partly: bool
     )
 
 
-def of_change(record: dict[str, Any], function: str, rejected: Rejected) -> Held:
-    """What is held of a record of a table's stream; raises what reading one that is none raises."""
+def entry_of_change(record: dict[str, Any], function: str, rejected: Rejected) -> QuarantineEntry:
+    """Return the entry of a table stream's record; raise LookupError for a malformed record."""
     change = record["dynamodb"]
-    return Held(
+    return QuarantineEntry(
         record["eventID"],
         function,
         "dynamodb",
@@ -211,9 +215,9 @@ def of_change(record: dict[str, Any], function: str, rejected: Rejected) -> Held
 
 
 def device_in(data: bytes) -> Any:
-    """Whose a record is by its own word, whatever else is wrong with it; None where it says none.
+    """Return the device that a record's JSON names, even if the record is invalid; None if none.
 
-    Only a text names a device; what is too long to be one isn't looked into.
+    Only a string names a device; a long one is cut.
     """
     try:
         document = json.loads(data)
@@ -223,19 +227,19 @@ def device_in(data: bytes) -> Any:
     return shown(named) if isinstance(named, str) else None
 
 
-def _device(held: Held) -> str:
-    """The device's part of a key."""
-    named = held.device_id
+def _device(entry: QuarantineEntry) -> str:
+    """Return the device's part of an object's key."""
+    named = entry.device_id
     return named if isinstance(named, str) and SUBJECT.fullmatch(named) else UNNAMED
 
 
-def _folder(held: Held, device: str) -> str:
-    """`<device>/<hour>/` of a key; the hour of arrival, where that is known."""
-    at_ms = held.arrived_at_ms
+def _folder(entry: QuarantineEntry, device: str) -> str:
+    """Return `<device>/<hour>/` of a key; the hour is that of arrival, or `undated`."""
+    at_ms = entry.arrived_at_ms
     hour = "undated" if at_ms is None else to_iso(at_ms)[: len("2026-11-21T01")]
     return f"{device}/{hour}/"
 
 
-def _line(held: Held) -> bytes:
-    document = {**held._asdict(), "data": base64.b64encode(held.data).decode()}
+def _line(entry: QuarantineEntry) -> bytes:
+    document = {**entry._asdict(), "data": base64.b64encode(entry.data).decode()}
     return json.dumps(document).encode() + b"\n"

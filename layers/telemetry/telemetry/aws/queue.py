@@ -9,16 +9,16 @@ from telemetry.aws.chunks import chunks
 from telemetry.aws.observe import log
 from telemetry.errors import Unavailable
 
-# SendMessageBatch's limits: 10 messages, and 1 MiB in all since August 2025; a quarter of that
-# also fits accounts and emulators that have the limit of before.
+# SendMessageBatch's limits: 10 messages, and 1 MiB in all since August 2025. A quarter of that also
+# fits accounts and emulators that still have the old limit.
 MESSAGES_A_CALL = 10
 BYTES_A_CALL = 250_000
 ATTEMPTS = 3
-WAIT_SECONDS = 1  # a receive that waits asks all of SQS's servers; one that doesn't, only some
+WAIT_SECONDS = 1  # a receive that waits asks all of SQS's servers; without a wait, only some
 
 
 class Message(NamedTuple):
-    """A message that was received; `receipt` is what it is deleted by."""
+    """A received message; `receipt` is the handle that deletes it."""
 
     body: str
     receipt: str
@@ -32,7 +32,7 @@ class Queue:
         self._url = url
 
     def send(self, bodies: Sequence[str]) -> set[int]:
-        """Send all, each at most BYTES_A_CALL long; the indexes of those that weren't taken."""
+        """Send all, each at most BYTES_A_CALL long; return the indexes of the failed ones."""
         left = set(range(len(bodies)))
 
         def size_of(index: int) -> int:
@@ -57,7 +57,7 @@ class Queue:
         return {int(entry["Id"]) for entry in answer.get("Successful", [])}
 
     def receive(self) -> list[Message]:
-        """Up to 10 messages, none where there are none; raises Unavailable."""
+        """Return up to 10 messages; raise Unavailable."""
         try:
             answer = self._sqs.receive_message(
                 QueueUrl=self._url,
@@ -69,14 +69,14 @@ class Queue:
         return [Message(each["Body"], each["ReceiptHandle"]) for each in answer.get("Messages", [])]
 
     def delete(self, message: Message) -> None:
-        """It is done; where it can't be deleted, it comes back."""
+        """Delete a processed message; if that fails, the message comes back."""
         try:
             self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=message.receipt)
         except (ClientError, BotoCoreError) as error:
             log.warning("message not deleted", extra={"queue": self._url, "why": str(error)})
 
     def give_back(self, message: Message) -> None:
-        """It is not done: let the next one have it now, not when its time is over."""
+        """Make a message visible again now, instead of after its visibility timeout."""
         try:
             self._sqs.change_message_visibility(
                 QueueUrl=self._url, ReceiptHandle=message.receipt, VisibilityTimeout=0

@@ -1,4 +1,4 @@
-"""The device registry: who may call the API. One item a subject, written rarely, by admins."""
+"""The device registry: the grants of API callers, one item for each subject; admins write it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,10 +18,10 @@ class Registry:
         self._table = table
 
     def find(self, subject: str, secret: str) -> Grant | None:
-        """The grant of a subject, if this is its secret.
+        """Return a subject's grant if the secret is right, otherwise None.
 
-        Read consistently: API Gateway remembers for a minute that a token is refused, and one that
-        was made a moment ago is often used at once.
+        The read is consistent: a new token is often used at once, and API Gateway would remember a
+        refusal for a minute.
         """
         answer = self._dynamodb.get_item(
             TableName=self._table, Key={"device_id": {"S": subject}}, ConsistentRead=True
@@ -32,7 +32,7 @@ class Registry:
         return Grant(subject, item["role"]["S"], item["prefix"]["S"])
 
     def create(self, grants: Sequence[tuple[Grant, str]], created_at: str) -> list[str]:
-        """Store grants with their secrets, up to 100, all or none; returns subjects in the way."""
+        """Store up to 100 grants with their secrets, all or none; return subjects that exist."""
         puts = [
             {
                 "Put": {
@@ -54,18 +54,18 @@ class Registry:
             self._dynamodb.transact_write_items(TransactItems=puts)
         except ClientError as error:
             reasons = error.response.get("CancellationReasons") or []
-            taken = [
+            existing = [
                 grant.subject
                 for (grant, _), reason in zip(grants, reasons, strict=False)
                 if reason.get("Code") == "ConditionalCheckFailed"
             ]
-            if not taken:
+            if not existing:
                 raise
-            return taken
+            return existing
         return []
 
     def remove(self, subject: str) -> bool:
-        """Forget a subject; whether it was there."""
+        """Forget a subject; return whether it existed."""
         answer = self._dynamodb.delete_item(
             TableName=self._table, Key={"device_id": {"S": subject}}, ReturnValues="ALL_OLD"
         )
@@ -80,6 +80,6 @@ class AdminSecret:
         self._arn = arn
 
     def matches(self, secret: str) -> bool:
-        """Asked each time, so that a rotated secret counts at once; admins call rarely."""
+        """Return whether this is the secret; read each time, so a rotated one counts at once."""
         answer = self._secretsmanager.get_secret_value(SecretId=self._arn)
         return same(secret, hashed(answer["SecretString"]))

@@ -1,4 +1,4 @@
-"""Writer schemas: the version of a reading that a device wrote with, by its id in Glue."""
+"""Writer schemas: the reading schema with which a device wrote, by its id in Glue."""
 
 import json
 import time
@@ -17,9 +17,9 @@ from telemetry.settings import SchemaSettings, SettingMissing
 
 V = TypeVar("V")
 NAME = "reading"
-REMEMBERED = 256  # versions fetched, and as many misses; a version takes some 4 kB
-MISS_SECONDS = 60.0  # so long an id that Glue didn't know isn't asked for again
-AWAY_SECONDS = 5.0  # so long Glue isn't asked after it didn't answer
+REMEMBERED = 256  # fetched versions, and as many unknown ids; a version takes some 4 kB
+MISS_SECONDS = 60.0  # for this time, an id that Glue didn't know isn't asked for again
+AWAY_SECONDS = 5.0  # for this time, Glue isn't asked again after it didn't answer
 READ_TIMEOUT_SECONDS = 1
 NOT_THERE = frozenset({"EntityNotFoundException", "InvalidInputException"})
 
@@ -27,9 +27,9 @@ NOT_THERE = frozenset({"EntityNotFoundException", "InvalidInputException"})
 class Schemas:
     """The schemas of one registry's readings, by version id.
 
-    `known` are the ids of versions that ship with the code: they need no call. Others are fetched
-    once. `glue` gives Glue's client: making it costs 45 ms of CPU, and most devices' versions are
-    known. `clock` gives seconds that only go forward.
+    `known` has the versions that ship with the code: they need no call. Others are fetched once.
+    `glue` makes Glue's client on first use, since that costs 45 ms of CPU and is rarely needed.
+    `clock` returns monotonic seconds.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class Schemas:
         self._away_until = float("-inf")
 
     def writer(self, schema_id: UUID) -> Schema:
-        """The schema that has this id.
+        """Return the schema with this id.
 
-        Raises Rejected where the registry's readings have no such version, Unavailable where Glue
-        can't be asked now.
+        Raise Rejected if the registry's readings have no such version, and Unavailable if Glue
+        doesn't answer now.
         """
         known = self._known.get(schema_id)
         if known is not None:
@@ -75,7 +75,7 @@ class Schemas:
         return schema
 
     def _ask(self, schema_id: UUID) -> dict[str, Any] | None:
-        """Glue's answer; None if it knows no such version."""
+        """Return Glue's answer, None if it knows no such version; raise Unavailable."""
         if self._clock() < self._away_until:
             raise Unavailable(f"Glue didn't answer within the last {AWAY_SECONDS:.0f} s")
         try:
@@ -90,7 +90,7 @@ class Schemas:
         return answer
 
     def _unfit(self, answer: Mapping[str, Any]) -> str:
-        """What keeps a version from being a reading's; nothing if it is one."""
+        """Return why a version isn't one of a reading's; "" if it is one."""
         arn = answer["SchemaArn"]
         if not arn.endswith(f":schema/{self._registry}/{NAME}"):
             return f"is of another schema, {arn.rpartition(':schema/')[2]}"
@@ -105,7 +105,7 @@ def _rejected(schema_id: UUID, reason: str) -> Rejected:
 
 
 def _remember(memory: OrderedDict[UUID, V], schema_id: UUID, value: V) -> None:
-    """Keep a value as the latest, and let go of the one longest unused."""
+    """Remember a value, and forget the one that is unused for longest."""
     memory[schema_id] = value
     memory.move_to_end(schema_id)
     if len(memory) > REMEMBERED:
@@ -113,10 +113,10 @@ def _remember(memory: OrderedDict[UUID, V], schema_id: UUID, value: V) -> None:
 
 
 def known_ids(setting: str) -> dict[UUID, Schema]:
-    """The versions that ship with the code, by the ids in READING_SCHEMA_IDS.
+    """Return the versions that ship with the code, by the ids in READING_SCHEMA_IDS.
 
-    Ids of this stack's registry come in the versions' order; those of other registries as
-    `id=version`. Raises SettingMissing for what is neither.
+    Ids of this stack's registry are in the versions' order; ids of other registries are written
+    `id=version`. Raise SettingMissing for any other entry.
     """
     shipped = {schema["version"]: schema for schema in versions(NAME)}
     known = {}
@@ -131,7 +131,7 @@ def known_ids(setting: str) -> dict[UUID, Schema]:
 
 
 def schemas(settings: SchemaSettings) -> Schemas:
-    """The schemas that devices' records are read with."""
+    """Return the schemas with which to read devices' records."""
     glue = partial(client, "glue", attempts=1, read_timeout_seconds=READ_TIMEOUT_SECONDS)
     known = known_ids(settings.reading_schema_ids)
     return Schemas(glue, settings.registry_name, known, time.monotonic)

@@ -1,4 +1,4 @@
-"""The Kinesis stream: events decoded for the consumers, readings put by the producers."""
+"""The Kinesis stream: decodes events for consumers, puts readings for producers."""
 
 import base64
 import json
@@ -20,25 +20,25 @@ from telemetry.domain.reading import Reading, check_time, encode
 from telemetry.domain.validation import NothingMeasured
 from telemetry.errors import Rejected, Unavailable
 
-VIA = "stream"  # stamped on what another producer put there: `ingest` hasn't counted it
+VIA = "stream"  # stamped on records of other producers, which `ingest` hasn't counted
 T = TypeVar("T")
-Pair = tuple[T, dict[str, Any]]  # what is put, and its entry in the call
+Pair = tuple[T, dict[str, Any]]  # a reading or line to put, and its entry in the call
 # PutRecords' limits: https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html
 MAX_RECORDS = 500
 MAX_BYTES = 5_000_000
-# A shard takes 1,000 records a second; a request with more of one device than this is spread.
+# A shard takes 1,000 records a second. More readings of one device in a call go to several keys.
 RECORDS_A_KEY = 250
-# Waits between attempts at a put, seconds: 1.5 s in all, well inside a device's patience. A stream
-# that hangs instead of refusing gets this long; the rest of ingest's time is the overflow queue's.
+# Waits between attempts at a put, seconds: 1.5 s in all, well within a device's timeout.
+# PUT_SECONDS_MAX is for a stream that hangs; the overflow queue needs the rest of ingest's time.
 BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.75)
 PUT_SECONDS_MAX = 6.0
 
 
 class Record(NamedTuple):
-    """One stream record as a consumer sees it; `reading` is None where `rejected` says why.
+    """One stream record as a consumer sees it; without a `reading`, `rejected` says why.
 
-    A reading of which all values stand for no measurement has no metrics. `bundle`: where a record
-    holds several readings, and has been opened.
+    A reading whose every value stands for no measurement has no metrics. `bundle` is set by
+    `opened` for a record with several readings.
     """
 
     sequence_number: str
@@ -48,38 +48,38 @@ class Record(NamedTuple):
     data: bytes
     reading: Reading | None
     rejected: Rejected | None
-    refused: tuple[Rejected, ...] = ()  # metrics, of a reading that has others
+    refused: tuple[Rejected, ...] = ()  # metrics that are invalid, beside valid ones
     left_out: int = 0  # values that stand for no measurement
     bundle: Bundle | None = None
 
     @property
-    def is_foreign(self) -> bool:
-        """Whether it came past `ingest`, which stamps its readings and has counted them."""
+    def bypassed_ingest(self) -> bool:
+        """Whether `ingest` hasn't stamped and counted it: the record is foreign."""
         reading = self.reading
         return reading is None or reading.received_at_ms is None or reading.via is not None
 
     @property
     def received_at_ms(self) -> int:
-        """When the pipeline received it: a foreign record, when it arrived on the stream."""
+        """When `ingest` received it; for an unstamped record, when it arrived on the stream."""
         stamped = self.reading.received_at_ms if self.reading else None
         return self.arrived_at_ms if stamped is None else stamped
 
 
 def decode(event: dict[str, Any]) -> list[Record]:
-    """The records of an event source mapping's event, in order, each with its reading."""
+    """Return the records of an event source mapping's event, in order, each with its reading."""
     return [_record(entry) for entry in event["Records"]]
 
 
 def checked(records: Iterable[Record], retention_ms: int) -> list[Record]:
-    """The same, those past `ingest` held to the times that it takes.
+    """Return the same records; those that bypassed `ingest` get its time checks.
 
-    The clock is that of their arrival: a record is the same reading at each delivery and replay.
+    Their clock is the time of arrival, so the result is the same at each delivery and replay.
     """
     return [_checked(record, retention_ms) for record in records]
 
 
 def _checked(record: Record, retention_ms: int) -> Record:
-    if record.reading is None or not record.is_foreign:
+    if record.reading is None or not record.bypassed_ingest:
         return record
     try:
         check_time(record.reading, record.received_at_ms, retention_ms)
@@ -89,7 +89,7 @@ def _checked(record: Record, retention_ms: int) -> Record:
 
 
 def opened(record: Record) -> Record:
-    """The same, with what it holds where it is a bundle."""
+    """Return the same record, with its bundle if it is one."""
     if record.reading is not None:
         return record
     try:
@@ -100,10 +100,10 @@ def opened(record: Record) -> Record:
 
 
 def records_of(record: Record) -> list[tuple[str, bytes]]:
-    """A bundle's readings as records, each with its device.
+    """Return a bundle's readings as records, each with its device.
 
-    They are stamped as received when the bundle arrived, past `ingest`. What is refused of one goes
-    along, so that it is told and counted as of any record.
+    Their stamps say that they bypassed `ingest` and arrived with the bundle. Refused values stay in
+    the records, so that they are counted and logged like those of any record.
     """
     found = []
     stamps = {"received_at": record.arrived_at_ms, "via": VIA, "replayed_at": None}
@@ -123,7 +123,7 @@ def _record(entry: dict[str, Any]) -> Record:
     kinesis = entry["kinesis"]
     try:
         data = base64.b64decode(kinesis["data"], validate=True)
-    except ValueError:  # not what Kinesis sends; keep what came
+    except ValueError:  # Kinesis doesn't send this; keep the bytes that came
         data = kinesis["data"].encode()
     record = Record(
         kinesis["sequenceNumber"],
@@ -144,12 +144,12 @@ def _record(entry: dict[str, Any]) -> Record:
 
 
 def resume_from(records: Sequence[Record], failed: Iterable[str]) -> dict[str, Any]:
-    """The answer to the mapping: which record to deliver from again, if any.
+    """Return the answer to the mapping: the record from which to deliver again, if any.
 
-    `failed` are sequence numbers. The lowest one makes the checkpoint, so naming it alone is
-    enough: https://docs.aws.amazon.com/lambda/latest/dg/services-kinesis-batchfailurereporting.html
-    Where that is the first record, nothing got done: raises Unavailable, which means the same to
-    the mapping, and counts as an error of the function, so that somebody is told.
+    `failed` are sequence numbers. The mapping resumes from the lowest one, so the answer names only
+    that: https://docs.aws.amazon.com/lambda/latest/dg/services-kinesis-batchfailurereporting.html
+    If that is the first record, nothing succeeded: raise Unavailable. The mapping does the same,
+    but the function's errors count it, and an alarm watches those.
     """
     wanted = set(failed)
     for record in records:
@@ -161,7 +161,7 @@ def resume_from(records: Sequence[Record], failed: Iterable[str]) -> dict[str, A
 
 
 class _DeniedError(Exception):
-    """The role may not put: to try again within seconds is no use."""
+    """The role may not put records; a retry within seconds is useless."""
 
 
 class Stream:
@@ -180,16 +180,16 @@ class Stream:
         self._clock = clock
 
     def put(self, readings: Sequence[Reading]) -> list[Reading]:
-        """Put all; returns those that the stream didn't take within bounded retries.
+        """Put all; return those that the stream didn't take within bounded retries.
 
-        PutRecords fails in part, so each attempt sends only what is left. An attempt that is
-        lost on its way back may have arrived: it is sent again, and counted once downstream.
+        PutRecords may fail in part, so each attempt sends only the remaining readings. If an answer
+        is lost, its readings are sent again; windows count them once.
         """
         entries = _entries((reading.device_id, encode(reading)) for reading in readings)
         return [reading for reading, _ in self._put(zip(readings, entries, strict=True))]
 
     def put_lines(self, lines: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
-        """The same for records' bytes as they are, each with what its partition key is made of."""
+        """Put records' bytes, each with its device id or another key; return the failed ones."""
         return [line for line, _ in self._put(zip(lines, _entries(lines), strict=True))]
 
     def _put(self, pairs: Iterable[Pair[T]]) -> list[Pair[T]]:
@@ -208,9 +208,9 @@ class Stream:
         return left
 
     def _attempt(self, pairs: list[Pair[T]], give_up_at: float) -> list[Pair[T]]:
-        """Those of `pairs` that one call didn't put; all, where no time is left for it.
+        """Return the pairs that one call didn't put; all of them if no time is left for a call.
 
-        Raises _DeniedError where the role may not put.
+        Raise _DeniedError if the role may not put.
         """
         if self._clock() > give_up_at:
             return pairs
@@ -232,7 +232,7 @@ class Stream:
 
 
 def _entries(records: Iterable[tuple[str, bytes]]) -> list[dict[str, Any]]:
-    """One stream record each, keyed by device so that a shard has a device's in order."""
+    """Return an entry for each record, keyed by device so that one shard has them in order."""
     seen: Counter[str] = Counter()
     entries = []
     for device_id, data in records:
@@ -244,5 +244,5 @@ def _entries(records: Iterable[tuple[str, bytes]]) -> list[dict[str, Any]]:
 
 
 def _size(pair: Pair[Any]) -> int:
-    """Bytes that count towards PutRecords' limit."""
+    """Return the bytes that count towards PutRecords' limit."""
     return len(pair[1]["Data"]) + len(pair[1]["PartitionKey"])

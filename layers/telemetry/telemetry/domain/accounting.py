@@ -1,13 +1,14 @@
-"""Loss accounting: what is counted at each stage, and what must balance.
+"""Loss accounting: the counts of each stage, and how they must balance.
 
-Accepted readings, and those that reach the stream past `ingest` (foreign), are stored, found to be
-duplicates, or quarantined. All five are counted in the minute in which the reading was received, so
-a minute balances once all of it has been processed, however late. What it lacks then is on its way
-or lost. A delivery that is repeated after its answer was lost is counted again: that makes the
-right side larger, so it raises no false alarm, but within its minute it can hide as many losses.
+A reading is accepted by `ingest`, or reaches the stream without it (foreign). Then it is stored,
+found to be a duplicate, or quarantined. All five are counted in the minute in which the reading was
+received, so a minute balances once all of its readings are processed, however late. Readings that a
+minute still lacks are on their way, or lost. A repeated delivery whose first answer was lost is
+counted twice. This enlarges the right side, so it raises no false alarm, but it can hide as many
+losses of its minute.
 
-Metrics are no part of that balance: a reading of which one is refused is stored with the others. A
-reading of which every value stands for no measurement brings nothing new: it is a duplicate.
+Metrics aren't part of the balance: a reading with one refused metric is stored with its others. A
+reading whose every value stands for no measurement brings nothing new and counts as a duplicate.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-    """A metric, and the function that counts it."""
+    """A CloudWatch metric, and the function that counts it."""
 
     stage: str
     name: str
@@ -28,9 +29,10 @@ STORED = Metric("aggregate", "ReadingsStored")
 DUPLICATE = Metric("aggregate", "ReadingsDuplicate")
 QUARANTINED = Metric("aggregate", "ReadingsQuarantined")
 
-GIVEN_UP = Metric("redrive", "ReadingsQuarantined")  # by aggregate's mapping, and no retry mends
+# given up by aggregate's mapping, and quarantined by the redrive because no retry can succeed
+GIVEN_UP = Metric("redrive", "ReadingsQuarantined")
 
-REFUSED = Metric("aggregate", "MetricsRefused")  # of readings whose other metrics are taken
+REFUSED = Metric("aggregate", "MetricsRefused")  # of readings whose other metrics are stored
 LEFT_OUT = Metric("aggregate", "MetricsLeftOut")  # values that stand for no measurement
 CONFLICTING = Metric("aggregate", "ReadingsConflicting")  # values that differ from the stored one
 
@@ -39,7 +41,7 @@ SETTLED = (STORED, DUPLICATE, QUARANTINED)
 ENDED = (*SETTLED, GIVEN_UP)
 BALANCE = (*ARRIVED, *ENDED)
 
-# What operators see, by stage. The rest is counted in the minute in which it is done.
+# The counts that operators see, by stage. Those outside the balance are of the minute of the work.
 SHOWN: dict[str, dict[str, Metric]] = {
     "ingest": {
         "accepted": ACCEPTED,
@@ -73,9 +75,9 @@ Counts = Mapping[Metric, Mapping[int, int]]  # by metric and minute (its start, 
 
 
 def unaccounted(counts: Counts) -> int:
-    """How many readings arrived and have not met their end: the sum of what each minute lacks.
+    """Return how many readings arrived and have no outcome yet, summed over minutes.
 
-    Minute by minute, so that what one minute has too much of hides nothing in another.
+    Each minute is compared alone, so a surplus in one minute hides no loss in another.
     """
     minutes = {minute for metric in ARRIVED for minute in counts.get(metric, {})}
 
@@ -86,7 +88,7 @@ def unaccounted(counts: Counts) -> int:
 
 
 def by_stage(counts: Counts) -> dict[str, dict[str, int]]:
-    """The sums over all minutes, as operators see them."""
+    """Return each count's sum over all minutes, by stage, as operators see them."""
     return {
         stage: {name: sum(counts.get(metric, {}).values()) for name, metric in names.items()}
         for stage, names in SHOWN.items()

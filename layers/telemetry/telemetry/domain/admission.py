@@ -1,4 +1,4 @@
-"""Which of the documents of a request are readings that the pipeline takes, and which metrics."""
+"""Admission: which documents of a request are readings that the pipeline accepts."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,24 +7,24 @@ from telemetry.domain.reading import Reading, check_time, shown
 from telemetry.domain.validation import NothingMeasured, Parsed, parse
 from telemetry.errors import Rejected
 
-MAX_READINGS = 500  # of a request, and of a PutRecords call
-Refusal = dict[str, Any]  # index, device_id, field, value, reason, as the API has them
+MAX_READINGS = 500  # in a request, and in a PutRecords call
+Refusal = dict[str, Any]  # index, device_id, field, value, reason, as in the API's answers
 
 
 class Poster(NamedTuple):
-    """Who posts: one device (`device_id`), or a gateway for devices whose id starts so."""
+    """The sender: one device (`device_id`), or a gateway for ids that start with `prefix`."""
 
     device_id: str | None
     prefix: str = ""
 
 
 class Admission(NamedTuple):
-    """What is taken of a request's documents, and what isn't.
+    """The accepted readings of a request, and its refusals.
 
-    `readings[i]` came from the document at `indexes[i]`. `refusals` are the documents that are no
-    readings, one each; `partly` are metrics refused of documents whose other metrics are taken.
-    `left_out` is the number of values that stand for no measurement; of `empty` documents, by
-    index, nothing is left without them. These are among the refusals, too.
+    `readings[i]` came from the document at `indexes[i]`. `refusals` has one entry for each document
+    that isn't accepted. `partly` has the refused metrics of accepted documents. `left_out` counts
+    values that stand for no measurement. `empty` has the indexes of documents with no other value;
+    they are among the refusals, too.
     """
 
     readings: list[Reading]
@@ -43,51 +43,52 @@ def admit(
     trace_id: str | None,
     places: Sequence[str] | None = None,
 ) -> Admission:
-    """Check every document; stamp the readings with when and on which trace they came.
+    """Check every document; stamp the accepted readings with the time and trace of their arrival.
 
-    A document that its format's decoder refused, and no other with it, is that Rejected. What is
-    taken doesn't depend on the documents' order. `places` is how answers call the documents, by
-    index; `reading 0` and so on without it.
+    A document that the decoder refused comes as a Rejected in its place; the others are unaffected.
+    The result doesn't depend on the documents' order. `places` names the documents in messages, by
+    index; without it they are `reading 0` and so on.
     """
-    taken: dict[int, Parsed] = {}
+    accepted: dict[int, Parsed] = {}
     refused: dict[int, Rejected] = {}
     for index, document in enumerate(documents):
         try:
-            taken[index] = _checked(document, poster, now_ms, retention_ms)
+            accepted[index] = _checked(document, poster, now_ms, retention_ms)
         except Rejected as error:
             refused[index] = error
-    names = [f"reading {index}" if places is None else places[index] for index in taken]
-    readings = [each.reading for each in taken.values()]
-    for index, found in zip(list(taken), agreeing(readings, names), strict=True):
-        if isinstance(found, Rejected):
-            refused[index] = found
-            del taken[index]
+    names = [f"reading {index}" if places is None else places[index] for index in accepted]
+    readings = [each.reading for each in accepted.values()]
+    for index, result in zip(list(accepted), resolve_conflicts(readings, names), strict=True):
+        if isinstance(result, Rejected):
+            refused[index] = result
+            del accepted[index]
         else:
-            earlier = taken[index]
-            taken[index] = Parsed(found.reading, earlier.refused + found.refused, earlier.left_out)
+            parsed = accepted[index]
+            refused_metrics = parsed.refused + result.refused
+            accepted[index] = Parsed(result.reading, refused_metrics, parsed.left_out)
     empty = {i: each.left_out for i, each in refused.items() if isinstance(each, NothingMeasured)}
     return Admission(
         [
             each.reading._replace(received_at_ms=now_ms, trace_id=trace_id)
-            for each in taken.values()
+            for each in accepted.values()
         ],
-        list(taken),
+        list(accepted),
         [
             to_refusal(index, _device_of(documents[index], poster), error)
             for index, error in sorted(refused.items())
         ],
         [
             to_refusal(index, each.reading.device_id, error)
-            for index, each in taken.items()
+            for index, each in accepted.items()
             for error in each.refused
         ],
-        sum(each.left_out for each in taken.values()) + sum(empty.values()),
+        sum(each.left_out for each in accepted.values()) + sum(empty.values()),
         frozenset(empty),
     )
 
 
 def _checked(document: Any, poster: Poster, now_ms: int, retention_ms: int) -> Parsed:
-    """The reading in a document; raises Rejected where it isn't one, or isn't the poster's."""
+    """Return a document's reading; raise Rejected if it has none, or another device's."""
     if isinstance(document, Rejected):
         raise document
     parsed = parse(document, poster.device_id)
@@ -98,13 +99,15 @@ def _checked(document: Any, poster: Poster, now_ms: int, retention_ms: int) -> P
     return parsed
 
 
-def agreeing(readings: Sequence[Reading], places: Sequence[str]) -> list[Parsed | Rejected]:
-    """What stays of readings that came together, where some have one device and instant.
+def resolve_conflicts(
+    readings: Sequence[Reading], places: Sequence[str]
+) -> list[Parsed | Rejected]:
+    """Return each reading of a request without the values that lose to another reading's.
 
-    A metric has one value at an instant. Of values that differ the largest stays, as it does
-    between requests (telemetry.domain.window.merge), and the others are refused by name; equal
-    ones are duplicates. A reading of which no metric stays is a Rejected. `places` is how an
-    answer calls each reading.
+    A metric has one value at an instant. Where readings of one device and instant differ, the
+    largest value stays, as it does between requests (telemetry.domain.window.merge). The others
+    are refused by name; equal values are duplicates. A reading that loses all of its metrics comes
+    as a Rejected. `places` names each reading in messages.
     """
     largest: dict[tuple[str, int], dict[str, tuple[float, str]]] = {}
     for reading, place in zip(readings, places, strict=True):
@@ -115,36 +118,36 @@ def agreeing(readings: Sequence[Reading], places: Sequence[str]) -> list[Parsed 
     if len(largest) == len(readings):
         return [Parsed(reading) for reading in readings]
     return [
-        _agreeing(reading, largest[reading.device_id, reading.recorded_at_ms])
+        _without_losers(reading, largest[reading.device_id, reading.recorded_at_ms])
         for reading in readings
     ]
 
 
-def _agreeing(reading: Reading, largest: dict[str, tuple[float, str]]) -> Parsed | Rejected:
+def _without_losers(reading: Reading, largest: dict[str, tuple[float, str]]) -> Parsed | Rejected:
     refused = []
     for metric, value in reading.metrics.items():
-        kept, place = largest[metric]
-        if value != kept:
-            reason = f"{value} differs from {kept}, which {place} has for the same device and "
+        winner, place = largest[metric]
+        if value != winner:
+            reason = f"{value} differs from {winner}, which {place} has for the same device and "
             reason += "instant; the larger value is kept"
             refused.append(Rejected(reason, field=metric, value=value))
     if not refused:
         return Parsed(reading)
-    lost = {error.field for error in refused}
-    rest = {metric: value for metric, value in reading.metrics.items() if metric not in lost}
-    if not rest:
+    losers = {error.field for error in refused}
+    winners = {metric: value for metric, value in reading.metrics.items() if metric not in losers}
+    if not winners:
         return Rejected.all_of(refused)
-    return Parsed(reading._replace(metrics=rest), tuple(refused))
+    return Parsed(reading._replace(metrics=winners), tuple(refused))
 
 
 def _device_of(document: Any, poster: Poster) -> Any:
-    """Whose a document says it is, None where it doesn't."""
+    """Return the device that a document names or the poster is; None where neither says."""
     named = document.get("device_id") if isinstance(document, dict) else None
     return shown(poster.device_id if named is None else named)
 
 
 def to_refusal(index: int, device_id: Any, error: Rejected) -> Refusal:
-    """What an answer says of a document, or of one of its metrics, that isn't taken."""
+    """Return the answer's entry for a refused document, or for one refused metric of it."""
     return {
         "index": index,
         "device_id": device_id,

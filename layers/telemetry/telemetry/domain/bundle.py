@@ -1,8 +1,8 @@
-"""Bundles: records of the stream that hold readings, and not one as canonical JSON.
+"""Bundles: stream records that hold readings in another form than one canonical JSON object.
 
-Other producers write them: an aggregated record of the Kinesis Producer Library, a list of
-readings, one a line, a text with a byte order mark or a C string's end. No filter sees into them,
-so `aggregate` puts what is in one back on the stream, a reading a record.
+Other producers write them: aggregated records of the Kinesis Producer Library, lists of readings,
+readings a line each, JSON with a byte order mark or a C string's end. Event filters can't look into
+them, so `aggregate` puts each reading of a bundle back on the stream as a record of its own.
 """
 
 import json
@@ -15,20 +15,19 @@ from telemetry.errors import Rejected
 
 MAX_READINGS = 5_000  # as many as a shard takes within the seconds that a put may last
 
-
-# of a list, of an object, of byte order marks, of UTF-16's
+# first bytes: of a list, an object, UTF-8's byte order mark, and UTF-16's two
 BEGINNINGS = (b"[", b"{", b"\xef", b"\xff", b"\xfe")
 
 
 class Member(NamedTuple):
-    """A reading in a bundle; `document` is its own where something of it is refused or left out."""
+    """A reading in a bundle; `document` is set where a value of it is refused or left out."""
 
     reading: Reading
     document: dict[str, Any] | None = None
 
 
 class Bundle(NamedTuple):
-    """The readings in a record; of its `refused` documents that aren't readings, why the first."""
+    """A bundle's readings, the number of its other documents, and the reason for the first."""
 
     members: list[Member]
     refused: int
@@ -36,9 +35,9 @@ class Bundle(NamedTuple):
 
 
 def opened(data: bytes) -> Bundle | None:
-    """What is in a bundle; None for bytes that are none, so that another says what is wrong.
+    """Return the bundle in a record's bytes; None if they are no bundle.
 
-    Raises Rejected for a bundle that is damaged, empty, or has more than can be put back.
+    Raise Rejected for a bundle that is damaged or empty, or has more than MAX_READINGS readings.
     """
     is_kpl = data.startswith(kpl.MAGIC)
     found = _of_kpl(data) if is_kpl else _documents(data)
@@ -54,9 +53,9 @@ def opened(data: bytes) -> Bundle | None:
 
 
 def readings_in(data: bytes) -> list[Reading]:
-    """The readings in a line of the archive: one, those of a bundle, or none.
+    """Return the readings in a line of the archive: one, a bundle's, or none.
 
-    They have the metrics that are valid. Raises NothingMeasured for one reading that has none.
+    They have their valid metrics only. Raise NothingMeasured for a single reading without any.
     """
     try:
         return [decode(data).reading]
@@ -72,7 +71,7 @@ def readings_in(data: bytes) -> list[Reading]:
 
 
 def _of_kpl(data: bytes) -> list[Any]:
-    """The documents in the records that an aggregated record holds; for what is none, why."""
+    """Return the documents in an aggregated record; a Rejected stands for an unreadable one."""
     found: list[Any] = []
     for record in kpl.records(data):
         try:
@@ -83,7 +82,7 @@ def _of_kpl(data: bytes) -> list[Any]:
 
 
 def _documents(data: bytes) -> list[Any] | None:
-    """The documents in a text that isn't one reading's alone."""
+    """Return the documents in a text; None if it is a single plain object, or no JSON at all."""
     if data.lstrip()[:1] not in BEGINNINGS:
         return None
     bare = text.bare(data)

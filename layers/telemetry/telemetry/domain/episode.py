@@ -1,24 +1,24 @@
-"""Alert episodes: a join of the breaches between two clears.
+"""Alert episodes: each joins the breaches of a device and rule between two clears.
 
-The join takes the earliest breach, the latest and the peak, so an episode is the same however
-often and in whatever order its breaches arrive, and it opens once. It is cleared at the first
-reading after its last breach that is below the rule's clear threshold; what arrives later of the
-time before that still joins it, and never opens another.
+An episode has the earliest breach, the latest breach and the peak. So it opens once, and is the
+same in whatever order and however often its breaches arrive. It is cleared at the first reading
+after its last breach that is below the rule's clear threshold. A breach from before the clear that
+arrives later still joins it, and never opens another episode.
 """
 
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-SETTLE_MS = 60_000  # what came out of order has this long to arrive before a recovery counts
-# An episode whose rule isn't shipped ends so long after its last breach: while a deployment
-# replaces one function after another, an older `sweep` doesn't know the rules of a newer `alert`.
+SETTLE_MS = 60_000  # a recovery counts only after this time, in which late readings may arrive
+# An episode whose rule isn't shipped ends this long after its last breach. It isn't ended at once,
+# because a deployment replaces functions one by one: an older `sweep` may not know a new rule yet.
 RULE_GONE_MS = 10 * 60_000
 Change = Literal["", "opened", "extended", "cleared"]
 RECOVERY, RULE_REMOVED = "recovery", "rule removed"  # why an episode ended
 
 
 class Breach(NamedTuple):
-    """One reading that violates a rule: when (epoch ms), by which value, on which trace."""
+    """One reading that violates a rule: its event time (epoch ms), value and X-Ray trace."""
 
     at_ms: int
     value: float
@@ -26,17 +26,17 @@ class Breach(NamedTuple):
 
 
 class EpisodeKey(NamedTuple):
-    """Whose episode, and of which rule; the writing region is the store's part of the key."""
+    """The device and rule of an episode; the store adds the writing region to the key."""
 
     device_id: str
     rule: str
 
 
 class Episode(NamedTuple):
-    """The present, or latest, episode of a device and rule in one region.
+    """The latest episode of a device and rule in one region, open or cleared.
 
-    `number` counts from 1. `since_ms` is when the one before was cleared: breaches up to then are
-    its history. `cleared_ms` is None as long as this one is open.
+    `number` counts from 1. `since_ms` is when the previous episode was cleared: earlier breaches
+    belong to history. `cleared_ms` is None while this one is open.
     """
 
     number: int
@@ -46,7 +46,7 @@ class Episode(NamedTuple):
     trace_id: str | None  # of the first breach
     since_ms: int | None = None
     cleared_ms: int | None = None
-    ended_by: str | None = None  # RULE_REMOVED, or None: it is open, or ended by a recovery
+    ended_by: str | None = None  # RULE_REMOVED, or None: it is open, or a recovery ended it
 
     @property
     def is_open(self) -> bool:
@@ -54,19 +54,19 @@ class Episode(NamedTuple):
 
     @property
     def reason(self) -> str | None:
-        """Why it ended; None while it is open."""
+        """The reason why it ended; None while it is open."""
         return None if self.is_open else self.ended_by or RECOVERY
 
 
 class Changed(NamedTuple):
-    """What a change made of an episode; `state is` the one before where `change` is empty."""
+    """The result of a change; `state` is the very episode given where `change` is empty."""
 
     state: Episode | None
     change: Change
 
 
 def join(episode: Episode | None, breaches: Iterable[Breach]) -> Changed:
-    """The episode with these breaches in it; those of the time before it are left out."""
+    """Join breaches into the episode or open the next one; leave out breaches up to `since_ms`."""
     before = episode
     for breach in breaches:
         if episode is None:
@@ -86,10 +86,11 @@ def join(episode: Episode | None, breaches: Iterable[Breach]) -> Changed:
 def recovery(
     values: Iterable[tuple[int, float]], clears_below: float, last_breach_ms: int, now_ms: int
 ) -> int | None:
-    """When a metric was first below `clears_below` after a breach; None: not long enough ago.
+    """Return when a metric recovered, epoch ms; None if it didn't, or less than SETTLE_MS ago.
 
-    `values` are (event time in ms, value) in any order. A breach among them that is later than
-    the recovery, and hasn't joined yet, is going to open the next episode.
+    That is the first value below `clears_below` after the last breach. `values` are (event time in
+    ms, value) in any order. A breach among them after the recovery, which `alert` hasn't joined
+    yet, will open the next episode.
     """
     until_ms = now_ms - SETTLE_MS
     below = (at_ms for at_ms, value in values if value < clears_below)
@@ -97,14 +98,14 @@ def recovery(
 
 
 def clear(episode: Episode | None, at_ms: int, ended_by: str | None = None) -> Changed:
-    """The episode cleared at `at_ms`, unless it is cleared already, or has a later breach."""
+    """Clear the episode at `at_ms`, unless it is cleared already or has a later breach."""
     if episode is None or not episode.is_open or at_ms <= episode.last_breach_ms:
         return Changed(episode, "")
     return Changed(episode._replace(cleared_ms=at_ms, ended_by=ended_by), "cleared")
 
 
 def is_rule_gone(episode: Episode, now_ms: int) -> bool:
-    """Whether an open episode of a rule that isn't shipped ends: its last breach is long ago."""
+    """Return whether the last breach of an episode without a shipped rule is RULE_GONE_MS ago."""
     return now_ms - episode.last_breach_ms > RULE_GONE_MS
 
 
@@ -113,7 +114,7 @@ def _start(number: int, breach: Breach, since_ms: int | None) -> Episode:
 
 
 def _extend(episode: Episode, breach: Breach) -> Episode:
-    # equal instants: the smaller trace id, so that the order can't matter here either
+    # of equal instants, the smaller trace id stays, so the order doesn't matter here either
     first_ms, trace_id = min(
         (episode.first_breach_ms, episode.trace_id or ""), (breach.at_ms, breach.trace_id or "")
     )

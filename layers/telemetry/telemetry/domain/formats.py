@@ -1,7 +1,8 @@
-"""Formats: the documents in a request's body, by the decoder that its Content-Type asks for.
+"""Formats: decode a request's body by its Content-Type.
 
-A document is a dict of a reading's fields, for `validation.parse` to check. Where one document of
-several can be refused alone (a line of NDJSON), the Rejected stands in its place in the list.
+The result is a list of documents. A document is a dict of a reading's fields, for
+`validation.parse` to check. Where a decoder can refuse one document alone (a line of NDJSON), a
+Rejected stands in its place in the list.
 """
 
 from collections.abc import Callable
@@ -14,15 +15,15 @@ from telemetry.errors import Unsupported
 
 
 class Schemas(Protocol):
-    """Where decoders find the schema that a record was written with."""
+    """The registered schemas with which records were written."""
 
     def writer(self, schema_id: UUID) -> dict[str, Any]:
-        """The Avro schema of a version; raises Rejected if it isn't one of ours, or Unavailable."""
+        """Return a version's Avro schema; raise Rejected if it isn't registered, or Unavailable."""
         ...
 
 
 class Body(NamedTuple):
-    """A request's body, and what its headers say of it."""
+    """A request's body, and the headers that describe it."""
 
     data: bytes
     content_type: str | None = None
@@ -30,10 +31,10 @@ class Body(NamedTuple):
 
 
 def decode(body: Body, schemas: Schemas, most: int) -> list[Any]:
-    """The 1 to `most` documents in a body.
+    """Return the 1 to `most` documents in a body.
 
-    Raises Unsupported, TooLarge, Undecodable or another Rejected for what isn't readable, and
-    Unavailable where the schema registry doesn't answer now.
+    Raise Unsupported, TooLarge, Undecodable or another Rejected for a body that can't be read, and
+    Unavailable if the schema registry doesn't answer now.
     """
     within_limit(body.data)
     media_type, parameters = _parsed(body.content_type or "")
@@ -45,7 +46,7 @@ def decode(body: Body, schemas: Schemas, most: int) -> list[Any]:
 
 
 def _parsed(content_type: str) -> tuple[str, dict[str, str]]:
-    """A media type and its parameters, names in lower case."""
+    """Return a media type and its parameters, names in lower case."""
     media_type, *rest = content_type.split(";")
     pairs = [each.partition("=") for each in rest]
     parameters = {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
@@ -83,8 +84,8 @@ MEDIA_TYPES: dict[str, Decoder] = {
     "": _json,  # no Content-Type
     "application/json": _json,
     "text/json": _json,
-    "text/plain": _json,  # what a browser's fetch sends with a string
-    "application/x-www-form-urlencoded": _json,  # what curl -d sends with anything
+    "text/plain": _json,  # a browser's fetch sends this with a string
+    "application/x-www-form-urlencoded": _json,  # curl -d sends this with any data
     "application/x-ndjson": _lines,
     "application/jsonl": _lines,
     "application/avro": _avro,

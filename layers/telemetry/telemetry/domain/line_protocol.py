@@ -1,10 +1,10 @@
-r"""InfluxDB's line protocol: a request's bytes become points, and the lines that are none are told.
+r"""InfluxDB's line protocol: a request's bytes become points, and faults for its invalid lines.
 
     measurement[,tag=value…] field=value[,field=value…] [timestamp]
 
-https://docs.influxdata.com/influxdb/v2/reference/syntax/line-protocol/ says it; where that leaves
-something open, InfluxDB 1.6.7 was asked. A backslash in a name escapes the delimiter behind it and
-is itself anywhere else; in a string value it escapes `"` and `\`.
+Its page is https://docs.influxdata.com/influxdb/v2/reference/syntax/line-protocol/. Cases that the
+page leaves open were tried with InfluxDB 1.6.7. In a name, a backslash escapes a delimiter after it
+and otherwise stands for itself. In a string value it escapes `"` and `\`.
 """
 
 import math
@@ -30,13 +30,13 @@ NANOSECONDS = {
 BOOLEANS = dict.fromkeys(("t", "T", "true", "True", "TRUE"), True)
 BOOLEANS |= dict.fromkeys(("f", "F", "false", "False", "FALSE"), False)
 INT64, UINT64 = 2**63, 2**64
-EARLIEST_NS, LATEST_NS = -INT64 + 2, INT64 - 2  # of InfluxDB 1's times, in 1677 and 2262
+EARLIEST_NS, LATEST_NS = -INT64 + 2, INT64 - 2  # InfluxDB 1's first and last times: 1677, 2262
 
 Value = float | int | str | bool
 
 
 class Point(NamedTuple):
-    """One line: `line` counts from 1; `time_ns` is epoch ns, None where the line has no time."""
+    """One line: `line` counts from 1; `time_ns` is epoch ns, None if the line has no time."""
 
     line: int
     measurement: str
@@ -46,14 +46,14 @@ class Point(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Why a line's point isn't kept: where in the body (`column` in characters) and what of it."""
+    """A mistake in a line: the line, the column in characters (None: unknown), the reason."""
 
     line: int
     column: int | None
     reason: str
 
     def __str__(self) -> str:
-        """As an answer has it: the place, then the reason."""
+        """Return the place, then the reason."""
         column = f", column {self.column}" if self.column else ""
         return f"line {self.line}{column}: {self.reason}"
 
@@ -63,7 +63,7 @@ class TooManyLines(Rejected):
 
 
 def _name(delimiters: str) -> re.Pattern[str]:
-    r"""A name up to one of the delimiters that has no backslash before it.
+    r"""Return a pattern for a name that ends before one of the delimiters, unless it is escaped.
 
     Two backslashes and a delimiter are a backslash and an escaped delimiter, as in InfluxDB.
     """
@@ -74,16 +74,16 @@ MEASUREMENT, NAME = _name(", "), _name(",= ")
 SPACES = re.compile(r" [ \t]*+")
 STRING = re.compile(r'"((?:[^"\\]|\\.)*+)"', re.DOTALL)
 TOKEN = re.compile(r"[^, \n]*+")
-# Possessive throughout: what two parts could share, a bad number of n digits is tried in n² ways.
+# Possessive throughout: otherwise a bad number of n digits would be tried in n² ways.
 NUMBER = re.compile(
     r"-?(?:(?P<whole>\d++)(?P<kind>[iu])|(?:\d++\.?+\d*+|\.\d++)(?:[eE][+-]?+\d++)?+)"
 )
 TIME = re.compile(r"-?\d+")
-# A C string's end, bytes 0x00, may be where a line's is: it is no part of it.
+# Bytes 0x00, the end of a C string, may stand at a line's end; they don't belong to the line.
 END = re.compile(r"[ \t]*+\0*+\r?(?:\n|\Z)")
 SKIPPED = re.compile(
     r"(?:[ \t]*+(?:#[^\n]*+|\0*+\r?)\n)++|[ \t]*+(?:#[^\n]*+|\0*+\r?)\Z"
-)  # comments, nothing
+)  # comments and empty lines
 INDENT = re.compile(r"[ \t]*+")
 HEAD = re.compile(r"[ \t]*+(?:[^\\ \n]|\\++[^\\\n]?)*+")  # measurement and tags
 WORD = re.compile(r"\S+|\s")
@@ -92,7 +92,7 @@ ESCAPED_STRING = re.compile(r'\\(["\\])')
 
 
 class _Wrong(Exception):
-    """What is wrong with a line, at a position of the text."""
+    """A mistake in a line, at a position of the text."""
 
     def __init__(self, at: int, reason: str) -> None:
         super().__init__(reason)
@@ -101,10 +101,9 @@ class _Wrong(Exception):
 
 
 def parse(body: bytes, precision: str) -> tuple[list[Point], list[Fault]]:
-    """The points in a request's body, and its faulty lines; timestamps are in units of `precision`.
+    """Return the points in a request's body, and the faults; `precision` is the timestamps' unit.
 
-    Raises Rejected for a precision that isn't one and for UTF-16, TooManyLines for more than 5,000
-    points.
+    Raise Rejected for an unknown precision and for UTF-16, TooManyLines for more than 5,000 points.
     """
     unit_ns = NANOSECONDS.get(precision)
     if unit_ns is None:
@@ -134,15 +133,15 @@ def parse(body: bytes, precision: str) -> tuple[list[Point], list[Fault]]:
 
 
 def _fault(text: str, start: int, line: int, wrong: _Wrong) -> Fault:
-    """Where in the body it is: a string may go over several of its lines."""
+    """Return the mistake with its line and column; a string value may contain line ends."""
     row = text.count("\n", start, wrong.at)
     return Fault(line + row, wrong.at - text.rfind("\n", 0, wrong.at), wrong.reason)
 
 
 def _end_of_line(text: str, start: int) -> int:
-    """Where a faulty line ends: a newline in a string value doesn't end it.
+    """Return where a faulty line ends; a newline in a string value doesn't end it.
 
-    A quote that nothing closes is a fault of its own line, not of all that follow.
+    An unclosed quote is a fault of its own line only, not of the lines after it.
     """
     head = HEAD.match(text, start)
     at = head.end() if head else start
@@ -158,7 +157,7 @@ def _end_of_line(text: str, start: int) -> int:
 
 
 def _point(text: str, start: int, line: int, unit_ns: int) -> tuple[Point, int]:
-    """The point in the line at `start`, and where the next line starts; raises _Wrong."""
+    """Return the point in the line at `start`, and where the next line starts; raise _Wrong."""
     at = _behind_spaces(text, start)
     name = MEASUREMENT.match(text, at)
     if name is None:
@@ -185,7 +184,7 @@ def _point(text: str, start: int, line: int, unit_ns: int) -> tuple[Point, int]:
 
 
 def _tag(text: str, at: int, tags: dict[str, str]) -> int:
-    """Add the tag at a position; give where it ends."""
+    """Add the tag at a position; return where it ends."""
     key = NAME.match(text, at)
     if key is None:
         raise _Wrong(at, "a tag's key is missing; a tag is key=value")
@@ -204,7 +203,7 @@ def _tag(text: str, at: int, tags: dict[str, str]) -> int:
 
 
 def _field(text: str, at: int, fields: dict[str, Value]) -> int:
-    """Add the field at a position; give where it ends."""
+    """Add the field at a position; return where it ends."""
     key = NAME.match(text, at)
     if key is None:
         raise _Wrong(at, "a field's key is missing; a field is key=value")
@@ -230,7 +229,7 @@ def _field(text: str, at: int, fields: dict[str, Value]) -> int:
 
 
 def _value(word: str) -> Value:
-    """The number or boolean that a word stands for; raises ValueError with what would be right."""
+    """Return the number or boolean that a word stands for; raise ValueError with a correction."""
     found = NUMBER.fullmatch(word) if word.isascii() else None
     if found is None:
         if word in BOOLEANS:
@@ -241,7 +240,7 @@ def _value(word: str) -> Value:
         if not math.isfinite(number):
             raise ValueError("is out of a double's range")
         return number
-    if len(found["whole"].lstrip("0")) > 20:  # more than 64 bits have, and Python may not read it
+    if len(found["whole"].lstrip("0")) > 20:  # more than 64 bits, and Python may refuse to read it
         raise ValueError("is out of an integer's range, 64 bits")
     whole = int(_without_zeros(word[:-1]))
     least, limit = (-INT64, INT64) if found["kind"] == "i" else (0, UINT64)
@@ -251,7 +250,7 @@ def _value(word: str) -> Value:
 
 
 def _time(text: str, at: int, unit_ns: int) -> tuple[int | None, int]:
-    """The time behind the fields, epoch ns, None where there is none; and where it ends."""
+    """Return the time after the fields, epoch ns or None, and where it ends."""
     spaces = SPACES.match(text, at)
     if spaces is None or END.match(text, spaces.end()):
         if spaces is None and not END.match(text, at):
@@ -268,13 +267,13 @@ def _time(text: str, at: int, unit_ns: int) -> tuple[int | None, int]:
 
 
 def _without_zeros(digits: str) -> str:
-    """A whole number's digits without leading zeros, which the parsers of both InfluxDBs take."""
+    """Return a whole number's digits without leading zeros; both InfluxDBs accept leading zeros."""
     sign = "-" if digits.startswith("-") else ""
     return sign + (digits.lstrip("-0") or "0")
 
 
 def _check_utf8(text: str, start: int, end: int) -> None:
-    """Raise _Wrong for a byte that isn't UTF-8: decoding has left a lone surrogate of it."""
+    """Raise _Wrong for a byte that isn't UTF-8: decoding made a lone surrogate of it."""
     found = re.search("[\udc80-\udcff]", text[start:end])
     if found:
         byte = ord(found[0]) - 0xDC00
@@ -287,11 +286,11 @@ def _behind_spaces(text: str, at: int) -> int:
 
 
 def _plain(name: str) -> str:
-    """A name without its escapes."""
+    """Return a name without its escapes."""
     return ESCAPED_NAME.sub(r"\1", name) if "\\" in name else name
 
 
 def _word(text: str, at: int) -> str:
-    """What is at a position, to be repeated."""
+    """Return the word at a position, for a message."""
     found = WORD.match(text, at)
     return repr(shown(found[0])) if found else "the end"

@@ -1,7 +1,7 @@
 """Values that stand for no measurement, as `metrics.yaml` declares them.
 
 Sensors send them in place of a measurement: -127 for a sensor that isn't connected, 65535 for a
-register that wasn't read. Nothing tells them from measurements, so people declare them.
+register that wasn't read. They look like measurements, so people have to declare them.
 """
 
 import re
@@ -22,24 +22,24 @@ FLOAT32_MAX = 3.4028234663852886e38
 
 
 class MetricsInvalid(TelemetryError):
-    """`metrics.yaml` says something that can't be."""
+    """`metrics.yaml` isn't valid."""
 
 
 class Declared(NamedTuple):
-    """Values of one metric that stand for none; `devices` matches whole ids, None: every id."""
+    """Values of a metric that stand for none; `devices` matches whole ids (None: every device)."""
 
     values: frozenset[float]
     devices: re.Pattern[str] | None
 
     def fits(self, device_id: str, value: float) -> bool:
-        """Whether a device's value stands for none."""
+        """Return whether a device's value stands for no measurement."""
         return value in self.values and (
             self.devices is None or bool(self.devices.match(device_id))
         )
 
 
 class Entry(BaseModel):
-    """Which values of a metric stand for no measurement, and for which devices."""
+    """Values of a metric that stand for no measurement, and the devices that send them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,9 +56,9 @@ class Entry(BaseModel):
 
     @property
     def declared(self) -> Declared:
-        """The entry as values are compared with it.
+        """The entry in the form that values are compared with.
 
-        A device that has only 32 bits for a number sends the nearest one that these can hold.
+        It includes each value's nearest 32-bit float, which devices with 32-bit floats send.
         """
         nearest = {_in_32_bits(value) for value in self.values if abs(value) <= FLOAT32_MAX}
         return Declared(frozenset({*self.values, *nearest}), self._pattern())
@@ -71,7 +71,7 @@ class Entry(BaseModel):
 
 
 class Metrics(BaseModel):
-    """What `metrics.yaml` says."""
+    """The content of `metrics.yaml`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -80,16 +80,16 @@ class Metrics(BaseModel):
     @property
     def declared(self) -> dict[str, list[Declared]]:
         """The declared values by metric."""
-        found: dict[str, list[Declared]] = {}
+        by_metric: dict[str, list[Declared]] = {}
         for entry in self.no_measurement:
-            found.setdefault(entry.metric, []).append(entry.declared)
-        return found
+            by_metric.setdefault(entry.metric, []).append(entry.declared)
+        return by_metric
 
 
 def load(text: str) -> dict[str, list[Declared]]:
-    """The values that the text of `metrics.yaml` declares, by metric.
+    """Return the values that the text of `metrics.yaml` declares, by metric.
 
-    Raises MetricsInvalid naming every key that is wrong.
+    Raise MetricsInvalid that names every wrong key.
     """
     try:
         document = yaml.safe_load(text)
@@ -110,12 +110,12 @@ def _wrong(detail: dict[str, Any]) -> str:
 
 @cache
 def shipped() -> dict[str, list[Declared]]:
-    """The values that were declared when the code was deployed."""
+    """Return the values in the `metrics.yaml` that was deployed with the code, by metric."""
     return load(FILE.read_text("utf-8"))
 
 
 def stands_for_none(device_id: str, metric: str, value: Any) -> bool:
-    """Whether a device's value of a metric, valid or not, stands for no measurement."""
+    """Return whether a device's value of a metric, valid or not, stands for no measurement."""
     found = shipped().get(metric)
     if not found or isinstance(value, bool) or not isinstance(value, int | float):
         return False

@@ -1,10 +1,10 @@
-"""Notices: the message about an episode's change (`schemas/alert/`)."""
+"""Notices: messages about an episode's changes (`schemas/alert/`)."""
 
 from typing import NamedTuple
 
 
 class Notice(NamedTuple):
-    """Fields as in the schema; times are ISO 8601 in UTC."""
+    """A notice, with the schema's fields; times are ISO 8601 in UTC."""
 
     notice_id: str
     change: str
@@ -22,10 +22,10 @@ class Notice(NamedTuple):
 
 
 def notice_id(device_id: str, rule: str, region: str, episode: int, change: str) -> str:
-    """The identity of a notice: the same however often the change is delivered."""
+    """Return a notice's identity, which is the same however often the change is delivered."""
     return f"{device_id}/{rule}/{region}/{episode}/{change}"
 
 
 def subject(notice: Notice) -> str:
-    """One line for a person; SNS takes 100 characters of it."""
+    """Return one line for a person, cut to the 100 characters that SNS allows for a subject."""
     return f"{notice.rule} {notice.change}: {notice.device_id}"[:100]

@@ -1,4 +1,4 @@
-"""Readings: what devices report. Their single source is the newest of `schemas/reading/`."""
+"""Readings: the measurements that devices report. The newest `schemas/reading/` defines them."""
 
 import base64
 import json
@@ -16,25 +16,25 @@ STAMPED = tuple(name for name, field in FIELDS.items() if "stamped_by" in field)
 DEVICE_FIELDS = tuple(name for name in FIELDS if name not in STAMPED)
 
 FUTURE_LIMIT_MS = 5 * 60_000  # a device's clock may be ahead by this much
-SHOWN_VALUE_LENGTH = 100  # characters of an offending value that an answer repeats
+SHOWN_VALUE_LENGTH = 100  # characters of a wrong value that an answer repeats
 
 
 class Reading(NamedTuple):
-    """One reading; `metrics` holds the metrics it has, by name, in the schema's units."""
+    """One reading; `metrics` has its values by metric name, in the schema's units."""
 
     device_id: str
     recorded_at_ms: int
     metrics: Mapping[str, float]
     received_at_ms: int | None = None
     trace_id: str | None = None
-    via: str | None = None  # past `ingest`, where not None: `mqtt`, `stream`
-    replayed_at_ms: int | None = None  # of a replay's copy
+    via: str | None = None  # how it bypassed `ingest`: `mqtt` or `stream`; None if it didn't
+    replayed_at_ms: int | None = None  # set on the copy that a replay sends
 
 
 def check_time(reading: Reading, now_ms: int, retention_ms: int, sent: Any = None) -> None:
     """Raise Rejected for a reading too far in the future, or older than windows are kept.
 
-    `sent`: its time as it was sent, where that is known.
+    `sent` is the time as the device sent it, for the message; None if unknown.
     """
     at_ms = reading.recorded_at_ms
     if at_ms > now_ms + FUTURE_LIMIT_MS:
@@ -55,7 +55,7 @@ def check_time(reading: Reading, now_ms: int, retention_ms: int, sent: Any = Non
 
 
 def encode(reading: Reading) -> bytes:
-    """The canonical JSON that goes on the stream: metrics at the top level, where filters look."""
+    """Return the canonical JSON for the stream: metrics at the top level, where filters look."""
     document: dict[str, Any] = {
         "device_id": reading.device_id,
         "recorded_at": reading.recorded_at_ms,
@@ -70,7 +70,7 @@ def encode(reading: Reading) -> bytes:
 
 
 def shown(value: Any) -> Any:
-    """`value` as an answer or a log may repeat it: JSON, and not longer than a person reads."""
+    """Return `value` as an answer or a log may repeat it: valid JSON, and short."""
     if isinstance(value, bytes):
         return base64.b64encode(value[:SHOWN_VALUE_LENGTH]).decode()
     if value is None or isinstance(value, bool):
@@ -79,14 +79,14 @@ def shown(value: Any) -> Any:
         if math.isfinite(value):
             return value
         value = str(value)
-    if isinstance(value, Rejected):  # in the place of what a decoder refused
+    if isinstance(value, Rejected):  # stands for a value that a decoder refused
         value = str(value)
     if isinstance(value, int) and abs(value) < 2**63:
         return value
     try:
         text = value if isinstance(value, str) else json.dumps(value)
-    # an int of more digits than Python prints, lists in lists deeper than it follows
+    # an int with more digits than Python prints, or lists nested deeper than it follows
     except (ValueError, TypeError, RecursionError):
         text = f"a {type(value).__name__}"
-    text = text.encode("utf-8", "replace").decode()  # lone surrogates have no UTF-8
+    text = text.encode("utf-8", "replace").decode()  # UTF-8 has no lone surrogates
     return text if len(text) <= SHOWN_VALUE_LENGTH else text[:SHOWN_VALUE_LENGTH] + "…"

@@ -13,11 +13,11 @@ from telemetry.errors import TelemetryError
 
 RULES_FILE = Path(__file__).parent.parent / "rules.yaml"
 SHOWN_LENGTH = 60  # characters of a wrong value that a message repeats
-Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]  # neither "38" nor `yes`
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]  # strict: not "38", not `yes`
 
 
 class RulesInvalid(TelemetryError):
-    """`rules.yaml` says something that can't be a rule: a line for each mistake."""
+    """`rules.yaml` has mistakes; the message has a line for each."""
 
 
 class Rule(BaseModel):
@@ -39,15 +39,15 @@ KEYS = {
     "clears_below": "a number",
     "severity": "info, warning or critical",
 }
-"""The keys of a rule, and what each of them must be."""
+"""The keys of a rule, and the values that each of them takes."""
 MEANT = dict.fromkeys(("below", "over", "threshold", "limit", "max"), "above") | dict.fromkeys(
     ("clears_above", "clears", "clear"), "clears_below"
 )
-"""Keys of other tools' rules, and ours; `above` is the only condition that there is."""
+"""Keys of other tools' rules, and the keys to suggest for them. `above` is the only condition."""
 
 
 def load_rules(text: str) -> tuple[Rule, ...]:
-    """The rules in `rules.yaml`'s text; raises RulesInvalid with a line for each mistake."""
+    """Return the rules in `rules.yaml`'s text; raise RulesInvalid with a line for each mistake."""
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -74,7 +74,7 @@ def load_rules(text: str) -> tuple[Rule, ...]:
 
 
 def _misread(entry: Any, details: list[dict[str, Any]]) -> Iterator[str]:
-    """What pydantic found, in a sentence each; a key that is misspelt isn't also missing."""
+    """Yield a sentence for each of pydantic's errors; a misspelt key isn't also called missing."""
     if not isinstance(entry, dict):
         yield f": {_shown(entry)} is not a rule, which has the keys {', '.join(KEYS)}"
         return
@@ -92,14 +92,14 @@ def _misread(entry: Any, details: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _meant(key: str, entry: dict[Any, Any]) -> str | None:
-    """The key that was meant by an unknown one, of those that the rule doesn't have."""
+    """Return the missing key that an unknown one seems to mean, or None."""
     missing = [each for each in KEYS if each not in entry]
     close = [MEANT.get(key.lower(), ""), *get_close_matches(key.lower(), missing, 1)]
     return next((each for each in close if each in missing), None)
 
 
 def _senseless(rule: Rule) -> Iterator[str]:
-    """Why a rule that can be read can't work: a breach and a clear must both be possible."""
+    """Yield the reasons why a well-formed rule can't work: it must be able to breach and clear."""
     if rule.metric not in METRICS:
         yield f".metric: {rule.metric!r} is not {KEYS['metric']}"
         return
@@ -119,13 +119,13 @@ def _senseless(rule: Rule) -> Iterator[str]:
 
 
 def _named(entry: Any) -> str:
-    """The rule's name, for the end of a message."""
+    """Return the rule's name in brackets, to end a message; nothing if it has none."""
     name = entry.get("name") if isinstance(entry, dict) else None
     return f" (rule {_shown(name)})" if isinstance(name, str) else ""
 
 
 def _shown(value: Any) -> str:
-    """A value as a message repeats it."""
+    """Return a value as a message repeats it, cut to SHOWN_LENGTH."""
     text = repr(value)
     return text if len(text) <= SHOWN_LENGTH else f"{text[:SHOWN_LENGTH]}…"
 
@@ -136,19 +136,19 @@ def shipped_rules() -> tuple[Rule, ...]:
 
 
 def filter_pattern(rules: Iterable[Rule]) -> list[dict[str, Any]]:
-    """The event filters that let exactly the rules' breaches through, one a rule.
+    """Return the event filters that pass exactly the rules' breaches, one for each rule.
 
-    The form is FilterCriteria's: https://docs.aws.amazon.com/lambda/latest/dg/with-kinesis-filtering.html
+    For their form see https://docs.aws.amazon.com/lambda/latest/dg/with-kinesis-filtering.html
     """
     return [{"data": {rule.metric: [{"numeric": [">", _plain(rule.above)]}]}} for rule in rules]
 
 
 def _plain(number: float) -> float | int:
-    """38 rather than 38.0, as people write it."""
+    """Return 38 for 38.0, as people write it."""
     return int(number) if float(number).is_integer() else number
 
 
-def breach(rule: Rule, reading: Reading) -> float | None:
-    """The value with which a reading violates the rule, or None where it doesn't."""
+def breaching_value(rule: Rule, reading: Reading) -> float | None:
+    """Return the value with which a reading violates the rule, or None if it doesn't."""
     value = reading.metrics.get(rule.metric)
     return value if value is not None and value > rule.above else None

@@ -1,4 +1,4 @@
-"""The contracts in `schemas/`: each version is an Avro file, the newest is what the code reads."""
+"""The contracts in `schemas/`: each version is an Avro file; the code follows the newest."""
 
 import json
 from functools import cache
@@ -11,7 +11,7 @@ Schema = dict[str, Any]
 
 @cache
 def versions(name: str) -> tuple[Schema, ...]:
-    """All versions of a contract (`reading`, `window`, `alert`), the oldest first."""
+    """Return all versions of a contract (`reading`, `window`, `alert`), the oldest first."""
     schemas = [json.loads(path.read_text("utf-8")) for path in (FOLDER / name).glob("v*.avsc")]
     return tuple(sorted(schemas, key=lambda schema: int(schema["version"])))
 

@@ -11,10 +11,10 @@ LEAP_SECOND = re.compile(r"(.*\D\d\d:?\d\d:?)60([.,].*|Z|[+-].*)")
 
 
 def from_iso(text: str) -> int:
-    """Epoch ms of an ISO 8601 instant; raises ValueError, also where the offset is missing.
+    """Return the epoch ms of an ISO 8601 instant; raise ValueError, also if it has no offset.
 
-    A second of 60, a leap second, is the second after it, as POSIX has it; whether one was inserted
-    there isn't checked. RFC 3339, section 5.6, allows it and a lower-case z:
+    Second 60, a leap second, is read as the next second, as POSIX does. Whether a leap second was
+    inserted there isn't checked. RFC 3339, section 5.6, allows second 60 and a lower-case z:
     https://www.rfc-editor.org/rfc/rfc3339#section-5.6
     """
     text = text.replace("z", "Z")
@@ -26,7 +26,7 @@ def from_iso(text: str) -> int:
 
 
 def other_unit(number: float) -> str | None:
-    """The unit in which a number would be a time of 2000 to 2100, if that isn't milliseconds."""
+    """Return the unit, other than ms, in which a number is a time from 2000 to 2100, or None."""
     for unit, at_ms in (
         ("seconds", number * 1000),
         ("microseconds", number // 1000),
@@ -37,23 +37,23 @@ def other_unit(number: float) -> str | None:
     return None
 
 
-def unit_told(number: float) -> str:
-    """What an answer to a time in another unit adds; nothing where it is in no other."""
+def unit_hint(number: float) -> str:
+    """Return the end of a message: a hint that a time seems to be in another unit, or nothing."""
     unit = other_unit(number)
     return f"; it looks like {unit}, and milliseconds are meant" if unit else ""
 
 
 def to_iso(at_ms: int) -> str:
-    """`2026-11-21T01:30:00.250Z`: always milliseconds, always UTC, so texts sort by time."""
+    """Return `2026-11-21T01:30:00.250Z`: always milliseconds and UTC, so texts sort by time."""
     instant = EPOCH + timedelta(milliseconds=at_ms)
     return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def minute_of(at_ms: int) -> int:
-    """The start of the minute that an instant falls in, epoch ms."""
+    """Return the start of an instant's minute, epoch ms."""
     return at_ms - at_ms % MINUTE_MS
 
 
 def to_iso_minute(at_ms: int) -> str:
-    """`2026-11-21T01:30:00Z`: a minute's start, to the second."""
+    """Return a minute's start, to the second: `2026-11-21T01:30:00Z`."""
     return (EPOCH + timedelta(milliseconds=at_ms)).isoformat().replace("+00:00", "Z")

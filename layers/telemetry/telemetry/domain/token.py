@@ -1,4 +1,4 @@
-"""Tokens and what their roles allow: `subject.secret`, of which only a hash is kept."""
+"""Tokens, `subject.secret`, and the calls that their roles allow; only the hash is stored."""
 
 import base64
 import hashlib
@@ -11,23 +11,24 @@ from telemetry.errors import Rejected
 
 ROLES = ("device", "gateway", "operator", "admin")
 SUBJECT = re.compile(FIELDS["device_id"]["pattern"].removeprefix("^").removesuffix("$"))
-# Client ids of devices that have no name yet begin so (stacks/provisioning.yaml, ClaimPolicy). A
-# device with such a name could be thrown off by any of them.
+# MQTT client ids of devices that have no name yet begin with this (stacks/provisioning.yaml,
+# ClaimPolicy). Any of them could take over the connection of a device with such a name.
 CLAIM_PREFIX = "claim-"
-# Bearer is ours; InfluxDB 2's clients send Token, and those of InfluxDB 1 a user and a password. A
-# scheme is the same in any case, and spaces follow it (RFC 9110, section 11). template.yaml has the
-# same expression for API Gateway, which says nothing of flags such as (?i).
+# Bearer is ours. Clients of InfluxDB 2 send Token, clients of InfluxDB 1 a user and a password. A
+# scheme's case doesn't matter, and one or more spaces follow it (RFC 9110, section 11).
+# template.yaml has the same expression for API Gateway, written without (?i): its documentation
+# doesn't say whether it knows such flags.
 BEARER = re.compile(r"(?i:Bearer|Token) +([A-Za-z0-9_-]{1,128})\.([A-Za-z0-9_-]{20,128})")
 BASIC = re.compile(r"(?i:Basic) +([A-Za-z0-9+/]{28,344}={0,2})")
 USER = re.compile(rb"([A-Za-z0-9_-]{1,128}):([A-Za-z0-9_-]{20,128})")
-# What clients of InfluxDB call: they write, and ask whether it is there before they do.
+# The calls of InfluxDB's clients: writes, and the questions that they ask before their first write.
 INFLUX_WRITES = ["POST/write", "POST/api/v2/write"]
 INFLUX_QUESTIONS = ["POST/query", "GET/query", "GET/ping", "HEAD/ping"]
 INFLUX_METHODS = [*INFLUX_WRITES, *INFLUX_QUESTIONS]
 
 
 class Grant(NamedTuple):
-    """Who a token stands for. A gateway writes for the devices whose id starts with `prefix`."""
+    """A token's subject and role. A gateway writes for devices whose id starts with `prefix`."""
 
     subject: str
     role: str
@@ -35,7 +36,7 @@ class Grant(NamedTuple):
 
 
 def parse_grant(raw: object) -> Grant:
-    """The grant that a request to create a token asks for, or Rejected."""
+    """Return the grant that a request to create a token asks for; raise Rejected if invalid."""
     if not isinstance(raw, dict):
         raise Rejected("is not a JSON object with subject and role", value=raw)
     unknown = sorted(raw.keys() - {"subject", "role", "prefix"})
@@ -47,7 +48,7 @@ def parse_grant(raw: object) -> Grant:
     if role not in ROLES:
         raise Rejected(f"is not one of {', '.join(ROLES)}", field="role", value=role)
     if role == "device" and subject.startswith(CLAIM_PREFIX):
-        reason = f"begins with {CLAIM_PREFIX}, as client ids of devices do that have no name yet"
+        reason = f"begins with {CLAIM_PREFIX}, as client ids of devices without a name do"
         raise Rejected(reason, field="subject", value=subject)
     if not isinstance(prefix, str) or (prefix and not SUBJECT.fullmatch(prefix)):
         reason = f"is neither empty (every device) nor matches {SUBJECT.pattern}"
@@ -61,7 +62,7 @@ def parse_grant(raw: object) -> Grant:
 
 
 def parse_bearer(header: str) -> tuple[str, str] | None:
-    """(subject, secret) of an Authorization header, or None where it has no token."""
+    """Return (subject, secret) of an Authorization header, or None if it has no token."""
     match = BEARER.fullmatch(header)
     if match:
         return match[1], match[2]
@@ -74,17 +75,17 @@ def parse_bearer(header: str) -> tuple[str, str] | None:
 
 
 def hashed(secret: str) -> str:
-    """What is stored of a secret: of 256 random bits one round of SHA-256 is enough."""
+    """Return the hash to store for a secret; one round of SHA-256 is enough for 256 random bits."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def same(secret: str, stored_hash: str) -> bool:
-    """Whether the secret is the one whose hash is stored, in constant time."""
+    """Return whether the secret has the stored hash, in constant time."""
     return hmac.compare_digest(hashed(secret), stored_hash)
 
 
 def allowed(grant: Grant) -> list[str]:
-    """The API methods that a grant may call, as `METHOD/path` with `*` for anything."""
+    """Return the API methods that a grant may call, as `METHOD/path` with `*` for anything."""
     match grant.role:
         case "device":
             return [f"POST/devices/{grant.subject}/readings", *INFLUX_METHODS]

@@ -1,6 +1,6 @@
-"""Validation: a document or a record's bytes become a reading, or are rejected with the reason.
+"""Validation: a document or a record's bytes become a reading, or are rejected with a reason.
 
-A metric that isn't valid is refused alone: the reading has the others.
+An invalid metric is refused alone; the reading keeps its other metrics.
 """
 
 import json
@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 from telemetry.domain.decoders.text import json_value
 from telemetry.domain.no_measurement import stands_for_none
 from telemetry.domain.reading import DEVICE_FIELDS, FIELDS, METRICS, STAMPED, Reading, shown
-from telemetry.domain.times import from_iso, unit_told
+from telemetry.domain.times import from_iso, unit_hint
 from telemetry.errors import Rejected
 
 DIGITS = re.compile(r"\s*[+-]?\d+([.,]\d*)?\s*")
@@ -27,13 +27,13 @@ EXACT = 2**53  # below it a double holds each whole number
 NAMED = {name: re.compile(rf'"{name}"\s*:'.encode()) for name in FIELDS}
 
 BRACKETS_MAX = 64  # { and [ in a record of the stream
-UNKNOWN_NAMED = 5  # fields of one document that an answer names although no reading has them
+UNKNOWN_NAMED = 5  # unknown fields of one document that an answer names
 
 
 class NothingMeasured(Rejected):
-    """All values of a document stand for no measurement: it isn't wrong, and nothing is to be kept.
+    """Every value of a document stands for no measurement: it is valid, but has nothing to store.
 
-    `reading` has its identity and its stamps, and no metric.
+    `reading` has its identity and stamps, and no metrics.
     """
 
     def __init__(self, reading: Reading, left_out: int) -> None:
@@ -43,9 +43,9 @@ class NothingMeasured(Rejected):
 
 
 class Parsed(NamedTuple):
-    """A reading of the metrics that are valid, and what else its document has.
+    """A reading with its valid metrics, and the rest of its document.
 
-    `refused` are the other metrics and the unknown fields, each with field, value and reason.
+    `refused` has the invalid metrics and the unknown fields, each with field, value and reason.
     `left_out` is the number of values that stand for no measurement (metrics.yaml).
     """
 
@@ -55,10 +55,10 @@ class Parsed(NamedTuple):
 
 
 def parse(raw: Any, device_id: str | None = None) -> Parsed:
-    """The reading in a device's document (decoded JSON); raises Rejected where there is none.
+    """Return the reading in a device's document (decoded JSON); raise Rejected if it has none.
 
-    There is none without a device, a time and one valid metric, nor where a device sets what the
-    pipeline stamps. `device_id` is who posts, where the request says so: the document may leave
+    A reading needs a device, a time and one valid metric. It may not have a field that the pipeline
+    stamps. `device_id` is the posting device, if the request names one: then the document may leave
     it out, and may not name another.
     """
     if not isinstance(raw, dict):
@@ -77,7 +77,7 @@ def parse(raw: Any, device_id: str | None = None) -> Parsed:
             reason = f"differs from the device that posts, {device_id}"
             raise Rejected(reason, field="device_id", value=raw["device_id"])
         raw = {**raw, "device_id": device_id}
-    # a name with a lone surrogate is unknown, too, and pydantic takes no document with one
+    # names with lone surrogates go into `unknown`, since pydantic takes no document with one
     unknown = {name: value for name, value in raw.items() if name not in FIELDS}
     known = {name: value for name, value in raw.items() if name in FIELDS} if unknown else raw
     try:
@@ -88,8 +88,8 @@ def parse(raw: Any, device_id: str | None = None) -> Parsed:
 
 
 def decode(data: bytes) -> Parsed:
-    """The reading in a stream record's bytes, or Rejected: other producers may write there too."""
-    # The archive's view is given no line with more of them (contract/athena.py).
+    """Return the reading in a stream record's bytes; raise Rejected for another producer's data."""
+    # The archive's view passes over lines with more of them, too (contract/athena.py).
     if data.count(b"{") + data.count(b"[") > BRACKETS_MAX:
         raise Rejected(f"has more than {BRACKETS_MAX} objects and lists; a reading is one object")
     try:
@@ -107,29 +107,29 @@ def decode(data: bytes) -> Parsed:
 def _quotes(model: BaseModel, reading: Reading) -> int:
     """Return the number of quotes in a record that has each name once, and its time as a number.
 
-    No value that is taken has a quote in it. A record with a name twice has more of them. So do a
-    few other records, which are then searched for such a name.
+    Valid values have no quotes inside, so a record with a repeated name has more quotes. A few
+    other records have more, too; they are only searched for repeated names.
     """
     texts = 1 + (reading.trace_id is not None) + (reading.via is not None)
     return 2 * (len(model.model_fields_set) + texts)
 
 
 def _refuse_doubled(data: bytes) -> None:
-    """Raise Rejected where a record has the name of a reading's field more than once.
+    """Raise Rejected if a record has the name of a reading's field more than once.
 
-    The archive's view looks for them alike, but not for names with escapes, as no library writes
-    these names.
+    The archive's view refuses the same records, except for names written with escapes, which no
+    library writes.
     """
     if b"\\" in data:
-        json_value(data)  # raises for any name that is there twice
+        json_value(data)  # raises for any repeated name
     for name, named in NAMED.items():
         if len(named.findall(data)) > 1:
-            json_value(data)  # raises with both values, unless one of them is in a nested object
+            json_value(data)  # raises with both values, unless one of them is in a nested object:
             raise Rejected("is there twice; a reading is one object", field=name)
 
 
 def _wrong_metrics(error: ValidationError) -> list[ErrorDetails]:
-    """What is wrong with metrics; raises Rejected where something else is wrong, too."""
+    """Return the errors of metrics; raise Rejected if another field has an error."""
     details = error.errors(include_url=False, include_context=True)
     for detail in details:
         if not detail["loc"] or detail["loc"][0] not in METRICS:
@@ -138,14 +138,14 @@ def _wrong_metrics(error: ValidationError) -> list[ErrorDetails]:
 
 
 def _without(raw: dict[str, Any], wrong: list[ErrorDetails], unknown: dict[str, Any]) -> Parsed:
-    """What is left of a document without the metrics that are wrong."""
+    """Return the reading in a document without its wrong metrics."""
     names = {detail["loc"][0] for detail in wrong}
     rest = {name: value for name, value in raw.items() if name not in names}
     return _parsed(_model().model_validate(rest), wrong, unknown)
 
 
 def _instant(value: Any) -> Any:
-    """Epoch ms from the forms that devices send: ISO 8601, a whole number, also as a float."""
+    """Return epoch ms from the forms that devices send: ISO 8601, or a whole int or float."""
     reason = "is neither an ISO 8601 time with an offset nor whole epoch milliseconds"
     if isinstance(value, str):
         try:
@@ -157,7 +157,7 @@ def _instant(value: Any) -> Any:
         if value.is_integer() and abs(value) < EXACT:
             return int(value)
         if abs(value) < EXACT:
-            reason = f"has a fraction; whole epoch milliseconds are meant{unit_told(value)}"
+            reason = f"has a fraction; whole epoch milliseconds are meant{unit_hint(value)}"
     elif isinstance(value, int) and not isinstance(value, bool):
         return value
     raise PydanticCustomError("instant", "{reason}", {"reason": reason})
@@ -165,7 +165,7 @@ def _instant(value: Any) -> Any:
 
 @cache
 def _model() -> type[BaseModel]:
-    """A validator made from the schema's fields: types, ranges, patterns."""
+    """Return a validator made from the schema's fields: types, ranges, patterns."""
     shapes: dict[str, Any] = {}
     for name, field in FIELDS.items():
         limits = Field(
@@ -188,7 +188,7 @@ def _model() -> type[BaseModel]:
 
 
 def _parsed(model: BaseModel, wrong: list[ErrorDetails], unknown: dict[str, Any]) -> Parsed:
-    """A valid document's reading, without the metrics that are `wrong` and its unknown fields."""
+    """Return a valid document's reading; `wrong` and `unknown` are the fields it came without."""
     fields = model.__dict__
     device_id = fields["device_id"]
     refused, left_out = [], 0
@@ -206,7 +206,7 @@ def _parsed(model: BaseModel, wrong: list[ErrorDetails], unknown: dict[str, Any]
         if stands_for_none(device_id, name, value):
             left_out += 1
         else:
-            # adding 0.0 turns -0.0 into 0.0: equal values are written as equal bytes
+            # adding 0.0 turns -0.0 into 0.0, so equal values are stored as equal bytes
             metrics[name] = value + 0.0
     reading = Reading(
         device_id,
@@ -227,9 +227,9 @@ def _parsed(model: BaseModel, wrong: list[ErrorDetails], unknown: dict[str, Any]
 
 
 def _unknown(extra: Mapping[str, Any]) -> Iterator[Rejected]:
-    """The fields that aren't a reading's: the first ones, the last of these with how many follow.
+    """Yield a refusal for each of the first unknown fields; the last one counts the rest.
 
-    A document may have a hundred thousand, and an answer is bounded.
+    A document may have a hundred thousand unknown fields, and an answer is bounded.
     """
     known = ", ".join(DEVICE_FIELDS)
     for place, (name, value) in enumerate(islice(extra.items(), UNKNOWN_NAMED), 1):
@@ -240,7 +240,7 @@ def _unknown(extra: Mapping[str, Any]) -> Iterator[Rejected]:
 
 
 def _rejected(detail: ErrorDetails) -> Rejected:
-    """One thing that is wrong, with the field and what would be right."""
+    """Return pydantic's error as a refusal, with the field and a correction."""
     name = shown(detail["loc"][0]) if detail["loc"] else None
     value = None if detail["type"] == "missing" else detail["input"]
     return Rejected(_reason(detail, name), field=name, value=value)
@@ -256,8 +256,7 @@ def _reason(detail: ErrorDetails, name: str | None) -> str:
         case "greater_than_equal":
             return f"{value} is below {field['minimum']}{unit}"
         case "less_than_equal":
-            told = unit or unit_told(detail["input"])
-            return f"{value} is above {field['maximum']}{told}"
+            return f"{value} is above {field['maximum']}{unit or unit_hint(detail['input'])}"
         case "string_pattern_mismatch":
             return f"does not match {field['pattern']}, as {field['example']} does"
         case "float_type" | "finite_number" | "float_parsing":

@@ -1,12 +1,12 @@
 """Windows: the set of one device's readings in one minute of event time.
 
-A window maps each reading's offset from the minute's start (ms) to its metrics. Adding is union,
-so a reading added twice, in any order, through any retry, is there once; every statistic is a
-function of the set. Treat a window as immutable: functions here return new ones.
+A window maps each reading's offset from the minute's start (ms) to its metrics. Adding is set
+union, so a reading that is added twice, in any order and by any retry, is there once. Every
+statistic is a function of the set. Treat a window as immutable: the functions here return new ones.
 
-Where readings of one instant disagree on a metric, the largest value is the one that stays, and it
-is a `Contested` one from then on. That, too, is a function of the set: of all values that came for
-an instant and metric the window has the largest, and whether there was another.
+Where readings of one instant disagree on a metric, the largest value stays and is marked as
+`Contested`. This, too, is a function of the set: for each instant and metric, the window has the
+largest value that came, and knows whether a different one came.
 """
 
 import math
@@ -22,7 +22,7 @@ from telemetry.errors import Rejected
 
 
 class Contested(float):
-    """A value that another one of the same instant and metric was different from."""
+    """A value that won over a different one for the same instant and metric."""
 
     __slots__ = ()
 
@@ -36,31 +36,31 @@ FORMAT, CONTESTED_FORMAT = 1, 2  # first byte of the encoded form
 
 
 class WindowKey(NamedTuple):
-    """Whose readings, and of which minute (its start, epoch ms)."""
+    """The device of a window, and its minute (the start, epoch ms)."""
 
     device_id: str
     minute_ms: int
 
 
 class Fate(Enum):
-    """What became of a reading that was added to its window."""
+    """The result of adding one reading to its window."""
 
-    STORED = "stored"  # it brought an instant or a metric that wasn't there
+    STORED = "stored"  # it brought a new instant or metric
     DUPLICATE = "duplicate"  # it brought nothing new
-    OVERFLOW = "overflow"  # the window is full and didn't take it
+    OVERFLOW = "overflow"  # the window is full: the reading wasn't added
 
 
 class Addition(NamedTuple):
-    """What adding readings did; `state is` the window added to where nothing was new."""
+    """The result of adding readings; `state` is the very window given where nothing was new."""
 
     state: Window
-    fates: Sequence[Fate]  # of each reading, in their order
-    conflicts: int  # values that disagreed with the one stored for the same instant and metric
+    fates: Sequence[Fate]  # one for each reading, in their order
+    conflicts: int  # values that differed from the one stored for the same instant and metric
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Of one metric in one window, in the metric's unit."""
+    """Statistics of one metric in one window, in the metric's unit."""
 
     count: int
     mean: float
@@ -70,13 +70,13 @@ class Statistics:
     last: float  # the value with the latest event time
 
 
-def key_of(reading: Reading) -> WindowKey:
-    """The window that a reading belongs to."""
+def window_key(reading: Reading) -> WindowKey:
+    """Return the key of a reading's window."""
     return WindowKey(reading.device_id, minute_of(reading.recorded_at_ms))
 
 
-def add(window: Window | None, readings: Iterable[Reading]) -> Addition:
-    """Union of a window and readings of its device and minute."""
+def add_readings(window: Window | None, readings: Iterable[Reading]) -> Addition:
+    """Return the union of a window and readings of its device and minute."""
     before: Window = EMPTY if window is None else window
     after = dict(before)
     conflicts = 0
@@ -103,7 +103,7 @@ def add(window: Window | None, readings: Iterable[Reading]) -> Addition:
 
 
 def merge(a: Window, b: Window) -> Window:
-    """Union of two windows of the same device and minute: commutative, associative, idempotent."""
+    """Return the union of two windows of one key; commutative, associative and idempotent."""
     merged = dict(a)
     for offset, metrics in b.items():
         present = merged.get(offset)
@@ -112,9 +112,10 @@ def merge(a: Window, b: Window) -> Window:
 
 
 def _merge_metrics(a: Metrics, b: Metrics) -> tuple[Metrics, int]:
-    """Metric by metric; of two values that disagree the larger, so the order can't matter.
+    """Return the union by metric, and the number of conflicts.
 
-    The first of the result is `a` itself where `b` brings nothing new.
+    Of two values that differ, the larger one stays, so the order doesn't matter. The union is `a`
+    itself where `b` brings nothing new.
     """
     merged = dict(a)
     disagreeing = 0
@@ -137,7 +138,7 @@ def _merge_metrics(a: Metrics, b: Metrics) -> tuple[Metrics, int]:
 
 
 def is_within(a: Window, b: Window) -> bool:
-    """Whether the second window has every value of the first, or a larger one in its place."""
+    """Return whether window `b` has every value of `a`, or a larger value in its place."""
     return all(
         _has(b.get(offset, {}).get(name), value)
         for offset, metrics in a.items()
@@ -151,31 +152,31 @@ def _has(present: float | None, value: float) -> bool:
     return present > value or isinstance(present, Contested) or not isinstance(value, Contested)
 
 
-def contested(window: Window) -> int:
-    """How many values of a window others of their instant and metric were different from."""
+def count_contested(window: Window) -> int:
+    """Return the number of contested values in a window."""
     return sum(
         isinstance(value, Contested) for metrics in window.values() for value in metrics.values()
     )
 
 
-def statistics(window: Window) -> dict[str, Statistics]:
-    """By metric name, for each metric that any reading has."""
+def summarize(window: Window) -> dict[str, Statistics]:
+    """Return the statistics of each metric that any reading has, by metric name."""
     columns: dict[str, list[float]] = {}
     for offset in sorted(window):
         for name, value in window[offset].items():
             columns.setdefault(name, []).append(value)
-    return {name: _statistics(values) for name, values in sorted(columns.items())}
+    return {name: _summary(values) for name, values in sorted(columns.items())}
 
 
 def last_values(window: Window) -> dict[str, tuple[int, float]]:
-    """By metric name, the offset of the latest reading that has it, and its value there."""
+    """Return, by metric name, the offset (ms) and value of the latest reading that has it."""
     return {
         name: (offset, value) for offset in sorted(window) for name, value in window[offset].items()
     }
 
 
-def _statistics(values: list[float]) -> Statistics:
-    """Of values in event-time order; fsum makes mean and stddev independent of that order."""
+def _summary(values: list[float]) -> Statistics:
+    """Summarize values in event-time order; fsum makes mean and stddev independent of the order."""
     count = len(values)
     mean = math.fsum(values) / count
     variance = math.fsum((value - mean) ** 2 for value in values) / count
@@ -183,13 +184,13 @@ def _statistics(values: list[float]) -> Statistics:
 
 
 def encode(window: Window) -> bytes:
-    """Columns, little-endian: equal windows give equal bytes, whatever order they grew in.
+    """Return a window in columns, little-endian; equal windows give equal bytes.
 
     format u8 | count u16 | offsets u16 × count | columns u8, then for each, by name:
     name length u8 | name | presence bitmap (bit i: reading i has it) | f64 × present
 
-    A window with contested values has format 2: each column ends with one more bitmap (bit i: the
-    value of reading i is contested).
+    Format 2 is for windows with contested values. Each of its columns ends with one more bitmap
+    (bit i: the value of reading i is contested).
     """
     offsets = sorted(window)
     count = len(offsets)
@@ -219,9 +220,9 @@ def encode(window: Window) -> bytes:
 
 
 def decode(data: bytes) -> Window:
-    """The window that `encode` wrote; columns this version doesn't know are kept.
+    """Return the window that `encode` wrote, with the columns that this version doesn't know.
 
-    Raises Rejected for bytes of another format or of the wrong length.
+    Raise Rejected for bytes of another format or of the wrong length.
     """
     if not data or data[0] not in (FORMAT, CONTESTED_FORMAT):
         reason = f"is neither in format {FORMAT} nor in {CONTESTED_FORMAT}"

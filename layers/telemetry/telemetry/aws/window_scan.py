@@ -1,4 +1,4 @@
-"""The windows table as a whole: read by segments, looked into, cleaned. For rebuilds only."""
+"""The whole windows table, for rebuilds only: scan segments, get items, delete items."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from telemetry.aws.chunks import chunks
 from telemetry.aws.items import Attributes
-from telemetry.aws.windows import KEY
+from telemetry.aws.window_store import KEY
 from telemetry.errors import Unavailable
 
 ATTEMPTS = 8
@@ -16,7 +16,7 @@ KEYS_A_GET, KEYS_A_DELETE = 100, 25  # the limits of BatchGetItem and BatchWrite
 
 
 class ScanPage(NamedTuple):
-    """Some items, and the key after which the next page starts (None: that was all)."""
+    """Some items, and the key after which the next page starts (None: this is the last page)."""
 
     items: list[Attributes]
     next: Attributes | None
@@ -33,7 +33,7 @@ class WindowTable:
         self._sleep = sleep
 
     def scan(self, segment: int, segments: int, after: Attributes | None) -> ScanPage:
-        """A page of one of the table's segments."""
+        """Return a page of one of the table's segments."""
         more = {"ExclusiveStartKey": after} if after else {}
         answer = self._call(
             self._dynamodb.scan,
@@ -46,7 +46,7 @@ class WindowTable:
         return ScanPage(answer["Items"], answer.get("LastEvaluatedKey"))
 
     def get(self, keys: Sequence[Attributes]) -> dict[tuple[str, str], Attributes]:
-        """Those of the items that are there, by key."""
+        """Return the existing items among `keys`, by key."""
         found: dict[tuple[str, str], Attributes] = {}
         for chunk in chunks(keys, lambda _key: 0, KEYS_A_GET, 1):
             left = {self._table: {"Keys": chunk, "ConsistentRead": True}}
@@ -83,10 +83,10 @@ class WindowTable:
 
 
 def key_of(item: Attributes) -> tuple[str, str]:
-    """An item's key, as texts."""
+    """Return an item's key, as texts."""
     return item[KEY[0]]["S"], item[KEY[1]]["S"]
 
 
 def to_key(device_id: str, minute_region: str) -> Attributes:
-    """An item's key, as DynamoDB has it."""
+    """Return an item's key in DynamoDB's form."""
     return {KEY[0]: {"S": device_id}, KEY[1]: {"S": minute_region}}

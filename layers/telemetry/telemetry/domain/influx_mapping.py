@@ -1,4 +1,4 @@
-"""Points of InfluxDB's line protocol become readings' documents, as `influx.yaml` says."""
+"""Points of InfluxDB's line protocol become readings' documents, as `influx.yaml` maps them."""
 
 import json
 import re
@@ -18,15 +18,15 @@ from telemetry.domain.times import YEAR_2000_MS, YEAR_2100_MS, to_iso
 from telemetry.domain.token import SUBJECT
 from telemetry.errors import Rejected, TelemetryError
 
-OTHER_CHARACTER = re.compile("[^A-Za-z0-9_-]")  # those that a device's id can't have
+OTHER_CHARACTER = re.compile("[^A-Za-z0-9_-]")  # that a device id can't have
 MAPPING_FILE = Path(__file__).parent.parent / "influx.yaml"
 NANOSECONDS_A_MS = 1_000_000
 UNIT_METRICS = {FIELDS[metric]["unit"]: metric for metric in METRICS}
-LETTERS_ENOUGH = 3  # of a metric's name to guess it by
+LETTERS_ENOUGH = 3  # of a metric's name, to guess the metric
 NO_LETTER = re.compile("[^a-z]")
-PLAIN = re.compile("[A-Za-z_][A-Za-z0-9_.-]*")  # what YAML needs no quotes for
+PLAIN = re.compile("[A-Za-z_][A-Za-z0-9_.-]*")  # text that YAML needs no quotes for
 Number = Annotated[float, Field(allow_inf_nan=False)]
-# Units that fleets measure in, each with the schema's unit that it is converted to.
+# Units that fleets measure in, each with the schema's unit that values are converted to.
 UNITS: dict[str, tuple[str, Callable[[float], float]]] = {
     "fahrenheit": ("°C", lambda value: (value - 32) * 5 / 9),
     "kelvin": ("°C", lambda value: value - 273.15),
@@ -36,11 +36,11 @@ UNITS: dict[str, tuple[str, Callable[[float], float]]] = {
 
 
 class MappingInvalid(TelemetryError):
-    """`influx.yaml` says something that can't be a mapping."""
+    """`influx.yaml` isn't a valid mapping."""
 
 
 class Entry(BaseModel):
-    """Which field is which metric, and how its value is converted."""
+    """A field that becomes a metric, and how its value is converted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,13 +64,13 @@ class Entry(BaseModel):
         return self
 
     def fits(self, point: Point) -> bool:
-        """Whether a point's field of this name is meant."""
+        """Return whether the entry applies to a point that has its field."""
         return self.measurement in {None, point.measurement} and all(
             point.tags.get(tag) == value for tag, value in self.tags.items()
         )
 
     def convert(self, value: float) -> float:
-        """The value in the metric's unit."""
+        """Return the value in the metric's unit."""
         if self.unit:
             return UNITS[self.unit][1](value)
         scaled = value if self.scale is None else value * self.scale
@@ -78,15 +78,15 @@ class Entry(BaseModel):
 
 
 class Device(BaseModel):
-    """Where a point's device is named."""
+    """The tags that name a point's device."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tags: Annotated[tuple[str, ...], Field(min_length=1)]
     other_characters: Literal["refuse", "-", "_"] = "refuse"
 
-    def of(self, point: Point) -> str | None:
-        """The id of a point's device, None where no tag names it; raises Rejected."""
+    def id_of(self, point: Point) -> str | None:
+        """Return the id of a point's device, None if no tag names it; raise Rejected if invalid."""
         name = next((tag for tag in self.tags if tag in point.tags), None)
         if name is None:
             return None
@@ -100,7 +100,7 @@ class Device(BaseModel):
 
 
 class Mapping(BaseModel):
-    """What `influx.yaml` says."""
+    """The content of `influx.yaml`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -112,23 +112,23 @@ class Mapping(BaseModel):
     @cached_property
     def _by_field(self) -> dict[str, list[Entry]]:
         same = [Entry(field=name, metric=name) for name in METRICS] if self.same_names else []
-        found: dict[str, list[Entry]] = {}
+        by_field: dict[str, list[Entry]] = {}
         for entry in (*self.metrics, *same):
-            found.setdefault(entry.field, []).append(entry)
-        return found
+            by_field.setdefault(entry.field, []).append(entry)
+        return by_field
 
     def entry_of(self, point: Point, field: str) -> Entry | None:
-        """The entry that says which metric a point's field is, None where none does."""
+        """Return the entry that maps a point's field to a metric, or None."""
         entries = self._by_field.get(field, ())
         return next((entry for entry in entries if entry.fits(point)), None)
 
 
 class Batch(NamedTuple):
-    """A request's points as documents that `admit` takes, and what became of the others.
+    """A request's points as documents that `admit` takes, and the points that gave none.
 
-    `documents[i]` is of `points[i]`. `faults` are of points that aren't kept; `partly` are fields
-    refused of those that are, by index. `ignored` counts the fields that no metric is made from;
-    `left_out` has the points of which no field is a metric. Times were sent in `precision`.
+    `documents[i]` comes from `points[i]`. `faults` are of points that aren't stored. `partly` has
+    the refused fields of documents, with the document's index. `ignored` counts the fields that
+    aren't metrics. `left_out` has the points without any metric. `precision` is the times' unit.
     """
 
     documents: list[dict[str, Any]]
@@ -140,13 +140,13 @@ class Batch(NamedTuple):
     precision: str = "ns"
 
     @property
-    def is_kept_none(self) -> bool:
-        """Whether there are points, and a metric in none of them."""
+    def has_no_metric(self) -> bool:
+        """Whether there are points, but none of them has a metric."""
         return bool(self.left_out) and not self.points and not self.faults
 
 
 class Judgement(NamedTuple):
-    """What is admitted, all faults in the order of their lines, and how many points aren't kept."""
+    """The admission, all faults in line order, and the number of points that aren't stored."""
 
     admission: Admission
     faults: list[Fault]
@@ -154,7 +154,7 @@ class Judgement(NamedTuple):
 
 
 def load_mapping(text: str) -> Mapping:
-    """The mapping in `influx.yaml`'s text; raises MappingInvalid naming what is wrong."""
+    """Return the mapping in `influx.yaml`'s text; raise MappingInvalid that names the mistakes."""
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -173,17 +173,17 @@ def _wrong(detail: dict[str, Any]) -> str:
 
 @cache
 def shipped_mapping() -> Mapping:
-    """The mapping that was deployed with the code."""
+    """Return the mapping that was deployed with the code."""
     return load_mapping(MAPPING_FILE.read_text("utf-8"))
 
 
 def translate(
     points: Sequence[Point], mapping: Mapping, device_id: str | None, received_ms: int
 ) -> Batch:
-    """Documents of the points that have metrics.
+    """Return the documents of the points that have metrics, and the faults of the others.
 
-    `device_id` is who posts, where that is a device: its points need no tag. A point without a
-    time was measured when it was received.
+    `device_id` is the posting device, None for a gateway; a device's points need no tag. A point
+    without a time gets `received_ms`.
     """
     batch = Batch([], [], [], Counter(), [], [])
     for point in points:
@@ -195,12 +195,12 @@ def translate(
                 batch.ignored.update(unmapped)
                 batch.left_out.append(point)
                 continue
-            device = mapping.device.of(point) or device_id
+            device = mapping.device.id_of(point) or device_id
             if device is None:
                 tags = ", ".join(mapping.device.tags)
                 raise Rejected(f"none of the tags {tags} is there to name the device")
         except Rejected as error:
-            reason = told(error.field, error.value, error.reason)
+            reason = to_line(error.field, error.value, error.reason)
             batch.faults.append(Fault(point.line, None, reason))
             continue
         batch.partly.extend((len(batch.documents), error) for error in refused)
@@ -212,10 +212,10 @@ def translate(
 
 
 def _metrics(point: Point, mapping: Mapping) -> tuple[dict[str, float], list[str], list[Rejected]]:
-    """The metrics in a point, its fields that are none, and those that are refused.
+    """Return a point's metrics, its fields that aren't metrics, and its refused fields.
 
-    Where two fields are one metric, the larger value stays, as of two points of one instant. Raises
-    Rejected for a field without a metric, where the mapping refuses those.
+    Where two fields are one metric, the larger value stays, as with two points of one instant.
+    Raise Rejected for a field without a metric, if the mapping refuses such fields.
     """
     metrics: dict[str, float] = {}
     names: dict[str, str] = {}
@@ -232,15 +232,15 @@ def _metrics(point: Point, mapping: Mapping) -> tuple[dict[str, float], list[str
         except Rejected as error:
             refused.append(error)
             continue
-        kept = metrics.setdefault(entry.metric, number)
-        first = names.setdefault(entry.metric, name)
-        if number > kept:
+        present = metrics.setdefault(entry.metric, number)
+        present_name = names.setdefault(entry.metric, name)
+        if number > present:
             metrics[entry.metric], names[entry.metric] = number, name
-        if number != kept:
-            (low, lost), (high, other) = sorted([(kept, first), (number, name)])
-            reason = f"{low} differs from {high}, which {other} of this point has for "
+        if number != present:
+            (low, loser), (high, winner) = sorted([(present, present_name), (number, name)])
+            reason = f"{low} differs from {high}, which {winner} of this point has for "
             reason += f"{entry.metric}; the larger value is kept"
-            refused.append(Rejected(reason, field=lost, value=low))
+            refused.append(Rejected(reason, field=loser, value=low))
     if unmapped and mapping.unmapped == "refuse":
         raise Rejected("is no metric by influx.yaml", field=unmapped[0])
     return metrics, unmapped, refused
@@ -254,7 +254,7 @@ def _number(name: str, value: Value, metric: str) -> float:
 
 
 def remedy(points: Sequence[Point]) -> str:
-    """What would keep a field of points of which none is a metric."""
+    """Return a hint how to map a field of points that have no metric."""
     numbers = [
         (point, field)
         for point in points
@@ -274,7 +274,7 @@ def remedy(points: Sequence[Point]) -> str:
 
 
 def _guess(measurement: str, field: str) -> str:
-    """The metric that a field is by its name, or by a unit as its measurement; else nothing."""
+    """Guess a field's metric from its name, or from a unit as the measurement; "" if unknown."""
     letters = NO_LETTER.sub("", field.lower())
     for metric in METRICS:
         begins = len(letters) >= LETTERS_ENOUGH and metric.startswith(letters)
@@ -287,17 +287,18 @@ def _yaml(text: str) -> str:
     return text if PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
-def judged(batch: Batch, admission: Admission) -> Judgement:
-    """What is admitted of a batch, and what became of the rest.
+def judge_batch(batch: Batch, admission: Admission) -> Judgement:
+    """Return a batch's admission with the faults of its points, from translation and admission.
 
-    InfluxDB keeps nanoseconds and tells series apart by their tags; a reading is its device and
-    millisecond. So two points may be one reading, and have one metric (`admission.agreeing`).
+    InfluxDB identifies a point by its tags and nanosecond, the pipeline a reading by its device and
+    millisecond. So two points may become one reading, and disagree on a metric
+    (`admission.resolve_conflicts`).
     """
-    taken = set(admission.indexes)
+    accepted = set(admission.indexes)
     partly = admission.partly + [
         to_refusal(index, batch.documents[index]["device_id"], error)
         for index, error in batch.partly
-        if index in taken
+        if index in accepted
     ]
     refused = [*admission.refusals, *partly]
     faults = batch.faults + [_fault(batch, refusal) for refusal in refused]
@@ -306,16 +307,16 @@ def judged(batch: Batch, admission: Admission) -> Judgement:
 
 
 def _fault(batch: Batch, refusal: Refusal) -> Fault:
-    """What is wrong with a refused point, or with a field of one that is kept."""
+    """Return the fault of a refused point, or of a refused field of an accepted point."""
     point = batch.points[refusal["index"]]
-    reason = told(refusal["field"], refusal["value"], refusal["reason"])
+    reason = to_line(refusal["field"], refusal["value"], refusal["reason"])
     if refusal["field"] == "recorded_at":
         reason = _misread(point, batch.precision) or reason
     return Fault(point.line, None, reason)
 
 
 def _misread(point: Point, precision: str) -> str:
-    """What to say of a time before 2000, which nobody means; nothing of another."""
+    """Return a message about a time before 2000, as a wrong precision makes it; else ""."""
     if point.time_ns is None or point.time_ns >= YEAR_2000_MS * NANOSECONDS_A_MS:
         return ""
     sent = point.time_ns // NANOSECONDS[precision]
@@ -328,7 +329,7 @@ def _misread(point: Point, precision: str) -> str:
     return f"timestamp {sent} in {precision} is {read}; is `precision` right?{next(fitting, '')}"
 
 
-def told(field: str | None, value: Any, reason: str) -> str:
-    """One refusal as a line of text."""
+def to_line(field: str | None, value: Any, reason: str) -> str:
+    """Return one refusal as a line of text."""
     text = f"{field}: {reason}" if field else reason
     return text if value is None or str(value) in text else f"{text}; it is {shown(value)!r}"

@@ -1,4 +1,4 @@
-"""The archive bucket, read: what Firehose has written, partition by partition, line by line."""
+"""The archive bucket: reads the records that Firehose wrote, by partition and line."""
 
 import gzip
 import io
@@ -8,47 +8,47 @@ from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from telemetry.domain.archive import FOLDER, prefix_at, prefix_of
+from telemetry.domain.archive_layout import FOLDER, prefix_at, prefix_of
 from telemetry.errors import Rejected, Unavailable
 
 LEVELS = 2  # day, hour
 
 
 class Position(NamedTuple):
-    """How far a part was read: so many lines of the object `key`, and all objects before it."""
+    """How far a part was read: all objects before `key`, and `lines` lines of it."""
 
     key: str = ""
     lines: int = 0
 
 
 class Line(NamedTuple):
-    """A record's bytes as they were on the stream, and the position behind it."""
+    """A record's bytes as they were on the stream, and the position after it."""
 
     data: bytes
     position: Position
 
 
 class Archive:
-    """What is in the archive bucket. Reading it raises Unavailable; Rejected names a bad object."""
+    """The archive bucket's records. Methods raise Unavailable, or Rejected for a damaged object."""
 
     def __init__(self, s3: Any, bucket: str) -> None:
         self._s3 = s3
         self._bucket = bucket
 
     def partitions(self, from_ms: int, to_ms: int) -> list[str]:
-        """The prefixes of the hours in [from, to) that have objects, in order."""
+        """Return the prefixes of the hours in [from, to) that have objects, in order."""
         first, last = prefix_at(from_ms), prefix_at(to_ms - 1)
         found = [FOLDER]
-        for _ in range(LEVELS):  # times in prefixes sort as texts, at each level
+        for _ in range(LEVELS):  # at each level, prefixes sort by time
             below = (prefix for parent in found for prefix in self._folders(parent))
             found = [each for each in below if first[: len(each)] <= each <= last[: len(each)]]
         return found
 
     def lines(self, part: str, after: Position, as_of_ms: int) -> Iterator[Line]:
-        """What a part's objects have, from a position on.
+        """Yield the lines of a part's objects, from a position on.
 
-        Objects written after `as_of_ms` are left out, or a replay of the present hour would find
-        what it sends there again, without end.
+        Objects written after `as_of_ms` are left out. Otherwise a replay of the present hour would
+        find its own copies there and never end.
         """
         for key in self._keys(prefix_of(part), after, as_of_ms):
             done = after.lines if key == after.key else 0
@@ -73,7 +73,7 @@ class Archive:
         yield from _translated(lambda: pages)
 
     def _read(self, key: str) -> Iterable[bytes]:
-        """An object's lines; Firehose's buffer bounds its size."""
+        """Yield an object's lines; Firehose's buffer bounds its size."""
 
         def get() -> Iterable[bytes]:
             yield self._s3.get_object(Bucket=self._bucket, Key=key)["Body"].read()
@@ -92,7 +92,7 @@ class Archive:
 
 
 def _translated(calls: Callable[[], Iterable[Any]]) -> Iterator[Any]:
-    """The same, with AWS's errors as ours."""
+    """Yield the results of `calls`; raise Unavailable for AWS's errors."""
     try:
         yield from calls()
     except (ClientError, BotoCoreError) as error:

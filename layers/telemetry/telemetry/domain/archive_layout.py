@@ -1,9 +1,10 @@
-"""The archive: every record of the stream, a line each, in partitions of an hour of arrival.
+"""The archive's layout: one line for each stream record, in partitions of an hour of arrival.
 
-A partition is `readings/day=2026-11-21/hour=10/`, in UTC. Firehose names it by the arrival of the
-oldest record in an object, which may have 15 minutes of records; and a reading that waited in the
-overflow queue reached the stream later than it was received. So what was received in an hour is
-looked for in the hours beside it too, by the time that ingest stamped on it.
+A partition is `readings/day=2026-11-21/hour=10/`, in UTC. A part is a unit of work: one partition,
+or all of a day. Firehose names an object's partition by the arrival of the oldest record in it, and
+an object may hold 15 minutes of records. A reading that waited in the overflow queue reached the
+stream later than `ingest` received it. So a search by time of receipt also covers the hours before
+and after.
 """
 
 import re
@@ -19,22 +20,22 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 MARGIN_MS = HOUR_MS
 RECEIVED, RECORDED = "received", "recorded"
-PARTS_MAX = 5_000  # of an hour each, over half a year; what is more goes by days
+PARTS_MAX = 5_000  # hours, over half a year; for a longer span, a part is a day
 PART = re.compile(r"(\d{4}-\d\d-\d\d)(?:T(\d\d))?")  # 2026-11-21T10, or 2026-11-21
 PREFIX = re.compile(rf"{FOLDER}day=(\d{{4}}-\d\d-\d\d)/hour=(\d\d)/")
 
 
 class Selection(NamedTuple):
-    """Which readings of the archive: those of a span, from inclusive, to exclusive, of a device."""
+    """The archived readings that a replay sends: from `from_ms` inclusive to `to_ms` exclusive."""
 
     from_ms: int
     to_ms: int
-    device_id: str | None = None  # None: every device's
-    by: str = RECEIVED  # whether the span is of when the pipeline received them, or of event time
+    device_id: str | None = None  # None: every device
+    by: str = RECEIVED  # RECEIVED: the span is of times of receipt; RECORDED: of event times
 
 
-def parse(raw: dict[str, Any]) -> Selection:
-    """The selection that a request to replay asks for; raises Rejected."""
+def parse_selection(raw: dict[str, Any]) -> Selection:
+    """Return the selection that a request to replay asks for; raise Rejected if it is invalid."""
     from_ms, to_ms = (_instant(raw, name) for name in ("from", "to"))
     if from_ms >= to_ms:
         raise Rejected(f"is not before to, {to_iso(to_ms)}", field="from", value=raw["from"])
@@ -55,11 +56,11 @@ def _instant(raw: dict[str, Any], name: str) -> int:
         raise Rejected(reason, field=name, value=raw.get(name)) from None
 
 
-def searched(selection: Selection, now_ms: int) -> tuple[int, int]:
-    """The span of arrival in which selected readings are looked for, in whole hours, up to now.
+def search_span(selection: Selection, now_ms: int) -> tuple[int, int]:
+    """Return the span of arrival to search, from and to in epoch ms: whole hours, up to now.
 
-    By event time, a reading may have arrived any time later, and as much earlier as a device's
-    clock may be ahead.
+    A reading may arrive any time after its event time. It may also arrive before it, by as much as
+    a device's clock may be ahead.
     """
     by_event_time = selection.by == RECORDED
     first_ms = max(0, selection.from_ms - MARGIN_MS - (FUTURE_LIMIT_MS if by_event_time else 0))
@@ -68,11 +69,11 @@ def searched(selection: Selection, now_ms: int) -> tuple[int, int]:
 
 
 def selects(selection: Selection, part: str, reading: Reading | None) -> bool:
-    """Whether a line of a part is selected; None is a line that isn't a reading.
+    """Return whether a line of a part is selected; `reading` is None if the line isn't a reading.
 
-    What has no time of its own, because it isn't a reading or another producer's, goes by the part
-    that it is in: too much rather than too little, since a reading sent again changes nothing. A
-    copy that a replay sent isn't selected: the archive has what it was made from.
+    A line without a time of its own is selected with its part: it isn't a reading, or another
+    producer wrote it. This may select too much, but a reading that is sent again changes nothing.
+    A copy that a replay sent isn't selected, because the archive has its original.
     """
     if reading is not None and reading.replayed_at_ms is not None:
         return False
@@ -91,10 +92,10 @@ def selects(selection: Selection, part: str, reading: Reading | None) -> bool:
 
 
 def received_at_ms(reading: Reading, part: str) -> int:
-    """When the reading in a line of a part was received, as far as the archive knows.
+    """Return when a reading of a part was received, epoch ms, as far as the archive knows.
 
-    Where nobody stamped that, it is the time nearest to the reading's own at which the part's
-    records came: what was in time then is so again.
+    Without a stamp, it is the time within the part that is nearest to the reading's own. So a
+    reading that passed the time checks when it came passes them again.
     """
     if reading.received_at_ms is not None:
         return reading.received_at_ms
@@ -102,8 +103,8 @@ def received_at_ms(reading: Reading, part: str) -> int:
     return min(max(reading.recorded_at_ms, first_ms), end_ms + MARGIN_MS)
 
 
-def parts(prefixes: list[str]) -> list[str]:
-    """The parts of work that partitions make: each an hour, or a day where they are too many."""
+def to_parts(prefixes: list[str]) -> list[str]:
+    """Return the parts for partitions: hours, or days where the hours are more than PARTS_MAX."""
     hours = [f"{match[1]}T{match[2]}" for match in map(PREFIX.fullmatch, prefixes) if match]
     if len(hours) <= PARTS_MAX:
         return hours
@@ -111,7 +112,7 @@ def parts(prefixes: list[str]) -> list[str]:
 
 
 def prefix_of(part: str) -> str:
-    """Where a part's objects are; raises Rejected for what is no part."""
+    """Return the prefix of a part's objects; raise Rejected if the text is no part."""
     match = PART.fullmatch(part)
     if match is None:
         raise Rejected("is neither an hour, 2026-11-21T10, nor a day", field="part", value=part)
@@ -120,12 +121,12 @@ def prefix_of(part: str) -> str:
 
 
 def span_of(part: str) -> tuple[int, int]:
-    """A part's first and end, epoch ms."""
+    """Return a part's start and end, epoch ms."""
     is_hour = "T" in part
     first_ms = from_iso(f"{part}:00Z" if is_hour else f"{part}T00:00Z")
     return first_ms, first_ms + (HOUR_MS if is_hour else DAY_MS)
 
 
 def prefix_at(at_ms: int) -> str:
-    """The partition of an instant."""
+    """Return the prefix of an instant's partition."""
     return prefix_of(to_iso(at_ms)[:13])

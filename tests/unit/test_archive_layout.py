@@ -3,8 +3,16 @@
 from typing import Any
 
 import pytest
-from telemetry.domain import archive as archive_of
-from telemetry.domain.archive import Selection
+from telemetry.domain.archive_layout import (
+    Selection,
+    parse_selection,
+    prefix_at,
+    prefix_of,
+    search_span,
+    selects,
+    span_of,
+    to_parts,
+)
 from telemetry.domain.reading import Reading
 from telemetry.domain.times import from_iso
 from telemetry.errors import Rejected
@@ -20,9 +28,9 @@ def reading(recorded_ms: int, received_ms: int | None, device_id: str = "pump-1"
 
 
 def test_a_request_is_read_with_its_defaults() -> None:
-    assert archive_of.parse(REQUEST) == Selection(TEN, ELEVEN, None, "received")
+    assert parse_selection(REQUEST) == Selection(TEN, ELEVEN, None, "received")
     request = {**REQUEST, "device": "pump-1", "by": "recorded"}
-    assert archive_of.parse(request) == Selection(TEN, ELEVEN, "pump-1", "recorded")
+    assert parse_selection(request) == Selection(TEN, ELEVEN, "pump-1", "recorded")
 
 
 @pytest.mark.parametrize(
@@ -40,16 +48,16 @@ def test_a_request_is_read_with_its_defaults() -> None:
 )
 def test_what_is_wrong_with_a_request_is_named(change: dict[str, Any], field: str) -> None:
     with pytest.raises(Rejected) as caught:
-        archive_of.parse({**REQUEST, **change})
+        parse_selection({**REQUEST, **change})
     assert caught.value.field == field
 
 
 def test_what_was_received_in_a_span_is_looked_for_in_the_hours_beside_it_too() -> None:
     selection = Selection(TEN + MINUTE_MS, TEN + 2 * MINUTE_MS)
     nine, noon = from_iso("2026-11-21T09:00:00Z"), from_iso("2026-11-21T12:00:00Z")
-    assert archive_of.searched(selection, noon) == (nine, noon)
+    assert search_span(selection, noon) == (nine, noon)
     on_the_hour = Selection(TEN, ELEVEN)
-    assert archive_of.searched(on_the_hour, noon) == (nine, noon)
+    assert search_span(on_the_hour, noon) == (nine, noon)
 
 
 def test_what_was_recorded_in_a_span_is_looked_for_up_to_now() -> None:
@@ -57,14 +65,14 @@ def test_what_was_recorded_in_a_span_is_looked_for_up_to_now() -> None:
     selection = Selection(TEN, ELEVEN, by="recorded")
     # an hour before, and five minutes, which is in the hour before that
     expected = from_iso("2026-11-21T08:00:00Z"), from_iso("2026-11-23T09:00:00Z")
-    assert archive_of.searched(selection, now_ms) == expected
+    assert search_span(selection, now_ms) == expected
 
 
 def test_a_span_from_the_first_year_to_the_last_is_looked_for_as_far_as_there_is_anything() -> None:
     now_ms = from_iso("2026-11-21T10:30:00Z")
     ever = {"from": "0001-01-01T00:00:00Z", "to": "9999-12-31T23:59:59Z"}
     for by in ("received", "recorded"):
-        found = archive_of.searched(archive_of.parse({**ever, "by": by}), now_ms)
+        found = search_span(parse_selection({**ever, "by": by}), now_ms)
         assert found == (0, ELEVEN)
 
 
@@ -75,46 +83,46 @@ def test_a_span_from_the_first_year_to_the_last_is_looked_for_as_far_as_there_is
 def test_a_span_is_of_the_times_of_receipt_from_inclusive_to_exclusive(
     received_ms: int, is_selected: bool
 ) -> None:
-    found = archive_of.selects(Selection(TEN, ELEVEN), PART, reading(1, received_ms))
+    found = selects(Selection(TEN, ELEVEN), PART, reading(1, received_ms))
     assert found == is_selected
 
 
 def test_by_event_time_a_late_reading_is_selected_from_a_later_part() -> None:
     late, early = reading(TEN, ELEVEN + 1), reading(TEN - 1, TEN)
     selection = Selection(TEN, ELEVEN, by="recorded")
-    assert archive_of.selects(selection, "2026-11-22T03", late)
-    assert not archive_of.selects(selection, PART, early)
+    assert selects(selection, "2026-11-22T03", late)
+    assert not selects(selection, PART, early)
 
 
 def test_a_line_without_a_time_of_its_own_goes_by_its_part() -> None:
     selection = Selection(TEN + MINUTE_MS, ELEVEN)
     for line in (None, reading(1, None)):
-        assert archive_of.selects(selection, PART, line)
-        assert not archive_of.selects(selection, "2026-11-21T09", line)
-        assert not archive_of.selects(selection, "2026-11-21T11", line)
-        assert archive_of.selects(selection, "2026-11-21", line)
+        assert selects(selection, PART, line)
+        assert not selects(selection, "2026-11-21T09", line)
+        assert not selects(selection, "2026-11-21T11", line)
+        assert selects(selection, "2026-11-21", line)
 
 
 def test_a_devices_replay_takes_only_that_devices_readings() -> None:
     selection = Selection(TEN, ELEVEN, "pump-1")
-    assert archive_of.selects(selection, PART, reading(TEN, TEN))
-    assert not archive_of.selects(selection, PART, reading(TEN, TEN, "pump-2"))
-    assert not archive_of.selects(selection, PART, None)
+    assert selects(selection, PART, reading(TEN, TEN))
+    assert not selects(selection, PART, reading(TEN, TEN, "pump-2"))
+    assert not selects(selection, PART, None)
 
 
 def test_a_part_is_an_hours_partition_and_a_day_where_hours_are_too_many() -> None:
     hour = "readings/day=2026-11-21/hour=10/"
-    assert archive_of.parts([hour, "readings/else/"]) == [PART]
-    assert archive_of.prefix_of(PART) == archive_of.prefix_at(TEN + 1) == hour
-    assert archive_of.prefix_of("2026-11-21") == "readings/day=2026-11-21/"
-    many = [archive_of.prefix_at(TEN + 3_600_000 * index) for index in range(5_001)]
-    days = archive_of.parts(many)
+    assert to_parts([hour, "readings/else/"]) == [PART]
+    assert prefix_of(PART) == prefix_at(TEN + 1) == hour
+    assert prefix_of("2026-11-21") == "readings/day=2026-11-21/"
+    many = [prefix_at(TEN + 3_600_000 * index) for index in range(5_001)]
+    days = to_parts(many)
     assert (days[0], len(days)) == ("2026-11-21", 209)  # the 5,001st hour is 14 of day 209
-    assert archive_of.span_of(PART) == (TEN, ELEVEN)
-    assert archive_of.span_of("2026-11-21") == (TEN - 36_000_000, TEN + 50_400_000)
+    assert span_of(PART) == (TEN, ELEVEN)
+    assert span_of("2026-11-21") == (TEN - 36_000_000, TEN + 50_400_000)
 
 
 @pytest.mark.parametrize("text", ["", "2026", "2026-11-21T", "2026-11-21T10:00", "../2026-11-21"])
 def test_what_is_no_part_is_refused(text: str) -> None:
     with pytest.raises(Rejected, match="part: is neither an hour"):
-        archive_of.prefix_of(text)
+        prefix_of(text)

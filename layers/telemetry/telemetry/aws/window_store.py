@@ -1,7 +1,8 @@
-"""The windows table: key (device_id, minute_region), one item a device, minute and region.
+"""The windows table: key (device_id, minute_region), one item for each device, minute and region.
 
-A rebuild makes a region's windows once more, in a generation of their own: its number is at the end
-of minute_region, where it isn't the first, 0. Readers show each region's current generation.
+A rebuild makes a new generation of a region's windows (domain/generation_pointer.py). The number of
+a generation is at the end of minute_region, except for the first, 0. Readers see each region's
+current generation.
 """
 
 import time
@@ -12,26 +13,36 @@ from typing import Any, NamedTuple
 from telemetry.aws.generations import CACHE_SECONDS, PARTITION, to_pointer
 from telemetry.aws.items import Attributes, CompareAndSet, Items
 from telemetry.aws.observe import log
-from telemetry.domain import window as windows_of
-from telemetry.domain.generation import FIRST
+from telemetry.domain.generation_pointer import FIRST
 from telemetry.domain.reading import Reading
 from telemetry.domain.times import from_iso, to_iso_minute
-from telemetry.domain.window import Addition, Fate, Window, WindowKey
+from telemetry.domain.window import (
+    EMPTY,
+    Addition,
+    Fate,
+    Window,
+    WindowKey,
+    add_readings,
+    decode,
+    encode,
+    merge,
+    window_key,
+)
 from telemetry.errors import Rejected, Unavailable
 
 KEY = ("device_id", "minute_region")
-# Readings that a warm environment keeps at hand, about 400 bytes each: 40 MB
+# Readings that a warm environment keeps in memory: about 400 bytes each, 40 MB in all.
 REMEMBERED_READINGS = 100_000
-# and how long: a window grows for its minute, and by what is a little late
+# How long it keeps them: a window grows for its minute, and a little longer by late readings.
 REMEMBERED_SECONDS = 120.0
 
 
 class Added(NamedTuple):
-    """What became of the readings of a batch."""
+    """The result of adding a batch of readings."""
 
-    fates: list[Fate | None]  # of each reading, in their order; None: it can't be written now
+    fates: list[Fate | None]  # one for each reading, in order; None: it can't be written now
     conflicts: Counter[str]  # by device: values that differ from the one stored for their instant
-    unreadable: Mapping[int, Rejected]  # why, by the places of those that no retry writes
+    unreadable: Mapping[int, Rejected]  # by a reading's place: why no retry can store it
 
 
 class GenerationKey(NamedTuple):
@@ -42,26 +53,26 @@ class GenerationKey(NamedTuple):
 
 
 def minute_region(minute_ms: int, region: str, generation: int) -> str:
-    """The sort key: 2026-11-21T01:30:00Z#us-east-1, and #1 where it is not the first generation."""
+    """Return the sort key: 2026-11-21T01:30:00Z#us-east-1, with #1 for generation 1, and so on."""
     first = f"{to_iso_minute(minute_ms)}#{region}"
     return f"{first}#{generation}" if generation else first
 
 
 def parse_minute_region(text: str) -> tuple[int, str, int]:
-    """The minute, epoch ms, the region and the generation of a sort key."""
+    """Return the minute (epoch ms), the region and the generation of a sort key."""
     minute, region, *generation = text.split("#")
     return from_iso(minute), region, int(generation[0]) if generation else 0
 
 
 class Windows:
-    """Adds readings to this region's windows, in the generations that `written` tells.
+    """Adds readings to this region's windows, in each generation that `written` returns.
 
-    A rebuild rests on this: soon after a generation is begun, every reading that anybody is told is
-    stored is stored there too. It is so without a lock, because `add` looks at the generations
-    again when it has written, and only then answers; what it sees is CACHE_SECONDS old at most.
-    So an answer that leaves the new generation out was given within CACHE_SECONDS of its beginning,
-    and its readings were in the old one by then. Who dies, or stands still, before the last look
-    has told nobody anything: his readings are delivered again, to someone who looks.
+    A rebuild relies on this: soon after a generation begins, every acknowledged reading is stored
+    in it, too. This needs no lock. After writing, `add` looks at the generations again, and answers
+    only then; the pointer that it sees is at most CACHE_SECONDS old. So an answer without the new
+    generation is given within CACHE_SECONDS of its beginning, and its readings are in the old
+    generation by then. A writer that dies or hangs before its last look has acknowledged nothing,
+    so its readings are delivered again.
     """
 
     def __init__(
@@ -84,16 +95,16 @@ class Windows:
         )
 
     def add(self, readings: Sequence[Reading]) -> Added:
-        """Add each reading to the window it belongs to; one write a window that changed.
+        """Add each reading to its window, with one write for each window that changes.
 
-        A window that this code can't read takes no reading, and keeps none from the others.
-        Fates are those in the current generation. A reading is stored once it is in all that are
-        written; where nobody can tell which those are, none is.
+        A window that this code can't read takes no readings; other windows are unaffected. Fates
+        are those in the current generation. A reading counts as stored once it is in every
+        generation that is written. If the pointer can't be read, no reading is stored.
         """
         groups: dict[WindowKey, list[Reading]] = {}
         places: dict[WindowKey, list[int]] = {}
         for place, reading in enumerate(readings):
-            key = windows_of.key_of(reading)
+            key = window_key(reading)
             groups.setdefault(key, []).append(reading)
             places.setdefault(key, []).append(place)
         unreadable: dict[GenerationKey, Rejected] = {}
@@ -110,15 +121,15 @@ class Windows:
         for key, result in applied.items():
             if result.conflicts:
                 conflicts[key.device_id] += result.conflicts
-        whys = {place: why for key, why in unreadable.items() for place in places[key.window]}
-        return Added(fates, conflicts, whys)
+        reasons = {place: why for key, why in unreadable.items() for place in places[key.window]}
+        return Added(fates, conflicts, reasons)
 
     def _write(
         self,
         groups: Mapping[WindowKey, list[Reading]],
         unreadable: dict[GenerationKey, Rejected],
     ) -> dict[WindowKey, Addition]:
-        """What became of windows in the current generation, of those written in all of them."""
+        """Return the results in the current generation, for windows written in every generation."""
         applied: dict[GenerationKey, Addition] = {}
         tried: set[int] = set()
         generations = self._written()
@@ -132,7 +143,7 @@ class Windows:
                 unreadable,
             )
             tried |= missing
-            generations = self._written()  # the look that the answer rests on
+            generations = self._written()  # the last look, on which the answer relies
         return {
             key: applied[GenerationKey(key, generations[0])]
             for key in groups
@@ -144,24 +155,24 @@ class Windows:
         return {
             "device_id": {"S": device_id},
             "minute_region": {"S": minute_region(minute_ms, self._region, key.generation)},
-            "readings": {"B": windows_of.encode(addition.state)},
+            "readings": {"B": encode(addition.state)},
             "expires_at": {"N": str(expires_at(minute_ms, self.retention_ms))},
         }
 
 
 def expires_at(minute_ms: int, retention_ms: int) -> int:
-    """When a window may go, in epoch seconds."""
+    """Return when a window expires, in epoch seconds."""
     return (minute_ms + retention_ms) // 1000
 
 
 def _adding(group: list[Reading]) -> Callable[[Window | None], Addition]:
-    return lambda window: windows_of.add(window, group)
+    return lambda window: add_readings(window, group)
 
 
 def to_window(item: Attributes) -> Window:
-    """The window in an item; raises Rejected where this code can't read it."""
+    """Return the window in an item; raise Rejected if this code can't read it."""
     data = item["readings"]["B"]
-    return windows_of.decode(bytes(data))
+    return decode(bytes(data))
 
 
 class WindowReader:
@@ -182,12 +193,12 @@ class WindowReader:
         page_size: int = 100,
         newest_first: bool = False,
     ) -> Iterator[tuple[int, Window]]:
-        """(minute's start in epoch ms, window) of minutes in [from, to), in order of time.
+        """Yield (minute's start in epoch ms, window) of the minutes in [from, to), in time order.
 
-        Items are read page by page, up to `page_size` a call, as the iteration goes on, so taking
-        few of many is cheap. Raises Unavailable for an item that this code can't read.
+        Items are read page by page, up to `page_size` a call, as the iteration goes on, so it is
+        cheap to take a few of many. Raise Unavailable for an item that this code can't read.
         """
-        minute_ms, window = None, windows_of.EMPTY
+        minute_ms, window = None, EMPTY
         current = self._current()
         for item in self._items(device_id, from_ms, to_ms, page_size, newest_first):
             at_ms, region, generation = parse_minute_region(item["minute_region"]["S"])
@@ -196,22 +207,22 @@ class WindowReader:
             if at_ms != minute_ms:
                 if minute_ms is not None:
                     yield minute_ms, window
-                minute_ms, window = at_ms, windows_of.EMPTY
+                minute_ms, window = at_ms, EMPTY
             try:
                 part = to_window(item)
             except Rejected as error:  # newer code wrote it; the caller did nothing wrong
                 raise Unavailable(f"a window of {device_id} is not readable: {error}") from error
-            window = windows_of.merge(window, part)
+            window = merge(window, part)
         if minute_ms is not None:
             yield minute_ms, window
 
     def ping(self) -> None:
-        """Raise what boto3 raises where the table can't be read. Costs half a read unit."""
+        """Raise boto3's error if the table can't be read. This costs half a read unit."""
         nothing = {"device_id": {"S": PARTITION}, "minute_region": {"S": "ping"}}
         self._dynamodb.get_item(TableName=self._table, Key=nothing)
 
     def _current(self) -> Mapping[str, int]:
-        """Each region's current generation; a region without a pointer has its first."""
+        """Return each region's current generation; a region without a pointer has the first."""
         now = self._clock()
         if not 0 <= now - self._read_at < CACHE_SECONDS:
             self._generations = {
@@ -232,7 +243,7 @@ class WindowReader:
     def _items(
         self, device_id: str, from_ms: int, to_ms: int, page_size: int, newest_first: bool
     ) -> Iterator[Attributes]:
-        # "…Z" alone sorts before "…Z#region": the range takes every region of its minutes
+        # "…Z" alone sorts before "…Z#region", so the range has every region of its minutes
         pages = self._dynamodb.get_paginator("query").paginate(
             TableName=self._table,
             KeyConditionExpression="device_id = :device AND minute_region BETWEEN :from AND :to",

@@ -1,4 +1,4 @@
-"""InfluxDB's HTTP API, as far as fleets write through it: reads requests, answers as InfluxDB.
+"""The part of InfluxDB's HTTP API that writers use: reads their requests, answers as InfluxDB does.
 
 1.x: https://docs.influxdata.com/influxdb/v1/tools/api/, 2.x: https://docs.influxdata.com/influxdb/v2/api/
 """
@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 from telemetry.aws.http import RETRY_AFTER_SECONDS, header, query_parameter
 from telemetry.domain.admission import Poster
 from telemetry.domain.decoders.compression import GZIP_MAGIC, unpacked
-from telemetry.domain.influx import Batch, remedy, shipped_mapping, translate
+from telemetry.domain.influx_mapping import Batch, remedy, shipped_mapping, translate
 from telemetry.domain.line_protocol import Fault, TooManyLines, parse
 from telemetry.domain.reading import shown
 from telemetry.errors import Rejected, TooLarge, Unsupported
@@ -23,7 +23,7 @@ from telemetry.errors import Rejected, TooLarge, Unsupported
 # invocation takes: 6 MB of JSON. https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 MAX_BODY_BYTES = 4 * 1_048_576
 V1_WRITE, V2_WRITE, QUERY = "/write", "/api/v2/write", "/query"
-VERSION = "1.8-telemetry"  # clients ask when they start; it says which protocol this is
+VERSION = "1.8-telemetry"  # clients ask for it when they start, and choose the protocol by it
 FAULTS_TOLD = 10
 HEADER_LENGTH = 500
 V2_CODES = {
@@ -40,7 +40,7 @@ Response = dict[str, Any]
 
 
 def read(event: dict[str, Any], poster: Poster, now_ms: int) -> Batch:
-    """The documents in a write's lines; raises Rejected, TooLarge, TooManyLines."""
+    """Return the documents in a write's lines; raise Rejected, TooLarge or TooManyLines."""
     precision = query_parameter(event, "precision") or "ns"
     points, faults = parse(_body(event), precision)
     batch = translate(points, shipped_mapping(), poster.device_id, now_ms)
@@ -48,7 +48,7 @@ def read(event: dict[str, Any], poster: Poster, now_ms: int) -> Batch:
 
 
 def _body(event: dict[str, Any]) -> bytes:
-    """The request's bytes, unpacked; raises Rejected, Unsupported, TooLarge."""
+    """Return the request's bytes, unpacked; raise Rejected, Unsupported or TooLarge."""
     body = event.get("body") or ""
     try:
         is_base64 = event.get("isBase64Encoded")
@@ -59,18 +59,18 @@ def _body(event: dict[str, Any]) -> bytes:
         raise TooLarge(f"has more than {MAX_BODY_BYTES} bytes; send it in parts", field="body")
     coding = header(event, "content-encoding")
     if data.startswith(GZIP_MAGIC):
-        coding = "gzip"  # whatever its header says
+        coding = "gzip"  # even if the header says otherwise
     return unpacked(data, coding, MAX_BODY_BYTES)
 
 
 def written(
     event: dict[str, Any], faults: Sequence[Fault], dropped: int, ignored: Counter[str]
 ) -> Response:
-    """204 where every point was taken whole or ignored; else 400 with the faults of the others.
+    """Return 204 if every point was accepted whole or ignored, otherwise 400 with the faults.
 
-    `dropped` is how many points weren't taken; of others only fields may be refused. InfluxDB says
-    "partial write" even where it drops a single point. Old Telegrafs look for these
-    words: what is refused in other words they send again for ever.
+    `dropped` is the number of points that weren't accepted; accepted points may have refused
+    fields. InfluxDB says "partial write" even if it drops a single point. Old Telegrafs look for
+    these words: they would resend points that are refused in other words for ever.
     """
     if not faults:
         return _empty({"X-Telemetry-Ignored": _header(_ignored(ignored))} if ignored else {})
@@ -80,10 +80,10 @@ def written(
     return _error(event, 400, message, line=faults[0].line)
 
 
-def unkept(event: dict[str, Any], batch: Batch) -> Response:
-    """400 where no field of any point is a metric, so that whoever set it up hears of it.
+def nothing_stored(event: dict[str, Any], batch: Batch) -> Response:
+    """Return 400 if no field of any point is a metric, so that a wrong setup is noticed.
 
-    Nothing is gained by sending it again, and clients don't: they drop what a 400 calls partial.
+    Clients don't send such points again: they drop points that a 400 calls partial.
     """
     dropped = len(batch.left_out)
     fields = _ignored(batch.ignored)
@@ -92,13 +92,13 @@ def unkept(event: dict[str, Any], batch: Batch) -> Response:
 
 
 def unavailable(event: dict[str, Any]) -> Response:
-    """503: neither the stream nor the overflow queue took all of it."""
+    """Return 503: neither the stream nor the overflow queue took all readings."""
     message = "The pipeline can't take all of it now; send it again, it won't be counted twice."
     return _error(event, 503, message, {"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
 def refuse(event: dict[str, Any], error: Rejected) -> Response:
-    """The answer to a request of which nothing was taken."""
+    """Return the answer to a request of which nothing was accepted."""
     status = 413 if isinstance(error, TooLarge | TooManyLines) else 400
     if isinstance(error, Unsupported):
         status = 415
@@ -107,12 +107,12 @@ def refuse(event: dict[str, Any], error: Rejected) -> Response:
 
 
 def forbid(event: dict[str, Any]) -> Response:
-    """403 for a caller that is neither a device nor a gateway."""
+    """Return 403 for a caller that is neither a device nor a gateway."""
     return _error(event, 403, "Only a device or a gateway writes.")
 
 
 def answer(event: dict[str, Any]) -> Response:
-    """What clients ask when they start, answered: /ping; CREATE and SHOW DATABASES at /query."""
+    """Answer the questions of starting clients: /ping, and CREATE and SHOW DATABASES at /query."""
     if event["resource"] != QUERY:
         return _empty({})
     query = query_parameter(event, "q")
@@ -131,7 +131,7 @@ def answer(event: dict[str, Any]) -> Response:
 
 
 def _form(event: dict[str, Any]) -> dict[str, list[str]]:
-    """The fields of a form in the body; none where it has more than such a client sends."""
+    """Return the fields of a form in the body; none if it has more than InfluxDB's clients send."""
     try:
         return parse_qs(event.get("body") or "", max_num_fields=20)
     except ValueError:  # more fields
@@ -139,7 +139,7 @@ def _form(event: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _ignored(fields: Counter[str]) -> str:
-    """Which fields were no metrics, each with how often it was there."""
+    """Return the names of fields that aren't metrics, each with its count."""
     names = [f"{name} ({times})" for name, times in fields.most_common(FAULTS_TOLD)]
     more = len(fields) - len(names)
     return ", ".join([*names, f"and {more} more"] if more else names)
@@ -160,7 +160,7 @@ def _error(
 
 
 def _header(text: str) -> str:
-    """A text as a header's value: printable ASCII, and not longer than a person reads."""
+    """Return a text as a header's value: printable ASCII, cut to HEADER_LENGTH."""
     plain = "".join(each if " " <= each <= "~" else "?" for each in text)
     return plain if len(plain) <= HEADER_LENGTH else plain[:HEADER_LENGTH] + "..."
 
