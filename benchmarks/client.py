@@ -1,14 +1,14 @@
-"""What the device client costs: CPU and disk for each reading recorded, CPU for each one sent.
+"""Measures the device client: CPU and disk per recorded reading, CPU per sent one.
 
     PYTHONPATH=clients/python/src .venv/bin/python -m benchmarks.client
 
-Readings are a simulated device's (`local.fleet.simulated`), four metrics each.
+Readings are those of a simulated device (`local.fleet.simulated`), with four metrics each.
 
-1. `record()` alone, by what the store promises: `normal` survives the process's end, `full` a loss
-   of power too (a write to the disk each); and for 100 readings at once. Beside it, what a bare
-   INSERT of the same row costs in the same mode.
-2. A backlog sent to a loopback server of this process that says yes: by format, with bytes on the
-   wire. CPU is the client's thread alone.
+1. `record()` alone, in both modes of the store: with `normal`, readings survive the process's end;
+   with `full`, also a loss of power (a disk write each). Then 100 readings at once, and for
+   comparison a bare INSERT of the same row.
+2. A backlog sent to a loopback server in this process that accepts everything: by format, with
+   bytes on the wire. CPU is that of the client's thread alone.
 """
 
 import json
@@ -34,17 +34,17 @@ SCHEMA_VERSION_ID = "12345678-1234-1234-1234-123456789abc"
 
 
 def readings(count: int) -> list[Metrics]:
-    """A device's, one a second."""
+    """Return the metrics of a device's readings, one a second."""
     device = Device(FleetOptions(), 0, is_anomalous=False)
     return [{**device.measure(number * 1000)} for number in range(count)]
 
 
 class Yes(BaseHTTPRequestHandler):
-    """Accepts each reading, however it is written."""
+    """Accepts every reading, in any format."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    sizes: list[int] = []  # noqa: RUF012 - of the one server
+    sizes: list[int] = []  # noqa: RUF012 - there is a single server
     batch = 500
 
     def do_POST(self) -> None:
@@ -58,11 +58,11 @@ class Yes(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_arguments: Any) -> None:
-        """Nothing is written."""
+        """Log nothing."""
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of this thread's CPU, and by the clock."""
+    """Return the seconds of `work`: this thread's CPU, and wall time."""
     cpu, started = time.thread_time(), time.perf_counter()
     work()
     return time.thread_time() - cpu, time.perf_counter() - started
@@ -79,7 +79,7 @@ def record_together(store: Store, metrics: list[Metrics]) -> None:
 
 
 def insert_bare(store: Store, metrics: list[Metrics]) -> None:
-    """The least that keeping a reading can cost."""
+    """Insert rows without the store's logic: the least possible cost."""
     for number, each in enumerate(metrics):
         row = (1_800_000_000_000 + number, json.dumps(each))
         store._sql.execute("INSERT INTO readings (recorded_at, metrics) VALUES (?, ?)", row)  # noqa: SLF001
@@ -108,7 +108,7 @@ def show_recording(folder: Path) -> None:
 
 
 def backlog(folder: Path, name: str) -> Store:
-    """A store with readings that wait."""
+    """Return a store with waiting readings."""
     store = Store(folder / f"{name}.db", "bench", StoreOptions(synchronous="normal"))
     record_together(store, readings(BACKLOG))
     return store

@@ -1,11 +1,10 @@
-"""Events a second that a filter on `temperature > 38` passes or drops: ours and the emulator's.
+"""Measures event filters, `temperature > 38`: `emulator.event_pattern` against ministack's own.
 
     .tools/aws/bin/python benchmarks/filters.py
 
-In the embedded AWS's interpreter, where both run: `emulator.event_pattern`, and what ministack
-matches with itself. One in twenty readings is above 38. "parsed" is the match alone; "record" also
-decodes a Kinesis record's data, from base64 and from JSON, as the emulator does for each. Best of
-five.
+It runs in the embedded AWS's interpreter, which has both. One in twenty readings is above 38.
+"parsed" is the match alone; "record" also decodes a Kinesis record's data from base64 and JSON, as
+the emulator does for each record. Figures are the best of five runs.
 """
 
 import base64
@@ -50,7 +49,7 @@ def kinesis_record(event: Record) -> Record:
 
 
 def events_per_second(matches: Filter, events: Sequence[Record]) -> tuple[float, int]:
-    """The best of the runs, and how many events matched."""
+    """Return the events per second of the best run, and the number of matches."""
     best, matched = 0.0, 0
     for _ in range(RUNS):
         begun = time.perf_counter()
@@ -68,8 +67,8 @@ def main() -> None:
     records = [kinesis_record(event) for event in parsed]
     pattern = compile_pattern(PATTERN).matches
     theirs = json.loads(PATTERN)
-    match = lambda_svc._match_esm_filter  # noqa: SLF001 there is no public one
-    decoded = lambda_svc._kinesis_record_for_match  # noqa: SLF001 nor here
+    match = lambda_svc._match_esm_filter  # noqa: SLF001 there is no public name
+    decoded = lambda_svc._kinesis_record_for_match  # noqa: SLF001 there is no public name
 
     cases: dict[str, tuple[Sequence[Record], Filter, Filter]] = {
         "parsed": (parsed, pattern, lambda event: match(event, theirs)),

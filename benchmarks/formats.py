@@ -1,10 +1,10 @@
-"""What each format costs: bytes on the wire and ingest's CPU for a reading.
+"""Measures each format: bytes on the wire, and ingest's CPU per reading.
 
     .venv/bin/python -m benchmarks.formats
 
-Readings are of two metrics, one a second, with the noise that a sensor has. CPU is that of one
-process from the body's bytes to admitted readings, the best of several rounds;
-ratios are to JSON of the same batch, not zipped.
+Readings have two metrics, one reading a second, with a sensor's noise. CPU is that of one process
+from the body's bytes to admitted readings, in the best of several rounds. Ratios are to plain JSON
+of the same batch.
 """
 
 import gzip
@@ -57,7 +57,7 @@ def batch(count: int) -> list[dict[str, Any]]:
 
 
 def cpu_us(body: Body, count: int) -> float:
-    """Microseconds for a reading, from the body to admitted readings."""
+    """Return the microseconds per reading, from the body to admitted readings."""
     schemas, poster = KnownSchemas(), Poster("pump-17")
     best, done = float("inf"), 0
     for _ in range(ROUNDS):

@@ -1,7 +1,8 @@
-"""What each handler's imports cost at a cold start, and which packages they go to.
+"""Measures the imports of each handler at a cold start, by package.
 
-In milliseconds, the best of three starts by `python -X importtime` with bytecode at hand. Tracing
-adds to it, and it is this machine's: for comparing handlers, not for Lambda's cold starts.
+Figures are milliseconds, the best of three starts by `python -X importtime` with compiled bytecode.
+Tracing adds to them, and they are this machine's: compare handlers by them, not Lambda's cold
+starts.
 """
 
 import re
@@ -17,7 +18,7 @@ IMPORTED = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\w+)")  # its own µ
 
 
 def import_us(function: Path) -> Counter[str]:
-    """Microseconds by top-level package, of one start."""
+    """Return the microseconds of one start, by top-level package."""
     command = [sys.executable, "-X", "importtime", "-c", "import handler"]
     path = {"PYTHONPATH": f"{function}:{ROOT / 'layers/telemetry'}"}
     done = subprocess.run(command, env=path, capture_output=True, text=True, check=True)

@@ -1,7 +1,7 @@
-"""What the embedded AWS was told to keep, and what memory that takes there.
+"""Measures the memory that the embedded AWS needs for its data.
 
-A window's item is there as the dictionaries of DynamoDB's JSON; records of the stream are packed
-(`emulator.gaps.keeping`). Each is read, and measured in that form.
+It holds a window's item as dictionaries of DynamoDB's JSON, and packs the records of the stream
+(`emulator.gaps.keeping`). Here all data is read, and measured in these forms.
 """
 
 import sys
@@ -14,7 +14,7 @@ from local.instance import State
 
 
 def kept_bytes(state: State) -> int:
-    """Return the bytes of all items of windows, and of all records of the stream."""
+    """Return the bytes of all windows' items and of all records of the stream."""
     return sum(map(bytes_of, items_of(state))) + sum(map(sys.getsizeof, blocks_of(state)))
 
 
@@ -47,7 +47,7 @@ def as_kept(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def bytes_of(value: Any) -> int:
-    """Return what a value takes with all that is in it; bytes are base64 there."""
+    """Return the memory of a value with all its content; bytes count as base64 text."""
     if isinstance(value, bytes):
         return sys.getsizeof("") + (len(value) + 2) // 3 * 4
     inner = value.values() if isinstance(value, Mapping) else ()

@@ -1,13 +1,13 @@
-"""What the event source mappings cost: alone in virtual time, and on the embedded AWS.
+"""Measures the event source mappings: alone in virtual time, and on the embedded AWS.
 
     .venv/bin/python -m benchmarks.mappings      (--profile: where the engine's time goes)
 
-1. The engine alone: records in memory, a function that does nothing, checkpoints in a file.
-   Microseconds a record.
-2. 100,000 records, waiting on four shards, through two mappings of functions that do nothing: one
-   unfiltered as `aggregate`'s, one with the filter of `alert`. Records a second and mapping, and
-   the CPU of each process.
-3. A steady stream after that: the lag of each record, from its arrival to its function's answer.
+1. The engine alone: records in memory, an empty function, checkpoints in a file. Figures are
+   microseconds per record.
+2. 100,000 records that wait on four shards, through two mappings of empty functions: one unfiltered
+   like that of `aggregate`, one with the filter of `alert`. Figures are records per second and
+   mapping, and the CPU of each process.
+3. A steady stream after that. Figures are the lag of records, from arrival to function's answer.
 """
 
 import asyncio
@@ -66,10 +66,10 @@ STREAM = "bench"
 PROFILE_LINES = 12
 
 
-def must(is_so: bool, otherwise: str) -> None:
-    """End the benchmark where its figures would be of something else."""
-    if not is_so:
-        sys.exit(otherwise)
+def must(is_valid: bool, problem: str) -> None:
+    """End the benchmark with a problem if its figures would be invalid."""
+    if not is_valid:
+        sys.exit(problem)
 
 
 def reading(chance: random.Random, number: int) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def reading(chance: random.Random, number: int) -> dict[str, Any]:
 
 
 def microseconds(**settings: Any) -> float:
-    """What the engine spends on each of the records, in virtual time."""
+    """Return the engine's microseconds per record, in virtual time."""
 
     async def main(loop: VirtualTimeLoop) -> float:
         chance, stream = random.Random(1), MemoryStream(loop.now_ms)
@@ -126,7 +126,7 @@ def is_hot(record: Any) -> bool:
 
 
 def show_overhead() -> None:
-    print(f"engine alone, {RECORDS:,} records, a function that does nothing; µs a record")
+    print(f"engine alone, {RECORDS:,} records, an empty function; µs a record")
     measured: dict[str, dict[str, Any]] = {
         "batches of 100": {},
         "batches of 1,000": {"batch_size": 1000},
@@ -142,7 +142,7 @@ def show_overhead() -> None:
 
 
 class MeasuredSink(aws.LambdaSink):
-    """Notes the lag of each record, by mapping's function."""
+    """Records the lag of each record, by its mapping's function."""
 
     def __init__(self, endpoint: aws.Endpoint) -> None:
         super().__init__(endpoint)
@@ -162,7 +162,7 @@ class MeasuredSink(aws.LambdaSink):
 
 
 class MeasuredEndpoint(aws.Endpoint):
-    """Counts the CPU of calls in threads, and profiles them if told to."""
+    """Counts the CPU of calls in threads, and profiles them if `is_profiled`."""
 
     is_profiled = False
 
@@ -233,9 +233,9 @@ def put(state: State, numbers: range) -> None:
 
 
 def cpu_seconds(pid: int) -> dict[str, float]:
-    """CPU of the emulator's main process, and of its workers: all that is in its session."""
+    """Return the CPU of the emulator's main process, and of all others in its session: workers."""
     ticks = 100.0
-    found = {"emulator": 0.0, "functions": 0.0}
+    seconds = {"emulator": 0.0, "functions": 0.0}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
@@ -243,8 +243,8 @@ def cpu_seconds(pid: int) -> dict[str, float]:
             continue
         if int(fields[3]) == pid:  # the session
             name = "emulator" if int(stat.parent.name) == pid else "functions"
-            found[name] += (int(fields[11]) + int(fields[12])) / ticks
-    return found
+            seconds[name] += (int(fields[11]) + int(fields[12])) / ticks
+    return seconds
 
 
 def percentile(values: list[int], share: float) -> int:
@@ -299,7 +299,7 @@ async def measure(state: State, is_profiled: bool) -> None:
 
 
 def show_profile(loop: cProfile.Profile, endpoint: MeasuredEndpoint) -> None:
-    """The functions of the engine's process that took most time of their own."""
+    """Print the functions of the engine's process with the most time of their own."""
     stats = pstats.Stats(loop)
     for profile in endpoint.profiles.values():
         stats.add(profile)
@@ -344,7 +344,7 @@ def main() -> None:
             list(pool.map(lambda n: put(state, range(n * half, (n + 1) * half)), range(PUTTERS)))
         asyncio.run(measure(state, options.profile))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"\nmost memory of this process, the engine's and the benchmark's: {peak:.0f} MB")
+    print(f"\npeak memory of this process, of the engine and the benchmark: {peak:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
-"""A bounded soak: whether memory and cost stay what they are under a steady load.
+"""A bounded soak test: checks that memory and cost stay flat under a steady load.
 
     make soak                                (ten minutes; ARGS="--for 3m" for less)
 
-Simulated devices post at a rate that the machine sustains with ease, and every process of the run
-is looked at every other second: the embedded AWS, the mappings' engine, the functions' workers (all
-of one function together) and this one, which posts. At the end, and exits with 1 where one fails:
+Simulated devices post at a rate that the machine sustains with ease. Every process of the run is
+measured every other second: the embedded AWS, the mappings' engine, the functions' workers (all of
+one function together) and this one, which posts. It exits with 1 if one of these checks fails:
 
-- the check of `make run`: nothing lost, nothing counted twice;
-- memory is flat: of each, the median of the last minute is at most 5 % or 4 MB above the median of
-  the third minute, or of the second in a run of less than five; what starts later, such as the
-  function of a schedule, is compared with its own first minute. What the embedded AWS was told to
-  keep in between is no growth: the bytes of all windows' items and stream records at the end
-  (`benchmarks.kept` reads and measures each), times the share of readings settled in between;
-- cost is flat: CPU seconds of all of them for each settled reading, in the last minute, are at most
-  10 % above those of the first full minute, which begins when everything has started.
+- `make run`'s check: nothing is lost, nothing counted twice.
+- Memory is flat. For each process, the median of the last minute is at most 5 % or 4 MB above the
+  median of the third minute, or of the second one in a run of less than five. A process that starts
+  later, such as a scheduled function, is compared with its own first minute. Data that the embedded
+  AWS stored in between is no growth. It is the bytes of all windows' items and stream records at
+  the end (measured by `benchmarks.kept`), times the share of readings settled in between.
+- Cost is flat. CPU seconds of all processes per settled reading in the last minute are at most 10 %
+  above those of the first full minute, which begins when everything has started.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ from local.fleet.over_https import PostingOptions
 from local.fleet.simulated import Fleet, FleetOptions
 from local.instance import Instance, unused
 from local.session import brought_up, raise_on_terminate
-from local.trial.report import tell_verdict
+from local.trial.report import print_verdict
 from local.trial.run import Exercise, Plan, now_ms
 from local.values import duration_seconds, positive, rate
 from local.view import Steps
@@ -49,7 +49,7 @@ from ops.arguments import Parser
 MINUTE_SECONDS = 60.0
 SAMPLE_SECONDS = 2.0
 START_SECONDS = 20.0
-"""Until every function has been called, and its workers are there."""
+"""Time until every function has been called and has its workers."""
 SHORT_SECONDS = 5 * MINUTE_SECONDS
 GROWTH_SHARE, GROWTH_BYTES = 0.05, 4_000_000
 COST_SHARE = 0.10
@@ -58,16 +58,16 @@ MB = 1_000_000
 
 
 class Usage(NamedTuple):
-    """What the processes of one kind have used."""
+    """The memory and CPU of the processes of one kind."""
 
     resident_bytes: int
     cpu_seconds: float
-    """Since the soak began, those of processes that have ended included."""
+    """CPU since the soak began, with that of ended processes."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """How things were at one moment."""
+    """The usage at one moment."""
 
     at: float
     """Seconds since the soak began."""
@@ -81,7 +81,7 @@ class Sample:
 
 
 class Sampler:
-    """Looks at all processes again and again, in a thread of its own, while it is entered."""
+    """Context manager that samples all processes in a thread of its own."""
 
     def __init__(self, instance: Instance, settled: Callable[[], int]) -> None:
         self._instance = instance
@@ -113,7 +113,7 @@ class Sampler:
                 resident[role] += process.memory_info().rss
                 times = process.cpu_times()
                 used = times.user + times.system
-                # a process that came since the last look used all of it since then
+                # a process that started since the last look used all of its CPU since then
                 before = 0.0 if self.samples else used
                 self._cpu[role] += used - self._seen.get(process, before)
                 self._seen[process] = used
@@ -123,15 +123,15 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Growth:
-    """How much memory the processes of one kind had, early and late."""
+    """The memory of the processes of one kind, early and late."""
 
     role: str
     early_bytes: float
     late_bytes: float
     slope_bytes: float
-    """A minute, over all of the time in between (least squares)."""
+    """Growth per minute over the time in between (least squares)."""
     kept_bytes: float = 0.0
-    """What it was told to keep in between."""
+    """Data that it stored in between."""
 
     @property
     def is_flat(self) -> bool:
@@ -141,7 +141,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Cost:
-    """CPU seconds a settled reading, in the first full minute and in the last."""
+    """CPU seconds per settled reading, in the first full minute and in the last one."""
 
     first: float
     last: float
@@ -152,16 +152,16 @@ class Cost:
 
 
 def growths(samples: Sequence[Sample], kept_bytes: float = 0.0) -> list[Growth]:
-    """Of each kind of process, by the minutes that are compared.
+    """Return the growth of each kind of process, between the compared minutes.
 
-    `kept_bytes`: what the embedded AWS was told to keep, until the last of the samples.
+    `kept_bytes`: the data that the embedded AWS had stored by the last sample.
     """
     end = samples[-1].at
     early = MINUTE_SECONDS if end < SHORT_SECONDS else 2 * MINUTE_SECONDS
     found = []
     for role in sorted(samples[-1].usage):
         there = [each for each in samples if each.at >= early and memory_of(each, role)]
-        if len(there) > 1:  # some come later
+        if len(there) > 1:  # some processes start later
             first = [each for each in there if each.at < there[0].at + MINUTE_SECONDS]
             last = [each for each in there if each.at >= end - MINUTE_SECONDS] or first
             points = [(each.at, memory_of(each, role)) for each in there]
@@ -175,7 +175,7 @@ def growths(samples: Sequence[Sample], kept_bytes: float = 0.0) -> list[Growth]:
 
 
 def settled_share(first: Sequence[Sample], last: Sequence[Sample]) -> float:
-    """Of all readings, those that were settled between the middles of two times."""
+    """Return the share of readings that were settled between the middles of two times."""
     begin, end = (median(each.settled for each in part) for part in (first, last))
     return (end - begin) / max(1, last[-1].settled)
 
@@ -185,7 +185,7 @@ def memory_of(sample: Sample, role: str) -> int:
 
 
 def cost(samples: Sequence[Sample]) -> Cost:
-    """Over the minute after the start, and over the last one."""
+    """Return the cost in the minute after the start and in the last one."""
     end = samples[-1].at
     return Cost(
         cpu_a_reading(samples, START_SECONDS, START_SECONDS + MINUTE_SECONDS),
@@ -194,16 +194,16 @@ def cost(samples: Sequence[Sample]) -> Cost:
 
 
 def cpu_a_reading(samples: Sequence[Sample], begin: float, end: float) -> float:
-    """CPU seconds of all processes for each reading that was settled in that time."""
+    """Return the CPU seconds of all processes per reading that was settled in that time."""
     within = [each for each in samples if begin <= each.at <= end]
     settled = within[-1].settled - within[0].settled
     return (within[-1].cpu_seconds - within[0].cpu_seconds) / settled if settled else float("inf")
 
 
 def show(found: Sequence[Growth], costs: Cost, console: Console) -> bool:
-    """Show both; tell whether both are flat."""
+    """Print growths and costs; return whether all are flat."""
     table = Table(box=SIMPLE, pad_edge=False)
-    for name in ("resident, MB", "early", "last minute", "a minute", "told to keep", "flat"):
+    for name in ("resident, MB", "early", "last minute", "a minute", "stored data", "flat"):
         table.add_column(name, justify="left" if name == "resident, MB" else "right")
     for each in found:
         sizes = each.early_bytes, each.late_bytes
@@ -221,7 +221,7 @@ def show(found: Sequence[Growth], costs: Cost, console: Console) -> bool:
 
 
 def soak(instance: Instance, fleet: FleetOptions, seconds: float, console: Console) -> bool:
-    """Do it on an embedded AWS of its own; tell whether everything was as it must be."""
+    """Soak a new instance; return whether all checks passed."""
     steps = Steps(console)
     try:
         with brought_up(instance, steps, {}) as aws:
@@ -233,14 +233,14 @@ def soak(instance: Instance, fleet: FleetOptions, seconds: float, console: Conso
             aws.stop()
     finally:
         instance.remove()
-    tell_verdict(report, console)
+    print_verdict(report, console)
     if not sampler.samples or sampler.samples[-1].at < seconds - 2 * SAMPLE_SECONDS:
         raise KeyboardInterrupt
     found = growths(sampler.samples, kept)
     is_flat = show(found, cost(sampler.samples), console)
     readings = sampler.samples[-1].settled
     console.print(
-        f"told to keep: {kept / MB:,.1f} MB in windows' items and on the stream, of {readings:,} "
+        f"stored data: {kept / MB:,.1f} MB in windows' items and on the stream, of {readings:,} "
         f"readings, {kept / max(1, readings):,.0f} bytes each",
         highlight=False,
     )

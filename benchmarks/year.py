@@ -1,8 +1,8 @@
-"""A year of hourly temperatures that nobody here made, through the pipeline and back.
+"""Sends a public data set, a year of hourly temperatures, through the pipeline and compares means.
 
-Seattle's of 2010 (package vega_datasets, in °F), posted by `python -m local devices --csv`, shifted
-so that the year ends now; read back as windows; the means of its months compared with those
-computed from the file, by event time. Exits with 1 where one differs by more than 1e-9 °C.
+The data is Seattle's of 2010 (package vega_datasets, in °F). `python -m local devices --csv` posts
+it, shifted so that the year ends now. The means of its months, read back as windows, are compared
+with the means from the file, by event time. It exits with 1 if one differs by more than 1e-9 °C.
 """
 
 import csv
@@ -28,7 +28,7 @@ Months = dict[str, list[float]]
 
 
 def post(path: str) -> None:
-    """Bring an instance up that keeps a year, and post the file to it."""
+    """Bring up an instance that keeps windows for a year, and post the file to it."""
     up = ("up", "--name", NAME, "--retention-days", str(RETENTION_DAYS))
     subprocess.run([*LOCAL, *up], check=True)
     columns = ("--time-column", "date", "--time-format", "%Y/%m/%d %H:%M")
@@ -38,7 +38,7 @@ def post(path: str) -> None:
 
 
 def recorded(path: str, shift: timedelta) -> Months:
-    """The file's temperatures, °C, by the month that the shift puts them in."""
+    """Return the file's temperatures in °C, by their month after the shift."""
     months: Months = defaultdict(list)
     with Path(path).open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -48,7 +48,7 @@ def recorded(path: str, shift: timedelta) -> Months:
 
 
 def stored() -> tuple[Months, datetime]:
-    """What the API has: each window's mean by month, and the time of the latest reading."""
+    """Return the API's windows' means by month, and the time of the latest reading."""
     state = named(NAME).deployed()
     months: Months = defaultdict(list)
     now = datetime.now(UTC)

@@ -1,11 +1,11 @@
-/* A device in C: it posts what its sensor measured until the pipeline has taken it.
+/* A device in C: it posts each measurement of its sensor until the pipeline has taken it.
  *
  *     cc -Wall -Wextra -o device examples/device.c -lcurl
  *     echo '21.5 40' | ./device "$API_URL" pump-1 "$DEVICE_TOKEN"
  *
- * Each line of the standard input is a measurement: a temperature in degrees Celsius and, if there is
- * one, a relative humidity in percent. A reading is stamped once, when it is measured, and sent under
- * that time until it is answered: sent twice, it still counts once. docs/devices.md has the answers.
+ * Each line of the standard input is a measurement: a temperature in degrees Celsius and, optionally,
+ * a relative humidity in percent. A reading gets its time once, when it is measured, and is sent with
+ * that time until it is answered: sent twice, it counts once. docs/devices.md lists the answers.
  */
 #include <curl/curl.h>
 #include <stdio.h>
@@ -41,12 +41,12 @@ static size_t keep_header(char *data, size_t one, size_t count, void *into) {
     return one * count;
 }
 
-/* Whether the same request may succeed later: no answer at all, too busy, or a fault of the server. */
+/* Return whether the same request may succeed later: no answer, too busy, or a fault of the server. */
 static int is_worth_repeating(long status) {
     return status == 0 || status == 408 || status == 425 || status == 429 || status >= 500;
 }
 
-/* Post a reading once. Return the HTTP status; 0 when there was no answer. */
+/* Post a reading once. Return the HTTP status, or 0 without an answer. */
 static long post(const char *url, const char *token, const char *reading, struct answer *answer) {
     long status = 0;
     char authorization[512];

@@ -51,7 +51,7 @@ from local.trial.mapping_state import MappingReader, shards_table
 from local.trial.mapping_state import as_json as mappings_as_json
 from local.trial.monitor import Monitor
 from local.trial.poison import Poisoning
-from local.trial.report import Report, as_json, tell_verdict
+from local.trial.report import Report, as_json, print_verdict
 from local.trial.run import REFRESH_SECONDS, Plan, elapsed_text, exercise, now_ms
 from local.trial.screenshot import take_screenshot
 from local.trial.watch import PLAIN_LINE_SECONDS, LiveView, PlainLines, plain_line
@@ -91,7 +91,7 @@ def run(options: Options, console: Console) -> int:
             if chaos:
                 report.casualties = chaos.casualties()
                 report.problems += report.casualties.problems()
-            tell(report, steps, instance, options, console)
+            print_report(report, steps, instance, options, console)
             is_clean = report.is_ok
             if options.keep:
                 aws.release()
@@ -128,11 +128,11 @@ def poison_of(options: Options, instance: Instance, steps: Steps) -> Poisoning |
     return poisoning
 
 
-def tell(
+def print_report(
     report: Report, steps: Steps, instance: Instance, options: Options, console: Console
 ) -> None:
     """Print the verdict of a run, and its report as JSON if `--json` asks for it."""
-    tell_verdict(report, console)
+    print_verdict(report, console)
     if options.json:
         print_json(as_json(report, steps, instance.name))
 
@@ -197,7 +197,7 @@ def devices(options: Options, console: Console) -> int:
     prepare_tokens(instance, source, posting_options)
     plan = Plan(options.seconds, options.check, is_alone=False)
     report = exercise(instance, steps, source, posting_options, plan, lambda: None)
-    tell(report, steps, instance, options, console)
+    print_report(report, steps, instance, options, console)
     return report.verdict.value
 
 

@@ -1,7 +1,7 @@
-"""Remove what installing, building and running have left in the checkout: for `make clean`.
+"""Removes environments, builds, caches and ended runs from the checkout: for `make clean`.
 
-An instance that is up is left alone, and so are the environments that it runs in. Runs on the
-python3 that is there, with nothing installed.
+An instance that is up stays, and so do the environments that it uses. This file needs python3
+alone, without packages.
 """
 
 import fcntl
@@ -15,7 +15,7 @@ INSTANCES = ".local"
 
 
 def is_up(folder: Path) -> bool:
-    """Whether an instance's process holds the lock in its folder."""
+    """Return whether an instance's process holds the lock in its folder."""
     try:
         with (folder / "lock").open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -27,7 +27,7 @@ def is_up(folder: Path) -> bool:
 
 
 def clean(root: Path) -> list[str]:
-    """Remove it all; return the names of the instances that are up."""
+    """Remove the files; return the names of the instances that are up."""
     instances = root / INSTANCES
     folders = sorted(each for each in instances.glob("*") if each.is_dir())
     running = [each.name for each in folders if is_up(each)]

@@ -1,6 +1,6 @@
-"""Make an environment hold exactly what its lock says: `sync.py STAMP LOCK`, for the Makefile.
+"""Installs exactly the packages of a lock into an environment: `sync.py STAMP LOCK` (Makefile).
 
-The environment is the stamp's folder. Runs on the python3 that is there, with nothing installed.
+The environment is the stamp's folder. This file needs python3 alone, without packages.
 """
 
 import sys
@@ -21,9 +21,9 @@ UV = Path(".tools/uv")
 
 
 def commands(environment: Path, lock: Path, *, new: bool) -> list[list[str]]:
-    """What makes `environment` (`new`, or there already) hold the packages of `lock` alone."""
+    """Return the commands that make `environment`, if it is new, and install `lock` into it."""
     python = f"{environment}/bin/python"
-    if environment == UV:  # pip installs uv, and uv all the rest
+    if environment == UV:  # pip installs uv; uv installs all other environments
         create = [sys.executable, *f"-m venv --clear {environment}".split()]
         pip = f"{python} -m pip install -qq --disable-pip-version-check --only-binary :all:"
         install = f"{pip} --require-hashes --requirement {lock}".split()
@@ -37,12 +37,12 @@ def commands(environment: Path, lock: Path, *, new: bool) -> list[list[str]]:
 def main(stamp: Path, lock: Path) -> None:
     environment = stamp.parent
     Path(".tools").mkdir(exist_ok=True)
-    with Path(".tools/lock").open("w") as turn:  # of two `make run` at once the second waits here
+    with Path(".tools/lock").open("w") as turn:  # a second `make` waits here meanwhile
         fcntl.flock(turn, fcntl.LOCK_EX)
         new = not stamp.exists()
         if not new and stamp.stat().st_mtime >= lock.stat().st_mtime:
-            return  # the first has done it
-        stamp.unlink(missing_ok=True)  # cut short from here on, it is made anew next time
+            return  # it is up to date
+        stamp.unlink(missing_ok=True)  # if interrupted from here on, the next run starts anew
         print(f"set up {environment} ", end="", file=sys.stderr, flush=True)
         started = time.monotonic()
         for command in commands(environment, lock, new=new):
@@ -58,6 +58,6 @@ if __name__ == "__main__":
         sys.exit(f"failed: {' '.join(failed.cmd)}")
     except KeyboardInterrupt:
         sys.exit(130)
-    except OSError as fault:  # not writable, or the disk is full: not a matter of this program
+    except OSError as fault:  # the folder isn't writable, or the disk is full
         place = fault.filename or Path.cwd()
-        sys.exit(f"✗ {place}: {fault.strerror}: the tools go to .tools/ here, which must be yours")
+        sys.exit(f"✗ {place}: {fault.strerror}: .tools/ here must be writable, with room for tools")

@@ -1,1 +1,1 @@
-"""`make scan`: known faults in the template, the code, the dependencies and the repository."""
+"""`make scan`: finds known faults in the template, code, dependencies and repository."""

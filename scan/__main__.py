@@ -1,7 +1,7 @@
-"""`python -m scan [CHECK...]`: known faults in the template, code, dependencies and repository.
+"""`python -m scan [CHECK...]`: finds known faults in template, code, dependencies and repository.
 
 Exit codes: 0, nothing new was found. 1, a finding isn't accepted, an acceptance has no finding, or
-a tool broke. 3, none of these, but a check couldn't be done here, for want of a network or of npm.
+a tool broke. 3, none of these, but a check couldn't run without a network or npm.
 """
 
 import argparse
@@ -22,15 +22,16 @@ from scan.tool import Broken, Finding, NotDone, Report, Run, run
 
 FOUND, NOT_DONE, INTERRUPTED = 1, 3, 130
 HOW_TO_ACCEPT = """\
-Mend what is new, or say in scan/accepted.yaml why it stays: under the name of the check and the
-[rule], a `why` and, in `at`, what stands before the [rule]. Delete there what no longer occurs."""
+Fix the new findings, or accept them in scan/accepted.yaml: under the check's name and the [rule],
+with a reason in `why` and, in `at`, the text before the [rule]. Delete acceptances that no longer
+occur."""
 
 Check = Callable[[], Report]
 Templates = dict[str, Path]
 
 
 def checks(run: Run, *, has_npm: bool) -> dict[str, Check]:
-    """Each check by its name."""
+    """Return each check by its name."""
     expanded = once(lambda: template.expand(run))
     return {
         "template": lambda: template.check(run, expanded()),
@@ -44,7 +45,7 @@ def checks(run: Run, *, has_npm: bool) -> dict[str, Check]:
 
 
 def once(make: Callable[[], Templates]) -> Callable[[], Templates]:
-    """What it makes, made by the first thread that asks; the others wait for it."""
+    """Return a function that calls `make` once; other threads wait for the result."""
     turn, made = Lock(), list[Templates]()
 
     def get() -> Templates:
@@ -57,7 +58,7 @@ def once(make: Callable[[], Templates]) -> Callable[[], Templates]:
 
 
 class Outcome(NamedTuple):
-    """What a check says: a line, its part in the exit code, and what is new, gone or broken."""
+    """A check's result: a line, an exit code, new findings and stale acceptances, tool errors."""
 
     line: str
     code: int
@@ -77,18 +78,18 @@ def outcome(name: str, check: Check, names: accepted.Names) -> Outcome:
 
 
 def judged(report: Report, names: accepted.Names) -> Outcome:
-    """The findings that matter among a report's, and the acceptances that don't any more."""
+    """Return the outcome of a report: its new findings, and the acceptances without a finding."""
     new = accepted.new(report.findings, names)
     stale = accepted.stale(report.findings, names)
-    kept = len(report.findings) - len(new)
-    counts = ((len(new), "new"), (kept, "accepted"), (len(stale), "no longer there"))
-    line = ", ".join([report.looked_at, *(f"{count} {what}" for count, what in counts if count)])
-    differences = [shown(each) for each in new]
+    old = len(report.findings) - len(new)
+    counts = ((len(new), "new"), (old, "accepted"), (len(stale), "no longer there"))
+    line = ", ".join([report.looked_at, *(f"{count} {kind}" for count, kind in counts if count)])
+    differences = [line_of(each) for each in new]
     differences += [f"{place} [{rule}]: accepted, and no longer found" for rule, place in stale]
     return Outcome(line, FOUND if differences else 0, differences)
 
 
-def shown(finding: Finding) -> str:
+def line_of(finding: Finding) -> str:
     return f"{finding.place} [{finding.rule}]: {finding.message}"
 
 
@@ -113,7 +114,7 @@ def run_checks(chosen: dict[str, Check], names: dict[str, accepted.Names]) -> in
             raise
     codes = {each.code for each in outcomes}
     code = FOUND if FOUND in codes else max(codes)
-    verdict = {0: "clean", FOUND: "failed", NOT_DONE: "nothing found, and not all was looked at"}
+    verdict = {0: "clean", FOUND: "failed", NOT_DONE: "nothing found, but not all could be checked"}
     print(f"scan: {verdict[code]}, {time.monotonic() - started:.1f} s")
     if any(each.differences for each in outcomes):
         print(HOW_TO_ACCEPT)
@@ -123,7 +124,7 @@ def run_checks(chosen: dict[str, Check], names: dict[str, accepted.Names]) -> in
 def main() -> int:
     possible = checks(run, has_npm=shutil.which("npm") is not None)
     parser = argparse.ArgumentParser(prog="python -m scan", description=__doc__)
-    parser.add_argument("check", nargs="*", help=f"one of: {', '.join(possible)}; else all")
+    parser.add_argument("check", nargs="*", help=f"{', '.join(possible)} (default: all)")
     asked = parser.parse_args().check or list(possible)
     if unknown := set(asked) - set(possible):
         parser.error(f"no such check: {', '.join(sorted(unknown))}")

@@ -1,7 +1,7 @@
-"""accepted.yaml: the findings that stay, each with the reason why.
+"""Reads accepted.yaml: the accepted findings, with the reasons.
 
-By check and rule it has reasons, each a `why` with the places, `at`, that it is for. It stays true:
-an acceptance without its finding fails, as a finding does that isn't accepted.
+For each check and rule it has reasons: a `why`, and the places, `at`, that it is for. A finding
+that isn't accepted fails the scan, and so does an acceptance without a finding.
 """
 
 from collections.abc import Iterator
@@ -14,15 +14,15 @@ from scan.tool import Finding
 
 ACCEPTED = Path(__file__).parent / "accepted.yaml"
 
-Names = frozenset[tuple[str, str]]  # of findings: rule and place
+Names = frozenset[tuple[str, str]]  # findings' names: rule and place
 
 
 class Unreadable(Exception):
-    """The file can't be read. The text says where, and what would be right."""
+    """The file can't be read. The message says where, and what would be right."""
 
 
 def load(text: str) -> dict[str, Names]:
-    """The findings that each check may have."""
+    """Return the accepted findings of each check."""
     checks = mapping("the file", yaml.safe_load(text) or {})
     return {check: names(check, rules) for check, rules in checks.items()}
 
@@ -53,10 +53,10 @@ def places(where: str, entries: Any) -> Iterator[str]:
 
 
 def new(findings: list[Finding], accepted: Names) -> list[Finding]:
-    """What isn't accepted."""
+    """Return the findings that aren't accepted."""
     return [each for each in findings if (each.rule, each.place) not in accepted]
 
 
 def stale(findings: list[Finding], accepted: Names) -> list[tuple[str, str]]:
-    """What is accepted and doesn't occur any more."""
+    """Return the acceptances that don't occur any more."""
     return sorted(accepted - {(each.rule, each.place) for each in findings})

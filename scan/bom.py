@@ -1,6 +1,6 @@
-"""The bill of materials of the layer, in CycloneDX: what runs in production beside the SDK.
+"""Writes the layer's bill of materials in CycloneDX: the packages in production beside the SDK.
 
-Names, versions and hashes are the lock's. Licenses, descriptions and what needs what are of the
+Names, versions and hashes come from the lock. Licenses, descriptions and dependencies come from the
 packages in .venv, which has the layer's versions. The same lock and packages give the same bytes.
 """
 
@@ -23,7 +23,7 @@ LAYER = {"type": "library", "bom-ref": "TelemetryLayer", "name": "TelemetryLayer
 
 
 def check(run: Run) -> Report:
-    """Write it, and hold it against CycloneDX's schema."""
+    """Write the bill, and validate it with CycloneDX's schema."""
     direct = re.findall(r"^[\w.-]+(?===)", (ROOT / DIRECT).read_text("utf-8"), re.MULTILINE)
     locked, installed = listed(run, "requirements", LOCK), listed(run, "environment", ".venv")
     bom = merged(direct, locked, installed)
@@ -36,7 +36,7 @@ def check(run: Run) -> Report:
 
 
 def listed(run: Run, kind: str, source: str) -> Json:
-    """What cyclonedx-py knows of a lock, or of an environment."""
+    """Return cyclonedx-py's bill of a lock, or of an environment."""
     done = run(CYCLONEDX.format(kind, source))
     if done.code:
         raise done.broken()
@@ -45,7 +45,7 @@ def listed(run: Run, kind: str, source: str) -> Json:
 
 
 def merged(direct: list[str], locked: Json, installed: Json) -> Json:
-    """The lock's components, with what their installed packages say of themselves."""
+    """Return the lock's components, with the metadata of their installed packages."""
     packages = {each["purl"]: each for each in installed["components"]}
     components = [described(each, packages.get(each["purl"], {})) for each in locked["components"]]
     components.sort(key=lambda each: str(each["purl"]))
@@ -60,7 +60,7 @@ def merged(direct: list[str], locked: Json, installed: Json) -> Json:
 
 
 def needed(purls: set[str], installed: Json) -> Iterator[Json]:
-    """What each of the layer's components needs of the others."""
+    """Yield the dependencies of each of the layer's components on the others."""
     names = {each["bom-ref"]: each["purl"] for each in installed["components"]}
     for each in installed["dependencies"]:
         if (purl := names.get(each["ref"])) in purls:
@@ -69,7 +69,7 @@ def needed(purls: set[str], installed: Json) -> Iterator[Json]:
 
 
 def described(component: Json, package: Json) -> Json:
-    """A component of the lock: what the package is, instead of its line there."""
+    """Return a component of the lock with its package's description and licenses."""
     about = {key: package[key] for key in ("description", "licenses") if key in package}
     if "licenses" not in about and (name := license_name(component["name"])):
         about["licenses"] = [{"license": {"name": name, "acknowledgement": "declared"}}]
@@ -78,7 +78,7 @@ def described(component: Json, package: Json) -> Json:
 
 
 def license_name(package: str) -> str | None:
-    """What it calls its license; cyclonedx-py leaves out what is no name of SPDX's."""
+    """Return a package's own name of its license; cyclonedx-py leaves out names not in SPDX."""
     try:
         about: Any = metadata(package)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The code: bandit, with the rules that ruff lacks."""
+"""Checks the code with bandit, for the rules that ruff lacks."""
 
 import ast
 import json
@@ -21,14 +21,14 @@ def check(run: Run) -> Report:
 
 
 def found(result: Json) -> Finding:
-    """It goes by its file, and the function around it."""
+    """Return a result as a finding; its place is its file and the function around it."""
     file, line = result["filename"].removeprefix("./"), result["line_number"]
     place = f"{file} {enclosing((ROOT / file).read_text('utf-8'), line)}".rstrip()
     return Finding(result["test_id"], place, f"{file}:{line}: {result['issue_text']}")
 
 
 def enclosing(source: str, line: int) -> str:
-    """The function or class around a line, as `Store.add`; nothing for the module itself."""
+    """Return the function or class around a line, such as `Store.add`; empty for the module."""
     names: list[str] = []
     nodes: list[ast.AST] = [*ast.parse(source).body]
     while nodes:

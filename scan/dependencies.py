@@ -1,4 +1,4 @@
-"""The locked dependencies: pip-audit for Python's, npm for its own."""
+"""Checks the locked dependencies: pip-audit for Python's, npm audit for npm's."""
 
 import json
 
@@ -8,13 +8,13 @@ PIP_AUDIT = (
     ".tools/scan/bin/pip-audit --strict --require-hashes --disable-pip"
     " --progress-spinner off --format json --requirement"
 )
-SAID = "ERROR:pip_audit._cli:"
+ERROR_PREFIX = "ERROR:pip_audit._cli:"
 NPM_AUDIT = "npm audit --json --package-lock-only --prefix scan/outside"
 NPM_LOCK = "scan/outside/package-lock.json"
 
 
 def check(run: Run) -> Report:
-    """Of every lock; the first for which the advisories can't be reached ends it."""
+    """Audit every lock; raise NotDone if the advisories can't be reached."""
     locks = repository(run, "*requirements*.txt")
     findings, packages = [], 0
     for lock in locks:
@@ -24,26 +24,27 @@ def check(run: Run) -> Report:
         except ValueError:
             raise unaudited(run, lock, done) from None
         packages += len(audited)
-        findings += [found(lock, each, what) for each in audited for what in each["vulns"]]
+        findings += [found(lock, each, flaw) for each in audited for flaw in each["vulns"]]
     return Report(f"{packages} packages of {len(locks)} locks", findings)
 
 
 def unaudited(run: Run, lock: str, done: Ran) -> Exception:
-    """Why a lock has no audit: itself, where it fails without advisories too; else them."""
+    """Return the error of a failed audit: Broken if the lock also fails without advisories."""
     lines = done.err.strip().splitlines() or [f"pip-audit ended with exit code {done.code}"]
-    cause = next((each.removeprefix(SAID) for each in lines if each.startswith(SAID)), lines[-1])
+    errors = [each.removeprefix(ERROR_PREFIX) for each in lines if each.startswith(ERROR_PREFIX)]
+    cause = next(iter(errors), lines[-1])
     if run(PIP_AUDIT, lock, "--dry-run").code:
         return Broken(f"{lock}: {cause}")
     return NotDone(f"not audited ({cause})")
 
 
-def found(lock: str, package: Json, what: Json) -> Finding:
-    """It goes by its CVE where it has one: databases number the same one differently."""
-    names = [what["id"], *what["aliases"]]
-    name = next((each for each in names if each.startswith("CVE-")), what["id"])
-    mended = " or ".join(what["fix_versions"]) or "no version yet"
+def found(lock: str, package: Json, flaw: Json) -> Finding:
+    """Return a flaw as a finding; its rule is its CVE if it has one, which all databases share."""
+    names = [flaw["id"], *flaw["aliases"]]
+    name = next((each for each in names if each.startswith("CVE-")), flaw["id"])
+    fixed = " or ".join(flaw["fix_versions"]) or "no version yet"
     where = f"{lock}: {package['name']} {package['version']}"
-    message = f"{where}: {what['description'][:200]} (mended in {mended})"
+    message = f"{where}: {flaw['description'][:200]} (fixed in {fixed})"
     return Finding(name, f"{lock} {package['name']}", message)
 
 
@@ -61,14 +62,14 @@ def check_npm(run: Run, *, has_npm: bool) -> Report:
         each
         for package in answer["vulnerabilities"].values()
         for each in package["via"]
-        if isinstance(each, dict)  # else it is the name of the dependency that has one
+        if isinstance(each, dict)  # otherwise it is the name of the dependency with the advisory
     ]
     total = answer["metadata"]["dependencies"]["total"]
     return Report(f"{total} packages", [found_by_npm(each) for each in advisories])
 
 
 def found_by_npm(advisory: Json) -> Finding:
-    """It goes by the end of its address: GHSA-…, its number."""
+    """Return an advisory as a finding; its rule is its number, GHSA-…, the end of its URL."""
     name, rule = advisory["name"], advisory["url"].rpartition("/")[2]
-    what = f"{name} {advisory['range']}: {advisory['title']} ({advisory['severity']})"
-    return Finding(rule, f"{NPM_LOCK} {name}", f"{NPM_LOCK}: {what}")
+    text = f"{name} {advisory['range']}: {advisory['title']} ({advisory['severity']})"
+    return Finding(rule, f"{NPM_LOCK} {name}", f"{NPM_LOCK}: {text}")

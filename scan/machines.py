@@ -1,4 +1,4 @@
-"""The state machines of the expanded templates: asl-validator, which runs on node."""
+"""Validates the state machines of the expanded templates with asl-validator, on node."""
 
 import json
 import shutil
@@ -32,9 +32,9 @@ def check(run: Run, templates: dict[str, Path], *, has_npm: bool) -> Report:
 
 
 def install(run: Run) -> None:
-    """Have in .tools/scan/node what the lock says. A copy of the lock, made last, tells that it is.
+    """Install the lock's packages into .tools/scan/node.
 
-    npm keeps a lock of its own there, from before it begins.
+    A copy of the lock, made last, shows that it is done. npm's own lock there is older than that.
     """
     lock, copy = ROOT / HERE / "package-lock.json", ROOT / NODE / "locked.json"
     if copy.exists() and copy.read_bytes() == lock.read_bytes():
@@ -49,7 +49,7 @@ def install(run: Run) -> None:
 
 
 def definitions(templates: dict[str, Path]) -> dict[str, str]:
-    """Each machine's definition as JSON, by what the machine goes by."""
+    """Return each machine's definition as JSON, by the machine's place."""
     at = places(templates)
     return {
         at[template, name]: definition(name, resource["Properties"])
@@ -60,7 +60,10 @@ def definitions(templates: dict[str, Path]) -> dict[str, str]:
 
 
 def definition(name: str, properties: dict[str, Any]) -> str:
-    """SAM writes a Join of lines. `${Name}`, where one stays, passes for any ARN."""
+    """Return a machine's definition; raise Broken. SAM writes a Join of lines.
+
+    `${Name}` may stay in it: the validator takes it for an ARN.
+    """
     match properties:
         case {"Definition": dict(states)}:
             return json.dumps(states)
@@ -68,4 +71,4 @@ def definition(name: str, properties: dict[str, Any]) -> str:
             return text
         case {"DefinitionString": {"Fn::Join": [str(between), list(lines)]}}:
             return between.join(lines)
-    raise Broken(f"{name}: its definition is neither an object nor a text, a Sub or a Join")
+    raise Broken(f"{name}: its definition isn't an object, a string, a Sub or a Join")

@@ -1,16 +1,16 @@
-"""The repository: detect-secrets, on every file that is, or would be, committed."""
+"""Checks the repository for secrets with detect-secrets: committed files and new ones."""
 
 import json
 
 from scan.tool import Finding, Json, Report, Run, repository
 
-# --no-verify: it asks no network. Without the filter it takes no exceptions from comments:
-# accepted.yaml is the one place for them.
+# --no-verify: no network. Without the filter, comments can't allow a secret: accepted.yaml is the
+# one place for exceptions.
 DETECT = (
     ".tools/scan/bin/detect-secrets scan --all-files --no-verify"
     " --disable-filter detect_secrets.filters.allowlist.is_line_allowlisted"
 )
-LOCKS = ":!*requirements*.txt"  # they hold hashes of packages, and take a tenth of the time
+LOCKS = ":!*requirements*.txt"  # package hashes look like secrets, and take a tenth of the time
 
 
 def check(run: Run) -> Report:
@@ -24,7 +24,7 @@ def check(run: Run) -> Report:
 
 
 def found(result: Json) -> Finding:
-    """It goes by its file and the beginning of its SHA-1, so another secret is another finding."""
+    """Return a result as a finding; its place is its file and the first digits of its SHA-1."""
     file, kind = result["filename"], result["type"]
     place = f"{file} {result['hashed_secret'][:8]}"
     return Finding(kind, place, f"{file}:{result['line_number']}: looks like a secret: {kind}")

@@ -1,4 +1,4 @@
-"""The templates: checkov, on what the SAM translator makes of them."""
+"""Checks the templates with checkov, after the SAM translator has expanded them."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from scan.tool import BUILD, ROOT, Broken, Finding, Json, Report, Run, repositor
 from tests.template.expanded import expanded
 
 EXPANDED = BUILD / "expanded"
-# --skip-download is of the vendor's texts; the checks need no network.
+# --skip-download: without the vendor's texts. The checks need no network.
 CHECKOV = (
     ".tools/checkov/bin/checkov --framework cloudformation --skip-download"
     " --compact --quiet --output json --file"
@@ -20,7 +20,7 @@ CHECKOV = (
 
 
 def expand(run: Run) -> dict[str, Path]:
-    """Each template of the repository, by name, with its expanded file."""
+    """Expand each template of the repository; return the expanded files by name."""
     names = repository(run, "template.yaml", "stacks/*.yaml")
     shutil.rmtree(ROOT / EXPANDED, ignore_errors=True)
     files = {name: EXPANDED / f"{name}.json" for name in names}
@@ -41,7 +41,7 @@ def as_sam_does(name: str) -> Json:
 
 
 def resources(templates: dict[str, Path]) -> dict[str, dict[str, Json]]:
-    """The resources of each template, by logical id."""
+    """Return the resources of each template, by logical id."""
     return {
         name: json.loads((ROOT / path).read_text("utf-8"))["Resources"]
         for name, path in templates.items()
@@ -49,10 +49,10 @@ def resources(templates: dict[str, Path]) -> dict[str, dict[str, Json]]:
 
 
 def places(templates: dict[str, Path]) -> dict[tuple[str, str], str]:
-    """What each resource goes by, found by template and logical id.
+    """Return each resource's place in findings, by (template, logical id).
 
-    It is the logical id, which stays when a resource moves to another template. Where several
-    templates have the same one, the template's name stands before it.
+    The place is the logical id, which stays when a resource moves to another template. If several
+    templates have the same id, the template's name precedes it.
     """
     both = [(name, each) for name, some in resources(templates).items() for each in some]
     times = Counter(each for _, each in both)

@@ -1,1 +1,1 @@
-"""A run and its proof: watch it, check what became of each reading, report; poison and chaos."""
+"""A run and its check: watches it, checks every reading, reports; also poison and chaos."""

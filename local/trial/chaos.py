@@ -1,8 +1,8 @@
 """Processes killed at random while devices post: `run --chaos`.
 
 Every few seconds SIGKILL ends either a function's worker, as when Lambda loses an execution
-environment, or the engine of the event source mappings. Neither gets to clean up or to say so. The
-seed decides when, and which of the two; of the workers it is the first that is at work then.
+environment, or the engine of the event source mappings. Neither can clean up or log anything. The
+seed decides the time and which of the two. Of the workers, the first one at work is killed.
 """
 
 import random
@@ -23,28 +23,28 @@ PAUSE_SECONDS = (1.0, 4.0)
 AT_WORK_SECONDS_MAX = 1.0
 LOOK_SECONDS = 0.005
 ENDED_AT_WORK = '"Worker process died"'
-"""What the emulator logs for an invocation whose worker is gone."""
+"""The emulator's log line for an invocation whose worker is gone."""
 GRACE_SECONDS = 90.0
-"""What was under way when something was killed is sent again until it is taken."""
+"""Time for devices to send again the readings that were under way at a kill."""
 PATIENCE_SECONDS = 200.0
 """A message whose consumer died comes back after its queue's visibility timeout, 180 s."""
 
 
 @dataclass(frozen=True)
 class Casualties:
-    """What was killed, and how much of it was at work."""
+    """The number of killed processes, and of the invocations that ended with them."""
 
     kills: dict[str, int]
-    """By what it was: the engine, or a worker, by its function's name."""
+    """Kills by role: the engine, or a function's name for its workers."""
     ended_at_work: int
     """Invocations that ended with their worker."""
 
     def problems(self) -> list[str]:
-        """Return what isn't as it must be."""
-        return [] if self.kills else ["chaos: nothing was killed, so nothing is shown"]
+        """Return the problems of the run: it shows nothing if nothing was killed."""
+        return [] if self.kills else ["chaos: nothing was killed, so the run shows nothing"]
 
     def summary(self) -> str:
-        """Say it in a line."""
+        """Return the kills as a line of text."""
         each = ", ".join(f"{role} {count}" for role, count in sorted(self.kills.items()))
         return (
             f"killed {sum(self.kills.values())} times ({each}); {self.ended_at_work} invocations "
@@ -53,10 +53,10 @@ class Casualties:
 
 
 class Chaos:
-    """Kills processes of an instance for as long as it is entered."""
+    """Context manager that kills processes of an instance during its block."""
 
     def __init__(self, instance: Instance, seed: int) -> None:
-        """Kill what a deployed instance runs."""
+        """Take a deployed instance."""
         self._instance = instance
         self._chance = random.Random(f"{seed}/chaos")
         self._stop = threading.Event()
@@ -65,13 +65,13 @@ class Chaos:
         self._kills: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Begin to kill."""
         self._since_ms = time.time_ns() // 1_000_000
         self._thread.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Kill nothing from now on."""
+        """Stop killing."""
         self._stop.set()
         self._thread.join()
 
@@ -82,7 +82,7 @@ class Chaos:
                 self._strike(self._at_work(candidates) or self._chance.choice(candidates))
 
     def _at_work(self, candidates: list[Running]) -> Running | None:
-        """Return the first of some processes that uses the processor; None if none does soon."""
+        """Return the first candidate that uses the processor; None if none does within a second."""
         shuffled = self._chance.sample(candidates, len(candidates))
         before = {each: cpu_seconds(each.process) for each in shuffled}
         deadline = time.monotonic() + AT_WORK_SECONDS_MAX
@@ -93,14 +93,14 @@ class Chaos:
         return None
 
     def _strike(self, victim: Running) -> None:
-        """Kill a process, if it is still there."""
+        """Kill a process if it still runs."""
         if not self._stop.is_set():
             with suppress(psutil.NoSuchProcess):
                 victim.process.kill()
                 self._kills[victim.role] += 1
 
     def casualties(self) -> Casualties:
-        """Return what was killed; what was at work then, the functions' logs tell."""
+        """Return the kills, and from the functions' logs the invocations that ended by them."""
         state = self._instance.load()
         pages = client(state, "logs").get_paginator("filter_log_events")
         ended = sum(
@@ -117,7 +117,7 @@ class Chaos:
 
 
 def choose(running: list[Running], chance: random.Random) -> list[Running]:
-    """Choose between the engine and the functions' workers; return all of that kind."""
+    """Choose between the engine and the workers; return all processes of the chosen kind."""
     engines = [each for each in running if each.role == ENGINE]
     workers = [each for each in running if each.is_worker]
     kinds = [kind for kind in (engines, workers) if kind]
@@ -125,7 +125,7 @@ def choose(running: list[Running], chance: random.Random) -> list[Running]:
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """Return what a process has used of the processor; 0 when it is gone."""
+    """Return the processor time that a process has used, in s; 0 if it is gone."""
     with suppress(psutil.NoSuchProcess):
         times = process.cpu_times()
         return float(times.user + times.system)

@@ -1,4 +1,4 @@
-"""Compares what the pipeline shows with what the devices know that they sent."""
+"""Compares the pipeline's windows and alerts with the readings that devices sent."""
 
 import math
 import operator
@@ -23,7 +23,7 @@ READERS = 4
 
 
 class Difference(NamedTuple):
-    """Something that the pipeline shows otherwise than the devices expect."""
+    """A difference between the pipeline's answer and the expected one."""
 
     device_id: str
     what: str
@@ -33,28 +33,28 @@ class Difference(NamedTuple):
     """Whether readings that are still on their way would explain it."""
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Return the difference as a line of text."""
         return f"{self.device_id} {self.what}: expected {self.expected}, found {self.found}"
 
 
 @dataclass
 class Comparison:
-    """What came of a comparison with the pipeline's windows and alerts."""
+    """The result of a comparison with the pipeline's windows and alerts."""
 
     differences: list[Difference] = field(default_factory=list)
     unanswered_there: int = 0
-    """Instants of unanswered readings alone that the windows have."""
+    """Number of instants in windows that have unanswered readings only."""
     unsearched: int = 0
-    """Windows with more unanswered readings than can be searched: compared by bounds alone."""
+    """Number of windows with too many unanswered readings to search: only bounds are compared."""
     known: dict[str, Readings] = field(default_factory=dict)
-    """Unanswered readings that must be there, by device: no other choice gives its windows."""
+    """Unanswered readings that must be stored, by device: only they give its windows."""
     undecided: dict[str, set[int]] = field(default_factory=dict)
-    """The times of those that may be there or not, as far as windows tell."""
+    """Times of unanswered readings that may be stored or not, by device: windows don't tell."""
     windows: int = 0
-    """How many windows there are, or must be."""
+    """Number of windows that exist or are expected."""
 
     def add(self, other: "Comparison") -> None:
-        """Take over what was found of a device."""
+        """Add the result of a device."""
         self.differences += other.differences
         self.unanswered_there += other.unanswered_there
         self.unsearched += other.unsearched
@@ -72,23 +72,23 @@ def check(
 ) -> Comparison:
     """Compare the pipeline's windows and alerts with the ledger's readings.
 
-    A reading that got no answer may be there or not; each window must be that of one choice among
-    them. `is_alone` says that no other devices have posted, so that no other may have an alert. One
-    that is cleared or opened again between two looks may show twice or not at all: look again.
-    `right` has the devices whose windows were right before, which aren't asked for again, and is
-    added to. Raise NoAnswer where the API gives none.
+    An unanswered reading may be stored or not, so each window must fit one choice among them.
+    `is_alone`: no other devices have posted, so no other device may have an alert. An alert that is
+    cleared or opened between two requests may show twice or not at all: then check again.
+    `right` has the results of devices whose windows were right in an earlier check. They aren't
+    read again, and more are added. Raise NoAnswer if the API doesn't answer.
     """
     whole, right = Comparison(), {} if right is None else right
-    left = [device_id for device_id in ledger.devices if device_id not in right]
+    unchecked = [device_id for device_id in ledger.devices if device_id not in right]
     with ThreadPoolExecutor(READERS) as pool:
-        compared = pool.map(lambda device_id: check_device(connect, ledger, device_id), left)
-        for device_id, found in zip(left, compared, strict=True):
-            if found.differences:
-                whole.add(found)
+        compared = pool.map(lambda device_id: check_device(connect, ledger, device_id), unchecked)
+        for device_id, comparison in zip(unchecked, compared, strict=True):
+            if comparison.differences:
+                whole.add(comparison)
             else:
-                right[device_id] = found
-    for found in right.values():
-        whole.add(found)
+                right[device_id] = comparison
+    for comparison in right.values():
+        whole.add(comparison)
     with connect() as api:
         alerts = [alert for status in ("cleared", "open") for alert in api.alerts(status)]
     if not is_alone:
@@ -99,7 +99,7 @@ def check(
 
 
 def check_device(connect: Callable[[], Api], ledger: Ledger, device_id: str) -> Comparison:
-    """Compare a device's windows, over its readings' time and a little around."""
+    """Compare a device's windows, from some minutes before its first reading to after its last."""
     first_ms, last_ms = ledger.span_ms(device_id)
     with connect() as api:
         shown = list(api.windows(device_id, iso(first_ms - MARGIN_MS), iso(last_ms + MARGIN_MS)))
@@ -143,7 +143,7 @@ def compare_uncertain(
     possible: dict[int, list[Metrics]],
     shown: dict[str, Any],
 ) -> None:
-    """Compare a window of which some readings got no answer: one choice of them must give it."""
+    """Compare a window that has unanswered readings: one choice among them must give it."""
 
     def is_equal(readings: Readings) -> bool:
         return not any(one_window(*place, window(readings), shown))
@@ -181,7 +181,7 @@ def out_of_bounds(
     possible: dict[int, list[Metrics]],
     shown: dict[str, Any],
 ) -> list[Difference]:
-    """Return what no choice of the unanswered readings can give: counts, and extreme values."""
+    """Return the counts and extreme values that no choice of unanswered readings can give."""
     device_id, where = place
     least, most = len(sure), len(sure.keys() | possible.keys())
     may_come = shown["count"] < most
@@ -207,7 +207,7 @@ def out_of_bounds(
 def one_window(
     device_id: str, where: str, expected: Window, found: dict[str, Any]
 ) -> Iterator[Difference]:
-    """Compare one window: its count, and every statistic of every metric."""
+    """Compare a window: its count, and every statistic of every metric."""
     may_come = found["count"] < expected.count
     if found["count"] != expected.count:
         what = f"{where} count"
@@ -225,7 +225,7 @@ def one_window(
 def one_metric(
     device_id: str, where: str, expected: Statistics, found: dict[str, Any]
 ) -> Iterator[Difference]:
-    """Compare one metric's statistics: sums within rounding, the others exactly."""
+    """Compare one metric's statistics: mean and deviation up to rounding, the others exactly."""
     for name in EXACT:
         if found[name] != getattr(expected, name):
             yield Difference(device_id, f"{where} {name}", getattr(expected, name), found[name])
@@ -235,7 +235,7 @@ def one_metric(
 
 
 def is_close(expected: float, found: float) -> bool:
-    """Tell whether two sums of the same numbers are equal but for rounding."""
+    """Return whether two sums of the same numbers are equal up to rounding."""
     return math.isclose(expected, found, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
 
 
@@ -245,11 +245,11 @@ def alert_differences(
     shown: Iterable[dict[str, Any]],
     windows: Comparison | None = None,
 ) -> Iterator[Difference]:
-    """Compare the alerts, open and cleared, with the readings: one for each device that broke one.
+    """Compare the alerts, open and cleared, with the readings: one alert for each rule of a device.
 
-    Where a device broke a rule several times, the last one is shown: with the breaches since the
-    one before was cleared. A breach that got no answer may have opened or prolonged one; `windows`
-    says of which readings without an answer it is known whether they are there.
+    If a device broke a rule several times, its last alert is shown: with the breaches since the
+    previous alert was cleared. An unanswered breach may have opened or prolonged an alert.
+    `windows` tells which unanswered readings are known to be stored, or not to be.
     """
     by_name = {rule.name: rule for rule in rules}
     found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -275,30 +275,30 @@ def alert_differences(
 
 
 class Breaches(NamedTuple):
-    """The values of a device's metric that a rule looks at, by time."""
+    """The values of the metric of a device that a rule is about, by time."""
 
     device_id: str
     rule: Rule
     sure: dict[int, float]
-    """Those that are there."""
+    """Values that are stored."""
     possible: dict[int, set[float]]
-    """Those of readings without an answer that may be there."""
+    """Values of unanswered readings, which may be stored."""
 
     @classmethod
     def of(cls, ledger: Ledger, device_id: str, rule: Rule, windows: Comparison) -> "Breaches":
-        """Take the values from the ledger; what the windows tell of unanswered ones is certain."""
+        """Take the values from the ledger, and what is known of unanswered ones from `windows`."""
         sure = ledger.values(device_id, rule.metric)
         possible = ledger.possible_values(device_id, rule.metric)
         for time, metrics in windows.known.get(device_id, {}).items():
             if rule.metric in metrics:
                 sure[time] = metrics[rule.metric]
         if device_id in windows.undecided:
-            left = windows.undecided[device_id]
-            possible = {time: values for time, values in possible.items() if time in left}
+            undecided = windows.undecided[device_id]
+            possible = {time: values for time, values in possible.items() if time in undecided}
         return cls(device_id, rule, sure, possible)
 
     def may_be(self) -> bool:
-        """Tell whether there may be an alert at all."""
+        """Return whether any value may have opened an alert."""
         values = [*self.sure.values(), *(each for some in self.possible.values() for each in some)]
         return any(self.rule.is_broken_by(value) for value in values)
 
@@ -309,10 +309,10 @@ class Breaches(NamedTuple):
 
 
 def one_alert(breaches: Breaches, alert: dict[str, Any]) -> Iterator[Difference]:
-    """Compare an alert's breaches with the device's in its span, and its end with its recovery.
+    """Compare an alert with the device's breaches in its span, and its end with a recovery.
 
-    It must span all breaches that are there. Its first, last and worst one may each be one that
-    got no answer.
+    It must span all stored breaches. Its first, last and worst breach may each be an unanswered
+    one.
     """
     device_id, rule, sure, _ = breaches
     where = f"alert {rule.name}"
@@ -323,7 +323,7 @@ def one_alert(breaches: Breaches, alert: dict[str, Any]) -> Iterator[Difference]
     )
     first_ms, last_ms = (from_iso(alert[f"{at}_breach_at"]) for at in ("first", "last"))
     peak = alert["peak"]
-    possible = {  # those that fit the peak that is shown
+    possible = {  # breaches that aren't worse than the alert's peak
         time: {each for each in values if rule.is_broken_by(each) and not rule.is_worse(each, peak)}
         for time, values in breaches.possible.items()
         if span[0] < time <= span[1]
@@ -345,12 +345,12 @@ def one_alert(breaches: Breaches, alert: dict[str, Any]) -> Iterator[Difference]
 
 
 def instant(text: str | None) -> int | None:
-    """Return the ms of a time that may be missing."""
+    """Return the ms since 1970 of a time; None if it is missing."""
     return None if text is None else from_iso(text)
 
 
 def iso(time_ms: int) -> str:
-    """Return a time as the API takes it."""
+    """Return a time in the API's format: ISO 8601, UTC."""
     moment = datetime.fromtimestamp(time_ms / 1000, UTC)
     return moment.isoformat(timespec="milliseconds" if time_ms % 1000 else "seconds").replace(
         "+00:00", "Z"
@@ -358,5 +358,5 @@ def iso(time_ms: int) -> str:
 
 
 def from_iso(text: str) -> int:
-    """Return the ms since 1970 of a time that the API shows."""
+    """Return the ms since 1970 of a time in the API's format."""
     return round(datetime.fromisoformat(text).timestamp() * 1000)

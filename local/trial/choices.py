@@ -1,10 +1,10 @@
-"""Which of a window's unanswered readings are in it, worked out from the statistics that it shows.
+"""Finds which of a window's unanswered readings are in it, from the window's statistics.
 
-A reading whose request got no answer may be there or not. A window is right when one choice among
-its unanswered readings gives every statistic that it shows: count, mean, min, max, deviation and
-last value of each metric. The choices are searched by halves: for each choice among the first half
-the second must make up what lacks of the count and of one metric's sum, which a sorted list finds.
-So 20 unanswered readings take two thousand steps and not a million.
+A reading whose request got no answer may be stored or not. A window is right if one choice among
+its unanswered readings gives all its statistics: count, mean, min, max, deviation and last value of
+each metric. The search splits the readings into halves. For each choice among the first half, a
+sorted list of the second half's choices finds those that add the missing count and sum of a metric.
+So 20 unanswered readings take two thousand steps instead of a million.
 """
 
 import math
@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 from local.fleet.ledger import Metrics
 
 HALF_MAX = 4096
-"""How many choices a half may have: 12 readings that may each be there or not."""
+"""Maximum of choices in a half: 12 readings that may each be stored or not."""
 TRIES_MAX = 2_000
-"""How many choices of a window are compared statistic by statistic."""
+"""Maximum of a window's choices that are compared statistic by statistic."""
 SUM_TOLERANCE = 1e-4
-"""Of the sum of a window's values: means are compared within 1e-6, windows have 100 and fewer."""
+"""Tolerance of a window's sum: that of a mean is 1e-6, and a window has up to 100 values."""
 
 Readings = dict[int, Metrics]
 Shown = dict[str, Any]
 Options = list[tuple[int, list[Metrics]]]
-"""What may be at an instant, beside what is there without unanswered readings."""
+"""The other outcomes of each instant: the ones with unanswered readings."""
 
 
 class TooMany(Exception):
@@ -33,7 +33,7 @@ class TooMany(Exception):
 
 
 class Part(NamedTuple):
-    """A choice among some of the readings: what it adds to the count, and to each metric's sum."""
+    """A choice among some readings, with its addition to the count and to each metric's sum."""
 
     added: int
     totals: tuple[float, ...]
@@ -46,12 +46,11 @@ def fitting(
     shown: Shown,
     is_equal: Callable[[Readings], bool],
 ) -> list[Readings]:
-    """Return choices by which a window is as it is shown: none, the only one, or two of several.
+    """Return choices that give the window as shown: none, the only one, or two of several.
 
-    `sure` are the window's accepted readings, `possible` the other outcomes of its instants, and
-    `is_equal` tells whether the window of some readings is the one that is shown. Each choice is
-    the readings that it adds to the sure ones or replaces among them. Raise TooMany where the
-    search would take too long.
+    `sure` has the window's accepted readings, `possible` the other outcomes of its instants.
+    `is_equal` returns whether readings give the window as shown. A choice has the readings that are
+    added to `sure` or replace some of it. Raise TooMany if the search would take too long.
     """
     options = [
         (time, [each for each in outcomes if is_within(each, shown)])
@@ -59,25 +58,25 @@ def fitting(
     ]
     options = [(time, outcomes) for time, outcomes in options if outcomes]
     new = [time for time, _ in options if time not in sure]
-    if shown["count"] == len(sure):  # none is there; at most some values are others
+    if shown["count"] == len(sure):  # no instant is new, but values may be replaced
         options = [(time, outcomes) for time, outcomes in options if time in sure]
     elif shown["count"] == len(sure) + len(new):
         everything = {time: outcomes[-1] for time, outcomes in options}
         if is_equal({**sure, **everything}):
             return [everything]
-    found: list[Readings] = []
+    fits: list[Readings] = []
     for tried, choice in enumerate(choices(options, sure, shown)):
         if tried >= TRIES_MAX:
             raise TooMany
         if is_equal({**sure, **choice}):
-            found.append(choice)
-            if len(found) > 1:
+            fits.append(choice)
+            if len(fits) > 1:
                 break
-    return found
+    return fits
 
 
 def is_within(outcome: Metrics, shown: Shown) -> bool:
-    """Tell whether the window's least and largest values leave room for these."""
+    """Return whether an outcome's values are between the window's least and largest ones."""
     metrics = shown["metrics"]
     return all(
         name in metrics and metrics[name]["min"] <= value <= metrics[name]["max"]
@@ -86,9 +85,9 @@ def is_within(outcome: Metrics, shown: Shown) -> bool:
 
 
 def choices(options: Options, sure: Readings, shown: Shown) -> Iterator[Readings]:
-    """Return the choices that give the window's count, and each metric's sum but for rounding.
+    """Return the choices that give the window's count and, up to rounding, each metric's sum.
 
-    Raise TooMany where a half of the options has more choices than are searched.
+    Raise TooMany if a half of the options has more than HALF_MAX choices.
     """
     middle = len(options) // 2
     halves = options[:middle], options[middle:]
@@ -104,8 +103,8 @@ def choices(options: Options, sure: Readings, shown: Shown) -> Iterator[Readings
 
 
 def parts(half: Options, sure: Readings, metrics: Sequence[str]) -> list[Part]:
-    """Return every choice among these options, ordered by what it adds to the count and sums."""
-    found = []
+    """Return every choice among these options, ordered by its additions to the count and sums."""
+    every = []
     for outcomes in product(*([None, *outcomes] for _, outcomes in half)):
         chosen = {
             time: outcome
@@ -120,14 +119,14 @@ def parts(half: Options, sure: Readings, metrics: Sequence[str]) -> list[Part]:
             )
             for name in metrics
         )
-        found.append(Part(count, totals, chosen))
-    return sorted(found, key=lambda part: part[:2])
+        every.append(Part(count, totals, chosen))
+    return sorted(every, key=lambda part: part[:2])
 
 
 def pairs(
     first: list[Part], second: list[Part], count: int, totals: tuple[float, ...]
 ) -> Iterator[Readings]:
-    """Return the choices of both halves that together add so much to the count and the sums."""
+    """Return the pairs of choices from both halves that add `count` and `totals` together."""
     keys = [(part.added, part.totals[:1]) for part in second]
     for part in first:
         lacking = tuple(total - added for total, added in zip(totals, part.totals, strict=True))
@@ -146,6 +145,6 @@ def pairs(
 
 
 def total_shown(shown: Shown, metric: str) -> float:
-    """Return the sum of a metric's values by its mean and count."""
+    """Return the sum of a metric's values, from its mean and count."""
     statistics = shown["metrics"].get(metric)
     return float(statistics["mean"] * statistics["count"]) if statistics else 0.0

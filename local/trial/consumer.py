@@ -1,4 +1,4 @@
-"""A consumer of a stream beside the pipeline's own: a function, its role, and its mapping."""
+"""Deploys another consumer of a stream: a function, its role, and its mapping."""
 
 import io
 import json
@@ -25,8 +25,8 @@ def create_consumer(
 ) -> dict[str, Any]:
     """Deploy a function that gets a stream's records; return its event source mapping.
 
-    `files` are its package, by name; the first has the function `handler`. Its role may read the
-    stream, and what `may_also` says ({Action, Resource}).
+    `files` has its package's files by name; the first one defines `handler`. Its role may read the
+    stream, and is allowed the statements in `may_also` ({Action, Resource}).
     """
     lambdas = client(state, "lambda")
     module = next(iter(files)).removesuffix(".py")
@@ -61,13 +61,13 @@ def create_role(state: State, name: str, stream_arn: str, may_also: Sequence[Sta
 
 
 def allowing(statements: Sequence[Statement]) -> str:
-    """Return a policy document that allows this and nothing else."""
+    """Return a policy document that allows these statements and nothing else."""
     allowed = [{"Effect": "Allow"} | statement for statement in statements]
     return json.dumps({"Version": "2012-10-17", "Statement": allowed})
 
 
 def zipped(files: Mapping[str, str]) -> bytes:
-    """Return a package of texts."""
+    """Return text files as a ZIP package."""
     package = io.BytesIO()
     with zipfile.ZipFile(package, "w") as archive:
         for name, text in files.items():
@@ -77,6 +77,6 @@ def zipped(files: Mapping[str, str]) -> bytes:
 
 def stream_arn_of(state: State, name: str) -> str:
     """Return the ARN of a stream."""
-    found = client(state, "kinesis").describe_stream_summary(StreamName=name)
-    arn: str = found["StreamDescriptionSummary"]["StreamARN"]
+    answer = client(state, "kinesis").describe_stream_summary(StreamName=name)
+    arn: str = answer["StreamDescriptionSummary"]["StreamARN"]
     return arn

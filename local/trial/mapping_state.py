@@ -1,4 +1,4 @@
-"""What the instance's event source mappings are at: read from the engine's file, for a person."""
+"""The progress of an instance's event source mappings, read from the engine's file."""
 
 import json
 import sqlite3
@@ -20,7 +20,7 @@ FILE = "mappings.sqlite3"
 SEQUENCE_SHOWN = 8
 SHARD_SHOWN = 4
 STALE_MS = 3000
-"""The engine saves what it sees each second; where it doesn't, the mapping isn't running."""
+"""The engine saves its view each second. An older view means that the mapping isn't running."""
 RESULT_SHOWN = 40
 COUNTS = ("batches", "records", "retries", "throttles", "filtered", "discarded")
 COUNTS_SHOWN = ("batches", "records", "retries", "filtered", "discarded")
@@ -28,23 +28,23 @@ COUNTS_SHOWN = ("batches", "records", "retries", "filtered", "discarded")
 
 @dataclass(frozen=True)
 class ShardState:
-    """How far one shard of one mapping is."""
+    """The progress of a mapping on one shard."""
 
     shard_id: str
     position: str | None
-    """Everything up to this sequence number is delivered; None: nothing yet."""
+    """All records up to this sequence number are delivered. None: no record yet."""
     is_finished: bool
     lag_records: int | None
-    """Records on the shard that aren't delivered; None where the stream can't tell."""
+    """Number of undelivered records on the shard; None if the stream doesn't tell it."""
     lag_ms: int | None
-    """Age of the oldest of them; None where the engine hasn't looked of late."""
+    """Age of the oldest undelivered record; None if the engine's view is old."""
     last_result: str
     counts: dict[str, int]
 
 
 @dataclass(frozen=True)
 class MappingState:
-    """How far a mapping is."""
+    """The progress of a mapping."""
 
     uuid: str
     function: str
@@ -55,50 +55,50 @@ class MappingState:
 
     @property
     def lag_ms(self) -> int | None:
-        """The largest lag of its shards; None where one isn't known."""
+        """The largest lag of its shards, in ms; None if one isn't known."""
         lags = [shard.lag_ms for shard in self.shards]
         return None if None in lags else max((lag for lag in lags if lag is not None), default=0)
 
     @property
     def lag_records(self) -> int | None:
-        """The lag of all its shards together; None where one can't tell."""
+        """The undelivered records of all its shards; None if one isn't known."""
         lags = [shard.lag_records for shard in self.shards]
         return None if None in lags else sum(lag for lag in lags if lag is not None)
 
     def count(self, name: str) -> int:
-        """Return one count of all its shards together."""
+        """Return the sum of a count over its shards."""
         return sum(shard.counts[name] for shard in self.shards)
 
 
 class MappingReader:
-    """Looks at an instance's mappings again and again."""
+    """Reads the states of an instance's mappings."""
 
     def __init__(self, instance: Instance) -> None:
-        """Read the engine's file, and the embedded AWS's list of mappings."""
+        """Take a deployed instance."""
         self._file = instance.folder / FILE
         self._lambdas = client(instance.load(), "lambda")
 
     def read(self) -> list[MappingState]:
-        """Return the mappings of streams, as the engine has them now."""
+        """Return the present states of all mappings of streams."""
         pages = self._lambdas.get_paginator("list_event_source_mappings").paginate()
-        listed = [found for page in pages for found in page["EventSourceMappings"]]
+        mappings = [each for page in pages for each in page["EventSourceMappings"]]
         shards = saved_shards(self._file, now_ms=time.time_ns() // 1_000_000)
         return [
             MappingState(
-                uuid=found["UUID"],
-                function=found["FunctionArn"].rpartition(":")[2],
-                source=source_name(found["EventSourceArn"]),
-                state=found["State"],
-                last_result=found["LastProcessingResult"],
-                shards=shards.get(found["UUID"], []),
+                uuid=each["UUID"],
+                function=each["FunctionArn"].rpartition(":")[2],
+                source=source_name(each["EventSourceArn"]),
+                state=each["State"],
+                last_result=each["LastProcessingResult"],
+                shards=shards.get(each["UUID"], []),
             )
-            for found in sorted(listed, key=lambda each: str(each["FunctionArn"]))
-            if ":sqs:" not in found["EventSourceArn"]
+            for each in sorted(mappings, key=lambda each: str(each["FunctionArn"]))
+            if ":sqs:" not in each["EventSourceArn"]
         ]
 
 
 def saved_shards(file: Path, now_ms: int) -> dict[str, list[ShardState]]:
-    """Return what the engine has saved of each mapping's shards."""
+    """Return the states of shards in the engine's file, by the mapping's UUID."""
     shards: dict[str, list[ShardState]] = {}
     query = "SELECT uuid, shard_id, position FROM shard ORDER BY uuid, shard_id"
     try:
@@ -106,29 +106,29 @@ def saved_shards(file: Path, now_ms: int) -> dict[str, list[ShardState]]:
             for uuid, shard_id, text in database.execute(query):
                 state = shard_state(shard_id, json.loads(text), now_ms)
                 shards.setdefault(uuid, []).append(state)
-    except sqlite3.OperationalError:  # the engine hasn't made it yet
+    except sqlite3.OperationalError:  # the engine hasn't made the file yet
         return {}
     return shards
 
 
-def shard_state(shard_id: str, found: dict[str, Any], now_ms: int) -> ShardState:
-    """Read what the engine has saved of a shard; a lag that is long ago is none."""
-    lanes = found["lanes"]
-    view = found["view"]
-    is_known = found["is_finished"] or now_ms - view.get("at_ms", 0) <= STALE_MS
+def shard_state(shard_id: str, saved: dict[str, Any], now_ms: int) -> ShardState:
+    """Return a shard's state from the engine's saved one; the lag of an old view is unknown."""
+    lanes = saved["lanes"]
+    view = saved["view"]
+    is_known = saved["is_finished"] or now_ms - view.get("at_ms", 0) <= STALE_MS
     return ShardState(
         shard_id=shard_id,
         position=min(lanes, key=int) if lanes and None not in lanes else None,
-        is_finished=found["is_finished"],
+        is_finished=saved["is_finished"],
         lag_records=view.get("lag_records") if is_known else None,
         lag_ms=view.get("lag_ms") if is_known else None,
         last_result=view.get("last_result", ""),
-        counts={name: found["counts"][name] for name in COUNTS},
+        counts={name: saved["counts"][name] for name in COUNTS},
     )
 
 
 def source_name(arn: str) -> str:
-    """Return the name of a stream, or of the table whose stream it is."""
+    """Return the name of a Kinesis stream, or of the table of a DynamoDB stream."""
     return arn.split("/")[1]
 
 
@@ -138,7 +138,7 @@ def as_json(mappings: list[MappingState]) -> dict[str, Any]:
 
 
 def shards_table(mapping: MappingState) -> Table:
-    """Return a mapping's shards, a row each."""
+    """Return a table with a row for each shard of a mapping."""
     table = Table(box=SIMPLE, pad_edge=False, title_justify="left")
     for name in ("shard", "position", "lag"):
         table.add_column(name, no_wrap=True)
@@ -158,15 +158,15 @@ def shards_table(mapping: MappingState) -> Table:
 
 
 def shortened(result: str) -> str:
-    """Return a last result so that it fits in a table; the whole is in the mapping's title."""
+    """Return a last result cut for the table; the mapping's title has all of it."""
     return result if len(result) <= RESULT_SHOWN else f"{result[:RESULT_SHOWN]}…"
 
 
 def lag_text(lag_ms: int | None) -> str:
-    """Return a lag for a person."""
+    """Return a lag as text; `?` if it isn't known."""
     return "?" if lag_ms is None else duration_text(lag_ms / 1000)
 
 
 def records_text(lag_records: int | None) -> str:
-    """Return how many records are still to be delivered."""
+    """Return a number of undelivered records as text; `?` if it isn't known."""
     return "?" if lag_records is None else f"{lag_records:,}"

@@ -13,13 +13,13 @@ NAMESPACE = "Telemetry"
 SERVICES = ("ingest", "drain", "aggregate", "alert", "dispatch", "notify", "redrive")
 LAG_SECONDS = 10.0
 OVERLAP_MS = 2000
-"""How far a look goes back before the last line seen: another of that time may come later."""
+"""A read starts this long before the last line seen, since lines may appear late."""
 
 LogLine = dict[str, Any]
 
 
 def embedded_metrics(message: str) -> dict[str, float]:
-    """Return a log line's metrics by name, a list of values as its sum; none of another line."""
+    """Return a log line's metrics by name, lists as their sums; empty for a line without any."""
     try:
         document = json.loads(message)
         directives = document["_aws"]["CloudWatchMetrics"]
@@ -35,12 +35,12 @@ def embedded_metrics(message: str) -> dict[str, float]:
 
 
 def total(values: float | list[float]) -> float:
-    """Return the sum of a metric's values, which may be one number or several."""
+    """Return the sum of a metric's values: one number or a list."""
     return float(sum(values)) if isinstance(values, list) else float(values)
 
 
 class Tally:
-    """Running totals of the pipeline's metrics, and its lag."""
+    """Running totals of the pipeline's metrics, and the recent lag."""
 
     def __init__(self) -> None:
         """Start at zero."""
@@ -48,7 +48,7 @@ class Tally:
         self._lags: list[tuple[float, float]] = []
 
     def add(self, metrics: dict[str, float], now: float) -> None:
-        """Add the metrics of one line that was written at `now`."""
+        """Add the metrics of a line that was written at `now`, a monotonic time in s."""
         for name, value in metrics.items():
             if name == "ReadingLag":
                 self._lags.append((now, value))
@@ -61,17 +61,17 @@ class Tally:
 
     @property
     def settled(self) -> int:
-        """How many accepted readings have met their end: stored, duplicate or quarantined."""
+        """The number of readings that were stored, duplicates or quarantined."""
         return self["ReadingsStored"] + self["ReadingsDuplicate"] + self["ReadingsQuarantined"]
 
     def lag_ms(self, now: float) -> float | None:
-        """Return the largest lag of late, in ms; None when nothing was stored of late."""
+        """Return the largest lag of the last 10 s, in ms; None if nothing was stored in them."""
         self._lags = [(at, lag) for at, lag in self._lags if at >= now - LAG_SECONDS]
         return max((lag for _, lag in self._lags), default=None)
 
 
 class LogReader:
-    """Reads the new metrics of a stack's log groups, each line once."""
+    """Reads new metrics from a stack's log groups, each line once."""
 
     def __init__(self, logs: Any, stack: str, since_ms: int) -> None:
         """Read with a boto3 client of CloudWatch Logs, from `since_ms`."""
@@ -81,7 +81,7 @@ class LogReader:
         self._seen: dict[str, dict[str, int]] = {service: {} for service in SERVICES}
 
     def read(self, tally: Tally) -> None:
-        """Add every new line of every group to the tally, at the moment it was written."""
+        """Add every new line of every group to the tally, with the time of the line."""
         now, now_ms = time.monotonic(), time.time() * 1000
         for service in SERVICES:
             for line in self._new_lines(service):

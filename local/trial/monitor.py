@@ -1,4 +1,4 @@
-"""Watches a running pipeline from outside: its own metrics, and its open alerts."""
+"""Watches a running pipeline from outside: its metrics, mappings and open alerts."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ JOIN_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What was seen at one moment."""
+    """The pipeline's counts at one moment (`at`, monotonic, in s)."""
 
     at: float
     posted: int = 0
@@ -40,12 +40,12 @@ class Snapshot:
 
 
 class Monitor:
-    """Looks at the pipeline again and again, in threads of its own, without slowing it much."""
+    """Looks at the pipeline about once a second, in threads of its own."""
 
     def __init__(
         self, instance: Instance, since_ms: int, posted: Callable[[], int] | None = None
     ) -> None:
-        """Count from `since_ms`; `posted` tells what devices of this process have sent."""
+        """Count from `since_ms`; `posted` returns the count of this process's devices."""
         state = instance.load()
         self._reader = LogReader(client(state, "logs"), state.stack, since_ms)
         self._api = Api(state.api_url, state.tokens["operator"], patience_seconds=0)
@@ -65,16 +65,16 @@ class Monitor:
         self._problems: dict[Callable[[], None], str] = {}
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def abandon(self) -> None:
-        """Look no more, from now on."""
+        """Stop without a last look."""
         self._stop.set()
 
     def stop(self) -> None:
-        """Look a last time, and then no more."""
+        """Look a last time, then stop."""
         if self._stop.is_set():
             return
         self._stop.set()
@@ -87,7 +87,7 @@ class Monitor:
 
     @property
     def problem(self) -> str | None:
-        """Why what is seen may be old: what one of the looks failed by, if one did."""
+        """The error of a look that failed, so that its view may be old; None if none failed."""
         return next(iter(list(self._problems.values())), None)
 
     @property
@@ -97,28 +97,28 @@ class Monitor:
 
     @property
     def mappings(self) -> list[MappingState]:
-        """How far the event source mappings were at the last look."""
+        """The states of the event source mappings at the last look."""
         return self._mappings
 
     @property
     def latest(self) -> Snapshot:
-        """What was seen last; nothing, before the first look."""
+        """The last snapshot; an empty one before the first look."""
         return self._snapshots[-1] if self._snapshots else Snapshot(time.monotonic())
 
     def count(self, name: str) -> int:
-        """Return a count; what the devices of this process have sent is known at once."""
+        """Return the last count of that name; `posted` of this process's devices is up to date."""
         counted: int = getattr(self.latest, name)
         return self._posted() if name == "posted" and self._posted else counted
 
     @property
     def history(self) -> list[Snapshot]:
-        """What was seen of late, oldest first."""
+        """The recent snapshots, oldest first."""
         return self._snapshots
 
     def per_second(self, name: str) -> float | None:
-        """Return how fast a count grew over the last seconds; None before the second look.
+        """Return the growth of a count per second, over the last 5 s; None before the second look.
 
-        The first look finds what was counted before: that came at no known rate.
+        The counts of the first look are older, and their rate isn't known.
         """
         snapshots = self.history
         if len(snapshots) < LOOKS_FOR_A_RATE:
@@ -169,4 +169,7 @@ class Monitor:
             settled=tally.settled,
             lag_ms=tally.lag_ms(now),
         )
-        self._snapshots = [*self._snapshots[-HISTORY:], seen]  # another thread reads the old ones
+        self._snapshots = [
+            *self._snapshots[-HISTORY:],
+            seen,
+        ]  # a thread may read the old list

@@ -1,6 +1,6 @@
-"""A function that one device's reading kills; `run --poison` deploys it (`local.trial.poison`).
+"""A function that fails on one device's readings; `run --poison` deploys it (`local.trial.poison`).
 
-It notes each delivery in a file, which it can because it runs on this machine.
+It writes each delivery to a file, which it can because it runs on this machine.
 """
 
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def handler(event: dict[str, Any], _context: object) -> None:
-    """Note what was delivered, and die of the poison."""
+    """Write down the delivery; raise if it has the poison record."""
     records = [each["kinesis"] for each in event["Records"]]
     is_deadly = any(each["partitionKey"] == os.environ["POISON"] for each in records)
     sequences = [each["sequenceNumber"] for each in records]
@@ -19,7 +19,7 @@ def handler(event: dict[str, Any], _context: object) -> None:
 
 
 def note(line: str) -> None:
-    """Append a line in one write, since several of this function run at once."""
+    """Append a line in one write, since several workers write at the same time."""
     file = os.open(os.environ["DELIVERIES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(file, f"{line}\n".encode())

@@ -1,8 +1,8 @@
-"""A record that kills a function, injected: shows what a mapping does about it, on real functions.
+"""Injects a record that a function always fails on, and shows how a mapping isolates it.
 
-The pipeline's own functions quarantine what isn't a reading, so a consumer of its own reads the
-same stream here, with a role of its own: it dies on one reading that is otherwise a good one. Its
-mapping has two retries, bisects, and gives up to the pipeline's bucket of failures.
+The pipeline's functions quarantine bad records, so another consumer reads the same stream here. It
+fails on one device's reading, which is a good one for the pipeline. Its mapping retries twice,
+bisects batches, and sends the records that it gives up to the pipeline's bucket of failures.
 """
 
 import contextlib
@@ -37,37 +37,37 @@ DELIVERIES = "deliveries.jsonl"
 
 @dataclass(frozen=True)
 class Isolation:
-    """What became of the record and of those around it."""
+    """The fate of the poison record and of the records around it."""
 
     batch: int
-    """How many records were in the batch that the function died of first."""
+    """Number of records in the largest batch that failed."""
     splits: int
     tries: int
     delivered: int
     expected: int | None
-    """How many other records there were at least; None where that isn't known."""
+    """Least number of other records; None if it isn't known."""
     repeated: int
-    """Records but the poison that were delivered more than once without an error."""
+    """Number of other records that were delivered more than once without an error."""
     object_key: str | None
     is_payload_whole: bool
     is_announced: bool
     uncertain: int = 0
-    """How many more there may have been: of requests that got no answer, and were sent again."""
+    """Number of further records that there may be: unanswered requests, and repeated ones."""
 
     @property
-    def shown_expected(self) -> str:
-        """How many there must have been, for a person."""
+    def expected_text(self) -> str:
+        """The expected number of other records, or its range."""
         least = self.expected or 0
         return f"{least} to {least + self.uncertain}" if self.uncertain else f"{least}"
 
     def problems(self) -> list[str]:
-        """Return what isn't as it must be."""
+        """Return the problems, a line each."""
         most = math.ceil(math.log2(self.batch)) if self.batch else 0
-        found = {
+        checks = {
             "the poison record never reached the consumer": self.batch == 0,
             f"it was isolated in {self.splits} splits, not {most} at most": self.splits > most,
             f"it was tried alone {self.tries} times, not {RETRIES + 1}": self.tries != RETRIES + 1,
-            f"{self.delivered} other records were delivered, not {self.shown_expected}": (
+            f"{self.delivered} other records were delivered, not {self.expected_text}": (
                 self.expected is not None
                 and not self.expected <= self.delivered <= self.expected + self.uncertain
             ),
@@ -76,10 +76,10 @@ class Isolation:
             "its document hasn't the record": not self.is_payload_whole,
             "no message on the queue of failures announces it": not self.is_announced,
         }
-        return [text for text, is_wrong in found.items() if is_wrong]
+        return [text for text, is_wrong in checks.items() if is_wrong]
 
     def summary(self) -> str:
-        """Say it in a line."""
+        """Return the result as a line of text."""
         return (
             f"poison: isolated from a batch of {self.batch} in {self.splits} splits, tried alone "
             f"{self.tries} times, then kept in s3 and announced; {self.delivered:,} other records "
@@ -88,10 +88,10 @@ class Isolation:
 
 
 class Poisoning:
-    """A consumer that dies of one record, beside the pipeline's own."""
+    """Another consumer of the stream, which fails on one record."""
 
     def __init__(self, instance: Instance) -> None:
-        """Work on a deployed instance."""
+        """Take a deployed instance."""
         self._state = instance.load()
         self._log = instance.folder / DELIVERIES
         self._mapping_id = ""
@@ -99,7 +99,7 @@ class Poisoning:
     def begin(self, seconds: float | None) -> None:
         """Deploy the consumer and its mapping; send the poison a little later.
 
-        `seconds` is how long devices post, if that is known: the poison comes between readings.
+        `seconds` is how long devices post, if that is known: the poison is sent while they do.
         """
         outputs, name = self._state.outputs, f"{self._state.stack}-{NAME}"
         bucket = f"arn:aws:s3:::{outputs['FailuresBucket']}"
@@ -128,7 +128,7 @@ class Poisoning:
         later.start()
 
     def _inject(self) -> None:
-        """Post a good reading of the device that the consumer dies of."""
+        """Post a good reading of the device that the consumer fails on."""
         reading = {
             "device_id": DEVICE,
             "recorded_at": time.time_ns() // 1_000_000,
@@ -144,16 +144,16 @@ class Poisoning:
                 time.sleep(LOOK_SECONDS)
 
     def end(self, expected: int | None = None, uncertain: int = 0) -> Isolation:
-        """Wait until the poison is isolated and the rest delivered; say what became of them.
+        """Wait until the poison is isolated and all other records are delivered; return the result.
 
-        `expected` is how many other records were put on the stream, `uncertain` how many more may
-        have been. The wait ends when nothing of it has changed for a while.
+        `expected` is the number of other records on the stream, `uncertain` the number of further
+        ones that there may be. The wait ends when the result hasn't changed for a minute.
         """
-        stillness, found = Stillness(), self._look(expected, uncertain)
-        while found.problems() and stillness.seconds(found) < PATIENCE_SECONDS:
+        stillness, isolation = Stillness(), self._look(expected, uncertain)
+        while isolation.problems() and stillness.seconds(isolation) < PATIENCE_SECONDS:
             time.sleep(LOOK_SECONDS)
-            found = self._look(expected, uncertain)
-        return found
+            isolation = self._look(expected, uncertain)
+        return isolation
 
     def remove(self) -> None:
         """Delete the consumer's mapping."""
@@ -166,7 +166,7 @@ class Poisoning:
         delivered = Counter(
             sequence for each in deliveries if not each["died"] for sequence in each["records"]
         )
-        key, payload = self._kept()
+        key, payload = self._failure_document()
         return Isolation(
             batch=max((len(each["records"]) for each in died), default=0),
             splits=sum(1 for each in died if len(each["records"]) > 1),
@@ -180,20 +180,20 @@ class Poisoning:
             uncertain=uncertain,
         )
 
-    def _kept(self) -> tuple[str | None, list[dict[str, Any]]]:
-        """Return the key of the document in the bucket, and the records in it."""
+    def _failure_document(self) -> tuple[str | None, list[dict[str, Any]]]:
+        """Return the key of the document in the bucket, and its records; None unless it is one."""
         s3, bucket = client(self._state, "s3"), self._state.outputs["FailuresBucket"]
         prefix = f"aws/lambda/{self._mapping_id}/"
-        found = s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
-        if len(found) != 1:
+        objects = s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+        if len(objects) != 1:
             return None, []
-        key: str = found[0]["Key"]
+        key: str = objects[0]["Key"]
         document = json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
         records: list[dict[str, Any]] = json.loads(document["payload"])["Records"]
         return key, records
 
     def _is_announced(self, key: str) -> bool:
-        """Tell whether a message on the queue of failures names the object; leave it there."""
+        """Return whether a message on the queue of failures names the object; leave the message."""
         sqs, url = client(self._state, "sqs"), self._state.outputs["FailuresQueueUrl"]
         answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=0)
         return any(key in message["Body"] for message in answer.get("Messages", []))

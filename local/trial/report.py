@@ -1,4 +1,4 @@
-"""What came of a run, for a person and for a program."""
+"""The result of a run: its verdict, as text and as JSON."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -24,19 +24,19 @@ DEVICES_MIN = 10
 
 
 class Verdict(Enum):
-    """What a run shows; its value is the exit code."""
+    """The verdict on a run; its value is the exit code."""
 
     RIGHT = 0
     """Nothing is lost, and nothing counted twice."""
     WRONG = 1
-    """The pipeline shows otherwise than the devices sent, and nothing is left that may mend it."""
+    """The pipeline shows otherwise than the devices sent, and no pending work can explain it."""
     UNKNOWN = 3
     """The machine was too slow to tell."""
 
 
 @dataclass
 class Report:
-    """What came of a run."""
+    """The result of a run."""
 
     ledger: Ledger
     monitor: Monitor
@@ -44,40 +44,39 @@ class Report:
     devices: int
     settled_at: float | None = None
     problems: list[str] = field(default_factory=list)
-    """What is wrong, however slow the machine is."""
+    """Problems that a slow machine can't explain."""
     unsure: list[str] = field(default_factory=list)
-    """What is wrong, unless functions ran out of their time."""
+    """Problems that functions' timeouts may explain."""
     comparison: Comparison = field(default_factory=Comparison)
     slowness: Slowness = field(default_factory=Slowness)
     windows_checked: int = 0
     alerts_expected: int = 0
     is_checked: bool = False
     accounting: dict[str, Any] | None = None
-    """The pipeline's own, of the time of the run; None where others post too."""
+    """The pipeline's own accounting of the run's time; None if other devices post too."""
     isolation: Isolation | None = None
-    """What became of a poison record, where one was sent."""
+    """The result of `--poison`."""
     casualties: Casualties | None = None
-    """What was killed, where something was."""
+    """The result of `--chaos`."""
     left_out: int = 0
-    """Rows of a file that weren't sent, since another row has their device and time."""
+    """Number of a file's rows that weren't sent, since another row has their device and time."""
 
     @property
     def differences(self) -> list[Difference]:
-        """What the pipeline shows otherwise than the devices sent."""
+        """The differences between the pipeline's answers and the devices' readings."""
         return self.comparison.differences
 
     @property
     def unaccounted(self) -> int:
-        """How many readings the pipeline itself misses."""
+        """The number of readings that are missing in the pipeline's own accounting."""
         return int(self.accounting["unaccounted"]) if self.accounting else 0
 
     @property
     def verdict(self) -> Verdict:
-        """What the run shows.
+        """The verdict on the run.
 
-        A reading that doesn't show is lost once nothing is left that may bring it; what shows too
-        much is wrong at once. A count that the pipeline lacks may be of a function that was ended
-        when its time was over.
+        A missing reading is lost once no pending work is left that could store it. A surplus is
+        wrong at once. A missing count may be that of a function that timed out.
         """
         slow = self.slowness
         is_unfinished = bool(slow.waiting or slow.no_answer or slow.fault)
@@ -90,29 +89,29 @@ class Report:
         if self.differences or self.miscounts() or is_unfinished or self.comparison.unsearched:
             return Verdict.UNKNOWN
         if self.is_checked and not self.ledger.counts.accepted:
-            return Verdict.UNKNOWN  # not one was answered: `problems` has it where none was sent
+            return Verdict.UNKNOWN  # no request was answered; `problems` covers that none was sent
         return Verdict.RIGHT
 
     @property
     def is_ok(self) -> bool:
-        """Whether nothing was wrong, as far as it was checked."""
+        """Whether the verdict is RIGHT."""
         return self.verdict is Verdict.RIGHT
 
     def miscounts(self) -> list[str]:
-        """Return what is wrong unless functions ran out of their time: what counts lack, above all.
+        """Return the problems that functions' timeouts may explain, above all missing counts.
 
-        A function that is ended then may have done its work and not have counted it.
+        A function that timed out may have done its work without counting it.
         """
-        found = list(self.unsure)
+        problems = list(self.unsure)
         if self.unaccounted:
-            found.append(f"GET /accounting misses {self.unaccounted:,} readings")
+            problems.append(f"GET /accounting misses {self.unaccounted:,} readings")
         accepted = self.ledger.counts.accepted
         if self.accounting and accepted_in(self.accounting) < accepted:
-            found.append(
+            problems.append(
                 f"GET /accounting has {accepted_in(self.accounting):,} accepted readings, "
                 f"the devices know of {accepted:,}"
             )
-        return found
+        return problems
 
     @property
     def loaded_seconds(self) -> float:
@@ -122,32 +121,32 @@ class Report:
 
     @property
     def accepted_per_second(self) -> float:
-        """Readings that the API took a second, while devices posted."""
+        """Readings that the API accepted per second, while devices posted."""
         return self.ledger.counts.accepted / self.loaded_seconds if self.loaded_seconds else 0.0
 
     @property
     def stored_per_second(self) -> float:
-        """Readings a second that went all the way, from the first request to the drained stream."""
+        """Stored readings per second, from the first request until the last one was stored."""
         first = self.posting.first_post_at
         seconds = self.settled_at - first if first and self.settled_at else 0.0
         return self.ledger.counts.accepted / seconds if seconds else 0.0
 
 
 def problems(report: Report) -> list[str]:
-    """Return what is wrong besides windows, alerts and counts, however slow the machine is."""
+    """Return further problems that a slow machine can't explain."""
     counts, seen = report.ledger.counts, report.monitor.latest
-    found = []
+    texts = []
     if seen.quarantined:
-        found.append(f"{seen.quarantined:,} readings are in quarantine")
+        texts.append(f"{seen.quarantined:,} readings are in quarantine")
     if not counts.accepted and not counts.unanswered:
-        found.append("no reading was accepted")
-    return found
+        texts.append("no reading was accepted")
+    return texts
 
 
 def accepted_in(accounting: dict[str, Any]) -> int:
-    """Return how many readings came, through `ingest` or past it (MQTT).
+    """Return the number of readings that came through `ingest` or bypassed it (MQTT).
 
-    A device may not have heard of all.
+    The devices may not have got an answer for all of them.
     """
     stages = accounting["stages"]
     accepted: int = stages["ingest"]["accepted"] + stages["aggregate"]["foreign"]
@@ -204,8 +203,8 @@ HEADLINES = {
 FULL_DISK = "[bold yellow]? couldn't tell: the disk is full[/]"
 
 
-def tell_verdict(report: Report, console: Console) -> None:
-    """Say what came of a run, shortly; the differences if there are any, and what to do."""
+def print_verdict(report: Report, console: Console) -> None:
+    """Print the verdict, a summary, the first differences, and advice for a slow machine."""
     console.print()
     if report.is_checked or not report.is_ok:
         is_full = report.verdict is Verdict.UNKNOWN and report.slowness.fault
@@ -213,7 +212,7 @@ def tell_verdict(report: Report, console: Console) -> None:
     for text in summary(report):
         console.print(f"  {escape(text)}", highlight=False, soft_wrap=True)
     style = "red" if report.verdict is Verdict.WRONG else "yellow"
-    for text in wrongs(report):
+    for text in wrong_lines(report):
         console.print(f"  [{style}]{escape(text)}[/]", highlight=False, soft_wrap=True)
     if not report.is_ok:
         for text in report.slowness.signs():
@@ -223,7 +222,7 @@ def tell_verdict(report: Report, console: Console) -> None:
 
 
 def advice(devices: int) -> str:
-    """Say what to do about a machine that was too slow for so many devices."""
+    """Return advice for a machine that was too slow for `devices` devices."""
     fewer = max(1, min(devices // 4, max(DEVICES_MIN, devices // 4)))
     return (
         f"run it with fewer devices (--devices {fewer}) or a lower --rate, "
@@ -232,7 +231,7 @@ def advice(devices: int) -> str:
 
 
 def summary(report: Report) -> Iterator[str]:
-    """Say how much there was of everything."""
+    """Yield the counts of a run, a line each."""
     counts, seen = report.ledger.counts, report.monitor.latest
     yield (
         f"{counts.accepted:,} readings accepted from {report.devices:,} devices in "
@@ -256,8 +255,8 @@ def summary(report: Report) -> Iterator[str]:
         )
     if report.comparison.unsearched:
         yield (
-            f"{report.comparison.unsearched:,} windows have too many of them to be sure of the "
-            "others: counts and extremes are possible ones"
+            f"{report.comparison.unsearched:,} windows have too many of them for an exact check: "
+            "only their counts and extreme values were checked"
         )
     if report.accounting:
         yield balance(report.accounting)
@@ -271,7 +270,7 @@ def summary(report: Report) -> Iterator[str]:
 
 
 def not_taken(report: Report) -> Iterator[str]:
-    """Say what was left out of a file and what was refused, and why."""
+    """Yield how many rows of a file were left out, and the most frequent reasons of refusals."""
     if report.left_out:
         rows = "row" if report.left_out == 1 else "rows"
         yield (
@@ -283,7 +282,7 @@ def not_taken(report: Report) -> Iterator[str]:
 
 
 def balance(accounting: dict[str, Any]) -> str:
-    """Say what the pipeline itself counted, in a line that adds up."""
+    """Return the pipeline's own counts in a line that adds up."""
     counted, accepted = accounting["stages"]["aggregate"], accepted_in(accounting)
     ends = ("stored", "duplicate", "quarantined")
     ended = sum(counted[name] for name in ends)
@@ -301,8 +300,8 @@ def balance(accounting: dict[str, Any]) -> str:
     )
 
 
-def wrongs(report: Report) -> Iterator[str]:
-    """Say what is wrong, the first differences each in a line."""
+def wrong_lines(report: Report) -> Iterator[str]:
+    """Yield the problems and the first differences, a line each."""
     yield from report.problems
     yield from report.miscounts()
     yield from map(str, report.differences[:DIFFERENCES_SHOWN])

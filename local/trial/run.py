@@ -1,4 +1,4 @@
-"""Runs devices against an instance, and checks at the end what became of their readings."""
+"""Runs devices against an instance, and checks their readings at the end."""
 
 import asyncio
 import contextlib
@@ -35,11 +35,11 @@ REFRESH_SECONDS = 0.5
 LIVE_LINES_MAX = 22
 STALL_SECONDS = 20.0
 STILL_SECONDS = 120.0
-"""How long what is on its way may stand still: a function that ran out of its time waits 30 s."""
+"""How long pending work may stand still: a function that times out takes 30 s."""
 SETTLE_SECONDS_MAX = 1800.0
 QUIET_SECONDS = 4.0
 GRACE_SECONDS = 65.0
-"""Two requests that get no answer: nobody answers any more."""
+"""The timeouts of two requests: after these, no answer is expected any more."""
 FINISH_LOOK_SECONDS = 0.5
 RECHECK_SECONDS = 1.0
 DAY_MS = 86_400_000
@@ -47,26 +47,26 @@ DAY_MS = 86_400_000
 
 @dataclass(frozen=True)
 class Plan:
-    """How long devices are at work, and what is looked at then."""
+    """How long devices post, and how the run is checked."""
 
     seconds: float | None = None
-    """None: until the source has no more, or Ctrl-C."""
+    """Time to post. None: until the source ends, or Ctrl-C."""
     is_checked: bool = True
     is_alone: bool = True
     """Whether no other devices have posted to the instance."""
     beside: AbstractContextManager[object] | None = None
-    """What goes on as long as devices post."""
+    """Context that is entered while devices post, such as chaos."""
     grace_seconds: float = GRACE_SECONDS
-    """How long they may then wait for an answer to what they have begun."""
+    """How long devices then wait for the answers to their open requests."""
     patience_seconds: float = STALL_SECONDS
-    """How long what differs may stay the same, with nothing on its way, before it is a loss."""
+    """How long differences may stay the same, without pending work, until they count as losses."""
 
 
 class Exercise:
-    """Devices at work until time is up or Ctrl-C, the live table, the drain and the check."""
+    """Runs devices until time is up or Ctrl-C, with the live table, the drain and the check."""
 
     def __init__(self, instance: Instance, steps: Steps, posting_options: PostingOptions) -> None:
-        """Work on a deployed instance."""
+        """Take a deployed instance."""
         state = self._state = instance.load()
         self._instance = instance
         self._mqtt_share = posting_options.mqtt
@@ -84,13 +84,13 @@ class Exercise:
         self.monitor = Monitor(instance, self._since_ms, lambda: self.ledger.counts.posted)
         self._stop = asyncio.Event()
         self._status: Callable[[], str] = lambda: "starting"
-        self._is_first_alert_told = False
+        self._is_first_alert_printed = False
         self._settled_at: float | None = None
         self._pending = Pending(instance)
         self._connections: list[Api] = []
 
     async def run(self, source: Source, plan: Plan, on_abort: Callable[[], None]) -> Report:
-        """Do it all; a second Ctrl-C calls `on_abort` and ends it by CancelledError."""
+        """Run and check; a second Ctrl-C calls `on_abort` and raises CancelledError."""
         self._listen(on_abort)
         if self._mqtt_share:
             devices = speakers(source.devices, self._mqtt_share)
@@ -117,9 +117,9 @@ class Exercise:
             show.cancel()
             await asyncio.wait([show])
             self.monitor.stop()
-        self._tell_first_alert()
+        self._print_first_alert()
         if not show.cancelled():
-            show.result()  # the table's own error is no secret
+            show.result()  # raises the live table's error, if it had one
         return report
 
     def _listen(self, on_abort: Callable[[], None]) -> None:
@@ -135,7 +135,7 @@ class Exercise:
             asyncio.get_running_loop().add_signal_handler(number, interrupt)
 
     async def _post(self, source: Source, plan: Plan) -> None:
-        """Let the devices post; raise what the API answered if it won't take their readings."""
+        """Let the devices post; raise ApiFailed if the API refuses their requests."""
         posting = asyncio.create_task(self._posting.run(source, self._stop, now_ms))
         if plan.seconds is not None:
             asyncio.get_running_loop().call_later(plan.seconds, self._stop.set)
@@ -144,7 +144,7 @@ class Exercise:
             with plan.beside or contextlib.nullcontext():
                 await asyncio.wait([posting, stopped], return_when=asyncio.FIRST_COMPLETED)
             if not posting.done():
-                self._status = lambda: "devices finish what they have begun"
+                self._status = lambda: "devices finish their requests"
                 await self._finish(posting, plan.grace_seconds)
                 self._posting.give_up()
             await posting
@@ -156,7 +156,7 @@ class Exercise:
             raise self._posting.failure
 
     async def _finish(self, posting: "asyncio.Task[None]", grace_seconds: float) -> None:
-        """Wait for what was begun, until there is no more or no answer has come for a while."""
+        """Wait for open requests, until all are done or none was answered for `grace_seconds`."""
         counts, stillness = self.ledger.counts, Stillness()
         while stillness.seconds((counts.accepted, counts.rejected)) < grace_seconds:
             await asyncio.wait([posting], timeout=FINISH_LOOK_SECONDS)
@@ -164,10 +164,10 @@ class Exercise:
                 return
 
     async def _settle(self, report: Report, plan: Plan) -> None:
-        """Wait until every accepted reading has met its end, and compare until nothing differs.
+        """Wait until every accepted reading is processed, and compare until nothing differs.
 
-        While something is on its way it is waited for, as long as any of it moves. Where nothing
-        is, and what differs has been the same for a while, it won't change any more.
+        Pending work is waited for as long as it moves. Without pending work, differences are final
+        once they have stayed the same for a while.
         """
         rules, right = load_rules(), dict[str, Comparison]()
         slow, stillness = report.slowness, Stillness()
@@ -202,7 +202,7 @@ class Exercise:
     async def _compare(
         self, report: Report, rules: list[Rule], plan: Plan, right: dict[str, Comparison]
     ) -> None:
-        """Compare with what the pipeline shows, and ask for its own accounting."""
+        """Compare the pipeline's answers with the ledger, and get its own accounting."""
         devices = len(self.ledger.devices)
         self._status = lambda: (
             f"checking every window and alert: {len(right):,} of {devices:,} devices are right"
@@ -220,7 +220,7 @@ class Exercise:
         slow.repeats = sum(api.repeats for api in self._connections)
 
     async def _drain(self, target: int) -> None:
-        """Wait for the metrics of all accepted readings, as long as more of them come."""
+        """Wait until metrics cover all accepted readings, or no more come for some seconds."""
         self._status = lambda: (
             f"draining: {max(0, target - self.monitor.latest.settled):,} readings to go"
         )
@@ -233,7 +233,7 @@ class Exercise:
             self._settled_at = self.monitor.latest.at
 
     def _account(self) -> dict[str, Any]:
-        """Return the pipeline's own accounting since the run began; it tells a day at most."""
+        """Return the pipeline's own accounting since the run began; it covers a day at most."""
         with self._connect() as api:
             return api.accounting(iso(self._since_ms), iso(now_ms()))
 
@@ -244,30 +244,30 @@ class Exercise:
         return api
 
     async def _show(self) -> None:
-        """Keep the live table up to date; where there is no terminal, print what has changed."""
+        """Keep the live table up to date; without a terminal, print a line at each change."""
         lines = PlainLines(self._console)
         while not self._console.is_terminal:
             await asyncio.sleep(PLAIN_LINE_SECONDS)
-            self._tell_first_alert()
+            self._print_first_alert()
             lines.print(self.monitor, self._status(), is_clock=not self._stop.is_set())
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
             while True:
-                self._tell_first_alert()
+                self._print_first_alert()
                 view = LiveView(self.monitor, self._state.stack, self._status(), LIVE_LINES_MAX)
                 live.update(view, refresh=True)
                 await asyncio.sleep(REFRESH_SECONDS)
 
-    def _tell_first_alert(self) -> None:
+    def _print_first_alert(self) -> None:
         seen = self.monitor.first_alert_at
-        if seen is not None and not self._is_first_alert_told:
-            self._is_first_alert_told = True
+        if seen is not None and not self._is_first_alert_printed:
+            self._is_first_alert_printed = True
             self._steps.done(
                 "first alert", "seen by GET /alerts, from the start", self._steps.until(seen)
             )
 
 
 def elapsed_text(elapsed: float, seconds: float | None) -> str:
-    """Return how far a run is."""
+    """Return the elapsed time of a run as text."""
     return duration_text(elapsed) + (
         f" of {duration_text(seconds)}" if seconds else ", Ctrl-C ends it"
     )
@@ -286,7 +286,7 @@ def exercise(
     plan: Plan,
     on_abort: Callable[[], None],
 ) -> Report:
-    """Run devices against a deployed instance and return what came of it."""
+    """Run devices against a deployed instance; return the report."""
 
     async def start() -> Report:
         return await Exercise(instance, steps, posting_options).run(source, plan, on_abort)

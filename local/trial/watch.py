@@ -1,4 +1,4 @@
-"""What becomes of the readings, as it happens: a live view in a terminal, a line elsewhere."""
+"""Shows the pipeline's work: a live view in a terminal, lines in a log."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,19 +16,19 @@ BARS = " ▁▂▃▄▅▆▇█"
 COUNTS = ("posted", "accepted", "rejected", "stored", "duplicate", "quarantined")
 COUNTS_WIDTH = 32
 ALERTS_WIDTH_MIN = 24
-"""Narrower, open alerts are only counted."""
+"""In less width, open alerts are only counted."""
 ROOMY_LINES = 20
-"""From so many lines on there is room for empty ones between the parts."""
+"""From this number of lines on, empty lines separate the parts."""
 BARS_LABEL = "stored per s"
 
 Row = tuple[str, ...]
 
 
 class Column:
-    """A column of a part, which is left out where it, and those before it, don't fit."""
+    """A table's column, which is left out if it doesn't fit after the columns before it."""
 
     def __init__(self, name: str, width: int, justify: str = "right") -> None:
-        """Be as wide as that at least."""
+        """Take the least width."""
         self.name = name
         self.width = width
         self.is_right = justify == "right"
@@ -58,20 +58,20 @@ MAPPING_COLUMNS = (
 
 
 class LiveView:
-    """What a monitor has seen, in as many columns and lines as there are.
+    """A monitor's view, fitted to the terminal's columns and lines.
 
-    It makes no call to anything: what it shows was seen by the monitor's threads.
+    It makes no network calls: the monitor's threads do.
     """
 
     def __init__(self, monitor: Monitor, title: str, status: str, lines_max: int = 0) -> None:
-        """Show it under a title, and how far it is; in at most so many lines (0: the screen's)."""
+        """Show a title, a status and the view, in at most `lines_max` lines (0: the screen's)."""
         self._monitor = monitor
         self._title = title
         self._status = status
         self._lines_max = lines_max
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Give the lines, for the size that the terminal has now."""
+        """Yield the lines, for the terminal's present size."""
         width = options.max_width
         height = self._lines_max or options.height or console.size.height
         gap = [Text("")] if height >= ROOMY_LINES else []
@@ -93,7 +93,7 @@ class LiveView:
 
 
 def fitted(line: Text, width: int) -> Text:
-    """Return a line, cut where the terminal ends."""
+    """Return a line, cut to `width`."""
     line = line.copy()
     line.truncate(width, overflow="ellipsis")
     return line
@@ -104,28 +104,28 @@ def table_lines(
 ) -> list[Text]:
     """Return a heading and rows, each with its style, in as many of the columns as fit.
 
-    What is wider than its column takes what is left of the width, the first columns first.
+    Columns with wider cells take the free width, the first columns first.
     """
-    shown: list[Column] = []
+    fitting: list[Column] = []
     for column in columns:
-        if sum(each.width + 1 for each in shown) + column.width > width:
+        if sum(each.width + 1 for each in fitting) + column.width > width:
             break
-        shown.append(column)
-    free = width - sum(each.width for each in shown) - len(shown) + 1
-    names = (heading or shown[0].name, *(each.name for each in shown[1:])) if shown else ()
+        fitting.append(column)
+    free = width - sum(each.width for each in fitting) - len(fitting) + 1
+    names = (heading or fitting[0].name, *(each.name for each in fitting[1:])) if fitting else ()
     widths = []
-    for place, column in enumerate(shown):
+    for place, column in enumerate(fitting):
         longest = max([column.width, len(names[place]), *(len(row[place]) for row, _ in rows)])
         grown = min(longest - column.width, free)
         widths.append(column.width + grown)
         free -= grown
     names = tuple(
-        heading if heading and not place else each.name for place, each in enumerate(shown)
+        heading if heading and not place else each.name for place, each in enumerate(fitting)
     )
     lines = []
     for row, style in [(names, "bold"), *rows]:
         cells = []
-        for cell, column, size in zip(row, shown, widths, strict=False):
+        for cell, column, size in zip(row, fitting, widths, strict=False):
             cut = cell if len(cell) <= size else f"{cell[: size - 1]}…"
             cells.append(f"{cut:>{size}}" if column.is_right else f"{cut:<{size}}")
         lines.append(Text(" ".join(cells).rstrip(), style=style, no_wrap=True))
@@ -133,7 +133,7 @@ def table_lines(
 
 
 def beside_lines(left: list[Text], right: list[Text], width: int) -> list[Text]:
-    """Return two parts side by side."""
+    """Return the lines of two parts side by side."""
     lines = []
     for place in range(max(len(left), len(right))):
         line = left[place].copy() if place < len(left) else Text("")
@@ -145,13 +145,13 @@ def beside_lines(left: list[Text], right: list[Text], width: int) -> list[Text]:
 
 
 def count_lines(monitor: Monitor) -> list[Text]:
-    """Return the readings by what became of them, and how fast."""
+    """Return the counts of readings and their rates, a line each, and the lag."""
     lines = [Text(f"{'readings':<11} {'total':>10} {'per s':>7}", style="bold")]
     for name in COUNTS:
         count, rate = monitor.count(name), monitor.per_second(name)
-        shown_rate = "-" if rate is None else f"{rate:,.0f}"
+        rate_text = "-" if rate is None else f"{rate:,.0f}"
         style = "red" if name in ("rejected", "quarantined") and count else ""
-        lines.append(Text(f"{name:<11} {count:>10,} {shown_rate:>7}", style=style))
+        lines.append(Text(f"{name:<11} {count:>10,} {rate_text:>7}", style=style))
     if monitor.latest.overflowed:
         text = f"{'in overflow':<11} {monitor.latest.overflowed:>10,}"
         lines.append(Text(text, style="yellow"))
@@ -160,7 +160,7 @@ def count_lines(monitor: Monitor) -> list[Text]:
 
 
 def alert_lines(monitor: Monitor, width: int, lines_max: int) -> list[Text]:
-    """Return the open alerts, the newest breaches first, and how many there is no room for."""
+    """Return the open alerts, newest breaches first, and the number of those that don't fit."""
     alerts = sorted(monitor.alerts, key=lambda alert: str(alert["first_breach_at"]), reverse=True)
     heading = counted(len(alerts), "open alert")
     if width < ALERTS_WIDTH_MIN:
@@ -174,7 +174,7 @@ def alert_lines(monitor: Monitor, width: int, lines_max: int) -> list[Text]:
 
 
 def alert_row(alert: dict[str, object]) -> Row:
-    """Return an alert's cells; of one that can't be read, what is known."""
+    """Return an alert's cells; an unreadable alert has only some."""
     peak = alert.get("peak")
     return (
         str(alert["device_id"]),
@@ -189,7 +189,7 @@ def alert_row(alert: dict[str, object]) -> Row:
 
 
 def mapping_lines(mappings: Sequence[MappingState], stack: str, width: int) -> list[Text]:
-    """Return the mappings, a line each; functions of the stack without its name."""
+    """Return the mappings, a line each, with their functions' names without the stack's."""
     rows = []
     for each in mappings:
         row = (
@@ -205,7 +205,7 @@ def mapping_lines(mappings: Sequence[MappingState], stack: str, width: int) -> l
 
 
 def bars_line(history: Sequence[Snapshot], width: int) -> Text:
-    """Return how fast readings were stored, look by look, and the most that there was."""
+    """Return the rates of stored readings between looks as bars, and the highest rate."""
     rates = [
         (after.stored - before.stored) / (after.at - before.at)
         for before, after in pairwise(history)
@@ -219,7 +219,7 @@ def bars_line(history: Sequence[Snapshot], width: int) -> Text:
 
 
 def sparkline(rates: Sequence[float]) -> str:
-    """Return rates as bars, the highest of them as the highest bar."""
+    """Return rates as bars; the highest rate has the highest bar."""
     most = max(rates, default=0.0)
     if not most:
         return BARS[0] * len(rates)
@@ -227,35 +227,35 @@ def sparkline(rates: Sequence[float]) -> str:
 
 
 class PlainLines:
-    """The same in lines, for a log: one where something has changed since the last, and no more."""
+    """Prints a monitor's view as lines in a log, one at each change."""
 
     def __init__(self, console: Console) -> None:
-        """Tell on a console that isn't a terminal."""
+        """Take a console that isn't a terminal."""
         self._console = console
-        self._told: object = None
+        self._printed: object = None
 
     def print(self, monitor: Monitor, status: str, *, is_clock: bool) -> None:
-        """Print a line, unless it says what the last one said; time alone is no change.
+        """Print a line, unless only the time has changed since the last line.
 
-        `is_clock`: `status` says only how late it is.
+        `is_clock`: `status` says only the time.
         """
         seen = counts_text(monitor), "" if is_clock else status
-        if seen != self._told:
-            self._told = seen
+        if seen != self._printed:
+            self._printed = seen
             self._console.print(plain_line(monitor, status), highlight=False, soft_wrap=True)
 
 
 def plain_line(monitor: Monitor, status: str) -> str:
-    """Return what became of the readings in one line."""
+    """Return the status, the counts and the lag in one line."""
     return f"{status}: {counts_text(monitor)}, lag {stored_lag_text(monitor.latest.lag_ms)}"
 
 
 def counts_text(monitor: Monitor) -> str:
-    """Return the counts of readings, by what became of them, and of open alerts."""
+    """Return the counts of readings and of open alerts as text."""
     counts = ", ".join(f"{name} {monitor.count(name):,}" for name in COUNTS)
     return f"{counts}, open alerts {len(monitor.alerts):,}"
 
 
 def stored_lag_text(lag_ms: float | None) -> str:
-    """Return how long readings take from their arrival to their window."""
+    """Return the time from a reading's arrival to its window as text; `-` if it isn't known."""
     return "-" if lag_ms is None else duration_text(lag_ms / 1000)

@@ -1,6 +1,6 @@
-"""Hold a CycloneDX BOM against its schema: `validate_bom.py FILE`, for scan/bom.py.
+"""Validates a CycloneDX BOM with its schema: `validate_bom.py FILE`, for scan/bom.py.
 
-Runs on the interpreter of .tools/scan. Exit code 1, and what breaks the schema, if anything does.
+Runs on the interpreter of .tools/scan. If the BOM is wrong: exit code 1, with the error.
 """
 
 import sys

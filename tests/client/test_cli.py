@@ -157,7 +157,7 @@ def test_a_signal_ends_what_follows_and_says_what_became_of_it(
         (["record", "battery=3", "battery=4"], "battery: '3.0 and 4.0' is there twice"),
         (["record", "battery=3", "--at", "1795224600"], "it looks like seconds"),
         (["record", "battery=3", "--at", "today"], "recorded_at: 'today' is neither ISO 8601"),
-        (["send"], "--url: None is no address: the API has one"),
+        (["send"], "--url: None is not an address: give the API's"),
         (["send", "--url", "a"], "url: 'a' is not an address such as https://"),
         (["send", "--mqtt", ":x"], "--mqtt: ':x' is not HOST or HOST:PORT"),
         (["send", "--url", "http://a", "--format", "avro"], "schema_version_id: None is not"),

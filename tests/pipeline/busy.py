@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from local.cli import console_on
 from local.cli import main as local
 from local.session import raise_on_terminate
-from local.trial.report import Verdict, tell_verdict
+from local.trial.report import Verdict, print_verdict
 from local.view import Steps
 from ops.arguments import Parser
 from tests.pipeline.deployed import Pipeline
@@ -67,7 +67,7 @@ def main() -> int:
                 ledger, minute_ms = sent(pipeline, f"planted-{number}")
                 plant(pipeline, ledger.devices[0], minute_ms)
                 report = checked(pipeline, ledger)
-                tell_verdict(report, console)
+                print_verdict(report, console)
                 told[what] = report.verdict is Verdict.WRONG
     for what, is_told in told.items():
         print(f"✓ {what}: a true verdict" if is_told else f"✗ {what}: a false verdict")

@@ -259,7 +259,7 @@ def test_a_vulnerable_package_is_found_in_each_lock_that_has_it() -> None:
     assert [each.place for each in report.findings] == [f"{lock} pyyaml" for lock in locks]
     assert {each.rule for each in report.findings} == {"CVE-2020-14343"}
     assert report.findings[0].message == (
-        f"{locks[0]}: pyyaml 5.3.1: Improper Input Validation in PyYAML (mended in 5.4)"
+        f"{locks[0]}: pyyaml 5.3.1: Improper Input Validation in PyYAML (fixed in 5.4)"
     )
 
 
@@ -362,7 +362,7 @@ def test_a_definition_is_read_in_each_form(properties: Json, definition: str) ->
 
 
 def test_a_definition_of_no_known_form_is_not_passed_over() -> None:
-    with pytest.raises(Broken, match=r"^Machine: its definition is neither"):
+    with pytest.raises(Broken, match=r"^Machine: its definition isn't an object"):
         machines.definition("Machine", {"DefinitionS3Location": {"Bucket": "b", "Key": "k"}})
 
 

@@ -64,7 +64,7 @@ def test_a_process_that_is_gone_uses_nothing() -> None:
 
 
 def test_a_run_in_which_nothing_was_killed_shows_nothing_and_says_so() -> None:
-    assert Casualties({}, 0).problems() == ["chaos: nothing was killed, so nothing is shown"]
+    assert Casualties({}, 0).problems() == ["chaos: nothing was killed, so the run shows nothing"]
     assert Casualties({"ingest": 1}, 0).problems() == []
 
 

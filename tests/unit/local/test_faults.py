@@ -203,7 +203,7 @@ def test_a_checkout_that_may_not_be_written_is_told_in_a_sentence(tmp_path: Path
     done = subprocess.run(SYNC, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == (
-        "✗ .tools: File exists: the tools go to .tools/ here, which must be yours\n"
+        "✗ .tools: File exists: .tools/ here must be writable, with room for tools\n"
     )
 
 

@@ -10,7 +10,7 @@ from local.fleet.reading import Reading
 from local.trial.check import Comparison, Difference
 from local.trial.monitor import Snapshot
 from local.trial.pending import OUT_OF_TIME, Slowness
-from local.trial.report import Report, Verdict, balance, not_taken, problems, tell_verdict
+from local.trial.report import Report, Verdict, balance, not_taken, print_verdict, problems
 
 LATE = Difference("a", "window count", 21, 20, may_come=True)
 TOO_MANY = Difference("a", "window count", 21, 31)
@@ -47,7 +47,7 @@ def report(
 
 def told(of: Report) -> str:
     console = Console(file=io.StringIO(), width=200)
-    tell_verdict(of, console)
+    print_verdict(of, console)
     return cast("io.StringIO", console.file).getvalue()
 
 
@@ -112,9 +112,9 @@ def test_a_machine_that_was_too_slow_is_told_with_the_signs_and_the_remedy() -> 
     assert "? couldn't tell: this machine was too slow" in text
     assert "✓" not in text
     assert "✗" not in text
-    assert "still to do: 1,200 records for aggregate; nothing of it moved for 120 s" in text
-    assert "7 calls of the check had to be asked again" in text
-    assert "functions ran out of their time (aws.log): alert 4, query 3" in text
+    assert "still to do: 1,200 records for aggregate; none of it moved for 120 s" in text
+    assert "7 calls of the check had to be repeated" in text
+    assert "functions timed out (aws.log): alert 4, query 3" in text
     assert "fewer devices (--devices 10) or a lower --rate" in text
 
 

@@ -1,4 +1,4 @@
-"""A device's readings, kept in SQLite until the telemetry pipeline has taken each of them."""
+"""Keeps a device's readings in SQLite until the telemetry pipeline has taken them."""
 
 from telemetry_client.answers import Rejection, Remedy, Verdict
 from telemetry_client.client import Client, ClientOptions

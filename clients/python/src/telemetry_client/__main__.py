@@ -1,4 +1,4 @@
-"""`python -m telemetry_client` is `telemetry-client`."""
+"""Entry point of `python -m telemetry_client`, which is the command `telemetry-client`."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""What the pipeline's answer to a batch means: a pure function, for whoever sends.
+"""Interprets the pipeline's answer to a batch, as a pure function.
 
-A batch is a list of readings; an answer speaks of them by index. Whatever isn't plainly said to be
-taken or refused is sent again: the pipeline counts a reading once, however often it comes.
+A batch is a list of readings; an answer names them by index. Readings that an answer doesn't name
+as taken or refused are sent again: the pipeline counts a reading once, however often it comes.
 """
 
 import json
@@ -18,7 +18,7 @@ UNREADABLE = {400, 415, 422}
 
 
 class Answer(NamedTuple):
-    """An HTTP answer, as far as it matters."""
+    """The relevant parts of an HTTP answer."""
 
     status: int
     body: bytes
@@ -27,7 +27,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why the pipeline will never take a reading of the batch, or a metric of one."""
+    """The reason for which the pipeline refused a reading of the batch, or one of its metrics."""
 
     index: int
     field: str | None
@@ -36,21 +36,21 @@ class Rejection:
 
 
 class Remedy(Enum):
-    """What helps, before the readings that are left are sent again."""
+    """The measure to take before the remaining readings are sent again."""
 
     NOTHING = "nothing is left"
     LATER = "a pause"
     LESS = "a pause, and fewer readings in a request"
     SMALLER = "fewer readings in a request"
     PLAINER = "JSON without compression"
-    PERSON = "somebody who corrects the address, the token or the disk"
+    PERSON = "a person who corrects the address, the token or the disk"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of each reading of a batch, and what to do about the rest.
+    """The results of a batch's readings, and the remedy for those to be sent again.
 
-    `partly` are metrics that were refused of readings that are taken without them.
+    `taken` and `again` have indexes. `partly` has the refused metrics of taken readings.
     """
 
     taken: list[int] = field(default_factory=list)
@@ -63,22 +63,22 @@ class Verdict:
 
 
 def judge(answer: Answer | None, count: int, *, is_plain: bool = True, now_s: float = 0) -> Verdict:
-    """What an answer, or None for none, says of a batch of `count` readings.
+    """Return the verdict on a batch of `count` readings; `answer` is None if there was none.
 
-    `is_plain`: it was sent as JSON, without compression. `now_s`: epoch seconds, for an answer that
-    names a date.
+    `is_plain`: the batch was sent as uncompressed JSON. `now_s`: epoch seconds, for an answer whose
+    Retry-After is a date.
     """
     everything = list(range(count))
     if answer is None:
         return Verdict(again=everything, remedy=Remedy.LESS, problem="no answer")
     document = json_object(answer.body)
     retry_after_s = retry_after_seconds(answer.retry_after, now_s)
-    by_reading = of_each(document, answer.status, count, retry_after_s)
-    if by_reading:
-        return by_reading
+    verdict = verdict_by_reading(document, answer.status, count, retry_after_s)
+    if verdict:
+        return verdict
     message = text_of(document.get("message"))
-    said = "no answer of the pipeline's" if message is None else message
-    problem = f"{answer.status}: {said}"
+    text = "not an answer of the pipeline" if message is None else message
+    problem = f"{answer.status}: {text}"
     is_unreadable = answer.status in UNREADABLE and message is not None
     if is_unreadable and not is_plain:
         return Verdict(again=everything, remedy=Remedy.PLAINER, problem=problem)
@@ -86,19 +86,19 @@ def judge(answer: Answer | None, count: int, *, is_plain: bool = True, now_s: fl
         if count > 1:
             return Verdict(again=everything, remedy=Remedy.SMALLER, problem=problem)
         named = text_of(document.get("field"))
-        if named is None:  # of another server, or a proxy: it would refuse every reading
+        if named is None:  # of another server or a proxy, which would refuse every reading
             return Verdict(again=everything, remedy=Remedy.PERSON, problem=problem)
-        return Verdict(rejected=[Rejection(0, named, shown(document.get("value")), problem)])
-    is_passing = answer.status in BUSY or answer.status >= 500
-    is_foreign = answer.status < 300 or answer.status == 400
-    remedy = Remedy.LATER if is_passing or is_foreign else Remedy.PERSON
+        return Verdict(rejected=[Rejection(0, named, short(document.get("value")), problem)])
+    is_temporary = answer.status in BUSY or answer.status >= 500
+    is_unknown = answer.status < 300 or answer.status == 400
+    remedy = Remedy.LATER if is_temporary or is_unknown else Remedy.PERSON
     return Verdict([], [], everything, remedy, problem, retry_after_s)
 
 
-def of_each(
+def verdict_by_reading(
     document: dict[str, Any], status: int, count: int, retry_after_s: float
 ) -> Verdict | None:
-    """The verdict where the answer tells the fate of every reading; None where it doesn't."""
+    """Return the verdict if the answer has a result for every reading, else None."""
     if status not in {202, 400, 503}:
         return None
     entries = document.get("partly", [])
@@ -118,7 +118,7 @@ def of_each(
 
 
 def rejections(entries: Any, count: int) -> list[Rejection] | None:
-    """What was refused; None where the list isn't one of the pipeline's."""
+    """Return the rejections in a list of the answer; None if the pipeline gives no such list."""
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         return None
     if any(indexes([entry.get("index")], count) is None for entry in entries):
@@ -127,7 +127,7 @@ def rejections(entries: Any, count: int) -> list[Rejection] | None:
         Rejection(
             entry["index"],
             text_of(entry.get("field")),
-            shown(entry.get("value")),
+            short(entry.get("value")),
             text_of(entry.get("reason")) or "no reason was given",
         )
         for entry in entries
@@ -135,29 +135,29 @@ def rejections(entries: Any, count: int) -> list[Rejection] | None:
 
 
 def text_of(value: Any) -> str | None:
-    """A text of an answer, of bounded length and such as can be stored; None where it is none."""
+    """Return a string of an answer, cut, in valid Unicode; None for any other value."""
     if not isinstance(value, str):
         return None
     return value[:TEXT_LENGTH].encode("utf-8", "replace").decode()
 
 
-def shown(value: Any) -> Any:
-    """A value of an answer; None where it is longer than the pipeline shows one."""
+def short(value: Any) -> Any:
+    """Return a value of an answer; None if it is longer than the pipeline's values are."""
     return value if len(json.dumps(value)) <= TEXT_LENGTH else None
 
 
-def indexes(found: Any, count: int) -> list[int] | None:
-    """Different indexes of the batch, in order; None where it is anything else."""
-    if not isinstance(found, Iterable) or isinstance(found, str):
+def indexes(value: Any, count: int) -> list[int] | None:
+    """Return distinct indexes of the batch, in order; None if `value` isn't a list of such."""
+    if not isinstance(value, Iterable) or isinstance(value, str):
         return None
-    listed = list(found)
+    listed = list(value)
     if not all(type(index) is int and 0 <= index < count for index in listed):
         return None
     return sorted(listed) if len(set(listed)) == len(listed) else None
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in a body, or an empty one if there is none."""
+    """Return the JSON object in a body; an empty one if the body has none."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
@@ -166,7 +166,7 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 
 def retry_after_seconds(text: str | None, now_s: float) -> float:
-    """The pause that an answer asks for, in seconds or by a date; 0 when it asks for none."""
+    """Return the seconds of a Retry-After, which has seconds or a date; 0 without one."""
     if not text:
         return 0.0
     try:
@@ -177,5 +177,5 @@ def retry_after_seconds(text: str | None, now_s: float) -> float:
 
 
 def seconds_until(date: str, now_s: float) -> float:
-    """How long it is until an HTTP date."""
+    """Return the seconds until an HTTP date."""
     return parsedate_to_datetime(date).timestamp() - now_s

@@ -1,4 +1,4 @@
-"""`telemetry-client`: record, send and look, from a shell."""
+"""The command `telemetry-client`: records and sends readings from a shell."""
 
 import argparse
 import json
@@ -21,11 +21,11 @@ from telemetry_client.reading import from_iso
 from telemetry_client.store import Store, StoreOptions
 from telemetry_client.transport import Transport
 
-TOKEN_VARIABLE = "TELEMETRY_TOKEN"  # noqa: S105 - the name of it
+TOKEN_VARIABLE = "TELEMETRY_TOKEN"  # noqa: S105 - the variable's name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; 0 when all went well, 1 with a message when not."""
+    """Run a command; return 0 if all went well, or print a message and return 1."""
     options = parser().parse_args(arguments)
     try:
         done: int = options.do(options)
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def record(options: argparse.Namespace) -> int:
-    """Keep one reading, or one for each line of JSON on standard input."""
+    """Record a reading, or one for each line of JSON on standard input."""
     if options.metrics == ["-"]:
         readings = [line_of(number, line) for number, line in enumerate(sys.stdin, 1)]
     else:
@@ -52,7 +52,7 @@ def record(options: argparse.Namespace) -> int:
 
 
 def send(options: argparse.Namespace) -> int:
-    """Send what waits until nothing is left, or, with --follow, until a signal."""
+    """Send the waiting readings until none is left; with --follow, until a signal."""
     problems: list[Verdict] = []
     chosen = ClientOptions(on_problem=problems.append)
 
@@ -68,32 +68,32 @@ def send(options: argparse.Namespace) -> int:
                 client.run()
             client.flush(options.timeout)
         except KeyboardInterrupt:
-            pass  # what waits stays in the store
+            pass  # waiting readings stay in the store
         finally:
             client.close()
         status = store.status()
-    left = f", {client.problem}" if client.problem else ""
-    left += f", {status.undated} of them for the clock to be set" if status.undated else ""
+    reasons = f", {client.problem}" if client.problem else ""
+    reasons += f", {status.undated} of them for the clock to be set" if status.undated else ""
     waiting = status.waiting + status.undated
     metrics = f" and {status.metrics_refused} metrics" if status.metrics_refused else ""
     refused = f"{status.rejected}{metrics}"
-    sys.stderr.write(f"taken {status.taken}, refused {refused}, waiting {waiting}{left}\n")
+    sys.stderr.write(f"taken {status.taken}, refused {refused}, waiting {waiting}{reasons}\n")
     is_hopeless = any(verdict.remedy is Remedy.PERSON for verdict in problems)
     return 1 if waiting or is_hopeless else 0
 
 
 def status(options: argparse.Namespace) -> int:
-    """Print what is in the store, as JSON."""
-    return printed(options, lambda store: asdict(store.status()))
+    """Print the store's status as JSON."""
+    return print_json(options, lambda store: asdict(store.status()))
 
 
 def rejected(options: argparse.Namespace) -> int:
     """Print the readings that the pipeline refused, as JSON."""
-    return printed(options, lambda store: store.rejected(options.limit))
+    return print_json(options, lambda store: store.rejected(options.limit))
 
 
-def printed(options: argparse.Namespace, look: Any) -> int:
-    """Print what `look` sees in the store."""
+def print_json(options: argparse.Namespace, look: Any) -> int:
+    """Print the result of `look`, called with the store."""
     if not Path(options.store).exists():
         raise Invalid("--store", options.store, "is not there: `record` makes it")
     with closing(opened(options)) as store:
@@ -102,12 +102,12 @@ def printed(options: argparse.Namespace, look: Any) -> int:
 
 
 def opened(options: argparse.Namespace) -> Store:
-    """The store that the options name."""
+    """Return the store of `--store`, opened."""
     return Store(options.store, options.device, StoreOptions(synchronous=options.synchronous))
 
 
 def transport_of(options: argparse.Namespace) -> Transport:
-    """The way to the pipeline that the options name."""
+    """Return the transport that the options name."""
     certificate = (options.certificate, options.key) if options.certificate else None
     formats: dict[str, Format] = {"json": Json(), "json-gzip": Json(gzip=True)}
     chosen = formats.get(options.format) or Avro(options.schema_version_id)
@@ -123,7 +123,7 @@ def transport_of(options: argparse.Namespace) -> Transport:
             body_format=chosen,
         )
     if not options.url:
-        raise Invalid("--url", options.url, "is no address: the API has one, or give --mqtt HOST")
+        raise Invalid("--url", options.url, "is not an address: give the API's, or --mqtt HOST")
     token = os.environ.get(TOKEN_VARIABLE, "")
     if options.token_file:
         token = Path(options.token_file).read_text("utf-8").strip()
@@ -133,7 +133,7 @@ def transport_of(options: argparse.Namespace) -> Transport:
 
 
 def pair_of(text: str) -> tuple[str, Any]:
-    """`temperature=21.5` as a name and a number."""
+    """Return the name and the number in `temperature=21.5`; raise Invalid for other text."""
     name, equals, value = text.partition("=")
     try:
         return name, float(value)
@@ -143,18 +143,18 @@ def pair_of(text: str) -> tuple[str, Any]:
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Names with their values; Invalid for a name that is there twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """Return values by name; raise Invalid for a name that occurs twice."""
+    values_by_name = dict(pairs)
+    if len(values_by_name) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         values = " and ".join(str(value) for name, value in pairs if name == twice)
         raise Invalid(twice, values, "is there twice; leave one out")
-    return found
+    return values_by_name
 
 
 def line_of(number: int, line: str) -> dict[str, Any]:
-    """A line of standard input: a JSON object of metrics."""
+    """Return the JSON object of metrics in a line of standard input; raise Invalid."""
     try:
         text = line.removeprefix("\ufeff").rstrip("\0\r\n")
         document = json.loads(text, object_pairs_hook=once)
@@ -168,7 +168,7 @@ def line_of(number: int, line: str) -> dict[str, Any]:
 
 
 def at_of(value: Any) -> Any:
-    """A time as the store takes it."""
+    """Return a time as the store takes it; raise Invalid for text that isn't a time."""
     if not isinstance(value, str):
         return value
     try:
@@ -179,7 +179,7 @@ def at_of(value: Any) -> Any:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     whole = argparse.ArgumentParser("telemetry-client", description=__doc__)
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
     store = argparse.ArgumentParser(add_help=False)
@@ -189,20 +189,20 @@ def parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("record", parents=[store], help=record.__doc__)
     one.add_argument("metrics", nargs="+", metavar="METRIC=NUMBER", help="or - for standard input")
-    one.add_argument("--at", help="when it was taken, if not now: ISO 8601 or epoch ms")
+    one.add_argument("--at", help="the time of the measurement, if not now: ISO 8601 or epoch ms")
     one.set_defaults(do=record)
 
     out = commands.add_parser("send", parents=[store], help=send.__doc__)
     out.add_argument("--url", help="the API's address, with its stage")
-    out.add_argument("--token-file", help=f"holds the token; or {TOKEN_VARIABLE} does")
+    out.add_argument("--token-file", help=f"the token's file (default: {TOKEN_VARIABLE})")
     out.add_argument("--mqtt", metavar="HOST[:PORT]", help="send over MQTT instead")
-    out.add_argument("--ca", help="a file of the certificates to trust, if not the system's")
-    out.add_argument("--certificate", help="the device's certificate; --key has its key")
-    out.add_argument("--key")
+    out.add_argument("--ca", help="file of the certificates to trust (default: the system's)")
+    out.add_argument("--certificate", help="file of the device's certificate")
+    out.add_argument("--key", help="file of the certificate's key")
     out.add_argument("--format", choices=("json", "json-gzip", "avro"), default="json")
-    out.add_argument("--schema-version-id", help="of the newest reading schema, for avro")
-    out.add_argument("--timeout", type=float, help="seconds to try; without it, until all is sent")
-    out.add_argument("--follow", action="store_true", help="go on with what is recorded later")
+    out.add_argument("--schema-version-id", help="id of the newest reading schema, for avro")
+    out.add_argument("--timeout", type=float, help="seconds to try (default: until all is sent)")
+    out.add_argument("--follow", action="store_true", help="also send readings recorded later")
     out.set_defaults(do=send)
 
     look = commands.add_parser("status", parents=[store], help=status.__doc__)

@@ -1,4 +1,4 @@
-"""The client: records at once, sends in the background, and tells what it can't mend itself."""
+"""The client: records at once, sends in the background, and reports problems."""
 
 import logging
 import random
@@ -23,22 +23,22 @@ FLUSH_POLL_S = 0.02
 
 @dataclass(frozen=True)
 class ClientOptions:
-    """When to send, and what to keep."""
+    """Options of sending and of the store."""
 
     batch_max: int = BATCH_MAX
-    """Readings in a request at most."""
+    """Maximum of readings in a request."""
     batch_age_s: float = 10.0
-    """How long a reading waits at most for others to fill its batch."""
+    """Maximum time that a reading waits for others to fill its batch."""
     close_s: float = 5.0
-    """How long the end of a `with` block tries to send what waits."""
+    """How long the end of a `with` block tries to send waiting readings."""
     pace: PaceOptions = field(default_factory=PaceOptions)
     store: StoreOptions = field(default_factory=StoreOptions)
     on_problem: Callable[[Verdict], None] | None = None
-    """Called, by the thread that sends, with each verdict that has a problem, a rejection, or a
-    metric that was refused of a reading that is taken (`partly`)."""
+    """Called by the sending thread with each verdict that has a problem, a rejection, or a refused
+    metric of a taken reading (`partly`)."""
 
     def __post_init__(self) -> None:
-        """Raise Invalid for what can't be."""
+        """Raise Invalid for an option out of its range."""
         if not 1 <= self.batch_max <= BATCH_MAX:
             raise Invalid("batch_max", self.batch_max, f"is not from 1 to {BATCH_MAX}")
         if not self.batch_age_s >= 0:
@@ -79,7 +79,7 @@ class Client:
         self._waits_since = 0.0
         self._thread: threading.Thread | None = None
         self.problem: str | None = None
-        """What went wrong with the last request; None when nothing did."""
+        """The problem of the last request; None if it had none."""
 
     def __enter__(self) -> Self:
         """Start to send in the background."""
@@ -92,18 +92,18 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Send what waits, for a while; what is left is sent next time."""
+        """Send waiting readings for `close_s`; the others are sent next time."""
         self.close(self._options.close_s)
 
     def record(
         self, metrics: Mapping[str, float | None] | None = None, /, **more: Any
     ) -> int | None:
-        """Keep a reading: `record(temperature=21.5)`. When it returns, the reading is in the file.
+        """Record a reading: `record(temperature=21.5)`. After the return it is in the file.
 
-        Returns its instant in ms, or None where the clock isn't set yet. Raises Invalid, StoreFull
-        or StoreFailed; then nothing was kept. `recorded_at`, a datetime or epoch ms, is for a
-        reading that wasn't taken just now. Conflicting is the Invalid of a metric that has another
-        value at that instant, in a reading that waits or that was recorded a moment ago.
+        Return its instant in epoch ms, or None if the clock isn't set yet. `recorded_at`, a
+        datetime or epoch ms, is for a reading that wasn't measured just now. Raise Invalid,
+        StoreFull or StoreFailed; then nothing was recorded. Raise Conflicting, an Invalid, if a
+        metric has another value at that instant, in a waiting reading or a very recent one.
         """
         recorded_at = more.pop("recorded_at", None)
         at_ms = self.store.record({**(metrics or {}), **more}, recorded_at)
@@ -113,22 +113,22 @@ class Client:
         return at_ms
 
     def start(self) -> None:
-        """Send in a thread of its own, until `close`."""
+        """Start a thread that sends until `close`."""
         if self._thread is None:
             self._thread = threading.Thread(target=self.run, name="telemetry-client", daemon=True)
             self._thread.start()
 
     def run(self) -> None:
-        """Send whatever is due, until `close` is called by another thread.
+        """Send due readings until another thread calls `close`.
 
-        Nothing that goes wrong ends it: the device records on, and somebody has to send.
+        No error ends it: the device goes on recording, so sending must go on, too.
         """
         while not self._is_closing.is_set():
             self._wake.clear()
             try:
                 pause_s = self._send_due()
             except StoreFailed as error:
-                self._tell(Verdict(remedy=Remedy.PERSON, problem=str(error)))
+                self._report(Verdict(remedy=Remedy.PERSON, problem=str(error)))
             except Exception as error:
                 LOG.exception("sending goes on after")
                 self.problem = repr(error)
@@ -137,11 +137,11 @@ class Client:
                     self._wake.wait(pause_s)
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Send all that waits, without waiting for full batches; True once nothing is left.
+        """Send all waiting readings, without waiting for full batches; return True if all are sent.
 
-        False when the time is up; a request that is under way then is waited for, as long as the
-        transport does. Pauses that the pipeline or a failure asks for are kept. What waits for the
-        clock to be set can't be sent, and isn't waited for. Raises StoreFailed.
+        Return False when the time is up. A request that is under way then still ends, at the latest
+        by the transport's timeout. Pauses that the pipeline or a failure demands are kept. Readings
+        that wait for the clock to be set can't be sent, and aren't waited for. Raise StoreFailed.
         """
         deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
         self._is_flushing = True
@@ -162,7 +162,7 @@ class Client:
         return True
 
     def close(self, timeout_s: float = 0.0) -> None:
-        """Stop; with a time, try to send what waits first. What is left stays in the store."""
+        """Stop; first try to send for `timeout_s`. Unsent readings stay in the store."""
         if self._is_closing.is_set():
             return
         try:
@@ -178,15 +178,15 @@ class Client:
                 self.store.close()
 
     def status(self) -> Status:
-        """What is in the store, and what became of all that was."""
+        """Return the counts of the store: waiting readings and past results."""
         return self.store.status()
 
     def _is_sent(self) -> bool:
-        # `take` sees what waited for a clock that is set now, and what other processes recorded
+        # `take` also finds readings that waited for the clock, or that other processes recorded
         return self.store.waiting == 0 and not self.store.take(1, 1)
 
     def _send_due(self) -> float:
-        """Send a batch if one is due; the seconds until there is more to do."""
+        """Send a batch if one is due; return the seconds until the next one may be."""
         with self._sending:
             now = time.monotonic()
             if now < self._not_before:
@@ -194,7 +194,7 @@ class Client:
             try:
                 return self._send_batch(now)
             except Exception:
-                # A full disk takes no note of what was sent: it must not be sent without a pause.
+                # On a full disk the store can't record results: don't send again without a pause.
                 self._pause(Verdict(remedy=Remedy.LATER), 0)
                 raise
 
@@ -216,7 +216,7 @@ class Client:
             [(batch[each.index], each) for each in verdict.partly],
         )
         pause_s = self._pause(verdict, len(batch))
-        self._tell(verdict)
+        self._report(verdict)
         return pause_s
 
     def _pause(self, verdict: Verdict, sent: int) -> float:
@@ -224,7 +224,7 @@ class Client:
         self._not_before = time.monotonic() + pause_s
         return pause_s
 
-    def _tell(self, verdict: Verdict) -> None:
+    def _report(self, verdict: Verdict) -> None:
         for each in verdict.rejected:
             LOG.warning("a reading was refused: %s: %s", each.field, each.reason)
         for each in verdict.partly:

@@ -1,4 +1,4 @@
-"""The device's two clocks: the wall's, which may be wrong and may jump, and the uptime's."""
+"""The device's two clocks: the wall clock, which may be wrong and may jump, and the uptime."""
 
 import time
 import uuid
@@ -10,31 +10,31 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Clock(Protocol):
-    """What the store asks of time."""
+    """The clocks that the store needs."""
 
     boot: str
-    """Names the start of the machine that `uptime_ms` counts from."""
+    """An id of the machine's boot, from which `uptime_ms` counts."""
 
     def now_ms(self) -> int:
-        """Epoch ms, as far as the device knows them."""
+        """Return epoch ms; they are wrong while the clock isn't set."""
 
     def uptime_ms(self) -> int:
-        """Milliseconds since the boot; never jumps."""
+        """Return the ms since the boot; they never jump."""
 
 
 class SystemClock:
-    """The machine's own. Where it can't name its boot, each process is a boot of its own."""
+    """The machine's clocks. If the machine has no id of its boot, each process has one."""
 
     def __init__(self) -> None:
-        """Read which boot this is."""
+        """Read the boot's id."""
         self.boot = boot_id()
 
     def now_ms(self) -> int:
-        """Epoch ms by the machine's clock."""
+        """Return epoch ms by the machine's clock."""
         return time.time_ns() // 1_000_000
 
     def uptime_ms(self) -> int:
-        """Sleep counts, where the machine can tell."""
+        """Return the ms since the boot, with the time asleep if the system has such a clock."""
         if hasattr(time, "CLOCK_BOOTTIME"):
             return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
         return time.monotonic_ns() // 1_000_000
@@ -42,7 +42,7 @@ class SystemClock:
 
 @cache
 def boot_id() -> str:
-    """The kernel's name for this boot, or one for this process."""
+    """Return the kernel's id of this boot, or else an id of this process."""
     try:
         return BOOT_ID.read_text("ascii").strip()
     except OSError:

@@ -1,7 +1,7 @@
-"""What a caller may have to handle.
+"""The errors that this package raises.
 
 ClientError
-├── Invalid       an argument isn't what it must be: field, value, and what would be right
+├── Invalid       an argument is wrong: field, value, and what would be right
 │   └── Conflicting   another value was recorded for this instant and metric
 ├── StoreFull     the store is at its bound, and its options say to refuse
 └── StoreFailed   the store's file can't be used: no space, another device's, a newer version's
@@ -11,14 +11,14 @@ from typing import Any
 
 
 class ClientError(Exception):
-    """All that this package raises on purpose."""
+    """Base of all errors that this package raises on purpose."""
 
 
 class Invalid(ClientError, ValueError):
-    """An argument that isn't what it must be."""
+    """An argument is wrong."""
 
     def __init__(self, field: str, value: Any, reason: str) -> None:
-        """Keep the parts, so that a program can tell them apart."""
+        """Keep the parts as attributes, for programs."""
         super().__init__(f"{field}: {value!r} {reason}")
         self.field = field
         self.value = value
@@ -26,14 +26,14 @@ class Invalid(ClientError, ValueError):
 
 
 class Conflicting(Invalid):
-    """A value that differs from one that was recorded for the same instant and metric.
+    """A value differs from a recorded one of the same instant and metric.
 
     The pipeline keeps one value of a metric at an instant, so the other one would be lost.
     """
 
 
 class StoreFull(ClientError):
-    """Nothing was recorded: the store is at its bound."""
+    """Nothing was recorded, because the store is full."""
 
 
 class StoreFailed(ClientError):

@@ -1,4 +1,4 @@
-"""How a batch is written: JSON, or Avro under the header of AWS Glue's schema registry."""
+"""Formats of a batch: JSON, or Avro with the header of AWS Glue's schema registry."""
 
 import io
 import json
@@ -19,7 +19,7 @@ GLUE_UNCOMPRESSED = 0
 
 
 class Body(NamedTuple):
-    """A batch as bytes; `name` is its format's in an MQTT topic, where `+` is a wildcard."""
+    """A batch as bytes; `name` is its format's name in an MQTT topic."""
 
     data: bytes
     content_type: str
@@ -29,10 +29,10 @@ class Body(NamedTuple):
 
 
 class Format(Protocol):
-    """A way to write a batch."""
+    """A format of a batch."""
 
     def encode(self, device_id: str, readings: Sequence[Queued]) -> Body:
-        """The readings as bytes."""
+        """Return the readings as bytes."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Json:
     gzip: bool = False
 
     def encode(self, device_id: str, readings: Sequence[Queued]) -> Body:
-        """The list: who posts is in the path or topic, so it isn't repeated in each reading."""
+        """Return the list, without the device: the path or topic names it."""
         del device_id
         documents = (f'{{"recorded_at":{each[1]},{each[2][1:]}' for each in readings)
         data = f"[{','.join(documents)}]".encode()
@@ -53,16 +53,16 @@ class Json:
 
 
 class Avro:
-    """Glue's header, then Avro records one after another. Needs the extra `avro`."""
+    """Glue's header, followed by Avro records. Needs the extra `avro`."""
 
     CONTENT_TYPE = "application/vnd.apache.avro+glue"
 
     def __init__(
         self, schema_version_id: str, version: int | None = None, *, gzip: bool = False
     ) -> None:
-        """Write by the reading schema's `version` (the newest by default), registered as that id.
+        """Take the reading schema's `version` (default: the newest) and its id in the registry.
 
-        Raises Invalid for an id that is none, or a version that this package doesn't have.
+        Raise Invalid if the id isn't a UUID, or this package doesn't have the version.
         """
         try:
             self._id = uuid.UUID(schema_version_id)
@@ -75,10 +75,10 @@ class Avro:
             raise Invalid("version", version, f"is not one of {', '.join(map(str, known))}")
         self._metrics = {each["name"] for each in known[self._version]["fields"] if "unit" in each}
         self._gzip = gzip
-        parsed(self._version)  # tells now whether fastavro is there
+        parsed(self._version)  # raises now if fastavro is missing
 
     def encode(self, device_id: str, readings: Sequence[Queued]) -> Body:
-        """The records; a batch with a metric that the version doesn't have goes as JSON."""
+        """Return the records; as JSON if a metric isn't in the schema's version."""
         from fastavro import schemaless_writer  # noqa: PLC0415 - an extra
 
         out = io.BytesIO()
@@ -97,7 +97,7 @@ class Avro:
 
 @cache
 def parsed(version: int) -> Any:
-    """A version's schema as fastavro has it."""
+    """Return a version's schema as fastavro parses it; raise Invalid without fastavro."""
     try:
         from fastavro import parse_schema  # noqa: PLC0415 - an extra
     except ImportError:
@@ -108,6 +108,6 @@ def parsed(version: int) -> Any:
 
 
 def compressed(data: bytes) -> bytes:
-    """Gzip without a time of its own, so equal batches are equal bytes."""
+    """Return gzip data without a timestamp, so that equal batches give equal bytes."""
     squeeze = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP_WBITS)
     return squeeze.compress(data) + squeeze.flush()

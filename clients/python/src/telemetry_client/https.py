@@ -1,4 +1,4 @@
-"""HTTPS: `POST /devices/{device_id}/readings` over a connection that is kept alive."""
+"""HTTPS transport: `POST /devices/{device_id}/readings` over a kept-alive connection."""
 
 import http.client
 import ssl
@@ -15,7 +15,7 @@ from telemetry_client.formats import Body, Format, Json
 from telemetry_client.reading import Queued
 from telemetry_client.transport import ANSWER_BYTES_MAX, check_host
 
-# How a kept connection shows that the server has ended it since
+# The errors of a kept-alive connection that the server has closed meanwhile
 STALE = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -36,14 +36,14 @@ class Https:
         client_certificate: tuple[str, str] | None = None,
         proxy: str | None = "environment",
     ) -> None:
-        """`url` is the API's, with its stage; `token` the device's.
+        """Take the API's `url`, with its stage, and the device's `token`; raise Invalid.
 
-        `proxy`: an http:// URL, None for none, or as the environment says (HTTPS_PROXY, NO_PROXY).
+        `proxy`: an http:// URL, None for no proxy, or `environment` (HTTPS_PROXY, NO_PROXY).
         `client_certificate`: the files of a certificate and its key.
         """
         self._url = checked_url("url", url)
         if "@" in self._url.netloc:
-            raise Invalid("url", "…@…", "has a name or password, which the API doesn't know")
+            raise Invalid("url", "…@…", "has a name or password, which the API doesn't take")
         if not token or not token.isascii() or not token.isprintable() or " " in token:
             raise Invalid("token", "…", "is not a token as POST /tokens gives it")
         if not timeout_s > 0:
@@ -60,7 +60,7 @@ class Https:
         self._connection: http.client.HTTPConnection | None = None
 
     def deliver(self, device_id: str, readings: Sequence[Queued]) -> Verdict:
-        """Post them; a format that the API can't read is given up for plain JSON."""
+        """Post the readings; if the API can't read the format, use plain JSON from then on."""
         body = self._format.encode(device_id, readings)
         answer, problem = self._ask(f"/devices/{device_id}/readings", body)
         verdict = judge(answer, len(readings), is_plain=body.is_plain, now_s=time.time())
@@ -77,7 +77,7 @@ class Https:
             self._connection = None
 
     def _ask(self, path: str, body: Body) -> tuple[Answer | None, str | None]:
-        """The answer, or what went wrong; again at once where a kept connection had ended."""
+        """Return the answer or a problem; try again at once if a kept connection had ended."""
         was_kept = self._connection is not None
         try:
             return self._request(path, body), None
@@ -129,7 +129,7 @@ class Https:
         return connection
 
     def _target(self, path: str) -> str:
-        """What the request line names: through a proxy without a tunnel, the whole address."""
+        """Return the request's target: a path, or the whole URL for a proxy without a tunnel."""
         target = self._url.path.rstrip("/") + path
         if self._proxy and not self._tls:
             return f"{self._url.scheme}://{self._url.netloc}{target}"
@@ -137,7 +137,7 @@ class Https:
 
 
 def checked_url(field: str, url: str) -> SplitResult:
-    """An http or https URL without anything that would be lost, or Invalid."""
+    """Return an http or https URL, parsed; raise Invalid, also for a query or a fragment."""
     reason = "is not an address such as https://api.example.com/prod"
     try:
         parts = urlsplit(url)
@@ -152,7 +152,7 @@ def checked_url(field: str, url: str) -> SplitResult:
 
 
 def proxy_of(url: SplitResult, proxy: str | None) -> SplitResult | None:
-    """The proxy to go through, if any."""
+    """Return the proxy of requests to `url`, or None; raise Invalid for a wrong one."""
     if proxy == "environment":
         proxy = None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
     if not proxy:
@@ -164,7 +164,7 @@ def proxy_of(url: SplitResult, proxy: str | None) -> SplitResult | None:
 
 
 def proxy_headers(proxy: SplitResult) -> dict[str, str]:
-    """What tells a proxy who asks."""
+    """Return the headers that authenticate with a proxy."""
     if proxy.username is None:
         return {}
     name = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"

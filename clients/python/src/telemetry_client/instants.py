@@ -1,27 +1,26 @@
-"""Which instants a device has used: no two of its readings may have the same one.
+"""The instants that a device's readings have used: no two readings may have the same one.
 
-While the clock runs forward, the newest instant is all there is to know. Once it has jumped back,
-the instants behind the newest one matter too. Those of recent readings are known one by one; of
-older ones only the spans that they lie in are kept, and a clock that reads a time inside such a
-span is not believed.
+While the clock runs forward, only the newest instant matters. After it has jumped back, the earlier
+instants matter, too. Those of recent readings are known one by one. Of older ones only the spans
+that contain them are known, and a clock that shows a time in such a span isn't believed.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 GAP_MS = 86_400_000
-STEP_MS = 1000  # a clock this much behind itself has been set back, not adjusted
+STEP_MS = 1000  # a clock that jumps back by more than this was set back, not adjusted
 
 
 class Span(NamedTuple):
-    """From the first to the last instant, both included."""
+    """The time from a first to a last instant, both included."""
 
     first_ms: int
     last_ms: int
 
 
 def runs(instants: Iterable[int]) -> Iterator[list[int]]:
-    """The instants in order, apart wherever a day or more lies between two of them."""
+    """Yield the sorted instants in runs; gaps of a day or more separate the runs."""
     run: list[int] = []
     for instant in sorted(instants):
         if run and instant - run[-1] >= GAP_MS:
@@ -33,7 +32,7 @@ def runs(instants: Iterable[int]) -> Iterator[list[int]]:
 
 
 def joined(spans: Iterable[Span]) -> list[Span]:
-    """The spans in order, those less than a day apart as one."""
+    """Return the spans in order; those less than a day apart are joined."""
     result: list[Span] = []
     for span in sorted(spans):
         if result and span.first_ms - result[-1].last_ms < GAP_MS:
@@ -44,12 +43,15 @@ def joined(spans: Iterable[Span]) -> list[Span]:
 
 
 class Instants:
-    """Gives each reading an instant of its own: the clock's, or the next that is free."""
+    """Gives each reading an instant of its own: the clock's, or the next free one."""
 
     def __init__(
         self, last_ms: int, newest_ms: int, spans: list[Span], load: Callable[[int], set[int]]
     ) -> None:
-        """`last_ms` was given last; `load` tells which are used from one on, outside of `spans`."""
+        """Take the last given instant, the newest one, and the spans of old ones.
+
+        `load` returns the used instants from a given one on, except those in `spans`.
+        """
         self._clock_ms = self._last_ms = last_ms
         self._newest_ms = newest_ms
         self._spans = spans
@@ -59,22 +61,22 @@ class Instants:
 
     @property
     def newest_ms(self) -> int:
-        """The latest of all instants that are used."""
+        """The latest used instant."""
         return self._newest_ms
 
     def is_believed(self, now_ms: int) -> bool:
-        """Whether the clock reads a time of which all that was used is known."""
+        """Return whether all used instants around the clock's time are known one by one."""
         return not any(span.first_ms <= now_ms <= span.last_ms for span in self._spans)
 
     def give(self, now_ms: int) -> int:
-        """An instant for a reading that is recorded now."""
+        """Return an instant for a reading that is recorded now."""
         is_set_back = now_ms < self._clock_ms - STEP_MS
         self._clock_ms = now_ms
         self._last_ms = self.give_at(now_ms if is_set_back else max(now_ms, self._last_ms + 1))
         return self._last_ms
 
     def give_at(self, at_ms: int) -> int:
-        """An instant for a reading that was recorded then."""
+        """Return an instant for a reading that was recorded at `at_ms`."""
         if at_ms <= self._newest_ms:
             if at_ms < self._used_from_ms:
                 self._used = self._load(at_ms)
@@ -85,7 +87,7 @@ class Instants:
         return at_ms
 
     def note(self, at_ms: int) -> None:
-        """Remember that an instant is used."""
+        """Record that an instant is used."""
         if at_ms > self._newest_ms:
             self._newest_ms, self._used, self._used_from_ms = at_ms, set(), at_ms + 1
         elif at_ms >= self._used_from_ms:

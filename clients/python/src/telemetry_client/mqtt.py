@@ -1,6 +1,6 @@
-"""MQTT to AWS IoT Core, QoS 1: a reading is done when the broker has acknowledged it.
+"""MQTT transport to AWS IoT Core, QoS 1: a reading is taken once the broker has acknowledged it.
 
-Nobody answers for single readings here: what the pipeline refuses is in its quarantine.
+There is no answer about single readings: the pipeline puts refused ones into its quarantine.
 """
 
 import ssl
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from paho.mqtt.client import Client as PahoClient
     from paho.mqtt.client import MQTTMessageInfo
 
-INFLIGHT_MAX = 100  # IoT Core's limit for a connection, on the way and in a second
+INFLIGHT_MAX = 100  # IoT Core's limit of a connection: unacknowledged messages, and per second
 KEEPALIVE_S = 60
 POLL_S = 0.02
 ENDED = (
@@ -46,14 +46,15 @@ class Mqtt:
         timeout_s: float = 30.0,
         tls: bool = True,
     ) -> None:
-        """`client_certificate`: the files of the device's certificate and its key.
+        """Take the broker's address; raise Invalid for a wrong argument.
 
-        `topics`: `batch` sends a batch in a message, `readings` one reading (JSON) in each.
+        `client_certificate`: the files of the device's certificate and its key.
+        `topics`: `batch` sends a batch per message, `readings` one JSON reading per message.
         """
         if topics not in {"batch", "readings"}:
             raise Invalid("topics", topics, "is neither 'batch' nor 'readings'")
         if topics == "readings" and body_format not in {None, Json()}:
-            raise Invalid("body_format", body_format, "is not JSON, as the topic `readings` takes")
+            raise Invalid("body_format", body_format, "is not JSON, which topic `readings` needs")
         try:
             import paho.mqtt.client  # noqa: F401, PLC0415 - an extra
         except ImportError:
@@ -75,7 +76,7 @@ class Mqtt:
         self._next_burst = 0.0
 
     def deliver(self, device_id: str, readings: Sequence[Queued]) -> Verdict:
-        """Publish them, and wait until the broker has acknowledged each message."""
+        """Publish the readings, and wait until the broker has acknowledged each message."""
         everything = list(range(len(readings)))
         deadline = time.monotonic() + self._timeout_s
         try:
@@ -89,7 +90,7 @@ class Mqtt:
         if all(acknowledged):
             return Verdict(taken=everything)
         problem = "no acknowledgement" if client.is_connected() else ENDED
-        self.close()  # and with it what it would publish again by itself
+        self.close()  # otherwise paho would publish unacknowledged messages again by itself
         if self._topics == "batch":
             return Verdict(again=everything, remedy=Remedy.LESS, problem=problem)
         again = [index for index in everything if not acknowledged[index]]
@@ -118,7 +119,7 @@ class Mqtt:
         for index, each in enumerate(messages):
             if index % INFLIGHT_MAX == 0 and len(messages) > 1:
                 time.sleep(max(0.0, self._next_burst - time.monotonic()))
-                self._next_burst = time.monotonic() + 1.0  # IoT Core takes no more in a second
+                self._next_burst = time.monotonic() + 1.0  # IoT Core's limit is per second
             published.append(client.publish(*each, qos=1))
         return published
 
@@ -127,7 +128,7 @@ class Mqtt:
         published: "MQTTMessageInfo", client: "PahoClient", deadline: float
     ) -> bool:
         if published.rc != 0:
-            return False  # there was no connection any more; `is_published` would raise
+            return False  # the connection had ended; `is_published` would raise
         while not published.is_published():
             if not client.is_connected() or time.monotonic() > deadline:
                 return False
@@ -135,7 +136,7 @@ class Mqtt:
         return True
 
     def _connected(self, device_id: str, deadline: float) -> "PahoClient":
-        """The connection; PermissionError if the broker refuses the device, else OSError."""
+        """Return the connection; raise PermissionError if the broker refuses it, else OSError."""
         if self._client and self._client.is_connected() and self._device_id == device_id:
             return self._client
         self.close()

@@ -1,4 +1,4 @@
-"""What a reading may hold: checked before it is recorded, by the schema that the pipeline has."""
+"""Checks a reading before it is recorded, by the pipeline's schema."""
 
 import json
 import math
@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 from telemetry_client.errors import Invalid
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-EARLIEST_MS = 1_577_836_800_000  # 2020: a time before it is a clock that isn't set, or seconds
+EARLIEST_MS = 1_577_836_800_000  # 2020: an earlier time is from an unset clock, or in seconds
 LATEST_MS = 253_402_300_799_999  # the end of the year 9999
 YEAR_2100_MS = 4_102_444_800_000
 LEAP_SECOND = re.compile(r"(.*\D\d\d:?\d\d:?)60([.,].*|Z|[+-].*)")
-EXACT = 2**53  # below it a float holds each whole number
+EXACT = 2**53  # below it, a float is exact for whole numbers
 Schema = dict[str, Any]
 
 
 class Queued(NamedTuple):
-    """A reading on its way; `metrics` is the JSON object of its metrics, as it is stored."""
+    """A reading that waits to be sent; `metrics` is its metrics' JSON object, as stored."""
 
     number: int
     recorded_at_ms: int
@@ -32,20 +32,20 @@ class Queued(NamedTuple):
 
 @cache
 def schemas() -> tuple[Schema, ...]:
-    """Every version of a reading's schema that this package knows, the oldest first."""
+    """Return every version of the reading schema in this package, oldest first."""
     folder = files("telemetry_client") / "schemas" / "reading"
-    found = [json.loads(path.read_text("utf-8")) for path in folder.iterdir()]
-    return tuple(sorted(found, key=lambda schema: int(schema["version"])))
+    versions = [json.loads(path.read_text("utf-8")) for path in folder.iterdir()]
+    return tuple(sorted(versions, key=lambda schema: int(schema["version"])))
 
 
 @cache
 def fields() -> dict[str, dict[str, Any]]:
-    """The metrics of the newest version, by name."""
+    """Return the metrics' fields of the newest version, by name."""
     return {field["name"]: field for field in schemas()[-1]["fields"] if "unit" in field}
 
 
 def check_device_id(device_id: Any) -> str:
-    """A device's id, or Invalid."""
+    """Return a device's id; raise Invalid if it can't be one."""
     (field,) = [each for each in schemas()[-1]["fields"] if each["name"] == "device_id"]
     if not isinstance(device_id, str) or not re.fullmatch(field["pattern"].strip("^$"), device_id):
         reason = f"does not match {field['pattern']}, as {field['example']} does"
@@ -54,7 +54,7 @@ def check_device_id(device_id: Any) -> str:
 
 
 def encode_metrics(metrics: Mapping[str, float | None]) -> str:
-    """A reading's metrics as the store keeps them, or Invalid; those that are None are left out."""
+    """Return a reading's metrics as JSON, without those that are None; raise Invalid."""
     present = {name: value for name, value in metrics.items() if value is not None}
     if not present:
         raise Invalid("metrics", dict(metrics), f"has none of {', '.join(fields())}")
@@ -63,7 +63,7 @@ def encode_metrics(metrics: Mapping[str, float | None]) -> str:
 
 
 def check_metric(name: str, value: Any) -> int | float:
-    """A metric's value as it is sent; raises Invalid for one that the pipeline would refuse."""
+    """Return a metric's value as it is sent; raise Invalid if the pipeline would refuse it."""
     field = fields().get(name)
     if field is None:
         raise Invalid(name, value, f"is of no metric; the metrics are {', '.join(fields())}")
@@ -79,7 +79,7 @@ def check_metric(name: str, value: Any) -> int | float:
 
 
 def to_number(name: str, value: Any, unit: str) -> int | float:
-    """A number as JSON has them, of any type of number: Decimal's, numpy's, a Fraction."""
+    """Return a number (also a Decimal, a Fraction, or numpy's) as int or float; raise Invalid."""
     if isinstance(value, bool):
         raise Invalid(name, value, f"is a bool, and not a finite number of {unit}")
     if isinstance(value, int | float):
@@ -94,7 +94,7 @@ def to_number(name: str, value: Any, unit: str) -> int | float:
 
 
 def from_iso(text: str) -> datetime:
-    """A time in ISO 8601; raises ValueError. A second of 60, a leap second, is the one after it."""
+    """Return the time of ISO 8601 text; raise ValueError. A leap second (60) becomes the next."""
     text = text.replace("z", "Z")
     leap = LEAP_SECOND.fullmatch(text)
     if leap is None:
@@ -103,9 +103,10 @@ def from_iso(text: str) -> datetime:
 
 
 def to_ms(recorded_at: Any) -> int:
-    """Epoch ms of a caller's own time: those, also as a float, or a datetime with an offset.
+    """Return a caller's time in epoch ms.
 
-    Raises Invalid for anything else.
+    It is a datetime with an offset, or whole epoch ms, also as a float. Raise Invalid for anything
+    else, and for times outside of 2020 to 9999.
     """
     sent = recorded_at
     if isinstance(recorded_at, datetime):
@@ -117,15 +118,15 @@ def to_ms(recorded_at: Any) -> int:
     if isinstance(recorded_at, bool) or not isinstance(recorded_at, int):
         reason = "is neither a datetime with an offset nor whole epoch milliseconds"
         is_number = isinstance(recorded_at, float) and math.isfinite(recorded_at)
-        raise Invalid("recorded_at", sent, reason + (_unit_told(recorded_at) if is_number else ""))
+        raise Invalid("recorded_at", sent, reason + (_unit_hint(recorded_at) if is_number else ""))
     if not EARLIEST_MS <= recorded_at <= LATEST_MS:
-        reason = f"is not of 2020 to 9999, in epoch milliseconds{_unit_told(recorded_at)}"
+        reason = f"is not of 2020 to 9999, in epoch milliseconds{_unit_hint(recorded_at)}"
         raise Invalid("recorded_at", recorded_at, reason)
     return recorded_at
 
 
-def _unit_told(number: float) -> str:
-    """The unit in which a number would be a time of 2020 to 2100; nothing where there is none."""
+def _unit_hint(number: float) -> str:
+    """Return a hint at the unit in which a number is a time of 2020 to 2100; empty if none is."""
     for unit, at_ms in (
         ("seconds", number * 1000),
         ("microseconds", number // 1000),

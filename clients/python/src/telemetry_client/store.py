@@ -1,8 +1,8 @@
 """One device's readings in a SQLite file, from `record()` until the pipeline has taken them.
 
-A reading gets its instant, and with it its identity, when it is recorded, and keeps both for as
-long as it takes. Only a clock that isn't set yet delays that: such readings wait with their uptime
-until the clock is right, and are dated then. Several processes may use one file at once.
+A reading gets its instant, which is its identity, when it is recorded, and keeps it. Only while the
+clock isn't set, readings are stored with the uptime instead; they get their instants once the clock
+is right. Several processes may use a file at the same time.
 """
 
 import json
@@ -32,7 +32,7 @@ VERSION = 2
 SCHEMA = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE readings (
-  number INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice: two senders may hold one
+  number INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: two senders may have the same reading
   recorded_at INTEGER NOT NULL,
   metrics TEXT NOT NULL
 );
@@ -55,13 +55,13 @@ CREATE TABLE sent (
   number INTEGER PRIMARY KEY AUTOINCREMENT,
   first INTEGER NOT NULL,
   last INTEGER NOT NULL,
-  instants BLOB  -- of 8 bytes each; NULL: any of the span may be used
+  instants BLOB  -- 8 bytes each; NULL: any instant of the span may be used
 );
 CREATE TABLE counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
-ROW_BYTES = 24  # what a reading takes beside its metrics
-# Kept by the file itself: to count half a million rows takes as long as to record a hundred, and
-# each process would have to after each write of another
+ROW_BYTES = 24  # size of a reading without its metrics
+# Triggers keep the totals. Otherwise each process would count all rows after each write of another
+# one, and to count half a million rows takes as long as to record a hundred.
 TOTALS = f"""
 CREATE TABLE totals (waiting INTEGER, undated INTEGER, bytes INTEGER, newest INTEGER);
 INSERT INTO totals SELECT
@@ -80,29 +80,29 @@ CREATE TRIGGER put_off AFTER INSERT ON undated BEGIN UPDATE totals SET undated =
 CREATE TRIGGER dated AFTER DELETE ON undated BEGIN UPDATE totals SET undated = undated - 1,
   bytes = bytes - length(old.metrics) - {ROW_BYTES}; END;
 """  # noqa: S608
-SENT_MAX = 1000  # rows of so many instants at least:
-SENT_ROW = 500
+SENT_MAX = 1000  # rows of table `sent`
+SENT_ROW = 500  # least number of instants in such a row
 INSTANT_BYTES = 8
-RECENT_MAX = 1000  # instants of which a process remembers its readings
+RECENT_MAX = 1000  # instants whose readings a process remembers
 REJECTED_MAX = 10_000
-AHEAD_MS = 5 * 60_000  # the pipeline takes readings that are this much ahead
+AHEAD_MS = 5 * 60_000  # the pipeline takes readings up to this far in the future
 BUSY_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """What the store may keep, and how safely."""
+    """Options of durability and size."""
 
     synchronous: Literal["full", "normal"] = "full"
-    """`full`: what is recorded survives a loss of power. `normal`: the end of the process only;
-    the power may take the last readings with it. It saves a write to the disk per `record()`."""
+    """`full`: recorded readings survive a loss of power. `normal`: they survive the end of the
+    process, but a loss of power may lose the last ones. It saves a disk write per `record()`."""
     max_bytes: int = 64 * 1024 * 1024
-    """Of the readings that wait; the file is up to half as large again."""
+    """Bound on the waiting readings. The file is up to half as large again."""
     when_full: Literal["drop_oldest", "refuse"] = "drop_oldest"
-    """`drop_oldest` counts what it drops; `refuse` raises StoreFull."""
+    """`drop_oldest` drops and counts the oldest readings; `refuse` raises StoreFull."""
 
     def __post_init__(self) -> None:
-        """Raise Invalid for what can't be."""
+        """Raise Invalid for a wrong option."""
         if self.synchronous not in {"full", "normal"}:
             raise Invalid("synchronous", self.synchronous, "is neither 'full' nor 'normal'")
         if self.when_full not in {"drop_oldest", "refuse"}:
@@ -113,25 +113,25 @@ class StoreOptions:
 
 @dataclass(frozen=True)
 class Status:
-    """What is in a store, and what became of all that was."""
+    """The counts of a store: waiting readings and past results."""
 
     device_id: str
     waiting: int
     undated: int
-    """Recorded while the clock was not set: they wait for it."""
+    """Readings that were recorded while the clock wasn't set, and wait for it."""
     oldest_recorded_at_ms: int | None
     bytes: int
     rejected_kept: int
     taken: int
     rejected: int
     metrics_refused: int
-    """Of readings that were taken without them."""
+    """Refused metrics of taken readings."""
     dropped_full: int
     is_clock_believed: bool
 
 
 class Store:
-    """A device's readings that wait; safe to use from several threads and processes."""
+    """A device's waiting readings; safe to use from several threads and processes."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class Store:
         options: StoreOptions | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Open the file, or make it; raises StoreFailed where it can't be used."""
+        """Open the file, or make it; raise Invalid, or StoreFailed if it can't be used."""
         self.device_id = check_device_id(device_id)
         self.path = Path(path)
         self._options = options or StoreOptions()
@@ -161,26 +161,26 @@ class Store:
                 raise
 
     def close(self) -> None:
-        """Close the file; what waits stays in it."""
+        """Close the file; waiting readings stay in it."""
         with self._lock:
             self._sql.close()
 
     # Recording
 
     def record(self, metrics: Metrics, recorded_at: Any = None) -> int | None:
-        """Keep a reading; returns its instant in ms, or None where the clock isn't set yet.
+        """Record a reading; return its instant in epoch ms, or None if the clock isn't set yet.
 
-        Raises Invalid, StoreFull or StoreFailed; then nothing was kept. A caller's own
-        `recorded_at` is the reading's identity as it stands, even if another has it too: the
-        pipeline merges the two. Where both have a metric, and with different values, it would keep
-        one: raises Conflicting, as far as the other is known (it waits, or was recorded lately).
+        Raise Invalid, StoreFull or StoreFailed; then nothing was recorded. A caller's `recorded_at`
+        is kept as it is, even if another reading has it: the pipeline merges the two. If both have
+        different values of a metric, one would be lost: raise Conflicting. This works only while
+        the other reading waits or is a recent one.
         """
         return self.record_many([metrics], [recorded_at])[0]
 
     def record_many(
         self, metrics: Sequence[Metrics], recorded_at: Sequence[Any] | None = None
     ) -> list[int | None]:
-        """Keep readings, all or none of them, for the price of one write to the disk."""
+        """Record all readings or none, with one write to the disk; return their instants."""
         bodies = [encode_metrics(each) for each in metrics]
         given = [None] * len(bodies) if recorded_at is None else recorded_at
         if len(given) != len(bodies):
@@ -206,7 +206,7 @@ class Store:
         return times
 
     def _check_agreement(self, at_ms: int, body: str) -> None:
-        """Raise Conflicting for a metric with another value in what is known of an instant."""
+        """Raise Conflicting if a known reading of this instant has another value of a metric."""
         others = self._recent.get(at_ms, [])
         if at_ms <= self._newest_ms or at_ms <= self._instants.newest_ms:
             if not self._is_indexed:
@@ -225,7 +225,7 @@ class Store:
                     raise Conflicting(name, value, reason)
 
     def _remember(self, at_ms: int, body: str) -> None:
-        """Remember what was recorded lately: it may be sent before its like comes."""
+        """Remember a recent reading: it may be sent before a conflicting one is recorded."""
         known = self._recent.setdefault(at_ms, [])
         if body not in known:
             known.append(body)
@@ -233,7 +233,7 @@ class Store:
             del self._recent[next(iter(self._recent))]
 
     def _insert_now(self, body: str, at_ms: int | None, now_ms: int | None) -> int | None:
-        """Insert a reading under its caller's instant, or one of now, if that is known."""
+        """Insert a reading with its caller's instant, or one of now; undated if now isn't known."""
         if at_ms is not None:
             self._instants.note(at_ms)
         elif now_ms is not None:
@@ -257,7 +257,7 @@ class Store:
         return now_ms >= EARLIEST_MS and self._instants.is_believed(now_ms)
 
     def _date(self, now_ms: int) -> None:
-        """Date what waits for the clock; what another boot left can't be dated any more."""
+        """Give undated readings their instants; those of an earlier boot are rejected."""
         if not self._undated:
             return
         boot_ms = now_ms - self._clock.uptime_ms()
@@ -279,19 +279,19 @@ class Store:
                 f"{self.path}: {self._bytes} bytes wait, {coming} more are over max_bytes, "
                 f"{self._options.max_bytes}"
             )
-        # a hundredth more than it takes, so that not every reading has to drop one
+        # drop at least a hundredth, so that not each record() has to drop
         target = self._options.max_bytes - max(coming, self._options.max_bytes // 100)
         self._drop("readings", self._last_to_drop("readings", target))
         self._drop("undated", self._last_to_drop("undated", target))
 
     def _last_to_drop(self, table: str, target_bytes: int) -> int | None:
-        """The number of the last row to drop, so that what is left is within `target_bytes`."""
-        left, last = self._bytes, None
+        """Return the number of the last row to drop to come down to `target_bytes`, or None."""
+        remaining, last = self._bytes, None
         rows = f"SELECT number, length(metrics) FROM {table} ORDER BY number"  # noqa: S608
         for number, length in self._sql.execute(rows):
-            if left <= target_bytes:
+            if remaining <= target_bytes:
                 break
-            left, last = left - length - ROW_BYTES, number
+            remaining, last = remaining - length - ROW_BYTES, number
         return last
 
     def _drop(self, table: str, last: int | None) -> None:
@@ -300,28 +300,31 @@ class Store:
         if table == "readings":
             rows = "SELECT recorded_at FROM readings WHERE number <= ?"
             self._note_sent(row[0] for row in self._sql.execute(rows, (last,)).fetchall())
-        found = self._sql.execute(f"DELETE FROM {table} WHERE number <= ?", (last,))  # noqa: S608
-        self._count("dropped_full", found.rowcount)
+        deleted = self._sql.execute(f"DELETE FROM {table} WHERE number <= ?", (last,))  # noqa: S608
+        self._count("dropped_full", deleted.rowcount)
         self._read_totals()
 
     # Sending
 
     def take(self, limit: int, max_bytes: int) -> list[Queued]:
-        """The oldest readings that wait, at most so many; they stay until they are settled."""
+        """Return the oldest waiting readings, within `limit` and `max_bytes`.
+
+        If any waits, at least one is returned. They stay in the store until they are settled.
+        """
         with self._lock, self._writing():
             now_ms = self._clock.now_ms()
             if self._is_believed(now_ms):
                 self._date(now_ms)
             rows = "SELECT number, recorded_at, metrics FROM readings ORDER BY number LIMIT ?"
-            found = self._sql.execute(rows, (limit,)).fetchall()
-        taken: list[Queued] = []
+            oldest = self._sql.execute(rows, (limit,)).fetchall()
+        batch: list[Queued] = []
         size = 0
-        for row in found:
+        for row in oldest:
             size += len(row[2]) + ROW_BYTES
-            if taken and size > max_bytes:
+            if batch and size > max_bytes:
                 break
-            taken.append(Queued(*row))
-        return taken
+            batch.append(Queued(*row))
+        return batch
 
     def settle(
         self,
@@ -329,10 +332,10 @@ class Store:
         rejected: Iterable[tuple[Queued, Rejection]],
         partly: Iterable[tuple[Queued, Rejection]] = (),
     ) -> None:
-        """Remove what the pipeline has taken; put what it refused aside, with the reason.
+        """Remove taken readings; move rejected ones aside, with the reasons.
 
-        `partly` are metrics refused of readings that are taken. What is no longer there, since
-        another process settled it or it was dropped, isn't counted.
+        `partly` has refused metrics of taken readings. Readings that another process has settled or
+        dropped meanwhile aren't counted.
         """
         refused = list(rejected)
         if not taken and not refused:
@@ -353,9 +356,9 @@ class Store:
             self._note_sent(reading.recorded_at_ms for reading in gone)
 
     def _note_sent(self, instants: Iterable[int]) -> None:
-        """Remember the instants of readings that leave the queue: perhaps the pipeline has them.
+        """Remember the instants of readings that leave the queue: the pipeline may have them.
 
-        Those of small batches share a row, so that as many readings are known as of large ones.
+        The instants of small batches share a row, so that table `sent` covers as many readings.
         """
         gone = set(instants)
         newest = "SELECT number, instants FROM sent ORDER BY number DESC LIMIT 1"
@@ -372,8 +375,8 @@ class Store:
             self._coarsen()
 
     def _delete(self, reading: Queued) -> bool:
-        found = self._sql.execute("DELETE FROM readings WHERE number = ?", (reading.number,))
-        return bool(found.rowcount)
+        deleted = self._sql.execute("DELETE FROM readings WHERE number = ?", (reading.number,))
+        return bool(deleted.rowcount)
 
     def _reject(self, at_ms: int | None, body: str, rejection: Rejection) -> None:
         self._put_aside(at_ms, body, rejection)
@@ -393,14 +396,14 @@ class Store:
         )
 
     def _coarsen(self) -> None:
-        """Keep no more than spans of the instants that were sent first.
+        """Replace the oldest sent instants by the spans that contain them.
 
-        What the clock hasn't reached again, since it was ahead once, stays: a span to its far end
-        would have the clock disbelieved until it is there.
+        Instants after the clock's time, from a clock that was ahead once, stay: with a span up to
+        them, the clock wouldn't be believed until it has passed them.
         """
         rows = "SELECT number, first, last FROM sent WHERE last < ? ORDER BY number"
-        found = self._sql.execute(rows, (self._clock.now_ms(),)).fetchall()
-        old = found[: max(0, len(found) - SENT_MAX)]
+        past = self._sql.execute(rows, (self._clock.now_ms(),)).fetchall()
+        old = past[: max(0, len(past) - SENT_MAX)]
         self._sql.executemany("DELETE FROM sent WHERE number = ?", [(row[0],) for row in old])
         spans = joined(Span(row[1], row[2]) for row in old)
         self._sql.executemany("INSERT INTO sent (first, last) VALUES (?, ?)", spans)
@@ -410,11 +413,11 @@ class Store:
 
     @property
     def waiting(self) -> int:
-        """How many readings can be sent."""
+        """The number of readings that can be sent."""
         return self._waiting
 
     def status(self) -> Status:
-        """What is in the store now."""
+        """Return the counts of the store."""
         with self._lock, self._writing():
             counts: dict[str, int] = dict(self._sql.execute("SELECT name, value FROM counts"))
             (kept,) = self._sql.execute("SELECT count(*) FROM rejected").fetchone()
@@ -435,9 +438,9 @@ class Store:
             )
 
     def rejected(self, limit: int = 100) -> list[dict[str, Any]]:
-        """The readings that were refused last, the newest first, with the reasons.
+        """Return the last refused readings with the reasons, newest first.
 
-        Of one that was taken without some metrics, each of these is one.
+        A refused metric of a taken reading is an entry of its own.
         """
         names = ("recorded_at", "metrics", "field", "value", "reason", "rejected_at")
         rows = f"SELECT {', '.join(names)} FROM rejected ORDER BY number DESC LIMIT ?"  # noqa: S608
@@ -476,7 +479,7 @@ class Store:
                     f"not of {self.device_id!r}: a file holds one device's"
                 )
         with self._writing():
-            pass  # reads what is in it
+            pass  # reads the totals and instants
 
     def _execute_each(self, script: str) -> None:
         for statement in script.split(";\n"):
@@ -484,7 +487,7 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """A transaction that sees what other processes have done to the file."""
+        """Run the block in a transaction that sees the writes of other processes."""
         with translated(self.path), self._transaction():
             self._read_totals()
             (seen,) = self._sql.execute("PRAGMA data_version").fetchone()
@@ -501,7 +504,7 @@ class Store:
             yield
             self._sql.execute("COMMIT")
         except BaseException:
-            self._seen = -1  # what is known of the file may be ahead of it
+            self._seen = -1  # the state in memory may be ahead of the file
             if self._sql.in_transaction:
                 self._sql.execute("ROLLBACK")
             raise
@@ -527,7 +530,7 @@ class Store:
         )
 
     def _used_from(self, at_ms: int) -> set[int]:
-        """The instants from one on that are used, as far as they are known one by one."""
+        """Return the used instants from `at_ms` on, except those of which only spans are known."""
         waiting = "SELECT recorded_at FROM readings WHERE recorded_at >= ?"
         used = {row[0] for row in self._sql.execute(waiting, (at_ms,))}
         sent = "SELECT instants FROM sent WHERE last >= ? AND instants IS NOT NULL"
@@ -546,7 +549,7 @@ class Store:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """SQLite's errors as StoreFailed."""
+    """Raise SQLite's errors as StoreFailed."""
     try:
         yield
     except sqlite3.Error as error:

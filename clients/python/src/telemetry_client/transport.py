@@ -1,4 +1,4 @@
-"""What a way to the pipeline does."""
+"""The protocol of transports to the pipeline."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,7 +11,7 @@ ANSWER_BYTES_MAX = 1_048_576
 
 
 def check_host(field: str, host: str) -> str:
-    """A host's name or address that can be looked up, or Invalid."""
+    """Return a host's name or address; raise Invalid if it can't be looked up."""
     try:
         is_right = bool(host.encode("idna"))
     except UnicodeError:
@@ -22,13 +22,13 @@ def check_host(field: str, host: str) -> str:
 
 
 class Transport(Protocol):
-    """Sends a batch, and tells what became of each reading."""
+    """Sends a batch, and returns the verdict on its readings."""
 
     max_bytes: int
-    """Of a batch, as JSON, at most."""
+    """Maximum size of a batch as JSON."""
 
     def deliver(self, device_id: str, readings: Sequence[Queued]) -> Verdict:
-        """Send, and wait for the answer; what goes wrong on the way is in the verdict."""
+        """Send a batch and wait for the answer; failures on the way are in the verdict."""
 
     def close(self) -> None:
-        """Give up the connection."""
+        """Close the connection."""
