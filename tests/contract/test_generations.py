@@ -10,7 +10,7 @@ from botocore.stub import Stubber
 from telemetry.aws.generations import CACHE_SECONDS, Generations
 from telemetry.aws.items import Attributes, DynamoItems, Items
 from telemetry.aws.window_scan import WindowTable, key_of, to_key
-from telemetry.aws.window_store import KEY, WindowReader, Windows
+from telemetry.aws.windows import KEY, WindowReader, Windows
 from telemetry.domain import generation_pointer
 from telemetry.domain.generation_pointer import FIRST, Pointer
 from telemetry.domain.reading import Reading

@@ -9,7 +9,7 @@ import pytest
 from telemetry.aws.pace import Pace
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.stream import Stream
-from telemetry.aws.window_store import KEY, Windows
+from telemetry.aws.windows import KEY, Windows
 from telemetry.domain import no_measurement, validation
 from telemetry.domain.reading import FIELDS, Reading
 from telemetry.domain.window import Window, decode

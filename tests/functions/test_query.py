@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from telemetry.aws import alerts as alerts_of
 from telemetry.aws.alerts import Alerts
-from telemetry.aws.window_store import KEY as WINDOW_KEY
-from telemetry.aws.window_store import Windows
+from telemetry.aws.windows import KEY as WINDOW_KEY
+from telemetry.aws.windows import Windows
 from telemetry.domain.episode import Breach, EpisodeKey
 from telemetry.domain.reading import Reading, shown
 

@@ -13,7 +13,7 @@ import pytest
 from telemetry.aws.generations import CACHE_SECONDS
 from telemetry.aws.items import Write
 from telemetry.aws.pace import Pace
-from telemetry.aws.window_store import KEY, Windows
+from telemetry.aws.windows import KEY, Windows
 from telemetry.domain import generation_pointer
 from telemetry.domain.generation_pointer import Pointer
 from telemetry.domain.reading import Reading, encode

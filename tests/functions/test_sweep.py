@@ -15,8 +15,8 @@ from telemetry.aws.alerts import (
     to_notice,
 )
 from telemetry.aws.items import Outcome, Write
-from telemetry.aws.window_store import KEY as WINDOW_KEY
-from telemetry.aws.window_store import Windows
+from telemetry.aws.windows import KEY as WINDOW_KEY
+from telemetry.aws.windows import Windows
 from telemetry.domain.episode import (
     RULE_GONE_MS,
     RULE_REMOVED,
