@@ -1,11 +1,11 @@
-"""`make test`: every tier, in parts that run at the same time.
+"""`make test`: runs every tier, in parts that run at the same time.
 
 python -m tests                     all tiers
-python -m tests tests/unit -x       what pytest is told
+python -m tests tests/unit -x       arguments of pytest
 
-The deployed pipeline's tests mostly wait, so several go on at once: those that disturb nobody on
-one instance, those marked `alone` on another, one after the other. The tiers that keep a processor
-busy run behind them, niced.
+The deployed pipeline's tests mostly wait, so several run at once: independent ones on one instance,
+those marked `alone` on another, one after the other. The tiers that keep a processor busy run
+beside them, niced.
 """
 
 import signal
@@ -40,7 +40,7 @@ NAME_WIDTH = 30
 
 
 class Part(NamedTuple):
-    """Tests that one process of pytest runs."""
+    """Tests that one pytest process runs."""
 
     name: str
     arguments: tuple[str, ...]
@@ -48,7 +48,7 @@ class Part(NamedTuple):
 
 
 def but(*paths: str) -> tuple[str, ...]:
-    """What tells pytest to leave these out."""
+    """Return pytest's options that leave these tests out."""
     return tuple(f"--ignore={path}" for path in paths)
 
 
@@ -66,7 +66,7 @@ ALONE = Part("pipeline: alone", (PIPELINE, "-m", "alone"))
 
 
 class Runs:
-    """Parts at work. Each is told of when it ends: all that pytest wrote, if it has failed."""
+    """The running parts. The end of each is printed, with pytest's output if it failed."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(8)
@@ -82,7 +82,7 @@ class Runs:
         self._pool.shutdown()
 
     def end(self) -> None:
-        """Interrupt what is still at work, as Ctrl-C does; end what doesn't heed that."""
+        """Interrupt the running parts, as Ctrl-C does; kill those that don't end."""
         for process in self._processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
@@ -93,7 +93,7 @@ class Runs:
             process.terminate()
 
     def begin(self, part: Part, instance: Instance | None = None) -> Future[int]:
-        """Begin a part, on an instance if it needs one that is up; its exit code."""
+        """Run a part, with an instance if it needs one; return its exit code."""
         niceness = part.niceness if self._is_idle else min(part.niceness, NICENESS_WHEN_BUSY)
         command = ["nice", "-n", str(niceness), *PYTEST, *part.arguments]
         command += ["--instance", instance.name] if instance else []
@@ -117,7 +117,7 @@ class Runs:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run them; 0 if all passed, 3 if the machine was too slow to tell, else 1."""
+    """Run all parts; return 0 if all passed, 3 if the machine was too slow to tell, else 1."""
     if arguments:
         code = subprocess.call([sys.executable, "-m", "pytest", *arguments])
         return verdict([code]) if code == TOO_SLOW else code
@@ -136,14 +136,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def verdict(codes: Sequence[int]) -> int:
-    """What the parts' exit codes say together: 0 passed, 1 failed, 3 the machine was too slow."""
+    """Return the parts' common exit code: 0 passed, 1 failed, 3 the machine was too slow."""
     if all(code in {0, TOO_SLOW} for code in codes):
         return UNKNOWN if any(codes) else 0
     return 1
 
 
 def run_all() -> int:
-    """Run every part; the verdict on all."""
+    """Run every part; return their verdict."""
     with Runs() as runs:
         beside = [runs.begin(part) for part in BESIDE]
         codes = on_instances(runs) + [each.result() for each in beside]
@@ -151,7 +151,7 @@ def run_all() -> int:
 
 
 def on_instances(runs: Runs) -> list[int]:
-    """Run the pipeline's parts; their exit codes. Where an instance doesn't come up, say why once.
+    """Run the pipeline's parts; return their exit codes. If an instance fails, say why once.
 
     An instance ends when its parts have: while it waits it takes 7% of a processor.
     """

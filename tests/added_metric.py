@@ -1,7 +1,7 @@
-"""A copy of the repository with one more metric and a rule on it: what adding a metric takes.
+"""A copy of the repository with one more metric and a rule on it: all that a new metric takes.
 
-The metric is made up. Nothing but a schema version and a rule is written by hand; the rest is
-`make schemas`'s.
+The metric is made up. Only a schema version and a rule are written by hand; `make schemas` does the
+rest.
 """
 
 import json
@@ -32,7 +32,7 @@ RULE = """
 
 
 def copied_to(folder: Path) -> Path:
-    """Copy what is, or would be, committed; returns `folder`."""
+    """Copy the committed files and those that would be; return `folder`."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.check_output(listed, cwd=ROOT, text=True).splitlines():
         source, target = ROOT / name, folder / name
@@ -43,7 +43,7 @@ def copied_to(folder: Path) -> Path:
 
 
 class Added(NamedTuple):
-    """Which version the metric came with, and its number."""
+    """The version that the metric came with, and its field number."""
 
     version: int
     number: int
@@ -64,7 +64,7 @@ def add_metric(folder: Path) -> Added:
 
 
 def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run the copy's code, as its Makefile does: none of this repository's is on the path."""
+    """Run the copy's code, as its Makefile does, without this repository on the path."""
     environment = os.environ | {"PYTHONPATH": "layers/telemetry"}
     return subprocess.run(
         [sys.executable, *arguments],

@@ -1,8 +1,8 @@
-"""Athena's part, played by DuckDB: the archive's views over lines, or over what Firehose wrote.
+"""DuckDB in place of Athena: runs the archive's views over lines, or over Firehose's objects.
 
-Athena's SQL is Trino's. sqlglot reads it as Trino's and writes it as DuckDB's, so the views are run
-that are deployed; Trino itself isn't. Where DuckDB knows more JSON than Trino (NaN, a comma before
-a brace), it proves nothing.
+Athena's SQL is Trino's. sqlglot translates it into DuckDB's, so the deployed views are run, but not
+by Trino. Where DuckDB takes more JSON than Trino (NaN, a comma before a brace), a test here proves
+nothing.
 """
 
 import base64
@@ -20,7 +20,7 @@ LINE_BYTES = 20 * 1024 * 1024  # a record has 10 MiB at most
 
 
 def definition(view_original_text: str) -> dict[str, Any]:
-    """What a view in Glue says: its query, its columns, and where it looks."""
+    """Return a Glue view's query, columns and location."""
     assert view_original_text.startswith(BEFORE)
     encoded = view_original_text.removeprefix(BEFORE).removesuffix(AFTER)
     found: dict[str, Any] = json.loads(base64.b64decode(encoded, validate=True))
@@ -28,7 +28,7 @@ def definition(view_original_text: str) -> dict[str, Any]:
 
 
 def translated(sql: str) -> str:
-    """A query of Trino's in DuckDB's SQL; raises sqlglot.errors.SqlglotError."""
+    """Return a Trino query in DuckDB's SQL; raise sqlglot.errors.SqlglotError."""
     level = sqlglot.ErrorLevel.RAISE
     (query,) = sqlglot.transpile(
         sql, read="trino", write="duckdb", error_level=level, unsupported_level=level
@@ -37,7 +37,7 @@ def translated(sql: str) -> str:
 
 
 class Athena:
-    """The archive's database: the table `records`, and views by their names, in their order."""
+    """The archive's database: the table `records`, and the views in their order."""
 
     def __init__(self, views: Mapping[str, str]) -> None:
         self._connection = duckdb.connect()
@@ -50,14 +50,14 @@ class Athena:
         self._connection.close()
 
     def keep(self, lines: Iterable[tuple[str, str, str]]) -> None:
-        """Have these records, and no others: line, day and hour of each."""
+        """Have exactly these records: line, day and hour of each."""
         self._connection.execute("DELETE FROM records")
         if columns := [list(column) for column in zip(*lines, strict=True)]:
             rows = "SELECT unnest(?), unnest(?), unnest(?)"
             self._connection.execute(f"INSERT INTO records {rows}", columns)
 
     def keep_objects(self, folder: Path) -> None:
-        """Have the records of a bucket's objects, which lie in a folder as Firehose named them."""
+        """Have the records of a bucket's objects, in a folder with Firehose's names."""
         self._connection.execute("DELETE FROM records")
         self._connection.execute(
             """
@@ -72,12 +72,12 @@ class Athena:
         )
 
     def ask(self, sql: str) -> list[dict[str, Any]]:
-        """The rows that a query of Athena's gives."""
+        """Return the rows of an Athena query."""
         cursor = self._connection.execute(translated(sql))
         names = [column[0] for column in cursor.description or []]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def columns(self, view: str) -> list[tuple[str, str]]:
-        """Name and DuckDB's type of each column."""
+        """Return the name and DuckDB's type of each column."""
         described = self._connection.execute(f"DESCRIBE {view}").fetchall()
         return [(name, kind) for name, kind, *_ in described]

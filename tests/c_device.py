@@ -1,4 +1,4 @@
-"""The device in C that docs/devices.md shows, compiled where a compiler and libcurl are there."""
+"""Compiles and runs the C device of docs/devices.md, if a compiler and libcurl are installed."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ COMPILE_SECONDS, RUN_SECONDS = 120, 60
 
 
 def compiled(folder: Path) -> Path:
-    """Compile the example with every warning an error; skip the test where that can't be done."""
+    """Compile the example with warnings as errors; skip the test without a compiler."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler is there")
@@ -34,7 +34,7 @@ def compiled(folder: Path) -> Path:
 def run_device(
     program: Path, measurements: str, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
-    """Give the device its measurements, and wait until it ends."""
+    """Give the device its measurements, and wait for its end."""
     return subprocess.run(
         [program, *arguments],
         input=measurements,

@@ -1,4 +1,4 @@
-"""Marks each test with its tier, the folder that it is in; the unit tier has no sockets at all."""
+"""Marks each test with its tier, which is its folder; the unit tier may open no sockets."""
 
 from collections.abc import Generator
 from pathlib import Path
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note of each failure whether it only says that the machine was too slow to tell."""
+    """Record for each failure whether it only means that the machine was too slow to tell."""
     report = yield
     if report.failed:
         is_too_slow = call.excinfo is not None and call.excinfo.errisinstance(TooSlow)
@@ -44,7 +44,7 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End with a code of its own where nothing failed but what a slow machine can't tell."""
+    """End with a code of its own if all failures are from a machine too slow to tell."""
     failures = session.stash.get(FAILURES, [])
     if session.exitstatus == pytest.ExitCode.TESTS_FAILED and all(failures):
         session.exitstatus = TOO_SLOW

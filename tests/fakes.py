@@ -1,8 +1,8 @@
-"""In-memory stand-ins for what the functions use of AWS.
+"""In-memory fakes of the functions' AWS services.
 
-`tests/contract` holds the stores to the behaviour of the real adapters. A fake of a class is a
-subclass of it, so that mypy compares their signatures. A fake of a boto3 client has the methods
-that the adapters call; it refuses part of a batch, and is `down`, where it is told to.
+`tests/contract` checks that the stores behave like the real adapters. A fake of a class is its
+subclass, so that mypy compares their signatures. A fake of a boto3 client has the methods that the
+adapters call. When told to, it refuses part of a batch, or is `down`.
 """
 
 import hashlib
@@ -42,13 +42,13 @@ def nothing(_entry: Any) -> bool:
 
 
 class Crash(BaseException):
-    """The environment is gone: nothing that handles errors gets to see it."""
+    """The environment is gone: no error handler sees it."""
 
 
 class MemoryItems:
-    """A table of versioned items. `crash_after` items are written, then the process is gone.
+    """A table of versioned items. After `crash_after` written items the process dies.
 
-    `fault` is asked of each write: "before" fails it, "after" fails its answer only, "" lets it be.
+    `fault` is called at each write: "before" fails it, "after" fails only its answer, "" neither.
     """
 
     def __init__(self, key: tuple[str, str]) -> None:
@@ -98,7 +98,7 @@ def refuse(code: str, operation: str) -> NoReturn:
 
 
 class Client:
-    """What the fake boto3 clients share: being down."""
+    """Base of the fake boto3 clients: they can be down."""
 
     down = False
     down_with = "ServiceUnavailable"
@@ -109,7 +109,7 @@ class Client:
 
 
 class MemoryKinesis(Client):
-    """A stream. `refuses` is asked of each entry; a refused one is throttled."""
+    """A stream. `refuses` is called for each entry; a refused entry is throttled."""
 
     def __init__(self, refuses: Refuses = nothing) -> None:
         self.refuses = refuses
@@ -146,9 +146,9 @@ class MemoryKinesis(Client):
 
 
 class MemorySqs(Client):
-    """A queue: `bodies` are to be had, `taken` are with somebody, by receipt.
+    """A queue: `bodies` can be received, `taken` are received, by receipt.
 
-    `refuses` is asked of each body.
+    `refuses` is called for each body.
     """
 
     def __init__(self, refuses: Refuses = nothing) -> None:
@@ -190,7 +190,7 @@ class MemorySqs(Client):
             self.bodies.append(self.taken.pop(ReceiptHandle))
 
     def time_passes(self) -> None:
-        """What was taken and not deleted is to be had again."""
+        """Make received messages that weren't deleted visible again."""
         self.bodies += self.taken.values()
         self.taken.clear()
 
@@ -260,7 +260,7 @@ class MemoryS3(Client):
         return answer | ({"NextContinuationToken": page[-1]} if len(page) < len(keys) else {})
 
     def lines(self) -> list[dict[str, Any]]:
-        """The JSON lines in all objects of the quarantine."""
+        """Return the JSON lines in all objects of the quarantine."""
         held = [body for key, body in sorted(self.objects.items()) if key.startswith("quarantine/")]
         return [json.loads(line) for body in held for line in body.splitlines()]
 
@@ -275,9 +275,9 @@ class MemoryS3(Client):
 
 
 class MemoryLambda(Client):
-    """Functions by name, each told its event; what one raises is answered as Lambda does.
+    """Functions by name. Each is called with its event; an error is answered as Lambda does.
 
-    `deadly` records end the process: the answer to them and what came with them is Lambda's own.
+    `deadly` records end the process: the answer to them and their batch is Lambda's own.
     """
 
     def __init__(self) -> None:
@@ -345,12 +345,12 @@ class MemoryClaims(Claims):
 
 
 def schema_id(version: int) -> UUID:
-    """The id of a version of the reading schema, in `KnownSchemas`."""
+    """Return the id of a version of the reading schema, in `KnownSchemas`."""
     return UUID(int=0x0300_0000_0000_4000_8000_0000_0000_0000 + version)
 
 
 class KnownSchemas:
-    """A registry of the reading schema's versions, and of what a test adds to it."""
+    """A registry of the reading schema's versions, and of those that a test adds."""
 
     def __init__(self, added: dict[UUID, dict[str, Any]] | None = None) -> None:
         self.down = False
@@ -367,7 +367,7 @@ class KnownSchemas:
 
 
 class MemoryPublisher:
-    """A way out for notices, by name."""
+    """A publisher of notices, by name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -411,7 +411,7 @@ class MemorySecret(AdminSecret):
 
 
 class MemoryWindowReader(WindowReader):
-    """Reads the windows in a table's items; `items_read` tells how far it went."""
+    """Reads the windows in a table's items; `items_read` counts the items."""
 
     def __init__(self, items: MemoryItems, clock: Callable[[], float] | None = None) -> None:
         # without a clock, each look is a new one
@@ -444,7 +444,7 @@ class MemoryWindowReader(WindowReader):
 
 
 class MemoryGenerations(Generations):
-    """The pointer of a region among a table's items. `clock` in seconds: each look a new one."""
+    """A region's pointer among a table's items. `clock` in seconds; without it each look is new."""
 
     def __init__(
         self, items: MemoryItems, region: str, clock: Callable[[], float] | None = None
@@ -491,14 +491,14 @@ class MemoryWindowTable(WindowTable):
 
 
 class MemoryArchive(Archive):
-    """The archive's objects by key: when each was written, epoch ms, and its lines."""
+    """The archive's objects by key: the time of the write in epoch ms, and the lines."""
 
     def __init__(self) -> None:
         super().__init__(None, "archive")
         self.objects: dict[str, tuple[int, list[bytes]]] = {}
 
     def keep(self, arrived_ms: int, *lines: bytes, written_ms: int | None = None) -> str:
-        """Archive records of one arrival in an object, and give its key."""
+        """Archive records of one arrival in an object; return its key."""
         key = f"{prefix_at(arrived_ms)}archive-{len(self.objects):04}.gz"
         self.objects[key] = (written_ms or arrived_ms, list(lines))
         return key

@@ -1,4 +1,4 @@
-"""The mapping engine in virtual time, between a stream and functions in memory."""
+"""Runs the mapping engine in virtual time, between a stream and functions in memory."""
 
 import asyncio
 import base64
@@ -33,23 +33,23 @@ JsonRecord = dict[str, Any]
 
 
 def mapping(**settings: Any) -> Mapping:
-    """A mapping of the stream in memory, with AWS's defaults but what is set."""
+    """Return a mapping of the stream in memory, with AWS's defaults except these settings."""
     whose = {"uuid": UUID, "source_arn": STREAM_ARN, "function_arn": FUNCTION_ARN}
     return Mapping(**(whose | settings))
 
 
 def numbered(sequence: int, key: str = "key", arrived_ms: int = EPOCH_MS, size: int = 0) -> Record:
-    """A record of which only what is given matters."""
+    """Return a record with only the given fields."""
     return Record(str(sequence), key, arrived_ms, size, {})
 
 
 def value(record: JsonRecord) -> Any:
-    """What a record's data says."""
+    """Return the content of a record's data."""
     return json.loads(base64.b64decode(record["kinesis"]["data"]))
 
 
 def values(invocation: Invocation) -> list[Any]:
-    """What the data of an invocation's records say."""
+    """Return the content of the data of an invocation's records."""
     return [value(record) for record in invocation.event["Records"]]
 
 
@@ -59,7 +59,7 @@ def sequence(record: JsonRecord) -> str:
 
 
 def failing_on(*bad: Any) -> Function:
-    """A function that raises when one of these is in the batch."""
+    """Return a function that raises if one of these values is in the batch."""
 
     def function(event: dict[str, Any]) -> None:
         for record in event["Records"]:
@@ -70,7 +70,7 @@ def failing_on(*bad: Any) -> Function:
 
 
 def reporting(*bad: Any) -> Function:
-    """A function that reports the records of these as failed."""
+    """Return a function that reports the records with these values as failed."""
 
     def function(event: dict[str, Any]) -> dict[str, Any]:
         failed = [sequence(record) for record in event["Records"] if value(record) in bad]
@@ -80,7 +80,7 @@ def reporting(*bad: Any) -> Function:
 
 
 class Rig:
-    """One engine with its outside; times are in seconds since the story began."""
+    """One engine with its surroundings; times are in seconds since the start."""
 
     def __init__(
         self, loop: VirtualTimeLoop, first: Mapping, function: Function | None, shards: int
@@ -102,7 +102,7 @@ class Rig:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start an engine on what another has left."""
+        """Start an engine on the state of an earlier one."""
         self.engine = Engine(self.ports, self.list_mappings)
         self._task = asyncio.create_task(self.engine.run())
 
@@ -135,7 +135,7 @@ class Rig:
             await self._task
 
     def put(self, *data: Any, key: str = "key", shard_id: str | None = None) -> list[str]:
-        """Put records on the stream; their sequence numbers."""
+        """Put records on the stream; return their sequence numbers."""
         return [self.stream.put(each, key, shard_id) for each in data]
 
     def change(self, index: int = 0, **settings: Any) -> None:
@@ -144,39 +144,39 @@ class Rig:
 
     @property
     def batches(self) -> list[list[Any]]:
-        """The data of the records of each invocation."""
+        """Return the data of the records of each invocation."""
         return [values(each) for each in self.sink.invocations]
 
     @property
     def at(self) -> list[float]:
-        """When each invocation began."""
+        """Return the start of each invocation."""
         return [(each.at_ms - EPOCH_MS) / 1000 for each in self.sink.invocations]
 
     @property
     def delivered(self) -> list[Any]:
-        """The data of all records delivered, as often as they were."""
+        """Return the data of all deliveries, repeated ones included."""
         return [each for batch in self.batches for each in batch]
 
     @property
     def documents(self) -> list[dict[str, Any]]:
-        """What the destination got."""
+        """Return the destination's documents."""
         return [document for _, _, document in self.destination.sent]
 
     def view(self, shard_id: str = "shardId-000000000000", uuid: str = UUID) -> dict[str, Any]:
-        """What is saved of a shard."""
+        """Return the saved view of a shard."""
         saved: dict[str, Any] = json.loads(self.checkpoints.load(uuid)[shard_id])
         return saved
 
 
 class ClosingCheckpoints(SqliteCheckpoints):
-    """Checkpoints that a test may look at for as long as it likes."""
+    """Checkpoints that stay readable for the test after the engine has closed them."""
 
     def __del__(self) -> None:
         self.close()
 
 
 class Copy(ClosingCheckpoints):
-    """Checkpoints as they were at a moment: what a killed engine still writes doesn't count."""
+    """A copy of checkpoints at a moment: later writes of a killed engine don't count."""
 
     def __init__(self, of: SqliteCheckpoints) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ def run(story: Story, function: Function | None = None, shards: int = 1, **setti
 def deliver(
     data: Iterable[Any], function: Function | None = None, seconds: float = 600, **settings: Any
 ) -> Rig:
-    """Put records before the mapping is there, and give the engine time to deliver them."""
+    """Put records before the mapping exists, and give the engine time to deliver them."""
 
     async def story(rig: Rig) -> None:
         rig.put(*data)

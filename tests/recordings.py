@@ -1,11 +1,11 @@
-"""Recordings of AWS, and whether what happens here is what was recorded.
+"""Recordings of AWS, and their comparison with the results here.
 
-A recording is what one of LocalStack's tests saw on AWS: answers, what functions got, what came to
-queues. What was done meanwhile, and what was sent that never arrived, follows from its name.
+A recording is what a test of LocalStack saw on AWS: answers, functions' events, messages of queues.
+Its name implies the actions in between, and the messages that were sent and never arrived.
 
 A placeholder stands for each value that differs from run to run; equal placeholders are equal
-values. Texts that begin with "{" are recorded parsed: patterns, the bodies of messages. The order
-of keys isn't compared.
+values. Texts that begin with "{" are recorded parsed: patterns, bodies of messages. The order of
+keys isn't compared.
 """
 
 import json
@@ -61,27 +61,27 @@ FORMS_ALONE = {
     "sent-timestamp": r"\d{13}",
     "sender-id": r"[\w:-]+",
 }
-"""The recorder wrote the same for each: the form tells, not the value."""
+"""Placeholders that the recorder wrote for any value: only the value's form is compared."""
 
 
 def kind_of(placeholder: str) -> str:
-    """Return what a placeholder stands for; the sequence numbers of two names are of one kind."""
+    """Return the kind of value that a placeholder stands for; sequence numbers are one kind."""
     return placeholder.strip("<>").partition(":")[0].removeprefix("start-")
 
 
 class Recording:
-    """A recording, and the values that its placeholders are found to stand for."""
+    """A recording, and the values found for its placeholders."""
 
     forms = FORMS
 
     def __init__(self, name: str, bound: Mapping[str, str]) -> None:
-        """Read it; some placeholders' values are known: the region, the account."""
+        """Read a recording; the region's and the account's placeholders have known values."""
         self.name = name
         self.content: Document = json.loads(FILES[name].read_text("utf-8"))["content"]
         self.bound = dict(bound)
 
     def differences(self, actual: Any, expected: Any, at: str = "") -> Iterator[str]:
-        """Tell each place where a document isn't what was recorded."""
+        """Yield each place where a document differs from the recording."""
         if isinstance(expected, dict) and isinstance(actual, str) and actual.startswith("{"):
             actual = json.loads(actual)
         if isinstance(expected, dict) and isinstance(actual, dict):
@@ -101,7 +101,7 @@ class Recording:
             yield f"{at} is {actual!r}, recorded is {expected!r}"
 
     def is_as(self, actual: Any, expected: Any) -> bool:
-        """Tell whether a plain value is what was recorded."""
+        """Return whether a plain value equals the recorded one."""
         if not isinstance(expected, str):
             return type(actual) is type(expected) and bool(actual == expected)
         if not isinstance(actual, str):
@@ -120,7 +120,7 @@ class Recording:
         return all(self._binds(*each) for each in zip(names, match.groups(), strict=True))
 
     def _binds(self, placeholder: str, value: str) -> bool:
-        """Tell whether a placeholder stands for a value: it alone of its kind, and always."""
+        """Return whether a placeholder can stand for a value: always this one, and alone."""
         kind = kind_of(placeholder)
         if (kind, value) not in {(kind_of(name), each) for name, each in self.bound.items()}:
             self.bound.setdefault(placeholder, value)
@@ -128,7 +128,7 @@ class Recording:
 
 
 def as_recorded(answer: Any) -> Any:
-    """Return an answer of boto3's as a recorder writes it: times as texts, no HTTP headers."""
+    """Return an answer of boto3 as a recorder writes it: times as texts, no HTTP headers."""
     if isinstance(answer, datetime):
         return answer.isoformat()
     if isinstance(answer, list):

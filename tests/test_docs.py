@@ -1,4 +1,4 @@
-"""What people read leads somewhere: links between pages, and their headings."""
+"""Links between documents lead to existing pages and headings."""
 
 import re
 import subprocess
@@ -24,7 +24,7 @@ def pages() -> list[str]:
 
 
 def anchor(heading: str) -> str:
-    """Return the name that GitHub gives a heading."""
+    """Return GitHub's name of a heading."""
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
     return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
 

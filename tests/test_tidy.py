@@ -1,4 +1,4 @@
-"""The house rules: each a function that lists what breaks it. The last test breaks each one."""
+"""The house rules: each is a function that lists its violations. The last test breaks each rule."""
 
 import ast
 import io
@@ -27,7 +27,7 @@ LONGEST_FUNCTION_LINES = 60
 
 @cache
 def files() -> tuple[str, ...]:
-    """Every file that is, or would be, committed."""
+    """Return every file that is committed or would be."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     out = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return tuple(sorted(name for name in set(out.splitlines()) if (ROOT / name).is_file()))
@@ -40,7 +40,7 @@ def text(name: str) -> str:
 
 @cache
 def syntax_of(source: str) -> ast.Module:
-    """Code, parsed once for all rules: none of them changes it."""
+    """Return code parsed, once for all rules: no rule changes it."""
     return ast.parse(source)
 
 
@@ -55,7 +55,7 @@ CodeRule = Callable[[ast.Module], list[str]]
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Each import's line and full name."""
+    """Yield each import's line and full name."""
     for node in nodes_of(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -72,7 +72,7 @@ def importing(tree: ast.AST, *packages: str) -> list[str]:
 
 
 def impurities(tree: ast.Module) -> list[str]:
-    """What a domain has no use for: AWS, the environment, the clock, logging."""
+    """Yield imports that a domain may not have: AWS, the environment, the clock, logging."""
     clock = [
         f"{node.lineno}: reads the clock: {node.attr}()"
         for node in nodes_of(tree)
@@ -98,7 +98,7 @@ def uses_of_the_product(tree: ast.Module) -> list[str]:
 
 
 def words_of_the_product(source: str) -> list[str]:
-    """Where the emulator speaks of what runs on it, or of this project's commands."""
+    """Yield where the emulator names its users or this project's commands."""
     return [
         f"{source.count(chr(10), 0, found.start()) + 1}: says {found.group()}"
         for found in re.finditer(r"(?i)telemetry|\bmake (up|run)\b|python -m local\b", source)
@@ -106,7 +106,7 @@ def words_of_the_product(source: str) -> list[str]:
 
 
 def strange_to_the_emulators_interpreter(tree: ast.Module) -> list[str]:
-    """Imports beyond what `.tools/aws` has: the standard library, ministack, and these modules."""
+    """Yield imports that `.tools/aws` lacks: not the standard library, ministack or these."""
     known = {*sys.stdlib_module_names, "ministack"}
     return [
         f"{line}: imports {name}"
@@ -122,7 +122,7 @@ PARTS_OF_LOCAL = (("cli", "commands", "invoke", "tracing"), ("trial",), ("fleet"
 
 
 def upward_imports(tree: ast.Module, part: str) -> list[str]:
-    """Imports of parts of `local` above this one; the rest of its modules are at the bottom."""
+    """Yield imports of parts of `local` above this one; other modules of `local` are the lowest."""
     above: list[str] = []
     for level in PARTS_OF_LOCAL:
         if part in level:
@@ -132,7 +132,7 @@ def upward_imports(tree: ast.Module, part: str) -> list[str]:
 
 
 def missing_from_layer(tree: ast.Module) -> list[str]:
-    """Imports that neither the layer nor the Lambda runtime brings; those for types don't count."""
+    """Yield imports that neither the layer nor the Lambda runtime has, except those for types."""
     lock = text("layers/telemetry/requirements.txt")
     pinned = set(re.findall(r"^[\w.-]+(?===)", lock, re.MULTILINE))
     brought = {"telemetry", "boto3", "botocore", *sys.stdlib_module_names}
@@ -145,7 +145,7 @@ def missing_from_layer(tree: ast.Module) -> list[str]:
 
 
 def without_types(tree: ast.Module) -> ast.Module:
-    """The module as it runs: without what it imports for types only."""
+    """Return the module as it runs, without imports for types only."""
     runs = [node for node in tree.body if not (isinstance(node, ast.If) and names_types(node))]
     return ast.Module(runs, [])
 
@@ -156,7 +156,7 @@ def names_types(branch: ast.If) -> bool:
 
 @cache
 def distributions() -> dict[str, set[str]]:
-    """The distributions, as a lock names them, that bring each package."""
+    """Return the distributions of each package, as a lock names them."""
     found = packages_distributions().items()
     return {package: {name.lower().replace("_", "-") for name in names} for package, names in found}
 
@@ -171,7 +171,7 @@ def long_functions(tree: ast.Module) -> list[str]:
 
 
 def breaking(rule: CodeRule, *folders: str, but: str = "-") -> list[str]:
-    """What breaks the rule in the folders' modules, `but` for one folder."""
+    """Return the violations of a rule in the folders' modules, except in the folder `but`."""
     return [
         f"{name}:{problem}"
         for name in files()
@@ -188,14 +188,14 @@ IMPORT_ROOTS = ("layers/telemetry/", "clients/python/src/")  # and the repositor
 
 
 def module_name(file: str) -> str:
-    """What a file is imported as."""
+    """Return the name under which a file is imported."""
     for root in IMPORT_ROOTS:
         file = file.removeprefix(root)
     return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def circles(sources: dict[str, str]) -> list[str]:
-    """The first circle of modules, by their names, that import each other.
+    """Return the first circle of modules that import each other, by their names.
 
     An import inside a function, or for types, counts as any other. `from a import b`
     takes both `a` and, if it is a module, `a.b`. `from a.b import c` doesn't take `a`: a package's
@@ -262,7 +262,7 @@ def test_the_parts_of_the_local_run_import_downwards() -> None:
 
 
 def part_of_local(name: str) -> str:
-    """The folder or module directly under `local/`; its entry point counts as the command line."""
+    """Return the folder or module directly under `local/`; the entry point counts as `cli`."""
     return name.split("/")[1].removesuffix(".py").replace("__main__", "cli")
 
 
@@ -298,18 +298,18 @@ def long_lines(template: str) -> list[str]:
 
 
 def unpaired_folders(template: str, folders: set[str]) -> list[str]:
-    """Functions whose CodeUri isn't among the folders, and folders that no function has."""
+    """Yield functions whose CodeUri has no folder, and folders without a function."""
     return sorted(code_folders(template) ^ folders)
 
 
 def code_folders(template: str) -> set[str]:
-    """The folders of a template's functions, seen from the repository."""
+    """Return the folders of a template's functions, relative to the repository."""
     functions = resources(template, "AWS::Serverless::Function").values()
     return {function["CodeUri"].strip("./") for function in functions}
 
 
 def unlike_the_rules(template: str, rules: str) -> list[str]:
-    """The filters of the alert function, where they aren't those that the rules compile to."""
+    """Yield the alert function's filters that differ from the compiled rules."""
     alert = resources(template, "AWS::Serverless::Function")["AlertFunction"]
     patterns = [
         json.loads(each["Pattern"])
@@ -321,7 +321,7 @@ def unlike_the_rules(template: str, rules: str) -> list[str]:
 
 
 def unlike_the_plan(template: str, handler: str) -> list[str]:
-    """How many parts a replay does at once, where the plan shares the rate among more or fewer."""
+    """Yield a difference between a replay's concurrency and the parts that share its rate."""
     states = resources(template, "AWS::Serverless::StateMachine")["ReplayMachine"]["Definition"]
     planned = re.findall(r"^PARTS_AT_ONCE = (\d+)", handler, re.MULTILINE)
     at_once = str(states["States"]["Hours"]["MaxConcurrency"])
@@ -329,7 +329,7 @@ def unlike_the_plan(template: str, handler: str) -> list[str]:
 
 
 def refused_nulls(template: str) -> list[str]:
-    """Where the template has a null, but for definitions of machines, which SAM makes texts of.
+    """Yield where the template has a null, except in definitions of machines: SAM makes them texts.
 
     CloudFormation refuses every other: 'null' values are not allowed in templates.
     """
@@ -341,7 +341,7 @@ def refused_nulls(template: str) -> list[str]:
 
 
 def has_null(value: Any) -> bool:
-    """Whether a null is anywhere in it."""
+    """Return whether a value contains a null."""
     if isinstance(value, dict | list):
         return any(map(has_null, value.values() if isinstance(value, dict) else value))
     return value is None
@@ -389,7 +389,7 @@ MADE = (".venv/", ".tools/", ".aws-sam/", ".local/")  # not committed: made here
 
 
 def untrue(document: str, local_help: Callable[[str], str]) -> list[str]:
-    """What a document names that isn't there: targets, commands of `local`, options, paths."""
+    """Yield names in a document that don't exist: targets, commands of `local`, options, paths."""
     fenced = "\n".join(FENCED.findall(document)).replace("\\\n", "")
     inline = INLINE.findall(FENCED.sub("", document))
     code = "\n".join([fenced, *inline])
@@ -411,14 +411,14 @@ def top_folder(name: str) -> bool:
 
 
 def is_there(name: str) -> bool:
-    """Whether it is a file or folder of the repository, by its whole path or by the end of it."""
+    """Return whether a path, or the end of a path, is a file or folder of the repository."""
     ends = (f"/{name}", f"/{name.rstrip('/')}/")
     return name.startswith(MADE) or any(end in f"/{file}" for end in ends for file in files())
 
 
 @cache
 def help_of_local(command: str) -> str:
-    """What a subcommand of `python -m local` says of itself; nothing where there is none."""
+    """Return the help of a subcommand of `python -m local`; empty if there is none."""
     told = io.StringIO()
     with redirect_stdout(told), redirect_stderr(io.StringIO()), suppress(SystemExit):
         parser().parse_args([*command.split(), "--help"])

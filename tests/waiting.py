@@ -1,27 +1,27 @@
-"""How long a test waits for what must come: until it comes, on a machine of any speed.
+"""How long a test waits for a result, on a machine of any speed.
 
-A time on the clock says nothing on a machine that is busy with something else. So the time that is
-given is an idle machine's; when it is over, it is measured how much of a processor a process gets,
-and the wait goes on for as many times longer. What doesn't come by then, on a machine that is so
-slow, is no failure of the pipeline: nobody can tell.
+A timeout in seconds means nothing on a machine that is busy with other work. So the given time is
+an idle machine's. When it is over, the test measures how much of a processor a process gets, and
+the wait is extended by that factor. A result that is missing even then, on a machine that is so
+slow, is no failure of the pipeline: the test can't tell.
 """
 
 import time
 
 BURN_SECONDS = 0.05
 SLOW = 2.0
-"""A process that gets less than half a processor: nothing is told by the time that things take."""
+"""The slowness from which a missing result means nothing: a process gets under half a processor."""
 SLOWNESS_MAX = 20.0
 TOO_SLOW = 75
-"""pytest's exit code where all that failed was given up on a slow machine (EX_TEMPFAIL)."""
+"""pytest's exit code if all failures are waits given up on a slow machine (EX_TEMPFAIL)."""
 
 
 class TooSlow(Exception):
-    """What was waited for didn't come, on a machine that is too slow to say that it won't."""
+    """A result didn't come, on a machine that is too slow to say that it won't."""
 
 
 def slowness() -> float:
-    """How many times longer the processor takes than on an idle machine: 1 where it is idle."""
+    """Return how many times slower the processor is than on an idle machine; 1 if it is idle."""
     began, used = time.monotonic(), time.thread_time()
     while time.thread_time() - used < BURN_SECONDS:
         pass
@@ -29,7 +29,7 @@ def slowness() -> float:
 
 
 class Patience:
-    """A wait of so many seconds on an idle machine, and of as many times more on a slow one."""
+    """A wait of some seconds on an idle machine, and proportionally more on a slow one."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -38,7 +38,7 @@ class Patience:
         self._slowest = 1.0
 
     def is_over(self) -> bool:
-        """Whether it has taken too long; raise TooSlow where the machine is so slow."""
+        """Return whether the wait is over; raise TooSlow if the machine is too slow to tell."""
         now = time.monotonic()
         if now < self._until:
             return False
@@ -55,6 +55,6 @@ class Patience:
         return True
 
     def progressed(self) -> None:
-        """Begin anew: something has moved."""
+        """Start the wait anew, because there was progress."""
         self._began = time.monotonic()
         self._until = self._began + self._seconds

@@ -1,4 +1,4 @@
-"""Readings as devices write them, by the formats' own libraries and not by the pipeline's code."""
+"""Encodes readings as devices do, with the formats' own libraries, not the pipeline's code."""
 
 import gzip
 import hashlib
@@ -36,7 +36,7 @@ def schema(version: int) -> Document:
 
 
 def datum(document: Document, written_by: Any) -> bytes:
-    """One record's bytes, without anything around them."""
+    """Return one record's bytes, without a header."""
     out = io.BytesIO()
     fastavro.schemaless_writer(out, written_by, document)
     return out.getvalue()
@@ -47,7 +47,7 @@ def header(schema_id: UUID, compression: int = 0) -> bytes:
 
 
 def glue(documents: Iterable[Document], version: int = 3, *, compressed: bool = False) -> bytes:
-    """Records of one schema version behind one header."""
+    """Return records of one schema version behind one header."""
     data = b"".join(datum(each, schema(version)) for each in documents)
     data = zlib.compress(data) if compressed else data
     return header(schema_id(version), 5 if compressed else 0) + data
@@ -56,7 +56,7 @@ def glue(documents: Iterable[Document], version: int = 3, *, compressed: bool = 
 def container(
     documents: Iterable[Document], written_by: Any = None, codec: str = "null", **options: Any
 ) -> bytes:
-    """An object container file."""
+    """Return an object container file."""
     out = io.BytesIO()
     fastavro.writer(out, written_by or schema(3), documents, codec=codec, **options)
     return out.getvalue()
@@ -64,7 +64,7 @@ def container(
 
 @cache
 def messages() -> tuple[type[Message], type[Message]]:
-    """Reading and Readings, as a device's generated code has them."""
+    """Return the classes Reading and Readings, as a device's generated code has them."""
     file = descriptor_pb2.FileDescriptorProto(
         name="device.proto", package="device", syntax="proto3"
     )
@@ -116,7 +116,7 @@ KPL_MAGIC = bytes.fromhex("f3899ac2")
 
 @cache
 def _kpl_messages() -> type[Message]:
-    """KPL's AggregatedRecord, as its aggregation-format.md has it."""
+    """Return KPL's AggregatedRecord, by its aggregation-format.md."""
     file = descriptor_pb2.FileDescriptorProto(name="kpl.proto", package="kpl", syntax="proto2")
     record = file.message_type.add(name="Record")
     for number, name, kind in (
@@ -141,7 +141,7 @@ def _kpl_messages() -> type[Message]:
 
 
 def kpl(records: Iterable[bytes]) -> bytes:
-    """An aggregated record of the Kinesis Producer Library."""
+    """Return an aggregated record of the Kinesis Producer Library."""
     message: Any = _kpl_messages()(partition_key_table=["a", "b"], explicit_hash_key_table=["1"])
     for index, data in enumerate(records):
         message.records.add(partition_key_index=index % 2, explicit_hash_key_index=0, data=data)

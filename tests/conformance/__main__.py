@@ -1,4 +1,4 @@
-"""Runs the tests that show what AWS does, and writes what came of it: `make conformance`."""
+"""Runs the tests of AWS's behaviour, and writes the table of the results: `make conformance`."""
 
 import sys
 
@@ -8,7 +8,7 @@ from tests.conformance import table
 
 
 class Outcomes:
-    """Counts the tests that ran; one that was skipped shows nothing."""
+    """Counts the tests that ran; a skipped test shows nothing."""
 
     def __init__(self) -> None:
         self.skipped: list[str] = []
@@ -19,7 +19,7 @@ class Outcomes:
 
 
 def main() -> int:
-    """Run, and write the table if all of them passed."""
+    """Run the tests, and write the table if all passed."""
     outcomes = Outcomes()
     code = pytest.main(["-m", "as_aws", "--quiet", *sys.argv[1:]], plugins=[outcomes])
     if code or outcomes.skipped:

@@ -1,4 +1,4 @@
-"""The conformance table of docs/event-source-mappings.md, made from the tests and checked by one.
+"""The conformance table of docs/event-source-mappings.md: made from the tests, checked by one.
 
 A test marked `as_aws(feature, basis)` shows a feature of AWS's event source mappings; the basis
 says how AWS's behaviour is known: recorded, documented or inferred. The other tools' source was
@@ -28,19 +28,19 @@ YES, NO = "✓", "no"
 SHOWN = {"yes": YES, "no": NO}
 
 Marks = Counter[tuple[str, str]]
-"""How many test functions show a feature, by feature and basis."""
+"""The number of test functions that show a feature, by feature and basis."""
 
 
 @cache
 def peers() -> dict[str, Any]:
-    """What other tools do, with the source of each."""
+    """Return the features of other tools, with the source of each."""
     found: dict[str, Any] = json.loads(PEERS.read_text("utf-8"))
     return found
 
 
 @cache
 def marked() -> Marks:
-    """Return the marks of all test functions, as they stand in the files."""
+    """Return the marks of all test functions, from the files' text."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
     return Counter(mark for file in files for mark in marks_of(ast.parse(file.read_text("utf-8"))))
 

@@ -1,4 +1,4 @@
-"""Damaged requests in every format, at a deployed pipeline."""
+"""Posts damaged requests in every format to a deployed pipeline."""
 
 import sys
 from pathlib import Path

@@ -1,11 +1,11 @@
-"""Posts damaged requests in every format at the routes that take readings, and compares.
+"""Posts damaged requests in every format to the routes that take readings, and checks the results.
 
     make fuzz ARGS="--for 10m"
 
-On an embedded AWS of its own. A request that ends in 5xx, isn't answered, takes over 5 s, or is
-refused though whole is a finding, printed with its bytes. At the end the windows of the devices
-that sent whole requests must hold what was accepted, those of the others nothing that the schema
-forbids, the quarantine nothing, and the accounting must balance.
+It runs on a new instance. A finding is a request that ends in 5xx, isn't answered, takes over 5 s,
+or is refused although it is whole; it is printed with its bytes. At the end, windows of devices
+that sent whole requests must have exactly their accepted readings, windows of the others only valid
+values. The quarantine must be empty, and the accounting must balance.
 """
 
 import base64
@@ -37,7 +37,7 @@ SHOWN_BYTES = 3_000
 
 
 class Fuzz:
-    """One run: what was posted, answered, and found wrong."""
+    """One run: its posts, answers and findings."""
 
     def __init__(self, pipeline: Pipeline, seed: int, tokens: dict[str, str]) -> None:
         self.pipeline = pipeline
@@ -53,7 +53,7 @@ class Fuzz:
         self.slowest = 0.0
 
     def post(self) -> None:
-        """One request, by a device or a gateway."""
+        """Post a request, by a device or a gateway."""
         number = self.chance.randrange(DEVICES)
         made = request(self.chance, f"fuzzed-{number}", now_ms(), self.schema_id)
         if not made.damage:
@@ -74,7 +74,7 @@ class Fuzz:
         self.judge(made, answer, time.monotonic() - started)
 
     def _of_whole(self, made: Request, device_id: str) -> Request:
-        """The same request of a device that sends nothing damaged, each reading at its own time."""
+        """Return a whole request of this device: draw requests until one is."""
         while made.damage or made.documents[0]["device_id"] != device_id:
             made = request(self.chance, device_id, now_ms(), self.schema_id)
         return made
@@ -104,7 +104,7 @@ class Fuzz:
         print(f"✗ {self.findings[-1]}", flush=True)
 
     def compare(self) -> None:
-        """What is stored with what was accepted; what differs is a finding."""
+        """Compare stored readings with accepted ones; differences are findings."""
         accounted = self.account
         try:
             becomes(lambda: accounted()["unaccounted"], 0, "unaccounted", DRAIN_SECONDS)
@@ -136,7 +136,7 @@ class Fuzz:
 
 
 def main() -> int:
-    """Run for as long as told; 1 when there is a finding."""
+    """Run for the given time; return 1 if there is a finding."""
     parser = Parser(prog="make fuzz", description=__doc__)
     parser.add_argument("--for", dest="seconds", type=duration_seconds, default=600.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))

@@ -1,4 +1,4 @@
-"""Requests as devices send them, in every format, whole or damaged; chance is the caller's."""
+"""Requests in every format as devices send them, whole or damaged, from given random numbers."""
 
 import json
 import random
@@ -18,7 +18,7 @@ DAMAGED = 0.85  # of the requests
 
 
 def line_protocol(sent: Sequence[Document]) -> bytes:
-    """As InfluxDB's clients write it, in milliseconds."""
+    """Return lines as InfluxDB's clients write them, in milliseconds."""
     lines = (
         f"air,device_id={each['device_id']} "
         f"temperature={each['temperature']},humidity={each['humidity']} {each['recorded_at']}"
@@ -46,7 +46,7 @@ ODD_CODINGS = ["gzip", "identity", "br", "gzip, gzip", "deflate", "GZIP", ""]
 
 @dataclass
 class Request:
-    """What is posted; `documents` is what it brings, as long as it is whole."""
+    """A request to post; `documents` is its content while it is whole."""
 
     name: str
     data: bytes
@@ -64,9 +64,9 @@ def reading(chance: random.Random, device_id: str, now_ms: int) -> Document:
 def request(
     chance: random.Random, device_id: str, now_ms: int, schema_id: UUID | None = None
 ) -> Request:
-    """A request of up to 8 readings in any format, mostly damaged in one or more ways.
+    """Return a request of up to 8 readings in any format, mostly damaged in one or more ways.
 
-    `schema_id` is that of the newest schema, where the pipeline knows one.
+    `schema_id`: that of the newest schema, if the pipeline knows it.
     """
     name = chance.choice(list(FORMATS))
     content_type, written = FORMATS[name]
@@ -92,7 +92,7 @@ def request(
 
 
 def damage(chance: random.Random, made: Request) -> None:
-    """Change its bytes, once or a few times."""
+    """Change the body's bytes, once or a few times."""
     for _ in range(chance.randint(1, 4)):
         way = chance.choice([flip, cut, insert, remove, repeat, extend, numbers, swap])
         made.data = way(chance, made.data)[:LONGEST]  # repeats of repeats would fill the memory
@@ -100,7 +100,7 @@ def damage(chance: random.Random, made: Request) -> None:
 
 
 def mislabel(chance: random.Random, made: Request) -> None:
-    """Change what its headers say of it."""
+    """Change the headers."""
     if chance.random() < 0.6:
         made.headers["Content-Type"] = chance.choice(ODD_TYPES)
     else:
@@ -138,14 +138,14 @@ def extend(chance: random.Random, data: bytes) -> bytes:
 
 
 def numbers(chance: random.Random, data: bytes) -> bytes:
-    """A number where a length or a count may be: huge, negative, of all bits."""
+    """Replace bytes that may be a length or a count: huge, negative, all bits set."""
     odd = [b"\xff" * 9 + b"\x01", b"\xfe" * 9 + b"\x7f", b"\x80" * 12, b"1e400", b"NaN", b"-0"]
     at = chance.randrange(len(data) + 1)
     return data[:at] + chance.choice(odd) + data[at + 1 :]
 
 
 def swap(chance: random.Random, data: bytes) -> bytes:
-    """A word that a format knows, for another."""
+    """Replace a word of a format by another."""
     words = [b"device_id", b"recorded_at", b"temperature", b"received_at", b"trace_id"]
     words += [b"air", b",", b"=", b" ", b"\\", b'"']
     words += [b"null", b"double", b"string", b"record", b'"long"', b"avro.codec", b"fields"]

@@ -1,7 +1,7 @@
-"""`make metric`: a copy of the repository gets one more metric and a rule on it, and is deployed.
+"""`make metric`: adds a metric and a rule on it to a copy of the repository, and deploys it.
 
-By hand there is a schema version and a rule, nothing else. A device then posts the metric; a window
-has it, an alert of the rule is open, and `ingest` knows the id that the registry gave the version.
+Only a schema version and a rule are written by hand. A device then posts the metric: a window has
+it, an alert of the rule is open, and `ingest` has the id that the registry gave the version.
 """
 
 import subprocess
@@ -25,7 +25,7 @@ LIMIT_MM_S = 7.1  # of tests/added_metric.py's rule
 
 
 def main() -> int:
-    """Make the copy and deploy it from within; return 0 if the metric arrived."""
+    """Make the copy and deploy it with its own code; return 0 if the metric arrived."""
     started = time.monotonic()
     with TemporaryDirectory() as folder:
         copy = copied_to(Path(folder))
@@ -48,7 +48,7 @@ def run_inside(copy: Path) -> int:
 
 
 def inside() -> int:
-    """Deploy this repository, post the metric, and wait for what becomes of it."""
+    """Deploy this repository, post the metric, and wait for its window and alert."""
     instance = unused("metric")
     try:
         with brought_up(instance, Steps(Console(file=StringIO())), {}) as aws:
@@ -66,7 +66,7 @@ def inside() -> int:
 
 
 def follow(pipeline: Pipeline) -> None:
-    """Post a breach of the new rule, and see its window and its alert."""
+    """Post a breach of the new rule, and wait for its window and its alert."""
     minute = minutes_ago(3)
     pipeline.send(DEVICE, at(minute, 1, wobble=2.0), at(minute, 2, wobble=LIMIT_MM_S + 1))
 

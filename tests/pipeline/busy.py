@@ -1,10 +1,10 @@
-"""Shows that a run's verdict is true on a machine that is busy with something else.
+"""Shows that a run's verdict is true on a busy machine.
 
     make busy
 
-Beside busy loops the pipeline is brought up and devices post to it: nothing is lost then, and the
-verdict may say so or that it can't be told. A planted loss and a planted double count must be told
-as such.
+Busy loops run while the pipeline is brought up and devices post to it. Nothing is lost, so the
+verdict must be right, or that it can't tell. A planted loss and a planted double count must be
+reported as wrong.
 """
 
 import multiprocessing
@@ -28,7 +28,7 @@ PLANTED: dict[str, Plant] = {"a planted loss": lose, "a planted double count": c
 
 
 def spin() -> None:
-    """Keep a processor busy, as long as the process that has started this one lives."""
+    """Keep a processor busy while the parent process lives."""
     starter = os.getppid()
     while os.getppid() == starter:
         for _ in range(1_000_000):
@@ -37,7 +37,7 @@ def spin() -> None:
 
 @contextmanager
 def busy_loops(count: int) -> Iterator[None]:
-    """Keep so many processes busy."""
+    """Keep `count` processes busy."""
     loops = [multiprocessing.Process(target=spin, daemon=True) for _ in range(count)]
     for each in loops:
         each.start()

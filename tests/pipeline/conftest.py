@@ -19,9 +19,9 @@ from tests.pipeline.notices import Notices  # noqa: E402
 
 @pytest.fixture(scope="session")
 def pipeline(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
-    """Deployed to the instance that `--instance` names, or to one that ends with the tests.
+    """The pipeline, on the instance that `--instance` names, or on one that ends with the tests.
 
-    Where it can't be brought up, the cause is told once, and no test is run.
+    If it can't be brought up, the cause is printed once, and no test runs.
     """
     name = request.config.getoption("--instance")
     with ExitStack() as closing:
@@ -36,5 +36,5 @@ def pipeline(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
 
 @pytest.fixture(scope="session")
 def notices(pipeline: Pipeline) -> Notices:
-    """What reaches the subscribers of the topic and of the bus."""
+    """The notices at subscribers of the topic and of the bus."""
     return Notices(pipeline)

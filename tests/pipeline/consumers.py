@@ -1,4 +1,4 @@
-"""Functions of a test's own, each with a stream, a role and an event source mapping."""
+"""Functions of the tests' own, each with a stream, a role and an event source mapping."""
 
 import json
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ NOTING = Path(__file__).with_name("noting.py")
 
 
 class Consumer:
-    """A function that notes what it gets, and fails as it is told (tests/pipeline/noting.py)."""
+    """A function that records its batches, and fails as told (tests/pipeline/noting.py)."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Consumer:
 
     @property
     def batches(self) -> list[dict[str, Any]]:
-        """What the function got, in the order in which it was done with it."""
+        """The function's batches, in the order in which it finished them."""
         lines = self._log.read_text("utf-8").splitlines() if self._log.exists() else []
         return [json.loads(line) for line in lines]
 
@@ -67,22 +67,22 @@ class Consumer:
 
     @property
     def numbers(self) -> list[int]:
-        """The numbers delivered, in order."""
+        """The delivered numbers, in order."""
         return [number for _, number in self.deliveries]
 
     def mapping(self) -> dict[str, Any]:
-        """What the API says of the mapping."""
+        """The mapping, from the API."""
         found: dict[str, Any] = self.lambdas.get_event_source_mapping(UUID=self.mapping_id)
         return found
 
     def remove(self) -> None:
-        """Delete the mapping, so that it is in nobody's way."""
+        """Delete the mapping, so that it doesn't disturb other tests."""
         with suppress(self.lambdas.exceptions.ResourceNotFoundException):
             self.lambdas.delete_event_source_mapping(UUID=self.mapping_id)
 
 
 def writing_to(destination: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a role needs for a mapping's failure destination, if there is one."""
+    """Return the permissions that a role needs for a mapping's failure destination, if any."""
     target = destination.get("OnFailure", {}).get("Destination")
     write = ["sqs:SendMessage", "sns:Publish", "s3:PutObject"]
     return [{"Action": write, "Resource": [target, f"{target}/*"]}] if target else []

@@ -1,4 +1,4 @@
-"""A handler whose process a record kills: a test deploys it in a function's place.
+"""A handler whose process a record kills: a test deploys it in place of a function's own.
 
 In the deployed folder `stage.py` is the function's own handler.py, and `fault.json` has the text
 that is deadly in a record's bytes.
@@ -17,7 +17,7 @@ TEXT: str = json.loads(Path(__file__).with_name("fault.json").read_text())["text
 
 
 def handler(event: dict[str, Any], context: Any) -> Any:
-    """Die, or do as the function does."""
+    """Die if a record is deadly; otherwise call the function's own handler."""
     for record in event["Records"]:
         if TEXT.encode() in base64.b64decode(record["kinesis"]["data"]):
             os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A deployed pipeline as its callers have it, and what AWS tells of it."""
+"""A deployed pipeline for tests: the callers' side and AWS's side."""
 
 import json
 import subprocess
@@ -34,9 +34,9 @@ DAY_MS = 86_400_000
 def becomes(
     look: Callable[[], T], expected: T | Callable[[T], bool], what: str, seconds: float = 0.0
 ) -> T:
-    """What `look` gives once it is as expected; fails with what it gave last.
+    """Call `look` until its result is as expected, and return it; fail with the last result.
 
-    The wait begins anew whenever that changes.
+    Each change of the result starts the wait anew.
     """
     patience, before = Patience(seconds or PATIENCE_SECONDS), None
     is_there = expected if callable(expected) else lambda seen: bool(seen == expected)
@@ -59,18 +59,18 @@ def now_ms() -> int:
 
 
 def minutes_ago(minutes: int) -> int:
-    """The start, in epoch ms, of the minute so long ago."""
+    """Return the start, in epoch ms, of the minute that was `minutes` minutes ago."""
     return now_ms() // MINUTE_MS * MINUTE_MS - minutes * MINUTE_MS
 
 
 def shown(time_ms: int) -> str:
-    """A time as the API shows it: ISO 8601 in UTC, to the millisecond."""
+    """Return a time in the API's format: ISO 8601 in UTC, with milliseconds."""
     moment = datetime.fromtimestamp(time_ms / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def at(minute_ms: int, second: float, **metrics: float) -> Json:
-    """A device's document: metrics measured at a second of a minute."""
+    """Return a device's document: metrics measured at a second of a minute."""
     return {"recorded_at": minute_ms + round(second * 1000), **metrics}
 
 
@@ -101,7 +101,7 @@ class Pipeline:
         return self.state.outputs
 
     def connect(self) -> Api:
-        """A connection of an operator's."""
+        """Return an operator's connection."""
         return Api(self.state.api_url, self.state.tokens["operator"])
 
     def _client(self, service: str) -> Any:
@@ -112,16 +112,16 @@ class Pipeline:
     # Devices and gateways
 
     def token(self, subject: str) -> str:
-        """A subject's token: of admin, operator or gateway as deployed, else of a new device."""
+        """Return a subject's token: the deployed admin's, operator's, gateway's, or a device's."""
         tokens = self.state.tokens
         return tokens.get(subject) or issue_device_tokens(self.instance, [subject]).tokens[subject]
 
     def post(self, path: str, subject: str, body: Any) -> httpx.Response:
-        """What the API answers to `subject` posting `body` as JSON."""
+        """Post `body` as JSON with `subject`'s token; return the API's answer."""
         return self.http.post(path, json=body, headers=bearer(self.token(subject)))
 
     def send(self, device_id: str, *documents: Json) -> Json:
-        """Let a device post readings that the pipeline must take; its answer."""
+        """Post a device's readings, which the pipeline must take; return its answer."""
         answer = self._sent(f"/devices/{device_id}/readings", device_id, list(documents))
         assert answer.status_code == 202, answer.text
         accepted: Json = answer.json()
@@ -129,7 +129,7 @@ class Pipeline:
         return accepted
 
     def relay(self, readings: Iterable[Reading], ledger: Ledger | None = None) -> Json:
-        """Let the gateway post devices' readings that the pipeline must take; its answer."""
+        """Post readings by the gateway, which the pipeline must take; return its answer."""
         sent = list(readings)
         answer = self._sent("/readings", "gateway", [reading.body() for reading in sent])
         assert answer.status_code == 202, answer.text
@@ -140,7 +140,7 @@ class Pipeline:
         return accepted
 
     def _sent(self, path: str, subject: str, documents: list[Any]) -> httpx.Response:
-        """The answer to readings, which are sent again where there is none, as devices do."""
+        """Return the answer to readings, which are sent again without one, as devices do."""
         patience = Patience(PATIENCE_SECONDS)
         while True:
             with suppress(httpx.TransportError):
@@ -150,7 +150,7 @@ class Pipeline:
             assert not patience.is_over(), f"no answer to POST {path}"
 
     def schema_ids(self) -> list[UUID]:
-        """The ids of the reading schema's versions, as `ingest` is told them; none without Glue."""
+        """Return the ids of the reading schema's versions for `ingest`; empty without Glue."""
         name = f"{self.state.stack}-ingest"
         found = self.aws("lambda").get_function_configuration(FunctionName=name)
         told = found["Environment"]["Variables"].get("READING_SCHEMA_IDS", "")
@@ -159,25 +159,24 @@ class Pipeline:
     # Operators
 
     def windows(self, device_id: str) -> dict[int, Json]:
-        """All of a device's windows, by their minute's start."""
+        """Return all of a device's windows, by their minute's start."""
         span = iso(now_ms() - RETENTION_DAYS * DAY_MS), iso(now_ms() + 10 * MINUTE_MS)
         found = self.operator.windows(device_id, *span)
         return {from_iso(window["minute"]): window for window in found}
 
     def counts(self, device_id: str) -> dict[int, int]:
-        """How many readings each of a device's windows holds."""
+        """Return the number of readings in each of a device's windows."""
         return {minute: window["count"] for minute, window in self.windows(device_id).items()}
 
     def alerts(self, *device_ids: str, status: str = "open") -> list[Json]:
-        """The alerts of these devices."""
+        """Return the alerts of these devices."""
         found = self.operator.alerts(status)
         return [alert for alert in found if alert["device_id"] in device_ids]
 
     def passed(self, minute_ms: int, *device_ids: str) -> None:
-        """Wait until all that these devices have posted so far is in their windows.
+        """Wait until all readings that these devices have posted so far are in their windows.
 
-        A device's next reading comes behind it on the same shard: once that one shows, so must the
-        rest.
+        A device's next reading comes later on the same shard: once it shows, the others must, too.
         """
         for device_id in device_ids:
             self.send(device_id, at(minute_ms, 0, battery=1.0))
@@ -186,11 +185,11 @@ class Pipeline:
             becomes(lambda name=device_id: self.counts(name).get(minute_ms), 1, last)  # type: ignore[misc]
 
     def differences(self, ledger: Ledger) -> list[Difference]:
-        """What the pipeline shows of the ledger's devices otherwise than they know they sent."""
+        """Return the differences between the pipeline's answers and the ledger's devices."""
         return check(self.connect, ledger, load_rules(), is_alone=False).differences
 
     def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """`python -m local`, as an operator at a terminal has it, for this instance."""
+        """Run `python -m local` for this instance, as an operator at a terminal."""
         line = [sys.executable, "-m", "local", *arguments, "--name", self.instance.name]
         return subprocess.run(
             line, cwd=ROOT, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False
@@ -199,13 +198,13 @@ class Pipeline:
     # AWS's side
 
     def made(self, logical_id: str) -> str:
-        """The physical id of a resource, in whichever of the stacks it is."""
+        """Return the physical id of a resource, in any of the stacks."""
         resources = deployment.stack_resources(self.state)
         (found,) = [each for each in resources if each["LogicalResourceId"] == logical_id]
         return str(found["PhysicalResourceId"])
 
     def stored(self, prefix: str) -> list[str]:
-        """The minutes and regions of the windows of devices whose names start so."""
+        """Return minutes and regions of the windows of devices whose names start with `prefix`."""
         pages = self.aws("dynamodb").get_paginator("scan")
         return [
             item["minute_region"]["S"]
@@ -215,7 +214,7 @@ class Pipeline:
         ]
 
     def waiting(self, output: str) -> int:
-        """How many messages a queue has, those that a consumer holds among them."""
+        """Return the number of a queue's messages, with those that a consumer has received."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         answer = self.aws("sqs").get_queue_attributes(
             QueueUrl=self.outputs[output], AttributeNames=names
@@ -223,7 +222,7 @@ class Pipeline:
         return sum(int(answer["Attributes"][name]) for name in names)
 
     def given_up(self, function: str) -> list[str]:
-        """The keys of the batches that a function's mapping gave up on."""
+        """Return the keys of the batches that a function's mapping gave up on."""
         s3, bucket = self.aws("s3"), self.outputs["FailuresBucket"]
         name = f"{self.state.stack}-{function}"
         mappings = self.aws("lambda").list_event_source_mappings(FunctionName=name)
@@ -232,7 +231,7 @@ class Pipeline:
         return [each["Key"] for each in listed]
 
     def quarantined(self, partition_key: str | None = None) -> list[Json]:
-        """What is in quarantine, of one partition key if that is given; each record once."""
+        """Return each quarantined record once; with a partition key, only its records."""
         s3, bucket = self.aws("s3"), self.outputs["FailuresBucket"]
         listed = s3.list_objects_v2(Bucket=bucket, Prefix="quarantine/").get("Contents", [])
         bodies = [s3.get_object(Bucket=bucket, Key=each["Key"])["Body"].read() for each in listed]
@@ -241,7 +240,7 @@ class Pipeline:
         return [line for line in held.values() if partition_key in (None, line["partition_key"])]
 
     def logged(self, function: str, text: str, since_ms: int) -> list[str]:
-        """A function's log lines since then that have this text."""
+        """Return a function's log lines with this text since then."""
         group = f"/aws/lambda/{self.state.stack}-{function}"
         pages = self.aws("logs").get_paginator("filter_log_events")
         return [

@@ -1,7 +1,7 @@
-"""A handler that dies with half of its writes done: a test deploys it in a function's place.
+"""A handler that dies after half of its writes: a test deploys it in place of a function's own.
 
-In the deployed folder `stage.py` is the function's own handler.py, and `fault.json` says how to
-die, one time after another.
+In the deployed folder `stage.py` is the function's own handler.py, and `fault.json` has the ways to
+die, one after another.
 """
 
 import json
@@ -17,7 +17,7 @@ FAULT: dict[str, Any] = json.loads(Path(__file__).with_name("fault.json").read_t
 
 
 class DyingItems(stage.DynamoItems):  # type: ignore[misc]
-    """The table, until half of a batch is written."""
+    """The table's items; it dies once half of a batch is written."""
 
     def write(self, writes: Sequence[Any]) -> Any:
         half = len(writes) // 2
@@ -31,7 +31,7 @@ class DyingItems(stage.DynamoItems):  # type: ignore[misc]
 
 
 def next_death() -> str | None:
-    """The next death that is due; each leaves a mark, since memory may go with it."""
+    """Return the next death; each leaves a file, because the process's memory may be lost."""
     for number, death in enumerate(FAULT["deaths"]):
         try:
             Path(FAULT["marks"], f"{number}-{death}").touch(exist_ok=False)

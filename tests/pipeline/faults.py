@@ -1,4 +1,4 @@
-"""What a test breaks in a deployed pipeline, and mends again at its end."""
+"""Faults in a deployed pipeline, each repaired at the end of its block."""
 
 import io
 import json
@@ -21,7 +21,7 @@ DEADLY = Path(__file__).with_name("deadly.py")
 
 @contextmanager
 def dying(pipeline: Pipeline, function: str, marks: Path, deaths: list[str]) -> Iterator[None]:
-    """Let a function die with half of its writes done, "raising" or "killed"; then restore it.
+    """Let a function die after half of its writes, "raising" or "killed"; then restore it.
 
     Each death leaves a file in `marks`.
     """
@@ -31,7 +31,7 @@ def dying(pipeline: Pipeline, function: str, marks: Path, deaths: list[str]) -> 
 
 @contextmanager
 def killed_by(pipeline: Pipeline, function: str, text: str) -> Iterator[None]:
-    """Let any record whose bytes have this text kill a function; then restore it."""
+    """Let any record whose bytes have this text kill a function; then restore the function."""
     with instead(pipeline, function, DEADLY, {"text": text}):
         yield
 
@@ -40,7 +40,7 @@ def killed_by(pipeline: Pipeline, function: str, text: str) -> Iterator[None]:
 def instead(
     pipeline: Pipeline, function: str, faulty: Path, fault: dict[str, Any]
 ) -> Iterator[None]:
-    """Deploy a faulty handler before a function's own; then restore it."""
+    """Deploy a faulty handler in place of a function's own; then restore it."""
     name = f"{pipeline.state.stack}-{function}"
     aws = pipeline.aws("lambda")
     before = httpx.get(aws.get_function(FunctionName=name)["Code"]["Location"]).content
@@ -58,7 +58,7 @@ def instead(
 
 
 def update_code(aws: Any, name: str, package: bytes) -> None:
-    """Give a function other code, and wait until it has it."""
+    """Change a function's code, and wait until it is active."""
     aws.update_function_code(FunctionName=name, ZipFile=package)
     status = lambda: aws.get_function_configuration(FunctionName=name)["LastUpdateStatus"]  # noqa: E731
     becomes(status, "Successful", f"the update of {name}")
@@ -66,7 +66,7 @@ def update_code(aws: Any, name: str, package: bytes) -> None:
 
 @contextmanager
 def impatient(pipeline: Pipeline, function: str) -> Iterator[None]:
-    """Let a function's mapping give up on a whole batch after one try."""
+    """Let a function's mapping give up on a whole batch after one try; then restore it."""
     aws = pipeline.aws("lambda")
     name = f"{pipeline.state.stack}-{function}"
     (found,) = aws.list_event_source_mappings(FunctionName=name)["EventSourceMappings"]
@@ -79,7 +79,7 @@ def impatient(pipeline: Pipeline, function: str) -> Iterator[None]:
 
 
 def update_mapping(aws: Any, uuid: str, settings: dict[str, Any]) -> None:
-    """Give a mapping other settings, and wait until it has them."""
+    """Change a mapping's settings, and wait until they are active."""
     aws.update_event_source_mapping(UUID=uuid, **settings)
     state = lambda: aws.get_event_source_mapping(UUID=uuid)["State"]  # noqa: E731
     becomes(state, "Enabled", "the update of a mapping")
@@ -87,14 +87,14 @@ def update_mapping(aws: Any, uuid: str, settings: dict[str, Any]) -> None:
 
 @contextmanager
 def without(pipeline: Pipeline, function: str, *actions: str) -> Iterator[None]:
-    """Take actions from a function's role; at the end it has them again."""
+    """Remove actions from a function's role; then restore it."""
     with role_without(pipeline, f"{function.title()}Role", *actions):
         yield
 
 
 @contextmanager
 def role_without(pipeline: Pipeline, logical_id: str, *actions: str) -> Iterator[None]:
-    """Take actions from a role of the template; at the end it has them again."""
+    """Remove actions from a role of the template; then restore it."""
     iam = pipeline.aws("iam")
     role = pipeline.made(logical_id)
     policies = {
@@ -118,7 +118,7 @@ def role_without(pipeline: Pipeline, logical_id: str, *actions: str) -> Iterator
 
 
 def less(document: dict[str, Any], actions: tuple[str, ...]) -> dict[str, Any]:
-    """A policy without these actions."""
+    """Return a policy without these actions."""
     statements = []
     for statement in document["Statement"]:
         left = [action for action in as_list(statement["Action"]) if action not in actions]
@@ -134,7 +134,7 @@ def put_policy(iam: Any, role: str, policy: str, document: dict[str, Any]) -> No
 
 @contextmanager
 def glue_away(pipeline: Pipeline) -> Iterator[None]:
-    """Let the schema registry answer nobody; then again."""
+    """Make the schema registry unavailable; then available again."""
     (server,) = [
         each
         for each in psutil.Process(pipeline.state.pid).children(recursive=True)
@@ -149,7 +149,7 @@ def glue_away(pipeline: Pipeline) -> Iterator[None]:
 
 @contextmanager
 def visible_after(pipeline: Pipeline, output: str, seconds: int) -> Iterator[None]:
-    """Let what a consumer of a queue has failed with come back so soon; then as deployed."""
+    """Set a queue's visibility timeout; then restore it."""
     sqs, url = pipeline.aws("sqs"), pipeline.outputs[output]
     name = "VisibilityTimeout"
     before = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[name])["Attributes"]

@@ -18,7 +18,7 @@ def own_instance(
     built_by: Instance | None = None,
     parameters: dict[str, str] = PARAMETERS,
 ) -> Iterator[Instance]:
-    """An instance as `python -m local up` makes one, with IAM enforced.
+    """Bring up an instance like `python -m local up`, with IAM enforced.
 
     It ends with the block; also when this process is killed: its embedded AWS misses its starter.
     """
@@ -34,6 +34,6 @@ def own_instance(
 
 
 def cause_of(error: Exception) -> str:
-    """What kept an instance from coming up: a tool's last lines, if it was one that failed."""
+    """Return the cause of a failed start: the last lines of a failed tool, or the error."""
     tail = error.tail if isinstance(error, StepFailed) else []
     return "\n  ".join([f"the pipeline isn't up: {error}", *tail])

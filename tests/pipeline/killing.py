@@ -2,8 +2,8 @@
 
     make kills
 
-A stream of its own with two shards, two lanes each; a function that notes what it gets. Nothing may
-be lost, and each kill may repeat one batch of each lane at most.
+The stream is the test's own, with two shards and two lanes each; its function records its batches.
+No record may be lost, and each kill may repeat one batch of each lane at most.
 """
 
 import os
@@ -36,24 +36,24 @@ DRAIN_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the records."""
+    """The result: lost, repeated and reordered records."""
 
     kills: int
     put: int
     lost: int
     repeated: int
-    """Deliveries beyond the first of each record."""
+    """Deliveries of records beyond their first."""
     out_of_order: int
-    """Records whose first delivery came before that of an older one with the same key."""
+    """Records that were first delivered before an older one with the same key."""
 
     @property
     def repeated_max(self) -> int:
-        """A batch of each lane for each kill."""
+        """Return the maximum of repeats: a batch of each lane for each kill."""
         return self.kills * SHARDS * LANES * BATCH_SIZE
 
 
 def kill_while_records_flow(instance: Instance, kills: int, seed: int) -> Outcome:
-    """Do it, and wait until all that was put has been delivered, or delivery has stopped."""
+    """Put records and kill the engine, until all are delivered or delivery has stopped."""
     chance = random.Random(seed)
     consumer = Consumer(
         instance,
@@ -93,7 +93,7 @@ def kill_while_records_flow(instance: Instance, kills: int, seed: int) -> Outcom
 
 
 def kill_engine(instance: Instance) -> bool:
-    """SIGKILL to the engine, if it lives; the launcher starts another."""
+    """Kill the engine if it lives; the launcher starts another one."""
     try:
         os.kill(int((instance.folder / "mappings.pid").read_text()), signal.SIGKILL)
     except ProcessLookupError:
@@ -102,7 +102,7 @@ def kill_engine(instance: Instance) -> bool:
 
 
 def judge(deliveries: list[tuple[str, int]], put: int, kills: int) -> Outcome:
-    """Compare what was delivered with what was put."""
+    """Compare the delivered records with those that were put."""
     times = Counter(number for _, number in deliveries)
     newest: dict[str, int] = {}
     seen: set[int] = set()
@@ -122,7 +122,7 @@ def judge(deliveries: list[tuple[str, int]], put: int, kills: int) -> Outcome:
 
 
 def main() -> int:
-    """Kill as often as told, on an embedded AWS of its own."""
+    """Kill as often as told, on a new instance."""
     parser = Parser(prog="make kills", description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=int(time.time()))

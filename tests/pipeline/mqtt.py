@@ -1,4 +1,4 @@
-"""A device that speaks MQTT, with a client that isn't ours."""
+"""A device that speaks MQTT, with a client of others."""
 
 import json
 import time
@@ -43,13 +43,13 @@ class MqttDevice:
         self.seen.append("disconnected")
 
     def end(self) -> None:
-        """Leave nothing open."""
+        """Close all sockets."""
         self.client.disconnect()
         self.client.loop_stop()
         self.client._reset_sockets()  # those to wake its thread by
 
     def waits_for(self, *seen: str) -> None:
-        """Wait until just this has been seen of the connection."""
+        """Wait until exactly these events of the connection were seen."""
         patience = Patience(ANSWER_SECONDS_MAX)
         while self.seen != list(seen) and not patience.is_over():
             time.sleep(0.02)
@@ -67,7 +67,7 @@ class MqttDevice:
 def connected(
     pipeline: Pipeline, device_id: str, files: Pair | None = None
 ) -> Iterator[MqttDevice]:
-    """A device that the broker lets in, with a certificate of its own if it has none."""
+    """Yield a connected device; it gets a certificate if it has none."""
     device = MqttDevice(pipeline, device_id, files=files)
     try:
         device.waits_for("connected: Success")

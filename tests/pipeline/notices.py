@@ -1,4 +1,4 @@
-"""Subscribers of the pipeline's notices: a queue at the topic, and one at the bus."""
+"""Subscribers of the pipeline's notices: a queue of the topic, and one of the bus."""
 
 import json
 from collections import defaultdict
@@ -9,7 +9,7 @@ from tests.pipeline.deployed import Pipeline, becomes
 
 
 def queue_open_to(sqs: Any, name: str, service: str) -> tuple[str, str]:
-    """Address and ARN of a new queue that the service may send to."""
+    """Make a queue that the service may send to; return its URL and ARN."""
     statement = {
         "Effect": "Allow",
         "Principal": {"Service": f"{service}.amazonaws.com"},
@@ -23,7 +23,7 @@ def queue_open_to(sqs: Any, name: str, service: str) -> tuple[str, str]:
 
 
 class Notices:
-    """All notices that went out since it was made."""
+    """All notices since it was made."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -45,12 +45,12 @@ class Notices:
         assert events.put_targets(Rule=of_bus, Targets=[target], **bus)["FailedEntryCount"] == 0
 
     def of(self, device_id: str) -> tuple[list[Any], list[Any]]:
-        """The notices about a device that came from the topic, and from the bus."""
+        """Return the notices about a device from the topic, and those from the bus."""
         self._receive()
         return self._about("topic", device_id), self._about("bus", device_id)
 
     def counts(self, *device_ids: str) -> dict[str, tuple[int, int]]:
-        """How many notices about each device came from the topic, and from the bus."""
+        """Return the number of notices about each device from the topic, and from the bus."""
         self._receive()
         return {
             device_id: (len(self._about("topic", device_id)), len(self._about("bus", device_id)))
@@ -58,7 +58,7 @@ class Notices:
         }
 
     def arrived_once(self, *device_ids: str) -> None:
-        """Each device's notice came each way; and with no more on their way, no second one did.
+        """Return whether each device's notice came each way, and no second one is on its way.
 
         A notice may be delivered more than once under its id, and is on a busy machine.
         """
@@ -69,7 +69,7 @@ class Notices:
         assert self.counts(*device_ids) == once, what
 
     def _about(self, way: str, device_id: str) -> list[Any]:
-        """A device's notices, each once by its id, as receivers have to tell them."""
+        """Return a device's notices, each id once, as receivers must do."""
         found = [notice for notice in self._got[way] if notice["device_id"] == device_id]
         by_id = {notice["notice_id"]: notice for notice in found}
         if len(by_id) < len(found):

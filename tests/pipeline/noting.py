@@ -1,4 +1,4 @@
-"""A function that notes each batch, and raises when a number is in it that it is told to fail on.
+"""A function that records each batch, and fails on batches with certain numbers.
 
 A test deploys it with `told.json`: {fails_on, seconds, log}.
 """

@@ -1,4 +1,4 @@
-"""Faults planted in what the pipeline has stored, and the verdict that a run's check gives then."""
+"""Plants faults in the pipeline's stored data, and gets the verdict of a run's check."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Plant = Callable[[Pipeline, str, int], None]
 
 
 class Nothing:
-    """A source of devices that have sent all that they had."""
+    """A source whose devices have sent all their readings."""
 
     left_out = 0
 
@@ -40,9 +40,9 @@ class Nothing:
 
 
 def sent(pipeline: Pipeline, prefix: str) -> tuple[Ledger, int]:
-    """Let devices post, and wait until the pipeline shows it all; what they know, and the minute.
+    """Let devices post, and wait until all readings show; return their ledger and the minute.
 
-    Of each device's readings the last got no answer, and isn't there.
+    Each device's last reading is recorded as unanswered, and isn't stored.
     """
     ledger, minute_ms = Ledger(), minutes_ago(4)
     for device_id in (f"{prefix}-{number}" for number in range(DEVICES)):
@@ -57,7 +57,7 @@ def sent(pipeline: Pipeline, prefix: str) -> tuple[Ledger, int]:
 
 
 def checked(pipeline: Pipeline, ledger: Ledger) -> Report:
-    """What the check of a run says of these devices' readings."""
+    """Return the verdict of a run's check on these devices' readings."""
 
     async def run() -> Report:
         steps = Steps(Console(file=StringIO()))
@@ -69,7 +69,7 @@ def checked(pipeline: Pipeline, ledger: Ledger) -> Report:
 
 
 def item(pipeline: Pipeline, device_id: str, minute_ms: int) -> dict[str, Any]:
-    """A window as it is stored, of whichever generation counts."""
+    """Return a window's item, of the current generation."""
     (found,) = pipeline.aws("dynamodb").query(
         TableName=pipeline.outputs["WindowsTable"],
         KeyConditionExpression="device_id = :device AND begins_with(minute_region, :minute)",
@@ -79,14 +79,14 @@ def item(pipeline: Pipeline, device_id: str, minute_ms: int) -> dict[str, Any]:
 
 
 def lose(pipeline: Pipeline, device_id: str, minute_ms: int) -> None:
-    """Take a window away."""
+    """Delete a window."""
     found = item(pipeline, device_id, minute_ms)
     key = {name: found[name] for name in ("device_id", "minute_region")}
     pipeline.aws("dynamodb").delete_item(TableName=pipeline.outputs["WindowsTable"], Key=key)
 
 
 def count_twice(pipeline: Pipeline, device_id: str, minute_ms: int) -> None:
-    """Put a window's readings in the next minute's, too."""
+    """Copy a window's readings into the next minute's."""
     found = item(pipeline, device_id, minute_ms)
     minute, rest = found["minute_region"]["S"].split("#", 1)
     assert from_iso(minute) == minute_ms

@@ -1,4 +1,4 @@
-"""What the roles of a deployed stack allow."""
+"""Reads the permissions of a deployed stack's roles."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from tests.pipeline.deployed import Pipeline
 
 
 def stack_roles(pipeline: Pipeline) -> list[str]:
-    """The names of the stack's roles."""
+    """Return the names of the stack's roles."""
     return [
         found["PhysicalResourceId"]
         for found in deployment.stack_resources(pipeline.state)
@@ -16,7 +16,7 @@ def stack_roles(pipeline: Pipeline) -> list[str]:
 
 
 def role_statements(iam: Any, role: str) -> list[dict[str, Any]]:
-    """The statements of a role's inline policies."""
+    """Return the statements of a role's inline policies."""
     statements: list[dict[str, Any]] = []
     for name in iam.list_role_policies(RoleName=role)["PolicyNames"]:
         document: Any = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
@@ -26,5 +26,5 @@ def role_statements(iam: Any, role: str) -> list[dict[str, Any]]:
 
 
 def as_list(value: str | list[str]) -> list[str]:
-    """A policy element, which may be one text or several, as a list."""
+    """Return a policy element as a list; it may be a single text."""
     return [value] if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Every accepted reading is accounted for, and one that is on its way, or lost, is missed."""
+"""Every accepted reading is accounted for; a reading that is on its way, or lost, is missing."""
 
 import json
 from functools import partial

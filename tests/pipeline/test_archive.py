@@ -1,4 +1,4 @@
-"""The archive as Athena reads it: the deployed views, over what the deployed Firehose wrote."""
+"""The archive as Athena reads it: the deployed views over the deployed Firehose's objects."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -31,7 +31,7 @@ NO_READINGS = [
 
 @pytest.fixture
 def athena(pipeline: Pipeline) -> Iterator[Athena]:
-    """The views as the deployment left them in Glue, the one that others read before them."""
+    """The deployed views of Glue, in the order in which they depend on each other."""
     glue, database = pipeline.aws("glue"), pipeline.outputs["ArchiveDatabase"]
     tables = glue.get_tables(DatabaseName=database)["TableList"]
     found = {each["Name"]: each for each in tables if each["TableType"] == "VIRTUAL_VIEW"}
@@ -43,7 +43,7 @@ def athena(pipeline: Pipeline) -> Iterator[Athena]:
 
 
 def download(pipeline: Pipeline, folder: Path) -> Path:
-    """The bucket's objects as files of a folder."""
+    """Download the bucket's objects into a folder."""
     s3, bucket = pipeline.aws("s3"), pipeline.outputs["ArchiveBucket"]
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="readings/")
     for key in [found["Key"] for page in pages for found in page.get("Contents", [])]:
@@ -55,7 +55,7 @@ def download(pipeline: Pipeline, folder: Path) -> Path:
 
 
 def in_windows(pipeline: Pipeline, prefix: str) -> Readings:
-    """The readings that windows hold, of devices whose names start so."""
+    """Return the readings in windows, of devices whose names start with `prefix`."""
     found: Readings = {}
     for (device_id, minute_region), (encoded, *_) in items(pipeline, prefix).items():
         minute_ms = from_iso(minute_region.partition("#")[0])
@@ -65,7 +65,7 @@ def in_windows(pipeline: Pipeline, prefix: str) -> Readings:
 
 
 def in_archive(athena: Athena, prefix: str) -> Readings:
-    """The readings of `readings_once`; fails where one is there twice."""
+    """Return the readings of `readings_once`; fail if one is there twice."""
     rows = athena.ask(f"SELECT * FROM readings_once WHERE device_id LIKE '{prefix}%'")  # noqa: S608
     found = {(row.pop("device_id"), row.pop("recorded_at")): row for row in rows}
     assert len(found) == len(rows)

@@ -1,4 +1,4 @@
-"""The device client against the deployed pipeline: killed and cut off, and each reading is once."""
+"""The device client against the deployed pipeline: killed and cut off, it loses nothing."""
 
 from collections import Counter
 from pathlib import Path
@@ -104,7 +104,7 @@ def test_each_way_to_send_brings_readings_into_their_window(
 
 
 def transport(pipeline: Pipeline, device_id: str, way: str) -> Transport:
-    """How a device sends: the protocol, the format, its version, whether it compresses."""
+    """Return a device's transport: protocol, format, schema version, compression."""
     protocol, form, *more = way.split()
     is_packed, versions = "gzip" in more, [int(each) for each in more if each.isdigit()]
     written: Format = Json(gzip=is_packed)

@@ -1,4 +1,4 @@
-"""What is deployed: roles, outputs, what listens where, traces."""
+"""The deployed stack: roles, outputs, listening sockets, traces."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -98,7 +98,7 @@ def test_nothing_of_the_embedded_aws_listens_off_loopback(pipeline: Pipeline) ->
 
 
 def listening(group: int) -> Iterator[tuple[str, int]]:
-    """Address and port of every socket on which a process of the group hears: TCP and UDP."""
+    """Return address and port of every listening socket of the process group: TCP and UDP."""
     sockets = set()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended since
@@ -140,7 +140,7 @@ def test_a_reading_can_be_followed_from_the_post_to_the_alert(pipeline: Pipeline
     becomes(traces, [trace_id], "the trace on the alert")
 
     def continued() -> set[str]:
-        """The names of subsegments, of other traces, that link to this one."""
+        """Return the names of subsegments, of other traces, that link to this one."""
         return {
             segment["name"]
             for segment in segments(pipeline.instance)

@@ -1,4 +1,4 @@
-"""Whatever fails on the way, nothing is lost, and nothing counts twice."""
+"""No failure loses a reading or counts it twice."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,7 +91,7 @@ def test_readings_wait_in_the_overflow_queue_while_the_stream_is_away(pipeline: 
 
 @contextmanager
 def quick_returns(pipeline: Pipeline, output: str) -> Iterator[None]:
-    """Give back what a consumer of the queue didn't do after seconds, not after minutes."""
+    """Make messages that a consumer failed on visible again after seconds, not minutes."""
     sqs, url = pipeline.aws("sqs"), pipeline.outputs[output]
     name = "VisibilityTimeout"
     before = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[name])["Attributes"]

@@ -1,4 +1,4 @@
-"""Fleets that come from InfluxDB: its own clients write, and the windows hold what they wrote."""
+"""Devices that write to InfluxDB: its own clients write here, and windows have their points."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ MS: Any = WritePrecision.MS  # a class of texts, which the client has typed as i
 
 @contextmanager
 def client_1(pipeline: Pipeline, subject: str) -> Iterator[Any]:
-    """The client of InfluxDB 1: a user and a password, and the stage as a path."""
+    """Return the client of InfluxDB 1, with a user, a password and the stage as a path."""
     url = urlsplit(pipeline.state.api_url)
     name, _, secret = pipeline.token(subject).partition(".")
     client = InfluxDBClient(url.hostname, url.port, name, secret, "plant", path=url.path, gzip=True)
@@ -32,7 +32,7 @@ def client_1(pipeline: Pipeline, subject: str) -> Iterator[Any]:
 
 @contextmanager
 def client_2(pipeline: Pipeline, subject: str) -> Iterator[InfluxDB2Client]:
-    """The client of InfluxDB 2: the token."""
+    """Return the client of InfluxDB 2, with a token."""
     token = pipeline.token(subject)
     with InfluxDB2Client(
         pipeline.state.api_url, token=token, org="plant", enable_gzip=True
@@ -41,7 +41,7 @@ def client_2(pipeline: Pipeline, subject: str) -> Iterator[InfluxDB2Client]:
 
 
 def window(pipeline: Pipeline, device_id: str, minute_ms: int, count: int) -> Json:
-    """The metrics of a window, once it has as many readings."""
+    """Return the metrics of a window, once it has this number of readings."""
     found = becomes(
         lambda: pipeline.windows(device_id).get(minute_ms, {}),
         lambda window: window.get("count", 0) >= count,

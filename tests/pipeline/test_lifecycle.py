@@ -1,4 +1,4 @@
-"""A stack's life: deployed, updated, deleted, and deployed again on the data that it has left."""
+"""A stack's life: deployed, updated, deleted, and deployed again on the data that it left."""
 
 import shlex
 import subprocess
@@ -29,7 +29,7 @@ DEVICE, WIRED = "long-lived", "long-wired"
 
 @pytest.fixture(scope="module")
 def instance(request: pytest.FixtureRequest) -> Iterator[Instance]:
-    """One of this module's own, since its stack is deleted."""
+    """An instance of this module alone, since its stack is deleted."""
     name = request.config.getoption("--instance")
     steps = Steps(Console(file=StringIO()))
     with own_instance(steps, built_by=named(name) if name else None, parameters={}) as own:
@@ -38,20 +38,20 @@ def instance(request: pytest.FixtureRequest) -> Iterator[Instance]:
 
 @contextmanager
 def deployed(instance: Instance) -> Iterator[Pipeline]:
-    """The pipeline as it is deployed now, under its present address."""
+    """Return the present pipeline, at its present URL."""
     with Pipeline(instance) as pipeline:
         yield pipeline
 
 
 def parameters_of(pipeline: Pipeline) -> dict[str, str]:
-    """The parameters of the stack, but for those that are empty."""
+    """Return the stack's parameters that aren't empty."""
     (stack,) = pipeline.aws("cloudformation").describe_stacks(StackName="telemetry")["Stacks"]
     given = {each["ParameterKey"]: each["ParameterValue"] for each in stack["Parameters"]}
     return {name: value for name, value in given.items() if value}
 
 
 def delete(pipeline: Pipeline) -> None:
-    """`sam delete`, as an operator gives it, until the stack is gone: SAM looks every 30 s."""
+    """Run `sam delete` as an operator does, until the stack is gone: SAM looks every 30 s."""
     instance, state = pipeline.instance, pipeline.state
     arguments = ["--no-prompts", "--stack-name", state.stack, "--region", state.region]
     sam = deployment.SamRun(instance, instance.endpoint, ["delete", *arguments])
@@ -63,7 +63,7 @@ def delete(pipeline: Pipeline) -> None:
 
 
 def adopted(instance: Instance) -> dict[str, str]:
-    """`python -m ops adopt`; the parameters of the deployment that it asks for."""
+    """Run `python -m ops adopt`; return the parameters that it wants for the deployment."""
     answer = subprocess.run(
         [sys.executable, "-m", "ops", "adopt", "--env", "local", "--yes"],
         cwd=ROOT,
@@ -82,14 +82,14 @@ def adopted(instance: Instance) -> dict[str, str]:
 
 
 def items(pipeline: Pipeline) -> dict[str, int]:
-    """How many items the tables have that nobody writes while no reading comes."""
+    """Return the number of items in the tables that don't change without readings."""
     dynamodb = pipeline.aws("dynamodb")
     names = ("devices", "windows")
     return {name: dynamodb.scan(TableName=f"telemetry-{name}")["Count"] for name in names}
 
 
 def left(pipeline: Pipeline) -> dict[str, Any]:
-    """What is there of the stack's data, by the services themselves."""
+    """Return the stack's remaining data, from the services themselves."""
     outputs = pipeline.outputs
     key = pipeline.aws("kms").describe_key(KeyId=outputs["KeyId"])["KeyMetadata"]["KeyState"]
     buckets = {each["Name"] for each in pipeline.aws("s3").list_buckets()["Buckets"]}
@@ -104,7 +104,7 @@ def left(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def post_avro(pipeline: Pipeline, schema_id: Any, document: dict[str, Any]) -> int:
-    """The status of a device's post with the id that its firmware has."""
+    """Post a device's Avro reading with its firmware's schema id; return the status."""
     body = writers.header(schema_id) + writers.datum(document, writers.schema(1))
     headers = {"Content-Type": "application/avro"} | bearer(pipeline.token(DEVICE))
     path = f"/devices/{DEVICE}/readings"
@@ -112,7 +112,7 @@ def post_avro(pipeline: Pipeline, schema_id: Any, document: dict[str, Any]) -> i
 
 
 def forgotten(pipeline: Pipeline) -> set[str]:
-    """Delete what a refused deployment has left; the resources that exist already."""
+    """Delete the leftovers of a refused deployment; return the resources that exist already."""
     formation = pipeline.aws("cloudformation")
     told = formation.describe_events(StackName="telemetry")["OperationEvents"]
     formation.delete_stack(StackName="telemetry")

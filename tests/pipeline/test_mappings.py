@@ -1,4 +1,4 @@
-"""Event source mappings through the real APIs: the engine's process beside the embedded AWS."""
+"""Event source mappings through the real APIs, with the engine's process and the embedded AWS."""
 
 import json
 import math
@@ -23,7 +23,7 @@ as_aws = pytest.mark.as_aws
 
 @pytest.fixture
 def make(pipeline: Pipeline) -> Iterator[MakeConsumer]:
-    """Makes consumers, and removes their mappings at the test's end."""
+    """Makes consumers, and deletes their mappings at the end."""
     made: list[Consumer] = []
 
     def create(name: str, **settings: Any) -> Consumer:
@@ -89,12 +89,12 @@ def test_a_topic_gets_the_document_of_what_was_given_up(
 
 
 def giving_up_to(arn: str) -> dict[str, Any]:
-    """Settings of a mapping that tries twice and then gives up to a destination."""
+    """Return a mapping's settings: two tries, then a destination of failures."""
     return {"MaximumRetryAttempts": 1, "DestinationConfig": {"OnFailure": {"Destination": arn}}}
 
 
 def summary(document: dict[str, Any]) -> tuple[Any, ...]:
-    """What a failure's document says in short."""
+    """Return the main fields of a failure's document."""
     context = document["requestContext"]
     return (
         context["condition"],
@@ -124,7 +124,7 @@ def test_records_of_a_key_stay_in_order_over_a_split_and_a_merge(make: MakeConsu
 
 
 def open_shards(kinesis: Any, name: str) -> list[dict[str, Any]]:
-    """The shards that still take records."""
+    """Return the shards that still take records."""
     shards = kinesis.list_shards(StreamName=name)["Shards"]
     return [each for each in shards if "EndingSequenceNumber" not in each["SequenceNumberRange"]]
 

@@ -1,4 +1,4 @@
-"""MQTT: certificates, policy and rules as deployed, with a client that isn't ours."""
+"""MQTT with the deployed certificates, policy and rules, and a client of others."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""A metric that isn't valid takes no other with it, whichever way its reading comes."""
+"""An invalid metric doesn't reject its reading's other metrics, on any way in."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from tests.pipeline.mqtt import connected
 
 
 def metrics_of(pipeline: Pipeline, device_id: str) -> dict[str, tuple[int, float]]:
-    """How many values of each metric a device's windows have, and the largest."""
+    """Return each metric's number of values in a device's windows, and the largest value."""
     found: dict[str, tuple[int, float]] = {}
     for window in pipeline.windows(device_id).values():
         for name, each in window["metrics"].items():

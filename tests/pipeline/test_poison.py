@@ -1,4 +1,4 @@
-"""What isn't a reading is refused or quarantined, and stands in no reading's way."""
+"""Bodies and records that aren't readings are refused or quarantined, and stop no reading."""
 
 import base64
 import json
@@ -34,7 +34,7 @@ json_values = st.recursive(
 
 @st.composite
 def damaged_readings(draw: st.DrawFn, now: int) -> dict[str, Any]:
-    """A reading of the device `malformed`, with one thing about it that no reading may have."""
+    """Yield readings of the device `malformed`, each with one forbidden change."""
     reading: dict[str, Any] = {"recorded_at": now - 60_000, "temperature": 20.0}
     not_a_number = st.text() | st.booleans() | st.lists(st.floats()) | st.none()
     not_a_time = st.integers(max_value=now - (RETENTION_DAYS + 1) * DAY_MS) | st.integers(
@@ -63,7 +63,7 @@ def damaged_readings(draw: st.DrawFn, now: int) -> dict[str, Any]:
 
 
 def malformed_bodies(now: int) -> st.SearchStrategy[bytes]:
-    """Request bodies without a single reading in them."""
+    """Yield request bodies without a single valid reading."""
     damaged = damaged_readings(now)
     whole = json.dumps({"recorded_at": now - 60_000, "temperature": 20.0})
     documents = damaged | json_values | st.lists(damaged | json_values, max_size=3)
@@ -78,13 +78,13 @@ def malformed_bodies(now: int) -> st.SearchStrategy[bytes]:
 
 
 def too_much(now: int) -> list[bytes]:
-    """Bodies of readings, but more of them, or longer, than a request may bring."""
+    """Yield bodies with more readings, or more bytes, than a request may have."""
     whole = json.dumps({"recorded_at": now - 60_000, "temperature": 20.0}).encode()
     return [b"[" + b",".join([whole] * 501) + b"]", whole + b" " * MAX_BODY_BYTES]
 
 
 def distinct_bodies() -> list[bytes]:
-    """1,000 different ones, the same every time but for the clock."""
+    """Return 1,000 distinct bodies, equal in each run except for the clock."""
     now = now_ms()
     bodies = dict.fromkeys(too_much(now))
 

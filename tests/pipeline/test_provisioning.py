@@ -1,4 +1,4 @@
-"""Fleet provisioning by claim, as deployed: who gets a certificate, and what it may do then."""
+"""Fleet provisioning by claim, as deployed: who gets a certificate, and its permissions."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "mqtt.md"
 
 
 def hook_in_document() -> str:
-    """The hook that docs/mqtt.md shows."""
+    """Return the hook's code in docs/mqtt.md."""
     blocks = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
     (found,) = [code for code in blocks if "allowProvisioning" in code]
     return str(found)
@@ -53,7 +53,7 @@ def hook_arn(pipeline: Pipeline) -> str:
 
 @pytest.fixture
 def enabled(pipeline: Pipeline, hook_arn: str) -> Iterator[None]:
-    """The template as `ProvisioningHookArn` enables it."""
+    """Enable the template as `ProvisioningHookArn` does."""
     iot, name = pipeline.aws("iot"), pipeline.outputs["ProvisioningTemplateName"]
     iot.update_provisioning_template(
         templateName=name,
@@ -130,7 +130,7 @@ def test_a_claim_takes_no_device_s_name_and_publishes_nothing(pipeline: Pipeline
 
 
 def as_claim(pipeline: Pipeline, client_id: str) -> AbstractContextManager[Claimant]:
-    """A connection by the claim's certificate."""
+    """Connect with the claim's certificate."""
     files = certificates.claim(pipeline.instance.folder)
     policy = pipeline.outputs["ClaimPolicyName"]
     certificates.register(pipeline.aws("iot"), policy, files.certificate)
@@ -139,6 +139,6 @@ def as_claim(pipeline: Pipeline, client_id: str) -> AbstractContextManager[Claim
 
 
 def things(pipeline: Pipeline, name: str) -> list[str]:
-    """The things of a name."""
+    """Return the things of that name."""
     found = pipeline.aws("iot").list_things()["things"]
     return [each["thingName"] for each in found if each["thingName"] == name]

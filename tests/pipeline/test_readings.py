@@ -1,4 +1,4 @@
-"""What devices post comes out as windows, the latest reading, and alerts, each once."""
+"""Posted readings show as windows, latest readings and alerts, each once."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`python -m local up` on an instance that is up: what has changed is deployed, its data stays."""
+"""`python -m local up` on a running instance: it deploys changes, and data stays."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ REASON, OTHER_REASON = "minutes after the pipeline's clock", "minutes after our 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of this one, to be edited while its instance is up."""
+    """A copy of this checkout, to be edited while its instance is up."""
     copy = copied_to(tmp_path_factory.mktemp("checkout"))
     for tools in (".venv", ".tools"):
         (copy / tools).symlink_to(ROOT / tools)
@@ -57,7 +57,7 @@ def pipeline(checkout: Path) -> Iterator[Pipeline]:
 
 
 def local(checkout: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """`python -m local` with the copy's code."""
+    """Run `python -m local` with the copy's code."""
     line = [sys.executable, "-m", "local", *arguments]
     return subprocess.run(
         line, cwd=checkout, capture_output=True, text=True, timeout=300, check=False
@@ -81,7 +81,7 @@ def write_rule(checkout: Path, above: int) -> None:
 
 
 def mappings(pipeline: Pipeline) -> dict[str, dict[str, str | None]]:
-    """How far each mapping is, by its id and shard."""
+    """Return each mapping's progress, by its id and shard."""
     told = local(pipeline.instance.folder.parents[1], "mappings", "--name", NAME, "--json")
     return {
         each["uuid"]: {shard["shard_id"]: shard["position"] for shard in each["shards"]}
@@ -91,7 +91,7 @@ def mappings(pipeline: Pipeline) -> dict[str, dict[str, str | None]]:
 
 @contextlib.contextmanager
 def posting(pipeline: Pipeline, device: str) -> Iterator[list[int]]:
-    """A device that posts a reading again and again, until one is taken, and then the next."""
+    """Let a device post a reading until it is taken, then the next one, and so on."""
     minute, stop, taken = minutes_ago(0), threading.Event(), list[int]()
     headers = bearer(pipeline.token(device))
 
@@ -115,14 +115,14 @@ def posting(pipeline: Pipeline, device: str) -> Iterator[list[int]]:
 
 
 def too_early(pipeline: Pipeline) -> str:
-    """What the API says of a reading from the future."""
+    """Return the API's reason for a reading from the future."""
     body = {"recorded_at": now_ms() + 3_600_000, "humidity": 1.0}
     answer = pipeline.post(f"/devices/{DEVICE}/readings", DEVICE, [body])
     return answer.text
 
 
 def rules_of(pipeline: Pipeline) -> list[str]:
-    """The rules of the device's open alerts."""
+    """Return the rules of the device's open alerts."""
     return sorted(str(alert["rule"]) for alert in pipeline.alerts(DEVICE))
 
 

@@ -1,4 +1,4 @@
-"""The way back for what failed: redriven, quarantined, released, and in the end stored once."""
+"""The way back after failures: redriven, quarantined, released, and finally stored once."""
 
 import json
 

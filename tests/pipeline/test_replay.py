@@ -1,4 +1,4 @@
-"""The archive, and the ways back from it: what is there already is changed by neither."""
+"""The archive, and the two ways back from it; neither changes existing data."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ HOUR_MS = 3_600_000
 
 
 def archived(pipeline: Pipeline, prefix: str) -> int:
-    """How many readings of devices whose names start so are archived."""
+    """Return the number of archived readings of devices whose names start with `prefix`."""
     s3, bucket = pipeline.aws("s3"), pipeline.outputs["ArchiveBucket"]
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="readings/")
     keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
@@ -27,7 +27,7 @@ def archived(pipeline: Pipeline, prefix: str) -> int:
 
 
 def items(pipeline: Pipeline, prefix: str) -> dict[tuple[str, str], tuple[bytes, str, str]]:
-    """Bytes, expiry and version of the windows of devices whose names start so."""
+    """Return bytes, expiry and version of windows of devices whose names start with `prefix`."""
     pages = pipeline.aws("dynamodb").get_paginator("scan")
     found = [
         item
@@ -46,7 +46,7 @@ def items(pipeline: Pipeline, prefix: str) -> dict[tuple[str, str], tuple[bytes,
 
 
 def operate(pipeline: Pipeline, *words: str) -> str:
-    """Let an operator's command run to its end; what it told."""
+    """Run an operator's command to its end; return its output."""
     told = StringIO()
     options = parser().parse_args(["replay", "--name", pipeline.instance.name, *words])
     assert options.does(options, Console(file=told, width=200)) == 0
@@ -54,7 +54,7 @@ def operate(pipeline: Pipeline, *words: str) -> str:
 
 
 def post_some(pipeline: Pipeline, prefix: str) -> list[str]:
-    """Readings of several devices: in order, late, twice, and two that disagree."""
+    """Post readings of several devices: in order, late, twice, and two that disagree."""
     minute, long_ago = minutes_ago(6), minutes_ago(26 * 60)
     names = [f"{prefix}-{index}" for index in range(4)]
     readings = [
@@ -157,7 +157,7 @@ def test_a_rebuild_that_was_cut_off_can_be_given_up(pipeline: Pipeline) -> None:
 
 
 def pointer(pipeline: Pipeline) -> dict[str, int]:
-    """Which generations there are in the region."""
+    """Return the region's pointer to generations."""
     key = {"device_id": {"S": "#generations"}, "minute_region": {"S": pipeline.state.region}}
     table = pipeline.outputs["WindowsTable"]
     found = pipeline.aws("dynamodb").get_item(TableName=table, Key=key, ConsistentRead=True)

@@ -1,4 +1,4 @@
-"""The local run as a person starts it, and that its check finds what is lost."""
+"""The local run as a person starts it; its check finds losses."""
 
 import json
 import statistics
@@ -27,7 +27,7 @@ EACH_HOURS = 6  # of the file's hourly rows: all of them take a minute
 
 
 def local(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m local`, as from a terminal."""
+    """Run `python -m local`, as from a terminal."""
     command = [sys.executable, "-m", "local", *arguments]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False
@@ -138,7 +138,7 @@ def test_a_year_of_recorded_temperatures_comes_out_with_its_monthly_means(
 
 
 def by_month(values: Iterable[tuple[datetime, float]]) -> dict[int, list[float]]:
-    """Values by the month in which they were measured."""
+    """Return values by the month of their measurement."""
     months: dict[int, list[float]] = defaultdict(list)
     for time, value in values:
         months[time.month].append(value)

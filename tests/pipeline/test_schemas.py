@@ -1,4 +1,4 @@
-"""Glue Schema Registry as `sam deploy` leaves it, and as `ingest` uses it."""
+"""Glue Schema Registry after `sam deploy`, and `ingest`'s use of it."""
 
 import json
 import time
@@ -41,7 +41,7 @@ def as_ingest(pipeline: Pipeline) -> Any:
 
 
 def definition(*fields: dict[str, Any]) -> str:
-    """A further version of the newest reading."""
+    """Return a further version of the newest reading schema."""
     newest = versions("reading")[-1]
     return json.dumps({**newest, "version": 99, "fields": [*newest["fields"], *fields]})
 
@@ -130,7 +130,7 @@ def test_a_stack_creates_changes_and_deletes_schemas(pipeline: Pipeline) -> None
     schema = {"RegistryName": "spare", "SchemaName": "thing"}
 
     def have(template: str) -> str:
-        """Update the stack; how that ended."""
+        """Update the stack; return its final status."""
         cloudformation.update_stack(StackName="spare", TemplateBody=template)
         while True:
             (stack,) = cloudformation.describe_stacks(StackName="spare")["Stacks"]

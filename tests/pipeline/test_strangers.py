@@ -1,4 +1,4 @@
-"""What another user's process, or a page in a browser, gets of the deployed pipeline: nothing."""
+"""Other users' processes and pages in a browser get nothing of the deployed pipeline."""
 
 import io
 import json
@@ -26,7 +26,7 @@ KEYS = ("", "test", "000000000000", "111122223333")
 
 
 def credentials(service: str, key: str) -> str:
-    """Credentials in a query, by a key that anybody can name and no signature to speak of."""
+    """Return credentials in a query: a well-known key with a meaningless signature."""
     now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     scope = quote(f"{key}/{now[:8]}/{REGION}/{service}/aws4_request", safe="")
     return (
@@ -36,7 +36,7 @@ def credentials(service: str, key: str) -> str:
 
 
 class Stranger:
-    """Somebody who knows the instance's port, and no key."""
+    """A caller who knows the instance's port, but no key."""
 
     def __init__(self, pipeline: Pipeline, headers: dict[str, str]) -> None:
         self.state = pipeline.state
@@ -48,7 +48,7 @@ class Stranger:
         )
 
     def asked(self, method: str, path: str, service: str, **request: object) -> httpx.Response:
-        """Ask without credentials and with each that anybody knows; the worst answer."""
+        """Ask without credentials and with each well-known pair; return the worst answer."""
         found = [self.http.request(method, path, **request)]  # type: ignore[arg-type]
         for key in KEYS:
             query = f"{path}{'&' if '?' in path else '?'}{credentials(service, key)}"
@@ -56,7 +56,7 @@ class Stranger:
         return min(found, key=lambda answer: answer.status_code)
 
     def call(self, service: str, target: str, document: Mapping[str, object]) -> httpx.Response:
-        """Call an operation of a service that speaks JSON."""
+        """Call an operation of a service with a JSON protocol."""
         headers = {"X-Amz-Target": target, "Content-Type": TYPES[service]}
         return self.asked("POST", "/", service, headers=headers, content=json.dumps(document))
 

@@ -1,4 +1,4 @@
-"""`python -m tests.simulation`: many seeds, or one with its history.
+"""`python -m tests.simulation`: runs many seeds, or one with its history.
 
 python -m tests.simulation --seeds 1000          run seeds 0 to 999, on every processor
 python -m tests.simulation --seed 17             replay one, and print what happened
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def replay(seed: int, options: Options, bug: str | None) -> int:
-    """Run one seed and print all that happened, and what doesn't hold."""
+    """Run one seed and print its history, and the invariants that don't hold."""
     outcome = course(seed, options, bug)
     print("\n".join(outcome.lines))
     print(f"seed {seed}: {len(outcome.lines)} events, {outcome.readings} records, {outcome.digest}")
@@ -70,7 +70,7 @@ def tell_violations(outcome: Outcome) -> None:
 def outcomes(
     seeds: Sequence[int], bug: str | None, jobs: int
 ) -> Generator[Outcome | None, None, None]:
-    """Run seeds on several processes, which are replaced now and then; None where none has ended.
+    """Run seeds on several processes, which are replaced regularly; yield None while none ends.
 
     Not a ProcessPoolExecutor: with max_tasks_per_child it comes to a stop (CPython, gh-115634), and
     when it is interrupted by anything but a terminal it waits for its processes for ever.
@@ -89,7 +89,7 @@ def outcomes(
 
 
 class Progress:
-    """Tells how far a sweep is: one line that changes in a terminal, else a line now and then."""
+    """Shows a sweep's progress: one changing line in a terminal, otherwise a line now and then."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -97,7 +97,7 @@ class Progress:
         self._told = 0
 
     def tell(self, done: int) -> None:
-        """Tell it if it is time to: every few seconds, more rarely where nothing has ended."""
+        """Print the progress every few seconds; less often while no seed ends."""
         now = time.monotonic()
         if now - self._told_at < (TELL_SECONDS if done > self._told else TELL_AGAIN_SECONDS):
             return
@@ -112,13 +112,13 @@ class Progress:
             print(text, flush=True)
 
     def clear(self) -> None:
-        """Make room for another line."""
+        """Clear the line for other output."""
         if sys.stdout.isatty():
             print("\r\033[K", end="", flush=True)
 
 
 def sweep(seeds: Sequence[int], bug: str | None, jobs: int) -> int:
-    """Run seeds on several processes; tell of each that fails, and reduce the first ones."""
+    """Run seeds on several processes; report each failure, and reduce the first ones."""
     started = time.monotonic()
     failed: list[Outcome] = []
     hits = Counter[str]()
@@ -155,7 +155,7 @@ def sweep(seeds: Sequence[int], bug: str | None, jobs: int) -> int:
 
 
 def show(outcome: Outcome, bug: str | None) -> None:
-    """Print the shortest history of a failure, and how to see it again."""
+    """Print the shortest history of a failure, and the command that replays it."""
     print("\n".join(outcome.lines))
     settings = json.dumps(asdict(outcome.options))
     planted = f" --bug {bug}" if bug else ""

@@ -1,7 +1,7 @@
-"""What the query API must answer at the end: asked page by page, worked out from the tables' items.
+"""Checks the query API's answers at the end against the tables' items, page by page.
 
-It shares no code with the functions but the encoding of windows. Each invariant is as those of
-`oracle.py`.
+It shares no code with the functions except the encoding of windows. Its invariants have the form of
+those in `oracle.py`.
 """
 
 import json
@@ -27,7 +27,7 @@ METRICS = ("temperature", "humidity", "pressure", "battery")
 
 
 class Value(NamedTuple):
-    """The largest value of a metric and instant, and whether there were others."""
+    """The largest value of a metric at an instant, and whether other values were sent."""
 
     value: float
     is_contested: bool
@@ -37,16 +37,16 @@ Instants = dict[int, dict[str, Value]]
 """A device's readings by instant."""
 LIMITS = (1, 2, 3, 5, 7, 13)
 SPANS = 2
-"""How many parts of a device's time are asked for besides all of it."""
+"""Number of parts of a device's time that are queried besides all of it."""
 METERS = 3
-"""Of how many of the other producer's devices somebody asks: heat waves bring many."""
+"""Maximum of the other producer's devices that are queried: heat waves bring many."""
 PAGES_MAX = 2_000
 NOBODY = "nobody"
 LATER_MS = 24 * 3_600_000
 
 
 class Api:
-    """The query function of a region, whose tables are at rest."""
+    """The query function of a region whose tables no longer change."""
 
     def __init__(self, world: World, region: Region) -> None:
         client = Operator(region, region.lambda_.invoke)
@@ -55,7 +55,7 @@ class Api:
         self._alerts = AlertReader(client.dynamodb, ALERTS)
 
     def get(self, resource: str, device_id: str = "", **asked: Any) -> tuple[int, Any]:
-        """An answer's status and body."""
+        """Return an answer's status and body."""
         event = {
             "httpMethod": "GET",
             "resource": resource,
@@ -70,12 +70,12 @@ class Api:
 
 
 def chance_of(world: World, region: Region) -> random.Random:
-    """What is asked for is decided by the seed."""
+    """Return random numbers by the seed: they choose the queries."""
     return random.Random(f"{world.conditions.seed}/queries/{region.name}")
 
 
 def instants(world: World, region: Region) -> dict[str, Instants]:
-    """What a region's table has, by device: all regions' windows merged."""
+    """Return a region's instants by device, from all regions' windows merged."""
     found: dict[str, Instants] = defaultdict(lambda: defaultdict(dict))
     for item in world.tables[WINDOWS].replicas[region.name].items.values():
         device_id, minute_ms, _ = minute_ms_of(item)
@@ -88,20 +88,20 @@ def instants(world: World, region: Region) -> dict[str, Instants]:
 
 
 def larger(a: Value, b: Value) -> Value:
-    """Of what two regions have of one metric and instant."""
+    """Return the merged value of two regions' values for a metric and instant."""
     is_contested = a.is_contested or b.is_contested or a.value != b.value
     return Value(max(a.value, b.value), is_contested)
 
 
 def asked_for(world: World, found: dict[str, Instants], chance: random.Random) -> list[str]:
-    """The devices to ask for: those that send, and some of the other producer's."""
+    """Return the devices to query: all own ones, and some of the other producer's."""
     own = [device.device_id for device in world.devices]
     others = sorted(found.keys() - set(own))
     return own + chance.sample(others, min(METERS, len(others)))
 
 
 def windows_are_told(world: World) -> Found:
-    """GET windows tells each minute of each device once, in order, whatever the pages' size."""
+    """GET windows returns each minute of each device once, in order, for any page size."""
     for region in kept(world):
         api, chance = Api(world, region), chance_of(world, region)
         found = instants(world, region)
@@ -125,7 +125,7 @@ def windows_are_told(world: World) -> Found:
 
 
 def spans(minutes: list[int], chance: random.Random) -> Iterator[tuple[int, int]]:
-    """Parts of a device's time that begin and end at a full minute, or a moment beside one."""
+    """Return parts of a device's time that begin and end at a full minute or 1 ms beside it."""
     for _ in range(SPANS if minutes else 0):
         ends = [chance.choice(minutes) + chance.choice([-1, 0, 1, MINUTE_MS]) for _ in "ab"]
         yield min(ends), max(ends)
@@ -134,7 +134,7 @@ def spans(minutes: list[int], chance: random.Random) -> Iterator[tuple[int, int]
 def pages_of_windows(
     api: Api, device_id: str, from_ms: int, to_ms: int, limit: int
 ) -> Iterator[list[Json]]:
-    """The windows of each page, from the first to the one without a next."""
+    """Return the windows of each page, up to the page without a next one."""
     start: Any = from_ms
     for _ in range(PAGES_MAX):
         asked = {"from_": start, "to": to_ms, "limit": limit}
@@ -146,7 +146,7 @@ def pages_of_windows(
 
 
 def statistics_of(found: Instants) -> dict[int, Json]:
-    """A device's minutes as the API has to tell them."""
+    """Return a device's minutes as the API must return them."""
     minutes: dict[int, Instants] = defaultdict(dict)
     for at_ms in sorted(found):
         minutes[at_ms - at_ms % MINUTE_MS][at_ms] = found[at_ms]
@@ -154,7 +154,7 @@ def statistics_of(found: Instants) -> dict[int, Json]:
 
 
 def statistics(minute_ms: int, readings: Instants) -> Json:
-    """One minute's readings, in order of their instants, as the API has to tell them."""
+    """Return one minute's window, from its readings in order of their instants."""
     columns: dict[str, list[float]] = defaultdict(list)
     for metrics in readings.values():
         for name, each in metrics.items():
@@ -172,12 +172,12 @@ def minute_text(minute_ms: int) -> str:
 
 
 def conflicting(readings: Instants) -> int:
-    """How many values others of their instant were different from."""
+    """Return the number of values for which another value of the same instant was sent."""
     return sum(each.is_contested for metrics in readings.values() for each in metrics.values())
 
 
 def statistics_of_metric(values: list[float]) -> Json:
-    """By exact arithmetic."""
+    """Return a metric's statistics by exact arithmetic."""
     exact = [Fraction(value) for value in values]
     mean = sum(exact) / len(exact)
     variance = sum((value - mean) ** 2 for value in exact) / len(exact)
@@ -192,7 +192,7 @@ def statistics_of_metric(values: list[float]) -> Json:
 
 
 def different(where: str, expected: list[Json], told: list[Json]) -> Found:
-    """Where the windows that were told aren't those that there are."""
+    """Yield the differences between the returned windows and the expected ones."""
     if [each["minute"] for each in told] != [each["minute"] for each in expected]:
         yield f"{where}: {[each['minute'] for each in told]}"
         return
@@ -202,7 +202,7 @@ def different(where: str, expected: list[Json], told: list[Json]) -> Found:
 
 
 def is_close(told: Any, wanted: Any) -> bool:
-    """Whether two answers are the same, but for what floats round."""
+    """Return whether two answers are equal up to the rounding of floats."""
     if isinstance(wanted, dict):
         is_same = isinstance(told, dict) and told.keys() == wanted.keys()
         return is_same and all(is_close(told[name], wanted[name]) for name in wanted)
@@ -212,7 +212,7 @@ def is_close(told: Any, wanted: Any) -> bool:
 
 
 def devices_are_told(world: World) -> Found:
-    """GET of a device tells what `described` expects of it; of one without readings, 404."""
+    """GET of a device returns the answer of `described`; 404 for a device without readings."""
     for region in kept(world):
         api, found = Api(world, region), instants(world, region)
         for device_id in asked_for(world, found, chance_of(world, region)):
@@ -230,7 +230,7 @@ def devices_are_told(world: World) -> Found:
 
 
 def described(device_id: str, found: Instants) -> Json:
-    """What is told of a device, field by field; nothing where it has no readings.
+    """Return the expected answer about a device; None if it has no readings.
 
     The newest minutes are searched until each metric has a value, or to the oldest.
     """
@@ -260,7 +260,7 @@ def described(device_id: str, found: Instants) -> Json:
 
 
 def alerts_are_told(world: World) -> Found:
-    """GET alerts lists each episode of a status once, the longest open of a bucket first."""
+    """GET alerts returns each episode of a status once; in a bucket the longest open is first."""
     for region in kept(world):
         api, chance = Api(world, region), chance_of(world, region)
         items = world.tables[ALERTS].replicas[region.name].items.values()
@@ -284,7 +284,7 @@ def alerts_are_told(world: World) -> Found:
 
 
 def pages_of_alerts(api: Api, status: str, limit: int) -> Iterator[list[Json]]:
-    """The alerts of each page, from the first to the one without a cursor."""
+    """Return the alerts of each page, up to the page without a cursor."""
     more: Json = {}
     for _ in range(PAGES_MAX):
         _, body = api.get("/alerts", status=status, limit=limit, **more)
@@ -295,7 +295,7 @@ def pages_of_alerts(api: Api, status: str, limit: int) -> Iterator[list[Json]]:
 
 
 def disordered(where: str, told: list[Json], episodes: list[Any]) -> Found:
-    """Where an alert comes after one of its own bucket that began later."""
+    """Yield alerts that come after one of their bucket that began later."""
     buckets = {key_of(alert(item)): item["status_bucket"]["S"] for item in episodes}
     last: dict[str, str] = {}
     for each in told:
@@ -306,7 +306,7 @@ def disordered(where: str, told: list[Json], episodes: list[Any]) -> Found:
 
 
 def key_of(told: Json) -> tuple[str, str, str]:
-    """Which episode an alert is about."""
+    """Return the key of the episode that an alert is about."""
     return told["device_id"], told["rule"], told["region"]
 
 
@@ -315,7 +315,7 @@ def status_of(item: Any) -> str:
 
 
 def alert(item: Any) -> Json:
-    """An episode's item as the API has to tell it."""
+    """Return an episode's item as the API must return it."""
     plain = {name: item[name]["S"] for name in ("device_id", "rule", "severity", "region")}
     return plain | {
         "episode": int(item["episode"]["N"]),

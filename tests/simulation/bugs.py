@@ -1,7 +1,7 @@
-"""Bugs to plant: what people write when they don't think of one of the faults.
+"""Bugs to plant: mistakes of people who don't think of one of the faults.
 
-Each takes what was done right out of the real code, and names the invariant that must tell. A test
-shows that it does, of every one within 160 seeds; where it doesn't, the simulation is too weak.
+Each replaces a correct part of the real code, and names the invariant that must fail. A test shows
+that each bug is found within 160 seeds. If one isn't, the simulation is too weak.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ Plant = Callable[[contextlib.ExitStack], None]
 
 
 class Bug(NamedTuple):
-    """How to plant a bug, the invariant that is to find it, and a seed in which it does."""
+    """How to plant a bug, the invariant that must find it, and a seed in which it does."""
 
     plant: Plant
     breaks: str
@@ -76,10 +76,10 @@ BUGS: dict[str, Bug] = {}
 
 
 def breaks(invariant: Callable[[World], oracle.Found], seed: int = 0) -> Callable[[Plant], Plant]:
-    """Keep a bug under its function's name, with the invariant that must not hold.
+    """Register a bug under its function's name, with the invariant that must fail.
 
-    `seed` is one in which it doesn't. It is tried before the others, and only saves their time: a
-    change of the simulation or of the code may make it another.
+    `seed` is one in which it fails. It is tried first, only to save time: a change of the
+    simulation or of the code may make it another seed.
     """
 
     def keep(plant: Plant) -> Plant:
@@ -91,7 +91,7 @@ def breaks(invariant: Callable[[World], oracle.Found], seed: int = 0) -> Callabl
 
 @breaks(oracle.windows_are_the_sets_of_readings, seed=18)
 def blind_write(planted: contextlib.ExitStack) -> None:
-    """An item is overwritten whatever its version is: no compare in compare-and-set."""
+    """An item is overwritten at any version: compare-and-set without the compare."""
     real = DynamoItems._statement
 
     def blind(self: DynamoItems, write: Write) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def blind_write(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.windows_are_the_sets_of_readings)
 def running_sums(planted: contextlib.ExitStack) -> None:
-    """A window counts what it is given: the same reading again is one more."""
+    """A window counts each reading that it is given: a repeated reading counts again."""
 
     def counting(window: Any, readings: Any) -> Addition:
         window = dict(window or {})
@@ -123,7 +123,7 @@ def running_sums(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.what_is_acknowledged_is_there, seed=8)
 def acknowledged_before_written(planted: contextlib.ExitStack) -> None:
-    """Devices are told that readings are taken before the stream has them."""
+    """Devices get "accepted" before the stream has the readings."""
     real = Stream.put
 
     def hopeful(self: Stream, readings: Any) -> list[Any]:
@@ -135,7 +135,7 @@ def acknowledged_before_written(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.what_is_acknowledged_is_there, seed=32)
 def overflow_ignored(planted: contextlib.ExitStack) -> None:
-    """What the overflow queue doesn't take is acknowledged all the same."""
+    """Readings that the overflow queue refuses are acknowledged all the same."""
     real = Overflow.put
 
     def careless(self: Overflow, readings: Any) -> list[Any]:
@@ -147,7 +147,7 @@ def overflow_ignored(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.each_record_is_counted_once, seed=11)
 def advance_before_delivery(planted: contextlib.ExitStack) -> None:
-    """A shard's checkpoint is what was read, not what was delivered."""
+    """A shard's checkpoint is the last read record, not the last delivered one."""
 
     def ahead(self: Lane, read: str | None) -> str | None:
         return lane.later(self._done, read)
@@ -157,7 +157,7 @@ def advance_before_delivery(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.notices_go_out_once, seed=2)
 def no_outbox(planted: contextlib.ExitStack) -> None:
-    """`alert` queues the notice itself once it has written: two writes, and a gap between them."""
+    """`alert` queues the notice after writing the episode: two writes with a gap between them."""
 
     def alerting(of: Environment) -> Handler:
         alerts, queue = wiring.alerts_for(of), Queue(of.sqs, "notices")
@@ -206,7 +206,7 @@ def every_regions_items(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.windows_are_the_sets_of_readings)
 def one_item_for_all_regions(planted: contextlib.ExitStack) -> None:
-    """Regions write the same items: the last writer wins, the other's readings are gone."""
+    """Regions write the same items: the last writer wins, the other's readings are lost."""
     real = windows.Windows._to_item
 
     def to_item(self: windows.Windows, key: Any, addition: Any) -> Any:
@@ -218,7 +218,7 @@ def one_item_for_all_regions(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.quarantine_has_what_cannot_be_stored, seed=9)
 def quarantine_failure_swallowed(planted: contextlib.ExitStack) -> None:
-    """What the quarantine doesn't take is counted as done."""
+    """Records that the quarantine refuses count as done."""
     real = Quarantine.put
 
     def careless(self: Quarantine, *rejected: Any) -> list[Any]:
@@ -230,7 +230,7 @@ def quarantine_failure_swallowed(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.episodes_follow_each_other, seed=6)
 def reopened_by_a_late_breach(planted: contextlib.ExitStack) -> None:
-    """A breach opens a new episode whenever the last one is cleared, however old it is."""
+    """A breach opens a new episode if the last one is cleared, even a very late breach."""
 
     def forgetful(episode: Episode | None, breaches: Any) -> Changed:
         breaches = list(breaches)
@@ -247,7 +247,7 @@ def reopened_by_a_late_breach(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.each_record_is_counted_once)
 def failures_not_reported(planted: contextlib.ExitStack) -> None:
-    """What of a batch couldn't be written isn't in the answer to the mapping."""
+    """The answer to the mapping doesn't name the records that couldn't be written."""
     everything: dict[str, Any] = {"batchItemFailures": []}
     planted.enter_context(
         patch.object(stream_module, "resume_from", lambda _records, _failed: everything)
@@ -256,7 +256,7 @@ def failures_not_reported(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.each_record_is_counted_once, seed=3)
 def resumed_from_the_last_failure(planted: contextlib.ExitStack) -> None:
-    """Of several failed records the last one is named, and those before it are lost."""
+    """The answer names the last of several failed records; the ones before it are lost."""
     real = stream_module.resume_from
 
     def from_last(records: Any, failed: Any) -> dict[str, Any]:
@@ -280,7 +280,7 @@ def unsure_is_written(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.windows_are_the_sets_of_readings)
 def half_a_batch_dropped(planted: contextlib.ExitStack) -> None:
-    """A batch is bisected, and only one half is tried again."""
+    """A batch is bisected, but only one half is retried."""
     real = policy.after
 
     def halved(batch: Batch, failed_at: int | None, mapping: Mapping) -> policy.Step:
@@ -294,7 +294,7 @@ def half_a_batch_dropped(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.notices_go_out_once, seed=6)
 def no_claim(planted: contextlib.ExitStack) -> None:
-    """A notice is sent as often as the queue delivers it."""
+    """A notice is sent at each delivery by the queue."""
     planted.enter_context(patch.object(Claims, "take", lambda *_arguments: "taken"))
 
 
@@ -315,7 +315,7 @@ def noted_before_sent(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.streams_have_what_devices_sent, seed=2)
 def identity_by_arrival(planted: contextlib.ExitStack) -> None:
-    """A reading's instant is when it arrived, so one that is sent again is another one."""
+    """A reading's instant is its arrival, so a repeated reading counts as another."""
     real = admission.admit
 
     def stamped(documents: Any, poster: Any, now_ms: int, *more: Any) -> Any:
@@ -331,7 +331,7 @@ def identity_by_arrival(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.windows_are_the_sets_of_readings, seed=2)
 def last_value_wins(planted: contextlib.ExitStack) -> None:
-    """Of two values for one instant the later one is kept: the order decides."""
+    """Of two values for one instant the later one is kept, so the order decides."""
     planted.enter_context(
         patch.object(window_module, "_merge_metrics", lambda a, b: ({**a, **b}, 0))
     )
@@ -339,7 +339,7 @@ def last_value_wins(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.windows_are_the_sets_of_readings, seed=2)
 def a_contested_value_is_forgotten(planted: contextlib.ExitStack) -> None:
-    """A window keeps no mark of a value that another one was different from."""
+    """A window doesn't record that a value had a different rival."""
     real = window_module._merge_metrics
 
     def forgetful(a: Any, b: Any) -> Any:
@@ -351,7 +351,7 @@ def a_contested_value_is_forgotten(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.the_bad_are_refused, seed=6)
 def values_of_one_instant_are_all_accepted(planted: contextlib.ExitStack) -> None:
-    """A request with two values of one instant is accepted whole, and one of them gets lost."""
+    """A request with two values of one instant is accepted whole; one of them is lost."""
 
     def trusting(readings: Any, _places: Any) -> Any:
         return [validation.Parsed(reading) for reading in readings]
@@ -361,7 +361,7 @@ def values_of_one_instant_are_all_accepted(planted: contextlib.ExitStack) -> Non
 
 @breaks(oracle.windows_are_the_sets_of_readings, seed=21)
 def a_bad_metric_takes_the_good_ones_with_it(planted: contextlib.ExitStack) -> None:
-    """A record on the stream with a metric that isn't valid is no reading."""
+    """A record on the stream with an invalid metric isn't taken as a reading."""
     real = validation.decode
 
     def strict(data: bytes) -> Any:
@@ -375,13 +375,13 @@ def a_bad_metric_takes_the_good_ones_with_it(planted: contextlib.ExitStack) -> N
 
 @breaks(oracle.quarantine_has_what_cannot_be_stored, seed=13)
 def what_is_refused_of_a_record_is_dropped(planted: contextlib.ExitStack) -> None:
-    """Of a record of which only metrics are refused nothing gets into quarantine."""
+    """A record of which only metrics are refused isn't quarantined."""
     planted.enter_context(patch.object(aggregate, "_first_of_each_device", lambda _records: []))
 
 
 @breaks(oracle.episodes_join_their_breaches, seed=45)
 def cleared_whatever_came(planted: contextlib.ExitStack) -> None:
-    """An episode is cleared though a later breach has joined it meanwhile."""
+    """An episode is cleared although a later breach has joined it meanwhile."""
 
     def anyhow(episode: Episode | None, at_ms: int) -> Changed:
         if episode is None or not episode.is_open:
@@ -405,7 +405,7 @@ def forgotten_cache(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.notices_go_out_once)
 def a_clear_goes_unnoticed(planted: contextlib.ExitStack) -> None:
-    """The filter of the outbox lets only openings through."""
+    """The outbox's filter lets only openings through."""
     real = region_module.patterns
 
     def openings(function: str, event: str) -> list[str]:
@@ -416,7 +416,7 @@ def a_clear_goes_unnoticed(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.nobody_writes_anothers_data, seed=2)
 def anothers_readings_taken(planted: contextlib.ExitStack) -> None:
-    """A document may name another device than the one that posts."""
+    """A document may name another device than the poster."""
     real = validation.parse
 
     def trusting(raw: Any, device_id: str | None = None) -> Any:
@@ -429,19 +429,19 @@ def anothers_readings_taken(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.each_record_is_counted_once, seed=9)
 def counted_beyond_the_checkpoint(planted: contextlib.ExitStack) -> None:
-    """What is delivered again is counted each time."""
+    """A repeated delivery is counted again."""
     planted.enter_context(patch.object(aggregate, "_until_first", lambda _failed, ended: ended))
 
 
 @breaks(oracle.nothing_is_unaccounted, seed=2)
 def counted_by_nobody(planted: contextlib.ExitStack) -> None:
-    """What a redrive puts into quarantine is missing in the balance."""
+    """Records that a redrive quarantines are missing in the balance."""
     planted.enter_context(patch.object(redrive, "_count_settled", lambda _records: None))
 
 
 @breaks(oracle.windows_are_the_sets_of_readings, seed=24)
 def redriven_is_deleted(planted: contextlib.ExitStack) -> None:
-    """A redrive deletes what it has tried, though a retry could mend what failed."""
+    """A redrive deletes a batch after its try, although a retry could succeed."""
     real = redrive.Batches._retry
 
     def hopeful(self: redrive.Batches, failure: Any) -> list[Any]:
@@ -469,7 +469,7 @@ def changed_on_the_way(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.only_what_is_bad_is_quarantined, seed=24)
 def impatience_quarantined(planted: contextlib.ExitStack) -> None:
-    """A redrive takes every error for the record's own fault."""
+    """A redrive takes every error for a fault of the record."""
     real = functions_module.judge
 
     def harsh(error: str | None, payload: bytes) -> Any:
@@ -481,7 +481,7 @@ def impatience_quarantined(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.what_is_accepted_is_counted)
 def accepted_uncounted(planted: contextlib.ExitStack) -> None:
-    """Ingest doesn't count what it accepts, so no loss can ever be seen."""
+    """Ingest doesn't count accepted readings, so that no loss shows in the balance."""
     planted.enter_context(patch.object(ingest, "count_at", lambda *_at, **_amounts: None))
 
 
@@ -498,13 +498,13 @@ def dead_letters_dropped(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.windows_go_when_their_time_is_over)
 def windows_that_expire_at_once(planted: contextlib.ExitStack) -> None:
-    """The time at which a window may go is wrong."""
+    """A window's expiry is wrong."""
     planted.enter_context(patch.object(windows, "expires_at", lambda *_arguments: 0))
 
 
 @breaks(oracle.notices_say_what_changed)
 def a_notice_of_somebody_else(planted: contextlib.ExitStack) -> None:
-    """A notice has the right name and says the wrong thing."""
+    """A notice has the right name and another episode's content."""
     real = alerts_module.to_notice
 
     def wrong(item: Any) -> Any:
@@ -515,7 +515,7 @@ def a_notice_of_somebody_else(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.episodes_follow_each_other, seed=5)
 def since_its_own_breach(planted: contextlib.ExitStack) -> None:
-    """An episode begins with its first breach, and what is late of the time before is lost."""
+    """An episode begins with its first known breach; late breaches before it are lost."""
 
     def started(number: int, breach: Any, since_ms: int | None) -> Episode:
         since_ms = None if since_ms is None else breach.at_ms - 1
@@ -526,7 +526,7 @@ def since_its_own_breach(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.functions_raise_what_they_mean_to, seed=2)
 def conflicts_always_bring_the_item(planted: contextlib.ExitStack) -> None:
-    """The code dies of a refusal that doesn't bring the item; a retry hides it."""
+    """The code fails if a refused condition doesn't return the item; a retry hides it."""
     real = DynamoItems._outcome
 
     def trusting(self: DynamoItems, write: Write, response: dict[str, Any]) -> Any:
@@ -539,7 +539,7 @@ def conflicts_always_bring_the_item(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.episodes_join_their_breaches, seed=1)
 def cleared_at_the_last_recovery(planted: contextlib.ExitStack) -> None:
-    """An episode ends when its device was last seen calm, not when it calmed down."""
+    """An episode ends at the device's last calm reading, not at the first."""
 
     def latest(values: Any, clears_below: float, last_breach_ms: int, now_ms: int) -> int | None:
         until_ms = now_ms - episode_module.SETTLE_MS
@@ -551,19 +551,19 @@ def cleared_at_the_last_recovery(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.notices_go_out_once, seed=21)
 def a_claim_of_no_time(planted: contextlib.ExitStack) -> None:
-    """A claim is over at once, so two deliveries at the same time both send."""
+    """A claim expires at once, so two simultaneous deliveries both send."""
     planted.enter_context(patch.object(notify, "LEASE_SECONDS", -60))
 
 
 @breaks(oracle.what_is_accepted_is_counted)
 def what_others_bring_is_uncounted(planted: contextlib.ExitStack) -> None:
-    """What another producer puts on the stream is missing on the left of the balance."""
+    """Readings of another producer are missing among the balance's incomes."""
     planted.enter_context(patch.object(stream_module.Record, "bypassed_ingest", False))
 
 
 @breaks(oracle.episodes_open_and_clear_once, seed=9)
 def a_late_answer_is_believed(planted: contextlib.ExitStack) -> None:
-    """What a read that isn't consistent told replaces what is known to be newer."""
+    """An inconsistent read replaces a state that is known to be newer."""
 
     def credulous(self: Any, key: Any, state: Any, version: int) -> None:
         known = self._known.get(key)
@@ -577,7 +577,7 @@ def a_late_answer_is_believed(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.what_is_acknowledged_is_there, seed=8)
 def iots_documents_dropped(planted: contextlib.ExitStack) -> None:
-    """Drain knows readings that overflowed, and takes IoT's error documents for nothing."""
+    """Drain knows overflowed readings only, and drops IoT's error documents."""
     real = drain.contents
 
     def only_its_own(message: Any, *more: Any) -> Any:
@@ -588,14 +588,14 @@ def iots_documents_dropped(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.what_is_acknowledged_is_there, seed=2)
 def a_failed_event_is_lost(planted: contextlib.ExitStack) -> None:
-    """Nobody is told of an asynchronous event that Lambda has given up."""
+    """An asynchronous event that Lambda gave up goes nowhere."""
     nowhere = events_module.Asynchronous(retries=2, destination=None)
     planted.enter_context(patch.object(events_module, "asynchronous", lambda _function: nowhere))
 
 
 @breaks(oracle.what_is_acknowledged_is_there, seed=26)
 def a_message_is_done_without_its_readings(planted: contextlib.ExitStack) -> None:
-    """Ingest doesn't raise where it finds no place for a message: Lambda tries no more."""
+    """Ingest doesn't raise if it can't store a message, so Lambda doesn't retry."""
     real = ingest.run_message
 
     def calm(*arguments: Any) -> None:
@@ -607,13 +607,13 @@ def a_message_is_done_without_its_readings(planted: contextlib.ExitStack) -> Non
 
 @breaks(oracle.what_is_acknowledged_is_there, seed=8)
 def an_error_document_without_a_time(planted: contextlib.ExitStack) -> None:
-    """Drain doesn't know when a message came, and takes its document for unreadable lines."""
+    """Drain doesn't know a message's arrival, and takes its document for unreadable lines."""
     planted.enter_context(patch.object(drain, "sent_at_ms", lambda _message: None))
 
 
 @breaks(oracle.nothing_is_unaccounted, seed=2)
 def counted_as_mqtt_too(planted: contextlib.ExitStack) -> None:
-    """Ingest counts what it takes of a message, and marks it as counted by nobody yet."""
+    """Ingest counts a message's readings, and marks them as uncounted."""
     real = mqtt.take
 
     def marked(*arguments: Any) -> Any:
@@ -625,13 +625,13 @@ def counted_as_mqtt_too(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.what_is_accepted_is_counted, seed=8)
 def drained_unmarked(planted: contextlib.ExitStack) -> None:
-    """What drain takes of an error document looks as if ingest had counted it."""
+    """Drain writes readings of an error document as if ingest had counted them."""
     planted.enter_context(patch.object(mqtt, "uncounted", list))
 
 
 @breaks(oracle.streams_have_what_devices_sent, seed=21)
 def the_payload_names_the_device(planted: contextlib.ExitStack) -> None:
-    """A field of the payload wins over the rule's, and no condition keeps it out."""
+    """A field of the payload overrides the rule's field, and no condition excludes it."""
     conditions = (" AND isUndefined(device_id) = true", " OR isUndefined(device_id) = false")
     real_parse, real_set_field = sql.parse, sql.set_field
 
@@ -652,7 +652,7 @@ def the_payload_names_the_device(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.streams_have_what_devices_sent, seed=2)
 def identity_by_delivery(planted: contextlib.ExitStack) -> None:
-    """A reading of a message has the instant of its delivery: published again it is another."""
+    """A message's reading has its delivery's instant: a repeated publication is another one."""
     real = mqtt.take
 
     def stamped(message: Any, *more: Any) -> Any:
@@ -668,7 +668,7 @@ def identity_by_delivery(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.streams_have_what_devices_sent, seed=5)
 def old_avro_read_by_place(planted: contextlib.ExitStack) -> None:
-    """What the first version's devices wrote is read as if its metrics were others."""
+    """Records of the first version's devices are read with the newest version's metrics."""
     real, shifted = Schemas.writer, {"temperature": "humidity", "humidity": "pressure"}
     first = versions("reading")[0]
     fields = [
@@ -684,7 +684,7 @@ def old_avro_read_by_place(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.only_what_is_bad_is_quarantined, seed=26)
 def a_registry_that_is_away_knows_nothing(planted: contextlib.ExitStack) -> None:
-    """No answer of the schema registry is taken for one: that there is no such schema."""
+    """A failed call of the schema registry counts as "no such schema"."""
     real = Schemas._ask
 
     def hasty(self: Schemas, asked: Any) -> Any:
@@ -698,7 +698,7 @@ def a_registry_that_is_away_knows_nothing(planted: contextlib.ExitStack) -> None
 
 @breaks(oracle.bad_records_are_quarantined_once, seed=6)
 def quarantined_by_alert_too(planted: contextlib.ExitStack) -> None:
-    """Each consumer puts aside what isn't a reading."""
+    """Each consumer quarantines bad records."""
     real = wiring.alerting
 
     def alerting(of: Environment) -> Handler:
@@ -717,7 +717,7 @@ def quarantined_by_alert_too(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.bad_messages_are_quarantined_once, seed=2)
 def a_name_for_each_delivery(planted: contextlib.ExitStack) -> None:
-    """What a message brings goes into quarantine under another name whenever it is delivered."""
+    """A message's bad content is quarantined under another name at each delivery."""
     real, numbers = mqtt._entry, itertools.count()
 
     def numbered(message: Any, *more: Any) -> Any:
@@ -729,7 +729,7 @@ def a_name_for_each_delivery(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.bad_messages_are_quarantined_once, seed=2)
 def what_a_message_has_wrong_is_dropped(planted: contextlib.ExitStack) -> None:
-    """Nobody hears of a message's documents that are no readings."""
+    """A message's bad documents are dropped."""
     real = mqtt.take
 
     def silent(*arguments: Any) -> Any:
@@ -740,7 +740,7 @@ def what_a_message_has_wrong_is_dropped(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.windows_are_the_sets_of_readings, seed=6)
 def without_a_stamp_any_time_will_do(planted: contextlib.ExitStack) -> None:
-    """What came past ingest is held to its times only where a rule has stamped it."""
+    """Readings that bypassed ingest get its time checks only if a rule has stamped them."""
     real = stream_module._checked
 
     def lenient(record: Any, retention_ms: int) -> Any:
@@ -753,7 +753,7 @@ def without_a_stamp_any_time_will_do(planted: contextlib.ExitStack) -> None:
 
 @contextlib.contextmanager
 def planted(name: str | None) -> Iterator[None]:
-    """Plant a bug while the block runs; none where there is no name."""
+    """Plant a bug while the block runs; none without a name."""
     with contextlib.ExitStack() as stack:
         if name:
             BUGS[name].plant(stack)

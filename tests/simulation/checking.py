@@ -1,4 +1,4 @@
-"""Runs seeds, and reduces one that fails to the shortest history that still does."""
+"""Runs seeds, and reduces a failing one to its shortest history."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ MINUTES_MIN = 0.5
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one course."""
+    """The result of one course."""
 
     seed: int
     options: Options
@@ -25,16 +25,16 @@ class Outcome:
     digest: str
     readings: int
     hits: Counter[str]
-    """How often each fault struck, and what came of them."""
+    """How often each fault struck, and had its effects."""
 
     @property
     def invariants(self) -> set[str]:
-        """The names of those that don't hold."""
+        """The names of the invariants that don't hold."""
         return {name for name, _ in self.violations}
 
 
 def course(seed: int, options: Options | None = None, bug: str | None = None) -> Outcome:
-    """Run a seed, with its own mix of faults or another, and check every invariant."""
+    """Run a seed, with its own mix of faults or another one, and check every invariant."""
     options = options or drawn(seed)
     with planted(bug):
         try:
@@ -47,10 +47,9 @@ def course(seed: int, options: Options | None = None, bug: str | None = None) ->
 
 
 def seed_that_finds(bug: str, seeds: int) -> int | None:
-    """A seed, of so many, in which a planted bug breaks what it must: the known one is tried first.
+    """Return a seed of `seeds` in which a planted bug breaks its invariant; the known one is first.
 
-    None where there is none. Raises RuntimeError where a course can't be run to its end: others
-    couldn't either.
+    None without such a seed. Raise RuntimeError if a course doesn't end: others wouldn't either.
     """
     wanted, known = BUGS[bug].breaks, BUGS[bug].seed
     for seed in sorted(range(seeds), key=lambda seed: seed != known):
@@ -63,7 +62,7 @@ def seed_that_finds(bug: str, seeds: int) -> int | None:
 
 
 def hits(world: World) -> Counter[str]:
-    """How often each fault struck, and how often it came to what they are meant to bring about."""
+    """Return how often each fault struck, and how often it had its intended effects."""
     found = world.conditions.hits.copy()
     for region in kept(world):
         found["dead letter"] += region.queues["dead-letters"].sent
@@ -79,14 +78,14 @@ def hits(world: World) -> Counter[str]:
 
 
 def stored(world: World) -> int:
-    """How many records got onto streams."""
+    """Return the number of records on the streams."""
     return sum(len(region.stream.log) for region in world.regions.values())
 
 
 def reduced(
     outcome: Outcome, bug: str | None = None, tell: Callable[[str], None] = print
 ) -> Outcome:
-    """The same failure with fewer faults, devices and minutes: as few as it could be found with."""
+    """Return the same failure with as few faults, devices and minutes as possible."""
     tell(f"seed {outcome.seed}: reducing {len(outcome.lines)} events")
     best, is_smaller = outcome, True
     while is_smaller:
@@ -101,7 +100,7 @@ def reduced(
 
 
 def smaller(options: Options) -> Iterator[Options]:
-    """Options with a little less of something, the most promising first."""
+    """Yield options with a little less of something, the most promising first."""
     if options.minutes / 2 >= MINUTES_MIN:
         yield replace(options, minutes=options.minutes / 2)
     if options.devices > 1:

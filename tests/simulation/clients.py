@@ -1,4 +1,4 @@
-"""What functions use of boto3: the calls that the adapters make, against the simulated services."""
+"""The functions' boto3 clients: the adapters' calls, on the simulated services."""
 
 import json
 from collections.abc import Awaitable, Callable, Iterator
@@ -31,7 +31,7 @@ def refusal(code: str, operation: str, item: Item | None = None) -> ClientError:
 
 
 class Clients:
-    """The clients of one environment; `call` is what makes each call go wrong or not."""
+    """The clients of one environment; `call` decides whether a call fails."""
 
     def __init__(self, services: Services, invoke: Invoke) -> None:
         self.services = services
@@ -50,7 +50,7 @@ class Clients:
         raise NotImplementedError
 
     def note_key(self, data: bytes, key: str) -> None:
-        """Note under which partition key a record was to get onto the stream."""
+        """Record the partition key of a record that was to get onto the stream."""
 
 
 class Client:
@@ -122,7 +122,7 @@ class DynamoDb(Client):
         return {}
 
     def _note(self, table: Table, statement: Json, outcome: str) -> None:
-        """Note which item a statement was about: keys are its only plain texts with a region."""
+        """Record a statement's item: of its texts only keys name a region."""
         texts = [value["S"] for value in statement["Parameters"] if "S" in value]
         version = statement["Parameters"][-1].get("N", "")
         self._conditions.history.note(self._services.name, table.name, *texts[:2], version, outcome)
@@ -178,7 +178,7 @@ class DynamoDb(Client):
 
 
 class Windows:
-    """The pages of a query of a device's windows."""
+    """The pages of a query for a device's windows."""
 
     def __init__(self, dynamodb: DynamoDb) -> None:
         self._dynamodb = dynamodb
@@ -334,7 +334,7 @@ class Glue(Client):
 
 
 def id_of(schema: Json) -> str:
-    """The id under which a version of the reading schema is registered."""
+    """Return the registry's id of a version of the reading schema."""
     return str(schema_id(schema["version"]))
 
 
@@ -356,7 +356,7 @@ class Lambda(Client):
 
 
 class Publishing(Client):
-    """SNS and EventBridge: what was published, by way."""
+    """SNS and EventBridge; keeps the published notices, by way."""
 
     def __init__(self, of: Clients, service: str) -> None:
         super().__init__(of)

@@ -1,4 +1,4 @@
-"""What all that takes part in a course shares: its time, its chance, its faults, its history."""
+"""The shared state of a course: its time, its chance, its faults, its history."""
 
 import asyncio
 import contextvars
@@ -12,11 +12,11 @@ from tests.simulation.history import History
 from tests.simulation.options import Options
 
 owner: contextvars.ContextVar[str] = contextvars.ContextVar("owner", default="world")
-"""Whose a task is: what kills the mapping engine leaves running functions alone."""
+"""The owner of a task: a kill of the mapping engine doesn't stop running functions."""
 
 
 class Conditions:
-    """Which faults strike when, by seed and options; and what has happened."""
+    """Decides by seed and options which faults strike when, and records events."""
 
     def __init__(self, now_ms: Callable[[], int], seed: int, options: Options) -> None:
         self.now_ms = now_ms
@@ -38,7 +38,7 @@ class Conditions:
         self._outages: dict[tuple[str, str], int] = {}
 
     def happens(self, fault: str, chance: random.Random | None = None) -> bool:
-        """Whether a fault strikes now, by its rate; what strikes is counted."""
+        """Return whether a fault strikes now, by its rate; count the strikes."""
         rate = getattr(self.options, fault)
         if not self.is_faulty or not rate or (chance or self.chance).random() >= rate:
             return False
@@ -46,24 +46,24 @@ class Conditions:
         return True
 
     def drawn_skew_ms(self) -> int:
-        """How far a clock of AWS is wrong."""
+        """Return the error of a clock of AWS, in ms."""
         most = self.options.clock_skew_seconds
         return int(self.chance.uniform(-most, most) * 1000) if most else 0
 
     def take_away(self, service: str, region: str, seconds: float) -> None:
-        """Let a service of a region be away for a while."""
+        """Make a service of a region unavailable for a while."""
         self._outages[service, region] = self.now_ms() + int(seconds * 1000)
 
     def is_out(self, service: str, region: str) -> bool:
-        """Whether a service of a region is away."""
+        """Return whether a service of a region is unavailable."""
         return self._outages.get((service, region), 0) > self.now_ms()
 
     def calm(self) -> None:
-        """From now on no fault strikes, and every service is there."""
+        """End all faults and outages."""
         self.is_faulty = False
         self._outages.clear()
 
     def mark_poison(self, data: bytes) -> None:
-        """Note a record of the stream if it has a reading that kills functions."""
+        """Record that a record of the stream kills functions, if its reading does."""
         if any(b'"recorded_at":%d,' % at_ms in data for at_ms in self.poison_instants):
             self.poison.add(b64encode(data).decode())

@@ -1,4 +1,4 @@
-"""Devices: what they measure, how they send it, and what they remember of the answers."""
+"""Devices: their measurements, how they send, and what they remember of the answers."""
 
 import asyncio
 import json
@@ -23,9 +23,9 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 PAUSE_SECONDS = (0.5, 8.0)
 SHARES = {"battery": (0.3, 2, 4), "pressure": (0.15, 950, 1050)}
-"""Of how many readings have a metric, and between which values."""
+"""The share of readings that have a metric, and its range."""
 FREEZER_OFFSET = 56
-"""By how much a freezer is colder than other devices: its rule is as much lower."""
+"""How much colder a freezer is than other devices; its rule is as much lower."""
 SENSORS_MAX = 3
 CONTRADICTED_SECONDS = (50.0, 240.0)
 BATCH_MOST = 100
@@ -35,12 +35,12 @@ ACCEPTED, WRITTEN, REFUSED, UNAVAILABLE = 202, 204, 400, 503
 
 
 def temperature_of(celsius: float, options: Options) -> float:
-    """A temperature that is usual, or is as far from the rule as that, of freezers."""
+    """Return a usual temperature; of a freezer, one as far from its rule."""
     return round(celsius - FREEZER_OFFSET, 2) if options.freezers else celsius
 
 
 def odd_values(rule: Rule) -> tuple[float, ...]:
-    """Temperatures at the ends of what a reading may have, and at the rule's thresholds."""
+    """Return temperatures at the ends of the valid range and at the rule's thresholds."""
     low, high = RANGES["temperature"]
     above, clears_below = rule.above, rule.clears_below
     thresholds: tuple[float, ...] = (above, math.nextafter(above, high), math.nextafter(above, low))
@@ -49,7 +49,7 @@ def odd_values(rule: Rule) -> tuple[float, ...]:
 
 
 class Device:
-    """One device: its plan is drawn from the seed, its sending depends on the answers it gets."""
+    """A device. Its plan is drawn from the seed; its sending depends on the answers."""
 
     def __init__(self, conditions: Conditions, regions: Mapping[str, Region], index: int) -> None:
         self._conditions = conditions
@@ -84,7 +84,7 @@ class Device:
     # What it measures
 
     def temperatures(self, count: int) -> list[float]:
-        """Calm, with up to two spells of heat, near each other or far apart; calm at the end."""
+        """Return calm temperatures with up to two spells of heat, near or far apart; calm last."""
         chance = self._chance
         values: list[float] = [round(chance.uniform(20, 36), 2) for _ in range(count)]
         last = int(count * 0.75)
@@ -115,7 +115,7 @@ class Device:
         return document
 
     def _value(self, metric: str, usual: float) -> float:
-        """A value that is usual for a metric, or one at an end of what it may have."""
+        """Return a usual value of a metric, or one at an end of its range."""
         if not self._happens("odd_values"):
             return usual
         low, high = RANGES[metric]
@@ -124,7 +124,7 @@ class Device:
     # How it sends it
 
     async def run(self) -> None:
-        """Measure and send until its time is over."""
+        """Measure and send until time is up."""
         conditions, chance = self._conditions, self._chance
         options = conditions.options
         count = int(options.minutes * 60 / options.period_seconds)
@@ -163,7 +163,7 @@ class Device:
         self._send(waiting, 0.0)
 
     def _pause_seconds(self, is_recovery: bool) -> float:
-        """How long to wait with the next measurement; some calm down at a full minute, exactly."""
+        """Return the time to the next measurement; some calm down at an exact full minute."""
         if is_recovery and self._is_punctual:
             return 60 - (self._conditions.now_ms() % 60_000) / 1000
         return self._conditions.options.period_seconds * self._chance.uniform(0.5, 1.5)
@@ -191,7 +191,7 @@ class Device:
         return self._conditions.happens(fault, self._chance)
 
     def _send(self, documents: list[Json], delay_seconds: float, region: str | None = None) -> None:
-        """Send documents some time, to a region if it is to be another one than this device's."""
+        """Send documents later, to a region that may be another one than the device's."""
         self.sent += documents
         if documents:
             self._begin(
@@ -202,12 +202,12 @@ class Device:
         self._sending.append(asyncio.create_task(sending))
 
     async def finished(self) -> None:
-        """Wait until all that it sent was answered."""
+        """Wait until all sent documents were answered."""
         while self._sending:
             await self._sending.pop(0)
 
     def leave(self, lost: str, other: str) -> None:
-        """Send again what went to a region that is lost; go to the other one for good.
+        """Send documents of a lost region again, to the other region, and stay there.
 
         Whole, as the newest firmware does: what an older one leaves out would be gone.
         """
@@ -240,14 +240,14 @@ class Device:
                 way, documents = self._chance.choice(ways), whole
 
     def _if_there(self, region: str) -> str:
-        """A region, or the other one if it is lost."""
+        """Return a region, or the other one if it is lost."""
         if not self._regions[region].is_lost:
             return region
         (other,) = [each for each in self._regions if each != region]
         return other
 
     async def _send_once(self, region: str, way: Way, documents: list[Json]) -> list[Json]:
-        """Send once; what is to be sent again."""
+        """Send once; return the documents to send again."""
         self._sent_to.setdefault(region, []).extend(documents)
         meant = [way.meant(document) for document in documents]
         self.sent += [each for each in meant if each not in documents]
@@ -286,7 +286,7 @@ class Device:
         return [own[index] for index in sorted(not_taken) if index < len(own)]
 
     def _compare(self, answer: Json, found: list[Judged], body: list[Any]) -> set[int]:
-        """Note where an answer says something else than it must; which documents aren't taken."""
+        """Check an answer against the expected one; return the documents that weren't taken."""
         refused = {refusal["index"] for refusal in answer["rejected"]}
         if refused != {index for index, each in enumerate(found) if not each.metrics}:
             self.misjudged.append(f"{self.device_id}: refused {refused} of {body}")
@@ -302,7 +302,7 @@ class Device:
         return not_taken
 
     def _acknowledge(self, region: str, document: Json, found: Judged) -> None:
-        """Note what an answer says is taken; of sensors only what no lost region takes with it."""
+        """Record the acknowledged readings; of sensors, only those that no lost region can lose."""
         taken = {"recorded_at": document["recorded_at"], **found.metrics}
         if document.get("device_id", self.device_id) == self.device_id:
             self.acknowledged.append((region, taken))
@@ -310,7 +310,7 @@ class Device:
             self.acknowledged.append((region, {"device_id": document["device_id"], **taken}))
 
     async def _write_points(self, region: str, way: Way, documents: list[Json]) -> list[Json]:
-        """Post as InfluxDB's clients do, and take the answer as they do."""
+        """Post as InfluxDB's clients do, and handle the answer as they do."""
         response = await self._request(region, way, documents, is_gateway=False)
         status = response and response["statusCode"]
         if status == WRITTEN:
@@ -322,7 +322,7 @@ class Device:
         return []
 
     def _sensors(self) -> list[Json]:
-        """Documents of sensors behind this device, sent once, whatever the answer is."""
+        """Return documents of sensors behind this device, which are sent once, without a retry."""
         chance, now_ms, documents = self._chance, self._conditions.now_ms(), []
         for sensor in range(1, chance.randint(2, SENSORS_MAX + 1)):
             celsius = round(chance.uniform(20, 50), 2)
@@ -337,12 +337,12 @@ class Device:
         return documents
 
     def _named(self, documents: list[Any]) -> list[Any]:
-        """Documents that say whose they are, as a gateway's must."""
+        """Return documents that name their device, as a gateway's must."""
         names = {"device_id": self.device_id}
         return [names | each if isinstance(each, dict) else each for each in documents]
 
     def _judged(self, documents: list[Json], sensors: list[Json], bad: list[Any]) -> list[Judged]:
-        """What an answer must say of documents, and of what came with them."""
+        """Return the expected answer about documents, also about those that came with them."""
         late = set() if not self._is_refused else self._used - self._good_instants()
         body = [{} if each["recorded_at"] in late else each for each in documents]
         now_ms, count = self._conditions.now_ms(), len(documents)
@@ -351,14 +351,14 @@ class Device:
         return [*found[:count], *others, *found[count:]]
 
     def _mean_part_of(self, document: Any) -> None:
-        """Note what is right of a document that isn't: it is to be taken."""
+        """Record the valid part of a document: the pipeline must take it."""
         (found,) = judge.judged([document], self.device_id, self._conditions.now_ms())
         if found.metrics:
             self._meant_in_part.append({"recorded_at": document["recorded_at"], **found.metrics})
             self.sent.append(self._meant_in_part[-1])
 
     def _good_instants(self) -> set[int]:
-        """The instants of a device whose clock is refused that are right all the same."""
+        """Return the valid instants of a device whose clock is otherwise refused."""
         now_ms = self._conditions.now_ms()
         return {at_ms for at_ms in self._used if now_ms - DAY_MS < at_ms < now_ms + 1}
 
@@ -381,7 +381,7 @@ class Device:
     async def _request(
         self, region: str, way: Way, body: list[Any], is_gateway: bool
     ) -> Json | None:
-        """An API request; None where no answer comes back."""
+        """Send an API request; return None without an answer."""
         conditions = self._conditions
         grant = {"subject": self.device_id, "role": "device"}
         if is_gateway:
@@ -410,7 +410,7 @@ class Device:
     # Over MQTT
 
     async def _publish(self, region: str, way: Way, documents: list[Json]) -> list[Json]:
-        """Publish, a message each or all in one; the documents of messages without a PUBACK."""
+        """Publish documents, one message each or all in one; return those without a PUBACK."""
         once = [each for place, each in enumerate(documents) if each not in documents[:place]]
         left = []
         for group in [[each] for each in once] if way.is_single else [once]:
@@ -425,12 +425,12 @@ class Device:
         return left
 
     async def _message(self, region: str, message: Publication) -> bool:
-        """Publish a message; whether it was acknowledged."""
+        """Publish a message; return whether it was acknowledged."""
         self.published.append(message)
         return await self._regions[region].iot.publish(message)
 
     async def _publish_bad(self, region: str) -> None:
-        """Publish what isn't a reading until it is acknowledged, the same every time."""
+        """Publish a message that isn't a reading, unchanged, until it is acknowledged."""
         topic, payload, documents = self._bad_message()
         while True:
             message = Publication(
@@ -443,7 +443,7 @@ class Device:
             region = self._if_there(region)
 
     def _bad(self, way: Way) -> Json:
-        """A document of which something is wrong, and that a format can have."""
+        """Return a document with a fault that the format can express."""
         at_ms = self._conditions.now_ms()
         bad: list[Json] = [
             {"recorded_at": at_ms, "temperature": 412.0},
@@ -458,7 +458,7 @@ class Device:
         return document
 
     def _bad_message(self) -> tuple[str, bytes, list[Any] | None]:
-        """A message that isn't all good: its topic, its bytes, its documents if any."""
+        """Return a message with a fault: its topic, its bytes, its documents if it has any."""
         at_ms = self._conditions.now_ms()
         hot = {"recorded_at": at_ms, "temperature": 44.0}
         unreadable = [

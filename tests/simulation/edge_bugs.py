@@ -1,6 +1,6 @@
-"""More bugs to plant: at the edges of values and times, between regions, and in what is read.
+"""More bugs to plant: at the edges of values and times, between regions, and in reads.
 
-Each went through the simulation unseen once, or is of that kind.
+Each was once missed by the simulation, or is of that kind.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ def larger_magnitude_wins(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.episodes_join_their_breaches, seed=2)
 def peak_of_the_larger_magnitude(planted: contextlib.ExitStack) -> None:
-    """The peak of an episode is its breach's value that is furthest from 0."""
+    """An episode's peak is the breach's value furthest from 0."""
     real = episode_module._extend
 
     def extend(episode: Episode, breach: Any) -> Episode:
@@ -56,7 +56,7 @@ def peak_of_the_larger_magnitude(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.windows_are_the_sets_of_readings, seed=8)
 def two_zeros(planted: contextlib.ExitStack) -> None:
-    """-0.0 is kept as it came, so equal windows have different bytes."""
+    """-0.0 is stored as it came, so equal windows have different bytes."""
     real = validation._parsed
 
     def as_it_came(model: Any, *more: Any) -> Any:
@@ -81,7 +81,7 @@ def fifteen_digits(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.the_bad_are_refused, seed=3)
 def the_largest_value_refused(planted: contextlib.ExitStack) -> None:
-    """The end of a metric's range isn't in it."""
+    """The end of a metric's range is refused."""
 
     def within(*document: Any) -> Any:
         parsed = validation.parse(*document)
@@ -98,7 +98,7 @@ def the_largest_value_refused(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.quarantine_has_what_cannot_be_stored, seed=6)
 def the_last_moment_refused(planted: contextlib.ExitStack) -> None:
-    """A reading that is exactly as far ahead as one may be is taken for too far."""
+    """A reading that is exactly as far ahead as allowed is refused."""
     real = readings_of.check_time
 
     def strict(reading: Any, now_ms: int, retention_ms: int, *more: Any) -> None:
@@ -109,7 +109,7 @@ def the_last_moment_refused(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.quarantine_has_what_cannot_be_stored, seed=6)
 def the_oldest_moment_refused(planted: contextlib.ExitStack) -> None:
-    """A reading that is exactly as old as one may be is taken for too old."""
+    """A reading that is exactly as old as allowed is refused."""
     real = readings_of.check_time
 
     def strict(reading: Any, now_ms: int, retention_ms: int, *more: Any) -> None:
@@ -120,7 +120,7 @@ def the_oldest_moment_refused(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.episodes_are_cleared_in_time, seed=5)
 def settled_a_moment_late(planted: contextlib.ExitStack) -> None:
-    """A recovery that is exactly old enough is left to the next sweep."""
+    """A recovery that is exactly old enough waits for the next sweep."""
     real = episode_module.recovery
 
     def late(values: Any, clears_below: float, last_breach_ms: int, now_ms: int) -> int | None:
@@ -131,7 +131,7 @@ def settled_a_moment_late(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.episodes_join_their_breaches, seed=31)
 def cleared_at_the_very_threshold(planted: contextlib.ExitStack) -> None:
-    """A value that is as high as the clear threshold is taken for one below."""
+    """A value equal to the clear threshold counts as below it."""
     real = episode_module.recovery
 
     def touching(values: Any, clears_below: float, *more: int) -> int | None:
@@ -142,7 +142,7 @@ def cleared_at_the_very_threshold(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.episodes_join_their_breaches, seed=21)
 def joined_at_the_very_clear(planted: contextlib.ExitStack) -> None:
-    """A breach at the instant at which the episode before was cleared joins the one after it."""
+    """A breach at the instant of an episode's clear joins the next episode."""
 
     def lenient(episode: Episode | None, breaches: Any) -> Changed:
         if episode is None or episode.since_ms is None:
@@ -199,7 +199,7 @@ def nanoseconds_through_a_float(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.windows_are_the_sets_of_readings, seed=51)
 def a_record_dropped_when_time_is_up(planted: contextlib.ExitStack) -> None:
-    """A redrive that is cut off in a batch forgets the first of the records that it didn't try."""
+    """A redrive that is cut off in a batch forgets the first untried record."""
     real = redrive.Batches._retry
 
     def dropping(self: Any, failure: Any) -> list[Any]:
@@ -221,7 +221,7 @@ def a_record_dropped_when_time_is_up(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.notices_go_out_once, seed=37)
 def resumed_from_the_last_notice(planted: contextlib.ExitStack) -> None:
-    """Of several notices that weren't queued the last one is named, and those before are lost."""
+    """The answer names the last of several unqueued notices; those before it are lost."""
     planted.enter_context(patch.object(dispatch, "min", max, create=True))
 
 
@@ -239,7 +239,7 @@ def one_reading_too_many(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.records_have_their_devices_key, seed=23)
 def salted_by_the_whole_batch(planted: contextlib.ExitStack) -> None:
-    """A device's key depends on how much others send with it."""
+    """A device's key depends on the readings of other devices in its batch."""
 
     def entries(records: Any) -> list[dict[str, Any]]:
         made = []
@@ -254,7 +254,7 @@ def salted_by_the_whole_batch(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.what_is_acknowledged_is_there, seed=21)
 def basic_ingest_a_level_off(planted: contextlib.ExitStack) -> None:
-    """Drain reads the topic of Basic Ingest from the wrong level on."""
+    """Drain reads a Basic Ingest topic one level off."""
     real = mqtt._of_error
 
     def shifted(document: Any, sent_at_ms: int | None) -> Any:
@@ -267,7 +267,7 @@ def basic_ingest_a_level_off(planted: contextlib.ExitStack) -> None:
 
 @breaks(oracle.each_sweep_sees_every_open_episode, seed=1)
 def a_bucket_is_not_swept(planted: contextlib.ExitStack) -> None:
-    """A sweep looks into fifteen of the sixteen buckets; the next one into others."""
+    """A sweep reads fifteen of the sixteen buckets; the next sweep, another fifteen."""
     real = alerts_module.AlertReader.open_in
 
     def fewer(self: Any, region: str, first_bucket: int) -> Any:
@@ -284,13 +284,13 @@ def a_bucket_is_not_swept(planted: contextlib.ExitStack) -> None:
 
 @breaks(answers.windows_are_told, seed=6)
 def regions_overwrite_each_other(planted: contextlib.ExitStack) -> None:
-    """Of an instant that two regions have a reader sees one region's metrics and values."""
+    """If two regions have an instant, a reader sees one region's metrics and values."""
     planted.enter_context(patch.object(windows, "merge", lambda a, b: {**a, **b}))
 
 
 @breaks(answers.windows_are_told)
 def the_last_is_the_last_that_came(planted: contextlib.ExitStack) -> None:
-    """The last value of a window is that of the region that is read last."""
+    """A window's last value is that of the region that is read last."""
     planted.enter_context(patch.object(window_module, "sorted", list, create=True))
 
 
@@ -312,7 +312,7 @@ def the_next_page_skips_a_minute(planted: contextlib.ExitStack) -> None:
 
 @breaks(answers.devices_are_told, seed=6)
 def the_latest_is_the_last_that_came(planted: contextlib.ExitStack) -> None:
-    """The latest reading of a device is that of the region that is read last."""
+    """A device's latest reading is that of the region that is read last."""
     planted.enter_context(patch.object(query, "max", lambda window: list(window)[-1], create=True))
 
 
@@ -330,7 +330,7 @@ def a_bucket_is_not_listed(planted: contextlib.ExitStack) -> None:
 
 @breaks(answers.alerts_are_told, seed=1)
 def a_cursor_without_its_place(planted: contextlib.ExitStack) -> None:
-    """A cursor knows the bucket, and not how far it has been listed."""
+    """A cursor has the bucket, but not the place in it."""
     real = alerts_module._to_cursor
     planted.enter_context(
         patch.object(
@@ -341,7 +341,7 @@ def a_cursor_without_its_place(planted: contextlib.ExitStack) -> None:
 
 @breaks(answers.alerts_are_told)
 def a_devices_alerts_of_one_region(planted: contextlib.ExitStack) -> None:
-    """Of the episodes that several regions have of a device and rule one is listed."""
+    """If several regions have an episode of a device and rule, only one is listed."""
     real = alerts_module.AlertReader._query
 
     def one_each(self: Any, *asked: Any) -> Any:

@@ -18,7 +18,7 @@ from tests.template import everywhere
 
 Json = dict[str, Any]
 RETRY_SECONDS = 60.0
-"""The wait before the first retry; before the second it is twice as long."""
+"""The pause before the first retry; the second pause is twice as long."""
 THROTTLED_SECONDS = (1.0, 300.0)
 LATE_SECONDS = (1.0, 60.0)
 AGAIN_SECONDS = 1.0
@@ -34,7 +34,7 @@ class Asynchronous(NamedTuple):
 
 @functools.cache
 def asynchronous(function: str) -> Asynchronous:
-    """What the template says of a function's asynchronous invocations."""
+    """Return the template's settings of a function's asynchronous invocations."""
     functions = everywhere("AWS::Serverless::Function")
     config = functions[f"{function.title()}Function"].get("EventInvokeConfig", {})
     on_failure = config.get("DestinationConfig", {}).get("OnFailure")
@@ -53,7 +53,7 @@ class Events:
         """Events that haven't come to their end."""
 
     def accept(self, function: str, event: Json) -> None:
-        """Take an event, to run a function with it some time."""
+        """Queue an event, for the function to run later."""
         self.waiting += 1
         asyncio.create_task(self._deliver(function, event))  # noqa: RUF006
         if self._conditions.happens("event_twice"):
@@ -78,7 +78,7 @@ class Events:
             self.waiting -= 1
 
     async def _attempt(self, function: str, event: Json) -> Answer | None:
-        """Run the function, however often it is throttled; None once the region is lost."""
+        """Run the function, after any number of throttles; None once the region is lost."""
         wait_seconds, most = THROTTLED_SECONDS
         while not self._services.is_lost:
             if self._conditions.happens("event_fails"):
@@ -100,7 +100,7 @@ class Events:
 
 
 def record(function: str, event: Json, answer: Answer, attempts: int) -> Json:
-    """What a destination gets of an event that was given up.
+    """Return the record that a destination gets about an event that was given up.
 
     https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html
     """

@@ -1,4 +1,4 @@
-"""Lambda: functions as processes in environments that stay warm, die, hang, and are run twice."""
+"""Lambda: functions as processes in environments that stay warm, die, hang, and run twice."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ _environments: "WeakKeyDictionary[greenlet, Environment]" = WeakKeyDictionary()
 
 @dataclass
 class Invocation:
-    """One run of a function, whoever hears of its end."""
+    """One run of a function, with all that is recorded about it."""
 
     serial: int
     function: str
@@ -79,7 +79,7 @@ class Environment(Clients):
 
     @staticmethod
     def current() -> "Environment | None":
-        """The environment whose code is running now."""
+        """Return the environment whose code is running now."""
         return _environments.get(getcurrent())
 
     def write_counts(self) -> None:
@@ -93,7 +93,7 @@ class Environment(Clients):
         return self.conditions.now_ms() + self._skew_ms
 
     def remaining_ms(self) -> int:
-        """What is left of the function's time."""
+        """Return the rest of the function's time."""
         return self.invocation.deadline_ms - self.conditions.now_ms()
 
     def sleep(self, seconds: float) -> None:
@@ -108,7 +108,7 @@ class Environment(Clients):
         return Crash(why)
 
     def call(self, service: str, operation: str, does: Callable[[], T]) -> T:
-        """One call of a service, and what may come between it and the function."""
+        """Call a service, with the faults that may come in between."""
         conditions = self.conditions
         wait(asyncio.sleep(conditions.chance.choice(CALL_SECONDS)))
         if conditions.happens("slow_call"):
@@ -159,13 +159,13 @@ class Lambda:
     _serial: int = 0
 
     async def invoke(self, function: str, event: Json, is_twin: bool = False) -> Answer:
-        """Run a function and wait for its answer, not longer than its timeout."""
+        """Run a function; wait for its answer, at most for its timeout."""
         return (await self.invoked(function, event, is_twin))[0]
 
     async def invoked(
         self, function: str, event: Json, is_twin: bool = False
     ) -> "tuple[Answer, Invocation]":
-        """The same, and what there is to know of it."""
+        """Run a function as `invoke` does; return the Invocation."""
         conditions = self.services.conditions
         if self.services.is_lost:
             raise NotInvoked("the region is lost")
@@ -230,7 +230,7 @@ class Lambda:
         return answer
 
     def _mortal(self, environment: Environment, handler: Handler, event: Json) -> Any:
-        """Run the handler, unless a record of the event is one that kills it."""
+        """Run the handler, unless a record of the event kills it."""
         conditions = self.services.conditions
         if environment.function in MORTAL and not conditions.is_mended:
             for record in event["Records"]:
@@ -251,7 +251,7 @@ class Lambda:
 
 
 def told(event: Json) -> str:
-    """What an event brings, in a few words."""
+    """Return a short text about an event's content."""
     records = event.get("Records")
     if not isinstance(records, list):
         return str(event.get("resource") or event.get("topic", ""))

@@ -1,4 +1,4 @@
-"""What happened, in order: printed where a seed is replayed, compared to show it is the same."""
+"""The events of a course, in order: printed for a replay, compared to show that it is the same."""
 
 import hashlib
 from collections.abc import Callable
@@ -14,18 +14,18 @@ class History:
         self._notes: list[tuple[int, str, tuple[Any, ...]]] = []
 
     def note(self, where: str, *what: Any) -> None:
-        """Note what happened, and where."""
+        """Record an event and its place."""
         self._notes.append((self._now_ms(), where, what))
 
     def lines(self) -> list[str]:
-        """All of it as text: seconds, where, what."""
+        """Return all notes as text: seconds, place, event."""
         return [
             f"{(at_ms - self._start_ms) / 1000:9.3f}  {where:<22} {' '.join(map(str, what))}"
             for at_ms, where, what in self._notes
         ]
 
     def digest(self) -> str:
-        """The same for the same course."""
+        """Return a digest; equal courses have equal digests."""
         return hashlib.sha256("\n".join(self.lines()).encode()).hexdigest()
 
     def __len__(self) -> int:

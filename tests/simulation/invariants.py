@@ -1,4 +1,4 @@
-"""All that must be true at the end of a course, in the order in which it is told."""
+"""All invariants of the end of a course, in the order of their report."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from tests.simulation.oracle import Found
 from tests.simulation.world import World
 
 BROKEN = "it_runs"
-"""The invariant that every course comes to its end without an error of its own."""
+"""The invariant that every course ends without an error of its own."""
 INVARIANTS: tuple[Callable[[World], Found], ...] = (
     oracle.it_comes_to_rest,
     oracle.functions_raise_what_they_mean_to,
@@ -41,7 +41,7 @@ INVARIANTS: tuple[Callable[[World], Found], ...] = (
 
 
 def violations(world: World) -> list[tuple[str, str]]:
-    """Each invariant that doesn't hold, and where: (name, what is wrong)."""
+    """Yield each invariant that doesn't hold, and the problem: (name, text)."""
     if world.failure:
         return [(BROKEN, world.failure)]
     return [(each.__name__, wrong) for each in INVARIANTS for wrong in each(world)]

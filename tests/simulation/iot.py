@@ -1,4 +1,4 @@
-"""AWS IoT Core of one region: it takes messages, and runs the template's rules on them.
+"""AWS IoT Core of one region: takes messages, and runs the template's rules on them.
 
 The rules are the template's own text, run by the engine of the local broker: its attempts at an
 action, its error document. What may go wrong is simulated: acknowledgements, actions, time.
@@ -48,13 +48,13 @@ class Publication:
 
 @functools.cache
 def rules() -> tuple[Rule, ...]:
-    """The template's rules, under their logical ids."""
+    """Return the template's rules, by logical id."""
     found = everywhere("AWS::IoT::TopicRule")
     return tuple(rule_of(name, each["TopicRulePayload"]) for name, each in found.items())
 
 
 def rule_of(name: str, payload: Json) -> Rule:
-    """A rule as the API would tell it."""
+    """Return a rule in the form of the API."""
     found = {
         "ruleName": name,
         "sql": payload["Sql"],
@@ -69,14 +69,14 @@ def rule_of(name: str, payload: Json) -> Rule:
 
 
 def in_the_apis_words(value: Any) -> Any:
-    """The same with names that begin in lower case."""
+    """Return a value with names that begin in lower case."""
     if not isinstance(value, dict):
         return value
     return {name[:1].lower() + name[1:]: in_the_apis_words(of) for name, of in value.items()}
 
 
 def plain_topic(topic: str) -> str:
-    """A topic without what Basic Ingest puts before it."""
+    """Return a topic without the prefix of Basic Ingest."""
     return topic.split("/", 3)[3] if topic.startswith("$aws/rules/") else topic
 
 
@@ -95,7 +95,7 @@ class Iot:
         self._skew_ms = self.conditions.drawn_skew_ms()
 
     async def publish(self, message: Publication) -> bool:
-        """Take a message, at QoS 1; whether its sender gets the acknowledgement."""
+        """Take a message, at QoS 1; return whether its sender gets the acknowledgement."""
         conditions = self.conditions
         if self.services.is_lost or conditions.is_out("iot", self.services.name):
             return False
@@ -110,11 +110,11 @@ class Iot:
         return True
 
     def meaning(self, topic: str, payload: bytes) -> list[Any] | None:
-        """The documents in a message; None where nobody can read it."""
+        """Return the documents in a message; None if it can't be read."""
         return self._meant[plain_topic(topic), payload]
 
     async def _process(self, message: Publication) -> None:
-        """Give a message to the rules, some time."""
+        """Give a message to the rules, after a while."""
         conditions = self.conditions
         try:
             if conditions.happens("message_late"):
@@ -140,7 +140,7 @@ class Iot:
 
 
 class Actions:
-    """What rules do with one message."""
+    """The rules' actions on one message."""
 
     def __init__(self, iot: Iot) -> None:
         self._iot = iot
@@ -184,5 +184,5 @@ class Actions:
 
 
 def stage_of(function: str) -> str:
-    """The stage of a function that the template names."""
+    """Return the stage of a function that the template names."""
     return function.removesuffix("Function.Arn").lower()

@@ -1,4 +1,4 @@
-"""What a reading is, worked out anew: what the pipeline refuses is held to this."""
+"""Decides what a valid reading is, without the pipeline's code: its refusals are checked by it."""
 
 import json
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ RANGES |= {"battery": (0, 60)}
 
 
 class Rule(NamedTuple):
-    """A rule on temperatures, as the oracle has it."""
+    """A rule on temperatures, for the oracle."""
 
     name: str
     above: float
@@ -25,14 +25,14 @@ STAMPS = {"received_at", "trace_id", "via", "replayed_at"}
 
 
 class Judged(NamedTuple):
-    """The metrics that stay of a document, none where it is no reading; whether that is all."""
+    """A document's valid metrics (none: it isn't a reading), and whether that is all of it."""
 
     metrics: Json
     is_whole: bool
 
 
 def judged(documents: list[Any], device_id: str, at_ms: int) -> list[Judged]:
-    """What stays of documents that a device sent together.
+    """Return the valid parts of documents that a device sent together.
 
     Of two values of one instant the larger does.
     """
@@ -54,7 +54,7 @@ def judged(documents: list[Any], device_id: str, at_ms: int) -> list[Judged]:
 
 
 def judged_alone(document: Any, device_id: str, at_ms: int) -> Judged:
-    """What stays of a document that came from a device at some time."""
+    """Return the valid part of a document that came from a device at some time."""
     nothing = Judged({}, is_whole=False)
     if not isinstance(document, dict) or document.get("device_id", device_id) != device_id:
         return nothing
@@ -67,18 +67,18 @@ def judged_alone(document: Any, device_id: str, at_ms: int) -> Judged:
 
 
 def is_within(metric: str, value: Any) -> bool:
-    """Whether a metric can have a value; one that isn't a number is in no range."""
+    """Return whether a value is in a metric's range; a value that isn't a number never is."""
     low, high = RANGES[metric]
     return type(value) in (int, float) and low <= value <= high
 
 
 def is_in_time(recorded_at: int, at_ms: int) -> bool:
-    """Whether a reading isn't of the future, nor older than windows are kept."""
+    """Return whether a reading isn't from the future, and not older than windows are kept."""
     return at_ms - RETENTION_MS <= recorded_at <= at_ms + AHEAD_MS
 
 
 def reading_in(data: bytes, arrived_at_ms: int) -> Json | None:
-    """The reading in a record of the stream, with its stamps; None where there is none."""
+    """Return the reading in a record of the stream, with its stamps; None if there is none."""
     document, found = _of_record(data, arrived_at_ms)
     if not found.metrics:
         return None
@@ -87,7 +87,7 @@ def reading_in(data: bytes, arrived_at_ms: int) -> Json | None:
 
 
 def is_whole_in(data: bytes, arrived_at_ms: int) -> bool:
-    """Whether a record of the stream is a reading of which nothing is refused."""
+    """Return whether a record of the stream is a reading without refused parts."""
     return _of_record(data, arrived_at_ms)[1].is_whole
 
 

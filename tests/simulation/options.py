@@ -1,4 +1,4 @@
-"""What a course of events is made of: every size and every fault rate, in one object."""
+"""Options of a course: every size and every fault rate, in one object."""
 
 import random
 from dataclasses import dataclass, field, fields, replace
@@ -6,18 +6,18 @@ from typing import Any
 
 
 def rate(*rates: float) -> Any:
-    """A fault that is off unless a seed picks one of these rates for it."""
+    """Return a fault rate that is 0 unless a seed picks one of these rates."""
     return field(default=0.0, metadata={"picks": rates, "strikes": True})
 
 
 def switch(*values: Any, usual: Any) -> Any:
-    """A setting that a seed picks from these values."""
+    """Return a setting that a seed picks from these values."""
     return field(default=usual, metadata={"picks": values, "strikes": False})
 
 
 @dataclass(frozen=True)
 class Options:
-    """All that decides a course besides its seed. Rates are probabilities, an occasion each."""
+    """All options of a course except its seed. Rates are probabilities per occasion."""
 
     devices: int = 3
     minutes: float = 6
@@ -26,15 +26,15 @@ class Options:
 
     # devices
     lost_ack: float = rate(0.05, 0.3)
-    """The answer to a request gets lost: the device sends it again."""
+    """The answer to a request is lost, so the device sends again."""
     other_region: float = rate(0.3, 1.0)
-    """What is sent again goes to the other region."""
+    """A repeated request goes to the other region."""
     late: float = rate(0.05, 0.3)
     """A reading is held back, for seconds to minutes, and sent after newer ones."""
     flutter: float = rate(0.5, 1.0)
-    """What heats up cools and heats again from one reading to the next."""
+    """A device that heats up cools and heats again from one reading to the next."""
     freezers: bool = switch(True, usual=False)
-    """What they measure, and the rule, lies below 0 °C."""
+    """The measurements and the rule are below 0 °C."""
     odd_values: float = rate(0.1, 0.4)
     """A value is at an end of its range, or at the rule, or -0.0, or has 17 digits."""
     hours_late: float = rate(0.02, 0.1)
@@ -48,35 +48,35 @@ class Options:
     elsewhere: float = rate(0.1, 0.5)
     """A reading, or a part of it, goes to the other region by itself."""
     gateway: float = rate(0.1, 0.5)
-    """A device posts as the gateway of some sensors, with readings of theirs."""
+    """A device posts as the gateway of some sensors, with their readings."""
     burst: float = rate(0.2, 0.7)
-    """Readings are kept and sent several in a request."""
+    """Readings are collected, and several are sent in a request."""
     bad_body: float = rate(0.05, 0.2)
-    """A request has a document that isn't a reading, or somebody else's."""
+    """A request has a document that isn't a reading, or is another device's."""
     restart: float = rate(0.02, 0.1)
-    """The device starts again, and sends what it had in its memory."""
+    """The device restarts, and sends the readings of its memory."""
     wrong_clock: float = rate(0.3, 1.0)
     """The device's clock is wrong, by minutes, hours or years."""
     new_firmware: float = rate(0.02, 0.1)
-    """From a reading on the device sends in another format, or over HTTPS instead of MQTT."""
+    """From some reading on the device uses another format, or HTTPS instead of MQTT."""
     other_way: float = rate(0.05, 0.2)
-    """What was sent is sent once more, another way, whatever the answer was."""
+    """A sent reading is sent once more, another way, whatever the answer was."""
     bad_message: float = rate(0.05, 0.2)
-    """A device publishes over MQTT what isn't a reading, or somebody else's."""
+    """A device publishes over MQTT a message that isn't a reading, or is another device's."""
 
     # MQTT
     puback_lost: float = rate(0.05, 0.3)
-    """The acknowledgement of a message gets lost: the device publishes it again."""
+    """The acknowledgement of a message is lost, so the device publishes it again."""
     message_late: float = rate(0.1, 0.5)
     """IoT takes up to twenty seconds with a message; later ones overtake it."""
     action_fails: float = rate(0.1, 0.6, 0.8)
     """An attempt at a rule's action is throttled."""
     error_action_fails: float = rate(0.5, 0.9)
-    """An attempt at what a rule does when its action has failed, fails too."""
+    """An attempt at a rule's error action fails, too."""
     event_late: float = rate(0.1, 0.5)
     """An asynchronous event waits up to a minute for its function."""
     event_fails: float = rate(0.3, 0.8)
-    """The function that an asynchronous event is for doesn't even start."""
+    """The function for an asynchronous event doesn't even start."""
     event_twice: float = rate(0.05, 0.3)
     """An asynchronous event is delivered once more."""
 
@@ -84,15 +84,15 @@ class Options:
     crash_before: float = rate(0.005, 0.04)
     """The function dies before a call of a service."""
     crash_after: float = rate(0.005, 0.04)
-    """The function dies after a call took place."""
+    """The function dies after a call of a service."""
     stall: float = rate(0.002, 0.01)
     """A call hangs until the function has timed out; the zombie goes on, and writes."""
     slow_call: float = rate(0.05, 0.3)
     """A call takes seconds."""
     forgets: bool = switch(True, usual=False)
-    """Functions have no room to keep the states that they wrote."""
+    """Functions have no memory to cache the states that they wrote."""
     clock_skew_seconds: float = switch(1.0, 10.0, usual=0.0)
-    """How far the clocks of functions and regions may be wrong."""
+    """The maximal error of functions' and regions' clocks."""
     throttle: float = rate(0.05, 0.3)
     slow_start: float = rate(0.2, 1.0)
     twin: float = rate(0.05, 0.3)
@@ -102,7 +102,7 @@ class Options:
     records_a_key: int = switch(2, 5, usual=250)
     """Records of one device in a request that have the same partition key."""
     put_throttle: float = rate(0.05, 0.5)
-    """The stream doesn't take a record of a request."""
+    """The stream refuses a record of a request."""
     not_readings: float = rate(0.05, 0.2)
     """Another producer puts bytes that aren't a reading; a chance each ten seconds."""
     foreign: float = rate(0.3, 1.0)
@@ -114,7 +114,7 @@ class Options:
     reshard: float = rate(0.1, 0.4)
     """Shards are split or merged; a chance each ten seconds."""
     cursors_expire: float = rate(0.1, 0.4)
-    """What the mappings read on with is refused; a chance each ten seconds."""
+    """The iterator with which the mappings read on is refused; a chance each ten seconds."""
     kill_engine: float = rate(0.1, 0.3)
     """The event source mappings lose all but their checkpoints; a chance each ten seconds."""
     bisects: bool = switch(False, usual=True)
@@ -128,42 +128,42 @@ class Options:
     call_fails: float = rate(0.02, 0.15)
     """A service refuses a call."""
     answer_lost: float = rate(0.01, 0.05)
-    """A call takes place, and its answer gets lost."""
+    """A call takes place, but its answer is lost."""
     item_throttle: float = rate(0.1, 0.8)
     """One item of a batch isn't written."""
     mute_conflict: float = rate(0.3, 1.0)
     """A failed condition doesn't return the item."""
     stale_read: float = rate(0.1, 0.5)
-    """A query gives an item as it was before its last writes, or not at all."""
+    """A query returns an item in a state before its last writes, or not at all."""
     registry_fails: float = rate(0.2, 0.8)
     """The schema registry refuses a call."""
     outage: float = rate(0.02, 0.08)
-    """A service is away for up to two minutes; a chance each ten seconds."""
+    """A service is unavailable for up to two minutes; a chance each ten seconds."""
     replication_seconds: float = switch(5, 40, usual=0.5)
     replication_cut: float = rate(0.03, 0.1)
     """Regions are cut from each other for up to three minutes; a chance each ten seconds."""
     region_loss: float = rate(1.0)
-    """One region is lost for good, somewhere in the second half; its devices move."""
+    """One region is lost for good, in the second half; its devices move to the other."""
     window_limit: int = switch(5, usual=6000)
-    """Readings that a window takes."""
+    """Maximum of readings in a window."""
 
     # operators
     redrive: float = rate(0.3, 1.0)
-    """Somebody redrives in the middle of it; a chance each ten seconds."""
+    """An operator redrives during the course; a chance each ten seconds."""
 
     # queues
     duplicate: float = rate(0.05, 0.3)
     """A message is delivered once more."""
     send_fails: float = rate(0.1, 0.7)
-    """A queue doesn't take a message of a batch."""
+    """A queue refuses a message of a batch."""
     receives_max: int = switch(1, 2, usual=10)
-    """How often a notice is delivered before it goes to the dead letters."""
+    """Number of deliveries of a notice before it becomes a dead letter."""
     impatience: float = rate(0.1, 0.5)
-    """A message becomes visible again while it is being worked on."""
+    """A message becomes visible again while it is being processed."""
 
     @property
     def faults(self) -> dict[str, Any]:
-        """What is otherwise than usual."""
+        """Return the settings that differ from the usual ones."""
         usual = Options()
         names = [each.name for each in fields(self) if each.metadata]
         return {
@@ -173,12 +173,12 @@ class Options:
         }
 
     def without(self, name: str) -> "Options":
-        """The same with one setting as usual."""
+        """Return the options with one setting as usual."""
         return replace(self, **{name: getattr(Options(), name)})
 
 
 def drawn(seed: int) -> Options:
-    """The mix of faults of a seed: none in one of sixteen, one in three, else some of them."""
+    """Return a seed's mix of faults: none in one of sixteen, one in three, several otherwise."""
     chance = random.Random(f"{seed}/options")
     options = Options(devices=chance.choice([1, 2, 2, 3, 4]))
     all_of_them = [each for each in fields(Options) if each.metadata]

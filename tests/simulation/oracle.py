@@ -1,8 +1,7 @@
-"""What must be true at the end, worked out from what devices sent and what got onto the streams.
+"""The invariants of a course's end, from the devices' documents and the streams' records.
 
-It shares no code with the pipeline but the encoding of windows, whose bytes it compares, and the
-balance, which is to be right itself. Each invariant is a function that gives what is wrong, in
-words; nothing where nothing is.
+It shares no code with the pipeline except the encoding of windows, whose bytes it compares, and the
+balance, which it checks. Each invariant is a function that yields the problems as text.
 """
 
 import json
@@ -32,7 +31,7 @@ METRICS = judge.RANGES.keys()
 WAYS = {"sns", "bus"}
 EXPECTED_ERRORS = {"Unavailable", "ClientError", "ReadTimeoutError"}
 SWEEP_SPARE_MS = 15_000
-"""A sweep that has less of its time left may have ended early."""
+"""A sweep with less time left may have ended early."""
 # A minute for what is out of order, one until the next sweep, and some for what they wait for.
 NOTICED_GAP_MS = 150_000
 REFUSED_KEPT = 10
@@ -63,7 +62,7 @@ _readings: "WeakKeyDictionary[Region, list[Reading]]" = WeakKeyDictionary()
 
 
 def readings(region: Region) -> list[Reading]:
-    """All readings that were ever put on a region's stream, in the order in which they were."""
+    """Return all readings that were ever put on a region's stream, in order."""
     found = _readings.get(region, [])
     if found:
         return found
@@ -77,7 +76,7 @@ def readings(region: Region) -> list[Reading]:
 
 
 def sent(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every document that a device or another producer meant, with whose it is."""
+    """Return every document that a device or another producer meant to send, with its device."""
     for device in world.devices:
         for document in device.sent:
             yield device.device_id, document
@@ -88,29 +87,29 @@ def sent(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def metrics_of(document: dict[str, Any]) -> Metrics:
-    """A document's metrics, in one order; -0.0 is 0.0."""
+    """Return a document's metrics in a fixed order; -0.0 becomes 0.0."""
     return {name: document[name] + 0.0 for name in sorted(METRICS & document.keys())}
 
 
 def rule_of(world: World) -> judge.Rule:
-    """The rule that is deployed."""
+    """Return the deployed rule."""
     return judge.THAWING if world.conditions.options.freezers else judge.HOT
 
 
 def is_breach(world: World, metrics: Metrics) -> bool:
-    """Whether a reading violates the rule."""
+    """Return whether a reading breaks the rule."""
     return "temperature" in metrics and metrics["temperature"] > rule_of(world).above
 
 
 def is_calm(world: World, metrics: Metrics) -> bool:
-    """Whether a reading is below the clear threshold."""
+    """Return whether a reading is below the clear threshold."""
     return "temperature" in metrics and metrics["temperature"] < rule_of(world).clears_below
 
 
 def union(found: list[Reading]) -> dict[tuple[str, int], dict[int, Metrics]]:
-    """Windows of readings: by device and minute, the metrics of each instant.
+    """Return the windows of readings: by device and minute, the metrics of each instant.
 
-    The largest of all values that came for it, contested where there are several.
+    Of several values the largest counts, marked as contested.
     """
     came: dict[tuple[str, int], dict[str, set[float]]] = defaultdict(lambda: defaultdict(set))
     for reading in found:
@@ -127,12 +126,12 @@ def union(found: list[Reading]) -> dict[tuple[str, int], dict[int, Metrics]]:
 
 
 def kept(world: World) -> list[Region]:
-    """The regions that are still there."""
+    """Return the regions that aren't lost."""
     return [region for region in world.regions.values() if not region.is_lost]
 
 
 def minute_ms_of(item: Any) -> tuple[str, int, str]:
-    """Device, minute and region of a window's item."""
+    """Return the device, minute and region of a window's item."""
     minute, region = item["minute_region"]["S"].split("#")
     at_ms = round(datetime.fromisoformat(minute).timestamp() * 1000)
     return item["device_id"]["S"], at_ms, region
@@ -142,13 +141,13 @@ def minute_ms_of(item: Any) -> tuple[str, int, str]:
 
 
 def it_comes_to_rest(world: World) -> Found:
-    """Everything that was begun comes to an end, without anybody's help."""
+    """All pending work ends by itself."""
     if world.unsettled:
         yield f"after hours {world.unsettled}"
 
 
 def functions_raise_what_they_mean_to(world: World) -> Found:
-    """A function that raises says Unavailable, or lets an error of AWS through; nothing else."""
+    """Functions raise only Unavailable or an error of AWS."""
     for region in world.regions.values():
         for (function, kind), times in sorted(region.lambda_.raised.items()):
             if kind not in EXPECTED_ERRORS:
@@ -156,7 +155,7 @@ def functions_raise_what_they_mean_to(world: World) -> Found:
 
 
 def queues_are_empty(world: World) -> Found:
-    """Nothing waits: neither for a function, nor for an operator, who has redriven it all."""
+    """No message waits for a function, or for an operator, who has redriven all."""
     for region in kept(world):
         for name in ("overflow", "notices", "dead-letters", "failures"):
             waiting = len(region.queues[name].messages)
@@ -168,10 +167,10 @@ def queues_are_empty(world: World) -> Found:
 
 
 def what_is_acknowledged_is_there(world: World) -> Found:
-    """Each reading that an answer or a PUBACK said was taken is in a window of some region.
+    """Each acknowledged reading (by an answer or a PUBACK) is in a window of some region.
 
-    But what IoT itself says that it lost: a message for which its error action failed, too. What
-    a lost region had acknowledged is sent again, and may be lost then.
+    Exceptions: a message that IoT itself reports as lost, because its error action failed, too; and
+    readings that a lost region had acknowledged, which are sent again and may be lost then.
     """
     stored = merged_windows(world)
     full = {reading.place for each in kept(world) for reading in overflowed(world, each)}
@@ -200,12 +199,12 @@ def what_is_acknowledged_is_there(world: World) -> Found:
 
 
 def is_among(document: dict[str, Any], sent: list[Any]) -> bool:
-    """Whether a document was sent, or one with more, as newer firmware sends it again."""
+    """Return whether a document was sent, or one with more metrics, as newer firmware sends it."""
     return any(isinstance(each, dict) and {**each, **document} == each for each in sent)
 
 
 def acknowledged(device: Device) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What a region has taken: by an answer, or by a PUBACK if it is a reading at all."""
+    """Return the readings that a region acknowledged, by an answer or a PUBACK."""
     yield from device.acknowledged
     for message in device.published:
         if message.is_acknowledged and not message.is_lost:
@@ -220,7 +219,7 @@ _merged: "WeakKeyDictionary[World, dict[tuple[str, int], Metrics]]" = WeakKeyDic
 
 
 def merged_windows(world: World) -> dict[tuple[str, int], Metrics]:
-    """What the windows of all regions have together, by device and instant; the larger wins."""
+    """Return all regions' windows merged, by device and instant; the larger value wins."""
     if world in _merged:
         return _merged[world]
     stored: dict[tuple[str, int], Metrics] = defaultdict(dict)
@@ -235,7 +234,7 @@ def merged_windows(world: World) -> dict[tuple[str, int], Metrics]:
 
 
 def own_windows(world: World, region: Region) -> dict[tuple[str, int], bytes]:
-    """The windows that a region has written, by device and minute: their bytes."""
+    """Return the bytes of the windows that a region has written, by device and minute."""
     found = {}
     for item in world.tables[WINDOWS].replicas[region.name].items.values():
         device_id, minute_ms, written_by = minute_ms_of(item)
@@ -261,7 +260,7 @@ def windows_are_the_sets_of_readings(world: World) -> Found:
 
 
 def badly_filled(world: World, where: str, expected: dict[int, Metrics], found: bytes) -> Found:
-    """A full window has as many readings as it takes, each of them whole."""
+    """Yield full windows that have the wrong number of readings, or incomplete ones."""
     stored = decode(found)
     if len(stored) != world.conditions.options.window_limit:
         yield f"{where}: {len(stored)} readings in a full window"
@@ -271,14 +270,14 @@ def badly_filled(world: World, where: str, expected: dict[int, Metrics], found: 
 
 
 def different(expected: dict[int, Metrics], stored: Any) -> str:
-    """Where two windows differ."""
+    """Yield the differences between two windows."""
     places = sorted(expected.keys() | stored.keys())
     differing = [each for each in places if expected.get(each) != stored.get(each)]
     return "; ".join(f"+{each}: {stored.get(each)}, not {expected.get(each)}" for each in differing)
 
 
 def regions_agree(world: World) -> Found:
-    """Every region has the same items; a lost one's have reached the other whole."""
+    """Every region has the same items; those of a lost region have reached the other whole."""
     if len(kept(world)) < len(world.regions):
         return
     for table in world.tables.values():
@@ -290,9 +289,9 @@ def regions_agree(world: World) -> Found:
 
 
 def streams_have_what_devices_sent(world: World) -> Found:
-    """Each reading on a stream is of a document that its device sent, value by value.
+    """Each reading on a stream is that of a document that its device sent, value by value.
 
-    All of it, unless it contradicted another of its request.
+    It is whole, except for values that contradict another one of its request.
     """
     meant: dict[tuple[str, int], list[Metrics]] = defaultdict(list)
     for device_id, document in sent(world):
@@ -305,7 +304,7 @@ def streams_have_what_devices_sent(world: World) -> Found:
 
 
 def nobody_writes_anothers_data(world: World) -> Found:
-    """A window has its own device's values, of its minute; what a lost region left has too."""
+    """A window has only values of its own device and minute; so does a lost region's window."""
     values: dict[tuple[str, int, str], set[float]] = defaultdict(set)
     for device_id, document in sent(world):
         for name, value in metrics_of(document).items():
@@ -328,7 +327,7 @@ def windows_go_when_their_time_is_over(world: World) -> Found:
 
 
 def the_bad_are_refused(world: World) -> Found:
-    """An answer refuses exactly the documents that are no readings of the device."""
+    """An answer refuses exactly the documents that aren't readings of the device."""
     for device in world.devices:
         yield from device.misjudged
 
@@ -337,7 +336,7 @@ def the_bad_are_refused(world: World) -> Found:
 
 
 def overflowed(world: World, region: Region) -> list[Reading]:
-    """The readings that full windows of a region didn't take."""
+    """Return the readings that a region's full windows didn't take."""
     if world.conditions.options.window_limit > len(region.stream.log):
         return []
     stored = {
@@ -351,10 +350,10 @@ def overflowed(world: World, region: Region) -> list[Reading]:
 
 
 def quarantine_has_what_cannot_be_stored(world: World) -> Found:
-    """Each record that isn't stored is in quarantine with its bytes, and no other is.
+    """Each record that isn't stored is in quarantine with its bytes, and no other record is.
 
-    But those of which metrics are refused: ten of a device and batch, at least. A reading that was
-    released may have found its window full, and come back from another place.
+    Exceptions: of records with refused metrics, only ten of a device and batch must be there. A
+    released reading may have found its window full, and come back from another place.
     """
     for region in kept(world):
         data = {(shard, number): data for shard, number, data, _ in region.stream.log}
@@ -381,7 +380,7 @@ def quarantine_has_what_cannot_be_stored(world: World) -> Found:
 
 
 def partly_refused(region: Region) -> set[tuple[str, str]]:
-    """The records that are readings, but for metrics that are refused."""
+    """Return the records that are readings with refused metrics."""
     return {
         (shard_id, number)
         for shard_id, number, data, at_ms in region.stream.log
@@ -390,9 +389,9 @@ def partly_refused(region: Region) -> set[tuple[str, str]]:
 
 
 def bad_records_are_quarantined_once(world: World) -> Found:
-    """Of the functions that see a record aggregate alone puts it aside, under its one name.
+    """Of the functions that see a record only aggregate quarantines it, under one name.
 
-    A function that died of a record is another matter.
+    A record that killed a function is an exception.
     """
     for region in kept(world):
         functions: dict[str, set[str]] = defaultdict(set)
@@ -407,9 +406,9 @@ def bad_records_are_quarantined_once(world: World) -> Found:
 
 
 def bad_messages_are_quarantined_once(world: World) -> Found:
-    """Each message that brings what is no reading is there whole, under one name, and no other is.
+    """Each message with a refused part is in quarantine whole, under one name, and no other is.
 
-    However often the message was delivered, by whom, and though operators have released it.
+    This holds for repeated deliveries, for each function, and after operators' releases.
     """
     for region in kept(world):
         names: dict[tuple[str, int, str], set[str]] = defaultdict(set)
@@ -426,7 +425,7 @@ def bad_messages_are_quarantined_once(world: World) -> Found:
 
 
 def refused(region: Region) -> set[tuple[str, int, str]]:
-    """The messages of which anything is refused: topic, when they came, their bytes."""
+    """Return the messages with a refused part: topic, arrival, bytes."""
     return {
         (event["topic"], at_ms, event["body"])
         for event, at_ms in messages(region)
@@ -435,7 +434,7 @@ def refused(region: Region) -> set[tuple[str, int, str]]:
 
 
 def messages(region: Region) -> Iterator[tuple[dict[str, Any], int]]:
-    """The messages of MQTT that functions got, by rules or by the overflow queue, and when."""
+    """Return the MQTT messages that functions got, from rules or overflow queue, with arrivals."""
     for invocation in region.lambda_.invocations:
         event = invocation.event
         if is_message(invocation):
@@ -446,12 +445,12 @@ def messages(region: Region) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def is_message(invocation: Invocation) -> bool:
-    """Whether a function was invoked with a message of MQTT."""
+    """Return whether a function was invoked with an MQTT message."""
     return invocation.function == "ingest" and "httpMethod" not in invocation.event
 
 
 def overflowed_message(record: Any) -> Iterator[tuple[dict[str, Any], int]]:
-    """The message in a document of the overflow queue, and when it came; of readings, nothing."""
+    """Return the message in an overflow document, and its arrival; None for readings."""
     body = record["body"]
     if '"topic"' not in body:
         return
@@ -465,14 +464,14 @@ def overflowed_message(record: Any) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def only_what_is_bad_is_quarantined(world: World) -> Found:
-    """What a retry can mend is tried again: nothing healthy waits for an operator to release it."""
+    """Records that a retry can store are retried: no valid record waits for a release."""
     for region in kept(world):
         for line in region.healthy_held:
             yield f"{region.name} {line['name']}: in quarantine for {line['reason']}"
 
 
 def what_is_accepted_is_counted(world: World) -> Found:
-    """Ingest counts what it answers, and aggregate what others brought, and what was new."""
+    """Ingest counts accepted readings, aggregate those of other producers and new ones."""
     for region in kept(world):
         for invocation in region.lambda_.invocations:
             if invocation.function == "ingest" and invocation.has_ended:
@@ -494,7 +493,7 @@ def what_is_accepted_is_counted(world: World) -> Found:
 
 
 def unmarked(region: Region) -> Found:
-    """What rules put on the stream, or drain of an error document, without a rule's marks."""
+    """Return the readings on the stream, from rules or drain, that lack a rule's marks."""
     by_drain, by_ingest = (
         {
             (plain_topic(event["topic"]).split("/")[1], at_ms)
@@ -515,7 +514,7 @@ def unmarked(region: Region) -> Found:
 
 
 def accepted(region: Region, invocation: Invocation) -> int | None:
-    """How many readings ingest has found a place for; None where its answer doesn't tell."""
+    """Return the number of readings that ingest stored; None if its answer doesn't say."""
     if is_message(invocation):
         event = invocation.event
         return sum(bool(each.metrics) for each in region.judged(event, event["received_at"]))
@@ -531,7 +530,7 @@ def instants(region: Region) -> list[tuple[str, int]]:
 
 
 def each_record_is_counted_once(world: World) -> Found:
-    """Of what mappings went on by, aggregate counted each record once: stored, duplicate, aside."""
+    """Aggregate counted each completed record once: stored, duplicate or quarantined."""
     for region in kept(world):
         counted = sum(
             value
@@ -546,7 +545,7 @@ def each_record_is_counted_once(world: World) -> Found:
 
 
 def counts_of(invocations: list[Invocation]) -> dict[Metric, Counter[int]]:
-    """What those wrote that they had counted, by metric and minute."""
+    """Return the counts that these invocations wrote, by metric and minute."""
     counts: dict[Metric, Counter[int]] = defaultdict(Counter)
     for invocation in invocations:
         for (metric, minute_ms), value in invocation.counts.items():
@@ -556,7 +555,7 @@ def counts_of(invocations: list[Invocation]) -> dict[Metric, Counter[int]]:
 
 
 def nothing_is_unaccounted(world: World) -> Found:
-    """Minute by minute, what ingest and others brought has met its end: no alarm rings."""
+    """Minute by minute, readings of ingest and others are stored or quarantined: no alarm rings."""
     for region in kept(world):
         for end in (region.redriven_at, None):
             missing = unaccounted(counts_of(region.lambda_.invocations[:end]))
@@ -568,16 +567,16 @@ def nothing_is_unaccounted(world: World) -> Found:
 
 
 def is_prompt(world: World) -> bool:
-    """Whether all that strikes lets readings and sweeps come in time: episodes are exact then."""
+    """Return whether all faults let readings and sweeps be in time: then episodes are exact."""
     return world.conditions.options.faults.keys() <= PROMPT
 
 
 def true_spells(world: World, region: Region, device_id: str, gap_ms: int = 0) -> int:
-    """How often a device really heated up, by all its readings in the order of event time.
+    """Return how often a device really heated up, from all its readings by event time.
 
-    Breaches as the region took them; recoveries as any region did. A spell that follows the last
-    recovery by less than a gap belongs to the one before. An instant that is said to be both is
-    the spell's last, and the recovery too: it depends on what came first.
+    Breaches count as the region took them, recoveries as any region did. A spell that follows the
+    last recovery by less than a gap belongs to the one before. An instant with a breach and a
+    recovery is both the spell's last breach and its recovery: the order of arrival decides.
     """
     breaches = {
         reading.at_ms
@@ -601,7 +600,7 @@ _recoveries: "WeakKeyDictionary[World, dict[str, set[int]]]" = WeakKeyDictionary
 
 
 def recoveries(world: World, device_id: str) -> set[int]:
-    """When a device said that it was below the clear threshold: at some instant, some value."""
+    """Return the instants of a device's values below the clear threshold, by any value."""
     if world not in _recoveries:
         found: dict[str, set[int]] = defaultdict(set)
         for region in world.regions.values():
@@ -613,12 +612,12 @@ def recoveries(world: World, device_id: str) -> set[int]:
 
 
 def notices_sent(region: Region, way: str) -> Counter[str]:
-    """How often each notice went out one way, by its id."""
+    """Return how often each notice was sent one way, by its id."""
     return Counter(json.loads(body)["notice_id"] for body in region.published[way])
 
 
 def own_episodes(world: World, region: Region) -> dict[str, Any]:
-    """The items of a region's own episodes, by device."""
+    """Return the items of a region's own episodes, by device."""
     items = world.tables[ALERTS].replicas[region.name].items.values()
     return {
         item["device_id"]["S"]: item
@@ -628,19 +627,19 @@ def own_episodes(world: World, region: Region) -> dict[str, Any]:
 
 
 def own_images(region: Region) -> Iterator[Any]:
-    """What the table's stream said of a region's own episodes: each image, in order."""
+    """Return the table stream's images of a region's own episodes, by device, in order."""
     return (after for _, after in own_changes(region))
 
 
 def own_changes(region: Region) -> Iterator[tuple[int, Any]]:
-    """The same, with when each was made."""
+    """Return the images of `own_images`, each with its time."""
     for at_ms, after in region.alerts_stream.log:
         if "change" in after and after["region"]["S"] == region.name:
             yield at_ms, after
 
 
 def changes(region: Region) -> dict[str, list[tuple[int, str]]]:
-    """The same as (number, change), by device."""
+    """Return the changes as (number, change), by device."""
     found: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for image in own_images(region):
         change = (int(image["episode"]["N"]), image["change"]["S"])
@@ -649,7 +648,7 @@ def changes(region: Region) -> dict[str, list[tuple[int, str]]]:
 
 
 def episodes_open_and_clear_once(world: World) -> Found:
-    """Of each episode the table tells one opening, then at most one clear; numbers count up."""
+    """Each episode has one opening, then at most one clear; numbers count up."""
     for region in kept(world):
         for device_id, told in changes(region).items():
             ends = [each for each in told if each[1] != "extended"]
@@ -702,7 +701,7 @@ def episodes_join_their_breaches(world: World) -> Found:
 
 
 def badly_cleared(world: World, region: Region, item: Any) -> Found:
-    """An episode whose device recovered is cleared, at a recovery: the first, if none came late."""
+    """Yield recovered devices' episodes that are open, or cleared later than possible."""
     device_id = item["device_id"]["S"]
     recovered = recoveries(world, device_id)
     cleared_ms, last_ms = item["cleared_ms"].get("N"), int(item["last_breach_ms"]["N"])
@@ -717,7 +716,7 @@ def badly_cleared(world: World, region: Region, item: Any) -> Found:
 
 
 def union_recoveries(world: World, device_id: str) -> set[int]:
-    """When a device was below the clear threshold by its windows, merged over regions."""
+    """Return a device's recoveries by its windows, merged over regions."""
     return {
         at_ms
         for (of_device, at_ms), metrics in merged_windows(world).items()
@@ -726,7 +725,7 @@ def union_recoveries(world: World, device_id: str) -> set[int]:
 
 
 def episodes_follow_each_other(world: World) -> Found:
-    """Each episode begins where the one before was cleared, and not before."""
+    """Each episode begins when the one before was cleared, or later."""
     for region in kept(world):
         last: dict[str, Any] = {}
         for after in own_images(region):
@@ -742,9 +741,9 @@ def episodes_follow_each_other(world: World) -> Found:
 
 
 def each_sweep_sees_every_open_episode(world: World) -> Found:
-    """A sweep that had the time saw every episode of its region that was open all the while.
+    """A sweep with enough time saw all its region's episodes that were open all the while.
 
-    But where reads that aren't consistent may have hidden one, or the table has refused a call.
+    Exceptions: inconsistent reads may have hidden one, or the table has refused a call.
     """
     if world.conditions.options.stale_read:
         return
@@ -768,7 +767,7 @@ def each_sweep_sees_every_open_episode(world: World) -> Found:
 
 
 def open_spans(region: Region) -> list[tuple[int, int]]:
-    """From when to when each episode of a region was open in its table."""
+    """Return the spans of time in which each episode of a region was open in its table."""
     spans: list[tuple[int, int]] = []
     opened: dict[str, int] = {}
     for at_ms, image in own_changes(region):
@@ -781,7 +780,7 @@ def open_spans(region: Region) -> list[tuple[int, int]]:
 
 
 def episodes_are_cleared_in_time(world: World) -> Found:
-    """An episode is cleared by the first sweep for which its recovery is old enough.
+    """The first sweep for which an episode's recovery is old enough clears it.
 
     Sweeps are at each full minute; a recovery counts from one minute on, to the millisecond.
     """
@@ -799,7 +798,7 @@ def episodes_are_cleared_in_time(world: World) -> Found:
 
 
 def records_have_their_devices_key(world: World) -> Found:
-    """A record's key is its device; a device that sends many at once has the rest under others."""
+    """A record's key is its device; if a device sends many at once, the others have salted keys."""
     most = world.conditions.options.records_a_key
     for region in world.regions.values():
         for invocation in region.lambda_.invocations:
@@ -830,7 +829,7 @@ def notices_say_what_changed(world: World) -> Found:
 
 
 def notice_of(item: Any) -> dict[str, Any]:
-    """What a notice must say of a change of the alerts table."""
+    """Return the notice that a change of the alerts table must send."""
     plain = {name: item[name]["S"] for name in ("device_id", "rule", "region", "severity")}
     number, change = int(item["episode"]["N"]), item["change"]["S"]
     cleared_ms = item["cleared_ms"].get("N")
@@ -846,16 +845,16 @@ def notice_of(item: Any) -> dict[str, Any]:
 
 
 def iso(text: str) -> str:
-    """Milliseconds as people read them."""
+    """Return ms as ISO 8601."""
     seconds, ms = divmod(int(text), 1000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ms:03}Z"
 
 
 def notices_go_out_once(world: World) -> Found:
-    """Each opening and each clear goes out once each way, and nothing else does.
+    """Each opening and each clear is sent once each way, and nothing else is.
 
-    Once more, under the same notice_id, where notify died or hung between sending it and noting
-    that, or couldn't note it.
+    A notice may be sent again under its id if notify died or hung between sending and recording it,
+    or couldn't record it.
     """
     for region in kept(world):
         due = {
@@ -877,7 +876,7 @@ def notices_go_out_once(world: World) -> Found:
 
 
 def excuses(region: Region) -> Counter[str]:
-    """How often each notice may have gone out again: by the invocations that brought it."""
+    """Return how often each notice may have been sent again, by the invocations that had it."""
     excused: Counter[str] = Counter()
     for invocation in region.lambda_.invocations:
         if invocation.function == "notify":

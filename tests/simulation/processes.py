@@ -1,4 +1,4 @@
-"""Plain blocking code that runs in virtual time: a process stops inside a call and goes on later.
+"""Runs blocking code in virtual time: a process stops inside a call and goes on later.
 
 The functions are ordinary code; each of their calls to a service takes time, in which others run.
 A process is a greenlet, which can stop anywhere, driven by a coroutine, which can wait.
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class Crash(BaseException):
-    """The process is gone: nothing that handles errors gets to see it."""
+    """The process is gone: no error handler sees it."""
 
 
 async def running(code: Callable[[], T]) -> T:
-    """Run code that calls `wait`; what it returns or raises is the coroutine's."""
+    """Run code that calls `wait`; return its result, or raise its error."""
     process = greenlet(code)
     step = process.switch()
     while not process.dead:
@@ -32,7 +32,7 @@ async def running(code: Callable[[], T]) -> T:
 
 
 def wait(thing: Awaitable[T]) -> T:
-    """Wait for something inside a process, while others go on."""
+    """Wait for an awaitable inside a process, while others go on."""
     driver = getcurrent().parent
     if driver is None:
         raise RuntimeError("only a process can wait")

@@ -22,7 +22,7 @@ class Message:
 
 @dataclass
 class Queue:
-    """A standard queue: what is received is hidden for a while, and comes back unless deleted."""
+    """A standard queue: a received message is hidden for a while, and comes back unless deleted."""
 
     name: str
     now_ms: Callable[[], int]
@@ -32,10 +32,10 @@ class Queue:
     messages: dict[str, Message] = field(default_factory=dict)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     sent: int = 0
-    """How many messages were ever sent to it."""
+    """Number of all messages that were sent to it."""
 
     def send(self, body: str) -> str:
-        """Put a message; its id."""
+        """Put a message; return its id."""
         self.arrived.set()
         self.sent += 1
         message_id = f"{self.name}-{self.sent}"
@@ -43,7 +43,7 @@ class Queue:
         return message_id
 
     def receive(self, most: int, visibility_seconds: int | None = None) -> list[Message]:
-        """Take what is visible, up to `most`; what was received too often goes to dead letters."""
+        """Take up to `most` visible messages; those received too often go to the dead letters."""
         now_ms = self.now_ms()
         taken: list[Message] = []
         for message in list(self.messages.values()):
@@ -63,20 +63,20 @@ class Queue:
         return taken
 
     def hide(self, receipt: str, seconds: int) -> None:
-        """Let a message be visible again after some seconds, not when its time is over."""
+        """Make a message visible again after some seconds."""
         message = self.messages.get(receipt.partition("/")[0])
         if message is not None:
             message.visible_at_ms = self.now_ms() + seconds * 1000
             self.arrived.set()
 
     def delete(self, receipt: str) -> None:
-        """Delete by receipt handle: an old one may do nothing, and here still deletes."""
+        """Delete by receipt handle. On AWS an old handle may do nothing; here it still deletes."""
         self.messages.pop(receipt.partition("/")[0], None)
 
 
 @dataclass
 class Bucket:
-    """Objects by key; `announce` is told of each that is put."""
+    """Objects by key; `announce` is called for each new one."""
 
     name: str
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -87,12 +87,12 @@ class Bucket:
         self.announce(key)
 
     def etag(self, key: str) -> str | None:
-        """What tells an object's content from another; None where there is no object."""
+        """Return the etag of an object's content; None without an object."""
         return hashlib.md5(self.objects[key]).hexdigest() if key in self.objects else None  # noqa: S324
 
 
 def object_created(bucket: str, key: str) -> str:
-    """The message about a new object."""
+    """Return the message about a new object."""
     entry: dict[str, Any] = {
         "eventSource": "aws:s3",
         "eventName": "ObjectCreated:Put",

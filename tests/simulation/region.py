@@ -1,4 +1,4 @@
-"""One region of the pipeline: what goes on there by itself, and what its operators do."""
+"""One region of the pipeline: its background work, and its operators."""
 
 import asyncio
 import contextlib
@@ -47,7 +47,7 @@ patterns = functools.cache(filter_patterns)
 
 @dataclass
 class MemoryCheckpoints:
-    """The engine's checkpoints; a copy is what a killed engine leaves."""
+    """The engine's checkpoints; a killed engine leaves a copy."""
 
     shards: dict[str, dict[str, str]] = field(default_factory=dict)
     notes: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class MemoryCheckpoints:
 
 
 def is_through(saved: str | None, last: Record) -> bool:
-    """Whether a shard's checkpoints have reached its last record."""
+    """Return whether a shard's checkpoints have reached its last record."""
     if saved is None:
         return False
     position = json.loads(saved)
@@ -86,13 +86,13 @@ def is_through(saved: str | None, last: Record) -> bool:
 
 
 def is_killing(line: Json) -> bool:
-    """Whether a record is in quarantine because its function died of it, or hung."""
+    """Return whether a record is in quarantine because its function died or hung."""
     reason: str = line["reason"]
     return reason.startswith(("Runtime.ExitError", "Sandbox.Timedout"))
 
 
 class Operator(Clients):
-    """A person's clients: nothing goes wrong with their calls, and they take no time."""
+    """A person's clients: their calls don't fail and take no time."""
 
     def call(self, service: str, operation: str, does: Callable[[], T]) -> T:  # noqa: ARG002
         return does()
@@ -102,7 +102,7 @@ class Operator(Clients):
 
 
 class Region(Services):
-    """A region: its services, and what goes on there by itself."""
+    """A region: its services and background work."""
 
     def __init__(self, conditions: Conditions, name: str, tables: dict[str, Table]) -> None:
         super().__init__(conditions, name, tables)
@@ -129,7 +129,7 @@ class Region(Services):
         ]
 
     def start_engine(self) -> None:
-        """Start the mappings' engine on the checkpoints that there are."""
+        """Start the mappings' engine on the existing checkpoints."""
         ports = Ports(
             lambda mapping: self.alerts_stream if mapping.service == "dynamodb" else self.stream,
             self,
@@ -145,13 +145,13 @@ class Region(Services):
             owner.reset(token)
 
     def kill_engine(self) -> None:
-        """End the engine as SIGKILL does; what it invoked runs on."""
+        """End the engine as SIGKILL does; functions that it invoked run on."""
         self.checkpoints = self.checkpoints.copy()
         for task in list(self.conditions.tasks.get(self._engine_owner, {})):
             task.cancel()
 
     def lose(self) -> None:
-        """The region is gone, and all that it hadn't replicated."""
+        """Lose the region, with all data that it hadn't replicated."""
         self.is_lost = True
         self.kill_engine()
         for task in self._pollers:
@@ -166,7 +166,7 @@ class Region(Services):
 
     @functools.cached_property
     def mappings(self) -> list[Mapping]:
-        """The template's, with what the options set."""
+        """Return the template's mappings, with the options' settings."""
         options = self.conditions.options
         stream = f"arn:aws:kinesis:{self.name}:123456789012:stream/readings"
         changes = f"arn:aws:dynamodb:{self.name}:123456789012:table/alerts/stream/1"
@@ -193,7 +193,7 @@ class Region(Services):
         ]
 
     def behind(self) -> str:
-        """What the mappings have still to read or to deliver, in words."""
+        """Yield the work that mappings still have to read or deliver, as text."""
         for mapping in self.mappings:
             source = self.alerts_stream if mapping.service == "dynamodb" else self.stream
             saved = self.checkpoints.load(mapping.uuid)
@@ -203,14 +203,14 @@ class Region(Services):
         return ""
 
     def quarantined(self) -> Iterator[Json]:
-        """The lines in quarantine, each with its bytes as `data`."""
+        """Return the lines in quarantine, each with its bytes as `data`."""
         for key, body in sorted(self.buckets[FAILURES].objects.items()):
             if key.startswith("quarantine/"):
                 for line in map(json.loads, body.splitlines()):
                     yield line | {"data": b64decode(line["data"])}
 
     async def operate(self) -> None:
-        """Redrive until nothing is left, then release what is right by now, as operators do."""
+        """Redrive until nothing is left, then release the records that are valid by now."""
         self.conditions.is_mended = True
         self.healthy_held += [
             line for line in self.quarantined() if self.is_right(line) and not is_killing(line)
@@ -237,7 +237,7 @@ class Region(Services):
             self.conditions.history.note(f"{self.name}/operator", f"releases {len(names)}:", code)
 
     def is_right(self, line: Json) -> bool:
-        """Whether a person would say of a line in quarantine that it can be stored now."""
+        """Return whether a quarantined line can be stored now."""
         if line["source"] == "mqtt":
             event = json.loads(line["data"])
             return all(each.is_whole for each in self.judged(event, event["received_at"]))
@@ -247,11 +247,11 @@ class Region(Services):
         return not is_full and judge.is_whole_in(line["data"], line["arrived_at_ms"])
 
     def is_released(self, line: Json) -> bool:
-        """Whether an operator releases it: of MQTT also what is as bad as it was."""
+        """Return whether an operator releases a line; for MQTT also one that is still bad."""
         return line["source"] == "mqtt" or self.is_right(line)
 
     def judged(self, event: Json, at_ms: int) -> list[Judged]:
-        """What stays of each document in a message that came at some time.
+        """Return the valid part of each document in a message that came at some time.
 
         A message that nobody can read is one document, and no reading.
         """
@@ -272,7 +272,7 @@ class Region(Services):
         return answer
 
     async def send(self, mapping: Mapping, key: str, document: Json) -> None:  # noqa: ARG002
-        """Keep what a mapping has given up."""
+        """Store the records that a mapping has given up."""
         if self.conditions.is_out("s3", self.name) or self.conditions.happens("call_fails"):
             raise OutsideProblem("the bucket is away")
         self.conditions.history.note(self.name, "given up", key)
@@ -326,7 +326,7 @@ class Region(Services):
                 queue.delete(receipt)
 
     async def _sweep(self) -> None:
-        """Invoke sweep at each full minute, whether or not the one before has ended."""
+        """Invoke sweep at each full minute, even if the one before hasn't ended."""
         while True:
             past_seconds = self.conditions.now_ms() / 1000 % SWEEP_SECONDS
             await asyncio.sleep(SWEEP_SECONDS - past_seconds)

@@ -1,4 +1,4 @@
-"""The services of one region: what its functions, its rules and its mappings work on."""
+"""The services of one region that functions, rules and mappings use."""
 
 from tests.simulation.conditions import Conditions
 from tests.simulation.queues import Bucket, Queue, object_created

@@ -11,13 +11,13 @@ from emulator.mappings.model import Page, Record
 from emulator.mappings.ports import NowMs, OutsideProblem
 
 LINGER_SECONDS = 20.0
-"""How long a fetch waits for a record, so that an idle stream costs nothing."""
+"""How long a fetch waits for a record, so that an idle stream takes no time."""
 HASHES = 2**32
 SHARDS_MAX = 6
 
 
 class WaitingStream(MemoryStream):
-    """A stream whose reader waits for what comes next instead of asking each second."""
+    """A stream whose reader waits for the next record instead of polling each second."""
 
     def __init__(self, now_ms: NowMs, is_away: Callable[[], bool] = lambda: False) -> None:
         self._changed = asyncio.Event()
@@ -41,7 +41,7 @@ class WaitingStream(MemoryStream):
         return await super().fetch(shard_id, cursor, limit)
 
     def _wake(self) -> None:
-        """Let readers look again."""
+        """Wake the readers."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -59,7 +59,7 @@ class Stream(WaitingStream):
         super().__init__(now_ms, is_away)
 
     def take(self, data: bytes, key: str) -> tuple[str, str]:
-        """Put a record; its shard and sequence number."""
+        """Put a record; return its shard and sequence number."""
         self.seen(data)
         place = zlib.crc32(key.encode())
         shard_id = next(name for name, (low, high) in self._ranges.items() if low <= place < high)
@@ -92,7 +92,7 @@ class Stream(WaitingStream):
 
 
 class TableStream(WaitingStream):
-    """A table's changes in one region, those that replication brought too."""
+    """A table's changes in one region, replicated ones included."""
 
     def __init__(
         self, now_ms: NowMs, region: str, is_away: Callable[[], bool] = lambda: False

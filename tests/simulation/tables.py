@@ -20,7 +20,7 @@ SET_STATE = "SET #state = :done"
 
 
 class Refused(Exception):
-    """The condition failed; `item` is what is there."""
+    """The condition failed; `item` is the present item."""
 
     def __init__(self, item: Item | None) -> None:
         super().__init__("ConditionalCheckFailed")
@@ -43,15 +43,15 @@ class Replica:
     items: dict[Key, Item] = field(default_factory=dict)
     stamps: dict[Key, Stamp] = field(default_factory=dict)
     past: dict[Key, list[Item | None]] = field(default_factory=dict)
-    """Each item as it was before its last writes, oldest first: at first it wasn't there."""
+    """Each item's states before its last writes, oldest first; None before its first."""
     buckets: dict[str, set[Key]] = field(default_factory=dict)
     """The items that were ever in a partition of the status index."""
 
 
 class Table:
-    """A global table; `spread` is given what is to reach the other regions.
+    """A global table; `spread` replicates a write to the other regions.
 
-    `pick` is given an item's states, the present one last, and picks what a read sees of them.
+    `pick` gets an item's states, the present one last, and picks the one that a read sees.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Table:
         return item[self.key[0]]["S"], item[self.key[1]]["S"]
 
     def put(self, region: str, item: Item) -> None:
-        """Write an item in a region; it reaches the others later."""
+        """Write an item in a region; it reaches the other regions later."""
         self._serial += 1
         stamp = Stamp(self._now_ms(region), self._serial, region)
         self._apply(region, item, stamp)
@@ -94,7 +94,7 @@ class Table:
         replica.stream.announce(named, before, item)
 
     def execute(self, region: str, statement: str, parameters: list[dict[str, Any]]) -> None:
-        """One PartiQL statement of the two forms that the adapters write; raises Refused."""
+        """Run a PartiQL statement of the two forms that the adapters use; raise Refused."""
         if match := INSERT.fullmatch(statement):
             names = NAME_IN_VALUE.findall(match["fields"])
             item = dict(zip(names, parameters, strict=True))
@@ -116,7 +116,7 @@ class Table:
         self.put(region, current | changes)
 
     def claim(self, region: str, item: Item, condition: str, values: Item) -> None:
-        """A conditional put as claims make it; raises Refused."""
+        """Put a claim with its condition; raise Refused."""
         if condition != FREE_OR_OVER:
             raise AssertionError(f"a condition that isn't simulated: {condition}")
         current = self.replicas[region].items.get(self.key_of(item))
@@ -129,33 +129,33 @@ class Table:
         self.put(region, item)
 
     def set_state(self, region: str, key: Item, expression: str, values: Item) -> None:
-        """An update as claims make it."""
+        """Update a claim."""
         if expression != SET_STATE:
             raise AssertionError(f"an update that isn't simulated: {expression}")
         current = self.replicas[region].items.get(self.key_of(key), key)
         self.put(region, current | {"state": values[":done"]})
 
     def get(self, region: str, key: Key, is_consistent: bool) -> Item | None:
-        """An item; a read that isn't consistent may see an older one."""
+        """Return an item; an inconsistent read may return an older state."""
         return self.replicas[region].items.get(key) if is_consistent else self._as_read(region, key)
 
     def between(
         self, region: str, partition: str, low: str, high: str, is_forward: bool = True
     ) -> list[Item]:
-        """A partition's items in a range of sort keys, as a query finds them."""
+        """Return a partition's items in a range of sort keys, as a query does."""
         items = self.replicas[region].items
         found = [key for key in items if key[0] == partition and low <= key[1] <= high]
         seen = [self._as_read(region, key) for key in sorted(found, reverse=not is_forward)]
         return [item for item in seen if item is not None]
 
     def of_partition(self, region: str, partition: str) -> list[Item]:
-        """A partition's items, as a query finds them."""
+        """Return a partition's items, as a query does."""
         return self.between(region, partition, "", "\U0010ffff")
 
     def indexed(
         self, region: str, bucket: str, limit: int, start: Item | None
     ) -> tuple[list[Item], Item | None]:
-        """A page of the status index: items by their first breach; where the next one starts.
+        """Return a page of the status index by first breach, and the start of the next page.
 
         DynamoDB tells of a next page where this one is full, though nothing may be left.
         """
@@ -172,10 +172,10 @@ class Table:
         return page, {name: page[-1][name] for name in names}
 
     def _place(self, item: Item) -> tuple[int, Key]:
-        """An item's place in the status index."""
+        """Return an item's key in the status index."""
         return int(item["first_breach_ms"]["N"]), self.key_of(item)
 
     def _as_read(self, region: str, key: Key) -> Item | None:
-        """An item as a read that isn't consistent sees it."""
+        """Return an item as an inconsistent read sees it."""
         replica = self.replicas[region]
         return self._pick([*replica.past.get(key, []), replica.items.get(key)])

@@ -1,4 +1,4 @@
-"""Ways in which devices send: over HTTPS or MQTT, in each of the formats, by old and new firmware.
+"""Ways to send: over HTTPS or MQTT, in each of the formats, by old and new firmware.
 
 The bytes are made by the formats' own libraries (`tests/writers.py`).
 """
@@ -15,7 +15,7 @@ from tests.simulation.judge import RANGES
 Json = dict[str, Any]
 Write = Callable[[list[Any]], bytes]
 OLD = ("temperature", "humidity")
-"""What the first version of the schema has."""
+"""The metrics of the first version of the schema."""
 BASIC_INGEST = "$aws/rules/BatchRule/"
 # A container's blocks are told apart by a marker, which is random unless it is given.
 MARKER = bytes(range(16))
@@ -23,7 +23,7 @@ MARKER = bytes(range(16))
 
 @dataclass(frozen=True)
 class Way:
-    """How a device sends; `topic` is what follows its name over MQTT, none over HTTPS."""
+    """How a device sends; `topic` is the part after its name over MQTT, None over HTTPS."""
 
     name: str
     write: Write
@@ -33,7 +33,7 @@ class Way:
     prefix: str = ""
     metrics: tuple[str, ...] = tuple(RANGES)
     is_binary: bool = False
-    """Records of this format have the types that the schema wants, and name their device."""
+    """Records of this format have the schema's types, and name their device."""
     is_single: bool = False
     names_itself: bool = False
 
@@ -42,19 +42,19 @@ class Way:
         return self.name.endswith("-gzip")
 
     def meant(self, document: Json) -> Json:
-        """What a document is in this way: old firmware knows fewer metrics."""
+        """Return the part of a document that this way sends: old firmware knows fewer metrics."""
         known = ("recorded_at", *self.metrics)
         return {name: value for name, value in document.items() if name in known}
 
     def written(self, device_id: str, documents: list[Any]) -> bytes:
-        """Documents as a body or a message."""
+        """Return documents as a body or a message."""
         if self.is_binary or self.names_itself:
             documents = [{"device_id": device_id, **each} for each in documents]
         data = self.write(documents)
         return writers.zipped(data) if self.is_zipped else data
 
     def message(self, device_id: str, documents: list[Any]) -> Publication:
-        """Documents as a message of this device."""
+        """Return documents as a message of this device."""
         topic = f"{self.prefix}telemetry/{device_id}/{self.topic}"
         return Publication(topic, self.written(device_id, documents), device_id, documents)
 
@@ -85,7 +85,7 @@ def file(documents: list[Any]) -> bytes:
 
 
 def points(documents: list[Any]) -> bytes:
-    """InfluxDB's line protocol, with nanoseconds."""
+    """Return documents in InfluxDB's line protocol, with nanoseconds."""
     lines = []
     for document in documents:
         values = {name: value for name, value in document.items() if name in RANGES}

@@ -1,4 +1,4 @@
-"""The functions of the pipeline, wired as their `wired()` does, to simulated clients and clocks."""
+"""Wires the pipeline's functions as their `wired()` does, but to simulated clients and clocks."""
 
 import functools
 import itertools
@@ -42,7 +42,7 @@ shipped = functools.cache(shipped_rules)
 
 
 def rules_of(options: Options) -> tuple[Rule, ...]:
-    """The rules that are deployed: the shipped ones, or a freezer's."""
+    """Return the deployed rules: the shipped ones, or a freezer's."""
     return (
         (Rule(**THAWING._asdict(), metric="temperature", severity="critical"),)
         if (options.freezers)
@@ -67,7 +67,7 @@ def ingesting(of: Environment) -> Handler:
 
 
 def schemas_for(of: Environment) -> Schemas:
-    """Glue is asked for the ids of the first and the newest version; the other one ships."""
+    """Glue has the first and the newest version; the other one is in the package."""
     known = {schema_id(2): versions("reading")[1]}
     return Schemas(lambda: of.glue, STACK, known, of.seconds)
 
@@ -89,7 +89,7 @@ def aggregating(of: Environment) -> Handler:
 
 
 def simulate(states: CompareAndSet[Any, Any, Any], of: Environment) -> None:
-    """Let states wait and forget in virtual time, as much as the options say."""
+    """Let caches wait and forget in virtual time, as the options say."""
     states._sleep, states._clock = of.sleep, of.seconds
     if of.conditions.options.forgets:
         states._remembered = 0

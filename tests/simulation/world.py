@@ -1,4 +1,4 @@
-"""A course of events: two regions, their devices, the weather, the drain and the operator."""
+"""A course: two regions, their devices, the weather, the drain and the operator."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ WAVE = 24
 WAVE_SECONDS = (20.0, 100.0)
 SERVICES = ("kinesis", "dynamodb", "sqs", "s3", "sns", "events", "iot", "glue")
 AFTERWARDS_SECONDS = 150.0
-"""How long the storm goes on when devices have measured all: episodes are cleared in it."""
+"""How long faults go on after the last measurement; episodes are cleared meanwhile."""
 SEND_SECONDS_MAX = 3600.0
 SETTLE_SECONDS = 5.0
 SETTLE_SECONDS_MAX = 4 * 3600.0
@@ -52,7 +52,7 @@ GARBAGE = (b"", b"garbage", b"\xff\xfe\x00", b'{"temperature": 99}', b'{"device_
 
 
 class World:
-    """All there is in one course, by seed and options."""
+    """The state of one course, by seed and options."""
 
     def __init__(self, loop: VirtualTimeLoop, seed: int, options: Options) -> None:
         self.loop = loop
@@ -78,7 +78,7 @@ class World:
         """What broke the course itself, if anything did."""
 
     def _table(self, name: str, sort_key: str) -> Table:
-        """A global table, written by the clocks of the regions."""
+        """Return a global table, written by the clocks of the regions."""
         conditions = self.conditions
         streams = {
             region: TableStream(
@@ -140,7 +140,7 @@ class World:
         await self._operate()
 
     async def _weather(self) -> None:
-        """What happens to whole services, streams, engines and regions."""
+        """Strike whole services, streams, engines and regions."""
         conditions, chance = self.conditions, self._weather_chance
         loss_at = chance.uniform(0.5, 0.9) * conditions.options.minutes * 60
         is_to_lose = conditions.happens("region_loss", chance)
@@ -187,7 +187,7 @@ class World:
             note(region.name, "not a reading", region.stream.take(data, "other"))
 
     def _foreign(self, region: Region, chance: random.Random) -> None:
-        """Another producer puts a reading on the stream, of a device of its own; maybe twice.
+        """Let another producer put a reading of a device of its own on the stream, maybe twice.
 
         Its clock may be wrong, by what `ingest` would refuse, or by what it would just take.
         """
@@ -201,7 +201,7 @@ class World:
             self._measured(region, METER, at_ms, value)
 
     def _new_meter(self) -> str:
-        """A device of the other producer that hasn't measured yet."""
+        """Return a device of the other producer that hasn't measured yet."""
         self.meters += 1
         return f"meter-{self.meters}"
 
@@ -214,7 +214,7 @@ class World:
         self.conditions.history.note(region.name, meter, place)
 
     async def _heat_wave(self, region: Region) -> None:
-        """Many devices are hot at once, and most of them calm down at once."""
+        """Make many devices hot at once, and most of them calm at once."""
         meters = [self._new_meter() for _ in range(WAVE)]
         chance = random.Random(f"{self.conditions.seed}/{meters[0]}")
         for meter in meters:
@@ -241,7 +241,7 @@ class World:
         self._cut_until_ms = 0
 
     async def _all_is_sent(self) -> None:
-        """Wait until every device was answered; not for ever."""
+        """Wait, with a limit, until every device was answered."""
         try:
             async with asyncio.timeout(SEND_SECONDS_MAX):
                 for device in self.devices:
@@ -250,7 +250,7 @@ class World:
             self.unsettled = "devices still send, and get no good answer"
 
     async def _settle(self) -> None:
-        """Wait until nothing is on its way any more; not for ever."""
+        """Wait, with a limit, until all work is done."""
         give_up_at = self.loop.time() + SETTLE_SECONDS_MAX
         while self.loop.time() < give_up_at:
             await asyncio.sleep(SETTLE_SECONDS)
@@ -260,7 +260,7 @@ class World:
         self.unsettled = self.unsettled or self._on_its_way()
 
     def _on_its_way(self) -> str:
-        """What is still to come, in words; nothing when all has settled."""
+        """Return the pending work as text; empty when all has settled."""
         if self.replicating:
             return f"{self.replicating} writes are to be replicated"
         for region in self.regions.values():
@@ -281,9 +281,9 @@ class World:
         return ""
 
     async def _operate(self) -> None:
-        """What operators do once the storm is over: mend, redrive, release.
+        """Do the operators' work after the faults: fix, redrive, release.
 
-        Again later, when what a redrive that was cut off had received is visible again.
+        Repeat it later, when messages of a redrive that was cut off are visible again.
         """
         for region in self.regions.values():
             if not region.is_lost:
@@ -293,7 +293,7 @@ class World:
 
 @contextlib.contextmanager
 def simulated(options: Options) -> Iterator[None]:
-    """What of the real code is set otherwise while a world goes on."""
+    """Replace parts of the real code while a world runs."""
     with (
         silent(observe.log),
         silent(logging.getLogger("emulator.mappings.engine")),
@@ -311,7 +311,7 @@ def simulated(options: Options) -> Iterator[None]:
 
 @contextlib.contextmanager
 def silent(logger: Any) -> Iterator[None]:
-    """A logger says nothing while a world goes on: faults are what that is full of."""
+    """Silence a logger while a world runs, because faults fill its log."""
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
@@ -321,7 +321,7 @@ def silent(logger: Any) -> Iterator[None]:
 
 
 class Counting:
-    """Stands in for Powertools' metrics: what functions count goes to the one that is running."""
+    """Stands in for Powertools' metrics: counts go to the running function."""
 
     def __init__(self, minute_ms: int | None = None) -> None:
         self.metric_set: dict[str, Any] = {}
@@ -334,7 +334,7 @@ class Counting:
 
 
 def write_counts() -> None:
-    """Write what the function that is running has counted."""
+    """Write the counts of the running function."""
     current = Environment.current()
     if current is not None:
         current.write_counts()
