@@ -22,7 +22,7 @@ from tests.waiting import Patience
 
 NAME = "redeployed"
 DEVICE, WIRED, STEADY = "kept-1", "kept-wired", "kept-steady"
-REDEPLOY_SECONDS_MAX = 15.0  # on an idle machine
+REDEPLOY_SECONDS_MAX = 60.0  # a quiet machine needs 15; here other tests run beside it
 WRONG = """\
 Wrong:
   Type: AWS::Lambda::EventSourceMapping
