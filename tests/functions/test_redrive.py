@@ -397,6 +397,7 @@ def test_nothing_is_deleted_before_it_is_in_quarantine(stage: Stage) -> None:
     assert counts(report) == (2, 3, 1, 0, 2)
     assert report["why"]["the quarantine can't be written"] == 2
     assert sorted(stage.kept()) == sorted(keys)
+    assert stage.waiting() == 2  # the alarm goes on
     stage.bucket.put_object = put_object  # type: ignore[method-assign]
     assert counts(stage.run()) == (2, 2, 0, 2, 0)
     assert stage.kept() == []
@@ -413,6 +414,32 @@ def test_when_time_is_up_the_rest_waits_and_each_redrive_gets_further(stage: Sta
     assert counts(stage.run(seconds=15)) == (1, 2, 1, 1, 0)
     assert all(times == 1 for times in stage.processed.values())
     assert (stage.kept(), list(stage.held())) == ([], [name_of(5)])
+
+
+def test_what_has_no_turn_any_more_stays_announced(stage: Stage) -> None:
+    for key in ("first", "second", "third"):
+        stage.give_up("aggregate", batch(1), key)
+    stage.ticks = 10.0
+    report = stage.run(seconds=5)
+    assert (report["objects"], report["more"]) == (1, True)
+    assert (len(stage.kept()), stage.waiting()) == (2, 2)
+    assert stage.announcements.taken == {}  # and is there for the next one at once
+
+
+def test_when_time_is_up_no_record_that_was_not_tried_is_forgotten(stage: Stage) -> None:
+    key = stage.give_up("aggregate", batch(5))
+    stage.functions.deadly, stage.unavailable = {name_of(1)}, {name_of(0)}
+    stage.ticks = 10.0
+    stage.run(seconds=15)
+    (left,) = [json.loads(body) for name, body in stage.bucket.objects.items() if name == key]
+    records = json.loads(left["payload"])["Records"]
+    assert [each["eventID"] for each in records] == [name_of(index) for index in (0, 3, 4)]
+
+
+@pytest.mark.parametrize("seconds", [1, 1.5, 40])
+def test_it_may_work_from_1_to_40_seconds(stage: Stage, seconds: float) -> None:
+    stage.give_up("aggregate", batch(1))
+    assert stage.run(seconds=seconds)["succeeded"] == 1
 
 
 def test_a_batch_that_takes_all_the_time_still_gets_further(stage: Stage) -> None:
