@@ -1,4 +1,4 @@
-"""The contracts in `schemas/`: whether a version may follow the others, and what derives from it.
+"""The contracts in `schemas/`: checks that a version may follow the others, and generated files.
 
 `make schemas` checks and writes; `make schemas ARGS=--check` only tells.
 """

@@ -1,4 +1,4 @@
-"""`make schemas`: check the contracts in schemas/ and write what derives from them."""
+"""`make schemas`: check the contracts in schemas/ and write the files generated from them."""
 
 import argparse
 import sys
@@ -15,17 +15,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def stale(root: Path, contents: dict[str, str]) -> list[str]:
-    """The generated files that aren't as they should be."""
+    """Return the generated files that aren't as they should be."""
     return [name for name, text in contents.items() if current(root / name) != text]
 
 
 def current(path: Path) -> str | None:
-    """What a file holds now."""
+    """Return a file's present content, None if there is no file."""
     return path.read_text("utf-8") if path.exists() else None
 
 
 def main(arguments: list[str], root: Path = ROOT) -> int:
-    """Return 0 if all is well, or could be written; else say what is wrong and return 1."""
+    """Check and write; return 0, or 1 with the mistakes on stderr."""
     parser = argparse.ArgumentParser(prog="make schemas", description=__doc__)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail if a file is stale"

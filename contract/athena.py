@@ -1,13 +1,13 @@
-"""What Athena reads of the archive: two views, in Trino's SQL, over a table of lines.
+"""Athena's views of the archive: two, in Trino's SQL, over a table of lines.
 
-The table `records` has one column, a record as it was on the stream, so that nothing that can be
-on the stream can fail a query. The view `readings` takes what the pipeline's own decoder takes
-(telemetry.domain.validation.decode), field by field, and leaves out the rest: a metric that isn't
-valid is NULL, and so is a value that metrics.yaml declares to be no measurement. `readings_once`
-merges what came more than once, as windows do.
+The table `records` has one column, a record as it was on the stream, so that no record can fail a
+query. The view `readings` has the readings that the pipeline's decoder accepts
+(telemetry.domain.validation.decode), field by field. An invalid metric is NULL, and so is a value
+that metrics.yaml declares to be no measurement. `readings_once` merges repeated readings, as
+windows do.
 
-An error of a function would fail the query. So each is given only what it takes, or is in `try` or
-`try_cast`, which make NULL of what a function or a cast can't do with its argument
+An error of a function would fail the query. So a function gets only arguments that it accepts, or
+is in `try` or `try_cast`, which turn an error into NULL
 (https://trino.io/docs/current/functions/conditional.html#try).
 """
 
@@ -23,18 +23,18 @@ from contract.folded import wrapped
 from contract.versions import Field, Version
 
 LINES, READINGS, ONCE = "records", "readings", "readings_once"
-TYPES = {  # by Avro's: Glue's, which are Hive's, and Trino's
+TYPES = {  # Avro's types, with Glue's (which are Hive's) and Trino's
     "string": ("string", "varchar"),
     "long": ("bigint", "bigint"),
     "double": ("double", "double"),
     "timestamp-millis": ("timestamp", "timestamp(3)"),  # without zone: it is in UTC
 }
 
-# Trino's parser is given no line with more { and [ than the decoder takes: what it makes of a line
-# nested a hundred thousand deep needn't be known.
+# Trino's parser gets no line with more { and [ than the decoder accepts. So its behaviour on a line
+# that is nested a hundred thousand deep doesn't matter.
 OBJECT = r"^\s*\{"
 OPENING = f"length(line) - length(replace(replace(line, '{{', ''), '[', '')) <= {BRACKETS_MAX}"
-# What the decoder reads as numbers, and JSON doesn't have; valid in no field.
+# The decoder reads these as numbers, although JSON doesn't have them; no field may have them.
 NOT_A_NUMBER = r":\s*(NaN|-?Infinity)"
 WHOLE_NUMBER = "^-?[0-9]+$"
 NOT_ESCAPED = r'[^"\\]*'  # a string's characters, where a schema has no pattern for them
@@ -57,7 +57,7 @@ class Column(NamedTuple):
 
 
 class View(NamedTuple):
-    """A view: what it is, its columns, and its query."""
+    """A view: its name, description, columns and query."""
 
     name: str
     doc: str
@@ -66,7 +66,7 @@ class View(NamedTuple):
 
 
 def views(newest: Version, none: Mapping[str, Sequence[Declared]]) -> list[View]:
-    """The views of the archive, by the newest version of a reading and by metrics.yaml."""
+    """Return the views of the archive, by the newest version of a reading and by metrics.yaml."""
     columns = [Column(name, *TYPES[type_of(each)]) for name, each in newest.fields.items()]
     partitions = [Column(name, *TYPES["string"]) for name in PARTITIONS]
     merged = [each for each in columns if each.name in newest.device_fields]
@@ -79,7 +79,7 @@ def views(newest: Version, none: Mapping[str, Sequence[Declared]]) -> list[View]
 
 
 def type_of(field: Field) -> str:
-    """A field's type in Avro, whether or not it may be null: the logical one, if it has one."""
+    """Return a field's type in Avro without null: the logical one, if it has one."""
     kinds = field["type"] if isinstance(field["type"], list) else [field["type"]]
     (kind,) = [each for each in kinds if each != "null"]
     return str(kind.get("logicalType", kind["type"]) if isinstance(kind, dict) else kind)
@@ -89,7 +89,7 @@ def type_of(field: Field) -> str:
 
 
 def resources(newest: Version, none: Mapping[str, Sequence[Declared]]) -> Iterator[str]:
-    """The lines of the views' resources."""
+    """Yield the lines of the views' resources."""
     for place, view in enumerate(views(newest, none)):
         yield from [""] if place else []
         yield f"{view.name.title().replace('_', '')}View:"
@@ -119,10 +119,10 @@ DEFINITION_INDENT = 14  # and that of the region
 
 
 def definition(view: View) -> Iterator[str]:
-    """A view as Athena itself keeps one, in Trino's form.
+    """Yield a view as Athena itself keeps one, in Trino's form.
 
-    That is in Trino's io.trino.plugin.hive.ViewReaderUtil; no page of AWS's describes it. Folding
-    makes a space of each end of a line, which the query has a space for.
+    The form is from Trino's io.trino.plugin.hive.ViewReaderUtil; AWS doesn't document it. Folding
+    turns line ends into spaces, which the query allows.
     """
     columns = [json.dumps({"name": each.name, "type": each.trino_type}) for each in view.columns]
     lines = [
@@ -140,7 +140,7 @@ def definition(view: View) -> Iterator[str]:
 
 
 def readings(newest: Version, none: Mapping[str, Sequence[Declared]]) -> str:
-    """The query of `readings`, in steps; `none` are values that stand for no measurement.
+    """Return the query of `readings`, in steps; `none` are values that stand for no measurement.
 
     In it `_name` is a field's JSON text, and `_name_` the number that it stands for, taken by the
     decoder or not. `date_` and the like are parts of `recorded_at`. No field's name begins or ends
@@ -202,16 +202,16 @@ AND {all_of(f"(_{name} IS NULL OR {column(name)} IS NOT NULL)" for name in stamp
 
 
 def named_once(name: str) -> str:
-    """Whether a line has a name once at most, also within nested objects, as the decoder looks.
+    """Return a condition: a line has a name at most once, also in nested objects.
 
-    Of a name that is there twice Trino's parser keeps the last.
+    The decoder refuses a repeated name; Trino's parser would use the last value.
     """
     named = f'"{name}"' + r"\s*:"
     return f"cardinality(regexp_extract_all(line, {quoted(named)})) <= 1"
 
 
 def readings_once(newest: Version) -> str:
-    """The query of `readings_once`: metric by metric, of two values the larger.
+    """Return the query of `readings_once`: metric by metric, of two values the larger.
 
     As telemetry.domain.window.merge has it.
     """
@@ -225,12 +225,12 @@ GROUP BY {identity}
 
 
 def json_text(name: str) -> str:
-    """A field's JSON text; NULL where the field isn't there, or null."""
+    """Return a field's JSON text; NULL where the field isn't there, or null."""
     return f"nullif(json_format(element_at(fields, {quoted(name)})), 'null')"
 
 
 def number(name: str, field: Field) -> str:
-    """The number that a field's JSON text stands for."""
+    """Return the number that a field's JSON text stands for."""
     if type_of(field) == "double":
         return f"try_cast(_{name} AS double)"
     whole = f"try_cast(regexp_extract(_{name}, {quoted(WHOLE_NUMBER)}) AS bigint)"
@@ -255,25 +255,25 @@ def written_instant() -> str:
 
 
 def seconds(text: str, start: int) -> str:
-    """The seconds that the digits of hour, minute and second are."""
+    """Return the seconds that the digits of hour, minute and second are."""
     hour, minute, second = (digits(text, start + at, 2) for at in (0, 2, 4))
     return f"3600 * {hour}\n+ 60 * {minute}\n+ {second}"
 
 
 def digits(text: str, start: int, length: int) -> str:
-    """The number that some digits are."""
+    """Return the number that some digits are."""
     return f"try_cast(substr({text}, {start}, {length}) AS bigint)"
 
 
 def is_clock(text: str, before: str, second: str) -> str:
-    """Whether a text is hours, minutes and seconds, or the first of these."""
+    """Return a condition: a text is hours, minutes and seconds, or only the first of these."""
     marked = f"^{before}{HOUR}(:{SIXTY}(:{second})?)?$"
     bare = f"^{before}{HOUR}({SIXTY}({second})?)?$"
     return f"(regexp_like({text}, {quoted(marked)})\nOR regexp_like({text}, {quoted(bare)}))"
 
 
 def value(name: str, field: Field, none: Mapping[str, Sequence[Declared]]) -> str:
-    """A field's value; NULL where the decoder wouldn't take it."""
+    """Return an expression for a field's value; NULL if the decoder would refuse it."""
     text, number = f"_{name}", f"_{name}_"
     kind = type_of(field)
     if kind == "string":
@@ -289,7 +289,7 @@ def value(name: str, field: Field, none: Mapping[str, Sequence[Declared]]) -> st
 
 
 def is_declared(number: str, declared: Declared) -> str:
-    """Whether a number stands for no measurement."""
+    """Return a condition: a number stands for no measurement."""
     values = ", ".join(f"CAST('{each!r}' AS double)" for each in sorted(declared.values))
     is_value = f"{number} IN ({values})"
     if declared.devices is None:
@@ -299,20 +299,20 @@ def is_declared(number: str, declared: Declared) -> str:
 
 
 def column(name: str) -> str:
-    """A field's column. Quoted, since a metric may be named as a word of SQL."""
+    """Return a field's column. Quoted, since a metric may be named as a word of SQL."""
     return f'"{name}"'
 
 
 def quoted(text: str) -> str:
-    """A string of SQL."""
+    """Return a string of SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def listed(items: Iterable[str]) -> str:
-    """The items of a list, a line each."""
+    """Return the items of a list, a line each."""
     return ",\n".join(items)
 
 
 def all_of(conditions: Iterable[str]) -> str:
-    """Conditions that must all be, a line each."""
+    """Join conditions by AND, a line each."""
     return "\nAND ".join(conditions)

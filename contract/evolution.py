@@ -1,4 +1,4 @@
-"""Whether a version may follow the ones before it: Avro's BACKWARD rule, and the house's."""
+"""Checks whether a version may follow the earlier ones: Avro's BACKWARD rule, and our own rules."""
 
 import json
 import math
@@ -13,10 +13,7 @@ from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibi
 from contract.versions import ContractBroken, Field, Version
 
 READING = "reading"
-IDENTITY = (
-    "device_id",
-    "recorded_at",
-)  # what names a reading; every other device field is a metric
+IDENTITY = ("device_id", "recorded_at")  # every other device field is a metric
 METRIC_TYPE = ["null", "double"]
 PARTITIONS = ("day", "hour")  # of the archive's table
 SNAKE_CASE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -28,7 +25,7 @@ Rule = Callable[[Sequence[Version]], Iterator[str]]
 
 
 def check(contracts: dict[str, list[Version]]) -> None:
-    """Raise ContractBroken naming every place that breaks a rule."""
+    """Raise ContractBroken that names every broken rule."""
     problems = []
     for name, versions in contracts.items():
         own = READING_RULES if name == READING else ()
@@ -39,12 +36,12 @@ def check(contracts: dict[str, list[Version]]) -> None:
 
 
 def at(version: Version, name: str, problem: str) -> str:
-    """A problem with a field, as people are told of it."""
+    """Return a problem with its file and field."""
     return f"{version.file}: field {name}: {problem}"
 
 
 def names(versions: Sequence[Version]) -> Iterator[str]:
-    """Names are in snake case, each once."""
+    """Yield names that aren't in snake case, or are repeated."""
     for version in versions:
         seen: set[str] = set()
         for name in (field["name"] for field in version.schema["fields"]):
@@ -56,7 +53,7 @@ def names(versions: Sequence[Version]) -> Iterator[str]:
 
 
 def documented(versions: Sequence[Version]) -> Iterator[str]:
-    """Each field says what it is."""
+    """Yield fields without a description."""
     for version in versions:
         for name, field in version.fields.items():
             if not isinstance(field.get("doc"), str) or not field["doc"].strip():
@@ -64,13 +61,13 @@ def documented(versions: Sequence[Version]) -> Iterator[str]:
 
 
 def snake_case(name: str) -> str:
-    """The nearest name in snake case."""
+    """Return the nearest name in snake case."""
     words = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+", name)
     return "_".join(words).lower().lstrip("0123456789_") or "a_name"
 
 
 def unreadable(versions: Sequence[Version]) -> Iterator[str]:
-    """Each version is a schema, and reads what every one before it wrote."""
+    """Yield versions that aren't a schema, or can't read the data of an earlier one."""
     parsed: list[tuple[Version, avro.schema.Schema]] = []
     for version in versions:
         try:
@@ -86,7 +83,7 @@ def unreadable(versions: Sequence[Version]) -> Iterator[str]:
 def incompatibilities(
     version: Version, schema: avro.schema.Schema, older: Version, written: avro.schema.Schema
 ) -> Iterator[str]:
-    """Why a reader with `version` can't read what `older` wrote."""
+    """Yield the reasons why `version` can't read the data of `older`."""
     checker = ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]
     result = checker.get_compatibility(schema, written)
     if result.compatibility is not SchemaCompatibilityType.incompatible:
@@ -107,7 +104,7 @@ def incompatibilities(
 
 
 def numbers(versions: Sequence[Version]) -> Iterator[str]:
-    """Each device field has a number, for ever its own, even when the field is gone."""
+    """Yield device fields without a number of their own, which they keep for ever."""
     owners: dict[int, str] = {}
     numbered: dict[str, int] = {}
     for version in versions:
@@ -133,13 +130,13 @@ def numbers(versions: Sequence[Version]) -> Iterator[str]:
 
 
 def is_tag(number: Any) -> TypeGuard[int]:
-    """Whether Protobuf takes it as a field's number."""
+    """Return whether a number may be a field's number in Protobuf."""
     is_whole = isinstance(number, int) and not isinstance(number, bool)
     return is_whole and 1 <= number <= NUMBER_MAX and number not in NUMBERS_RESERVED
 
 
 def metrics(versions: Sequence[Version]) -> Iterator[str]:
-    """What devices send beside a reading's identity is a metric, and says all it must."""
+    """Yield device fields that are neither part of the identity nor complete metrics."""
     for version in versions:
         for name in IDENTITY:
             if name not in version.device_fields:
@@ -153,7 +150,7 @@ def metrics(versions: Sequence[Version]) -> Iterator[str]:
 
 
 def unlike_a_metric(field: Field) -> Iterator[str]:
-    """What a device field lacks of a metric."""
+    """Yield the properties of a metric that a device field lacks."""
     if field["type"] != METRIC_TYPE:
         yield f"type is {json.dumps(field['type'])}; a metric's is {json.dumps(METRIC_TYPE)}"
     if "default" not in field or field["default"] is not None:
@@ -170,18 +167,18 @@ def unlike_a_metric(field: Field) -> Iterator[str]:
 
 
 def found(field: Field, key: str) -> str:
-    """What a field says of something, as its file has it."""
+    """Return a field's property as its file has it, or "missing"."""
     return json.dumps(field[key], ensure_ascii=False) if key in field else "missing"
 
 
 def is_number(limit: Any) -> TypeGuard[float]:
-    """Whether it is a finite number."""
+    """Return whether a limit is a finite number."""
     is_real = isinstance(limit, int | float) and not isinstance(limit, bool)
     return is_real and math.isfinite(limit)
 
 
 def ranges(versions: Sequence[Version]) -> Iterator[str]:
-    """A metric keeps its unit, and its range only widens: what was a reading stays one."""
+    """Yield metrics that change their unit or narrow their range: a valid reading stays valid."""
     widest: dict[str, Field] = {}
     for version in versions:
         for name, field in version.metrics.items():

@@ -1,10 +1,10 @@
-"""Long text in a template: YAML's folded scalars, which make one line of many."""
+"""Long text in a template: YAML's folded scalars, which join lines to one."""
 
-LINE = 100  # characters at most, of a line that can be broken
+LINE = 100  # characters at most in a line that can be broken
 
 
 def wrapped(text: str, indent: int) -> list[str]:
-    """Lines of a folded scalar that make this text again: broken at single spaces only."""
+    """Return a text as lines of a folded scalar, broken at single spaces only."""
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word

@@ -1,4 +1,4 @@
-"""What is in `schemas/`: a folder for each contract, a file for each of its versions."""
+"""The contracts in `schemas/`: a folder for each contract, a file for each version."""
 
 import json
 import re
@@ -12,7 +12,7 @@ FILE_NAME = re.compile(r"v([1-9][0-9]*)\.avsc")
 
 
 class ContractBroken(Exception):
-    """What is wrong with `schemas/`, a line for each place."""
+    """`schemas/` breaks rules; the message has a line for each mistake."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -21,7 +21,7 @@ class ContractBroken(Exception):
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a contract: its number, its file as people know it, and what the file says."""
+    """One version of a contract: its number, its file's path, and the file's content."""
 
     number: int
     file: str
@@ -34,17 +34,17 @@ class Version:
 
     @property
     def device_fields(self) -> dict[str, Field]:
-        """Those that devices send; the pipeline stamps the others."""
+        """The fields that devices send; the pipeline stamps the others."""
         return {name: each for name, each in self.fields.items() if "stamped_by" not in each}
 
     @property
     def metrics(self) -> dict[str, Field]:
-        """The fields that are measured."""
+        """The fields that are metrics."""
         return {name: each for name, each in self.fields.items() if "unit" in each}
 
 
 def load(root: Path) -> dict[str, list[Version]]:
-    """The versions of each contract under `root`, the oldest first; raises ContractBroken."""
+    """Return the versions of each contract under `root`, the oldest first; raise ContractBroken."""
     folders = sorted(path for path in (root / "schemas").iterdir() if path.is_dir())
     problems: list[str] = []
     contracts = {folder.name: list(read(folder, problems)) for folder in folders}
@@ -54,7 +54,7 @@ def load(root: Path) -> dict[str, list[Version]]:
 
 
 def read(folder: Path, problems: list[str]) -> Iterator[Version]:
-    """Each version of a contract; what can't be read is added to `problems`."""
+    """Yield each version of a contract; add files that can't be read to `problems`."""
     numbered: dict[int, Path] = {}
     for path in folder.iterdir():
         name = f"schemas/{folder.name}/{path.name}"
@@ -86,7 +86,7 @@ def read(folder: Path, problems: list[str]) -> Iterator[Version]:
 
 
 def is_record(schema: Any) -> bool:
-    """Whether it is a record whose fields have names: enough to be looked into."""
+    """Return whether a schema is a record whose fields have names and types."""
     return (
         isinstance(schema, dict)
         and schema.get("type") == "record"

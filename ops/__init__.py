@@ -1,1 +1,1 @@
-"""What operators do to a deployed stack, on AWS or on this machine: `python -m ops`."""
+"""Operators' commands for a deployed stack, on AWS or on this machine: `python -m ops`."""

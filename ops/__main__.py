@@ -8,5 +8,5 @@ if __name__ == "__main__":
     from ops.cli import main
 
     code = main()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # so does what Python does at its end
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # so does an interrupted exit
     sys.exit(code)

@@ -1,6 +1,6 @@
-"""`adopt`: a new stack from what a deleted one has left; the next deployment adds the rest.
+"""`adopt`: import the resources that a deleted stack left into a new one, before `make deploy`.
 
-What is known of a deleted stack is documented for 90 days, by its id: ListStacks, DescribeStacks,
+CloudFormation keeps data of a deleted stack for 90 days, by its id: ListStacks, DescribeStacks,
 ListStackResources and GetTemplate (CloudFormation API Reference,
 https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_Operations.html).
 """
@@ -24,14 +24,16 @@ KNOWN_DAYS = 90
 POLL_SECONDS = 2.0
 LINE_SECONDS = 10.0  # between lines where there is no terminal
 CHANGE_SET = "adopt"
-TEXT = "Make a stack of what a deleted one has left (tables, buckets, key): before `make deploy`."
+TEXT = (
+    "Import what a deleted stack left (tables, buckets, key) into a new one, before `make deploy`."
+)
 DESCRIPTION = f"""\
 {TEXT}
 
-It finds the newest deleted stack of the environment's name that has left something, and imports
-that into a new stack of this name. Nothing is made, changed or deleted. Then it shows the command
-that deploys the rest onto it, with the parameters that the deleted stack had. It can be stopped and
-run again at any moment. CloudFormation knows a deleted stack for {KNOWN_DAYS} days.
+It finds the newest deleted stack of the environment's name that has left resources, and imports
+them into a new stack of this name. No resource is made, changed or deleted. Then it shows the
+command that deploys the rest, with the deleted stack's parameters. It can be stopped and run again
+at any moment. CloudFormation knows a deleted stack for {KNOWN_DAYS} days.
 """
 MISSING = {
     "404",
@@ -40,7 +42,7 @@ MISSING = {
     "AWS.SimpleQueueService.NonExistentQueue",
     "QueueDoesNotExist",
 }
-"""The codes of errors that say that something isn't there."""
+"""The error codes for a missing resource."""
 
 
 def add(added: Subparsers) -> list[argparse.ArgumentParser]:
@@ -59,7 +61,7 @@ def add(added: Subparsers) -> list[argparse.ArgumentParser]:
 
 
 def adopt(options: argparse.Namespace, target: Target, console: Console) -> int:
-    """Import what the newest deleted stack has left, unless that is under way or done already."""
+    """Import the resources of the newest deleted stack, or follow an import that has begun."""
     formation = target.connect("cloudformation")
     try:
         status = status_of(formation, target.stack)
@@ -86,7 +88,7 @@ def adopt(options: argparse.Namespace, target: Target, console: Console) -> int:
 
 
 def exists(stack: str, status: str | None) -> str:
-    """Return why nothing can be adopted where there is a stack already."""
+    """Return why nothing can be adopted: the stack exists."""
     reason = f"stack {stack} exists, {status}: "
     if status == "DELETE_IN_PROGRESS":
         return reason + "adopt once it is deleted"
@@ -105,10 +107,11 @@ def status_of(formation: Any, stack: str) -> str | None:
 
 
 def newest_deleted(target: Target, without: Collection[str]) -> Deleted:
-    """Return the newest deleted stack of the target's name that has left something.
+    """Return the newest deleted stack of the target's name that has left resources.
 
-    One that has no parameters was imported and never deployed: the one before it knows more, and
-    has left the same. Raises OpsError if there is none, or if something that it left is gone since.
+    A stack without parameters was imported and never deployed. The stack before it left the same
+    resources and has the parameters, so that one is returned. Raise OpsError if there is none, or
+    if a resource is gone since.
     """
     formation = target.connect("cloudformation")
     deleted = list(newest_first(formation, target.stack))
@@ -125,7 +128,7 @@ def newest_deleted(target: Target, without: Collection[str]) -> Deleted:
 
 
 def nothing_left(stack: str, is_known: bool) -> str:
-    """Return why there is nothing to adopt of a stack, which CloudFormation knows or doesn't."""
+    """Return why there is nothing to adopt; `is_known`: CloudFormation knows a deleted stack."""
     if is_known:
         return f"stack {stack} was deleted, and nothing of it was retained"
     return (
@@ -135,7 +138,7 @@ def nothing_left(stack: str, is_known: bool) -> str:
 
 
 def newest_first(formation: Any, stack: str) -> Iterator[str]:
-    """Yield the ids of the deleted stacks of a name."""
+    """Yield the ids of deleted stacks of a name, the newest first."""
     pages = formation.get_paginator("list_stacks").paginate(StackStatusFilter=["DELETE_COMPLETE"])
     found = [each for page in pages for each in page["StackSummaries"]]
     for each in sorted(found, key=lambda each: each["DeletionTime"], reverse=True):
@@ -144,14 +147,14 @@ def newest_first(formation: Any, stack: str) -> Iterator[str]:
 
 
 class Left(NamedTuple):
-    """A resource that its stack's deletion has skipped."""
+    """A resource that its stack's deletion skipped."""
 
     type: str
     physical_id: str
 
 
 def left_by(formation: Any, stack_id: str) -> Iterator[tuple[str, Left]]:
-    """Yield what a deleted stack has left, with its logical ids."""
+    """Yield the resources that a deleted stack has left, with their logical ids."""
     for page in formation.get_paginator("list_stack_resources").paginate(StackName=stack_id):
         for each in page["StackResourceSummaries"]:
             if each["ResourceStatus"] == "DELETE_SKIPPED" and each.get("PhysicalResourceId"):
@@ -162,7 +165,7 @@ def left_by(formation: Any, stack_id: str) -> Iterator[tuple[str, Left]]:
 
 
 def known_of(target: Target, stack: Mapping[str, Any], left: Mapping[str, Left]) -> Deleted:
-    """Return all that is known of a deleted stack; raise OpsError if what it left is gone."""
+    """Return a deleted stack's data; raise OpsError if a resource that it left is gone."""
     stack_id, formation = stack["StackId"], target.connect("cloudformation")
     template = formation.get_template(StackName=stack_id, TemplateStage="Processed")["TemplateBody"]
     if not isinstance(template, Mapping):  # JSON is read, and what SAM's transform makes is JSON
@@ -190,30 +193,30 @@ def known_of(target: Target, stack: Mapping[str, Any], left: Mapping[str, Left])
 
 
 def attributes_of(target: Target, kind: str, physical_id: str) -> dict[str, str]:
-    """Return what Fn::GetAtt gives of a resource; raise ClientError, or OpsError, if it is gone."""
+    """Return a resource's attributes for Fn::GetAtt; raise ClientError or OpsError if gone."""
     return ATTRIBUTES[kind](target, physical_id) if kind in ATTRIBUTES else {}
 
 
 def of_table(target: Target, name: str) -> dict[str, str]:
-    """Look at a table."""
+    """Return a table's attributes."""
     table = target.connect("dynamodb").describe_table(TableName=name)["Table"]
     return {"Arn": table["TableArn"]}
 
 
 def of_bucket(target: Target, name: str) -> dict[str, str]:
-    """Look at a bucket; no retained resource uses an attribute of one."""
+    """Check that a bucket exists; no retained resource uses its attributes."""
     target.connect("s3").head_bucket(Bucket=name)
     return {}
 
 
 def of_queue(target: Target, url: str) -> dict[str, str]:
-    """Look at a queue."""
+    """Return a queue's attributes."""
     found = target.connect("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
     return {"Arn": found["Attributes"]["QueueArn"]}
 
 
 def of_key(target: Target, key_id: str) -> dict[str, str]:
-    """Look at a key; raise OpsError if it is on its way out."""
+    """Return a key's attributes; raise OpsError if it isn't enabled."""
     key = target.connect("kms").describe_key(KeyId=key_id)["KeyMetadata"]
     if key["KeyState"] != "Enabled":
         raise OpsError(
@@ -233,7 +236,7 @@ ATTRIBUTES: Mapping[str, Callable[[Target, str], dict[str, str]]] = {
 
 
 def tell(stack: str, deleted: Deleted, made: Import, console: Console) -> None:
-    """Say what an import does."""
+    """Print the resources that an import takes, and the properties that it leaves out."""
     console.print(f"{deleted.arn} has left:", highlight=False, soft_wrap=True)
     for logical_id, each in deleted.retained.items():
         text = f"  {logical_id:15} {each.type:27} {each.physical_id}"
@@ -249,11 +252,11 @@ def tell(stack: str, deleted: Deleted, made: Import, console: Console) -> None:
 
 
 def confirmed(console: Console) -> bool:
-    """Ask; False where nobody is there to say yes."""
+    """Ask; raise OpsError if there is no input."""
     try:
         return console.input("Import them? \\[y/N] ").strip().lower() in {"y", "yes"}
     except EOFError:
-        raise OpsError("nobody is there to say yes: give --yes") from None
+        raise OpsError("there is no terminal to answer at: give --yes") from None
 
 
 def begin(formation: Any, stack: str, made: Import) -> None:
@@ -278,7 +281,7 @@ def begin(formation: Any, stack: str, made: Import) -> None:
 
 
 def follow(formation: Any, stack: str, count: int, console: Console) -> None:
-    """Show how far an import is until it ends; raise OpsError where it fails."""
+    """Show an import's progress until it ends; raise OpsError if it fails."""
     told = time.monotonic()
     try:
         with console.status("importing") as line:
@@ -300,7 +303,7 @@ def follow(formation: Any, stack: str, count: int, console: Console) -> None:
 
 
 def imported(formation: Any, stack: str) -> int:
-    """Return how many resources an import has done with."""
+    """Return the number of imported resources."""
     pages = formation.get_paginator("list_stack_resources").paginate(StackName=stack)
     statuses = Counter(
         each["ResourceStatus"] for page in pages for each in page["StackResourceSummaries"]
@@ -321,7 +324,7 @@ def why_failed(formation: Any, stack: str) -> str:
 
 
 def next_command(environment: str, parameters: Mapping[str, str]) -> str:
-    """Return the deployment that follows an import, as a line for a shell."""
+    """Return the shell command of the deployment that follows an import."""
     of_environment = "" if environment == "default" else f" ENV={environment}"
     given = " ".join(f"{name}={value}" for name, value in parameters.items())
     options = f' ARGS="--parameter-overrides {given}"' if given else ""

@@ -1,7 +1,7 @@
-"""The command line of the operators: `python -m ops COMMAND --env ENVIRONMENT`.
+"""The operators' command line: `python -m ops COMMAND --env ENVIRONMENT`.
 
-Each command is added by a function. Those of COMMANDS are for the stack of a local instance, too
-(`python -m local`), those of ON_AWS are not, or under another name there.
+A function adds each command. `python -m local` has the commands in COMMANDS, too, for the stack of
+a local instance. It doesn't have those in ON_AWS, or has them under another name.
 """
 
 import argparse
@@ -27,7 +27,7 @@ ON_AWS: tuple[Add, ...] = (adopt.add, devices.add)
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     whole: argparse.ArgumentParser = Parser(
-        prog="python -m ops", description="What operators do to a stack on AWS."
+        prog="python -m ops", description="Operators' commands for a stack on AWS."
     )
     added = whole.add_subparsers(metavar="COMMAND", required=True)
     for add in (*COMMANDS, *ON_AWS):
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code."""
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # not before: `__main__` says why
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # not earlier: see `__main__`
     try:
         done: int = options.does(options, on_aws(options.env), Console())
     except OpsError as error:

@@ -1,4 +1,4 @@
-"""What a command is: how it is added to a command line, and what it does when it is given."""
+"""The types of a command: the function that adds it to a command line, and the one that runs it."""
 
 import argparse
 from collections.abc import Callable
@@ -11,6 +11,6 @@ from ops.target import Target
 # argparse has no public name for it
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 Command = Callable[[argparse.Namespace, Target, Console], int]
-"""What a command does: its options, the stack, where to tell; gives the exit code."""
+"""Runs a command with its options, a stack and a console; returns the exit code."""
 Add = Callable[[Subparsers], list[argparse.ArgumentParser]]
-"""Adds a command; gives its parsers, each with `does` set to a Command."""
+"""Adds a command; returns its parsers, each with `does` set to a Command."""

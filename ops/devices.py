@@ -1,8 +1,9 @@
-"""`devices`: which devices there are, when each was last seen, and how many of its alerts are open.
+"""`devices`: list the devices, when each was last seen, and the number of its open alerts.
 
-No index lists the devices, so this reads the whole table of windows, of which it is given the keys
-only. DynamoDB bills each item as a whole even so ("Scanning tables in DynamoDB",
-https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Scan.html): it says what it read.
+No index lists the devices, so this scans the keys of the whole windows table. DynamoDB bills each
+item as a whole even so ("Scanning tables in DynamoDB",
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Scan.html), so the command prints
+what it read.
 """
 
 import argparse
@@ -27,7 +28,7 @@ TEXT = "List the devices, when each was last seen, and its open alerts. It reads
 ALERT_BUCKETS = 16
 """Partitions of open alerts in the index (`telemetry/aws/alerts.py`)."""
 INTERNAL = "#"
-"""What partitions begin with that are no device's (`telemetry/aws/generations.py`)."""
+"""The beginning of partitions that aren't a device's (`telemetry/aws/generations.py`)."""
 MINUTE = "%Y-%m-%dT%H:%M:%SZ"
 UNITS = (("d", 86_400), ("h", 3600), ("min", 60))
 
@@ -35,16 +36,16 @@ Item = dict[str, Any]
 
 
 class Device(NamedTuple):
-    """A device as an operator sees it."""
+    """A device in the list."""
 
     device_id: str
     last_seen: str | None
-    """The minute of its newest reading, ISO 8601; None where no window is kept of it."""
+    """The minute of its newest reading, ISO 8601; None if it has no window."""
     open_alerts: int
 
 
 class Cost(NamedTuple):
-    """What was read for an answer."""
+    """The items and read units that a list cost."""
 
     items: int
     units: float
@@ -64,7 +65,7 @@ def add_as(name: str, added: Subparsers) -> argparse.ArgumentParser:
 
 
 def list_devices(options: argparse.Namespace, target: Target, console: Console) -> int:
-    """Print the devices, those last that are silent for longest."""
+    """Print the devices, the last seen first."""
     reader = Reader(target, Console(stderr=True))
     try:
         found, cost = reader.devices(), reader.cost
@@ -103,10 +104,10 @@ def ago(minute: str | None, now: float) -> str:
 
 
 class Reader:
-    """Reads the tables of a stack, and counts what that costs."""
+    """Reads the tables of a stack, and counts the cost."""
 
     def __init__(self, target: Target, console: Console) -> None:
-        """Read with a client of DynamoDB; tell on `console` how far it is, if it is a terminal."""
+        """Read the stack's tables, and show progress on `console` if it is a terminal."""
         self._dynamodb = target.connect("dynamodb")
         self._target = target
         self._console = console
@@ -150,7 +151,7 @@ class Reader:
     def _all(
         self, operation: str, table: str, names: tuple[str, ...], **asked: Any
     ) -> Iterator[Item]:
-        """Return some attributes of all items, page after page."""
+        """Yield the attributes `names` of all items, page by page."""
         pages = self._dynamodb.get_paginator(operation).paginate(
             TableName=self._target.output(table),
             ProjectionExpression=", ".join(f"#{name}" for name in names),

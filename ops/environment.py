@@ -1,7 +1,7 @@
-"""Which stack `make deploy` and `make remove` are about to change, said before anything is built.
+"""Print the stack that `make deploy` or `make remove` will change, before anything is built.
 
-`python -m ops.environment deploy --env ENVIRONMENT [options of sam]` ends with 1 where SAM would
-end later, after a build: without such an environment, without credentials, without a region.
+`python -m ops.environment deploy --env ENVIRONMENT [options of sam]` fails early, with code 1,
+where SAM would fail only after a build: without such an environment, credentials or a region.
 """
 
 import argparse
@@ -31,7 +31,7 @@ ANSWER_SECONDS_MAX = 10
 
 
 def main(arguments: Sequence[str], samconfig: Path = SAMCONFIG) -> int:
-    """Say which stack is meant; return 1 and say why where it can't be reached."""
+    """Print the stack; return 1, with the reason on stderr, if it can't be determined."""
     parser = argparse.ArgumentParser(prog="python -m ops.environment", allow_abbrev=False)
     parser.add_argument("what", choices=WHAT)
     parser.add_argument("--env", required=True)
@@ -45,9 +45,9 @@ def main(arguments: Sequence[str], samconfig: Path = SAMCONFIG) -> int:
 
 
 def described(environment: str, of_sam: Sequence[str], samconfig: Path = SAMCONFIG) -> str:
-    """Return the stack, region and account that SAM is going to use; raise OpsError.
+    """Return the stack, region and account that SAM will use; raise OpsError.
 
-    `of_sam`: the options that SAM is given, which go before the file's.
+    `of_sam` are the options given to SAM, which override the file's.
     """
     given = given_to_sam(of_sam)
     environment = given.get("config_env") or environment
@@ -75,7 +75,7 @@ def described(environment: str, of_sam: Sequence[str], samconfig: Path = SAMCONF
 
 
 def given_to_sam(options: Sequence[str]) -> dict[str, str]:
-    """Return those of SAM's options that say which stack is meant, and where."""
+    """Return SAM's options that choose the stack, its region and the profile."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("--config-env", "--stack-name", "--region", "--profile"):
         parser.add_argument(name)
@@ -84,7 +84,7 @@ def given_to_sam(options: Sequence[str]) -> dict[str, str]:
 
 
 def account_of(session: boto3.Session) -> str:
-    """Return the account whose credentials these are; no permission is needed to ask."""
+    """Return the account of the credentials; this needs no permission."""
     retries: Any = {"total_max_attempts": 2}
     config = Config(
         connect_timeout=ANSWER_SECONDS_MAX, read_timeout=ANSWER_SECONDS_MAX, retries=retries

@@ -2,4 +2,4 @@
 
 
 class OpsError(Exception):
-    """What was wrong, where, and what would be right."""
+    """A mistake or failure: the message says what was wrong, where, and what would be right."""

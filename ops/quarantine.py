@@ -1,4 +1,4 @@
-"""`quarantine`: what waits for a person, in the failures bucket under `quarantine/`."""
+"""`quarantine`: list, show, release or drop the records in the failures bucket's `quarantine/`."""
 
 import argparse
 import json
@@ -11,25 +11,34 @@ from rich.console import Console
 from ops.command_types import Subparsers
 from ops.errors import OpsError
 from ops.quarantine_release import REFUSED, UNKNOWN, Sender, Sent, Watch, counted
-from ops.quarantine_store import Kept, Line, Store, data_of, names_of, short, told, when
+from ops.quarantine_store import (
+    Line,
+    QuarantineObject,
+    Store,
+    data_of,
+    describe_mistake,
+    names_of,
+    short,
+    when,
+)
 from ops.target import Target
 
 OBJECTS_A_DEVICE = 20
-"""How many objects of a device a list reads, unless it is asked for all, or for the device."""
+"""How many objects of a device `list` reads without --all or --device."""
 SHOWN_MAX = 5
 WAIT_SECONDS = 60
-NOBODY_KNOWS = 3
-"""The exit code of a release that couldn't tell what became of a record."""
+OUTCOME_UNKNOWN = 3
+"""The exit code of a release with a record whose outcome is unknown."""
 OLD_VERSIONS_DAYS = 90  # by the template's lifecycle
 
 
 def add(added: Subparsers) -> list[argparse.ArgumentParser]:
     """Add `quarantine list | show | release | drop`."""
-    text = "What no retry mends, until a person has looked."
+    text = "See, release or drop records that no retry can process."
     asked = added.add_parser("quarantine", help=text, description=text).add_subparsers(
         metavar="WHAT", required=True
     )
-    text = "Name, time, device, field, reason and value of what is there."
+    text = "List the records: name, time, device, field, reason and value."
     listing = asked.add_parser("list", help=text, description=text)
     listing.add_argument("--json", action="store_true", help="print JSON, nothing else, on stdout")
     listing.add_argument(
@@ -37,27 +46,27 @@ def add(added: Subparsers) -> list[argparse.ArgumentParser]:
         action="store_true",
         help=f"read everything, not {OBJECTS_A_DEVICE} objects of each device",
     )
-    text = "All that is known of a record, and its bytes."
+    text = "Print all fields of a record, and its bytes."
     showing = asked.add_parser("show", help=text, description=text)
-    showing.add_argument("record", metavar="NAME", help="as the list has it, or the end of it")
-    text = "Send records back to where they came from, take them out, and say what became of them."
+    showing.add_argument("record", metavar="NAME", help="a name in the list, or the end of a name")
+    text = "Send records back to where they came from, take them out, and print their outcome."
     releasing = asked.add_parser("release", help=text, description=text)
-    releasing.add_argument("names", nargs="*", metavar="NAME", help="as the list has it")
-    releasing.add_argument("--all", action="store_true", help="everything that is there")
+    releasing.add_argument("names", nargs="*", metavar="NAME", help="a name in the list")
+    releasing.add_argument("--all", action="store_true", help="all records")
     releasing.add_argument(
         "--wait",
         type=float,
         default=WAIT_SECONDS,
         metavar="SECONDS",
-        help=f"how long to wait for what becomes of them (default: {WAIT_SECONDS}; 0: don't)",
+        help=f"how long to wait for their outcome (default: {WAIT_SECONDS}; 0: don't wait)",
     )
     text = f"Take records out; the bucket's old versions keep them for {OLD_VERSIONS_DAYS} days."
     dropping = asked.add_parser("drop", help=text, description=text)
-    dropping.add_argument("names", nargs="*", metavar="NAME", help="as the list has it")
+    dropping.add_argument("names", nargs="*", metavar="NAME", help="a name in the list")
     for parser in (listing, releasing, dropping):
-        parser.add_argument("--device", metavar="ID", help="only this device's")
+        parser.add_argument("--device", metavar="ID", help="only this device's records")
         parser.add_argument(
-            "--reason", metavar="TEXT", help="only those whose field or reason has this"
+            "--reason", metavar="TEXT", help="only records whose field or reason has this text"
         )
     parsers = [listing, showing, releasing, dropping]
     for parser, does in zip(parsers, (list_all, show, release, drop), strict=True):
@@ -66,7 +75,7 @@ def add(added: Subparsers) -> list[argparse.ArgumentParser]:
 
 
 def list_all(options: argparse.Namespace, target: Target, console: Console) -> int:
-    """Print every record once, the oldest first; of devices that have very many, the first ones."""
+    """Print every record once, the oldest first; only the first ones of devices with very many."""
     store, more = Store(target), list[str]()
     with console.status("reading the quarantine"):
         if options.json or options.all or options.device:
@@ -93,26 +102,26 @@ def list_all(options: argparse.Namespace, target: Target, console: Console) -> i
 
 
 def row(at: str, line: Line) -> dict[str, Any]:
-    """Return a record as a list has it: `name` is short, `record` is its whole name."""
+    """Return a record's row in a list: `name` is its short name, `record` its whole name."""
     fields = ("device_id", "function", "source", "field", "value", "reason")
     return {
         "name": short(line["name"]),
         "when": at,
         **{key: line.get(key) for key in fields},
-        "told": told(line),
+        "told": describe_mistake(line),
         "record": line["name"],
     }
 
 
 def is_chosen(line: Line, options: argparse.Namespace) -> bool:
-    """Return whether a record is of the device and the reason that were asked for, if any was."""
+    """Return whether a record matches --device and --reason, if they are given."""
     if options.device is not None and line.get("device_id") != options.device:
         return False
-    return options.reason is None or options.reason.lower() in told(line).lower()
+    return options.reason is None or options.reason.lower() in describe_mistake(line).lower()
 
 
 def show(options: argparse.Namespace, target: Target, console: Console) -> int:
-    """Print all that is known of a record, its bytes as text where they are."""
+    """Print all fields of a record, its bytes as text if they are text."""
     found = read(target, console)
     (name,) = chosen([options.record], found)
     seen: dict[str, Line] = {}
@@ -126,9 +135,9 @@ def show(options: argparse.Namespace, target: Target, console: Console) -> int:
 
 
 def release(options: argparse.Namespace, target: Target, console: Console) -> int:
-    """Send records back, take out those that arrived, and say what became of them.
+    """Send records back, take out those that were sent, and print their outcomes.
 
-    Return 1 when one stays or is refused again, 3 when it couldn't be told of one.
+    Return 1 if a record stays or is refused again, 3 if the outcome of one is unknown.
     """
     if is_filtered(options) + bool(options.names) + options.all != 1:
         raise OpsError("quarantine release: name records, or --all of them, or say which")
@@ -146,21 +155,21 @@ def release(options: argparse.Namespace, target: Target, console: Console) -> in
                 store.remove(kept.key, sent - sender.failed.keys())
             status.update(f"releasing: {index + 1:,} of {len(found):,} objects")
         if options.wait and sender.sent:
-            status.update("waiting for what becomes of them")
+            status.update("waiting for their outcome")
             watch.settle(list(sender.sent.values()), options.wait)
     released = [each for each in sender.sent.values() if each.line["name"] not in sender.failed]
     report(released, sender.failed, console)
-    ends = counted(released)
-    if sender.failed or ends[REFUSED]:
+    outcomes = counted(released)
+    if sender.failed or outcomes[REFUSED]:
         return 1
-    return NOBODY_KNOWS if ends[UNKNOWN] else 0
+    return OUTCOME_UNKNOWN if outcomes[UNKNOWN] else 0
 
 
 def report(released: list[Sent], failed: dict[str, str], console: Console) -> None:
-    """Print how many were released, what became of them, and which stay."""
-    ends = counted(released)
+    """Print the number of released records, their outcomes, and the records that stay."""
+    outcomes = counted(released)
     total = len({each.line["name"] for each in released})
-    text = ", ".join(f"{count:,} {end}" for end, count in ends.most_common())
+    text = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common())
     console.print(f"{total:,} released{': ' if text else ''}{text}", highlight=False)
     notes = [
         f"✗ {short(each.line['name'])} was refused again, now {short(each.name)}: {each.why}"
@@ -194,26 +203,26 @@ def drop(options: argparse.Namespace, target: Target, console: Console) -> int:
     return 0
 
 
-def read(target: Target, console: Console, device: str | None = None) -> list[Kept]:
-    """Return all that is in quarantine, or all that may be a device's."""
+def read(target: Target, console: Console, device: str | None = None) -> list[QuarantineObject]:
+    """Return all objects of the quarantine, or those that may have a device's records."""
     with console.status("reading the quarantine"):
         return Store(target).read(device)
 
 
 def is_filtered(options: argparse.Namespace) -> bool:
-    """Return whether records are asked for by device or reason."""
+    """Return whether --device or --reason is given."""
     return options.device is not None or options.reason is not None
 
 
-def selected(options: argparse.Namespace, found: Iterable[Kept]) -> set[str]:
-    """Return the names of the records that are asked for; raise OpsError for a name of none."""
+def selected(options: argparse.Namespace, found: Iterable[QuarantineObject]) -> set[str]:
+    """Return the names of the selected records; raise OpsError for an unknown name."""
     if options.names:
         return chosen(options.names, found)
     return {line["name"] for kept in found for line in kept.lines if is_chosen(line, options)}
 
 
-def chosen(texts: Iterable[str], found: Iterable[Kept]) -> set[str]:
-    """Return the names that are so or end so; raise OpsError for none, and for several."""
+def chosen(texts: Iterable[str], found: Iterable[QuarantineObject]) -> set[str]:
+    """Return the names that equal or end with each text; raise OpsError unless there is one."""
     names = names_of(found)
     by_short = {short(name): name for name in names}
     wanted = set()
@@ -230,7 +239,7 @@ def chosen(texts: Iterable[str], found: Iterable[Kept]) -> set[str]:
 
 
 def decoded(line: Line) -> Line:
-    """Return a line with its bytes as text, if they are."""
+    """Return a line with its bytes as text if they are UTF-8, otherwise in base64."""
     try:
         return {**line, "data": data_of(line).decode()}
     except UnicodeDecodeError:

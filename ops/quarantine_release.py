@@ -1,4 +1,4 @@
-"""`quarantine release`: records sent back to where they came from, and what became of each."""
+"""`quarantine release`: send records back to where they came from, and find each one's outcome."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ops.quarantine_store import Line, Listed, Store, data_of, told
+from ops.quarantine_store import Line, ObjectListing, Store, data_of, describe_mistake
 from ops.stored import Sample, Windows, samples
 from ops.target import Target
 
@@ -22,37 +22,37 @@ STORED, THERE, REFUSED, PASSED, UNKNOWN = (
     "handed on",
     "couldn't tell",
 )
-"""What became of a record."""
+"""The outcomes of a released record."""
 
 
 @dataclass
 class Sent:
-    """A record that was sent: under which name it would come back, and what became of it."""
+    """A record that was sent, the name under which it would come back, and its outcome."""
 
     line: Line
-    again: str | None  # the name of a stream's record; None where the name stays
-    release: str  # what a message or a change that comes back is marked with
-    samples: tuple[Sample, ...]  # its readings, as far as they can be told
+    again: str | None  # its new name on the stream; None if it keeps its name
+    release: str  # the mark on a message or change, if it comes back to quarantine
+    samples: tuple[Sample, ...]  # its readings, as far as this code can decode them
     outcome: str = ""
     why: str = ""
-    name: str = ""  # under which it is in quarantine again
+    name: str = ""  # its name in quarantine, if it came back
 
     def is_it(self, line: Line) -> bool:
-        """Whether a line of the quarantine is this record, come back."""
+        """Return whether a line of the quarantine is this record, which came back."""
         if self.again is not None:
             return bool(line["name"] == self.again)
         return line["name"] == self.line["name"] and line.get("released") == self.release
 
 
 class Identity(NamedTuple):
-    """What is sent once: a record, to every consumer or to one function."""
+    """A record and its receiver, every consumer or one function: the pair is sent only once."""
 
     name: str
     receiver: str
 
 
 class Sender:
-    """Sends records back to where they came from; each once, in however many objects it is."""
+    """Sends records back to where they came from, each once, even if several objects have it."""
 
     def __init__(self, target: Target, store: Store) -> None:
         """Send to the stack's stream, its queue and its functions."""
@@ -66,7 +66,7 @@ class Sender:
         self.failed: dict[str, str] = {}
 
     def send(self, line: Line) -> bool:
-        """Return whether it is sent; else `failed` says why not."""
+        """Send a record; return whether it is sent. If not, `failed` has the reason."""
         of_one = line["function"] if line["source"] == "dynamodb" else "every consumer"
         identity = Identity(line["name"], of_one)
         if identity in self.sent:
@@ -83,7 +83,7 @@ class Sender:
         return True
 
     def _send(self, line: Line, sent: Sent) -> str | None:
-        """Send a line; return what the function that got it has against it."""
+        """Send a line; return the error of the function that got it, or None."""
         match line["source"]:
             case "dynamodb":
                 sent.outcome, sent.why = PASSED, f"{line['function']} has taken it"
@@ -91,7 +91,7 @@ class Sender:
             case "object":
                 self._store.put_back(line)
                 sent.outcome, sent.why = PASSED, "`redrive` finds it where it was"
-            case "mqtt":  # `drain` takes it as it takes what IoT couldn't deliver
+            case "mqtt":  # `drain` takes it like a message that IoT couldn't deliver
                 self._target.connect("sqs").send_message(
                     QueueUrl=self._target.output("OverflowUrl"),
                     MessageBody=marked(data_of(line), sent.release),
@@ -118,7 +118,7 @@ class Sender:
 
 
 class Watch:
-    """Looks for what becomes of records: in the windows, and in the quarantine."""
+    """Finds the outcome of records: in the windows, or in quarantine again."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class Watch:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Remember what is in quarantine now."""
+        """Look into the stack's windows and quarantine."""
         self._store = store
         self._windows = Windows(target)
         self._clock = clock
@@ -136,14 +136,14 @@ class Watch:
         self._there: dict[tuple[str, str], bool] = {}
 
     def before(self, lines: list[Line]) -> None:
-        """Look what is stored, and what is in quarantine, before anything is sent."""
-        self._seen = {(each.key, each.etag) for each in self._store.listed()}
+        """Remember the quarantine's objects, and which records are stored, before a release."""
+        self._seen = {(each.key, each.etag) for each in self._store.list_objects()}
         for line in lines:
             found = tuple(samples(line))
             self._there[line["name"], line["source"]] = self._windows.have(found)
 
     def settle(self, sent: list[Sent], seconds: float) -> None:
-        """Wait until it is known what became of each, or until the time is over."""
+        """Wait until each record's outcome is known, or until the time is over."""
         until = self._clock() + seconds
         while True:
             self._look(sent)
@@ -157,31 +157,31 @@ class Watch:
     def _look(self, sent: list[Sent]) -> None:
         back = list(self._new_lines())
         for each in sent:
-            # a function that was handed a record may have put it aside itself
+            # a function that got a record may have quarantined it itself
             line = next((line for line in back if each.is_it(line)), None)
             if line is not None:
-                each.outcome, each.why, each.name = REFUSED, told(line), line["name"]
+                each.outcome, each.why, each.name = REFUSED, describe_mistake(line), line["name"]
             elif is_open(each) and each.samples and self._windows.have(each.samples):
                 was_there = self._there.get((each.line["name"], each.line["source"]), False)
                 each.outcome = THERE if was_there else STORED
 
     def _new_lines(self) -> Iterator[Line]:
-        new: list[Listed] = []
-        for each in self._store.listed():
+        new: list[ObjectListing] = []
+        for each in self._store.list_objects():
             if (each.key, each.etag) not in self._seen:
                 new.append(each)
                 self._seen.add((each.key, each.etag))
-        for kept in self._store.objects(new):
-            yield from kept.lines
+        for changed in self._store.objects(new):
+            yield from changed.lines
 
 
 def is_open(sent: Sent) -> bool:
-    """Return whether it isn't known yet what became of a record."""
+    """Return whether a record's outcome isn't known yet."""
     return not sent.outcome
 
 
 def unknown(sent: Sent, why: str, seconds: float) -> str:
-    """Return why nobody can tell what became of a record."""
+    """Return why a record's outcome is unknown."""
     if why:
         return why
     if not sent.samples:
@@ -190,17 +190,17 @@ def unknown(sent: Sent, why: str, seconds: float) -> str:
 
 
 def release_of(line: Line) -> str:
-    """Return the mark of a release: another for each time that a record is released."""
+    """Return the mark of a release; each release of a record has another."""
     text = json.dumps({**line, "data": None}, sort_keys=True) + line["data"]
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def marked(event: bytes, release: str) -> str:
-    """Return a message's event with the mark of its release, by which it is known again."""
+    """Return a message's event with the mark of its release, to recognize it if it comes back."""
     document = json.loads(event)
     return json.dumps({**document, "released": release})
 
 
 def counted(sent: list[Sent]) -> Counter[str]:
-    """Return how many records met which end."""
+    """Return the number of records by outcome."""
     return Counter(each.outcome for each in sent if each.outcome)

@@ -1,8 +1,8 @@
 """The quarantine of a stack, as operators read and change it: objects of JSON lines.
 
-`telemetry/aws/quarantine.py` writes them, under `quarantine/<device>/<hour>/`. One record may be in
-several objects, since batches are delivered at least once; it has one name, and whatever is done to
-a name is done to all of its lines.
+`telemetry/aws/quarantine.py` writes them, under `quarantine/<device>/<hour>/`. A record may be in
+several objects, since batches are delivered at least once. It has one name, and a command on a name
+acts on all of its lines.
 """
 
 import base64
@@ -20,9 +20,9 @@ from ops.target import Target
 
 PREFIX = "quarantine/"
 AFTER_SLASH = "0"
-"""Behind "/": a device's name with it sorts after all keys in the device's folder."""
+"""The character after "/": a device's name with it sorts after all keys of the device's folder."""
 SHARED = ("~unnamed", "~several")
-"""Folders of records that name no device, and of batches that have records of many."""
+"""Folders of records that name no device, and of objects with records of several devices."""
 READERS = 8
 ATTEMPTS = 5
 SHORT_LENGTH = 10
@@ -32,7 +32,7 @@ GONE = {"NoSuchKey", "404"}
 Line = dict[str, Any]
 
 
-class Kept(NamedTuple):
+class QuarantineObject(NamedTuple):
     """An object of the quarantine."""
 
     key: str
@@ -40,7 +40,7 @@ class Kept(NamedTuple):
     lines: list[Line]
 
 
-class Listed(NamedTuple):
+class ObjectListing(NamedTuple):
     """An object's key, and when it was written."""
 
     key: str
@@ -56,16 +56,16 @@ class Store:
         self._s3 = target.connect("s3")
         self._bucket = target.output("FailuresBucket")
 
-    def read(self, device: str | None = None) -> list[Kept]:
+    def read(self, device: str | None = None) -> list[QuarantineObject]:
         """Return all objects, or those that may have a device's records, by key; raise OpsError."""
-        return self.objects(self.listed(device))
+        return self.objects(self.list_objects(device))
 
-    def some(self, per_device: int) -> tuple[list[Kept], list[str]]:
-        """Return up to so many objects of each device, and the devices that have more.
+    def some(self, per_device: int) -> tuple[list[QuarantineObject], list[str]]:
+        """Return up to `per_device` objects of each device, and the devices that have more.
 
-        However many one device has, it costs one more call.
+        A device with more objects, however many, costs one more call.
         """
-        chosen: list[Listed] = []
+        chosen: list[ObjectListing] = []
         more: list[str] = []
         count, device = 0, ""
         after = ""
@@ -88,7 +88,7 @@ class Store:
             raise OpsError(f"bucket {self._bucket}: {error}") from None
         return self.objects(chosen), more
 
-    def listed(self, device: str | None = None) -> list[Listed]:
+    def list_objects(self, device: str | None = None) -> list[ObjectListing]:
         """Return the keys of all objects, or of those that may have a device's records."""
         folders = [PREFIX]
         if device is not None:
@@ -98,21 +98,21 @@ class Store:
         except (ClientError, BotoCoreError) as error:
             raise OpsError(f"bucket {self._bucket}: {error}") from None
 
-    def objects(self, listed: Collection[Listed]) -> list[Kept]:
+    def objects(self, listings: Collection[ObjectListing]) -> list[QuarantineObject]:
         """Return objects with their lines, without those that are gone; raise OpsError."""
         try:
             with ThreadPoolExecutor(READERS) as pool:
-                bodies = list(pool.map(self._get, (each.key for each in listed)))
+                bodies = list(pool.map(self._get, (each.key for each in listings)))
         except (ClientError, BotoCoreError) as error:
             raise OpsError(f"bucket {self._bucket}: {error}") from None
         return [
-            Kept(each.key, each.modified, lines_of(found[0]))
-            for each, found in zip(listed, bodies, strict=True)
+            QuarantineObject(each.key, each.modified, lines_of(found[0]))
+            for each, found in zip(listings, bodies, strict=True)
             if found
         ]
 
     def remove(self, key: str, names: Collection[str]) -> None:
-        """Take lines out of an object, whatever was written to it meanwhile; raise OpsError."""
+        """Take lines out of an object, and keep lines written to it meanwhile; raise OpsError."""
         try:
             for _ in range(ATTEMPTS):
                 found = self._get(key)
@@ -120,14 +120,14 @@ class Store:
                     return
         except (ClientError, BotoCoreError) as error:
             raise OpsError(f"{self._bucket}/{key}: {error}") from None
-        raise OpsError(f"{self._bucket}/{key}: changed by somebody else all the time: try again")
+        raise OpsError(f"{self._bucket}/{key}: other writers keep changing it: try again")
 
     def put_back(self, line: Line) -> None:
         """Put an object back to where a redrive found it."""
         key = line["name"].removeprefix("object:")
         self._s3.put_object(Bucket=self._bucket, Key=key, Body=data_of(line))
 
-    def _list(self, prefix: str) -> Iterator[Listed]:
+    def _list(self, prefix: str) -> Iterator[ObjectListing]:
         after = ""
         while True:
             page, has_more = self._page(prefix, after)
@@ -136,12 +136,12 @@ class Store:
                 return
             after = page[-1].key
 
-    def _page(self, prefix: str, after: str) -> tuple[list[Listed], bool]:
-        """Return a page of the listing behind a key, and whether there is another."""
+    def _page(self, prefix: str, after: str) -> tuple[list[ObjectListing], bool]:
+        """Return a page of the listing after a key, and whether there is another page."""
         more = {"StartAfter": after} if after else {}
         page = self._s3.list_objects_v2(Bucket=self._bucket, Prefix=prefix, **more)
         found = [
-            Listed(each["Key"], each["LastModified"], each.get("ETag", ""))
+            ObjectListing(each["Key"], each["LastModified"], each.get("ETag", ""))
             for each in page.get("Contents", [])
         ]
         return found, bool(page.get("IsTruncated"))
@@ -156,7 +156,7 @@ class Store:
         return found["Body"].read(), found["ETag"]
 
     def _write(self, key: str, etag: str, body: bytes) -> bool:
-        """Write an object, or delete it if it is empty; False where it is another by now."""
+        """Write an object, or delete it if empty; return False if it was changed meanwhile."""
         where = {"Bucket": self._bucket, "Key": key, "IfMatch": etag}
         try:
             if body:
@@ -203,13 +203,13 @@ def when(line: Line, modified: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def told(line: Line) -> str:
+def describe_mistake(line: Line) -> str:
     """Return what is wrong with a record, in a sentence: the field, the reason, the value."""
     field, value = line.get("field"), line.get("value")
     text = f"{field}: {line.get('reason')}" if field else str(line.get("reason"))
     return text if value is None or str(value) in text else f"{text}; it is {value!r}"
 
 
-def names_of(found: Iterable[Kept]) -> set[str]:
+def names_of(found: Iterable[QuarantineObject]) -> set[str]:
     """Return the names of all records."""
-    return {line["name"] for kept in found for line in kept.lines}
+    return {line["name"] for each in found for line in each.lines}

@@ -1,4 +1,4 @@
-"""`redrive`: try again what was given up, until nothing is left or nothing moves any more."""
+"""`redrive`: retry failed batches and notices, until nothing is left or nothing changes."""
 
 import argparse
 import json
@@ -14,9 +14,9 @@ from ops.errors import OpsError
 from ops.target import Target
 
 STEP_SECONDS = 10
-"""How long an invocation may begin new work: so often one sees how far it is."""
+"""How long an invocation may begin new work; progress is printed after each invocation."""
 MOVED = ("succeeded", "quarantined", "dead_letters")
-TEXT = "Try again the batches that a mapping gave up on, and the notices that could not be sent."
+TEXT = "Retry batches that a mapping gave up on, and notices that couldn't be sent."
 
 
 def add(added: Subparsers) -> list[argparse.ArgumentParser]:
@@ -27,9 +27,9 @@ def add(added: Subparsers) -> list[argparse.ArgumentParser]:
 
 
 def redrive(_options: argparse.Namespace, target: Target, console: Console) -> int:
-    """Invoke the function again and again; return 1 when something is left.
+    """Invoke the function again and again; return 1 if something is left.
 
-    It can be stopped at any moment: what is done stays done, and the next run goes on.
+    It can be stopped at any moment: finished batches stay finished, and the next run goes on.
     """
     function, aws_lambda = target.output("RedriveFunctionName"), target.connect("lambda")
     total: Counter[str] = Counter()
@@ -54,7 +54,7 @@ def redrive(_options: argparse.Namespace, target: Target, console: Console) -> i
 def one_pass(
     aws_lambda: Any, function: str, total: Counter[str], console: Console
 ) -> tuple[int, Counter[str]]:
-    """Let each object have its turn, adding to the total; return how many are left, and why."""
+    """Try each object once and add to the total; return how many records are left, and why."""
     left, kept, why = 0, set[str](), Counter[str]()
     while True:
         with console.status("redriving"):
@@ -62,16 +62,16 @@ def one_pass(
         total.update({name: report[name] for name in MOVED})
         left += report["left"]
         why.update(report["why"])
-        console.print(told(total, left), highlight=False, soft_wrap=True)
+        console.print(progress_text(total, left), highlight=False, soft_wrap=True)
         if not report["more"]:
             return left, why
         if not report["kept"] and not any(report[name] for name in MOVED):
-            return left + 1, why  # time was up before anything had its turn
+            return left + 1, why  # time was up before any object was tried
         kept.update(report["kept"])
 
 
 def invoke(aws_lambda: Any, function: str, kept: Collection[str]) -> dict[str, Any]:
-    """Return the report of one invocation, which skips what had its turn; raise OpsError."""
+    """Return the report of one invocation, which skips objects tried before; raise OpsError."""
     event = json.dumps({"seconds": STEP_SECONDS, "skip": sorted(kept)})
     try:
         answer = aws_lambda.invoke(FunctionName=function, Payload=event.encode())
@@ -80,13 +80,13 @@ def invoke(aws_lambda: Any, function: str, kept: Collection[str]) -> dict[str, A
         raise OpsError(f"{function}: {error}") from None
     if answer.get("FunctionError"):
         why = f"{payload.get('errorType')}: {payload.get('errorMessage')}"
-        raise OpsError(f"{function} failed: {why}. What was done stays done: redrive again.")
+        raise OpsError(f"{function} failed: {why}. Finished batches stay finished: redrive again.")
     report: dict[str, Any] = payload
     return report
 
 
-def told(total: Counter[str], left: int) -> str:
-    """Say how far it is."""
+def progress_text(total: Counter[str], left: int) -> str:
+    """Return the progress in one line."""
     return (
         f"records: {total['succeeded']:,} succeeded, {total['quarantined']:,} quarantined, "
         f"{left:,} left; notices sent again: {total['dead_letters']:,}"

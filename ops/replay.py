@@ -17,27 +17,28 @@ from ops.errors import OpsError
 from ops.target import Target
 
 POLL_SECONDS = 1.0
-LOOK_AGAIN_SECONDS = (2, 5, 10, 20, 40)  # where AWS doesn't answer, or is asked too often
-LINE_SECONDS = 5.0  # between lines where there is no terminal
+LOOK_AGAIN_SECONDS = (2, 5, 10, 20, 40)  # waits after AWS didn't answer, or throttled
+LINE_SECONDS = 5.0  # between lines without a terminal
 RATE = 1_000
-HISTORY_EVENTS = 10  # of an item: those of its last invocation are among them
-ARCHIVED_HOURS = 48  # how far back the newest archived records are looked for
+HISTORY_EVENTS = 10  # of an item, enough to have those of its last invocation
+ARCHIVED_HOURS = 48  # how far back the newest archived records are searched
 REFUSE, KEEP, DROP = "refuse", "keep", "drop"
 DESCRIPTION = """\
-Send what the pipeline received in a span back into the stream: into the windows, alerts and
-quarantine that it should have gone to. What is there already changes nothing, so a replay may be
-cut off and run again, and a span too wide does no harm. What is replayed is archived once more,
-stamped replayed_at, and no replay sends that again; what isn't a reading has no stamp, so a second
-replay within the same hours sends it twice.
+Send the records that the pipeline received in a span back into the stream, and so into windows,
+alerts and quarantine. Readings that are stored already change nothing, so a replay may be cut off
+and run again, and a span that is too wide does no harm. Replayed readings are archived again with
+the stamp replayed_at, and no replay sends stamped readings. Records that aren't readings get no
+stamp, so a second replay within the same hours sends them twice.
 
-The span is of when readings were received, --from inclusive, --to exclusive; with --event-time, of
-when they were recorded, whenever they came. A reading that waited longer than an hour in the
+The span is of the time of receipt, --from inclusive, --to exclusive; with --event-time, it is of
+the time of recording, whenever readings came. A reading that waited for more than an hour in the
 overflow queue is found by --event-time only.
 
-With --rebuild, make all windows again from the archive, beside those that are there, compare them,
-and switch to the new ones. A rebuild that was cut off goes on when it is run again; until then, or
-until it is given up, every reading is written twice. Before --missing drop, see that the archive
-isn't behind (ArchiveBehindAlarm): what Firehose has yet to write is missing there, and dropped too.
+With --rebuild, make all windows again from the archive, compare them with the present ones, and
+switch to the new ones. A rebuild that was cut off goes on when it is run again. Until then, or
+until it is given up, every reading is written twice. Before --missing drop, check that the archive
+isn't behind (ArchiveBehindAlarm): readings that Firehose hasn't written yet are missing, and
+dropped.
 """
 SAID = {
     "Hours": ("hours", "readings sent"),
@@ -45,7 +46,7 @@ SAID = {
     "Check": ("parts of the table checked", "differences"),
     "Clean": ("parts of the table cleaned", "old windows deleted"),
 }
-"""What the items of each map are called, and what their outputs count."""
+"""The name of each map's items, and of the things that their outputs count."""
 
 
 def add(added: Subparsers) -> list[argparse.ArgumentParser]:
@@ -59,14 +60,14 @@ def add(added: Subparsers) -> list[argparse.ArgumentParser]:
     span = replay.add_argument_group("a span")
     for name, text in (("--from", "2026-11-21T10:00:00Z"), ("--to", "2026-11-21T11:00:00Z")):
         span.add_argument(name, dest=f"{name[2:]}_at", type=instant, metavar="TIME", help=text)
-    span.add_argument("--device", help="only this one's readings (default: everything)")
+    span.add_argument("--device", help="only this device's readings (default: all records)")
     text = "the span is of recorded_at, not of when the readings were received"
     span.add_argument("--event-time", action="store_true", help=text)
     text = f"readings a second, so that live traffic has room (default: {RATE})"
     span.add_argument("--rate", type=int, default=RATE, metavar="N", help=text)
     windows = replay.add_argument_group("or all windows")
     windows.add_argument("--rebuild", action="store_true", help="make them again")
-    text = "readings that are in windows and not in the archive: stop, or keep or drop them"
+    text = "readings that are in windows, but not in the archive: stop, or keep or drop them"
     choices = (REFUSE, KEEP, DROP)
     windows.add_argument("--missing", choices=choices, default=REFUSE, help=f"{text} (refuse)")
     text = "begin again, instead of going on with a rebuild that was cut off"
@@ -78,7 +79,7 @@ def add(added: Subparsers) -> list[argparse.ArgumentParser]:
 
 
 def instant(text: str) -> datetime:
-    """Return a time; raise ArgumentTypeError where it isn't one, or of no one zone."""
+    """Return a time; raise ArgumentTypeError if it isn't one, or has no offset."""
     try:
         at = datetime.fromisoformat(text)
         if at.tzinfo is None:
@@ -90,7 +91,7 @@ def instant(text: str) -> datetime:
 
 
 def run(options: argparse.Namespace, target: Target, console: Console) -> int:
-    """Start a replay or a rebuild, and show how far it is until it ends."""
+    """Start a replay or a rebuild, and show its progress until it ends."""
     now = datetime.now(UTC)
     if options.rebuild:
         request = rebuild_request(options)
@@ -162,17 +163,17 @@ def shown(at: datetime) -> str:
 
 
 def tell_archived(target: Target, to_at: datetime, now: datetime, console: Console) -> None:
-    """Say how far the archive is, where that is less far than what is asked for."""
+    """Print the time of the newest archived record, if it is before the end of the span."""
     newest = archived_until(target, now)
     if newest is None:
         console.print(f"nothing has been archived in the last {ARCHIVED_HOURS} hours")
     elif newest < min(to_at, now):
-        text = f"the archive has readings up to {shown(newest)}; what came later isn't in it yet"
+        text = f"the archive has readings up to {shown(newest)}; later ones aren't in it yet"
         console.print(text, highlight=False)
 
 
 def archived_until(target: Target, now: datetime) -> datetime | None:
-    """Return when the newest object of the archive was written."""
+    """Return when the newest object of the archive was written, None if not in ARCHIVED_HOURS."""
     pages = target.connect("s3").get_paginator("list_objects_v2")
     for hours in range(ARCHIVED_HOURS):
         prefix = f"readings/{now - timedelta(hours=hours):day=%Y-%m-%d/hour=%H}/"
@@ -186,7 +187,7 @@ def archived_until(target: Target, now: datetime) -> datetime | None:
 
 @dataclass
 class Progress:
-    """How far an execution is: the items of its present map, and what those of each map counted."""
+    """An execution's progress: the items of its present map, and each map's counts."""
 
     states: Any
     execution: str
@@ -207,7 +208,7 @@ class Progress:
         return status
 
     def _look_at(self, run: str) -> None:
-        """Look at a map run; count what its items did that have ended since the last look."""
+        """Look at a map run, and add the counts of items that ended since the last look."""
         self.phase = run.rsplit("/", maxsplit=1)[-1].partition(":")[0]
         items = self.states.describe_map_run(mapRunArn=run)["itemCounts"]
         self.done, self.total = items["succeeded"], items["total"]
@@ -224,7 +225,7 @@ class Progress:
             self.over.add(run)
 
     def _so_far(self, child: str) -> int:
-        """Return what an item has done that goes on: what its last invocation answered."""
+        """Return the count of a running item, from its last invocation's answer."""
         history = self.states.get_execution_history(
             executionArn=child, reverseOrder=True, maxResults=HISTORY_EVENTS
         )
@@ -248,7 +249,7 @@ class Progress:
             yield from (child["executionArn"] for child in page["executions"])
 
     def text(self) -> str:
-        """Say it in one line."""
+        """Return the progress in one line."""
         seconds = time.monotonic() - self.started
         if not self.phase:
             return f"{seconds:.0f} s: begun"
@@ -257,7 +258,7 @@ class Progress:
         return f"{seconds:.0f} s: {self.done:,} of {self.total:,} {items}; {', '.join(counts)}"
 
     def reason(self) -> str:
-        """Return why it failed: the error of the first child that did, or its own."""
+        """Return why it failed: the error of the last failed map's child, or its own."""
         for run in reversed(self._runs()):
             for child in self._children(run, "FAILED"):
                 return reason_of(self.states.describe_execution(executionArn=child))
@@ -265,7 +266,7 @@ class Progress:
 
 
 def reason_of(execution: dict[str, Any]) -> str:
-    """Return an execution's error and cause, which for a function's error is JSON."""
+    """Return an execution's error and cause; a function's error has its cause in JSON."""
     cause = execution.get("cause") or ""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         cause = json.loads(cause)["errorMessage"]
@@ -273,7 +274,7 @@ def reason_of(execution: dict[str, Any]) -> str:
 
 
 def status_of(progress: Progress) -> str:
-    """Look, again where that fails; raise OpsError where it goes on failing."""
+    """Return an execution's status, with retries; raise OpsError if all of them fail."""
     why: Exception | None = None
     for wait_seconds in LOOK_AGAIN_SECONDS:
         try:
@@ -287,7 +288,7 @@ def status_of(progress: Progress) -> str:
 
 
 def follow(progress: Progress, console: Console) -> None:
-    """Show how far it is until it ends; raise OpsError where it fails."""
+    """Show an execution's progress until it ends; raise OpsError if it fails."""
     told = time.monotonic()
     with console.status("starting") as line:
         while (status := status_of(progress)) == "RUNNING":

@@ -1,10 +1,11 @@
-"""What a deleted stack has left, as a template by which CloudFormation imports it.
+"""The template with which CloudFormation imports the resources that a deleted stack has left.
 
-An import may contain the imported resources and nothing else: no outputs, no tags, nothing that is
-made or changed ("Import AWS resources into a CloudFormation stack", CloudFormation User Guide,
+An import may have the imported resources and nothing else: no outputs, no tags, no new or changed
+resource ("Import AWS resources into a CloudFormation stack", CloudFormation User Guide,
 https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/import-resources.html). So the
-deleted stack's parameters and conditions are put in, and the template has neither. CloudFormation
-compares it with no reality: the next deployment changes what differs between the two templates.
+deleted stack's parameters and conditions are evaluated, and the template has neither.
+CloudFormation doesn't compare the template with the real resources: the next deployment changes
+only properties that differ between the two templates.
 """
 
 import re
@@ -22,11 +23,12 @@ IDENTIFIERS = {
     "AWS::S3::Bucket": "BucketName",
     "AWS::SQS::Queue": "QueueUrl",
 }
-"""By which property an import names a resource: its type's primaryIdentifier in the registry
-(GetTemplateSummary tells it, too). Of these types, it is also what `Ref` gives: the physical id."""
+"""The property by which an import names a resource: its type's primaryIdentifier in the registry
+(GetTemplateSummary returns it, too). For these types, `Ref` returns the same: the physical id."""
 DELETION_POLICY = "Retain"
-"""Of what is imported, until the next deployment: RetainExceptOnCreate lets CloudFormation delete
-what an operation that fails has made, and no page says that an import makes nothing."""
+"""The policy of imported resources until the next deployment. RetainExceptOnCreate would let
+CloudFormation delete resources that a failed operation created, and AWS doesn't document whether an
+import counts as a creation."""
 OTHER_IDS, IDS = "OtherSchemaIds", "ReadingSchemaIds"
 SUBSTITUTED = re.compile(r"\$\{(!?)([^}]+)\}")
 NO_VALUE = object()
@@ -34,7 +36,7 @@ NO_VALUE = object()
 
 @dataclass(frozen=True)
 class Retained:
-    """A resource that its stack has left; `attributes` is what Fn::GetAtt gives."""
+    """A resource that its stack has left; `attributes` are those for Fn::GetAtt."""
 
     type: str
     physical_id: str
@@ -57,20 +59,20 @@ class Deleted:
 
 @dataclass(frozen=True)
 class Import:
-    """What CreateChangeSet takes, and the properties that are left out: `Bucket.Notification…`."""
+    """The arguments of CreateChangeSet, and the left out properties: `Bucket.Notification…`."""
 
     template: dict[str, Any]
     resources: list[dict[str, Any]]
     left_out: dict[str, str]
-    """What each property refers to that is gone; the next deployment puts it back."""
+    """By property, the missing resource that it needs; the next deployment adds the property."""
 
 
 class Gone(Exception):
-    """A reference to what isn't imported; its name is the only argument."""
+    """A reference to a resource that isn't imported; its name is the only argument."""
 
 
 def import_of(deleted: Deleted) -> Import:
-    """Return the import of all that a stack has left; raise OpsError where it can't be made."""
+    """Return the import of all resources that a stack has left; raise OpsError if impossible."""
     scope, resources, left_out = Scope(deleted), {}, {}
     for logical_id, retained in deleted.retained.items():
         if retained.type not in IDENTIFIERS:
@@ -108,11 +110,11 @@ def import_of(deleted: Deleted) -> Import:
 
 
 def next_parameters(deleted: Deleted) -> dict[str, str]:
-    """Return the parameters with which the next deployment changes nothing by accident.
+    """Return the parameters for the next deployment, so that it changes nothing by accident.
 
-    They are the deleted stack's; and the schema versions' ids by which devices write go on to be
-    understood: Glue gives the next registry's versions others. SAM takes no empty value; of this
-    template each is a default.
+    They are the deleted stack's parameters. They also have the ids of its schema versions, with
+    which devices write, because versions in the new registry get other ids. Empty values are left
+    out: SAM doesn't take them, and in this template they are defaults.
     """
     parameters = dict(deleted.parameters)
     if OTHER_IDS in parameters and IDS in deleted.outputs:
@@ -121,10 +123,10 @@ def next_parameters(deleted: Deleted) -> dict[str, str]:
 
 
 class Scope:
-    """What names mean in a deleted stack's template."""
+    """The values of names in a deleted stack's template."""
 
     def __init__(self, deleted: Deleted) -> None:
-        """Of a stack, whose id says where it was."""
+        """Take region, account and name from the stack's id."""
         _, partition, _, region, account, path = deleted.arn.split(":", 5)
         self._values: dict[str, Any] = {
             **deleted.parameters,
@@ -140,10 +142,10 @@ class Scope:
         self._conditions = deleted.template.get("Conditions", {})
 
     def value(self, expression: Any, at: str) -> Any:
-        """Return what an expression comes to; NO_VALUE where it is nothing.
+        """Return the value of an expression, NO_VALUE for AWS::NoValue.
 
-        Raises Gone for a reference to what isn't there, OpsError for a function that isn't known
-        here; `at` says where that is.
+        Raise Gone for a reference to a missing resource, OpsError for an unknown function; `at` is
+        the expression's place, for the message.
         """
         if isinstance(expression, list):
             return [each for each in self._values_of(expression, at) if each is not NO_VALUE]

@@ -15,7 +15,7 @@ from ops.target import Target
 
 LAYER = Path(__file__).parent.parent / "layers" / "telemetry"
 if str(LAYER) not in sys.path:
-    sys.path.append(str(LAYER))  # the functions' own code reads what they have written
+    sys.path.append(str(LAYER))  # the functions' own code decodes windows
 
 from telemetry.domain.times import MINUTE_MS, from_iso, minute_of, to_iso_minute  # noqa: E402
 from telemetry.domain.window import decode  # noqa: E402
@@ -26,7 +26,7 @@ NO_METRICS = {"recorded_at", "received_at", "replayed_at"}
 
 
 class Sample(NamedTuple):
-    """A reading by what tells it from others, with the values that a window must have of it."""
+    """A reading's identity, and the metrics that its window must have."""
 
     device_id: str
     at_ms: int
@@ -34,10 +34,10 @@ class Sample(NamedTuple):
 
 
 class Windows:
-    """The windows table of a stack; `why` says why it can't be looked into, if so."""
+    """The windows table of a stack; `why` is the reason if it can't be read, otherwise empty."""
 
     def __init__(self, target: Target) -> None:
-        """Look into the table that the stack has as an output."""
+        """Use the table that the stack's output names."""
         self.why = ""
         try:
             self._table = target.output("WindowsTable")
@@ -46,7 +46,7 @@ class Windows:
             self.why = f"the windows can't be looked into: {error}"
 
     def have(self, found: Sequence[Sample]) -> bool:
-        """Return whether all of these are stored, and there is one."""
+        """Return whether there are samples, and all of them are stored."""
         return bool(found) and not self.why and all(self._has(sample) for sample in found)
 
     def _has(self, sample: Sample) -> bool:
@@ -76,7 +76,7 @@ class Windows:
 
 
 def samples(line: Line) -> Iterator[Sample]:
-    """Yield the readings in a record of the quarantine; none where they can't be told here."""
+    """Yield the readings in a quarantined record; none if this code can't decode it."""
     try:
         data = data_of(line)
         if line["source"] == "mqtt":
@@ -107,7 +107,7 @@ def of_message(event: dict[str, Any]) -> list[Any]:
 
 
 def sample_of(document: dict[str, Any], device_id: str | None) -> Sample:
-    """Return a document's sample; raise what reading one that is none raises."""
+    """Return a document's sample; raise ValueError, TypeError or KeyError if it isn't a reading."""
     recorded_at = document["recorded_at"]
     at_ms = from_iso(recorded_at) if isinstance(recorded_at, str) else recorded_at
     if isinstance(at_ms, bool) or at_ms != int(at_ms):

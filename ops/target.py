@@ -1,4 +1,4 @@
-"""A deployed stack: how to reach it, and what it is made of."""
+"""A deployed stack: its outputs, and clients of AWS's services in its region."""
 
 import tomllib
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ ANSWER_SECONDS_MAX = 300
 LOCAL = "local"
 """The environment of samconfig.toml that `python -m local` deploys to this machine with."""
 ABSENT = "ValidationError"
-"""What DescribeStacks answers where there is no stack of that name."""
+"""The error code of DescribeStacks for an unknown stack."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Target:
     connect: Connect
 
     def output(self, name: str) -> str:
-        """Return an output of the stack; raise OpsError if this version of it has none such."""
+        """Return an output of the stack; raise OpsError if the deployed version doesn't have it."""
         if self.outputs is None:
             raise OpsError(f"there is no stack {self.stack}: `make deploy` makes it")
         try:
@@ -47,7 +47,7 @@ class Target:
 def on_aws(environment: str, samconfig: Path = SAMCONFIG) -> Target:
     """Return the stack that an environment of samconfig.toml names, with your AWS credentials.
 
-    Its region and profile are the file's where it has them, else those of the AWS configuration.
+    Region and profile are from the file if it has them, otherwise from the AWS configuration.
     """
     settings = settings_of(environment, samconfig)
     try:
@@ -68,7 +68,7 @@ def on_aws(environment: str, samconfig: Path = SAMCONFIG) -> Target:
 
 
 def described(formation: Any, stack: str) -> dict[str, Any] | None:
-    """Return what DescribeStacks says of a stack, or None if there is none of that name."""
+    """Return DescribeStacks' answer about a stack, None if there is no such stack."""
     try:
         found: dict[str, Any] = formation.describe_stacks(StackName=stack)["Stacks"][0]
     except ClientError as error:
@@ -84,7 +84,7 @@ def outputs_of(stack: Mapping[str, Any]) -> dict[str, str]:
 
 
 def settings_of(environment: str, samconfig: Path = SAMCONFIG) -> dict[str, Any]:
-    """Return what `sam deploy --config-env` takes from samconfig.toml; raise OpsError."""
+    """Return the parameters of samconfig.toml for `sam deploy --config-env`; raise OpsError."""
     document = tomllib.loads(samconfig.read_text("utf-8"))
     environments = sorted(name for name in document if isinstance(document[name], dict))
     if environment not in environments:

@@ -25,7 +25,7 @@ from telemetry.aws.generations import PARTITION, Generations
 from telemetry.aws.items import Attributes, Conflict, Failed, Outcome, Write, Written
 from telemetry.aws.registry import AdminSecret, Registry
 from telemetry.aws.window_scan import ScanPage, WindowTable, key_of, to_key
-from telemetry.aws.window_store import WindowReader
+from telemetry.aws.windows import WindowReader
 from telemetry.domain.accounting import Counts, Metric
 from telemetry.domain.archive_layout import prefix_at
 from telemetry.domain.notice import Notice

@@ -165,7 +165,7 @@ class RulesEngine:
 
     def start(self) -> None:
         """Start the workers, with the messages that an earlier broker left in the spool."""
-        for number, message in self._spool.unfinished():
+        for number, message in self._spool.kept():
             self._tasks.put(Task(number, message))
         for _ in range(WORKERS):
             threading.Thread(target=self._work, daemon=True).start()

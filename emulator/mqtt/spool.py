@@ -61,7 +61,7 @@ class Spool:
         with self._lock:
             self._database.execute("DELETE FROM messages WHERE id = ?", (number,))
 
-    def unfinished(self) -> list[tuple[int, Published]]:
+    def kept(self) -> list[tuple[int, Published]]:
         """Return (number, message) of all stored messages, in order."""
         with self._lock:
             rows = self._database.execute(

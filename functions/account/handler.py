@@ -79,6 +79,6 @@ def wired() -> tuple[Counters]:
 
 @observed
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
-    """API Gateway's proxy event, or the schedule's, in; the response, or what was measured, out."""
+    """API Gateway's proxy event in, its response out; or the schedule's event in, the count out."""
     events.expect("account", event, events.routes("/accounting"), events.SCHEDULE, events.NOTHING)
     return run(event, int(time.time() * 1000), *wired())

@@ -24,7 +24,7 @@ from telemetry.aws.pace import Pace
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.refusals import log_refused
 from telemetry.aws.stream import Record, Stream
-from telemetry.aws.window_store import KEY, Added, Windows
+from telemetry.aws.windows import KEY, Added, Windows
 from telemetry.domain.accounting import (
     DUPLICATE,
     FOREIGN,

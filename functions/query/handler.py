@@ -12,7 +12,7 @@ from telemetry.aws import events, http
 from telemetry.aws.alerts import OPEN, STATUSES, AlertReader
 from telemetry.aws.clients import client
 from telemetry.aws.observe import observed
-from telemetry.aws.window_store import WindowReader
+from telemetry.aws.windows import WindowReader
 from telemetry.domain.reading import METRICS
 from telemetry.domain.times import LATEST_MS, MINUTE_MS, minute_of, to_iso, to_iso_minute
 from telemetry.domain.window import Window, count_contested, last_values, summarize

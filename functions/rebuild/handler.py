@@ -36,7 +36,7 @@ from telemetry.aws.items import Attributes, DynamoItems, Items
 from telemetry.aws.observe import count, log, observed
 from telemetry.aws.pace import Pace
 from telemetry.aws.window_scan import WindowTable, key_of, to_key
-from telemetry.aws.window_store import (
+from telemetry.aws.windows import (
     KEY,
     Windows,
     expires_at,

@@ -46,7 +46,7 @@ class Report:
 
     def __init__(self) -> None:
         self.objects = self.succeeded = self.quarantined = self.left = self.dead_letters = 0
-        self.why: Counter[str] = Counter()  # reasons of what is left or in quarantine
+        self.why: Counter[str] = Counter()  # reasons of records that are left or in quarantine
 
     def answer(self, is_cut_short: bool) -> dict[str, Any]:
         """Return the operator's report; `more` says that another invocation has to go on."""

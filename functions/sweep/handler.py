@@ -15,7 +15,7 @@ from telemetry.aws.alerts import BUCKETS, KEY, AlertReader, Alerts, StoredEpisod
 from telemetry.aws.clients import client
 from telemetry.aws.items import STATEMENTS_A_CALL, DynamoItems
 from telemetry.aws.observe import count, link, log, observed
-from telemetry.aws.window_store import WindowReader
+from telemetry.aws.windows import WindowReader
 from telemetry.domain.episode import RULE_REMOVED, EpisodeKey, is_rule_gone, recovery
 from telemetry.domain.rule import Rule, shipped_rules
 from telemetry.domain.times import MINUTE_MS, minute_of
@@ -67,7 +67,7 @@ def run(
 
 
 class Sweep:
-    """One minute's look at what is open."""
+    """One minute's check of the open episodes."""
 
     def __init__(
         self,

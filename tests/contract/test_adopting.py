@@ -116,7 +116,7 @@ def dynamodb(environment: Environment) -> Iterator[Any]:
         yield client
 
 
-def test_a_deployment_goes_on_with_what_a_deleted_stack_has_left(
+def test_a_deployment_goes_on_with_the_resources_that_a_deleted_stack_left(
     environment: Environment, dynamodb: Any
 ) -> None:
     stacks, table = environment.stacks, f"{environment.name}-table"
@@ -173,7 +173,7 @@ def test_a_plain_deployment_is_refused_and_takes_nothing_and_what_it_leaves_is_p
     assert environment.deploy()["StackStatus"] == "UPDATE_COMPLETE"
 
 
-def test_an_import_that_is_done_only_says_what_comes_next(environment: Environment) -> None:
+def test_a_finished_import_only_prints_the_next_command(environment: Environment) -> None:
     environment.stacks.delete(environment.deploy())
     command = environment.adopt(env="prod").splitlines()[-1]
     assert command.startswith('make deploy ENV=prod ARGS="--parameter-overrides Name=')
@@ -198,7 +198,7 @@ def test_a_stack_that_is_there_is_left_alone(environment: Environment) -> None:
         environment.adopt()
 
 
-def test_a_stack_that_nobody_deleted_is_not_known(environment: Environment) -> None:
+def test_a_stack_that_was_not_deleted_is_unknown(environment: Environment) -> None:
     with pytest.raises(OpsError, match=r"knows no deleted stack .* after 90 days"):
         environment.adopt()
 
@@ -210,7 +210,7 @@ def test_a_stack_that_has_left_nothing_has_nothing_to_adopt(environment: Environ
         environment.adopt()
 
 
-def test_what_is_gone_since_is_named_and_can_be_left_to_the_deployment(
+def test_a_resource_that_is_gone_since_is_named_and_can_be_left_to_the_deployment(
     environment: Environment,
 ) -> None:
     stacks = environment.stacks

@@ -54,7 +54,7 @@ def test_counts_are_summed_by_minute_and_told_apart_by_stage_and_stack(aws: Conn
     assert counts[STORED] == {}
 
 
-def test_what_a_function_logs_in_the_embedded_metric_format_is_counted(aws: Connect) -> None:
+def test_metrics_logged_in_the_embedded_metric_format_are_counted(aws: Connect) -> None:
     logs, namespace = aws("logs"), "Telemetry/logged"
     earlier = NOW_MS - 3 * MINUTE_MS
     metrics = [{"Name": "ReadingsAccepted", "Unit": "Count"}]

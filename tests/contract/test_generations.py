@@ -10,7 +10,7 @@ from botocore.stub import Stubber
 from telemetry.aws.generations import CACHE_SECONDS, Generations
 from telemetry.aws.items import Attributes, DynamoItems, Items
 from telemetry.aws.window_scan import WindowTable, key_of, to_key
-from telemetry.aws.window_store import KEY, WindowReader, Windows
+from telemetry.aws.windows import KEY, WindowReader, Windows
 from telemetry.domain import generation_pointer
 from telemetry.domain.generation_pointer import FIRST, Pointer
 from telemetry.domain.reading import Reading
@@ -95,7 +95,7 @@ def test_a_pointer_is_changed_and_read_by_region(store: Store) -> None:
         ours.change(lambda pointer: generation_pointer.switch(pointer, 5))
 
 
-def test_two_who_change_a_pointer_at_once_both_have_their_way(store: Store) -> None:
+def test_two_concurrent_changes_of_a_pointer_both_succeed(store: Store) -> None:
     ours, others = (store.generations("eu-west-1", Clock()) for _ in range(2))
     meanwhile = iter([others])
 
@@ -212,7 +212,7 @@ def test_a_table_that_can_not_be_read_is_unavailable() -> None:
 
 
 @pytest.mark.usefixtures("in_moto")
-def test_what_a_rebuild_rests_on_is_read_consistently() -> None:
+def test_a_rebuild_reads_consistently() -> None:
     dynamodb = boto3.client("dynamodb")
     table = WindowTable(dynamodb, "windows", lambda _seconds: None)
     scanned = {"TableName": "windows", "Segment": 0, "TotalSegments": 1, "ConsistentRead": True}

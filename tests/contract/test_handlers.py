@@ -286,7 +286,7 @@ RAISES: dict[str, type[Exception]] = {
 
 
 @pytest.mark.parametrize("name", EVENTS)
-def test_each_event_shows_what_it_is_there_for(
+def test_each_event_shows_its_case(
     name: str, resources: Resources, start: Callable[[str], ModuleType]
 ) -> None:
     module = start(name.partition("-")[0])
@@ -339,7 +339,7 @@ def test_a_function_without_its_settings_says_which_it_lacks(
         start(function).wired()
 
 
-def test_what_was_counted_is_written_where_cloudwatch_finds_it(
+def test_counts_are_written_where_cloudwatch_finds_them(
     resources: Resources,  # noqa: ARG001
     start: Callable[[str], ModuleType],
     capsys: pytest.CaptureFixture[str],

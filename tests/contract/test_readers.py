@@ -7,8 +7,8 @@ import boto3
 import pytest
 from telemetry.aws import alerts as alerts_of
 from telemetry.aws.alerts import BUCKETS, AlertReader, Alerts
-from telemetry.aws.window_store import KEY as WINDOW_KEY
-from telemetry.aws.window_store import WindowReader, Windows
+from telemetry.aws.windows import KEY as WINDOW_KEY
+from telemetry.aws.windows import WindowReader, Windows
 from telemetry.domain.episode import Breach, EpisodeKey
 from telemetry.domain.reading import Reading
 from telemetry.domain.times import from_iso

@@ -154,7 +154,7 @@ def test_glue_that_does_not_answer_is_left_alone_for_five_seconds(
     assert registry.writer(uuid4()) == NEW
 
 
-def test_what_was_fetched_is_there_while_glue_is_away() -> None:
+def test_a_fetched_schema_is_available_while_glue_does_not_answer() -> None:
     asked, schema_id = Asked(lambda _: answered()), uuid4()
     registry = of(asked)
     registry.writer(schema_id)

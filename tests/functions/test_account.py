@@ -29,7 +29,7 @@ def before(minutes: int) -> int:
 NO_METRICS = {"metrics_refused": 0, "metrics_left_out": 0}
 
 
-def test_an_operator_sees_each_stages_sums_and_what_is_unaccounted() -> None:
+def test_an_operator_sees_each_stages_sums_and_the_unaccounted_readings() -> None:
     counters = MemoryCounters(
         {
             ACCEPTED: {before(2): 100, before(1): 50},
@@ -133,7 +133,9 @@ def test_while_cloudwatch_is_away_operators_are_told_to_come_back() -> None:
     assert "Retry-After" in answer["headers"]
 
 
-def test_the_gauge_is_what_should_have_met_its_end_and_has_not(counted: Counted) -> None:
+def test_the_gauge_counts_readings_that_should_have_an_outcome_and_have_none(
+    counted: Counted,
+) -> None:
     counters = MemoryCounters(
         {
             ACCEPTED: {

@@ -9,7 +9,7 @@ import pytest
 from telemetry.aws.pace import Pace
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.stream import Stream
-from telemetry.aws.window_store import KEY, Windows
+from telemetry.aws.windows import KEY, Windows
 from telemetry.domain import no_measurement, validation
 from telemetry.domain.reading import FIELDS, Reading
 from telemetry.domain.window import Window, decode
@@ -136,7 +136,7 @@ def test_readings_count_in_the_minute_in_which_they_were_received(
     assert counted("ReadingsDuplicate", NOW_MS) == 0
 
 
-def test_what_did_not_come_through_ingest_is_foreign_and_counts_when_it_arrived(
+def test_a_record_that_bypassed_ingest_is_foreign_and_counts_when_it_arrived(
     stage: Stage, counted: Counted
 ) -> None:
     stage.run(
@@ -153,7 +153,7 @@ def test_what_did_not_come_through_ingest_is_foreign_and_counts_when_it_arrived(
         counted("RecordsQuarantined", arrived)
 
 
-def test_what_came_over_mqtt_is_foreign_though_it_is_stamped(
+def test_a_reading_over_mqtt_is_foreign_although_it_is_stamped(
     stage: Stage, counted: Counted
 ) -> None:
     earlier = NOW_MS - MINUTE_MS
@@ -163,7 +163,7 @@ def test_what_came_over_mqtt_is_foreign_though_it_is_stamped(
 
 @pytest.mark.parametrize("offset_ms", [300_001, -30 * DAY_MS - 1])
 @pytest.mark.parametrize("via", [None, "mqtt"])
-def test_what_came_past_ingest_with_a_time_that_it_would_not_take_is_quarantined_once(
+def test_a_record_that_bypassed_ingest_with_a_refused_time_is_quarantined_once(
     stage: Stage, counted: Counted, offset_ms: int, via: str | None
 ) -> None:
     stamped = None if via is None else NOW_MS
@@ -180,7 +180,7 @@ def test_what_came_past_ingest_with_a_time_that_it_would_not_take_is_quarantined
     assert len(stage.quarantined()) == 1
 
 
-def test_what_ingest_took_is_not_held_to_its_times_again(stage: Stage) -> None:
+def test_a_reading_from_ingest_gets_no_second_time_check(stage: Stage) -> None:
     stage.run(reading(at_ms=NOW_MS + 300_001))
     assert stage.quarantined() == []
 
@@ -255,14 +255,16 @@ def test_a_poison_record_of_a_megabyte_is_quarantined_too(stage: Stage, letter: 
     assert base64.b64decode(held["data"]) == poison
 
 
-def test_what_no_table_could_hold_is_poison_not_an_endless_retry(stage: Stage) -> None:
+def test_a_record_that_no_table_could_hold_is_quarantined_and_not_retried_for_ever(
+    stage: Stage,
+) -> None:
     trace_id = b"1" * 500_000  # an alert's item has it, and may have 400 kB
     poison = b'{"device_id":"a","recorded_at":1,"temperature":1,"trace_id":"%s"}' % trace_id
     assert stage.run(poison) == NOTHING_FAILED
     assert len(stage.quarantined()) == 1
 
 
-def test_what_a_full_window_does_not_take_is_quarantined_as_window_full(
+def test_a_reading_for_a_full_window_is_quarantined_as_window_full(
     stage: Stage, counted: Counted
 ) -> None:
     batch = [reading(at_ms=NOW_MS + offset) for offset in range(6_001)]
@@ -308,7 +310,9 @@ def test_only_poison_before_the_checkpoint_is_quarantined(stage: Stage, counted:
     assert datas == [b"poison 0", b"poison 2", b"poison 4"]
 
 
-def test_what_cannot_be_quarantined_is_delivered_again(stage: Stage, counted: Counted) -> None:
+def test_a_record_that_cannot_be_quarantined_is_delivered_again(
+    stage: Stage, counted: Counted
+) -> None:
     stage.bucket.down = True
     assert stage.run(reading("a"), b"poison", reading("b")) == failed(1)
     assert counted("ReadingsQuarantined") == counted("RecordsQuarantined") == 0
@@ -480,7 +484,7 @@ def test_a_bundle_that_is_delivered_again_makes_duplicates(stage: Stage, counted
     assert counted("ReadingsForeign") == 10
 
 
-def test_a_bundle_that_the_stream_does_not_take_is_delivered_again_with_what_is_behind_it(
+def test_a_bundle_that_the_stream_does_not_take_is_delivered_again_with_later_records(
     stage: Stage, counted: Counted
 ) -> None:
     stage.kinesis.refuses = lambda entry: entry["PartitionKey"] == "pump-3"
@@ -506,7 +510,7 @@ def test_an_invocation_puts_back_for_half_a_minute_and_leaves_the_rest(stage: St
     assert stage.run(reading(), BUNDLES["list"], BUNDLES["list"], BUNDLES["KPL"]) == failed(3)
 
 
-def test_what_is_no_reading_in_a_bundle_is_quarantined_with_the_bundle_and_counted(
+def test_a_refused_document_of_a_bundle_is_quarantined_with_the_bundle_and_counted(
     stage: Stage, counted: Counted
 ) -> None:
     bad = [b'{"device_id":"a"}', b'"x"']

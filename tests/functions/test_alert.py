@@ -136,7 +136,7 @@ def test_a_breach_sent_again_writes_nothing(stage: Stage) -> None:
     assert item["version"] == {"N": "1"}
 
 
-def test_what_is_no_breach_opens_nothing(stage: Stage) -> None:
+def test_a_reading_that_is_no_breach_opens_no_episode(stage: Stage) -> None:
     cool = reading(temperature=38.0, humidity=90.0)
     assert stage.run(cool, reading(pressure=1_000.0)) == NOTHING_FAILED
     assert stage.episodes() == {}
@@ -160,7 +160,7 @@ def test_a_rule_that_is_kept_hides_no_breach_of_the_next_one(stage: Stage) -> No
     assert set(stage.episodes()) == {("a", "damp#eu-west-1"), ("b", "overheating#eu-west-1")}
 
 
-def test_a_time_that_ingest_would_not_take_raises_no_alert_for_what_came_past_it(
+def test_a_record_that_bypassed_ingest_with_a_refused_time_raises_no_alert(
     stage: Stage,
 ) -> None:
     ahead, stale = hot(300_001), hot(-RETENTION_MS - 1)

@@ -85,7 +85,7 @@ def routes_of(policy: dict[str, Any]) -> set[str]:
         ("odd", set()),
     ],
 )
-def test_each_role_may_call_what_is_its_own(subject: str, expected: set[str]) -> None:
+def test_each_role_may_make_its_own_calls_only(subject: str, expected: set[str]) -> None:
     policy = authorize(f"Bearer {subject}.{SECRET}")
     assert routes_of(policy) == expected
     assert policy["principalId"] == subject
@@ -134,7 +134,7 @@ def test_a_policy_is_of_its_own_api_and_stage_alone() -> None:
         assert not is_allowed(policy, f"{other}/GET/alerts")
 
 
-def test_the_policy_is_the_same_whatever_was_called() -> None:
+def test_the_policy_does_not_depend_on_the_called_method() -> None:
     """API Gateway caches it by token and applies it to every later call."""
     policies = [authorize(f"Bearer pump-1.{SECRET}", route) for route in ROUTES]
     assert all(policy == policies[0] for policy in policies)

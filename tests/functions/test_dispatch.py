@@ -110,7 +110,7 @@ def test_a_change_that_cannot_be_quarantined_comes_back() -> None:
     assert run(batch, Queue(sqs, "notices"), bucket) == failed(1)
 
 
-def test_what_comes_behind_a_notice_that_was_not_taken_is_not_quarantined_yet() -> None:
+def test_a_record_after_a_notice_that_was_not_taken_is_not_quarantined_yet() -> None:
     sqs, bucket = MemorySqs(refuses=lambda body: "pump-1/" in body), MemoryS3()
     first, refused, bad = images("pump-0", "pump-1", "pump-2")
     batch = changes([first, refused, broken(bad, "episode")])

@@ -130,7 +130,7 @@ def test_a_message_whose_time_is_none_goes_to_quarantine_and_the_others_on(
     assert [line["source"] for line in bucket.lines()] == ["overflow"]
 
 
-def test_a_message_that_nobody_foresaw_keeps_no_other_waiting(
+def test_an_unexpected_message_keeps_no_other_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def failing(message: dict[str, Any], *rest: Any) -> Any:

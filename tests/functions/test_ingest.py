@@ -134,7 +134,7 @@ def test_a_request_whose_readings_are_all_rejected_is_a_bad_request(stage: Stage
     assert stage.is_untouched()
 
 
-def test_a_device_need_not_say_who_it_is_and_cannot_say_that_it_is_another(stage: Stage) -> None:
+def test_a_device_need_not_name_itself_and_cannot_name_another_device(stage: Stage) -> None:
     batch = [valid(0), valid(1, device_id="pump-1"), valid(2, device_id="pump-2")]
     (refusal,) = body_of(stage.post(batch))["rejected"]
     assert (refusal["index"], refusal["field"], refusal["value"]) == (2, "device_id", "pump-2")
@@ -162,7 +162,7 @@ def test_a_gateway_posts_for_the_devices_of_its_prefix_alone(stage: Stage) -> No
     assert body["rejected"][1]["reason"] == "is missing"
 
 
-def test_nobody_but_a_gateway_posts_for_other_devices(stage: Stage) -> None:
+def test_only_a_gateway_posts_for_other_devices(stage: Stage) -> None:
     for grant in ({}, {"role": "device"}, {"role": "admin", "prefix": ""}):
         answer = stage.run(request("POST", "/readings", valid(device_id="a"), None, None, **grant))
         assert answer["statusCode"] == 403
@@ -315,7 +315,7 @@ def test_a_bomb_is_answered_with_413(stage: Stage) -> None:
     assert stage.is_untouched()
 
 
-def test_while_the_registry_is_away_those_who_need_it_are_asked_to_come_again(
+def test_without_the_registry_requests_that_need_it_get_503(
     stage: Stage,
 ) -> None:
     stage.schemas.down = True
@@ -351,7 +351,7 @@ def test_retries_wait_longer_and_longer_for_a_second_and_a_half_in_all(stage: St
     assert 0.75 <= sum(stage.waits) <= 1.5
 
 
-def test_what_is_put_is_waited_for_no_longer(stage: Stage) -> None:
+def test_only_readings_that_were_not_taken_are_put_again(stage: Stage) -> None:
     stage.post([valid(0), valid(1)])
     assert (stage.kinesis.calls, stage.waits) == ([2], [])
     unlucky = [NOW_MS + 1]
@@ -392,7 +392,7 @@ def refuse_odd(record: dict[str, Any]) -> bool:
     return bool(json.loads(record["Data"])["recorded_at"] % 2)
 
 
-def test_what_the_stream_does_not_take_overflows_and_is_accepted(
+def test_readings_that_the_stream_does_not_take_overflow_and_are_accepted(
     stage: Stage, counted: Counted
 ) -> None:
     stage.kinesis.refuses = refuse_odd
@@ -658,7 +658,7 @@ def test_a_refused_metric_is_logged_with_device_field_value_and_reason(
     ]
 
 
-def test_what_must_be_sent_again_is_not_told_as_partly_taken(stage: Stage) -> None:
+def test_a_reading_to_send_again_is_not_listed_as_partly_accepted(stage: Stage) -> None:
     stage.kinesis.down = stage.sqs.down = True
     response = stage.post(valid(humidity=101))
     assert response["statusCode"] == 503
@@ -666,7 +666,7 @@ def test_what_must_be_sent_again_is_not_told_as_partly_taken(stage: Stage) -> No
     assert (body["not_taken"], body["partly"]) == ([0], [])
 
 
-def test_an_answer_to_the_most_that_can_be_refused_is_within_what_lambda_returns(
+def test_an_answer_with_the_most_refusals_fits_lambdas_limit(
     stage: Stage,
 ) -> None:
     fields = {f"\u00e9{number}": "\u00e9" for number in range(60)}
@@ -693,7 +693,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("lines")
-def test_an_operator_finds_what_was_refused_by_device_field_and_reason(
+def test_an_operator_finds_refusals_by_device_field_and_reason(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = {"device_id": "pump-7", "recorded_at": NOW_MS, "temperature": 412.0}

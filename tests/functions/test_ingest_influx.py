@@ -150,7 +150,9 @@ def test_of_many_faults_ten_are_told_and_all_are_counted(stage: Stage, counted: 
     assert stage.is_untouched()
 
 
-def test_what_is_no_metric_is_told_and_counted_but_no_error(stage: Stage, counted: Counted) -> None:
+def test_a_field_that_is_no_metric_is_named_and_counted_without_an_error(
+    stage: Stage, counted: Counted
+) -> None:
     lines = f"cpu,host=a idle=90,user=5 {NOW_NS}\ncpu idle=80\nm,host=a temperature=1 {NOW_NS}"
     response = stage.write(lines)
     assert response["statusCode"] == 204
@@ -219,7 +221,7 @@ def test_a_gateway_writes_for_the_devices_of_its_prefix_alone(stage: Stage) -> N
 
 
 @pytest.mark.parametrize("route", WRITES)
-def test_nobody_else_writes(stage: Stage, route: str) -> None:
+def test_other_roles_may_not_write(stage: Stage, route: str) -> None:
     for role in ("operator", "admin", ""):
         answer = stage.write(f"m,host=a temperature=1 {NOW_NS}", route, role=role)
         assert answer["statusCode"] == 403

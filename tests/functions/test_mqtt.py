@@ -164,7 +164,7 @@ def test_a_message_that_cannot_be_read_goes_to_quarantine_with_its_bytes(
         (17, None),
     ],
 )
-def test_of_a_batch_what_is_good_goes_on_and_all_of_it_is_quarantined_for_what_is_bad(
+def test_valid_readings_of_a_partly_bad_batch_go_on_and_the_whole_batch_is_quarantined(
     stage: Stage, counted: Counted, document: Any, field: str | None
 ) -> None:
     event = published([GOOD, document, document])
@@ -186,7 +186,7 @@ def test_of_a_batch_what_is_good_goes_on_and_all_of_it_is_quarantined_for_what_i
         (writers.readings([OWN, {"device_id": "pump-2", **GOOD}]), "protobuf"),
     ],
 )
-def test_what_is_quarantined_of_a_message_are_its_bytes_and_they_can_be_released(
+def test_a_messages_own_bytes_are_quarantined_and_can_be_released(
     stage: Stage, body: bytes, form: str
 ) -> None:
     stage.ingest(published(body, form))
@@ -227,7 +227,7 @@ def test_the_same_bytes_of_two_devices_are_two_in_quarantine(stage: Stage) -> No
     assert {line["reason"] for line in held} == {"-2.0 is below 0.0 %RH"}
 
 
-def test_what_finds_no_place_is_tried_again_and_what_found_one_is_counted(
+def test_parts_that_cannot_be_stored_are_retried_and_stored_parts_are_counted(
     stage: Stage, counted: Counted
 ) -> None:
     stage.sqs.down = True
@@ -295,7 +295,9 @@ def test_of_two_values_of_one_instant_in_a_message_the_smaller_is_kept_in_quaran
     assert "20.0 differs from 21.5" in held["reason"]
 
 
-def test_what_drain_refuses_of_a_message_is_counted_there(stage: Stage, counted: Counted) -> None:
+def test_refused_parts_of_a_message_in_drain_are_counted_there(
+    stage: Stage, counted: Counted
+) -> None:
     sent = json.dumps({**GOOD, "humidity": -2.0})
     event = published(json.loads(sent))
     assert stage.drain(json.dumps(event)) == NOTHING_FAILED
@@ -327,7 +329,7 @@ def test_readings_wait_in_the_overflow_queue_as_they_would_go_on_the_stream(
 
 
 @pytest.mark.parametrize("prefix", ["", "$aws/rules/telemetry_BatchRule_1/"])
-def test_what_iot_could_not_deliver_goes_on_as_the_rule_would_have_sent_it(
+def test_a_message_that_iot_could_not_deliver_goes_on_as_the_rule_would_have_sent_it(
     stage: Stage, counted: Counted, prefix: str
 ) -> None:
     bodies = [
@@ -340,7 +342,9 @@ def test_what_iot_could_not_deliver_goes_on_as_the_rule_would_have_sent_it(
     assert counted("ReadingsDrained") == 3
 
 
-def test_what_lambda_gave_up_and_what_was_released_goes_on_uncounted(stage: Stage) -> None:
+def test_messages_that_lambda_gave_up_on_or_that_were_released_go_on_uncounted(
+    stage: Stage,
+) -> None:
     event = published([GOOD])
     assert stage.drain(failure_of_lambda(event), json.dumps(event)) == NOTHING_FAILED
     assert (
@@ -348,7 +352,7 @@ def test_what_lambda_gave_up_and_what_was_released_goes_on_uncounted(stage: Stag
     )
 
 
-def test_what_drain_finds_bad_in_a_message_goes_to_quarantine(stage: Stage) -> None:
+def test_a_message_with_bad_documents_goes_from_drain_to_quarantine(stage: Stage) -> None:
     assert stage.drain(error_of_iot(BAD), error_of_iot(b"\x00")) == NOTHING_FAILED
     assert [(held["function"], held["source"]) for held in stage.bucket.lines()] == [
         ("drain", "mqtt")
@@ -368,9 +372,7 @@ def test_what_drain_finds_bad_in_a_message_goes_to_quarantine(stage: Stage) -> N
         '{"x": "topic"}',
     ],
 )
-def test_what_only_looks_like_a_message_goes_to_quarantine_as_a_line(
-    stage: Stage, body: str
-) -> None:
+def test_a_line_that_only_looks_like_a_message_goes_to_quarantine(stage: Stage, body: str) -> None:
     assert stage.drain(body) == NOTHING_FAILED
     (held,) = stage.bucket.lines()
     assert (held["source"], base64.b64decode(held["data"]).decode()) == ("overflow", body)
@@ -404,7 +406,7 @@ def test_any_bytes_are_readings_or_refused(body: bytes, form: str) -> None:
         ('"recorded_at":1795224600000000', "recorded_at", "it looks like microseconds"),
     ],
 )
-def test_the_quarantine_says_of_a_message_what_an_answer_would(
+def test_the_quarantine_gives_the_same_reason_for_a_message_as_an_answer(
     stage: Stage, text: str, field: str, reason: str
 ) -> None:
     twice = "recorded_at" not in text

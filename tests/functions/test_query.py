@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from telemetry.aws import alerts as alerts_of
 from telemetry.aws.alerts import Alerts
-from telemetry.aws.window_store import KEY as WINDOW_KEY
-from telemetry.aws.window_store import Windows
+from telemetry.aws.windows import KEY as WINDOW_KEY
+from telemetry.aws.windows import Windows
 from telemetry.domain.episode import Breach, EpisodeKey
 from telemetry.domain.reading import Reading, shown
 
@@ -281,7 +281,7 @@ def test_values_that_disagreed_are_shown_with_the_device_and_its_window(stage: S
     assert window["metrics"]["temperature"]["last"] == 21.0
 
 
-def test_each_metrics_last_value_is_found_with_its_time_whatever_region_and_minute_has_it(
+def test_each_metrics_last_value_is_found_with_its_time_in_any_region_and_minute(
     stage: Stage,
 ) -> None:
     stage.store(reading(at_ms=NOW_MS - 3 * 3_600_000, battery=3.1, humidity=1.0))

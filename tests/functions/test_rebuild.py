@@ -13,7 +13,7 @@ import pytest
 from telemetry.aws.generations import CACHE_SECONDS
 from telemetry.aws.items import Write
 from telemetry.aws.pace import Pace
-from telemetry.aws.window_store import KEY, Windows
+from telemetry.aws.windows import KEY, Windows
 from telemetry.domain import generation_pointer
 from telemetry.domain.generation_pointer import Pointer
 from telemetry.domain.reading import Reading, encode
@@ -171,7 +171,9 @@ def first_generation(stored: Stored) -> dict[tuple[str, str], tuple[Any, Any]]:
     }
 
 
-def test_a_rebuild_leaves_out_what_aggregate_quarantines_for_its_time(stage: Stage) -> None:
+def test_a_rebuild_leaves_out_readings_that_aggregate_quarantines_for_their_time(
+    stage: Stage,
+) -> None:
     good = [reading(1), reading(2)._replace(via="mqtt"), reading(3)._replace(received_at_ms=None)]
     ahead = reading(2 * DAY_MS)  # by a device's clock; past `ingest` nobody had looked
     received_ms = NOW_MS - HOUR_MS
@@ -257,7 +259,7 @@ def test_a_rebuild_stops_where_the_archive_lacks_readings_and_nothing_has_change
 
 
 @pytest.mark.parametrize(("missing", "offsets"), [("keep", [0, 1]), ("drop", [0])])
-def test_what_the_archive_lacks_is_kept_or_dropped_as_the_operator_wants(
+def test_readings_that_the_archive_lacks_are_kept_or_dropped_as_the_operator_chooses(
     stage: Stage, missing: str, offsets: list[int]
 ) -> None:
     stage.writer().add([reading(0), reading(1)])
@@ -276,7 +278,7 @@ def test_a_value_that_the_archive_has_otherwise_is_lacking_where_it_would_be_los
         stage.rebuild()
 
 
-def test_what_the_archive_has_more_of_than_the_windows_is_nothing_lacking(stage: Stage) -> None:
+def test_an_archive_with_more_readings_than_the_windows_lacks_nothing(stage: Stage) -> None:
     stage.writer().add([reading(0, temperature=20.0)])
     stage.archived(reading(0, temperature=30.0), reading(1))
     stage.rebuild()
@@ -299,7 +301,7 @@ def test_a_metric_that_the_archive_lacks_of_an_instant_is_lacking_until_it_is_ke
     }
 
 
-def test_what_is_rebuilt_is_merged_with_what_another_region_has_of_the_same_instant(
+def test_rebuilt_readings_merge_with_another_regions_of_the_same_instant(
     stage: Stage,
 ) -> None:
     for region in ("ap-south-1", "us-east-1"):  # before and after this one in the keys' order
@@ -315,7 +317,9 @@ def test_what_is_rebuilt_is_merged_with_what_another_region_has_of_the_same_inst
     assert stage.shown() == merged
 
 
-def test_what_is_kept_is_told_and_what_can_not_be_kept_now_is_tried_again(stage: Stage) -> None:
+def test_kept_readings_are_counted_and_those_that_cannot_be_kept_now_are_retried(
+    stage: Stage,
+) -> None:
     stage.writer().add([reading(0), reading(1)])
     stage.archived(reading(0))
     generation = stage.task("begin")["generation"]
@@ -329,7 +333,7 @@ def test_what_is_kept_is_told_and_what_can_not_be_kept_now_is_tried_again(stage:
     assert stage.task("check", **check)["done"] == 1
 
 
-def test_what_is_dropped_is_told(stage: Stage) -> None:
+def test_dropped_readings_are_counted(stage: Stage) -> None:
     stage.writer().add([reading(0), reading(0, "pump-2")])
     generation = stage.task("begin")["generation"]
     dropped = [
@@ -339,7 +343,7 @@ def test_what_is_dropped_is_told(stage: Stage) -> None:
     assert sum(dropped) == 2
 
 
-def test_what_a_full_new_window_has_no_room_for_is_not_dropped_unasked(
+def test_readings_without_room_in_a_full_new_window_are_not_dropped_unasked(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage.writer().add([reading(0), reading(1)])
@@ -367,7 +371,7 @@ def test_a_window_that_cannot_be_read_is_named_and_dropping_it_goes_on(
         assert stage.shown(device_id) == {NOW_MS - HOUR_MS: {0: {"temperature": 20.0}}}
 
 
-def test_a_wish_that_is_none_of_the_three_is_named(stage: Stage) -> None:
+def test_an_unknown_choice_for_missing_readings_is_named(stage: Stage) -> None:
     with pytest.raises(Rejected, match="missing: is none of refuse, keep, drop"):
         stage.rebuild(missing="guess")
 
@@ -429,7 +433,7 @@ def test_a_window_whose_time_ends_now_is_not_made_again(stage: Stage) -> None:
     assert [minute for _, minute in stage.stored()] == ["2026-10-22T12:01:00Z#eu-west-1#1"]
 
 
-def test_an_invocation_does_all_that_its_time_is_enough_for_whatever_the_one_before_took(
+def test_an_invocation_uses_its_own_time_however_long_the_one_before_took(
     stage: Stage,
 ) -> None:
     stage.archived(*(reading(offset) for offset in range(2 * PAGE_LINES + 1)))
@@ -461,7 +465,7 @@ def test_a_reading_on_its_way_into_both_generations_is_not_taken_for_missing(
         stage.task("check", segment=segment, generation=1, missing="refuse")
 
 
-def test_a_rebuild_begun_anew_leaves_what_was_wrong_with_the_first(stage: Stage) -> None:
+def test_a_rebuild_begun_anew_leaves_the_first_ones_mistakes_behind(stage: Stage) -> None:
     stage.writer().add([reading(0)])
     stage.task("begin")
     Windows(stage.items, REGION, RETENTION_MS, lambda: (1,)).add([reading(0, temperature=99.0)])
@@ -560,7 +564,7 @@ def test_cleaning_spares_a_generation_that_is_begun_while_it_cleans(
     assert {key[1].rpartition("#")[2] for key in stage.stored()} == {"1", "2"}
 
 
-def test_no_reading_is_lost_of_a_writer_that_goes_by_what_it_has_read_before(
+def test_a_writer_with_an_outdated_pointer_loses_no_reading(
     stage: Stage,
 ) -> None:
     writer = stage.writer()
@@ -575,7 +579,7 @@ def test_no_reading_is_lost_of_a_writer_that_goes_by_what_it_has_read_before(
     assert sorted(stage.shown()[NOW_MS - HOUR_MS]) == added
 
 
-def test_a_reader_that_goes_by_what_it_has_read_before_sees_every_reading_at_once(
+def test_a_reader_with_an_outdated_pointer_sees_every_reading_at_once(
     stage: Stage,
 ) -> None:
     reader = MemoryWindowReader(stage.items, stage.clock)
@@ -633,7 +637,7 @@ def test_a_reading_that_one_generation_does_not_take_is_not_stored_yet(stage: St
     assert added.fates == [Fate.DUPLICATE]
 
 
-def test_where_nobody_knows_the_generations_no_reading_is_stored(stage: Stage) -> None:
+def test_without_a_readable_pointer_no_reading_is_stored(stage: Stage) -> None:
     generations = MemoryGenerations(stage.items, REGION, stage.clock)
     generations.down = True
     added = Windows(stage.items, REGION, RETENTION_MS, generations.written).add([reading(0)])

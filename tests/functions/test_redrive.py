@@ -278,7 +278,7 @@ def test_a_batch_is_invoked_with_no_more_bytes_than_it_was_given_up_with(stage: 
     assert [len(each) for each in sent] == [len(payload.encode())]
 
 
-def test_what_a_retry_can_mend_is_left_and_the_next_redrive_mends_it(stage: Stage) -> None:
+def test_a_record_that_a_retry_may_process_is_left_for_the_next_redrive(stage: Stage) -> None:
     stage.give_up("aggregate", batch(4))
     stage.unavailable = {name_of(0), name_of(2)}
     report = stage.run()

@@ -108,7 +108,7 @@ def test_subjects_that_are_there_are_named_and_nothing_is_created(stage: Stage) 
         ("", "body"),
     ],
 )
-def test_what_is_no_grant_is_refused_with_its_field_and_nothing_is_created(
+def test_an_invalid_grant_is_refused_with_its_field_and_nothing_is_created(
     stage: Stage, body: Any, field: str
 ) -> None:
     response = stage.create(body)

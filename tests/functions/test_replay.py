@@ -101,7 +101,7 @@ def copy(sent: bytes) -> bytes:
     return sent.removesuffix(b"}") + b',"replayed_at":%d}' % NOW_MS
 
 
-def test_what_was_received_in_the_span_goes_back_stamped_or_as_it_was(
+def test_records_received_in_the_span_go_back_stamped_or_as_they_were(
     stage: Stage, counted: Counted
 ) -> None:
     wanted = [line(TEN), line(TEN + HOUR_MS - 1, "pump-2"), b"not a reading \xff"]
@@ -133,7 +133,7 @@ def delivered(data: bytes, arrived_ms: int) -> Record:
         (TEN - 29 * 24 * HOUR_MS, TEN),
     ],
 )
-def test_what_another_producer_put_on_the_stream_is_as_old_as_it_was_when_it_came(
+def test_another_producers_reading_keeps_its_time_of_arrival(
     stage: Stage, recorded_ms: int, received_ms: int
 ) -> None:
     foreign = {"device_id": "pump-2", "recorded_at": recorded_ms, "humidity": 5.0}
@@ -144,7 +144,7 @@ def test_what_another_producer_put_on_the_stream_is_as_old_as_it_was_when_it_cam
     assert json.loads(copied) == {**foreign, **stamped}
     record = delivered(copied, TEN + 90 * 24 * HOUR_MS)
     assert record.reading is not None
-    assert record.bypassed_ingest  # nobody else has counted it
+    assert record.bypassed_ingest  # so aggregate counts it
 
 
 def test_of_a_record_with_several_readings_they_go_and_not_it(stage: Stage) -> None:
@@ -161,7 +161,9 @@ def test_of_a_record_with_several_readings_they_go_and_not_it(stage: Stage) -> N
 
 
 @pytest.mark.parametrize("recorded_ms", [TEN + 3 * HOUR_MS, TEN - 31 * 24 * HOUR_MS])
-def test_what_was_out_of_time_when_it_came_still_is(stage: Stage, recorded_ms: int) -> None:
+def test_a_reading_that_was_refused_for_its_time_is_refused_again(
+    stage: Stage, recorded_ms: int
+) -> None:
     foreign = {"device_id": "pump-2", "recorded_at": recorded_ms, "humidity": 5.0}
     stage.archive.keep(TEN, json.dumps(foreign).encode())
     stage.replay()
@@ -172,7 +174,9 @@ def test_what_was_out_of_time_when_it_came_still_is(stage: Stage, recorded_ms: i
 
 
 @pytest.mark.parametrize("by", ["received", "recorded"])
-def test_what_a_replay_sent_is_archived_and_not_sent_by_the_next(stage: Stage, by: str) -> None:
+def test_a_replayed_reading_is_archived_and_not_sent_by_the_next_replay(
+    stage: Stage, by: str
+) -> None:
     foreign = b'{"device_id": "pump-2", "recorded_at": "2026-11-21T10:00:01Z", "humidity": 5}'
     stage.archive.keep(TEN, line(TEN), foreign)
     assert stage.replay(by=by) == 2
@@ -274,7 +278,9 @@ def test_an_invocation_does_its_share_and_the_next_goes_on_where_it_ended(stage:
     assert stage.invocations > 2
 
 
-def test_what_the_stream_does_not_take_is_sent_again_and_nothing_is_left_out(stage: Stage) -> None:
+def test_records_that_the_stream_does_not_take_are_sent_again_and_none_is_left_out(
+    stage: Stage,
+) -> None:
     lines = [line(TEN + index) for index in range(3 * PAGE_LINES)]
     stage.archive.keep(TEN, *lines)
     (event,) = stage.items(stage.plan())
@@ -289,7 +295,7 @@ def test_what_the_stream_does_not_take_is_sent_again_and_nothing_is_left_out(sta
     assert set(stage.sent()) == {copy(each) for each in lines}
 
 
-def test_what_is_archived_after_the_plan_is_left_alone(stage: Stage) -> None:
+def test_records_archived_after_the_plan_are_not_sent(stage: Stage) -> None:
     # else a replay of the present hour would find what it sends itself, for ever
     stage.archive.keep(TEN, line(TEN))
     stage.archive.keep(TEN, line(TEN + 1), written_ms=NOW_MS + 1)

@@ -15,8 +15,8 @@ from telemetry.aws.alerts import (
     to_notice,
 )
 from telemetry.aws.items import Outcome, Write
-from telemetry.aws.window_store import KEY as WINDOW_KEY
-from telemetry.aws.window_store import Windows
+from telemetry.aws.windows import KEY as WINDOW_KEY
+from telemetry.aws.windows import Windows
 from telemetry.domain.episode import (
     RULE_GONE_MS,
     RULE_REMOVED,
@@ -103,7 +103,7 @@ def test_a_cleared_episode_is_not_looked_at_again(stage: Stage) -> None:
     assert stage.sweep(HOUR_MS) == {"seen": 0, "cleared": 0}
 
 
-def test_a_recovery_counts_once_what_is_out_of_order_had_time_to_come(stage: Stage) -> None:
+def test_a_recovery_counts_only_after_late_readings_had_time_to_arrive(stage: Stage) -> None:
     stage.course(_0=40.0, _1000=30.0)
     assert stage.sweep(1000 + SETTLE_MS - 1) == {"seen": 1, "cleared": 0}
     assert stage.sweep(1000 + SETTLE_MS) == {"seen": 1, "cleared": 1}
@@ -267,7 +267,7 @@ class Faulty(MemoryWindowReader):
     ],
     ids=lambda fault: type(fault).__name__,
 )
-def test_a_device_that_cannot_be_looked_at_keeps_nobody_elses_episode_open(
+def test_a_device_that_cannot_be_checked_keeps_no_other_episode_open(
     stage: Stage, fault: Exception, counted: Counted, caplog: pytest.LogCaptureFixture
 ) -> None:
     for index in range(6):
@@ -348,7 +348,9 @@ def test_more_than_one_call_takes_are_all_cleared(stage: Stage) -> None:
     assert sizes == [25, 25, 10]
 
 
-def test_what_cannot_be_written_is_an_error_and_is_cleared_by_the_next(stage: Stage) -> None:
+def test_an_episode_that_cannot_be_written_is_an_error_and_is_cleared_by_the_next_sweep(
+    stage: Stage,
+) -> None:
     stage.course(_0=40.0, _1000=30.0)
     stage.items.fault = lambda _write: "before"
     with pytest.raises(Unavailable, match="1 episodes"):

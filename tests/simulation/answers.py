@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from telemetry.aws.alerts import AlertReader
-from telemetry.aws.window_store import WindowReader
+from telemetry.aws.windows import WindowReader
 from telemetry.domain.window import Contested, decode
 
 from functions.query import handler as query

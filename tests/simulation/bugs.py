@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from telemetry.aws import alerts as alerts_module
 from telemetry.aws import functions as functions_module
-from telemetry.aws import mqtt, window_store
+from telemetry.aws import mqtt, windows
 from telemetry.aws import stream as stream_module
 from telemetry.aws.alerts import to_notice
 from telemetry.aws.claims import Claims
@@ -118,7 +118,7 @@ def running_sums(planted: contextlib.ExitStack) -> None:
             fates.append(Fate.STORED)
         return Addition(window, fates, 0)
 
-    planted.enter_context(patch.object(window_store, "add_readings", counting))
+    planted.enter_context(patch.object(windows, "add_readings", counting))
 
 
 @breaks(oracle.what_is_acknowledged_is_there, seed=8)
@@ -207,13 +207,13 @@ def every_regions_items(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.windows_are_the_sets_of_readings)
 def one_item_for_all_regions(planted: contextlib.ExitStack) -> None:
     """Regions write the same items: the last writer wins, the other's readings are lost."""
-    real = window_store.Windows._to_item
+    real = windows.Windows._to_item
 
-    def to_item(self: window_store.Windows, key: Any, addition: Any) -> Any:
+    def to_item(self: windows.Windows, key: Any, addition: Any) -> Any:
         self._region = "eu-west-1"
         return real(self, key, addition)
 
-    planted.enter_context(patch.object(window_store.Windows, "_to_item", to_item))
+    planted.enter_context(patch.object(windows.Windows, "_to_item", to_item))
 
 
 @breaks(oracle.quarantine_has_what_cannot_be_stored, seed=9)
@@ -499,7 +499,7 @@ def dead_letters_dropped(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.windows_go_when_their_time_is_over)
 def windows_that_expire_at_once(planted: contextlib.ExitStack) -> None:
     """A window's expiry is wrong."""
-    planted.enter_context(patch.object(window_store, "expires_at", lambda *_arguments: 0))
+    planted.enter_context(patch.object(windows, "expires_at", lambda *_arguments: 0))
 
 
 @breaks(oracle.notices_say_what_changed)

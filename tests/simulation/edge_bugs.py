@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from telemetry.aws import alerts as alerts_module
-from telemetry.aws import influx_api, mqtt, window_store
+from telemetry.aws import influx_api, mqtt, windows
 from telemetry.aws import stream as stream_module
 from telemetry.domain import admission, validation
 from telemetry.domain import episode as episode_module
@@ -178,8 +178,8 @@ def reopened_at_the_very_clear(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.windows_go_when_their_time_is_over)
 def milliseconds_taken_for_seconds(planted: contextlib.ExitStack) -> None:
     """Windows expire in some fifty thousand years."""
-    real = window_store.expires_at
-    planted.enter_context(patch.object(window_store, "expires_at", lambda *at: real(*at) * 1000))
+    real = windows.expires_at
+    planted.enter_context(patch.object(windows, "expires_at", lambda *at: real(*at) * 1000))
 
 
 @breaks(oracle.streams_have_what_devices_sent, seed=3)
@@ -234,7 +234,7 @@ def one_reading_too_many(planted: contextlib.ExitStack) -> None:
         with patch.object(window_module, "MAX_READINGS", window_module.MAX_READINGS + 1):
             return real(window, readings)
 
-    planted.enter_context(patch.object(window_store, "add_readings", generous))
+    planted.enter_context(patch.object(windows, "add_readings", generous))
 
 
 @breaks(oracle.records_have_their_devices_key, seed=23)
@@ -285,7 +285,7 @@ def a_bucket_is_not_swept(planted: contextlib.ExitStack) -> None:
 @breaks(answers.windows_are_told, seed=6)
 def regions_overwrite_each_other(planted: contextlib.ExitStack) -> None:
     """If two regions have an instant, a reader sees one region's metrics and values."""
-    planted.enter_context(patch.object(window_store, "merge", lambda a, b: {**a, **b}))
+    planted.enter_context(patch.object(windows, "merge", lambda a, b: {**a, **b}))
 
 
 @breaks(answers.windows_are_told)

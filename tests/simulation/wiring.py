@@ -18,8 +18,8 @@ from telemetry.aws.quarantine import Appender, Quarantine
 from telemetry.aws.queue import Queue
 from telemetry.aws.schemas import Schemas
 from telemetry.aws.stream import Stream
-from telemetry.aws.window_store import KEY as WINDOW_KEY
-from telemetry.aws.window_store import WindowReader, Windows
+from telemetry.aws.windows import KEY as WINDOW_KEY
+from telemetry.aws.windows import WindowReader, Windows
 from telemetry.domain.rule import Rule, shipped_rules
 from telemetry.domain.schema import versions
 

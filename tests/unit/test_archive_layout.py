@@ -46,13 +46,13 @@ def test_a_request_is_read_with_its_defaults() -> None:
         ({"by": "arrival"}, "by"),
     ],
 )
-def test_what_is_wrong_with_a_request_is_named(change: dict[str, Any], field: str) -> None:
+def test_a_wrong_field_of_a_request_is_named(change: dict[str, Any], field: str) -> None:
     with pytest.raises(Rejected) as caught:
         parse_selection({**REQUEST, **change})
     assert caught.value.field == field
 
 
-def test_what_was_received_in_a_span_is_looked_for_in_the_hours_beside_it_too() -> None:
+def test_a_search_by_receipt_covers_the_hours_before_and_after() -> None:
     selection = Selection(TEN + MINUTE_MS, TEN + 2 * MINUTE_MS)
     nine, noon = from_iso("2026-11-21T09:00:00Z"), from_iso("2026-11-21T12:00:00Z")
     assert search_span(selection, noon) == (nine, noon)
@@ -60,7 +60,7 @@ def test_what_was_received_in_a_span_is_looked_for_in_the_hours_beside_it_too() 
     assert search_span(on_the_hour, noon) == (nine, noon)
 
 
-def test_what_was_recorded_in_a_span_is_looked_for_up_to_now() -> None:
+def test_a_search_by_event_time_goes_up_to_now() -> None:
     now_ms = from_iso("2026-11-23T08:30:00Z")
     selection = Selection(TEN, ELEVEN, by="recorded")
     # an hour before, and five minutes, which is in the hour before that
@@ -68,7 +68,7 @@ def test_what_was_recorded_in_a_span_is_looked_for_up_to_now() -> None:
     assert search_span(selection, now_ms) == expected
 
 
-def test_a_span_from_the_first_year_to_the_last_is_looked_for_as_far_as_there_is_anything() -> None:
+def test_a_search_from_the_first_year_to_the_last_is_cut_to_1970_and_now() -> None:
     now_ms = from_iso("2026-11-21T10:30:00Z")
     ever = {"from": "0001-01-01T00:00:00Z", "to": "9999-12-31T23:59:59Z"}
     for by in ("received", "recorded"):
@@ -123,6 +123,6 @@ def test_a_part_is_an_hours_partition_and_a_day_where_hours_are_too_many() -> No
 
 
 @pytest.mark.parametrize("text", ["", "2026", "2026-11-21T", "2026-11-21T10:00", "../2026-11-21"])
-def test_what_is_no_part_is_refused(text: str) -> None:
+def test_an_invalid_part_is_refused(text: str) -> None:
     with pytest.raises(Rejected, match="part: is neither an hour"):
         prefix_of(text)

@@ -249,7 +249,7 @@ def unmeasured(folder: Path) -> None:
         ),
         (removed, "v3.avsc: is gone, and stacks/contracts.yaml registers it: put it back"),
         (unmarked, "archive.yaml: the lines `# begin views` and `# end views` are not there"),
-        (unreadable, "stacks/contracts.yaml: is not YAML, so nobody knows what is registered"),
+        (unreadable, "stacks/contracts.yaml: is not YAML, so the registered versions are unknown"),
         (unmeasured, "metrics.yaml: no_measurement[0].metric: is not one of temperature, humid"),
         (unruly, "rules.yaml: `rules` is not a list of one rule or more"),
         (mismapped, "influx.yaml: unmaped: "),

@@ -798,7 +798,7 @@ def doubled(times: int) -> Any:
         ),
         ({"type": "fixed", "name": "F", "size": 2**40}, "has a fixed that is not of 0 to 1048576"),
         ({"type": "fixed", "name": "F", "size": -1}, "has a fixed that is not of 0 to 1048576"),
-        (empty("L", ["null", "L"]), "has a type that holds itself"),
+        (empty("L", ["null", "L"]), "has a recursive type"),
         (nested(20), "is nested more than 16 deep"),
         (doubled(12), "has more than 1000 types, names written out"),
         (empty("N", *["null"] * 1_000), "has more than 1000 types"),

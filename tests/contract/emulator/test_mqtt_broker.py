@@ -232,7 +232,7 @@ def test_while_the_spool_is_locked_no_message_is_acknowledged_and_then_all_goes_
     try:
         device = site.device("pump-1")
         device.publishes("pump-1/a", b'{"n":1}')
-        assert eventually(lambda: spool.unfinished() == [])
+        assert eventually(lambda: spool.kept() == [])
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             sent = device.client.publish("pump-1/a", b'{"n":2}', qos=1)
@@ -242,7 +242,7 @@ def test_while_the_spool_is_locked_no_message_is_acknowledged_and_then_all_goes_
         for number in range(3, 20):
             again.publishes("pump-1/a", b'{"n":%d}' % number)
         again.end()
-        assert eventually(lambda: spool.unfinished() == [])
+        assert eventually(lambda: spool.kept() == [])
         assert sorted(Noting.done) == sorted(b'{"n":%d}' % n for n in (1, *range(3, 20)))
     finally:
         site.end()

@@ -54,7 +54,7 @@ def running(spool: Spool, actions: Noting) -> Iterator[RulesEngine]:
     with closing(spool):
         engine.start()
         yield engine
-        eventually(lambda: engine.pending == 0 and spool.unfinished() == [])
+        eventually(lambda: engine.pending == 0 and spool.kept() == [])
 
 
 def eventually(is_so: Callable[[], bool]) -> None:
@@ -76,7 +76,7 @@ def test_on_a_full_disk_no_message_is_accepted_and_afterwards_all_goes_on(
     (pages,) = spool._database.execute("PRAGMA page_count").fetchone()
     with running(spool, actions) as engine:
         engine.accept(message(1))
-        eventually(lambda: actions.done == [1] and spool.unfinished() == [])
+        eventually(lambda: actions.done == [1] and spool.kept() == [])
         spool._database.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own full disk
         for number in (2, 3):
             with pytest.raises(NotStored, match="a: database or disk is full"):
@@ -133,7 +133,7 @@ def test_a_message_that_cannot_be_removed_is_processed_once_and_removed_later(
             engine.accept(message(number))
         eventually(lambda: len(actions.done) == 2 * WORKERS)
         time.sleep(0.1)
-        assert len(spool.unfinished()) == 2 * WORKERS
+        assert len(spool.kept()) == 2 * WORKERS
         spool.is_stuck = False
     assert sorted(actions.done) == [*range(2 * WORKERS)]
 

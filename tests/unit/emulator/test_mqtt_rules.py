@@ -161,7 +161,7 @@ def test_stored_messages_are_found_in_order(tmp_path: Path) -> None:
     _, spool = engine(tmp_path, [], MemoryActions())
     for number in range(3):
         spool.add(published(payload=b"%d" % number))
-    assert [message.payload for _, message in spool.unfinished()] == [b"0", b"1", b"2"]
+    assert [message.payload for _, message in spool.kept()] == [b"0", b"1", b"2"]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_new_broker_finds_the_messages_that_the_last_one_accepted(tmp_path: Pa
     actions = MemoryActions()
     second, spool = engine(tmp_path, [rule()], actions)
     second.start()
-    eventually(lambda: spool.unfinished() == [])
+    eventually(lambda: spool.kept() == [])
     assert sorted(data for _, _, data in actions.done) == [b"\x00", b'{"a":1}']
 
 
@@ -212,7 +212,7 @@ def test_a_message_waits_while_the_rules_cannot_be_read(tmp_path: Path) -> None:
     running = RulesEngine(spool, rules, actions, lambda _seconds: None)
     running.start()
     running.accept(published())
-    eventually(lambda: spool.unfinished() == [])
+    eventually(lambda: spool.kept() == [])
     assert len(actions.done) == 1
 
 

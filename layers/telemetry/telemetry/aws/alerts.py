@@ -193,6 +193,9 @@ class StoredEpisode(NamedTuple):
     version: int
 
 
+Listed = StoredEpisode  # the name by which scripts outside of the repository import it
+
+
 class UnreadableEpisode(NamedTuple):
     """An episode that can't be read, or a whole bucket of the index (`key` is None)."""
 

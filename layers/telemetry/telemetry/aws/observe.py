@@ -1,4 +1,4 @@
-"""What a running function tells: JSON logs, metrics, traces.
+"""Observability of a running function: JSON logs, metrics, traces.
 
 The names of metrics are the domain's words, their namespace is the stack's
 (POWERTOOLS_METRICS_NAMESPACE in the template), their dimension the function

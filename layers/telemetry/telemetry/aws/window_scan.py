@@ -8,7 +8,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from telemetry.aws.chunks import chunks
 from telemetry.aws.items import Attributes
-from telemetry.aws.window_store import KEY
+from telemetry.aws.windows import KEY
 from telemetry.errors import Unavailable
 
 ATTEMPTS = 8

@@ -49,7 +49,7 @@ def opened(data: bytes) -> Bundle | None:
     results = [_member(document) for document in found]
     members = [each for each in results if isinstance(each, Member)]
     refused = [(at, each) for at, each in enumerate(results, 1) if isinstance(each, Rejected)]
-    return Bundle(members, len(refused), _told(refused, len(results)))
+    return Bundle(members, len(refused), _first_of(refused, len(results)))
 
 
 def readings_in(data: bytes) -> list[Reading]:
@@ -97,7 +97,7 @@ def _documents(data: bytes) -> list[Any] | None:
 
 
 def _of_lines(data: bytes) -> list[Any]:
-    """The documents of lines, where one is an object at least."""
+    """Return the documents of the lines; none unless at least one line is an object."""
     if b"\n" not in data:
         return []
     found = text.lines(data, len(data))
@@ -105,7 +105,7 @@ def _of_lines(data: bytes) -> list[Any]:
 
 
 def _member(document: Any) -> Member | Rejected:
-    """The reading in a document, as if it were a record; or why it is none."""
+    """Return the reading in a document, as if it were a record; otherwise the reason."""
     if isinstance(document, Rejected):
         return document
     try:
@@ -118,8 +118,8 @@ def _member(document: Any) -> Member | Rejected:
     return Member(parsed.reading, None if is_whole else document)
 
 
-def _told(refusals: list[tuple[int, Rejected]], documents: int) -> Rejected | None:
-    """Why a bundle goes to quarantine, whole: what is wrong with the first that is no reading."""
+def _first_of(refusals: list[tuple[int, Rejected]], documents: int) -> Rejected | None:
+    """Return the first refusal, with the counts, as the reason to quarantine the whole bundle."""
     if not refusals:
         return None
     place, first = refusals[0]

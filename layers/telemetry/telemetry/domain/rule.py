@@ -131,7 +131,7 @@ def _shown(value: Any) -> str:
 
 
 def shipped_rules() -> tuple[Rule, ...]:
-    """The rules that were deployed with the code."""
+    """Return the rules that were deployed with the code."""
     return load_rules(RULES_FILE.read_text())
 
 

@@ -17,5 +17,5 @@ def versions(name: str) -> tuple[Schema, ...]:
 
 
 def latest(name: str) -> Schema:
-    """The newest version of a contract."""
+    """Return the newest version of a contract."""
     return versions(name)[-1]

@@ -1,1 +1,1 @@
-"""Decoders: the documents in a format's bytes; `telemetry.domain.formats` picks one of them."""
+"""Decoders: from a format's bytes to documents; `telemetry.domain.formats` chooses the decoder."""

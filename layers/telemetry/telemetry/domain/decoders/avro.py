@@ -24,7 +24,7 @@ from telemetry.domain.reading import FIELDS, STAMPED, shown
 from telemetry.errors import Rejected, Undecodable
 
 Schema = dict[str, Any]
-# What fastavro raises where bytes don't fit a schema, or a schema isn't one.
+# fastavro's errors for bytes that don't fit a schema, and for an invalid schema.
 UNREADABLE = (
     EOFError,
     ValueError,
@@ -36,14 +36,15 @@ UNREADABLE = (
 )
 NAME = "telemetry.Reading"
 NO_TYPES: Mapping[str, Any] = {}
-WRITERS_KEPT = 32  # so that a request needn't parse its schema again
-ENDED = (EOFError, LookupError, StructError)  # those that it raises where the bytes end
+WRITERS_KEPT = 32  # parsed schemas in memory, so that requests needn't parse them again
+TOO_SHORT = (EOFError, LookupError, StructError)  # fastavro's errors where the bytes end too early
 
 
 class Writer(NamedTuple):
-    """The schema that records are written with; `reader`: what they are resolved to, if at all.
+    """The schema with which records were written.
 
-    `converts`: what is made of the values of some fields, by the writer's logical types.
+    `reader` is the schema that they are resolved to, None if that isn't needed. `converts` has
+    functions for the values of fields with logical types.
     """
 
     schema: Schema
@@ -51,15 +52,15 @@ class Writer(NamedTuple):
     converts: Mapping[str, Convert]
 
     def source(self, data: bytes) -> BytesIO:
-        """The stream to read its records from; only where they are resolved are fields skipped."""
+        """Return a stream of records; only resolving skips fields, which needs `Whole`."""
         return Whole(data) if self.reader else BytesIO(data)
 
 
 class Whole(BytesIO):
-    """A stream that raises EOFError where it has fewer bytes than are asked for.
+    """A stream that raises EOFError if it has fewer bytes than a read asks for.
 
-    fastavro skips values of a fixed size without checking that their bytes are there. An array of
-    2^60 doubles can be claimed in twelve bytes, and would be skipped for ever.
+    fastavro skips values of a fixed size without checking that their bytes exist. Twelve bytes can
+    claim an array of 2^60 doubles, which it would skip for ever.
     """
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -70,7 +71,7 @@ class Whole(BytesIO):
 
 
 def documents(data: bytes, writer: Callable[[UUID], Schema], most: int) -> list[Schema]:
-    """The documents in a body: its first bytes say whether it is a container file."""
+    """Return the documents in a body: its first bytes say whether it is a container file."""
     if data.startswith(container.MAGIC):
         return _of_container(data, most)
     if data[:1] == bytes([glue.VERSION]):
@@ -80,9 +81,9 @@ def documents(data: bytes, writer: Callable[[UUID], Schema], most: int) -> list[
 
 
 def _of_messages(data: bytes, writer: Callable[[UUID], Schema], most: int) -> list[Schema]:
-    """The documents of records, with a header before the first and wherever the schema changes.
+    """Return the documents of records; a header is before the first, and before another schema.
 
-    A record can't begin with a header's 3: that would be the length of a device id, and negative.
+    A record can't begin with the 3 of a header: as the length of a device id it would be negative.
     """
     found: list[Schema] = []
     unpacked = 0
@@ -146,21 +147,21 @@ def _record(source: BytesIO, written_by: Writer, index: int, at: int) -> Schema:
     try:
         record: Any = schemaless_reader(source, written_by.schema, written_by.reader)
     except UNREADABLE as error:
-        if isinstance(error, ENDED) and source.tell() == len(source.getbuffer()):
+        if isinstance(error, TOO_SHORT) and source.tell() == len(source.getbuffer()):
             reason = "ends within a record"
             raise Undecodable(reason, index=index, offset=at + source.tell()) from None
         reason = f"can't be read as a reading: {shown(str(error))}"
         raise Undecodable(reason, index=index, offset=at + begun) from None
     for name, convert in written_by.converts.items():
         record[name] = convert(record[name])
-    # a field that only the pipeline may set is null unless a device has set it
+    # a stamped field is null unless a device has set it
     return {
         name: value for name, value in record.items() if value is not None or name not in STAMPED
     }
 
 
 def reader_schema(types: Mapping[str, Any] = NO_TYPES) -> Schema:
-    """The newest reading schema, parsed; some of its fields with other types."""
+    """Return the newest reading schema, parsed; some of its fields with other types."""
     fields = [
         {key: field[key] for key in ("name", "type", "default") if key in field}
         for field in FIELDS.values()
@@ -177,14 +178,14 @@ def _ours() -> Schema:
 
 
 def _plain(kind: Any) -> Any:
-    """A type without its logical type: a time stays a number."""
+    """Return a type without its logical type: a time stays a number."""
     if isinstance(kind, list):
         return [_plain(each) for each in kind]
     return kind["type"] if isinstance(kind, dict) else kind
 
 
 def _of_id(schema_id: UUID, schema: Schema) -> Writer:
-    """The writer of a registered schema; parsed again only where the schema is another object."""
+    """Return the writer of a registered schema; parse it again only if the object has changed."""
     known = _registered.get(schema_id)
     if known is None or known[0] is not schema:
         if len(_registered) == WRITERS_KEPT:
@@ -198,10 +199,10 @@ _registered: dict[UUID, tuple[Schema, Writer]] = {}
 
 @lru_cache(maxsize=WRITERS_KEPT)
 def _of_text(text: str) -> Writer:
-    """A writer's schema, checked and parsed; raises Rejected.
+    """Return the writer of a schema, checked and parsed; raise Rejected if the schema is invalid.
 
-    Its record may have any name. Where all of its fields are a reading's, with the same types,
-    records aren't resolved: they are read in a third of the time.
+    Its record may have any name. If all of its fields are a reading's, with the same types, records
+    aren't resolved, which takes a third of the time.
     """
     checked = avro_schema.read(text)
     types, converts = avro_logical.plan(checked.fields)

@@ -1,4 +1,4 @@
-"""Avro's logical types on a reading's fields: read by what they say, or refused by their names.
+"""Avro's logical types on a reading's fields: each is read by its meaning, or refused by name.
 
 https://avro.apache.org/docs/1.12.0/specification/#logical-types
 """
@@ -15,7 +15,7 @@ INSTANT = "recorded_at"
 MILLIS = "timestamp-millis"
 DIVISORS = {MILLIS: 1, "timestamp-micros": 1_000, "timestamp-nanos": 1_000_000}
 LOCAL = "local-"
-# Of these a number or bytes are no number and no instant.
+# Logical types whose values are neither a metric's number nor an instant, except for decimals.
 OTHERS = {"date", "time-millis", "time-micros", "duration", "uuid", "big-decimal", DECIMAL}
 NAMED = {*DIVISORS, *(LOCAL + name for name in DIVISORS), *OTHERS}
 WHOLE, FRACTIONAL = ("int", "long"), ("float", "double")
@@ -25,16 +25,16 @@ Convert = Callable[[Any], Any]
 
 
 class Plan(NamedTuple):
-    """The types that some fields are resolved to, and what is made of their values, by name."""
+    """The types that some fields are resolved to, and functions for their values, by name."""
 
     types: Mapping[str, Any]
     converts: Mapping[str, Convert]
 
 
 def plan(fields: Mapping[str, Checked]) -> Plan:
-    """How the fields of a writer's record are read.
+    """Return the plan for reading the fields of a writer's record.
 
-    Raises Rejected, with the field, for a type that stands for something else than the field.
+    Raise Rejected, with the field, for a logical type that doesn't fit the field.
     """
     types: dict[str, Any] = {}
     converts: dict[str, Convert] = {}
@@ -58,7 +58,7 @@ def plan(fields: Mapping[str, Checked]) -> Plan:
 
 
 def _divisor(branches: list[Checked]) -> int:
-    """By what a writer's times are divided to be milliseconds."""
+    """Return the number by which to divide a writer's times to get milliseconds."""
     found = set()
     for branch in branches:
         name = branch.logical.name if branch.logical else None
@@ -74,7 +74,7 @@ def _divisor(branches: list[Checked]) -> int:
 
 
 def _decimals(metric: str, branches: list[Checked]) -> Iterator[Checked]:
-    """The types of a metric that are decimals; raises Rejected for one that is no number."""
+    """Yield the types of a metric that are decimals; raise Rejected for one that is no number."""
     for branch in branches:
         logical = branch.logical
         if logical is None or logical.name not in NAMED:
@@ -86,7 +86,7 @@ def _decimals(metric: str, branches: list[Checked]) -> Iterator[Checked]:
 
 
 def _refuse_bytes(name: str, branches: list[Checked]) -> None:
-    """Raise Rejected for a logical type of bytes where a text is read."""
+    """Raise Rejected for a logical type of bytes on a field that is a string."""
     for branch in branches:
         if branch.logical and branch.logical.name in NAMED and branch.whole:
             size = branch.whole.get("size")
@@ -95,7 +95,7 @@ def _refuse_bytes(name: str, branches: list[Checked]) -> None:
 
 
 def _only(name: str, found: set[int]) -> int:
-    """The one way in which a field's values are read: a value doesn't say which type it had."""
+    """Return a field's only unit; raise Rejected for several, since values don't say theirs."""
     if len(found) > 1:
         reason = "is a union of logical types of different units; a field has one"
         raise Rejected(reason, field=name)
@@ -103,7 +103,7 @@ def _only(name: str, found: set[int]) -> int:
 
 
 def _type(decimal: Checked, defined: set[str]) -> Any:
-    """A decimal's type to resolve to; a name is defined once in a schema."""
+    """Return a decimal's type to resolve to; a name is defined once in a schema."""
     if decimal.whole is None:
         return decimal.schema
     full: str = decimal.whole["name"]
@@ -119,12 +119,12 @@ def _scale(decimal: Checked) -> int:
 
 
 def _dividing(divisor: int) -> Convert:
-    """Down to the millisecond before, as ISO 8601's are read."""
+    """Return a function that divides, rounding down, as ISO 8601 times are read."""
     return lambda value: value // divisor if isinstance(value, int) else value
 
 
 def _scaling(scale: int) -> Convert:
-    """The double nearest to a decimal: its unscaled value is in two's complement, big-endian."""
+    """Return a function from a decimal's bytes (two's complement, big-endian) to a double."""
 
     def convert(value: Any) -> Any:
         if not isinstance(value, bytes):

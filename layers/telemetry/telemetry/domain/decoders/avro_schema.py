@@ -1,8 +1,8 @@
-"""Avro schemas from outside: held to bounds before anything is decoded by them.
+"""Avro schemas from outside: checked against bounds before anything is decoded with them.
 
-By some schemas a few bytes take a decoder for ever. `null` takes no byte, so an array of 2^60 of
-them is short. A name stands for a type of any size. A type that holds itself nests as deep as the
-bytes say. By a schema that passes here, decoding takes time in proportion to the bytes.
+With some schemas, a decoder works on a few bytes for ever. `null` takes no byte, so an array of
+2^60 nulls is short. A name stands for a type of any size. A recursive type nests as deep as the
+bytes say. With a schema that passes this check, decoding takes time in proportion to the bytes.
 """
 
 import json
@@ -20,7 +20,7 @@ from telemetry.domain.decoders.bounds import (
 from telemetry.domain.reading import shown
 from telemetry.errors import Rejected
 
-# how many bytes a value takes at least
+# the least number of bytes of a value
 PRIMITIVES = {"null": 0, "boolean": 1, "int": 1, "long": 1}
 PRIMITIVES |= {"float": 4, "double": 8, "bytes": 1, "string": 1}
 DECIMAL = "decimal"
@@ -28,18 +28,18 @@ NO_FIELDS: "Mapping[str, Checked]" = {}
 
 
 class Logical(NamedTuple):
-    """What a type's values stand for; `scale` is a decimal's."""
+    """A logical type; `scale` is a decimal's."""
 
     name: str
     scale: int = 0
 
 
 class Checked(NamedTuple):
-    """A type; a decoder goes through `nodes` types for a value, which has `least` bytes or more.
+    """A type. A value takes a decoder through `nodes` types, and has at least `least` bytes.
 
-    `schema` has no logical types, so values are read as they are written: that of the type itself
-    is in `logical`. `whole` is the schema with its definition where `schema` is but a name.
-    `branches`: of a union, `fields`: of a record.
+    `schema` has no logical types, so values are read as they are written; the type's own logical
+    type is in `logical`. If `schema` is only a name, `whole` has the definition. `branches` are a
+    union's, `fields` a record's.
     """
 
     schema: Any
@@ -52,7 +52,7 @@ class Checked(NamedTuple):
 
 
 def read(text: bytes | str) -> Checked:
-    """A record's schema from JSON, within bounds; raises Rejected."""
+    """Return a record's schema from JSON, within bounds; raise Rejected."""
     if len(text) > MAX_SCHEMA_BYTES:
         raise _refused(f"has {len(text)} bytes; it may have {MAX_SCHEMA_BYTES}")
     try:
@@ -64,7 +64,7 @@ def read(text: bytes | str) -> Checked:
 
 
 def within_bounds(schema: Any) -> Checked:
-    """A record's schema with nothing in it but types and names; raises Rejected."""
+    """Return a record's schema with nothing in it but types and names; raise Rejected."""
     if not isinstance(schema, dict) or schema.get("type") != "record":
         raise _refused("is not of a record", schema)
     return _checked(schema, "", {}, 0)
@@ -98,7 +98,7 @@ def _checked(schema: Any, space: str, names: dict[str, Checked | None], depth: i
 
 
 def _logical(schema: dict[str, Any], checked: Checked) -> Logical | None:
-    """A type's logical type; one that isn't Avro's, or isn't as it should be, is none.
+    """Return a type's logical type; None if it has none, or an invalid one.
 
     https://avro.apache.org/docs/1.12.0/specification/#logical-types
     """
@@ -125,7 +125,7 @@ def _named(name: str, space: str, names: dict[str, Checked | None]) -> Checked:
         raise _refused("names a type that it doesn't have", name)
     checked = names[full]
     if checked is None:
-        raise _refused("has a type that holds itself, which isn't read here", name)
+        raise _refused("has a recursive type, which isn't read here", name)
     return checked._replace(schema=full)
 
 
@@ -136,7 +136,7 @@ def _full_name(schema: dict[str, Any], space: str, names: dict[str, Checked | No
     full = name if "." in name or not own else f"{own}.{name}"
     if full in names or full in PRIMITIVES:
         raise _refused("has two types of one name", full)
-    names[full] = None  # until all of it is checked; to use it before that is to hold itself
+    names[full] = None  # until it is checked as a whole; a use before that is recursive
     return full
 
 
@@ -191,7 +191,7 @@ def _union(schema: list[Any], space: str, names: dict[str, Checked | None], dept
 
 
 def _repeated(schema: dict[str, Any], of: str, item: Checked) -> Checked:
-    """An array or a map; a map's keys take at least a byte each."""
+    """Return an array or a map; a map's keys take at least a byte each."""
     least = item.least + (of == "values")
     if item.nodes > MAX_NODES_A_BYTE * least:
         raise _refused(

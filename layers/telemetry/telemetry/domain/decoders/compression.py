@@ -1,4 +1,4 @@
-"""Compressed bytes, unpacked to a limit: what is beyond it is never produced."""
+"""Decompression up to a limit: bytes beyond it are never produced."""
 
 import zlib
 
@@ -23,16 +23,16 @@ def within_limit(data: bytes) -> None:
 
 
 def unpacked(data: bytes, content_encoding: str | None, most: int = MAX_BODY_BYTES) -> bytes:
-    """A body as it was before Content-Encoding; raises Unsupported, TooLarge, Undecodable.
+    """Return a body without its Content-Encoding; raise Unsupported, TooLarge or Undecodable.
 
-    API Gateway unpacks what it knows itself and leaves the header, so a body may come unpacked
-    already: it is unpacked here only where it is what the header says.
+    API Gateway unpacks encodings that it knows, and leaves the header. So a body may already be
+    unpacked: it is unpacked here only if it looks as its header says.
     """
     coding = (content_encoding or IDENTITY).strip().lower()
     if coding not in CODINGS:
         reason = f"is not supported; supported is one of {', '.join(CODINGS)}"
         raise Unsupported(reason, field="Content-Encoding", value=content_encoding)
-    is_gzip = data.startswith(GZIP_MAGIC)  # with which no format that is read here begins
+    is_gzip = data.startswith(GZIP_MAGIC)  # no supported format begins with this
     if is_gzip and coding != "gzip":
         raise Undecodable("is gzip; its Content-Encoding has to say so", offset=0)
     if is_gzip:
@@ -41,11 +41,11 @@ def unpacked(data: bytes, content_encoding: str | None, most: int = MAX_BODY_BYT
 
 
 def _deflated(data: bytes, most: int) -> bytes:
-    """A body sent as `deflate`, unpacked where it is packed.
+    """Return a body sent as `deflate`, unpacked if it is compressed.
 
-    By RFC 9110, section 8.4.1.2, that is a zlib stream; some clients leave zlib's header out, as
-    its note says. Text and zlib streams may begin alike (`x^`), and nothing tells a stream without
-    header from text, so those are packed where all of the body is one stream.
+    In RFC 9110, section 8.4.1.2, `deflate` is a zlib stream; its note says that some clients leave
+    out zlib's header. Text may begin like a zlib stream (`x^`), and a stream without a header may
+    begin like any text. So such a body counts as compressed only if all of it is one stream.
     """
     is_zlib = (
         len(data) > 1 and data[0] & 0x0F == ZLIB_METHOD and data[0] * 256 % 31 == -data[1] % 31
@@ -61,7 +61,7 @@ def _deflated(data: bytes, most: int) -> bytes:
 
 
 def _alone(data: bytes, container: int, most: int) -> bytes:
-    """What a body holds that is one compressed stream and nothing else."""
+    """Return the content of a body that is exactly one compressed stream; raise Undecodable."""
     whole, rest = inflated(data, container, most, most=most)
     if rest:
         unit = "gzip member" if container == GZIP else "zlib stream"
@@ -79,10 +79,10 @@ def inflated(
     index: int | None = None,
     at: int = 0,
 ) -> tuple[bytes, bytes]:
-    """What a compressed stream at the start of `data` holds, and the bytes behind it.
+    """Return the content of a compressed stream at the start of `data`, and the bytes after it.
 
-    `limit`: how many bytes it may hold; `most`: how many a whole request may bring. `index` and
-    `at`: which record it is and its offset in the body, for errors. Raises TooLarge, Undecodable.
+    `limit` is the stream's limit in bytes, `most` that of a whole request. `index` and `at` are the
+    record's number and its offset in the body, for errors. Raise TooLarge or Undecodable.
     """
     stream = zlib.decompressobj(container)
     try:

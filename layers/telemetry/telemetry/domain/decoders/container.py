@@ -1,4 +1,4 @@
-"""Avro object container files: their header and blocks, without decoding what is in them.
+"""Avro object container files: their header and blocks, with the records still encoded.
 
 https://avro.apache.org/docs/1.12.0/specification/#object-container-files
 """
@@ -18,7 +18,7 @@ VARINT_BYTES = 10  # of a long
 
 
 class Block(NamedTuple):
-    """A block: how many records it has, their bytes, and the offset of those in the file."""
+    """A block: the number of its records, their bytes, and the bytes' offset in the file."""
 
     records: int
     data: bytes
@@ -29,7 +29,7 @@ class File:
     """A container file; `schema` is its writer's, as JSON, unchecked."""
 
     def __init__(self, data: bytes) -> None:
-        """Read the header of `data`; raises Undecodable, Unsupported, or another Rejected."""
+        """Read the header of `data`; raise Undecodable, Unsupported, or another Rejected."""
         self._data = data
         self._at = len(MAGIC)
         metadata = self._metadata()
@@ -48,7 +48,7 @@ class File:
             raise Rejected("is not UTF-8", field="schema") from None
 
     def blocks(self) -> Iterator[Block]:
-        """The blocks, unpacked; raises Undecodable, TooLarge."""
+        """Yield the blocks, unpacked; raise Undecodable, TooLarge."""
         left, index = MAX_BODY_BYTES, 0
         while self._at < len(self._data):
             begun = self._at
@@ -62,14 +62,14 @@ class File:
                 reason = "has a block that doesn't end with the file's sync marker"
                 raise Undecodable(reason, index=index, offset=self._at - SYNC_BYTES)
             if self._codec == "deflate":
-                # some writers (fastavro) leave a part of zlib's checksum behind the data
+                # some writers (fastavro) leave a part of zlib's checksum after the data
                 block, _ = inflated(block, DEFLATE, left, index=index, at=at)
             left -= len(block)
             yield Block(count, block, at)
             index += count
 
     def _metadata(self) -> dict[bytes, bytes]:
-        """The header's map, in blocks of entries; behind a negative count is the block's size."""
+        """Return the header's map. It is in blocks; a negative count is followed by a size."""
         metadata: dict[bytes, bytes] = {}
         while count := self._long():
             if count < 0:
@@ -91,7 +91,7 @@ class File:
         return self._data[self._at - size : self._at]
 
     def _long(self) -> int:
-        """An int in Avro's way: zigzag, 7 bits a byte, the lowest first."""
+        """Return a number in Avro's encoding: zigzag, 7 bits a byte, the lowest first."""
         bits = 0
         for place, byte in enumerate(self._data[self._at : self._at + VARINT_BYTES]):
             bits |= (byte & 0x7F) << 7 * place

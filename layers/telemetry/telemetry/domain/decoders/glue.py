@@ -16,7 +16,7 @@ HEADER_BYTES = 18
 
 
 class Message(NamedTuple):
-    """The schema that a header names, the bytes of the message, unpacked, and what follows it."""
+    """The schema id in a header, the message's unpacked bytes, and the bytes after the message."""
 
     schema_id: UUID
     data: bytes
@@ -24,10 +24,10 @@ class Message(NamedTuple):
 
 
 def read(data: bytes, limit: int, *, index: int = 0, at: int = 0) -> Message:
-    """The message that `data` begins with, of up to `limit` bytes when unpacked.
+    """Return the message at the start of `data`, of up to `limit` bytes unpacked.
 
-    Nothing tells the end of a message that isn't compressed, so all that follows is its data.
-    `index`, `at`: which record it is and its offset in the body. Raises Undecodable, TooLarge.
+    An uncompressed message has no end mark, so all bytes after the header are its data. `index` and
+    `at` are the record's number and its offset in the body. Raise Undecodable or TooLarge.
     """
     if len(data) < HEADER_BYTES:
         reason = f"ends within Glue's header of {HEADER_BYTES} bytes"

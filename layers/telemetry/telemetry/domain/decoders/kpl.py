@@ -1,7 +1,7 @@
-"""KPL's aggregated records: what the Kinesis Producer Library makes of several records.
+"""KPL's aggregated records: the Kinesis Producer Library packs several records into one.
 
-The bytes f3 89 9a c2, a Protobuf message AggregatedRecord, its MD5. In the message field 3 is a
-record, and in that field 3 its data; the rest says where a producer wanted it.
+The format is the bytes f3 89 9a c2, a Protobuf message AggregatedRecord, and its MD5. Field 3 of
+the message is a record, and field 3 of a record is its data; other fields are for routing.
 Source: https://github.com/awslabs/amazon-kinesis-producer/blob/master/aggregation-format.md
 """
 
@@ -19,7 +19,7 @@ VARINT_BYTES = 10
 
 
 def records(data: bytes) -> list[bytes]:
-    """The data of the records in an aggregated record; raises Undecodable where it is damaged."""
+    """Return the data of each record in an aggregated record; raise Undecodable if damaged."""
     message, digest = data[len(MAGIC) : -MD5_BYTES], data[-MD5_BYTES:]
     if len(data) < len(MAGIC) + MD5_BYTES or _md5(message) != digest:
         raise _damaged("whose MD5 isn't that of its bytes: it is cut or damaged")
@@ -40,7 +40,7 @@ def _md5(message: bytes) -> bytes:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """The numbers and bytes of a message's fields, of those that have a length."""
+    """Yield the number and bytes of each of a message's length-delimited fields."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -62,7 +62,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """An unsigned number at a place, and where it ends."""
+    """Return the unsigned number at an offset, and the offset of its end."""
     number = 0
     for place, byte in enumerate(message[at : at + VARINT_BYTES]):
         number |= (byte & 0x7F) << 7 * place

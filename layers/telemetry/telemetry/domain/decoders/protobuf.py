@@ -1,7 +1,7 @@
-"""Protobuf: a Reading, or Readings (`repeated Reading readings = 1`), also behind Glue's header.
+"""Protobuf: a Reading, or Readings (`repeated Reading readings = 1`), also after Glue's header.
 
-The messages are made from the reading schema: a field's `number` is its tag. So this decoder reads
-every version. Fields with other tags come from newer firmware, and are dropped.
+The messages are made from the reading schema, whose `number` is a field's tag. So this decoder
+reads every version. Fields with other tags come from newer firmware, and are dropped.
 """
 
 from functools import cache
@@ -19,7 +19,7 @@ from telemetry.domain.reading import FIELDS, METRICS
 from telemetry.errors import Rejected, Undecodable
 
 READING, READINGS = "Reading", "Readings"
-# In the order of their names: Glue's serializer writes a message's place in it.
+# In the order of their names: Glue's serializer writes a message's place in this order.
 MESSAGES = (READING, READINGS)
 TYPES = {
     "string": (FieldDescriptor.TYPE_STRING, 2),  # Protobuf's type, and its wire type
@@ -29,21 +29,21 @@ TYPES = {
 VARINT, FIXED64, LENGTH, GROUP, GROUP_END, FIXED32 = range(6)  # wire types
 READINGS_TAG = 1 << 3 | LENGTH
 VARINT_BYTES = 10
-MAX_GROUPS = 100  # in each other, as Google's parser takes
-MAX_DELIMITED = 5_000  # messages that are looked at to say what is wrong
+MAX_GROUPS = 100  # nested groups, the limit of Google's parser
+MAX_DELIMITED = 5_000  # messages that are searched for a mistake
 INSTANT = "recorded_at"
-MAX_UNKNOWN = 100  # fields of a Readings that a newer firmware may have beside its readings
+MAX_UNKNOWN = 100  # unknown fields in a Readings, which newer firmware may send
 
 
 class Part(NamedTuple):
-    """Bytes of the body, and their offset in it."""
+    """A part of the body: its bytes and its offset."""
 
     data: bytes
     at: int
 
 
 def documents(data: bytes, message: str, most: int) -> list[dict[str, Any] | Rejected]:
-    """The documents in a body: `message` names what it is, unless Glue's header does."""
+    """Return the documents in a body; `message` is its type, unless Glue's header has it."""
     kind, body = message.rpartition(".")[2], Part(data, 0)
     if data[:1] == bytes([glue.VERSION]):  # no message begins so: it would be field 0
         kind, body = _behind_header(data)
@@ -58,13 +58,13 @@ def documents(data: bytes, message: str, most: int) -> list[dict[str, Any] | Rej
     except Rejected:
         _check_framing(body.data, kind)
         raise
-    if kind == READINGS and not any(found):  # of such a message all fields were unknown
+    if kind == READINGS and not any(found):  # all fields of the messages were unknown
         _check_framing(body.data, kind)
     return found
 
 
 def _check_framing(data: bytes, kind: str) -> None:
-    """Raise Rejected for what writers send by mistake in place of a message that can't be read."""
+    """Raise Rejected if an unreadable body is one of the usual mistakes: another framing."""
     single = f"for one {READING} add messageType={READING} to the Content-Type"
     if kind == READINGS and _is_reading(data):
         raise Rejected(f"is one {READING}, and {READINGS} is expected; {single}", field="body")
@@ -77,7 +77,7 @@ def _check_framing(data: bytes, kind: str) -> None:
 
 
 def _is_reading(data: bytes) -> bool:
-    """Whether bytes are a Reading with a time or a metric, and nothing else."""
+    """Return whether bytes are a Reading with a time or a metric, and nothing else."""
     if not data or len(data) > MAX_MESSAGE_BYTES:
         return False
     message = _reading()()
@@ -91,7 +91,7 @@ def _is_reading(data: bytes) -> bool:
 
 
 def _is_delimited(data: bytes) -> bool:
-    """Whether bytes are messages, each behind its length: of a Reading, or of Readings."""
+    """Return whether bytes are messages (Reading or Readings), each after its length."""
     at = 0
     while at < len(data):
         try:
@@ -109,7 +109,7 @@ def _is_delimited(data: bytes) -> bool:
 
 
 def _behind_header(data: bytes) -> tuple[str, Part]:
-    """What Glue's Protobuf serializer writes: the header, the message's index, the message."""
+    """Return the type and bytes of a message in Glue's form: header, index of the type, message."""
     message = glue.read(data, MAX_BODY_BYTES)
     if message.rest:
         end = len(data) - len(message.rest)
@@ -122,7 +122,7 @@ def _behind_header(data: bytes) -> tuple[str, Part]:
 
 
 def _split(body: Part, most: int) -> list[Part]:
-    """The readings of a Readings, still encoded, so that they are counted before any is decoded."""
+    """Return the readings of a Readings, still encoded: they are counted before any is decoded."""
     parts: list[Part] = []
     at = unknown = 0
     while at < len(body.data):
@@ -150,7 +150,7 @@ def _split(body: Part, most: int) -> list[Part]:
 
 
 def _size(body: Part, tag: int, at: int, start: int) -> tuple[int, int]:
-    """How many bytes a field's value has, and where it starts; 0 and its end for what has none."""
+    """Return a field's size in bytes and its start; 0 and its end if it isn't of a fixed size."""
     match tag & 7:
         case 0:
             return 0, _varint(body, start)[1]
@@ -167,7 +167,7 @@ def _size(body: Part, tag: int, at: int, start: int) -> tuple[int, int]:
 
 
 def _group_end(body: Part, number: int, start: int) -> int:
-    """Where a group that began before `start` ends: no field of ours, so it is passed over."""
+    """Return the end of a group that began before `start`; groups are skipped."""
     open_groups, at = [number], start
     while open_groups:
         tag, behind = _varint(body, at)
@@ -186,7 +186,7 @@ def _group_end(body: Part, number: int, start: int) -> int:
 
 
 def _varint(body: Part, at: int) -> tuple[int, int]:
-    """An unsigned number at a place, and where it ends."""
+    """Return the unsigned number at an offset, and the offset of its end."""
     number = 0
     for place, byte in enumerate(body.data[at : at + VARINT_BYTES]):
         number |= (byte & 0x7F) << 7 * place
@@ -196,7 +196,7 @@ def _varint(body: Part, at: int) -> tuple[int, int]:
 
 
 def _document(part: Part, index: int) -> dict[str, Any] | Rejected:
-    """The fields of a Reading, or why it is none."""
+    """Return the fields of a Reading, or a Rejected; raise Undecodable if the bytes are damaged."""
     if len(part.data) > MAX_MESSAGE_BYTES:
         reason = f"has a reading of {len(part.data)} bytes; one may have {MAX_MESSAGE_BYTES}"
         raise Undecodable(reason, index=index, offset=part.at)
@@ -222,7 +222,7 @@ def _document(part: Part, index: int) -> dict[str, Any] | Rejected:
 
 @cache
 def _wire_types() -> dict[int, tuple[str, int]]:
-    """The fields' names and wire types by their numbers."""
+    """Return the fields' names and wire types by their numbers."""
     return {
         field["number"]: (name, TYPES[_avro_type(field)][1])
         for name, field in FIELDS.items()
@@ -232,7 +232,7 @@ def _wire_types() -> dict[int, tuple[str, int]]:
 
 @cache
 def _reading() -> type[Message]:
-    """The class of a message with a field for each of the schema's that has a number."""
+    """Return the message class, with a field for each schema field that has a number."""
     file = descriptor_pb2.FileDescriptorProto(
         name="telemetry/reading.proto", package="telemetry", syntax="proto3"
     )
@@ -254,7 +254,7 @@ def _reading() -> type[Message]:
 
 
 def _avro_type(field: dict[str, Any]) -> str:
-    """A field's type, without null and without its logical type."""
+    """Return a field's type, without null and without its logical type."""
     kind = field["type"]
     if isinstance(kind, list):
         kind = next(each for each in kind if each != "null")

@@ -1,8 +1,8 @@
-"""JSON: one document, a list of documents, or one a line.
+"""JSON: one document, a list of documents, or a document a line.
 
-A byte order mark before a text and bytes 0x00 behind it are left out: they are no part of it. A
-name that an object has twice is refused, since nobody can know which value is meant (RFC 8259,
-section 4): https://www.rfc-editor.org/rfc/rfc8259#section-4
+A byte order mark before a text and bytes 0x00 after it are dropped. An object with a repeated name
+is refused, because it is unknown which value is meant (RFC 8259, section 4):
+https://www.rfc-editor.org/rfc/rfc8259#section-4
 """
 
 import json
@@ -14,17 +14,17 @@ from telemetry.domain.reading import shown
 from telemetry.errors import Rejected
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # UTF-8's
-REPLACEMENT = "\ufffd".encode()  # in place of what isn't UTF-8, where a gateway has made text of it
-ENDS = b"\0 \t\r\n"  # a C string's end, and the whitespace of JSON
+REPLACEMENT = "\ufffd".encode()  # a gateway that makes text of bytes puts it for non-UTF-8
+TRAILING = b"\0 \t\r\n"  # a C string's end, and the whitespace of JSON
 
 
 class Sent(float):
-    """A number that no double holds; its text is what was sent."""
+    """A number that no double can represent; `text` is its spelling."""
 
     text: str
 
     def __new__(cls, text: str) -> "Sent":
-        """NaN or an infinity, as the sender wrote it."""
+        """Make a NaN or an infinity that keeps the sender's spelling."""
         number = super().__new__(cls, text)
         number.text = text
         return number
@@ -34,9 +34,9 @@ class Sent(float):
 
 
 def json_documents(data: bytes, most: int) -> list[Any]:
-    """The documents in a list; one object alone is a document, too. Raises Rejected.
+    """Return the documents in a list, or a single object as one document; raise Rejected.
 
-    In the place of an object that has a name twice stands a Rejected.
+    A Rejected stands in place of an object with a repeated name.
     """
     body = _value(data)
     documents = body if isinstance(body, list) else [body]
@@ -47,7 +47,7 @@ def json_documents(data: bytes, most: int) -> list[Any]:
 
 
 def lines(data: bytes, most: int) -> list[Any]:
-    """The document of each line that isn't blank, or the Rejected of a line that isn't JSON."""
+    """Return the documents of the lines that aren't blank, a Rejected for a line without JSON."""
     found = [line for line in map(_stripped, bare(data).split(b"\n")) if line]
     if not found:
         raise Rejected(f"has no lines; a request brings 1 to {most}", field="body")
@@ -64,7 +64,7 @@ def _line(line: bytes) -> Any:
 
 
 def json_value(data: bytes) -> Any:
-    """The value that JSON stands for; raises Rejected."""
+    """Return the value of a JSON text; raise Rejected if it isn't JSON or repeats a name."""
     value = _value(data)
     if isinstance(value, Rejected):
         raise value
@@ -72,9 +72,9 @@ def json_value(data: bytes) -> Any:
 
 
 def bare(data: bytes) -> bytes:
-    """A text without a byte order mark before it and without what ends it.
+    """Return a text without its byte order mark and without trailing zero bytes and blanks.
 
-    Raises Rejected for UTF-16 and UTF-32, which JSON and line protocol aren't sent in.
+    Raise Rejected for UTF-16 and UTF-32, which JSON and line protocol aren't sent in.
     """
     start = data.lstrip(REPLACEMENT) if data.startswith(REPLACEMENT) else data
     encoding = json.detect_encoding(start)
@@ -85,11 +85,11 @@ def bare(data: bytes) -> bytes:
 
 
 def _stripped(data: bytes) -> bytes:
-    return data.removeprefix(BYTE_ORDER_MARK).rstrip(ENDS)
+    return data.removeprefix(BYTE_ORDER_MARK).rstrip(TRAILING)
 
 
 def _value(data: bytes) -> Any:
-    """The same as `json_value`; of an object that has a name twice, the Rejected."""
+    """Return the value of a JSON text; a Rejected stands for an object with a repeated name."""
     return _parsed(bare(data))
 
 
@@ -112,7 +112,7 @@ def _decoded(text: str) -> Any:
         return DECODER.decode(text)
     except json.JSONDecodeError:
         raise
-    except ValueError:  # a whole number of more digits than Python reads
+    except ValueError:  # a whole number with more digits than Python reads
         return LONG_DECODER.decode(text)
 
 
@@ -122,7 +122,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Any:
 
 
 def _doubled(pairs: list[tuple[str, Any]]) -> Rejected:
-    """Which name is there twice, and with which values."""
+    """Return the refusal of an object's repeated name, with both values."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
