@@ -1,4 +1,4 @@
-"""An authority of a test's own, and what it certifies: the local broker's way to make both."""
+"""A certificate authority of a test's own, made like the local broker's."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ class Authority:
         self.ca_file = str(certificates.pair(folder, certificates.AUTHORITY).certificate)
 
     def issue(self, name: str) -> tuple[str, str]:
-        """The files of a certificate for a name, and of its key."""
+        """Return the files of a certificate for a name, and of its key."""
         if name == "localhost":
             files = certificates.pair(self._folder, certificates.BROKER)
         else:

@@ -4,7 +4,7 @@ NOW_MS = 1_800_000_000_000
 
 
 class FakeClock:
-    """Stands still until it is told otherwise; each reading of it may take `step_ms`."""
+    """A clock that stands still unless the test moves it; each read may add `step_ms`."""
 
     def __init__(self, now_ms: int = NOW_MS, boot: str = "boot-1", step_ms: int = 0) -> None:
         self.boot = boot

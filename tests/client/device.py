@@ -1,9 +1,9 @@
-"""A device's program, to be killed: records without end, notes what `record()` returned from.
+"""A device's program, to be killed: it records without end, and writes down each `record()`.
 
     python -m tests.client.device STORE JOURNAL URL LIFE TIMEOUT
 
-The token is in the environment. A line on standard input makes it stop recording, send what waits
-and end; it says then how it went. What a reading measures tells which one it is: the life of the
+The token is in the environment. A line on standard input makes it stop recording, send the waiting
+readings and end; it then prints the result. A reading's metrics identify it: the life of the
 program, and the number within it.
 """
 
@@ -24,7 +24,7 @@ PACE = PaceOptions(first_s=0.02, most_s=0.5, refused_first_s=0.1, refused_most_s
 
 
 def metrics(life: int, number: int) -> dict[str, float]:
-    """What no other reading of the device measures."""
+    """Return metrics that no other reading of the device has."""
     return {"temperature": -90 + life / 10, "pressure": 300 + number / 100}
 
 
@@ -34,7 +34,7 @@ def await_line(is_over: threading.Event) -> None:
 
 
 def main(store: str, journal: str, url: str, life: int, timeout_s: float) -> int:
-    """Record until told to end."""
+    """Record until a line comes on standard input."""
     logging.getLogger("telemetry_client").setLevel(logging.ERROR)  # troubles are what it is for
     options = ClientOptions(
         batch_max=50,

@@ -1,11 +1,11 @@
-"""Lets a device suffer: killed, cut off, answered wrongly. What it recorded must arrive once.
+"""Kills a device, cuts it off and answers it wrongly: each recorded reading must arrive once.
 
     make client-faults ARGS="--for 5m"
 
-The device is a process of its own (`tests.client.device`), behind a network that delays, resets
-and is cut for a while, and for two fifths of the time drops everything; the pipeline answers 429,
-503, 503 with `not_taken`, 502 for what it took, or too late. At the end all of that stops, and the
-device sends what it still has.
+The device is a process of its own (`tests.client.device`). Its network delays, resets, is cut for a
+while, and for two fifths of the time drops everything. The pipeline answers 429, 503, 503 with
+`not_taken`, 502 for taken readings, or too late. At the end all faults stop, and the device sends
+its remaining readings.
 """
 
 import argparse
@@ -40,16 +40,16 @@ KILLS_MIN = 2  # however short the time, and slow the machine
 
 @dataclass(frozen=True)
 class Journal:
-    """What the device noted that it had recorded, and what its store says that it sent."""
+    """The device's own list of its recorded readings, and its store's list of sent ones."""
 
     recorded: list[tuple[int, int, int]]
-    """The instant, the life and the number of each."""
+    """Each reading's instant, life and number."""
     sent: list[int]
     kills: int
     cuts: int
     resets: int
     dropped: int = 0
-    """Connections that got no answer while the network dropped everything."""
+    """Connections without an answer while the network dropped everything."""
 
     @property
     def problems(self) -> list[str]:
@@ -69,7 +69,7 @@ class Journal:
 
 
 class Trouble:
-    """What a pipeline answers while `is_on`."""
+    """The pipeline's wrong answers while `is_on`."""
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
@@ -102,7 +102,7 @@ class Trouble:
         return None
 
     def some(self, pipeline: Pipeline, readings: list[dict[str, Any]]) -> Answer:
-        """Take some, and say which not."""
+        """Take some of the readings, and name the others as not taken."""
         lost = {index for index in range(len(readings)) if self._chance.random() < 0.5} | {0}
         pipeline.take([each for index, each in enumerate(readings) if index not in lost])
         accepted = len(readings) - len(lost)
@@ -136,7 +136,7 @@ class Device:
         return self.process
 
     def has_recorded(self) -> bool:
-        """Whether it has, in this life: a start takes its time on a busy machine."""
+        """Return whether it has recorded in this life: a start takes time on a busy machine."""
         is_there = self.journal.exists() and self.journal.stat().st_size > self._noted
         return is_there and self.process.poll() is None
 
@@ -146,7 +146,7 @@ class Device:
         self._noted = self.journal.stat().st_size if self.journal.exists() else 0
 
     def end(self) -> None:
-        """Let it send what it has, and end."""
+        """Let it send its readings, and end."""
         self.process.communicate(b"\n", timeout=END_SECONDS)
 
     def read(self, kills: int, cuts: int, network: Network) -> Journal:
@@ -167,7 +167,7 @@ def suffer(
     name: tuple[str, str] = (DEVICE_ID, "token"),
     timeout_s: float = 1.0,
 ) -> Journal:
-    """Let a device record for a time, behind a failing network, and die now and then."""
+    """Let a device record for a time, behind a failing network, and kill it now and then."""
     chance, kills, cuts = random.Random(seed), 0, 0
     address = urlsplit(url)
     with Network(address.port or 80, seed) as network:
@@ -224,7 +224,7 @@ def problems(journal: Journal, pipeline: Pipeline) -> list[str]:
 
 
 def main() -> int:
-    """Do it for as long as told."""
+    """Run for the given time."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--for", dest="time", default="1m", help="such as 30s or 5m")
     parser.add_argument("--seed", type=int, default=int(time.time()))

@@ -1,4 +1,4 @@
-"""Loopback stand-ins: a pipeline that forgets nothing, a network that fails, a broker."""
+"""Loopback servers for tests: a pipeline that keeps all readings, a failing network, a broker."""
 
 import gzip
 import io
@@ -29,8 +29,8 @@ GLUE_HEADER_BYTES = 18
 class Pipeline(ThreadingHTTPServer):
     """An API that keeps the set of readings, as the pipeline does; `script` makes it misbehave.
 
-    A script gets the readings of a request and gives an answer, or None for the ordinary one. It
-    may call `take` itself, and answer otherwise than it did.
+    A script gets a request's readings and returns an answer, or None for the ordinary one. It may
+    call `take` itself, and then answer differently.
     """
 
     daemon_threads = True
@@ -55,7 +55,7 @@ class Pipeline(ThreadingHTTPServer):
 
     @property
     def values(self) -> Counter[float]:
-        """How often each temperature is stored: tests give each reading one of its own."""
+        """Return how often each temperature is stored: tests give each reading its own."""
         return Counter(each["temperature"] for each in self.stored.values())
 
     def take(self, readings: list[Json]) -> None:
@@ -78,7 +78,7 @@ class Pipeline(ThreadingHTTPServer):
         return list(self.avro(io.BytesIO(body)))
 
     def avro(self, body: io.BytesIO) -> Iterator[Json]:
-        """Records behind Glue's header: version 3, uncompressed, the schema version's id."""
+        """Return the records behind Glue's header: version 3, uncompressed, the schema's id."""
         header = body.read(GLUE_HEADER_BYTES)
         assert header[:2] == b"\x03\x00"
         writer = self.schemas[str(uuid.UUID(bytes=header[2:]))]
@@ -92,9 +92,9 @@ class Pipeline(ThreadingHTTPServer):
 
 
 class OldPipeline(Pipeline):
-    """As the pipeline was before it read other formats: whatever comes is JSON, or refused.
+    """The pipeline before it read other formats: a body is JSON, or refused.
 
-    The words of its refusal are those that the deployed one gave.
+    The texts of its refusals are those of the deployed one.
     """
 
     def decode(self, headers: Any, device_id: str, body: bytes) -> list[Json]:
@@ -140,17 +140,17 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *_arguments: Any) -> None:
-        """Nothing is written."""
+        """Log nothing."""
 
 
 def accepted(readings: list[Json], *rejected: Json) -> Answer:
-    """The ordinary answer."""
+    """Return the ordinary answer."""
     body = {"accepted": len(readings) - len(rejected), "rejected": list(rejected)}
     return 202, {**body, "trace_id": None}, {}
 
 
 def in_turn(*answers: Answer | Script | None) -> Script:
-    """One answer after another, then the ordinary one."""
+    """Return a script that gives one answer after another, then the ordinary one."""
     left = list(answers)
 
     def script(pipeline: Pipeline, readings: list[Json]) -> Answer | None:
@@ -174,7 +174,7 @@ def serving(server: Any) -> Iterator[Any]:
 
 
 class Network:
-    """A TCP proxy whose connections fail: refused, delayed, or reset in the midst of an answer."""
+    """A TCP proxy whose connections fail: refused, delayed, or reset in the middle of an answer."""
 
     def __init__(self, port: int, seed: int) -> None:
         self._to = port
@@ -207,19 +207,19 @@ class Network:
         self._listener.close()
 
     def cut(self) -> None:
-        """Break all connections; those that come are refused until `is_cut` is false again."""
+        """Break all connections; refuse new ones until `is_cut` is false again."""
         self.is_cut = True
         for each in list(self._open):
             shut(each)
 
     def drop(self) -> None:
-        """Break all connections; those that come get no answer, until `carry_again`."""
+        """Break all connections; leave new ones without an answer until `carry_again`."""
         self.is_dropping = True
         for each in list(self._open):
             shut(each)
 
     def carry_again(self) -> None:
-        """Drop no longer."""
+        """Stop dropping."""
         self.is_dropping = False
         for each in self.dropped:
             each.close()
@@ -241,11 +241,11 @@ class Network:
             thread.start()
 
     def _named_as_its_server(self, data: bytes) -> bytes:
-        """A request's bytes with the server's own Host: a local instance takes no other."""
+        """Return a request's bytes with the server's own Host: a local instance takes no other."""
         return data.replace(b"Host: 127.0.0.1:%d" % self.port, b"Host: 127.0.0.1:%d" % self._to)
 
     def _carry(self, near: socket.socket) -> None:
-        """Both ways; the answer may end early, by a reset, after the server has taken the rest."""
+        """Copy both ways; a reset may end the answer early, once the request has arrived."""
         with near, socket.create_connection(("127.0.0.1", self._to)) as far:
             self._open |= {near, far}
             back = threading.Thread(target=self._answers, args=(far, near))
@@ -287,7 +287,7 @@ def reset(each: socket.socket) -> None:
 
 
 class Broker(socketserver.ThreadingTCPServer):
-    """As much of MQTT 3.1.1 as a publisher needs; `acknowledges` may withhold a PUBACK."""
+    """The part of MQTT 3.1.1 that a publisher needs; `acknowledges` may withhold a PUBACK."""
 
     daemon_threads = True
 
@@ -355,7 +355,7 @@ class Session(socketserver.BaseRequestHandler):
 
 
 def remaining_length(stream: BinaryIO) -> int:
-    """MQTT's numbers: seven bits a byte, the lowest first."""
+    """Return a number of MQTT: seven bits a byte, the lowest first."""
     value, shift = 0, 0
     while True:
         byte = stream.read(1)[0]

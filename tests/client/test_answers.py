@@ -1,4 +1,4 @@
-"""What an answer means, by the API's contract."""
+"""The meaning of answers, by the API's contract."""
 
 import json
 import random
@@ -26,7 +26,7 @@ def test_a_202_takes_all_but_what_it_rejects() -> None:
     assert verdict.remedy is Remedy.NOTHING
 
 
-def test_metrics_that_are_refused_alone_leave_their_readings_taken() -> None:
+def test_a_reading_with_a_refused_metric_is_taken() -> None:
     told = [refusal(0), refusal(0) | {"field": "colour"}, refusal(2)]
     verdict = judge(answer(202, accepted=2, rejected=[refusal(1)], partly=told), 3)
     assert (verdict.taken, verdict.again) == ([0, 2], [])
@@ -37,18 +37,18 @@ def test_metrics_that_are_refused_alone_leave_their_readings_taken() -> None:
     ]
 
 
-def test_of_readings_that_are_sent_again_no_metric_is_told() -> None:
+def test_refused_metrics_of_readings_to_be_sent_again_are_not_reported() -> None:
     found = answer(503, accepted=1, rejected=[], not_taken=[0], partly=[refusal(0), refusal(1)])
     assert [each.index for each in judge(found, 2).partly] == [1]
 
 
 @pytest.mark.parametrize("partly", [None, "x", [7], [{"index": 9}], [{"index": True}], [{}], {}])
-def test_what_else_is_there_as_partly_changes_nothing_of_what_is_taken(partly: Any) -> None:
+def test_a_malformed_partly_does_not_change_which_readings_are_taken(partly: Any) -> None:
     verdict = judge(answer(202, accepted=2, rejected=[], partly=partly), 2)
     assert (verdict.taken, verdict.partly) == ([0, 1], [])
 
 
-def test_a_503_takes_what_it_does_not_name_as_not_taken() -> None:
+def test_a_503_takes_readings_that_it_does_not_list_as_not_taken() -> None:
     found = answer(503, "5", accepted=1, rejected=[refusal(1)], not_taken=[3, 0])
     verdict = judge(found, 4)
     assert (verdict.taken, verdict.rejected, verdict.again) == ([2], [REJECTION], [0, 3])
@@ -88,7 +88,7 @@ def test_an_answer_that_does_not_account_for_every_reading_takes_none(
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 302, 500])
-def test_only_the_pipelines_own_statuses_tell_the_fate_of_readings(status: int) -> None:
+def test_only_the_pipelines_own_statuses_decide_about_readings(status: int) -> None:
     verdict = judge(answer(status, accepted=2, rejected=[]), 2)
     assert (verdict.taken, verdict.again) == ([], [0, 1])
 
@@ -129,8 +129,8 @@ def test_a_single_reading_that_is_refused_as_a_request_is_rejected(status: int) 
 
 
 @pytest.mark.parametrize("document", [b"<html>Too large</html>", b'{"message": "no such thing"}'])
-def test_what_does_not_name_a_field_is_not_the_pipelines_word_on_a_reading(document: bytes) -> None:
-    """A proxy's 413, another API's 400: each reading would be put aside, one after another."""
+def test_a_refusal_without_a_field_rejects_no_reading(document: bytes) -> None:
+    """A proxy's 413 or another API's 400 would otherwise reject one reading after another."""
     verdict = judge(Answer(413, document), 1)
     assert (verdict.again, verdict.rejected, verdict.remedy) == ([0], [], Remedy.PERSON)
 
@@ -144,13 +144,15 @@ def test_what_does_not_name_a_field_is_not_the_pipelines_word_on_a_reading(docum
         ({"field": "a", "reason": "b", "value": "x" * 999}, Rejection(0, "a", None, "b")),
     ],
 )
-def test_a_refusal_is_such_as_can_be_stored(entry: dict[str, Any], rejection: Rejection) -> None:
+def test_a_refusals_text_is_cut_and_can_be_stored(
+    entry: dict[str, Any], rejection: Rejection
+) -> None:
     refused = {"accepted": 0, "rejected": [{"index": 0, **entry}]}
     assert judge(Answer(400, json.dumps(refused).encode()), 1).rejected == [rejection]
 
 
 @pytest.mark.parametrize("status", [400, 415])
-def test_what_can_not_be_read_in_another_format_is_sent_as_json_before_anything_else(
+def test_a_batch_whose_format_is_refused_is_first_sent_as_json(
     status: int,
 ) -> None:
     verdict = judge(answer(status, message="is not JSON"), 1, is_plain=False)
@@ -187,7 +189,7 @@ def pace(seed: int = 1) -> Pace:
 
 
 @pytest.mark.parametrize("verdict", [LATER, judge(None, 10)])
-def test_pauses_are_drawn_from_nothing_to_a_bound_that_doubles_to_a_limit(
+def test_pauses_are_drawn_from_0_to_a_bound_that_doubles_up_to_a_limit(
     verdict: Verdict,
 ) -> None:
     bounds = [1, 2, 4, 8, 8]
@@ -205,7 +207,7 @@ def test_success_ends_the_pauses() -> None:
     assert own.after(LATER, 10) <= 1.0
 
 
-def test_the_pause_that_an_answer_asks_for_is_the_least() -> None:
+def test_a_pause_is_at_least_retry_after() -> None:
     asked = judge(answer(503, "5", message="later"), 10)
     pauses = [pace(seed).after(asked, 10) for seed in range(100)]
     assert 5.0 <= min(pauses) < max(pauses) <= 6.0
@@ -236,7 +238,7 @@ def test_a_batch_is_halved_until_it_is_read_and_then_grows_again(grows_by: Verdi
     assert limits == [2, 4, 8, 16, 32, 64, 128, 256, 500, 500]
 
 
-def test_after_no_answer_less_is_sent_and_after_one_that_asks_for_a_pause_as_much() -> None:
+def test_a_batch_shrinks_without_an_answer_and_stays_after_a_requested_pause() -> None:
     own = pace()
     own.after(judge(answer(503, message="later"), 500), 500)
     assert own.limit == 500
@@ -244,6 +246,6 @@ def test_after_no_answer_less_is_sent_and_after_one_that_asks_for_a_pause_as_muc
     assert own.limit == 250
 
 
-def test_what_a_person_has_to_mend_is_not_asked_for_before_the_answer_says() -> None:
+def test_a_problem_for_a_person_is_not_retried_before_retry_after() -> None:
     refused = judge(answer(403, "3000", message="no"), 10)
     assert pace().after(refused, 10) == 3000.0

@@ -1,4 +1,4 @@
-"""`telemetry-client`, as a shell has it."""
+"""The command `telemetry-client`."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def pipeline() -> Iterator[Pipeline]:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The options that name the store."""
+    """Return the options that name the store."""
     monkeypatch.setenv("TELEMETRY_TOKEN", "pump-17.secret")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     named = ["--store", str(tmp_path / "a.db"), "--device", "pump-17"]
@@ -40,7 +40,7 @@ def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_what_is_recorded_waits_is_sent_and_counted(
+def test_recorded_readings_wait_are_sent_and_counted(
     pipeline: Pipeline, store: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["record", *store, "temperature=21.5", "battery=3.7"]) == 0
@@ -65,7 +65,7 @@ def test_lines_of_json_are_readings(
     assert shown(capsys, "status", *store)["waiting"] == 1
 
 
-def test_a_line_may_have_a_mark_before_and_a_zero_byte_behind_but_no_name_twice(
+def test_a_line_may_have_a_byte_order_mark_and_a_final_zero_byte_but_no_name_twice(
     store: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO('\ufeff{"temperature": 20.5}\0\n'))
@@ -76,12 +76,12 @@ def test_a_line_may_have_a_mark_before_and_a_zero_byte_behind_but_no_name_twice(
     assert "temperature: '20.5 and 39.5' is there twice" in capsys.readouterr().err
 
 
-def test_a_leap_second_is_the_second_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leap_second_becomes_the_next_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("telemetry_client.reading.EARLIEST_MS", 0)
     assert to_ms(at_of("2016-12-31T23:59:60z")) == to_ms(at_of("2017-01-01T00:00:00Z"))
 
 
-def test_what_was_refused_can_be_read(
+def test_refused_readings_can_be_listed(
     pipeline: Pipeline, store: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = {"index": 0, "field": "temperature", "value": 21.5, "reason": "is odd"}
@@ -93,7 +93,7 @@ def test_what_was_refused_can_be_read(
     assert (row["reason"], row["metrics"]) == ("is odd", {"temperature": 21.5})
 
 
-def test_what_could_not_be_sent_is_said_and_stays(
+def test_unsent_readings_are_reported_and_stay(
     store: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["record", *store, "temperature=21.5"])
@@ -103,7 +103,7 @@ def test_what_could_not_be_sent_is_said_and_stays(
     assert shown(capsys, "status", *store)["waiting"] == 1
 
 
-def test_what_waits_for_the_clock_is_sent_once_it_is_set(
+def test_readings_that_wait_for_the_clock_are_sent_once_it_is_set(
     pipeline: Pipeline, store: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     send = ["send", *store, "--url", pipeline.url]
@@ -117,7 +117,7 @@ def test_what_waits_for_the_clock_is_sent_once_it_is_set(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_what_follows_and_says_what_became_of_it(
+def test_a_signal_ends_follow_with_the_counts(
     pipeline: Pipeline,
     store: list[str],
     number: signal.Signals,
@@ -165,7 +165,7 @@ def test_a_signal_ends_what_follows_and_says_what_became_of_it(
         (["status"], "is not there: `record` makes it"),
     ],
 )
-def test_a_mistake_is_named_with_what_would_be_right(
+def test_a_wrong_option_is_named_with_a_right_one(
     store: list[str], capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     command, *rest = arguments

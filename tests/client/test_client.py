@@ -1,4 +1,4 @@
-"""The client as a device has it: what was recorded arrives once, whatever the answers are."""
+"""The client on a device: recorded readings arrive once, whatever the answers are."""
 
 import logging
 import random
@@ -65,7 +65,7 @@ class Device:
         self.client.close()
 
     def record(self, count: int, start: int = 0) -> None:
-        """Readings of a temperature each of their own."""
+        """Record readings, each with a temperature of its own."""
         for number in range(start, start + count):
             self.client.record(temperature=number / 100)
 
@@ -78,7 +78,7 @@ def exactly(count: int) -> list[float]:
     return [number / 100 for number in range(count)]
 
 
-def test_what_is_recorded_in_a_with_block_has_arrived_at_its_end(
+def test_readings_recorded_in_a_with_block_have_arrived_at_its_end(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     transport = Https(pipeline.url, "token", proxy=None)
@@ -88,7 +88,7 @@ def test_what_is_recorded_in_a_with_block_has_arrived_at_its_end(
     assert stored(pipeline) == exactly(3)
 
 
-def test_a_batch_is_sent_when_it_is_full_or_has_waited(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_a_batch_is_sent_when_it_is_full_or_old_enough(pipeline: Pipeline, tmp_path: Path) -> None:
     with Device(tmp_path, pipeline.url, batch_max=10, batch_age_s=0.4) as device:
         device.client.start()
         device.record(25)
@@ -120,7 +120,9 @@ def test_a_full_batch_wakes_the_sender_and_a_later_one_too(
     assert [each["size"] for each in pipeline.requests] == [10, 10]
 
 
-def test_each_batch_has_its_own_time_to_wait_for_others(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_each_batch_waits_for_further_readings_for_the_whole_time(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
     with Device(tmp_path, pipeline.url, batch_age_s=0.4) as device:
         device.client.start()
         device.record(1)
@@ -132,9 +134,7 @@ def test_each_batch_has_its_own_time_to_wait_for_others(pipeline: Pipeline, tmp_
     assert [each["size"] for each in pipeline.requests] == [1, 2]
 
 
-def test_what_is_recorded_in_a_pause_does_not_shorten_it(
-    pipeline: Pipeline, tmp_path: Path
-) -> None:
+def test_recording_in_a_pause_does_not_shorten_it(pipeline: Pipeline, tmp_path: Path) -> None:
     pipeline.script = in_turn((503, {"message": "later"}, {"Retry-After": "1"}))
     with Device(tmp_path, pipeline.url, batch_max=2, batch_age_s=0) as device:
         device.client.start()
@@ -199,9 +199,7 @@ def test_flush_sends_without_a_thread_and_waits_for_no_batch(
     assert stored(pipeline) == exactly(3)
 
 
-def test_flush_sends_what_waited_for_a_clock_that_is_set_now(
-    pipeline: Pipeline, tmp_path: Path
-) -> None:
+def test_flush_sends_readings_that_waited_for_the_clock(pipeline: Pipeline, tmp_path: Path) -> None:
     clock = FakeClock(now_ms=1_000)  # 1970
     store = Store(tmp_path / "a.db", "pump-17", NORMAL, clock)
     client = Client(store, "pump-17", Https(pipeline.url, "token", proxy=None))
@@ -216,7 +214,9 @@ def test_flush_sends_what_waited_for_a_clock_that_is_set_now(
     assert pipeline.instants == [NOW_MS - 500]
 
 
-def test_flush_sends_what_another_process_recorded(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_flush_sends_readings_that_another_process_recorded(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
     with Device(tmp_path, pipeline.url) as device:
         other = Store(tmp_path / "readings.db", "pump-17", NORMAL)
         other.record({"temperature": 0.0})
@@ -225,7 +225,7 @@ def test_flush_sends_what_another_process_recorded(pipeline: Pipeline, tmp_path:
     assert stored(pipeline) == exactly(1)
 
 
-def test_flush_tells_when_the_time_was_too_short(tmp_path: Path) -> None:
+def test_flush_returns_false_when_the_time_was_too_short(tmp_path: Path) -> None:
     with Device(tmp_path, "http://127.0.0.1:1/prod") as device:
         device.record(1)
         assert not device.client.flush(0.2)
@@ -233,7 +233,7 @@ def test_flush_tells_when_the_time_was_too_short(tmp_path: Path) -> None:
         assert "refused" in (device.client.problem or "")
 
 
-def test_what_is_left_at_the_end_is_sent_next_time_with_the_same_identity(
+def test_readings_unsent_at_the_end_are_sent_next_time_with_the_same_identity(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     with Device(tmp_path, "http://127.0.0.1:1/prod") as device:
@@ -283,7 +283,9 @@ def test_whatever_is_answered_each_reading_is_stored_once(
     assert pipeline.conflicts == 0
 
 
-def test_only_what_was_not_taken_is_sent_again(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_only_readings_that_were_not_taken_are_sent_again(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
     pipeline.script = in_turn(take_half)
     with Device(tmp_path, pipeline.url) as device:
         device.record(10)
@@ -293,7 +295,7 @@ def test_only_what_was_not_taken_is_sent_again(pipeline: Pipeline, tmp_path: Pat
 
 
 def refuse_hot(pipeline: Pipeline, readings: Readings) -> Answer:
-    """As the API does: all but those at 0.05 °C and above."""
+    """Refuse temperatures from 0.05 °C on, as the API refuses readings."""
     cold = [each for each in readings if each["temperature"] < 0.05]
     pipeline.take(cold)
     refused = [
@@ -305,7 +307,7 @@ def refuse_hot(pipeline: Pipeline, readings: Readings) -> Answer:
     return status if cold else 400, body, headers
 
 
-def test_what_is_rejected_is_put_aside_told_and_not_sent_again(
+def test_a_rejected_reading_is_put_aside_reported_and_not_sent_again(
     pipeline: Pipeline, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipeline.script = refuse_hot
@@ -360,10 +362,8 @@ def test_an_old_pipeline_gets_plain_json_and_nothing_is_put_aside(
     assert plain == ["application/json"] * -(-count // 20)  # it tries once, not with each batch
 
 
-def test_batches_that_take_longer_than_the_time_there_is_become_smaller(
-    pipeline: Pipeline, tmp_path: Path
-) -> None:
-    """A slow link: whole batches never came over it, and the queue waited for ever."""
+def test_batches_that_time_out_become_smaller(pipeline: Pipeline, tmp_path: Path) -> None:
+    """On a slow link full batches never arrived, and the queue waited for ever."""
 
     def take_time(_pipeline: Pipeline, readings: Readings) -> None:
         time.sleep(0.02 * len(readings))
@@ -377,7 +377,7 @@ def test_batches_that_take_longer_than_the_time_there_is_become_smaller(
     assert stored(pipeline) == exactly(60)
 
 
-def test_the_pause_that_the_answer_asks_for_is_kept(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_a_requested_pause_is_kept(pipeline: Pipeline, tmp_path: Path) -> None:
     pipeline.script = in_turn((503, {"message": "later"}, {"Retry-After": "1"}))
     with Device(tmp_path, pipeline.url) as device:
         device.record(1)
@@ -386,7 +386,7 @@ def test_the_pause_that_the_answer_asks_for_is_kept(pipeline: Pipeline, tmp_path
         assert 1.0 <= time.monotonic() - started < 3.0
 
 
-def test_what_only_a_person_can_mend_is_told_as_an_error(
+def test_a_problem_for_a_person_is_logged_as_an_error(
     pipeline: Pipeline, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipeline.script = lambda _pipeline, _readings: (403, {"message": "User is not authorized"}, {})
@@ -403,7 +403,7 @@ def fails(*_arguments: Any) -> Any:
     raise StoreFailed("database or disk is full")
 
 
-def test_a_disk_that_is_full_does_not_have_the_same_batch_sent_without_a_pause(
+def test_on_a_full_disk_the_same_batch_is_not_sent_again_without_a_pause(
     pipeline: Pipeline,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -426,7 +426,7 @@ def test_a_disk_that_is_full_does_not_have_the_same_batch_sent_without_a_pause(
     assert stored(pipeline) == exactly(3)
 
 
-def test_what_nobody_thought_of_does_not_end_the_sending(
+def test_an_unexpected_error_does_not_end_the_sending(
     pipeline: Pipeline,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -464,7 +464,7 @@ def test_a_callback_that_raises_does_not_end_the_sending(
     assert "on_problem raised" in caplog.text
 
 
-def test_a_client_is_closed_even_where_its_store_fails_at_the_end(
+def test_a_client_is_closed_even_if_its_store_fails_at_the_end(
     pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = Device(tmp_path, pipeline.url)
@@ -544,12 +544,12 @@ def test_a_store_of_another_device_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"batch_max": 501}, {"batch_max": 0}, {"batch_age_s": -1}])
-def test_options_that_can_not_be_are_refused(options: Any) -> None:
+def test_impossible_options_are_refused(options: Any) -> None:
     with pytest.raises(Invalid, match=next(iter(options))):
         ClientOptions(**options)
 
 
-def test_a_metric_that_is_refused_alone_is_told_and_its_reading_is_done(
+def test_a_refused_metric_is_reported_and_its_reading_is_taken(
     tmp_path: Path, pipeline: Pipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[Verdict] = []
@@ -566,7 +566,7 @@ def test_a_metric_that_is_refused_alone_is_told_and_its_reading_is_done(
     assert "taken without humidity: is below 50.0 %RH" in caplog.text
 
 
-def test_a_second_value_for_an_instant_is_refused_by_the_client(
+def test_the_client_refuses_a_second_value_for_an_instant(
     tmp_path: Path, pipeline: Pipeline
 ) -> None:
     with Device(tmp_path, pipeline.url) as device:

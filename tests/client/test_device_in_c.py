@@ -1,4 +1,4 @@
-"""The device in C of docs/devices.md: what it does about each kind of answer."""
+"""The C device of docs/devices.md, with each kind of answer."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The device as a process of its own, for a few seconds; `make client-faults` does it for long."""
+"""The device as a process, for a few seconds; `make client-faults` runs it for longer."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def test_a_device_that_is_killed_cut_off_and_answered_wrongly_loses_and_repeats_
     assert len(trouble.answers) > 2
 
 
-def test_what_could_go_wrong_is_seen() -> None:
+def test_each_possible_fault_is_detected() -> None:
     right = [(1, 0, 0), (2, 0, 1)]
     assert Journal(right, [1, 2], 0, 0, 0).problems == []
     assert Journal([*right, (2, 0, 2)], [1, 2], 0, 0, 0).problems != []

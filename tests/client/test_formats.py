@@ -1,4 +1,4 @@
-"""What goes over the wire, read by others' decoders."""
+"""The bytes of each format, read by other decoders."""
 
 import gzip
 import io
@@ -32,7 +32,7 @@ def test_the_packages_schemas_are_the_projects() -> None:
     assert [schema["version"] for schema in schemas()] == list(range(1, len(mine) + 1))
 
 
-def test_json_is_a_list_of_what_the_api_takes() -> None:
+def test_json_is_a_list_of_the_apis_documents() -> None:
     body = Json().encode("pump-17", READINGS)
     assert json.loads(body.data) == DOCUMENTS
     assert (body.content_type, body.content_encoding, body.name) == (
@@ -42,7 +42,7 @@ def test_json_is_a_list_of_what_the_api_takes() -> None:
     )
 
 
-def test_gzip_brings_the_same_in_fewer_bytes() -> None:
+def test_gzip_has_the_same_content_in_fewer_bytes() -> None:
     many = [READINGS[0]._replace(recorded_at_ms=READINGS[0][1] + each) for each in range(500)]
     plain, squeezed = Json().encode("pump-17", many), Json(gzip=True).encode("pump-17", many)
     assert gzip.decompress(squeezed.data) == plain.data
@@ -85,7 +85,7 @@ def test_a_metric_that_the_avro_version_lacks_goes_as_json() -> None:
         (ID, 99, "version: 99 is not one of 1, 2, 3"),
     ],
 )
-def test_an_avro_format_that_can_not_be_is_refused(
+def test_an_impossible_avro_format_is_refused(
     schema_id: str, version: int | None, message: str
 ) -> None:
     with pytest.raises(Invalid, match=message):

@@ -1,4 +1,4 @@
-"""The way over HTTPS, against a loopback server."""
+"""The HTTPS transport, against a loopback server."""
 
 import select
 import socket
@@ -35,7 +35,7 @@ def pipeline() -> Iterator[Pipeline]:
 
 
 def deliver(url: str, **options: Any) -> Fates:
-    """What is taken and what is to be sent again."""
+    """Return the taken readings and those to be sent again."""
     way = Https(url, TOKEN, **{"proxy": None, "timeout_s": 5, **options})
     try:
         verdict = way.deliver("pump-17", READINGS)
@@ -117,7 +117,7 @@ def test_a_kept_tls_connection_that_has_ended_is_made_anew_at_once(
 
 
 def end(connection: ssl.SSLSocket, says_so: bool) -> None:
-    """End a connection from the server's side, with a close_notify or without."""
+    """End a connection from the server's side, with or without a close_notify."""
     if says_so:
         connection.settimeout(0.2)
         with suppress(OSError):  # the client's own word may come late
@@ -182,7 +182,7 @@ def test_a_tunnel_goes_through_the_proxy_to_the_api_and_the_token_stays_within(
 
 
 def carry(near: socket.socket, port: int) -> None:
-    """Both ways, until the client ends it."""
+    """Copy both ways, until the client ends the connection."""
     with socket.create_connection(("127.0.0.1", port)) as far:
         while True:
             for each in select.select([near, far], [], [])[0]:
@@ -192,7 +192,7 @@ def carry(near: socket.socket, port: int) -> None:
                 (far if each is near else near).sendall(data)
 
 
-def test_nobody_who_listens_is_no_answer() -> None:
+def test_a_refused_connection_is_no_answer() -> None:
     way = Https("http://127.0.0.1:1/prod", TOKEN, proxy=None)
     verdict = way.deliver("pump-17", READINGS)
     assert (verdict.again, verdict.remedy) == ([0, 1, 2], Remedy.LESS)
@@ -200,7 +200,7 @@ def test_nobody_who_listens_is_no_answer() -> None:
     assert "refused" in verdict.problem
 
 
-def test_an_answer_that_does_not_come_in_time_is_none(pipeline: Pipeline) -> None:
+def test_an_answer_after_the_timeout_is_no_answer(pipeline: Pipeline) -> None:
     def sleep(_pipeline: Pipeline, _readings: Any) -> None:
         time.sleep(0.5)
 
@@ -280,7 +280,7 @@ def test_a_servers_certificate_counts_only_if_its_authority_is_trusted(tmp_path:
         ({"url": "https://me:secret@a/"}, "url: '…@…' has a name or password"),
     ],
 )
-def test_an_address_that_can_not_be_is_refused(arguments: Any, message: str) -> None:
+def test_an_impossible_address_is_refused(arguments: Any, message: str) -> None:
     with pytest.raises(Invalid, match=message):
         Https(**{"url": "https://a", "token": TOKEN, **arguments})
 

@@ -1,4 +1,4 @@
-"""The way over MQTT, against a broker of a test's own; the client is paho's."""
+"""The MQTT transport, with paho's client, against a broker of the test's own."""
 
 import gc
 import gzip
@@ -40,7 +40,7 @@ def test_a_batch_is_one_message_under_the_devices_name_and_done_when_acknowledge
     assert broker.client_ids == ["pump-17"]
 
 
-def test_readings_of_their_own_are_one_message_each() -> None:
+def test_with_the_topic_readings_each_reading_is_a_message() -> None:
     with serving(Broker()) as broker:
         way = plain(broker, topics="readings")
         assert way.deliver("pump-17", READINGS).taken == [0, 1, 2]
@@ -49,7 +49,7 @@ def test_readings_of_their_own_are_one_message_each() -> None:
     assert [json.loads(payload) for _, payload in broker.published] == DOCUMENTS
 
 
-def test_only_what_is_acknowledged_is_done() -> None:
+def test_only_acknowledged_readings_are_taken() -> None:
     with serving(Broker(acknowledges=lambda number: number != 2)) as broker:
         way = plain(broker, topics="readings", timeout_s=0.3)
         verdict = way.deliver("pump-17", READINGS)
@@ -57,7 +57,7 @@ def test_only_what_is_acknowledged_is_done() -> None:
     assert (verdict.taken, verdict.again, verdict.remedy) == ([0, 2], [1], Remedy.LESS)
 
 
-def test_what_was_not_acknowledged_is_not_sent_by_mqtt_itself_as_well() -> None:
+def test_an_unacknowledged_message_is_not_also_sent_again_by_paho() -> None:
     with serving(Broker(acknowledges=lambda number: number != 1)) as broker:
         way = plain(broker, timeout_s=0.3, body_format=Json())
         assert way.deliver("pump-17", READINGS).again == [0, 1, 2]
@@ -107,7 +107,7 @@ def test_a_broker_that_ends_the_connection_takes_nothing_and_is_not_waited_for(
         way.close()
 
 
-def test_what_is_published_on_a_connection_that_has_just_gone_is_sent_again(
+def test_a_message_on_a_connection_that_has_just_ended_is_sent_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with serving(Broker()) as broker:
@@ -205,6 +205,6 @@ def test_a_certificate_says_who_publishes(tmp_path: Path) -> None:
         ({"host": "a..b"}, r"host: 'a\.\.b' is not a host's name"),
     ],
 )
-def test_what_mqtt_can_not_carry_is_refused(options: Any, message: str) -> None:
+def test_arguments_that_mqtt_can_not_take_are_refused(options: Any, message: str) -> None:
     with pytest.raises(Invalid, match=message):
         Mqtt(**{"host": "localhost", **options})

@@ -1,4 +1,4 @@
-"""The package's README is true: its Python compiles and runs, its commands are known."""
+"""The package's README is true: its Python compiles and runs, and its commands exist."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ COMMANDS = re.findall(r"^telemetry-client (.*)$", SHELL, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_is_one_that_there_is(command: str) -> None:
+def test_each_command_exists(command: str) -> None:
     assert parser().parse_args(shlex.split(command)).store == "pump-17.db"
 
 

@@ -1,4 +1,4 @@
-"""What a store keeps, under which identity, and for how long."""
+"""The store: its readings, their identities, and how long it keeps them."""
 
 import math
 import sqlite3
@@ -43,8 +43,8 @@ def _closed() -> Iterator[None]:
         OPENED.pop().close()
 
 
-class Kept:
-    """A store with a clock, opened again at will."""
+class StoreOnDisk:
+    """A store with a clock, which can be closed and opened again."""
 
     def __init__(self, path: Path, clock: FakeClock, **options: Any) -> None:
         self.path = path
@@ -61,22 +61,22 @@ class Kept:
             self.store.record({"temperature": 20.0})
 
     def send(self, limit: int = 1000) -> list[int]:
-        """Take what waits, and have it taken by the pipeline; the instants."""
+        """Take the waiting readings and settle them as taken; return their instants."""
         batch = self.store.take(limit, 10**9)
         self.store.settle(batch, [])
         return [each.recorded_at_ms for each in batch]
 
 
 @pytest.fixture
-def kept(path: Path) -> Kept:
-    return Kept(path, FakeClock())
+def kept(path: Path) -> StoreOnDisk:
+    return StoreOnDisk(path, FakeClock())
 
 
 # Recording
 
 
 class HalfPrecision:
-    """A number as numpy's are: registered as one, and no float."""
+    """A number like numpy's: registered as Real, but not a float."""
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -91,7 +91,7 @@ Real.register(HalfPrecision)
 @pytest.mark.parametrize(
     "value", [Decimal("21.5"), Fraction(43, 2), HalfPrecision(21.5), 21.5], ids=repr
 )
-def test_any_type_of_real_number_is_a_metric(kept: Kept, value: Any) -> None:
+def test_any_type_of_real_number_is_a_metric(kept: StoreOnDisk, value: Any) -> None:
     kept.store.record({"temperature": value, "humidity": 40})
     (reading,) = kept.store.take(1, 1000)
     assert reading.metrics == '{"temperature":21.5,"humidity":40}'
@@ -110,7 +110,7 @@ def test_any_type_of_real_number_is_a_metric(kept: Kept, value: Any) -> None:
     ids=repr,
 )
 def test_a_number_of_another_type_is_held_to_the_same_range(
-    kept: Kept, value: Any, message: str
+    kept: StoreOnDisk, value: Any, message: str
 ) -> None:
     with pytest.raises(Invalid, match=message):
         kept.store.record({"temperature": value})
@@ -119,8 +119,8 @@ def test_a_number_of_another_type_is_held_to_the_same_range(
 AT_MS = NOW_MS - 60_000
 
 
-def test_another_value_for_an_instant_of_ones_own_is_refused_while_the_first_waits(
-    kept: Kept,
+def test_another_value_for_a_given_instant_is_refused_while_the_first_waits(
+    kept: StoreOnDisk,
 ) -> None:
     kept.store.record({"temperature": 20.0}, AT_MS)
     for store in (kept.store, kept.open()):  # also for another process
@@ -131,7 +131,9 @@ def test_another_value_for_an_instant_of_ones_own_is_refused_while_the_first_wai
     assert [each.metrics for each in kept.store.take(9, 10**6)] == ['{"temperature":20.0}']
 
 
-def test_another_value_is_refused_also_when_the_first_was_sent_a_moment_ago(kept: Kept) -> None:
+def test_another_value_is_refused_also_when_the_first_was_sent_a_moment_ago(
+    kept: StoreOnDisk,
+) -> None:
     kept.store.record({"temperature": 20.0}, AT_MS)
     given = kept.store.record({"temperature": 21.0})
     kept.send()
@@ -140,7 +142,7 @@ def test_another_value_is_refused_also_when_the_first_was_sent_a_moment_ago(kept
             kept.store.record({"temperature": 22.0}, at_ms)
 
 
-def test_what_an_instant_lacks_and_what_it_has_alike_is_recorded(kept: Kept) -> None:
+def test_further_metrics_and_equal_values_of_an_instant_are_recorded(kept: StoreOnDisk) -> None:
     kept.store.record({"temperature": 20.0}, AT_MS)
     kept.store.record({"temperature": 20, "humidity": 40.0}, AT_MS)
     kept.store.record({"temperature": 21.0}, AT_MS + 1)
@@ -149,7 +151,7 @@ def test_what_an_instant_lacks_and_what_it_has_alike_is_recorded(kept: Kept) -> 
     assert kept.store.waiting == 3
 
 
-def test_of_readings_recorded_at_once_none_is_kept_where_two_disagree(kept: Kept) -> None:
+def test_of_readings_recorded_together_none_is_kept_if_two_disagree(kept: StoreOnDisk) -> None:
     metrics = [{"temperature": 20.0}, {"temperature": 21.0}]
     with pytest.raises(Conflicting):
         kept.store.record_many(metrics, [AT_MS, AT_MS])
@@ -157,12 +159,12 @@ def test_of_readings_recorded_at_once_none_is_kept_where_two_disagree(kept: Kept
     kept.store.record_many(metrics[1:], [AT_MS])  # what wasn't kept contradicts nothing
 
 
-def test_what_is_remembered_of_readings_that_were_sent_is_bounded(kept: Kept) -> None:
+def test_the_memory_of_sent_readings_is_bounded(kept: StoreOnDisk) -> None:
     kept.store.record_many([{"temperature": 20.0}] * 1500, [AT_MS - n for n in range(1500)])
     assert len(kept.store._recent) == 1000
 
 
-def test_a_metric_that_was_refused_alone_is_put_aside_and_its_reading_is_taken(kept: Kept) -> None:
+def test_a_refused_metric_is_put_aside_and_its_reading_is_taken(kept: StoreOnDisk) -> None:
     kept.store.record({"temperature": 20.0, "humidity": 40.0}, AT_MS)
     (reading,) = kept.store.take(1, 1000)
     rejection = Rejection(0, "humidity", 40.0, "is below 50.0 %RH")
@@ -175,7 +177,7 @@ def test_a_metric_that_was_refused_alone_is_put_aside_and_its_reading_is_taken(k
     assert (aside["field"], aside["reason"]) == ("humidity", "is below 50.0 %RH")
 
 
-def test_a_reading_waits_with_its_metrics_until_it_is_settled(kept: Kept) -> None:
+def test_a_reading_waits_with_its_metrics_until_it_is_settled(kept: StoreOnDisk) -> None:
     kept.store.record({"temperature": 21.5, "humidity": None, "battery": 3})
     (reading,) = kept.store.take(10, 1000)
     assert reading == Queued(1, NOW_MS, '{"temperature":21.5,"battery":3}')
@@ -200,8 +202,8 @@ def test_a_reading_waits_with_its_metrics_until_it_is_settled(kept: Kept) -> Non
         ({"temperature": "21"}, "temperature: '21' is a str, and not a finite number of °C; float"),
     ],
 )
-def test_what_the_pipeline_would_refuse_is_not_recorded(
-    kept: Kept, metrics: Any, message: str
+def test_a_reading_that_the_pipeline_would_refuse_is_not_recorded(
+    kept: StoreOnDisk, metrics: Any, message: str
 ) -> None:
     with pytest.raises(Invalid, match=message):
         kept.store.record(metrics)
@@ -222,7 +224,7 @@ def test_a_device_id_that_the_pipeline_would_refuse_is_refused(path: Path, devic
         (datetime(2027, 1, 15, 9, 30, tzinfo=timezone(timedelta(hours=2))), 1_799_998_200_000),
     ],
 )
-def test_a_callers_own_time_is_the_identity(kept: Kept, given_time: Any, at_ms: int) -> None:
+def test_a_callers_own_time_is_the_identity(kept: StoreOnDisk, given_time: Any, at_ms: int) -> None:
     kept.store.record({"temperature": 1.0}, given_time)
     assert [each.recorded_at_ms for each in kept.store.take(10, 1000)] == [at_ms]
 
@@ -235,12 +237,12 @@ def test_every_millisecond_of_a_datetime_is_kept() -> None:
 
 
 def test_a_callers_own_time_is_taken_while_the_clock_is_not_set(path: Path) -> None:
-    kept = Kept(path, FakeClock(now_ms=0))
+    kept = StoreOnDisk(path, FakeClock(now_ms=0))
     assert kept.store.record({"temperature": 1.0}, NOW_MS) == NOW_MS
     assert kept.send() == [NOW_MS]
 
 
-def test_the_clock_gives_no_instant_that_a_caller_has_used(kept: Kept) -> None:
+def test_the_clock_gives_no_instant_that_a_caller_has_used(kept: StoreOnDisk) -> None:
     kept.store.record({"temperature": 1.0}, NOW_MS + 5_000)
     kept.clock.pass_ms(5_000)
     kept.record()
@@ -264,18 +266,18 @@ def test_the_clock_gives_no_instant_that_a_caller_has_used(kept: Kept) -> None:
         (NOW_MS + 300_001, "is more than 5 minutes after the device's clock"),
     ],
 )
-def test_a_time_that_can_not_be_is_refused(kept: Kept, given_time: Any, message: str) -> None:
+def test_an_impossible_time_is_refused(kept: StoreOnDisk, given_time: Any, message: str) -> None:
     with pytest.raises(Invalid, match=f"recorded_at: .*{message}"):
         kept.store.record({"temperature": 1.0}, given_time)
     assert kept.store.status().waiting == 0
 
 
-def test_whole_milliseconds_may_be_a_float(kept: Kept) -> None:
+def test_whole_milliseconds_may_be_a_float(kept: StoreOnDisk) -> None:
     kept.store.record({"temperature": 1.0}, float(NOW_MS))
     assert kept.send() == [NOW_MS]
 
 
-def test_of_readings_recorded_together_all_are_kept_or_none(kept: Kept) -> None:
+def test_readings_recorded_together_are_all_kept_or_none(kept: StoreOnDisk) -> None:
     with pytest.raises(Invalid):
         kept.store.record_many([{"temperature": 1.0}, {"temperature": 999.0}])
     assert kept.store.take(10, 1000) == []
@@ -284,7 +286,7 @@ def test_of_readings_recorded_together_all_are_kept_or_none(kept: Kept) -> None:
 
 
 @pytest.mark.parametrize("times", [[], [NOW_MS], [NOW_MS, None, NOW_MS]])
-def test_readings_recorded_together_have_a_time_each_or_none(kept: Kept, times: Any) -> None:
+def test_readings_recorded_together_have_a_time_each_or_none(kept: StoreOnDisk, times: Any) -> None:
     with pytest.raises(Invalid, match=r"recorded_at: .* are not 2, as many as the readings"):
         kept.store.record_many([{"temperature": 1.0}, {"temperature": 2.0}], times)
     assert kept.store.status().waiting == 0
@@ -293,7 +295,7 @@ def test_readings_recorded_together_have_a_time_each_or_none(kept: Kept, times: 
 # Identity
 
 
-def test_readings_within_a_millisecond_get_one_each(kept: Kept) -> None:
+def test_readings_within_a_millisecond_get_one_each(kept: StoreOnDisk) -> None:
     told = [kept.store.record({"temperature": 20.0}) for _ in range(3)]
     assert told == [NOW_MS, NOW_MS + 1, NOW_MS + 2]
     kept.clock.pass_ms(1)
@@ -303,7 +305,7 @@ def test_readings_within_a_millisecond_get_one_each(kept: Kept) -> None:
     assert kept.send() == [*range(NOW_MS, NOW_MS + 5), NOW_MS + 101]
 
 
-def test_a_reading_keeps_its_instant_when_the_process_starts_again(kept: Kept) -> None:
+def test_a_reading_keeps_its_instant_when_the_process_starts_again(kept: StoreOnDisk) -> None:
     kept.record(3)
     again = kept.open()
     again.record({"temperature": 1.0})
@@ -313,7 +315,7 @@ def test_a_reading_keeps_its_instant_when_the_process_starts_again(kept: Kept) -
 @pytest.mark.parametrize("is_sent", [False, True])
 @pytest.mark.parametrize("is_reopened", [False, True])
 def test_a_clock_that_is_set_back_uses_no_instant_again(
-    kept: Kept, is_sent: bool, is_reopened: bool
+    kept: StoreOnDisk, is_sent: bool, is_reopened: bool
 ) -> None:
     for _ in range(100):
         kept.record()
@@ -332,7 +334,7 @@ def test_a_clock_that_is_set_back_uses_no_instant_again(
     assert instants[100:] == expected
 
 
-def test_a_clock_that_was_years_ahead_is_believed_again_once_it_is_right(kept: Kept) -> None:
+def test_a_clock_that_was_years_ahead_is_believed_again_once_it_is_right(kept: StoreOnDisk) -> None:
     kept.clock.wall_ms += 70 * 365 * DAY_MS
     kept.record(3)
     kept.clock.wall_ms = NOW_MS
@@ -342,7 +344,7 @@ def test_a_clock_that_was_years_ahead_is_believed_again_once_it_is_right(kept: K
     assert kept.send()[3:] == [NOW_MS, NOW_MS + 1, NOW_MS + 1000]
 
 
-def test_two_processes_share_a_store_without_sharing_an_instant(kept: Kept) -> None:
+def test_two_processes_share_a_store_without_sharing_an_instant(kept: StoreOnDisk) -> None:
     other = kept.open()
     for _ in range(5):
         kept.record()
@@ -351,7 +353,7 @@ def test_two_processes_share_a_store_without_sharing_an_instant(kept: Kept) -> N
     assert kept.send() == list(range(NOW_MS, NOW_MS + 10))
 
 
-def test_processes_record_at_once_and_none_fails(kept: Kept) -> None:
+def test_processes_record_at_once_and_none_fails(kept: StoreOnDisk) -> None:
     stores = [kept.open() for _ in range(4)]
     failures: list[Exception] = []
 
@@ -371,7 +373,7 @@ def test_processes_record_at_once_and_none_fails(kept: Kept) -> None:
     assert kept.send() == list(range(NOW_MS, NOW_MS + 200))
 
 
-def test_a_file_that_another_process_writes_to_is_waited_for(kept: Kept) -> None:
+def test_a_file_that_another_process_writes_to_is_waited_for(kept: StoreOnDisk) -> None:
     other = sqlite3.connect(kept.path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     timer = threading.Timer(0.3, other.execute, ["COMMIT"])
@@ -382,7 +384,7 @@ def test_a_file_that_another_process_writes_to_is_waited_for(kept: Kept) -> None
     assert kept.send() == [NOW_MS]
 
 
-def test_threads_record_without_sharing_an_instant(kept: Kept) -> None:
+def test_threads_record_without_sharing_an_instant(kept: StoreOnDisk) -> None:
     threads = [threading.Thread(target=kept.record, args=(50,)) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -392,7 +394,7 @@ def test_threads_record_without_sharing_an_instant(kept: Kept) -> None:
 
 
 def test_instants_known_only_as_a_span_are_not_believed(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
+    kept: StoreOnDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "SENT_MAX", 2)
     monkeypatch.setattr(store_module, "SENT_ROW", 1)
@@ -410,7 +412,7 @@ def test_instants_known_only_as_a_span_are_not_believed(
 
 
 def test_small_batches_are_remembered_as_long_as_large_ones(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
+    kept: StoreOnDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "SENT_MAX", 2)
     monkeypatch.setattr(store_module, "SENT_ROW", 5)
@@ -428,8 +430,8 @@ def test_small_batches_are_remembered_as_long_as_large_ones(
         sent.append(again)
 
 
-def test_what_was_sent_ahead_of_the_clock_does_not_have_the_rest_forgotten(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
+def test_readings_sent_ahead_of_the_clock_do_not_displace_other_sent_ones(
+    kept: StoreOnDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "SENT_MAX", 5)
     monkeypatch.setattr(store_module, "SENT_ROW", 1)
@@ -446,10 +448,10 @@ def test_what_was_sent_ahead_of_the_clock_does_not_have_the_rest_forgotten(
     assert len(set(sent)) == 16
 
 
-def test_a_leap_ahead_does_not_have_the_clock_disbelieved_until_it_is_there(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
+def test_after_a_leap_ahead_the_right_clock_is_believed(
+    kept: StoreOnDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A span from before the leap to its far end would cover all the time between."""
+    """A span from before the leap to its end would cover all the time between."""
     monkeypatch.setattr(store_module, "SENT_MAX", 2)
     monkeypatch.setattr(store_module, "SENT_ROW", 1)
     kept.record()
@@ -480,10 +482,10 @@ def test_a_leap_ahead_does_not_have_the_clock_disbelieved_until_it_is_there(
         max_size=40,
     )
 )
-def test_no_course_of_events_gives_two_readings_one_instant(
+def test_no_sequence_of_events_gives_two_readings_one_instant(
     tmp_path_factory: pytest.TempPathFactory, course: list[tuple[str, int]]
 ) -> None:
-    kept = Kept(tmp_path_factory.mktemp("course") / "readings.db", FakeClock())
+    kept = StoreOnDisk(tmp_path_factory.mktemp("course") / "readings.db", FakeClock())
     given_out: list[int] = []
     recorded = 0
     for what, number in course:
@@ -502,14 +504,14 @@ def test_no_course_of_events_gives_two_readings_one_instant(
     assert len(given_out) == len(set(given_out)) == recorded
 
 
-def test_runs_and_spans_part_where_a_day_lies_between() -> None:
+def test_a_day_between_instants_separates_runs_and_spans() -> None:
     assert list(runs([5, 1, DAY_MS + 4, 3 * DAY_MS])) == [[1, 5, DAY_MS + 4], [3 * DAY_MS]]
     assert list(runs([0, DAY_MS])) == [[0], [DAY_MS]]
     far = Span(10 * DAY_MS, 10 * DAY_MS + 1)
     assert joined([far, Span(5, 9), Span(1, 4)]) == [Span(1, 9), far]
 
 
-def test_what_is_used_is_asked_once_for_each_time_the_clock_is_set_back() -> None:
+def test_used_instants_are_loaded_once_each_time_the_clock_is_set_back() -> None:
     asked: list[int] = []
 
     def load(at_ms: int) -> set[int]:
@@ -522,7 +524,7 @@ def test_what_is_used_is_asked_once_for_each_time_the_clock_is_set_back() -> Non
     assert asked == [NOW_MS]
 
 
-def test_a_clock_that_is_set_back_twice_to_one_time_gives_it_once() -> None:
+def test_a_clock_that_is_set_back_twice_to_a_time_gives_it_once() -> None:
     own = Instants(NOW_MS + 9000, NOW_MS + 9000, [], lambda _at_ms: {NOW_MS, NOW_MS + 1})
     assert own.give(NOW_MS) == NOW_MS + 2  # behind both that are used
     assert own.give(NOW_MS + 5000) == NOW_MS + 5000
@@ -550,8 +552,8 @@ def test_the_kernel_names_the_boot() -> None:
 # A clock that isn't set
 
 
-def test_what_is_recorded_before_the_clock_is_set_is_dated_once_it_is(path: Path) -> None:
-    kept = Kept(path, FakeClock(now_ms=1_000))  # 1970
+def test_readings_recorded_before_the_clock_is_set_are_dated_once_it_is(path: Path) -> None:
+    kept = StoreOnDisk(path, FakeClock(now_ms=1_000))  # 1970
     assert kept.store.record({"temperature": 20.0}) is None
     kept.clock.pass_ms(2_000)
     kept.record(2)
@@ -564,10 +566,10 @@ def test_what_is_recorded_before_the_clock_is_set_is_dated_once_it_is(path: Path
     assert kept.store.status().undated == 0
 
 
-def test_what_a_restart_of_the_device_leaves_undated_is_put_aside_with_the_reason(
+def test_readings_that_a_restart_leaves_undated_are_put_aside_with_the_reason(
     path: Path,
 ) -> None:
-    kept = Kept(path, FakeClock(now_ms=0))
+    kept = StoreOnDisk(path, FakeClock(now_ms=0))
     kept.record()
     kept.clock = FakeClock(now_ms=NOW_MS, boot="boot-2")
     kept.store = kept.open()
@@ -582,7 +584,7 @@ def test_what_a_restart_of_the_device_leaves_undated_is_put_aside_with_the_reaso
 
 
 def test_a_full_store_drops_the_oldest_and_counts_them(path: Path) -> None:
-    kept = Kept(path, FakeClock(step_ms=1000), max_bytes=2000)  # 44 bytes a reading
+    kept = StoreOnDisk(path, FakeClock(step_ms=1000), max_bytes=2000)  # 44 bytes a reading
     kept.record(100)
     status = kept.store.status()
     assert status.waiting + status.dropped_full == 100
@@ -593,8 +595,8 @@ def test_a_full_store_drops_the_oldest_and_counts_them(path: Path) -> None:
     assert instants[-1] == NOW_MS + 100_000  # the oldest were dropped
 
 
-def test_a_full_store_makes_room_for_more_than_the_reading_that_comes(path: Path) -> None:
-    kept = Kept(path, FakeClock(), max_bytes=44 * 1000)
+def test_a_full_store_makes_room_for_more_than_one_reading(path: Path) -> None:
+    kept = StoreOnDisk(path, FakeClock(), max_bytes=44 * 1000)
     kept.record(1000)
     drops = []
     for _ in range(12):
@@ -603,8 +605,8 @@ def test_a_full_store_makes_room_for_more_than_the_reading_that_comes(path: Path
     assert drops == [10] * 10 + [20] * 2  # a hundredth of it
 
 
-def test_what_waits_for_the_clock_is_dropped_too_when_the_store_is_full(path: Path) -> None:
-    kept = Kept(path, FakeClock(now_ms=0), max_bytes=2000)
+def test_undated_readings_are_dropped_too_when_the_store_is_full(path: Path) -> None:
+    kept = StoreOnDisk(path, FakeClock(now_ms=0), max_bytes=2000)
     kept.record(100)
     status = kept.store.status()
     assert status.undated + status.dropped_full == 100
@@ -613,8 +615,8 @@ def test_what_waits_for_the_clock_is_dropped_too_when_the_store_is_full(path: Pa
     assert len(kept.send()) == status.undated
 
 
-def test_no_more_is_dropped_of_what_waits_for_the_clock_than_has_to_be(path: Path) -> None:
-    kept = Kept(path, FakeClock(), max_bytes=44 * 30)
+def test_no_more_undated_readings_are_dropped_than_necessary(path: Path) -> None:
+    kept = StoreOnDisk(path, FakeClock(), max_bytes=44 * 30)
     kept.record(20)
     kept.clock.wall_ms = 0
     kept.record(11)  # the last of them makes it full
@@ -624,7 +626,7 @@ def test_no_more_is_dropped_of_what_waits_for_the_clock_than_has_to_be(path: Pat
 
 def test_an_instant_that_was_dropped_is_not_used_again(path: Path) -> None:
     """It may have been sent before, and the answer lost."""
-    kept = Kept(path, FakeClock(step_ms=1000), max_bytes=2000)
+    kept = StoreOnDisk(path, FakeClock(step_ms=1000), max_bytes=2000)
     kept.record(100)
     dropped = {NOW_MS + 1000 * each for each in range(1, 101)} - set(kept.send())
     assert len(dropped) > 50
@@ -633,16 +635,16 @@ def test_an_instant_that_was_dropped_is_not_used_again(path: Path) -> None:
     assert not dropped & set(kept.send())
 
 
-def test_readings_that_are_more_than_a_store_may_hold_are_refused(path: Path) -> None:
-    kept = Kept(path, FakeClock(), max_bytes=1024)
+def test_readings_larger_than_the_whole_store_are_refused(path: Path) -> None:
+    kept = StoreOnDisk(path, FakeClock(), max_bytes=1024)
     kept.record(3)
     with pytest.raises(StoreFull, match="132 bytes wait, 1320 more are over max_bytes, 1024"):
         kept.store.record_many([{"temperature": 20.0}] * 30)
     assert len(kept.send()) == 3
 
 
-def test_a_full_store_refuses_if_it_is_told_to(path: Path) -> None:
-    kept = Kept(path, FakeClock(), max_bytes=1024, when_full="refuse")
+def test_a_full_store_refuses_readings_if_its_options_say_so(path: Path) -> None:
+    kept = StoreOnDisk(path, FakeClock(), max_bytes=1024, when_full="refuse")
     kept.record(23)
     with pytest.raises(StoreFull, match="1012 bytes wait, 44 more are over max_bytes, 1024"):
         kept.record()
@@ -651,7 +653,7 @@ def test_a_full_store_refuses_if_it_is_told_to(path: Path) -> None:
     kept.record()
 
 
-def test_a_clock_that_leaps_ahead_for_a_while_loses_nothing_that_waits(kept: Kept) -> None:
+def test_a_clock_that_leaps_ahead_for_a_while_loses_no_waiting_reading(kept: StoreOnDisk) -> None:
     kept.record(3)
     kept.clock.wall_ms += 20 * 365 * DAY_MS  # a GPS receiver's week rolls over
     kept.record()
@@ -670,7 +672,7 @@ def test_a_clock_that_leaps_ahead_for_a_while_loses_nothing_that_waits(kept: Kep
         {"max_bytes": 10},
     ],
 )
-def test_options_that_can_not_be_are_refused(options: Any) -> None:
+def test_impossible_options_are_refused(options: Any) -> None:
     with pytest.raises(Invalid, match=next(iter(options))):
         StoreOptions(**options)
 
@@ -678,14 +680,18 @@ def test_options_that_can_not_be_are_refused(options: Any) -> None:
 # Sending
 
 
-def test_a_batch_is_bounded_by_count_and_bytes_and_has_one_reading_at_least(kept: Kept) -> None:
+def test_a_batch_is_bounded_by_count_and_bytes_and_has_one_reading_at_least(
+    kept: StoreOnDisk,
+) -> None:
     kept.record(10)
     assert len(kept.store.take(4, 10**6)) == 4
     assert len(kept.store.take(100, 44 * 3)) == 3
     assert len(kept.store.take(100, 1)) == 1
 
 
-def test_what_is_refused_is_put_aside_with_the_reason_and_never_sent_again(kept: Kept) -> None:
+def test_refused_readings_are_put_aside_with_the_reason_and_never_sent_again(
+    kept: StoreOnDisk,
+) -> None:
     kept.record(2)
     first, second = kept.store.take(10, 1000)
     refusal = Rejection(1, "temperature", {"a": 412.0}, "is above 150")
@@ -705,7 +711,7 @@ def test_what_is_refused_is_put_aside_with_the_reason_and_never_sent_again(kept:
 
 
 def test_the_dead_letters_are_bounded_and_all_are_counted(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
+    kept: StoreOnDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "REJECTED_MAX", 5)
     kept.record(8)
@@ -716,7 +722,7 @@ def test_the_dead_letters_are_bounded_and_all_are_counted(
     assert kept.store.rejected()[0]["recorded_at"] == NOW_MS + 7
 
 
-def test_a_reading_that_two_senders_hold_is_counted_once(kept: Kept) -> None:
+def test_a_reading_that_two_senders_have_taken_is_counted_once(kept: StoreOnDisk) -> None:
     other = kept.open()
     kept.record(2)
     mine, theirs = kept.store.take(10, 1000), other.take(10, 1000)
@@ -726,7 +732,7 @@ def test_a_reading_that_two_senders_hold_is_counted_once(kept: Kept) -> None:
     assert (other.status().taken, other.status().waiting) == (2, 1)
 
 
-def test_a_reading_that_two_senders_hold_is_put_aside_once(kept: Kept) -> None:
+def test_a_reading_that_two_senders_have_taken_is_put_aside_once(kept: StoreOnDisk) -> None:
     other = kept.open()
     kept.record()
     (mine,), (theirs,) = kept.store.take(10, 1000), other.take(10, 1000)
@@ -740,12 +746,12 @@ def test_a_reading_that_two_senders_hold_is_put_aside_once(kept: Kept) -> None:
 # The file
 
 
-def test_a_file_of_another_device_is_refused(kept: Kept) -> None:
+def test_a_file_of_another_device_is_refused(kept: StoreOnDisk) -> None:
     with pytest.raises(StoreFailed, match=r"has the readings of device 'pump-17', not of 'x'"):
         Store(kept.path, "x")
 
 
-def test_a_file_of_a_newer_version_is_refused(kept: Kept) -> None:
+def test_a_file_of_a_newer_version_is_refused(kept: StoreOnDisk) -> None:
     kept.store.close()
     with sqlite3.connect(kept.path) as sql:
         sql.execute("PRAGMA user_version = 3")
@@ -763,9 +769,9 @@ def as_first_version(path: Path) -> None:
     sql.close()
 
 
-def test_a_file_of_the_first_version_goes_on(path: Path) -> None:
+def test_a_file_of_the_first_version_can_be_used(path: Path) -> None:
     """It had no totals; they are counted once."""
-    kept = Kept(path, FakeClock(now_ms=0))
+    kept = StoreOnDisk(path, FakeClock(now_ms=0))
     kept.record(2)
     kept.store.record({"temperature": 1.0}, NOW_MS + 9)
     before = kept.store.status()
@@ -781,7 +787,7 @@ def test_a_file_of_the_first_version_goes_on(path: Path) -> None:
 
 
 def test_a_file_of_the_first_version_knows_what_was_sent(path: Path) -> None:
-    kept = Kept(path, FakeClock())
+    kept = StoreOnDisk(path, FakeClock())
     kept.record()
     kept.clock.pass_ms(5_000)
     kept.record()
@@ -794,8 +800,8 @@ def test_a_file_of_the_first_version_knows_what_was_sent(path: Path) -> None:
     assert kept.send() == [NOW_MS + 1]
 
 
-def test_what_is_remembered_is_bounded_however_often_the_process_starts(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
+def test_table_sent_stays_bounded_however_often_the_process_starts(
+    kept: StoreOnDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "SENT_MAX", 2)
     monkeypatch.setattr(store_module, "SENT_ROW", 1)
@@ -809,7 +815,7 @@ def test_what_is_remembered_is_bounded_however_often_the_process_starts(
     assert rows <= 5
 
 
-def test_what_another_process_does_is_not_counted_anew_row_by_row(kept: Kept) -> None:
+def test_writes_of_another_process_do_not_make_it_count_all_rows(kept: StoreOnDisk) -> None:
     other = kept.open()
     kept.store.record_many([{"temperature": 20.0}] * 20_000)
     kept.clock.pass_ms(60_000)
@@ -827,13 +833,13 @@ def test_what_another_process_does_is_not_counted_anew_row_by_row(kept: Kept) ->
     assert steps < 5  # thousand instructions; a row takes some
 
 
-def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused(path: Path) -> None:
     path.write_text("temperature,21.5\n" * 100)
     with pytest.raises(StoreFailed, match="not a database"):
         Store(path, "pump-17")
 
 
-def test_a_disk_that_is_full_loses_what_it_refused_and_nothing_else(kept: Kept) -> None:
+def test_a_full_disk_loses_only_the_readings_that_it_refused(kept: StoreOnDisk) -> None:
     kept.record(10)
     (pages,) = kept.store._sql.execute("PRAGMA page_count").fetchone()
     kept.store._sql.execute(f"PRAGMA max_page_count = {pages}")
@@ -845,12 +851,14 @@ def test_a_disk_that_is_full_loses_what_it_refused_and_nothing_else(kept: Kept) 
     assert kept.send() == list(range(NOW_MS, NOW_MS + 11))
 
 
-def test_power_may_fail_after_record_by_default() -> None:
+def test_by_default_a_recorded_reading_survives_a_loss_of_power() -> None:
     assert StoreOptions().synchronous == "full"
 
 
 @pytest.mark.parametrize(("name", "level"), [("full", 2), ("normal", 1)])
-def test_the_store_writes_ahead_and_as_safely_as_told(path: Path, name: str, level: int) -> None:
-    kept = Kept(path, FakeClock(), synchronous=name)
+def test_the_store_uses_a_write_ahead_log_and_the_chosen_safety(
+    path: Path, name: str, level: int
+) -> None:
+    kept = StoreOnDisk(path, FakeClock(), synchronous=name)
     assert kept.store._sql.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert kept.store._sql.execute("PRAGMA synchronous").fetchone() == (level,)

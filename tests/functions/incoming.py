@@ -19,12 +19,12 @@ def reading(device_id: str = "pump-1", at_ms: int = NOW_MS, **metrics: float) ->
 
 
 def number(index: int) -> str:
-    """The sequence number of a batch's record."""
+    """Return the sequence number of a batch's record."""
     return f"4954511523{index:04}"
 
 
 def kinesis(records: Iterable[Reading | bytes]) -> dict[str, Any]:
-    """A batch of a stream's shard, records as readings or as they are."""
+    """Return a batch of a stream's shard, with records as readings or as given."""
     return {"Records": [_stream_record(index, record) for index, record in enumerate(records)]}
 
 
@@ -44,12 +44,12 @@ def _stream_record(index: int, record: Reading | bytes) -> dict[str, Any]:
 
 
 def failed(*indexes: int) -> dict[str, Any]:
-    """A partial batch response that names a stream's records."""
+    """Return a partial batch response that names a stream's records."""
     return {"batchItemFailures": [{"itemIdentifier": number(index)} for index in indexes]}
 
 
 def sqs(bodies: Sequence[str]) -> dict[str, Any]:
-    """A batch of a queue's messages: m0, m1 and so on."""
+    """Return a batch of a queue's messages: m0, m1 and so on."""
     return {
         "Records": [
             {"messageId": f"m{index}", "body": body, "eventSource": "aws:sqs"}
@@ -59,7 +59,7 @@ def sqs(bodies: Sequence[str]) -> dict[str, Any]:
 
 
 def changes(images: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of a table's stream: the items as they became."""
+    """Return a batch of a table's stream: the items after their changes."""
     return {
         "Records": [
             {
@@ -73,7 +73,7 @@ def changes(images: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def given_up(stage: str, event: dict[str, Any]) -> bytes:
-    """What Lambda keeps of a batch that a stage's mapping gave up on."""
+    """Return Lambda's record of a batch that a stage's mapping gave up on."""
     arn = f"arn:aws:lambda:eu-west-1:123456789012:function:telemetry-{stage}"
     context = {"functionArn": arn, "condition": "RetryAttemptsExhausted"}
     return json.dumps({"requestContext": context, "payload": json.dumps(event)}).encode()
@@ -87,7 +87,7 @@ def request(
     query: dict[str, str] | None = None,
     **authorizer: str,
 ) -> dict[str, Any]:
-    """A proxy event; a body that isn't text becomes JSON."""
+    """Return a proxy event; a body that isn't text becomes JSON."""
     return {
         "httpMethod": method,
         "resource": resource,

@@ -15,7 +15,7 @@ def post(pipeline: Pipeline, headers: dict[str, str], device_id: str = "insider"
     return pipeline.http.post(path, json=body, headers=headers).status_code
 
 
-def test_a_device_writes_its_own_readings_and_no_other_devices(pipeline: Pipeline) -> None:
+def test_a_device_writes_only_its_own_readings(pipeline: Pipeline) -> None:
     token = bearer(pipeline.token("insider"))
     pipeline.token("victim")
     assert post(pipeline, token) == 202
@@ -56,7 +56,7 @@ def test_a_token_that_is_wrong_malformed_or_missing_is_refused(
     assert pipeline.http.post("/tokens", json={}, headers=headers).status_code in REFUSED
 
 
-def test_a_secret_with_anothers_name_is_a_wrong_token(pipeline: Pipeline) -> None:
+def test_a_secret_with_another_subjects_name_is_a_wrong_token(pipeline: Pipeline) -> None:
     _, _, secret = pipeline.token("insider").partition(".")
     for subject in ("admin", "operator", "gateway", "Insider"):
         assert post(pipeline, bearer(f"{subject}.{secret}")) in REFUSED, subject

@@ -36,7 +36,7 @@ def test_readings_that_cannot_be_stored_are_unaccounted_until_they_are(
     assert stages["aggregate"]["duplicate"] == before["aggregate"]["duplicate"]
 
 
-def test_a_record_of_another_producer_is_foreign_and_leaves_the_balance_alone(
+def test_a_record_of_another_producer_counts_as_foreign_and_does_not_change_the_balance(
     pipeline: Pipeline,
 ) -> None:
     start_ms = now_ms()

@@ -75,7 +75,7 @@ def in_archive(athena: Athena, prefix: str) -> Readings:
     }
 
 
-def test_athena_has_the_readings_of_windows_each_once_whatever_else_was_on_the_stream(
+def test_athena_has_exactly_the_readings_of_windows_each_once(
     pipeline: Pipeline, athena: Athena, tmp_path: Path
 ) -> None:
     minute, second_ms = minutes_ago(4), 1000

@@ -62,10 +62,10 @@ def test_a_wrong_token_loses_nothing(pipeline: Pipeline, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("is_packed", [False, True])
-def test_avro_by_a_version_that_the_registry_does_not_know_goes_on_as_json(
+def test_avro_with_an_unknown_schema_version_is_sent_as_json(
     pipeline: Pipeline, tmp_path: Path, is_packed: bool
 ) -> None:
-    """As by a device whose firmware is newer than the pipeline, or of another stack's registry."""
+    """A device may have newer firmware than the pipeline, or an id of another stack's registry."""
     minute, device_id = minutes_ago(3), f"unknown-{is_packed}"
     written = Avro(str(uuid4()), gzip=is_packed)
     way = Https(pipeline.state.api_url, pipeline.token(device_id), body_format=written, proxy=None)
@@ -91,7 +91,7 @@ WAYS = (
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_each_way_to_send_brings_readings_into_their_window(
+def test_each_transport_and_format_brings_readings_into_their_window(
     pipeline: Pipeline, tmp_path: Path, way: str
 ) -> None:
     minute, device_id = minutes_ago(3), way.replace(" ", "-")

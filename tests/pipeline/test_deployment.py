@@ -29,7 +29,7 @@ WITHOUT_RESOURCE = {  # actions that AWS authorizes on no resource
 LOGS_POLICY = "AmazonAPIGatewayPushToCloudWatchLogs"  # AWS's own, for API Gateway's access logs
 
 
-def test_no_role_has_an_action_or_a_resource_that_it_need_not_have(pipeline: Pipeline) -> None:
+def test_no_role_has_an_unneeded_action_or_resource(pipeline: Pipeline) -> None:
     iam = pipeline.aws("iam")
     roles = stack_roles(pipeline)
     # fourteen functions', two state machines', Firehose's, IoT's two for rules and one to provision
@@ -46,7 +46,7 @@ def test_no_role_has_an_action_or_a_resource_that_it_need_not_have(pipeline: Pip
                 assert actions <= WITHOUT_RESOURCE, (role, statement)
 
 
-def test_each_output_names_something_that_is_there(pipeline: Pipeline) -> None:
+def test_each_output_names_an_existing_resource(pipeline: Pipeline) -> None:
     aws, outputs = pipeline.aws, pipeline.outputs
     table = lambda name: aws("dynamodb").describe_table(TableName=name)  # noqa: E731
     queue = lambda url: aws("sqs").get_queue_attributes(QueueUrl=url)  # noqa: E731

@@ -72,7 +72,7 @@ def test_each_format_plain_and_zipped_makes_the_same_windows(pipeline: Pipeline)
         assert (latest["temperature"], latest["humidity"]) == (23.0, 40.0)
 
 
-def test_what_the_serializer_of_the_registrys_public_package_writes_is_understood(
+def test_records_of_the_registrys_public_serializer_are_read(
     pipeline: Pipeline,
 ) -> None:
     minute = minutes_ago(7)
@@ -93,7 +93,7 @@ def test_what_the_serializer_of_the_registrys_public_package_writes_is_understoo
 
 
 @pytest.mark.alone
-def test_while_glue_is_away_only_devices_with_unknown_ids_wait_and_nothing_of_theirs_is_lost(
+def test_while_glue_is_unavailable_only_readings_with_unknown_ids_wait_and_none_is_lost(
     pipeline: Pipeline,
 ) -> None:
     minute = minutes_ago(6)
@@ -137,7 +137,7 @@ def test_while_glue_is_away_only_devices_with_unknown_ids_wait_and_nothing_of_th
     ],
     ids=["type", "coding", "protobuf", "avro", "bomb"],
 )
-def test_a_body_that_is_not_read_is_answered_with_what_would_be(
+def test_an_unreadable_body_is_answered_with_the_readable_formats(
     pipeline: Pipeline, data: bytes, headers: dict[str, str], status: int, told: str
 ) -> None:
     answer = post(pipeline, "unread", data, **headers)

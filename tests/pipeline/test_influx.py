@@ -52,7 +52,7 @@ def window(pipeline: Pipeline, device_id: str, minute_ms: int, count: int) -> Js
     return metrics
 
 
-def test_what_the_client_of_influxdb_1_writes_comes_out_as_windows(pipeline: Pipeline) -> None:
+def test_points_of_the_influxdb_1_client_are_in_windows(pipeline: Pipeline) -> None:
     minute = minutes_ago(8)
     temperatures = [2, 4, 4, 4, 5, 5, 7, 9]  # mean 5; squares of the distances: 32, an 8th is 4
     points = [
@@ -83,7 +83,7 @@ def test_what_the_client_of_influxdb_1_writes_comes_out_as_windows(pipeline: Pip
     assert (metrics["humidity"]["count"], metrics["humidity"]["last"]) == (1, 40.0)
 
 
-def test_what_the_client_of_influxdb_2_writes_comes_out_as_windows(pipeline: Pipeline) -> None:
+def test_points_of_the_influxdb_2_client_are_in_windows(pipeline: Pipeline) -> None:
     minute = minutes_ago(8)
     lines = [f"room temperature_f={98.6 + 1.8 * index} {minute + index}" for index in range(5)]
     with client_2(pipeline, "influx-2") as client:  # a device, whose points need no tag
@@ -112,7 +112,7 @@ def test_the_clients_are_told_which_lines_were_dropped_and_the_others_are_kept(
     assert window(pipeline, "influx-3", minute, 2)["battery"]["mean"] == pytest.approx(3.55)
 
 
-def test_a_device_writes_its_own_points_alone_and_who_has_no_token_none(pipeline: Pipeline) -> None:
+def test_a_device_writes_only_its_own_points_and_without_a_token_none(pipeline: Pipeline) -> None:
     lines = f"m,host=victim temperature=20 {minutes_ago(8) * 1_000_000}"
     own = bearer(pipeline.token("influx-4"))
     answer = pipeline.http.post("/write", content=lines, headers=own)

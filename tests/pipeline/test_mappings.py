@@ -60,7 +60,7 @@ def test_a_record_that_kills_a_function_is_isolated_kept_and_announced(pipeline:
 
 
 @as_aws("on_failure_sqs", "documented")
-def test_a_queue_gets_the_document_of_what_was_given_up(
+def test_a_queue_gets_the_document_of_a_given_up_batch(
     pipeline: Pipeline, make: MakeConsumer
 ) -> None:
     sqs = pipeline.aws("sqs")
@@ -73,7 +73,7 @@ def test_a_queue_gets_the_document_of_what_was_given_up(
 
 
 @as_aws("on_failure_sns", "documented")
-def test_a_topic_gets_the_document_of_what_was_given_up(
+def test_a_topic_gets_the_document_of_a_given_up_batch(
     pipeline: Pipeline, make: MakeConsumer
 ) -> None:
     sqs, sns = pipeline.aws("sqs"), pipeline.aws("sns")
@@ -162,7 +162,7 @@ def test_the_api_keeps_a_tumbling_window_and_the_engine_fails_an_answer_without_
 
 @pytest.mark.alone
 @as_aws("state_visible", "documented")
-def test_what_a_role_may_not_do_is_a_problem_of_its_mapping(pipeline: Pipeline) -> None:
+def test_a_missing_permission_is_a_problem_of_its_mapping(pipeline: Pipeline) -> None:
     reader = MappingReader(pipeline.instance)
 
     def aggregate() -> str:

@@ -12,7 +12,7 @@ from tests.pipeline.faults import role_without
 from tests.pipeline.mqtt import MqttDevice, connected
 
 
-def test_readings_over_mqtt_come_out_as_windows_and_alerts_each_once(pipeline: Pipeline) -> None:
+def test_readings_over_mqtt_are_in_windows_and_alerts_each_once(pipeline: Pipeline) -> None:
     minute = minutes_ago(4)
     batch = [at(minute, second, temperature=20.0) for second in (1, 2)]
     lines = "\n".join(json.dumps(at(minute, second, humidity=5.0)) for second in (3, 4, 5))
@@ -28,7 +28,7 @@ def test_readings_over_mqtt_come_out_as_windows_and_alerts_each_once(pipeline: P
     assert pipeline.quarantined("wired") == []
 
 
-def test_who_publishes_under_another_name_is_disconnected_and_nothing_of_it_arrives(
+def test_a_device_that_publishes_under_another_name_is_disconnected_and_nothing_arrives(
     pipeline: Pipeline,
 ) -> None:
     minute = minutes_ago(3)
@@ -72,7 +72,7 @@ def test_a_bad_reading_over_mqtt_is_quarantined_exactly_once_and_raises_no_alert
 
 
 @pytest.mark.alone
-def test_what_a_rule_cannot_deliver_waits_for_the_stream_and_is_stored_once(
+def test_messages_that_a_rule_cannot_deliver_wait_for_the_stream_and_are_stored_once(
     pipeline: Pipeline,
 ) -> None:
     minute = minutes_ago(3)
@@ -86,7 +86,7 @@ def test_what_a_rule_cannot_deliver_waits_for_the_stream_and_is_stored_once(
     becomes(lambda: pipeline.waiting("OverflowUrl"), 0, "an empty overflow queue")
 
 
-def test_a_certificate_that_is_taken_back_lets_nobody_in(pipeline: Pipeline) -> None:
+def test_a_revoked_certificate_lets_no_device_in(pipeline: Pipeline) -> None:
     with connected(pipeline, "retired"):
         pass
     iot = client(pipeline.state, "iot")

@@ -97,7 +97,7 @@ def test_a_device_that_the_hook_does_not_know_gets_neither_thing_nor_active_cert
 
 
 @pytest.mark.usefixtures("enabled")
-def test_a_device_may_have_its_key_made_and_hears_what_is_wrong(pipeline: Pipeline) -> None:
+def test_a_device_may_have_its_key_made_and_gets_the_errors(pipeline: Pipeline) -> None:
     template = template_topic(pipeline.outputs["ProvisioningTemplateName"])
     create = "$aws/certificates/create/json"
     wanted = {"parameters": {"DeviceId": "pump-19"}}
@@ -116,7 +116,7 @@ def test_a_device_may_have_its_key_made_and_hears_what_is_wrong(pipeline: Pipeli
     assert things(pipeline, "pump-19") == ["pump-19"]
 
 
-def test_a_claim_takes_no_device_s_name_and_publishes_nothing(pipeline: Pipeline) -> None:
+def test_a_claim_can_not_use_a_devices_name_or_publish(pipeline: Pipeline) -> None:
     with (
         pytest.raises(LocalError, match="doesn't let the claim in: Not authorized"),
         as_claim(pipeline, "pump-21"),

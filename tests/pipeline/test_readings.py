@@ -7,7 +7,7 @@ from tests.pipeline.deployed import Pipeline, at, becomes, minutes_ago, shown
 from tests.pipeline.notices import Notices
 
 
-def test_readings_come_out_as_windows_and_as_the_latest_reading(pipeline: Pipeline) -> None:
+def test_readings_are_in_windows_and_in_the_latest_reading(pipeline: Pipeline) -> None:
     first, second = minutes_ago(10), minutes_ago(9)
     temperatures = [2, 4, 4, 4, 5, 5, 7, 9]  # mean 5; squares of the distances: 32, an 8th is 4
     readings = [at(first, 1 + 2 * index, temperature=t) for index, t in enumerate(temperatures)]

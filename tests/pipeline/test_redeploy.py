@@ -177,7 +177,7 @@ def test_a_changed_rule_and_changed_code_are_deployed_and_all_data_stays(
     becomes(lambda: sum(pipeline.counts(STEADY).values()), len(taken), "all that was taken")
 
 
-def test_what_went_out_is_shown_with_the_ways_that_it_went(pipeline: Pipeline) -> None:
+def test_sent_notices_are_shown_with_their_ways(pipeline: Pipeline) -> None:
     device, minute = "told-of", minutes_ago(2)
     checkout = pipeline.instance.folder.parents[1]
     pipeline.send(device, at(minute, 1, temperature=39.5))
@@ -198,7 +198,7 @@ def test_what_went_out_is_shown_with_the_ways_that_it_went(pipeline: Pipeline) -
     assert sorted(each["by"] for each in found) == ["EventBridge", "SNS"]
 
 
-def test_what_has_not_changed_is_not_deployed_again(checkout: Path, pipeline: Pipeline) -> None:
+def test_without_changes_nothing_is_deployed_again(checkout: Path, pipeline: Pipeline) -> None:
     stack = described(pipeline)
     answer = up(checkout)
     assert answer.returncode == 0
@@ -211,7 +211,7 @@ def described(pipeline: Pipeline) -> Any:
     return stack
 
 
-def test_where_a_deployment_fails_the_instance_stays_as_it_was(
+def test_after_a_failed_deployment_the_instance_is_as_before(
     checkout: Path, pipeline: Pipeline
 ) -> None:
     minute, state = minutes_ago(3), pipeline.state

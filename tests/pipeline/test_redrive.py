@@ -107,7 +107,7 @@ def test_a_notice_that_could_not_be_sent_goes_out_once_by_redrive(
         notices.arrived_once("unsent")
 
 
-def test_a_line_of_the_overflow_queue_that_is_no_reading_is_quarantined_and_the_others_drained(
+def test_a_bad_line_of_the_overflow_queue_is_quarantined_and_the_others_are_drained(
     pipeline: Pipeline,
 ) -> None:
     minute = minutes_ago(3)

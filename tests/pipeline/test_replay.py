@@ -89,7 +89,7 @@ def test_replaying_an_hour_over_existing_windows_changes_nothing(pipeline: Pipel
     assert pipeline.alerts(*names) == alerts
 
 
-def test_what_only_the_archive_has_comes_into_windows_and_alerts(pipeline: Pipeline) -> None:
+def test_readings_only_in_the_archive_come_into_windows_and_alerts(pipeline: Pipeline) -> None:
     minute, received_ms = minutes_ago(3), now_ms() - 10_000
     readings = [
         {"device_id": name, "recorded_at": minute + second, "temperature": 40.0}
@@ -112,7 +112,7 @@ def test_what_only_the_archive_has_comes_into_windows_and_alerts(pipeline: Pipel
     assert pipeline.counts("unasked") == {}
 
 
-def test_a_rebuild_equals_the_original_is_what_operators_see_and_has_what_came_meanwhile(
+def test_a_rebuild_equals_the_original_is_shown_to_operators_and_has_readings_from_meanwhile(
     pipeline: Pipeline,
 ) -> None:
     names = post_some(pipeline, "rebuilt")

@@ -37,7 +37,7 @@ def local(*arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_a_run_brings_all_up_checks_it_and_leaves_nothing_behind() -> None:
+def test_a_run_starts_an_instance_checks_it_and_leaves_nothing_behind() -> None:
     name = unused("test").name
     ran = local("run", "--name", name, "--for", "5s", "--json", "--devices", "20")
     assert ran.returncode == 0, ran.stderr
@@ -95,7 +95,7 @@ def test_the_check_finds_a_window_that_is_lost_and_one_that_is_changed(pipeline:
 
 
 @pytest.mark.parametrize("plant", [lose, count_twice])
-def test_a_planted_fault_is_told_as_wrong_and_an_unanswered_reading_is_none(
+def test_a_planted_fault_is_reported_as_wrong_and_an_unanswered_reading_is_not(
     pipeline: Pipeline, plant: Plant
 ) -> None:
     ledger, minute_ms = sent(pipeline, plant.__name__)
@@ -110,7 +110,7 @@ def test_a_planted_fault_is_told_as_wrong_and_an_unanswered_reading_is_none(
 
 
 @pytest.mark.alone  # the check tells what is put in quarantine, whoever has sent it
-def test_a_year_of_recorded_temperatures_comes_out_with_its_monthly_means(
+def test_a_year_of_recorded_temperatures_has_its_monthly_means(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     header, *lines = RECORDED.read_text().splitlines()

@@ -61,7 +61,7 @@ def test_a_deployment_registers_every_version_of_a_contract(
     assert [json.loads(each["SchemaDefinition"]) for each in found] == list(versions(contract))
 
 
-def test_ingest_is_told_the_ids_of_the_versions_in_order(pipeline: Pipeline) -> None:
+def test_ingest_has_the_ids_of_the_versions_in_order(pipeline: Pipeline) -> None:
     environment, glue = ingest_environment(pipeline), pipeline.aws("glue")
     assert environment["REGISTRY_NAME"] == pipeline.state.stack
     ids = environment["READING_SCHEMA_IDS"].split(",")

@@ -114,7 +114,7 @@ def test_a_stranger_neither_resets_nor_configures_the_instance(
     assert pipeline.aws("kinesis").list_streams()["StreamNames"] != []
 
 
-def test_the_api_answers_other_users_as_on_aws_and_pages_not_at_all(pipeline: Pipeline) -> None:
+def test_the_api_answers_other_users_as_on_aws_and_web_pages_not_at_all(pipeline: Pipeline) -> None:
     url = pipeline.state.api_url
     with httpx.Client(trust_env=False, timeout=30) as http:
         assert http.get(f"{url}/health").status_code == 200

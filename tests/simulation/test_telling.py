@@ -7,7 +7,7 @@ from local.instance import ROOT
 from tests.simulation import __main__ as program
 
 
-def test_a_sweep_tells_how_far_it_is_also_while_no_seed_ends(
+def test_a_sweep_shows_its_progress_even_while_no_seed_ends(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
@@ -23,7 +23,7 @@ def test_a_sweep_tells_how_far_it_is_also_while_no_seed_ends(
     ]
 
 
-def test_a_wrong_option_is_told_without_the_usage() -> None:
+def test_a_wrong_option_is_reported_without_the_usage() -> None:
     command = [sys.executable, "-m", "tests.simulation", "--seeds", "many"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -21,7 +21,7 @@ def answering(status: int, **body: Any) -> Answer:
 
 
 class Server:
-    """Gives one answer after another, and the last one for ever."""
+    """Gives one answer after another, and repeats the last one."""
 
     def __init__(self, *answers: Answer) -> None:
         self.answers = list(answers)
@@ -76,7 +76,7 @@ TROUBLES = {"lost": lost, "502": answering(502, message="x"), "429": answering(4
 
 
 @pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
-def test_a_read_is_asked_again_until_it_is_answered(trouble: Answer) -> None:
+def test_a_read_is_repeated_until_it_is_answered(trouble: Answer) -> None:
     server = Server(trouble, trouble, answering(200, alerts=[], next=None))
     with api(server) as asked:
         assert list(asked.alerts()) == []
@@ -84,14 +84,14 @@ def test_a_read_is_asked_again_until_it_is_answered(trouble: Answer) -> None:
     assert asked.repeats == 2
 
 
-def test_a_read_that_is_refused_is_not_asked_again() -> None:
+def test_a_refused_read_is_not_repeated() -> None:
     server = Server(answering(403, message="no"))
     with api(server) as asked, pytest.raises(ApiFailed, match="GET /devices/a answered 403: no"):
         asked.device("a")
     assert len(server.asked) == 1
 
 
-def test_when_patience_is_over_or_nobody_is_there_the_call_is_named() -> None:
+def test_the_error_names_the_call_when_patience_is_over_or_the_instance_has_ended() -> None:
     for options in ({"patience_seconds": 0}, {"is_there": lambda: False}):
         server = Server(lost)
         with api(server, **options) as asked, pytest.raises(NoAnswer) as raised:

@@ -1,4 +1,4 @@
-"""What `run --chaos` kills, and how it tells what is what."""
+"""`run --chaos`: how it names processes, and which it kills."""
 
 import random
 import subprocess
@@ -29,7 +29,7 @@ def running(*roles: str) -> list[Running]:
         ([], None),
     ],
 )
-def test_a_process_is_told_by_its_command_line(command: list[str], role: str | None) -> None:
+def test_a_process_is_named_by_its_command_line(command: list[str], role: str | None) -> None:
     assert role_of(command) == role
 
 
@@ -51,11 +51,11 @@ def test_the_engine_or_the_workers_are_killed_and_the_embedded_aws_never() -> No
     assert 400 < chosen[ENGINE,] < 600
 
 
-def test_nothing_is_chosen_where_only_the_embedded_aws_runs() -> None:
+def test_nothing_is_chosen_if_only_the_embedded_aws_runs() -> None:
     assert choose(running(EMBEDDED_AWS), random.Random(1)) == []
 
 
-def test_a_process_that_is_gone_uses_nothing() -> None:
+def test_an_ended_process_uses_no_cpu() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     process = psutil.Process(gone.pid)
     gone.wait()
@@ -63,12 +63,12 @@ def test_a_process_that_is_gone_uses_nothing() -> None:
     assert cpu_seconds(SELF) > 0
 
 
-def test_a_run_in_which_nothing_was_killed_shows_nothing_and_says_so() -> None:
+def test_a_run_without_kills_reports_that_it_shows_nothing() -> None:
     assert Casualties({}, 0).problems() == ["chaos: nothing was killed, so the run shows nothing"]
     assert Casualties({"ingest": 1}, 0).problems() == []
 
 
-def test_casualties_are_told_by_what_they_were() -> None:
+def test_casualties_are_counted_by_role() -> None:
     told = Casualties({"ingest": 2, ENGINE: 3}, 1).summary()
     assert told == (
         "killed 5 times (ingest 2, mapping engine 3); 1 invocations ended with their worker"

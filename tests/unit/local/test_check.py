@@ -22,7 +22,7 @@ def ledger() -> Ledger:
 
 
 def shown() -> dict[str, Any]:
-    """What the API shows of the ledger's window: 10, 11, 12."""
+    """Return the API's answer for the ledger's window: 10, 11, 12."""
     metric = {"count": 3, "mean": 11.0, "min": 10.0, "max": 12.0, "last": 12.0}
     stddev = 0.816496580927726  # of 2/3
     metrics = {"temperature": {**metric, "stddev": stddev}}
@@ -37,7 +37,7 @@ def test_equal_windows_show_no_difference(ledger: Ledger) -> None:
     assert differences(ledger, shown()) == []
 
 
-def test_rounding_of_sums_is_no_difference(ledger: Ledger) -> None:
+def test_a_rounding_error_of_a_sum_is_not_a_difference(ledger: Ledger) -> None:
     window = shown()
     window["metrics"]["temperature"]["mean"] += 1e-10
     window["metrics"]["temperature"]["stddev"] -= 1e-10
@@ -60,7 +60,7 @@ def test_a_lost_reading_a_lost_window_and_a_lost_metric_are_found(ledger: Ledger
     ]
 
 
-def test_a_window_that_nobody_sent_or_that_is_shown_twice_is_found(ledger: Ledger) -> None:
+def test_an_unexpected_window_and_a_double_window_are_found(ledger: Ledger) -> None:
     ghost = {**shown(), "minute": iso(MINUTE_MS + 60_000)}
     assert differences(ledger, shown(), ghost) == [f"window {iso(MINUTE_MS + 60_000)}"]
     assert differences(ledger, shown(), shown()) == [f"window {iso(MINUTE_MS)}"]
@@ -71,7 +71,7 @@ OVERHEATING = Rule("overheating", "temperature", above=38.0, clears_below=37.0)
 
 @pytest.fixture
 def heated() -> Ledger:
-    """Two incidents: breaches at 0, 5; recovered at 10; breaches at 20, 25; recovered at 30."""
+    """Return two incidents: breaches at 0 and 5, recovery at 10; breaches at 20 and 25, then 30."""
     filled = Ledger()
     course = {0: 39.0, 5: 40.5, 10: 36.5, 20: 42.0, 25: 38.5, 28: 37.5, 30: 36.0, 35: 35.0}
     filled.accept(
@@ -124,7 +124,7 @@ Reads = list[tuple[int, float]]
 
 
 def window_of(readings: Iterable[tuple[int, float]]) -> dict[str, Any]:
-    """What the API shows of temperatures at ms of the minute, worked out on its own."""
+    """Return the API's window of temperatures by ms of the minute, computed independently."""
     values = [value for _, value in sorted(readings)]
     mean = sum(values) / len(values)
     temperature = {
@@ -174,7 +174,7 @@ UNANSWERED = [(at, 20.0 + 2.0**-at) for at in range(8, 14)]
 
 
 @pytest.mark.parametrize("there", range(len(UNANSWERED) + 1))
-def test_a_lost_reading_is_told_among_readings_without_an_answer(there: int) -> None:
+def test_a_lost_reading_is_found_among_unanswered_ones(there: int) -> None:
     ledger = answered_and_not(SURE, UNANSWERED)
     for lost in range(len(SURE)):
         kept = [each for index, each in enumerate(SURE) if index != lost]
@@ -184,14 +184,14 @@ def test_a_lost_reading_is_told_among_readings_without_an_answer(there: int) -> 
 
 
 @pytest.mark.parametrize("there", range(len(UNANSWERED) + 1))
-def test_a_reading_counted_twice_is_told_among_readings_without_an_answer(there: int) -> None:
+def test_a_reading_counted_twice_is_found_among_unanswered_ones(there: int) -> None:
     ledger = answered_and_not(SURE, UNANSWERED)
     for twice in range(len(SURE)):
         found = compared(ledger, window_of([*SURE, (59_000, SURE[twice][1]), *UNANSWERED[:there]]))
         assert found
 
 
-def test_more_readings_than_were_sent_never_come_of_readings_on_their_way() -> None:
+def test_readings_on_their_way_never_explain_more_readings_than_were_sent() -> None:
     ledger = answered_and_not(SURE, UNANSWERED)
     everything = [*SURE, *UNANSWERED, (59_000, 20.55)]
     found = compared(ledger, window_of(everything))
@@ -215,7 +215,7 @@ def test_an_unanswered_reading_of_an_accepted_instant_may_bring_the_larger_value
     assert compared(ledger, window_of([(0, 19.0), (1, 21.0)])) != []
 
 
-def test_more_unanswered_readings_than_can_be_searched_are_compared_by_bounds_and_told() -> None:
+def test_too_many_unanswered_readings_to_search_are_compared_by_bounds_and_reported() -> None:
     unanswered = [(at, 20.0 + at / 100) for at in range(10, 60)]
     ledger = answered_and_not(SURE, unanswered)
     came = compare_windows("a", ledger, [window_of([*SURE, *unanswered[::2]])])
@@ -230,7 +230,7 @@ def alerted(sure: Reads, unanswered: Reads, *alerts: dict[str, Any]) -> list[str
     return [each.what for each in alert_differences(ledger, [OVERHEATING], alerts)]
 
 
-def test_an_unanswered_breach_may_open_an_alert_or_prolong_one_and_nothing_else_may() -> None:
+def test_only_an_unanswered_breach_may_open_or_prolong_an_unexpected_alert() -> None:
     calm, breach = [(0, 20.0)], [(5, 39.0), (7, 41.0)]
     assert alerted(calm, breach) == []
     assert alerted(calm, breach, alert(5, 7, 41.0)) == []
@@ -266,6 +266,6 @@ def test_an_alert_may_be_cleared_by_an_unanswered_recovery() -> None:
     assert alerted([(0, 39.0)], [(9, 37.5)], cleared) == ["alert overheating cleared_at"]
 
 
-def test_times_come_back_to_the_millisecond() -> None:
+def test_times_survive_a_round_trip_to_the_millisecond() -> None:
     assert iso(1_783_166_400_123) == "2026-07-04T12:00:00.123Z"
     assert from_iso(iso(1_783_166_400_123)) == 1_783_166_400_123

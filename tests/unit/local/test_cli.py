@@ -46,7 +46,7 @@ def test_an_error_of_a_person_is_one_message_and_no_stack_trace(
     assert "Traceback" not in shown.err
 
 
-def test_an_unreadable_file_is_said_before_anything_is_started(
+def test_an_unreadable_file_is_reported_before_anything_is_started(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     line = ["run", "--csv", "gone.csv", "--device", "a", "--metric", "temperature=t"]
@@ -62,7 +62,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert "usage: python -m local" in capsys.readouterr().out
 
 
-def test_the_rules_that_a_run_checks_are_those_of_the_file(tmp_path: Path) -> None:
+def test_a_run_checks_the_rules_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text("rules: [{name: hot, metric: temperature, above: 30, severity: info}]", "utf-8")
     assert load(file) == [Rule("hot", "temperature", above=30)]

@@ -1,4 +1,4 @@
-"""What isn't as `make schemas` would have it isn't built, and nothing is started for it."""
+"""With a file that `make schemas` would change, nothing is built or started."""
 
 import subprocess
 from io import StringIO
@@ -19,7 +19,7 @@ READ = ("contract", "layers", "schemas", *USERS, "template.yaml", "stacks")
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what `make schemas` reads and writes, and of itself."""
+    """A copy of all files that `make schemas` needs."""
     root = tmp_path_factory.mktemp("checkout")
     derived = ("docs/metrics.md", "clients/python/src")
     listed = subprocess.check_output(["git", "ls-files", *READ, *derived], cwd=ROOT, text=True)
@@ -44,7 +44,7 @@ def changed(path: Path, old: str, new: str) -> None:
     path.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
 
 
-def test_what_make_schemas_would_leave_as_it_is_may_be_deployed(rules: Path) -> None:
+def test_files_that_make_schemas_would_not_change_may_be_deployed(rules: Path) -> None:
     refuse_stale(rules.parent)
 
 
@@ -63,7 +63,7 @@ def test_a_rule_that_can_never_fire_is_not_deployed(rules: Path) -> None:
         refuse_stale(rules.parent)
 
 
-def test_nothing_is_started_for_what_is_stale(
+def test_nothing_is_started_with_a_stale_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse() -> None:

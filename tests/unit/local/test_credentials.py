@@ -13,5 +13,5 @@ def test_a_name_that_no_device_may_have_gets_no_certificate(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["claim", "claimed-1", "Claim-1", "pump-1", "x" * 128])
-def test_any_other_name_is_a_devices(name: str) -> None:
+def test_other_names_may_be_devices(name: str) -> None:
     check_id(name)

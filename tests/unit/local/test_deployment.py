@@ -35,14 +35,14 @@ def test_the_layer_is_built_for_this_kind_of_machine(
     assert deployment.layer_platform(system, architecture) == platform
 
 
-def test_a_processor_that_lambda_has_not_is_named() -> None:
+def test_a_processor_that_lambda_lacks_is_named() -> None:
     assert deployment.host_architecture("AMD64") == "x86_64"
     assert deployment.host_architecture("aarch64") == "arm64"
     with pytest.raises(LocalError, match="riscv64, isn't x86-64 or ARM64"):
         deployment.host_architecture("riscv64")
 
 
-def test_a_tool_can_not_reach_the_real_aws_whatever_a_person_has_set(tmp_path: Path) -> None:
+def test_a_tool_can_not_reach_the_real_aws_by_a_persons_variables(tmp_path: Path) -> None:
     persons = {
         "AWS_PROFILE": "work",
         "AWS_ACCESS_KEY_ID": "theirs",
@@ -109,7 +109,9 @@ def test_a_built_layer_is_an_archive_of_its_files_at_each_deployment(tmp_path: P
             assert archive.read("python/a.py") == b"1"
 
 
-def test_a_deployment_tells_what_failed_in_it_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_deployment_names_the_failed_resources_and_reasons(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     began = datetime(2026, 11, 27, tzinfo=UTC)
 
     def event(minute: int, name: str, status: str, reason: str = "") -> dict[str, Any]:
@@ -134,7 +136,7 @@ def test_a_deployment_tells_what_failed_in_it_and_why(monkeypatch: pytest.Monkey
     ]
 
 
-def test_the_state_is_its_owners_alone_and_comes_back(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_state_and_it_survives_a_round_trip(tmp_path: Path) -> None:
     instance = named("one", tmp_path)
     instance.create()
     state = State(pid=1, port=2, tokens={"admin": "admin.secret"}, is_deployed=True)
@@ -171,7 +173,7 @@ def test_a_command_without_its_instance_says_how_to_start_it(tmp_path: Path) -> 
         instance.deployed()
 
 
-def test_a_name_that_is_no_folders_is_refused(tmp_path: Path) -> None:
+def test_a_name_that_can_not_be_a_folder_is_refused(tmp_path: Path) -> None:
     for name in ("../etc", "", "A", "a b"):
         with pytest.raises(LocalError, match="isn't a name"):
             named(name, tmp_path)
@@ -184,7 +186,7 @@ def test_a_failed_step_keeps_the_last_lines_of_its_log(tmp_path: Path) -> None:
     assert failed.tail == [f"line {number}" for number in range(28, 40)]
 
 
-def test_who_brings_an_instance_up_is_alone(tmp_path: Path) -> None:
+def test_only_one_command_brings_an_instance_up(tmp_path: Path) -> None:
     instance = Instance("main", tmp_path / ".local" / "main")
     with instance.brought_up_alone():
         with (
@@ -199,7 +201,7 @@ def test_who_brings_an_instance_up_is_alone(tmp_path: Path) -> None:
     assert list((tmp_path / ".local").iterdir()) == []
 
 
-def test_a_lock_whose_file_was_removed_meanwhile_is_none(tmp_path: Path) -> None:
+def test_a_lock_on_a_removed_file_does_not_count(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with locked(path) as is_locked:
         assert is_locked
@@ -219,7 +221,7 @@ def test_equal_files_make_an_equal_layer_whenever_they_were_written(tmp_path: Pa
     assert contents[0] == contents[1]
 
 
-def test_what_was_built_next_takes_the_place_of_what_is_deployed(tmp_path: Path) -> None:
+def test_the_next_build_replaces_the_deployed_one(tmp_path: Path) -> None:
     instance = Instance("main", tmp_path)
     for folder in (deployment.BUILD, deployment.NEXT_BUILD):
         template = deployment.built_template(instance, folder)
@@ -231,7 +233,7 @@ def test_what_was_built_next_takes_the_place_of_what_is_deployed(tmp_path: Path)
 
 
 class Lambdas:
-    """Answers calls of a function, one after another, and the last one for ever."""
+    """Answers calls of a function, one answer after another, and repeats the last one."""
 
     def __init__(self, *errors: str | None) -> None:
         self.errors = list(errors)
@@ -256,12 +258,12 @@ def test_a_function_that_refuses_an_event_without_records_has_started() -> None:
     deployment.start_function(Lambdas("UnexpectedEvent"), "aggregate")
 
 
-def test_a_function_that_does_not_start_is_told() -> None:
+def test_a_function_that_does_not_start_is_reported() -> None:
     with pytest.raises(LocalError, match=r"aggregate doesn't start: .*ImportModuleError"):
         deployment.start_function(Lambdas("Runtime.ImportModuleError"), "aggregate")
 
 
-def test_a_function_that_never_starts_in_time_is_no_wrong_one(
+def test_a_function_that_never_starts_in_time_means_a_slow_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(deployment, "FIRST_CALL_SECONDS_MAX", 0.0)

@@ -32,7 +32,7 @@ def event(name: str) -> Any:
         ("room t=21.5 1795224606000000000", "room t=21.5 1800495006000000000"),
     ],
 )
-def test_times_of_the_recording_are_moved_in_whatever_unit(before: Any, after: Any) -> None:
+def test_recorded_times_are_moved_in_any_unit(before: Any, after: Any) -> None:
     assert stamped(before, NOW_MS) == after
 
 
@@ -50,11 +50,11 @@ def test_times_of_the_recording_are_moved_in_whatever_unit(before: Any, after: A
         39.5,
     ],
 )
-def test_what_is_no_time_of_the_recording_stays(value: Any) -> None:
+def test_other_numbers_and_times_stay(value: Any) -> None:
     assert stamped(value, NOW_MS) == value
 
 
-def test_what_is_in_base64_is_moved_too_and_the_digest_of_a_body_fits() -> None:
+def test_times_in_base64_are_moved_too_and_a_bodys_digest_is_updated() -> None:
     inner = base64.b64encode(b'{"recorded_at":1795224614000}').decode()
     body = json.dumps({"base64OriginalPayload": inner})
     found = stamped({"body": body, "md5OfBody": "", "data": inner}, NOW_MS)
@@ -65,18 +65,18 @@ def test_what_is_in_base64_is_moved_too_and_the_digest_of_a_body_fits() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("replay")])
-def test_no_time_of_the_recording_is_left(name: str) -> None:
+def test_no_recorded_time_remains(name: str) -> None:
     text = json.dumps(stamped(event(name), NOW_MS))
     assert "2026-11-21" not in text
     assert "17952246" not in text
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_at_the_time_of_the_recording_an_event_is_as_it_lies(name: str) -> None:
+def test_stamped_with_the_recordings_time_an_event_is_unchanged(name: str) -> None:
     assert stamped(event(name), RECORDED_MS) == event(name)
 
 
-def test_somebodys_own_event_is_used_as_it_is(tmp_path: Path) -> None:
+def test_an_event_from_elsewhere_is_used_as_it_is(tmp_path: Path) -> None:
     own = tmp_path / "own.json"
     own.write_text('{"recorded_at": 1795224606000}')
     assert stamped_copy(own, tmp_path / "copies", NOW_MS) == own

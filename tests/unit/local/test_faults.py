@@ -50,14 +50,14 @@ def test_an_interrupt_while_importing_ends_without_a_traceback(
     assert (done.stdout, done.stderr) == ("", "")
 
 
-def test_a_full_disk_is_told_by_what_is_there_and_what_is_needed(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_the_free_and_the_needed_space(tmp_path: Path) -> None:
     told = faults.fault_of(OSError(errno.ENOSPC, "No space left", str(tmp_path / "a" / "b")))
     assert told is not None
     assert told.startswith(f"{tmp_path}/a/b: the disk is full: ")
     assert f" are free at {tmp_path}, an instance takes 400 MB: make room" in told
 
 
-def test_a_folder_that_may_not_be_written_is_told_in_a_sentence() -> None:
+def test_a_folder_that_is_not_writable_is_reported_in_a_sentence() -> None:
     told = faults.fault_of(PermissionError(errno.EACCES, "Permission denied", ".local"))
     assert told == (
         ".local: may not be written (Permission denied): use a checkout of your own, "
@@ -90,7 +90,7 @@ def test_a_command_ends_with_a_sentence_and_a_code(
     assert "Traceback" not in told
 
 
-def test_whatever_fails_by_a_full_disk_is_told_as_that(tmp_path: Path) -> None:
+def test_a_failure_by_a_full_disk_is_reported_as_one(tmp_path: Path) -> None:
     instance = Instance("a", tmp_path)
     log = tmp_path / "deploy.log"
     log.write_text("Failed to extract layer\n")
@@ -104,7 +104,7 @@ def test_whatever_fails_by_a_full_disk_is_told_as_that(tmp_path: Path) -> None:
         raise StepFailed("`sam deploy` failed with code 1", log)
 
 
-def test_too_little_room_is_said_before_anything_is_started(
+def test_too_little_room_is_reported_before_anything_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert faults.too_little_room(tmp_path / "not" / "there") is None
@@ -114,7 +114,7 @@ def test_too_little_room_is_said_before_anything_is_started(
     assert f"at {tmp_path}" in told
 
 
-def test_what_a_failed_run_leaves_is_its_logs(tmp_path: Path) -> None:
+def test_a_failed_run_leaves_only_its_logs(tmp_path: Path) -> None:
     instance = Instance("a", tmp_path / "a")
     instance.create()
     for name in ("aws.log", "deploy.log", "state.json", "traces.jsonl", "mappings.sqlite3"):
@@ -135,7 +135,7 @@ def test_an_instance_is_in_the_folder_that_the_link_leads_to(tmp_path: Path) -> 
     assert existing(root) == [instance]
 
 
-def test_a_wrong_option_is_told_without_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_option_is_reported_without_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["run", "--devices", "no"])
     assert capsys.readouterr().err.splitlines() == [
@@ -152,7 +152,7 @@ def test_the_exit_codes_are_in_the_help(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def checkout(root: Path) -> None:
-    """A checkout with an instance that is up, one that has ended, and the rest."""
+    """A checkout with a running instance, an ended one, and the other folders."""
     for name in ("up", "ended"):
         (root / ".local" / name).mkdir(parents=True)
         (root / ".local" / name / "lock").touch()
@@ -170,7 +170,7 @@ def left_in(root: Path) -> list[str]:
     return sorted(str(each.relative_to(root)) for each in root.rglob("*") if each.is_dir())
 
 
-def test_cleaning_removes_what_runs_have_left_but_no_instance_that_is_up(tmp_path: Path) -> None:
+def test_cleaning_removes_ended_runs_but_no_running_instance(tmp_path: Path) -> None:
     checkout(tmp_path)
     with (tmp_path / ".local/up/lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -198,7 +198,7 @@ def test_cleaning_leaves_a_link_to_a_folder_elsewhere(tmp_path: Path) -> None:
 SYNC = [sys.executable, str(ROOT / "requirements/sync.py"), ".tools/uv/stamp", "lock.txt"]
 
 
-def test_a_checkout_that_may_not_be_written_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_checkout_that_is_not_writable_is_reported_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / ".tools").write_text("a file, so that nothing can be put there")
     done = subprocess.run(SYNC, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1

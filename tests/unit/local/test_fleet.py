@@ -13,7 +13,7 @@ CALM = FleetOptions(devices=20, rate=2, anomalies=0, duplicates=0, late=0)
 
 
 def sent(options: FleetOptions, seconds: int, step_ms: int = 250) -> list[Reading]:
-    """What a fleet sends in a time, asked every `step_ms`, and what it then still holds."""
+    """Return a fleet's readings up to a time, taken every `step_ms`, and the remaining ones."""
     fleet = Fleet(options, START_MS)
     readings: list[Reading] = []
     for now_ms in range(START_MS, START_MS + seconds * 1000 + 1, step_ms):
@@ -50,7 +50,7 @@ def test_only_the_share_that_was_asked_for_overheats() -> None:
     assert len(hot) == 10
 
 
-def test_of_the_devices_that_write_avro_every_other_has_the_first_versions_firmware() -> None:
+def test_every_second_avro_device_has_the_first_versions_firmware() -> None:
     readings = sent(FleetOptions(devices=40, avro=0.5), 5)
     versions = {each.device_id: each.version for each in readings}
     assert Counter(versions.values()) == {None: 20, 1: 10, 3: 10}
@@ -79,7 +79,7 @@ def test_a_late_reading_is_sent_late_with_the_time_at_which_it_was_taken() -> No
     assert all(each.recorded_at_ms < START_MS + 1000 for each in first)
 
 
-def test_what_is_held_back_can_be_taken_at_the_end() -> None:
+def test_delayed_readings_can_be_taken_at_the_end() -> None:
     options = FleetOptions(devices=10, rate=1, duplicates=0, late=1, late_seconds=60)
     fleet = Fleet(options, START_MS)
     fleet.take_due(START_MS + 4999, 1000)
@@ -94,7 +94,7 @@ def test_no_more_than_the_limit_is_taken_at_once_and_nothing_is_skipped() -> Non
     assert sum(map(len, taken)) == 400
 
 
-def test_a_fleet_that_can_not_be_is_refused_with_what_would_be_right() -> None:
+def test_an_impossible_fleet_is_refused_with_the_right_range() -> None:
     with pytest.raises(LocalError, match=r"--rate: 101 .* at most 100"):
         FleetOptions(rate=101)
     with pytest.raises(LocalError, match="--devices: 0 isn't from 1"):

@@ -1,4 +1,4 @@
-"""What a copy of the built templates is given, so that a function in a container finds its AWS."""
+"""The copies of built templates, by which a function in a container reaches its AWS."""
 
 import json
 from pathlib import Path

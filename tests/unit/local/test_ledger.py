@@ -20,7 +20,7 @@ def ledger(*readings: Reading) -> Ledger:
     return filled
 
 
-def test_a_window_has_the_statistics_worked_out_by_hand() -> None:
+def test_a_window_has_the_statistics_computed_by_hand() -> None:
     # 2, 4, 4, 4, 5, 5, 7, 9: mean 5, variance (9+1+1+1+0+0+4+16)/8 = 4
     values = [2, 4, 4, 4, 5, 5, 7, 9]
     filled = ledger(*(reading(index * 1000, value) for index, value in enumerate(values)))
@@ -74,7 +74,7 @@ def test_an_alert_spans_a_devices_breaches_in_whatever_order_they_came() -> None
     assert filled.alerts([OVERHEATING]) == {("a", "overheating"): expected}
 
 
-def test_exactly_the_limit_is_no_breach_and_a_missing_metric_none_either() -> None:
+def test_a_value_at_the_limit_and_a_missing_one_are_not_breaches() -> None:
     filled = ledger(reading(0, 38.0), Reading("b", MINUTE_MS, {"humidity": 99.0}))
     assert filled.alerts([OVERHEATING]) == {}
 
@@ -92,7 +92,7 @@ def test_a_rejected_reading_is_not_expected_anywhere() -> None:
     assert filled.counts.rejected == 1
 
 
-def test_of_two_values_at_one_instant_the_larger_counts_whichever_came_last() -> None:
+def test_of_two_values_at_one_instant_the_larger_counts_in_any_order() -> None:
     filled = ledger(reading(0, 3), reading(0, 1))
     assert filled.windows("a")[MINUTE_MS].metrics["temperature"].max == 3
     assert filled.windows("a")[MINUTE_MS].metrics["temperature"].min == 3

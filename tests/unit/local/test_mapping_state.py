@@ -1,4 +1,4 @@
-"""What the mappings' engine saves is what a person sees of it."""
+"""A person sees the state that the mappings' engine has saved."""
 
 import asyncio
 import io
@@ -12,7 +12,7 @@ from local.trial.poison import Isolation
 from tests.mapping_rig import UUID, ClosingCheckpoints, Rig, failing_on, run
 
 
-def test_a_file_that_is_not_there_yet_says_nothing(tmp_path: Path) -> None:
+def test_a_missing_file_gives_no_shards(tmp_path: Path) -> None:
     assert saved_shards(tmp_path / "mappings.sqlite3", now_ms=0) == {}
 
 
@@ -45,7 +45,7 @@ def test_position_lag_and_counts_are_read_while_the_engine_is_at_work(tmp_path: 
     run(story, failing_on(2), batch_size=1)
 
 
-def test_a_lag_is_not_known_where_the_engine_no_longer_looks(tmp_path: Path) -> None:
+def test_a_lag_is_unknown_once_the_engine_no_longer_looks(tmp_path: Path) -> None:
     file = tmp_path / "mappings.sqlite3"
 
     async def story(rig: Rig) -> None:
@@ -87,7 +87,7 @@ def test_a_finished_shard_has_no_lag_and_keeps_its_last_result_over_a_restart(
     run(story)
 
 
-def test_an_isolation_says_what_is_not_as_it_must_be() -> None:
+def test_an_isolation_lists_its_problems() -> None:
     right = Isolation(100, 7, 3, 400, 400, 0, "key", is_payload_whole=True, is_announced=True)
     assert right.problems() == []
     wrong = Isolation(100, 8, 2, 399, 400, 1, None, is_payload_whole=False, is_announced=False)

@@ -6,7 +6,7 @@ from local.trial.metrics import LogReader, Tally, embedded_metrics
 
 
 def line(namespace: str = "Telemetry", **metrics: Any) -> str:
-    """A log line as Powertools writes it."""
+    """Return a log line as Powertools writes it."""
     declared = [{"Name": name, "Unit": "Count"} for name in metrics]
     directive = {"Namespace": namespace, "Dimensions": [["service"]], "Metrics": declared}
     aws = {"Timestamp": 1, "CloudWatchMetrics": [directive]}
@@ -18,13 +18,13 @@ def test_the_declared_metrics_of_a_line_are_read_and_lists_summed() -> None:
     assert embedded_metrics(message) == {"ReadingsStored": 7.0, "ReadingsDuplicate": 1.0}
 
 
-def test_lines_that_are_not_the_pipelines_metrics_are_none() -> None:
+def test_other_lines_have_no_metrics() -> None:
     start = "START RequestId: 1 Version: $LATEST"
     for message in (start, '{"level": "INFO"}', "[]", '"text"', line("Other", ReadingsStored=1)):
         assert embedded_metrics(message) == {}
 
 
-def test_a_tally_counts_and_knows_how_many_readings_met_their_end() -> None:
+def test_a_tally_counts_metrics_and_settled_readings() -> None:
     tally = Tally()
     tally.add({"ReadingsStored": 5.0, "ReadingsDuplicate": 2.0}, now=0)
     tally.add({"ReadingsStored": 1.0, "ReadingsQuarantined": 3.0}, now=1)
@@ -41,7 +41,7 @@ def test_the_lag_is_the_largest_of_the_last_seconds() -> None:
     assert tally.lag_ms(now=116) is None
 
 
-def test_a_lag_of_minutes_ago_is_none_of_late_however_late_it_is_read() -> None:
+def test_an_old_lag_is_not_recent_even_if_it_is_read_late() -> None:
     logs, tally, now_ms = Logs(), Tally(), int(time.time() * 1000)
     for age_ms, lag in ((300_000, 21_800.0), (1_000, 40.0)):
         message = line(ReadingLag=lag)
@@ -89,7 +89,7 @@ def test_each_line_is_counted_once_over_many_looks_and_pages() -> None:
     assert tally["ReadingsStored"] == 115
 
 
-def test_a_look_asks_only_for_what_is_new() -> None:
+def test_a_look_asks_only_for_new_lines() -> None:
     logs, tally = Logs(), Tally()
     reader = LogReader(logs, "telemetry", since_ms=5_000)
     logs.write(at_ms=50_000, stored=1, stream="s")

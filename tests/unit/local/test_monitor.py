@@ -1,4 +1,4 @@
-"""What `watch` knows of a pipeline that was at work before anybody watched."""
+"""The monitor of `watch`, on a pipeline that ran before."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ COUNTED_BEFORE = 9_673
 
 
 class Reader:
-    """The pipeline's metrics, of which most were counted before the first look."""
+    """The pipeline's metrics; most were counted before the first look."""
 
     def __init__(self, *_arguments: Any) -> None:
         self.grown = [COUNTED_BEFORE, 0, 50]
@@ -24,7 +24,7 @@ class Reader:
 
 
 class Mappings:
-    """An engine whose mappings can be counted, and can't be asked."""
+    """Mappings that count their reads."""
 
     looks = 0
 
@@ -51,7 +51,7 @@ def look(monitor: Monitor, at: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monitor._look_at_metrics()
 
 
-def test_what_was_counted_before_the_first_look_came_at_no_known_rate(
+def test_counts_from_before_the_first_look_have_no_rate(
     monitor: Monitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert monitor.per_second("posted") is None
@@ -65,7 +65,7 @@ def test_what_was_counted_before_the_first_look_came_at_no_known_rate(
     assert monitor.per_second("posted") == 25.0
 
 
-def test_a_rate_is_known_where_looks_are_far_apart(
+def test_a_rate_is_known_even_if_looks_are_far_apart(
     monitor: Monitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for at in (10.0, 20.0, 40.0):
@@ -73,7 +73,7 @@ def test_a_rate_is_known_where_looks_are_far_apart(
     assert monitor.per_second("posted") == 50 / 20
 
 
-def test_who_draws_asks_nobody(monitor: Monitor) -> None:
+def test_drawing_makes_no_calls(monitor: Monitor) -> None:
     before = Mappings.looks
     assert monitor.mappings == []
     assert monitor.alerts == []

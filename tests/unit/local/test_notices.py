@@ -1,4 +1,4 @@
-"""`python -m local notices`: what came to the queue, and by which ways it went."""
+"""`python -m local notices`: the deliveries of the queue, and the ways of each notice."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def message(body: dict[str, Any], message_id: str, sent_ms: int) -> dict[str, An
 
 
 class Queue:
-    """SQS, with messages that come again until they are deleted."""
+    """SQS; its messages come again until they are deleted."""
 
     def __init__(self, *messages: dict[str, Any]) -> None:
         self.messages = list(messages)
@@ -77,9 +77,7 @@ def test_the_envelope_of_the_topic_and_the_event_of_the_bus_are_read() -> None:
     assert delivered(of_bus(OPENED)).notice == OPENED
 
 
-def test_what_was_shown_once_is_shown_again_by_the_next_command(
-    tmp_path: Path, queue: Queue
-) -> None:
+def test_the_next_command_shows_all_notices_again(tmp_path: Path, queue: Queue) -> None:
     queue.messages = [of_topic(OPENED), of_bus(OPENED)]
     first = look(tmp_path)
     assert [each.by for each in first] == ["SNS", "EventBridge"]
@@ -87,9 +85,7 @@ def test_what_was_shown_once_is_shown_again_by_the_next_command(
     assert look(tmp_path) == first
 
 
-def test_a_command_that_goes_on_looking_shows_only_what_is_new(
-    tmp_path: Path, queue: Queue
-) -> None:
+def test_follow_shows_each_notice_once(tmp_path: Path, queue: Queue) -> None:
     queue.messages = [of_topic(OPENED)]
     follower = Notices(Instance("main", tmp_path))
     assert [each.message_id for each in follower.look()] == ["a"]
@@ -106,7 +102,7 @@ def test_a_message_that_comes_again_is_one_delivery(tmp_path: Path, queue: Queue
     assert [each.message_id for each in look(tmp_path)] == ["a"]
 
 
-def test_a_notice_is_one_line_with_the_ways_that_it_went() -> None:
+def test_a_notice_is_a_line_with_all_its_ways() -> None:
     deliveries = [
         Delivery("a", "2026-11-27T10:00:00Z", "SNS", OPENED),
         Delivery("b", "2026-11-27T10:00:01Z", "EventBridge", OPENED),

@@ -26,7 +26,7 @@ def reading(at_ms: int, device: str = "a") -> Reading:
 
 
 class Once:
-    """A source that has all its readings due at once."""
+    """A source with all its readings due at once."""
 
     left_out = 0
 
@@ -50,7 +50,7 @@ class Once:
 
 
 class Pipeline:
-    """An API that gives one answer after another, and the last one for ever."""
+    """An API that gives one answer after another, and repeats the last one."""
 
     def __init__(self, *answers: Answer) -> None:
         self.answers = list(answers)
@@ -84,7 +84,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def post(pipeline: Pipeline, source: Once, **options: Any) -> Ledger:
-    """Post everything; each device by itself unless told otherwise."""
+    """Post all readings; by default each device for itself."""
     ledger = Ledger()
 
     async def run() -> None:
@@ -127,7 +127,7 @@ def test_a_device_that_posts_for_itself_uses_its_own_path_and_token() -> None:
     }
 
 
-def test_what_a_source_held_back_is_posted_at_the_end() -> None:
+def test_remaining_readings_are_posted_at_the_end() -> None:
     pipeline = Pipeline(accept)
     ledger = post(pipeline, Once([reading(0)], remaining=[reading(1), reading(0)]))
     assert ledger.counts.accepted == 3
@@ -147,7 +147,7 @@ def test_a_batch_is_sent_again_until_it_is_taken(trouble: Answer) -> None:
     assert ledger.counts.posted == 12
 
 
-def test_after_a_503_only_what_was_not_taken_is_sent_again() -> None:
+def test_after_a_503_only_readings_that_were_not_taken_are_sent_again() -> None:
     pipeline = Pipeline(fail(503, accepted=2, not_taken=[1, 3], rejected=[]), accept)
     ledger = post(pipeline, Once([reading(at) for at in range(4)]))
     again = [each["recorded_at"] for each in json.loads(pipeline.requests[1].content)]
@@ -156,7 +156,7 @@ def test_after_a_503_only_what_was_not_taken_is_sent_again() -> None:
     assert ledger.counts.resent == 2
 
 
-def test_the_pause_that_an_answer_asks_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_requested_pause_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses = []
 
     async def note(_event: asyncio.Event, seconds: float) -> None:
@@ -168,7 +168,7 @@ def test_the_pause_that_an_answer_asks_for_is_kept(monkeypatch: pytest.MonkeyPat
     assert pauses == [7.0]
 
 
-def test_a_rejected_reading_is_noted_with_its_reason_and_not_sent_again() -> None:
+def test_a_rejected_reading_is_recorded_with_its_reason_and_not_sent_again() -> None:
     rejected = [{"index": 1, "field": "temperature", "value": 412.0, "reason": "above 150"}]
 
     def answer(readings: list[dict[str, Any]]) -> httpx.Response:
@@ -182,7 +182,7 @@ def test_a_rejected_reading_is_noted_with_its_reason_and_not_sent_again() -> Non
     assert len(pipeline.requests) == 1
 
 
-def test_a_batch_of_which_all_is_rejected_is_noted_too() -> None:
+def test_a_batch_whose_readings_are_all_rejected_is_recorded_too() -> None:
     rejected = [{"index": 0, "field": "recorded_at", "value": 0, "reason": "too old"}]
     ledger = post(Pipeline(fail(400, accepted=0, rejected=rejected)), Once([reading(0)]))
     assert ledger.counts.rejected == 1
@@ -190,14 +190,14 @@ def test_a_batch_of_which_all_is_rejected_is_noted_too() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 413])
-def test_an_answer_that_no_repeat_will_change_ends_it(status: int) -> None:
+def test_an_answer_that_no_retry_changes_ends_the_posts(status: int) -> None:
     pipeline = Pipeline(fail(status))
     with pytest.raises(ApiFailed, match=rf"POST /readings answered {status}: no"):
         post(pipeline, Once([reading(at) for at in range(2000)]), batch=10)
     assert len(pipeline.requests) == 1
 
 
-def test_what_gets_no_answer_to_the_end_is_counted_as_unanswered() -> None:
+def test_readings_without_an_answer_at_the_end_are_counted_as_unanswered() -> None:
     ledger = Ledger()
 
     async def run() -> None:
@@ -249,7 +249,7 @@ def test_devices_of_one_gateway_write_json_and_avro_by_their_own_version_of_the_
         assert present == expected.body()
 
 
-def test_a_reading_that_is_taken_without_a_metric_is_noted_without_it() -> None:
+def test_a_reading_taken_without_a_metric_is_recorded_without_it() -> None:
     refusal = {"index": 0, "device_id": "a", "field": "humidity", "value": 101.0}
     refusal["reason"] = "101.0 is above 100.0 %RH"
 

@@ -1,4 +1,4 @@
-"""Devices that publish over MQTT: which they are, and what counts as accepted."""
+"""Devices that publish over MQTT: their choice, and their accepted readings."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ def reading(at_ms: int, device_id: str = "a") -> Reading:
 
 
 class Connections(MqttDevices):
-    """Devices whose broker acknowledges when it is told to."""
+    """Devices whose broker acknowledges when the test says so."""
 
     def __init__(self, *devices: str) -> None:
         super().__init__(Path(), 0, devices)
@@ -72,7 +72,7 @@ def test_a_reading_is_accepted_when_it_is_acknowledged_and_once() -> None:
     run_virtually(main)
 
 
-def test_devices_wait_while_too_much_is_not_acknowledged() -> None:
+def test_devices_wait_while_too_many_messages_are_unacknowledged() -> None:
     async def main(_loop: VirtualTimeLoop) -> None:
         devices = Connections("a")
         await devices.start(Ledger())
@@ -87,7 +87,7 @@ def test_devices_wait_while_too_much_is_not_acknowledged() -> None:
     run_virtually(main)
 
 
-def test_what_devices_of_mqtt_measure_goes_there_and_the_rest_over_https() -> None:
+def test_readings_of_mqtt_devices_go_over_mqtt_and_the_others_over_https() -> None:
     async def main(_loop: VirtualTimeLoop) -> None:
         devices, ledger = Connections("a"), Ledger()
         posting = Posting("http://api", {"gateway": "t"}, ledger, PostingOptions(), mqtt=devices)
@@ -102,6 +102,6 @@ def test_what_devices_of_mqtt_measure_goes_there_and_the_rest_over_https() -> No
     run_virtually(main)
 
 
-def test_what_came_past_ingest_counts_as_accepted() -> None:
+def test_readings_that_bypassed_ingest_count_as_accepted() -> None:
     stages = {"ingest": {"accepted": 3}, "aggregate": {"foreign": 4}}
     assert accepted_in({"stages": stages}) == 7

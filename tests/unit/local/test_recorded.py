@@ -49,7 +49,7 @@ def test_columns_become_device_time_and_metrics_and_an_empty_cell_no_metric(file
     ]
 
 
-def test_one_device_can_have_taken_them_all(file: Path) -> None:
+def test_one_device_can_have_all_rows(file: Path) -> None:
     mapping = options(file, device="attic", device_column=None, metrics={"temperature": "temp"})
     assert Recording(mapping, NOW_MS).devices == ["attic"]
 
@@ -69,7 +69,7 @@ def test_readings_come_at_their_own_pace_times_the_speed(file: Path) -> None:
 
 
 def recorded(folder: Path, text: str, **changed: Any) -> Recording:
-    """A file of one device's temperatures and humidities in °C and %RH."""
+    """Return the recording of a device's temperatures and humidities in °C and %RH."""
     path = folder / "recorded.csv"
     path.write_text(text, "utf-8")
     mapped: dict[str, Any] = {"device": "a", "device_column": None, "celsius_from": None}
@@ -77,7 +77,7 @@ def recorded(folder: Path, text: str, **changed: Any) -> Recording:
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations([1, 2, 3])))
-def test_of_rows_with_one_time_and_other_values_the_largest_is_kept_and_they_are_counted(
+def test_of_rows_with_one_time_the_largest_value_is_kept_and_conflicts_are_counted(
     tmp_path: Path, order: tuple[int, ...]
 ) -> None:
     rows = [f"2026-07-04,{value}," for value in (*order, 3)]
@@ -125,7 +125,7 @@ def test_times_without_a_zone_are_those_of_the_zone_that_is_named(
     assert [each.recorded_at_ms for each in readings] == expected
 
 
-def test_the_hour_that_a_clock_has_twice_is_twice_as_long(tmp_path: Path) -> None:
+def test_when_clocks_are_set_back_the_repeated_hour_has_two_hours(tmp_path: Path) -> None:
     local = ("01:30", "02:00", "02:30", "02:00", "02:30", "03:00")
     rows = [f"2026-10-25 {each},{place}," for place, each in enumerate(local)]
     text = "\n".join(["date,temp,hum", *rows])
@@ -138,7 +138,7 @@ def test_the_hour_that_a_clock_has_twice_is_twice_as_long(tmp_path: Path) -> Non
     assert recording.left_out == 0
 
 
-def test_a_zone_that_nobody_knows_is_refused_with_what_one_is(tmp_path: Path) -> None:
+def test_an_unknown_zone_is_refused_with_an_example(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match=r"--zone: 'Mars/Base' isn't a zone .* Europe/Berlin"):
         recorded(tmp_path, "date,temp,hum\n2026-07-04,1,\n", zone="Mars/Base")
 
@@ -177,7 +177,7 @@ def test_a_file_that_is_not_there_is_named() -> None:
         Recording(options(Path("gone.csv")), NOW_MS)
 
 
-def test_the_device_is_told_in_one_way_exactly(file: Path) -> None:
+def test_exactly_one_option_names_the_device(file: Path) -> None:
     for both_or_none in ({"device": "a"}, {"device_column": None}):
         with pytest.raises(LocalError, match="either --device NAME or --device-column"):
             options(file, **both_or_none)
@@ -216,19 +216,19 @@ def test_a_time_is_the_millisecond_that_the_api_reads(text: str, later_ms: int) 
 @pytest.mark.parametrize(
     ("text", "unit"), [("1783166400000000", "micro"), ("1783166400000000000", "nano")]
 )
-def test_a_time_in_a_finer_unit_is_told_to_be_that(text: str, unit: str) -> None:
+def test_a_time_in_a_finer_unit_is_named_as_one(text: str, unit: str) -> None:
     with pytest.raises(LocalError, match=f"here: '{text}' looks like {unit}seconds; seconds or"):
         moment_of(text, None, "here")
 
 
-def test_a_file_in_utf_16_is_told_to_be_that(tmp_path: Path) -> None:
+def test_a_file_in_utf_16_is_named_as_one(tmp_path: Path) -> None:
     path = tmp_path / "wide.csv"
     path.write_text("date,station,temp,hum\n", "utf-16")
     with pytest.raises(LocalError, match="it is UTF-16; save it as UTF-8"):
         Recording(options(path), NOW_MS)
 
 
-def test_a_time_can_be_written_as_a_format_says() -> None:
+def test_a_time_can_be_written_in_a_given_format() -> None:
     moment = moment_of("04.07.2026 12h00", "%d.%m.%Y %Hh%M", "here")
     assert Clock("UTC").ms("a", moment) == JULY_4_NOON_MS
 

@@ -57,7 +57,7 @@ def test_more_than_was_sent_is_wrong_however_slow_the_machine_is(slowness: Slown
     assert report(quarantined=1, slowness=slowness).verdict is Verdict.WRONG
 
 
-def test_rows_that_were_not_sent_are_told() -> None:
+def test_unsent_rows_are_reported() -> None:
     assert list(not_taken(report())) == []
     assert list(not_taken(report(left_out=2))) == [
         (
@@ -67,7 +67,7 @@ def test_rows_that_were_not_sent_are_told() -> None:
     ]
 
 
-def test_what_is_missing_is_lost_once_nothing_is_left_that_may_bring_it() -> None:
+def test_missing_readings_are_lost_once_no_pending_work_is_left() -> None:
     assert report(LATE).verdict is Verdict.WRONG
     assert report(LATE, slowness=OUT_OF_THEIR_TIME).verdict is Verdict.WRONG
     assert report(LATE, unanswered=5).verdict is Verdict.WRONG
@@ -75,7 +75,7 @@ def test_what_is_missing_is_lost_once_nothing_is_left_that_may_bring_it() -> Non
     assert report(LATE, slowness=UNANSWERED_CHECK).verdict is Verdict.UNKNOWN
 
 
-def test_a_check_without_an_answer_and_windows_that_cannot_be_searched_tell_nothing() -> None:
+def test_an_unanswered_check_and_unsearchable_windows_give_no_verdict() -> None:
     assert report(slowness=UNANSWERED_CHECK).verdict is Verdict.UNKNOWN
     unsure = report()
     unsure.comparison.unsearched = 1
@@ -84,7 +84,7 @@ def test_a_check_without_an_answer_and_windows_that_cannot_be_searched_tell_noth
     assert report(accepted=0).verdict is Verdict.WRONG
 
 
-def test_a_count_that_is_missing_may_be_of_a_function_that_ran_out_of_its_time() -> None:
+def test_a_missing_count_may_be_that_of_a_function_that_timed_out() -> None:
     missing = accounting(3, 1, unaccounted=2)
     assert report(accounting=missing).verdict is Verdict.WRONG
     ran_out = report(accounting=missing, slowness=OUT_OF_THEIR_TIME)
@@ -92,7 +92,7 @@ def test_a_count_that_is_missing_may_be_of_a_function_that_ran_out_of_its_time()
     assert report(accounting=accounting(0, 1)).verdict is Verdict.WRONG
 
 
-def test_unanswered_readings_are_no_fault_and_are_told() -> None:
+def test_unanswered_readings_are_reported_and_not_a_fault() -> None:
     right = report(unanswered=1_887)
     right.comparison.unanswered_there = 1_645
     assert right.verdict is Verdict.RIGHT
@@ -101,7 +101,7 @@ def test_unanswered_readings_are_no_fault_and_are_told() -> None:
     assert "1,887 readings got no answer, so each may be there or not: 1,645 are" in text
 
 
-def test_a_machine_that_was_too_slow_is_told_with_the_signs_and_the_remedy() -> None:
+def test_a_too_slow_machine_is_reported_with_signs_and_a_remedy() -> None:
     slow = Slowness(
         waiting={"records for aggregate": 1_200},
         still_seconds=120,
@@ -135,12 +135,12 @@ def test_the_accounting_adds_up_in_its_line() -> None:
     )
 
 
-def test_functions_that_ran_out_of_their_time_are_found_in_the_log() -> None:
+def test_functions_that_timed_out_are_found_in_the_log() -> None:
     line = "12:00:01 WARNING Lambda telemetry-aggregate timed out after 30s — killing worker"
     assert [found[1] for found in OUT_OF_TIME.finditer(line)] == ["aggregate"]
 
 
-def test_a_full_disk_is_told_as_the_cause_of_what_is_missing() -> None:
+def test_a_full_disk_is_reported_as_the_cause() -> None:
     full = Slowness(fault="the disk is full, or was (aws.log): 3 MB are free")
     missing = report(LATE, slowness=full)
     assert missing.verdict is Verdict.UNKNOWN
@@ -149,6 +149,6 @@ def test_a_full_disk_is_told_as_the_cause_of_what_is_missing() -> None:
     assert "fewer devices" not in told(missing)
 
 
-def test_what_a_poison_record_does_is_wrong_unless_functions_ran_out_of_their_time() -> None:
+def test_a_wrong_isolation_is_wrong_unless_functions_timed_out() -> None:
     assert report(unsure=["tried twice"]).verdict is Verdict.WRONG
     assert report(unsure=["tried twice"], slowness=OUT_OF_THEIR_TIME).verdict is Verdict.UNKNOWN

@@ -23,7 +23,7 @@ def test_a_fleet_is_as_large_as_the_processors_that_are_free(
     )
 
 
-def test_a_machine_that_gets_half_of_the_time_is_half_a_machine(
+def test_half_of_the_processor_time_counts_as_half_a_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sizing, "processors", lambda: 2)
@@ -47,7 +47,7 @@ def test_a_machine_that_gets_half_of_the_time_is_half_a_machine(
         (["--csv", "a.csv"], 200, False),
     ],
 )
-def test_what_is_asked_for_is_not_measured(
+def test_a_given_number_of_devices_is_not_measured(
     line: list[str],
     devices: int,
     is_measured: bool,

@@ -1,4 +1,4 @@
-"""What `up` deploys, and what has changed in it since it was deployed."""
+"""The files that `up` deploys, and their changes since the last deployment."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_each_file_that_is_deployed_is_known_by_its_own_name(root: Path) -> None:
+def test_each_deployed_file_has_its_own_name(root: Path) -> None:
     assert sorted(digests(root)) == [
         "functions/alert/handler.py",
         "rules.yaml",
@@ -34,7 +34,7 @@ def test_each_file_that_is_deployed_is_known_by_its_own_name(root: Path) -> None
     ]
 
 
-def test_what_is_edited_added_or_removed_has_changed_and_nothing_else(root: Path) -> None:
+def test_only_edited_added_and_removed_files_have_changed(root: Path) -> None:
     before = digests(root)
     assert changes(before, digests(root)) == []
     (root / "rules.yaml").write_text("others")
@@ -44,7 +44,7 @@ def test_what_is_edited_added_or_removed_has_changed_and_nothing_else(root: Path
     assert changes(before, digests(root)) == names
 
 
-def test_what_python_leaves_beside_the_code_is_not_deployed(root: Path) -> None:
+def test_compiled_python_is_not_deployed(root: Path) -> None:
     before = digests(root)
     (root / "functions/alert/__pycache__").mkdir()
     (root / "functions/alert/__pycache__/handler.cpython-311.pyc").write_bytes(b"1")
@@ -56,7 +56,7 @@ def test_many_names_are_counted_from_the_seventh_on() -> None:
     assert listed([*"abcdefgh"]) == "a, b, c, d, e, f and 2 more"
 
 
-def test_a_check_by_rules_that_are_not_deployed_is_refused(
+def test_a_check_with_undeployed_rules_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = State(is_deployed=True, sources=digests() | {"rules.yaml": "another"})

@@ -65,7 +65,7 @@ def test_csv_has_a_header_crlf_and_all_digits() -> None:
     )
 
 
-def test_an_alert_that_is_not_whole_is_a_row_of_the_same_length() -> None:
+def test_an_incomplete_alert_is_a_row_of_the_same_length() -> None:
     file = io.StringIO(newline="")
     alerts: list[dict[str, object]] = [
         {"device_id": "a", "rule": "hot", "status": "open", "peak": 39.5, "cleared_at": None},
@@ -83,5 +83,5 @@ def test_an_alert_that_is_not_whole_is_a_row_of_the_same_length() -> None:
     ("amount", "expected"),
     [(0, "0 alerts"), (1, "1 alert"), (2, "2 alerts"), (1000, "1,000 alerts")],
 )
-def test_one_is_one_alert(amount: int, expected: str) -> None:
+def test_a_noun_is_plural_unless_there_is_one(amount: int, expected: str) -> None:
     assert counted(amount, "alert") == expected

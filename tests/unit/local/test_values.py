@@ -12,7 +12,7 @@ def test_a_duration_is_a_number_with_its_unit(text: str, seconds: float) -> None
 
 
 @pytest.mark.parametrize("text", ["", "30", "5 minutes", "m5", "-5s", "5x", "1h30"])
-def test_a_text_that_is_no_duration_is_refused_with_examples_of_right_ones(text: str) -> None:
+def test_a_text_that_is_not_a_duration_is_refused_with_examples(text: str) -> None:
     with pytest.raises(ValueError, match=rf"'{text}' isn't a duration: .* 30s, 5m, 1h"):
         duration_seconds(text)
 

@@ -30,7 +30,7 @@ MAPPING = MappingState(
 
 
 class Seen:
-    """A monitor that has seen readings and two alerts, as the API shows them."""
+    """A monitor with readings and two alerts, in the API's form."""
 
     problem = None
     latest = Snapshot(time.monotonic(), 12_345, 12_300, 45, 7, 11_000, 200, 3, 11_203, 850.0)
@@ -57,7 +57,7 @@ MONITOR = cast("Monitor", Seen())
 
 
 def shown(monitor: Any, width: int = 80, height: int = 24) -> list[str]:
-    """The lines that a terminal of this size shows."""
+    """Return the lines that a terminal of this size shows."""
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True)
     console.print(LiveView(monitor, "telemetry", "12 s of 30 s"))
     text = cast("io.StringIO", console.file).getvalue()
@@ -65,7 +65,7 @@ def shown(monitor: Any, width: int = 80, height: int = 24) -> list[str]:
 
 
 def alerting(alerts: int) -> Seen:
-    """A monitor that sees so many open alerts, the last one of the newest breach."""
+    """Return a monitor with this number of open alerts; the last one has the newest breach."""
     seen = Seen()
     seen.alerts = [
         {
@@ -100,7 +100,7 @@ SIZES = [(80, 24), (160, 50), (200, 50), (60, 15), (40, 12), (20, 5), (1, 1)]
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_it_fits_whatever_the_terminals_size(width: int, height: int) -> None:
+def test_the_view_fits_any_terminal_size(width: int, height: int) -> None:
     for alerts in (0, 1, 7, 60):
         lines = shown(alerting(alerts), width, height)
         assert max(map(len, lines)) <= width
@@ -108,7 +108,7 @@ def test_it_fits_whatever_the_terminals_size(width: int, height: int) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (160, 50), (200, 50), (60, 15)])
-def test_all_that_matters_is_legible(width: int, height: int) -> None:
+def test_the_important_columns_are_legible(width: int, height: int) -> None:
     lines = shown(alerting(60), width, height)
     text = "\n".join(lines)
     for name in ("posted", "accepted", "rejected", "stored", "duplicate", "quarantined", "lag"):
@@ -123,26 +123,26 @@ def test_all_that_matters_is_legible(width: int, height: int) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (160, 50), (60, 15)])
-def test_the_alerts_that_have_no_room_are_counted(width: int, height: int) -> None:
+def test_alerts_that_do_not_fit_are_counted(width: int, height: int) -> None:
     text = "\n".join(shown(alerting(60), width, height))
     [more] = re.findall(r"and (\d+) more", text)
     assert text.count("device-") + int(more) == 60
 
 
-def test_a_screen_with_room_for_all_alerts_says_of_no_more() -> None:
+def test_a_screen_with_room_for_all_alerts_has_no_count_of_more() -> None:
     text = "\n".join(shown(alerting(10), 160, 50))
     assert text.count("device-") == 10
     assert "more" not in text
 
 
-def test_before_the_second_look_no_rate_is_told() -> None:
+def test_before_the_second_look_no_rate_is_shown() -> None:
     seen = Seen()
     seen.rate = None
     [stored] = [line for line in shown(seen) if line.startswith("stored ") and "per s" not in line]
     assert stored.split()[:3] == ["stored", "11,000", "-"]
 
 
-def test_an_alert_that_cannot_be_read_is_shown_with_what_is_known() -> None:
+def test_an_unreadable_alert_is_shown_with_its_known_fields() -> None:
     seen = Seen()
     seen.alerts = [{"device_id": "a", "rule": "hot", "unreadable": "why", "first_breach_at": None}]
     assert any("hot" in line and "?" in line for line in shown(seen))
@@ -157,7 +157,7 @@ def test_a_picture_has_what_the_terminal_shows_and_loads_nothing(tmp_path: Path)
     assert not re.search(r"url\(\W*http|@import|@font-face", picture)
 
 
-def test_where_there_is_no_terminal_the_same_is_one_line() -> None:
+def test_without_a_terminal_the_view_is_one_line() -> None:
     line = plain_line(MONITOR, "12 s")
     assert line == (
         "12 s: posted 12,345, accepted 12,300, rejected 45, stored 11,000, duplicate 200, "
@@ -165,7 +165,7 @@ def test_where_there_is_no_terminal_the_same_is_one_line() -> None:
     )
 
 
-def test_a_log_gets_a_line_only_where_something_has_changed() -> None:
+def test_a_log_gets_a_line_only_at_a_change() -> None:
     console = Console(file=io.StringIO(), width=200)
     lines, seen = PlainLines(console), Seen()
     monitor = cast("Monitor", seen)

@@ -1,4 +1,4 @@
-"""`--wait` of a command that shows what is there."""
+"""`--wait` of commands that show something."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from local.errors import LocalError
 
 @pytest.fixture(autouse=True)
 def now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time that passes by sleeping alone."""
+    """Return a time that passes only by sleeping."""
     clock = [0.0]
     monkeypatch.setattr("local.commands.time.monotonic", lambda: clock[0])
 
@@ -20,16 +20,16 @@ def now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("local.commands.time.sleep", sleep)
 
 
-def test_it_looks_until_there_is_something() -> None:
+def test_wait_looks_until_there_is_something() -> None:
     looks = iter([[], [], ["alert"]])
     assert commands.waited_for(lambda: next(looks), 60) == ["alert"]
 
 
-def test_nothing_in_that_time_is_an_error() -> None:
+def test_nothing_within_the_time_is_an_error() -> None:
     with pytest.raises(LocalError, match=r"^nothing came in 10\.0 s$"):
         commands.waited_for(list, 10)
 
 
-def test_without_a_time_it_looks_once_and_nothing_is_an_answer() -> None:
+def test_without_wait_one_look_may_find_nothing() -> None:
     looks: Iterator[list[str]] = iter([[]])
     assert commands.waited_for(lambda: next(looks), 0) == []
