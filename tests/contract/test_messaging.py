@@ -18,7 +18,7 @@ from telemetry.domain.notice import Notice
 from telemetry.domain.reading import Reading
 from telemetry.errors import Rejected, Unavailable
 
-from tests.fakes import refuse
+from tests.fakes import MemorySqs, refuse
 
 NOW_MS = 1_795_224_600_000
 NOTICE = Notice(
@@ -208,6 +208,19 @@ class TestQueue:
         assert box.queue.send(bodies) == set()
         assert sorted(box.bodies()) == sorted(bodies)
 
+    def test_a_call_has_no_more_bytes_than_sqs_takes_whatever_the_alphabet(self) -> None:
+        sqs = MemorySqs()
+        sizes: list[int] = []
+        send = sqs.send_message_batch
+
+        def measured(**call: Any) -> dict[str, Any]:
+            sizes.append(sum(len(each["MessageBody"].encode()) for each in call["Entries"]))
+            return send(**call)
+
+        sqs.send_message_batch = measured  # type: ignore[method-assign]
+        assert Queue(sqs, "queue").send(["°" * 60_000] * 3) == set()  # 120,000 bytes each
+        assert sizes == [240_000, 120_000]
+
     def test_a_queue_that_is_not_there_takes_nothing(self, box: Mailbox) -> None:
         assert Queue(box.sqs, f"{box.url}-gone").send(["a", "b"]) == {0, 1}
 
@@ -239,6 +252,16 @@ class TestQueue:
         assert 1 < len(bodies) < 10  # many a message, and none too long for one
         found = [reading for body in bodies for reading in overflowed(body)[0]]
         assert sorted(found) == batch
+
+    def test_readings_of_every_message_that_is_not_taken_are_told(self) -> None:
+        batch = readings(5_000)
+        sqs = MemorySqs()
+        unlucky = [batch[0].recorded_at_ms, batch[-1].recorded_at_ms]
+        sqs.refuses = lambda body: any(f":{at_ms}," in body for at_ms in unlucky)
+        lost = Overflow(Queue(sqs, "overflow")).put(batch)
+        taken = [reading for body in sqs.bodies for reading in overflowed(body)[0]]
+        assert (lost[0], lost[-1]) == (batch[0], batch[-1])
+        assert sorted([*lost, *taken]) == batch
 
 
 class TestQuarantine:

@@ -53,10 +53,10 @@ def test_a_device_posts_for_itself_alone() -> None:
 
 @pytest.mark.parametrize(
     ("device_id", "is_taken"),
-    [("plant-7-a", True), ("plant-7-", True), ("plant-70", False), ("plant-8-a", False)],
+    [("Plant-7-a", True), ("Plant-7-", True), ("Plant-70", False), ("plant-7-a", False)],
 )
 def test_a_gateway_posts_for_devices_of_its_prefix(device_id: str, is_taken: bool) -> None:
-    admission = admitted(valid(device_id=device_id), device_id=None, prefix="plant-7-")
+    admission = admitted(valid(device_id=device_id), device_id=None, prefix="Plant-7-")
     assert bool(admission.readings) == is_taken
     if not is_taken:
         assert admission.refusals[0]["field"] == "device_id"
@@ -132,6 +132,21 @@ def test_what_makes_a_reading_bad_is_named_before_its_metrics(wrong: dict[str, A
     admission = admitted(valid(humidity=101) | wrong)
     assert (admission.readings, admission.partly) == ([], [])
     assert [each["field"] for each in admission.refusals] == list(wrong)
+
+
+@pytest.mark.parametrize("values", [(-18.5, -20.5), (-20.5, -18.5), (-30.0, 1.5), (0.0, -0.5)])
+def test_of_two_negative_values_the_warmer_is_taken(values: tuple[float, float]) -> None:
+    admission = admitted(*(valid(temperature=value) for value in values))
+    assert [reading.metrics for reading in admission.readings] == [{"temperature": max(values)}]
+    assert [refusal["value"] for refusal in admission.refusals] == [min(values)]
+
+
+def test_refusals_come_in_the_documents_order_whatever_they_are_refused_for() -> None:
+    later = {"recorded_at": NOW_MS + 1}
+    admission = admitted(
+        valid(temperature=19.0), valid(via="mqtt"), valid(), valid(**later), "no reading"
+    )
+    assert [refusal["index"] for refusal in admission.refusals] == [0, 1, 4]
 
 
 def test_of_two_values_of_one_instant_the_larger_is_taken_and_the_other_named() -> None:
