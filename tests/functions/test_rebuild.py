@@ -465,6 +465,19 @@ def test_a_reading_on_its_way_into_both_generations_is_not_taken_for_missing(
         stage.task("check", segment=segment, generation=1, missing="refuse")
 
 
+@pytest.mark.parametrize(("is_lacking", "seconds"), [(False, 0), (True, 9)])
+def test_a_check_waits_between_looks_and_only_where_readings_lack(
+    stage: Stage, is_lacking: bool, seconds: int
+) -> None:
+    stage.writer().add([reading(0)])
+    generation = stage.task("begin")["generation"]
+    if not is_lacking:
+        Windows(stage.items, REGION, RETENTION_MS, lambda: (generation,)).add([reading(0)])
+    began, segment = stage.clock.now, zlib.crc32(b"pump-1") % SEGMENTS
+    stage.task("check", segment=segment, generation=generation, missing="drop")
+    assert stage.clock.now - began == seconds
+
+
 def test_a_rebuild_begun_anew_leaves_the_first_ones_mistakes_behind(stage: Stage) -> None:
     stage.writer().add([reading(0)])
     stage.task("begin")
