@@ -33,9 +33,10 @@ class Machine(NamedTuple):
 
     def text(self) -> str:
         """Return the result as a line of text."""
+        most = FleetOptions.devices
         return (
             f"{self.devices} devices, a reading a second each: "
-            f"{self.processors:.1f} processors are free"
+            f"the free processor time is {self.processors:.1f} times what {most} devices need"
         )
 
 

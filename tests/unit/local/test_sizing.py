@@ -19,7 +19,8 @@ def test_a_fleet_is_as_large_as_the_processors_that_are_free(
 ) -> None:
     assert Machine(processors).devices == devices
     assert Machine(processors).text() == (
-        f"{devices} devices, a reading a second each: {processors:.1f} processors are free"
+        f"{devices} devices, a reading a second each: "
+        f"the free processor time is {processors:.1f} times what 200 devices need"
     )
 
 
