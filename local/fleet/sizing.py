@@ -35,8 +35,8 @@ class Machine(NamedTuple):
         """Return the result as a line of text."""
         most = FleetOptions.devices
         return (
-            f"{self.devices} devices, a reading a second each: "
-            f"the free processor time is {self.processors:.1f} times what {most} devices need"
+            f"{self.devices} devices, a reading a second each; "
+            f"room for {self.processors:.1f} × {most}"
         )
 
 

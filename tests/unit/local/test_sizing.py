@@ -19,8 +19,7 @@ def test_a_fleet_is_as_large_as_the_processors_that_are_free(
 ) -> None:
     assert Machine(processors).devices == devices
     assert Machine(processors).text() == (
-        f"{devices} devices, a reading a second each: "
-        f"the free processor time is {processors:.1f} times what 200 devices need"
+        f"{devices} devices, a reading a second each; room for {processors:.1f} × 200"
     )
 
 
