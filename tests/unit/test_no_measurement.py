@@ -51,6 +51,16 @@ def test_a_declared_value_is_left_out_whether_or_not_it_is_in_range(
         assert (parsed.refused, parsed.left_out) == ((), 1)
 
 
+@pytest.mark.parametrize("last", ["85", "-127"])
+def test_a_measurement_is_not_lost_behind_a_second_value_that_stands_for_none(
+    monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    declare(monkeypatch, {"metric": "temperature", "values": [-127, 85]})
+    record = json.dumps(document(temperature=40)).replace("40", f'40, "temperature": {last}')
+    with pytest.raises(Rejected, match="^temperature: is there twice, as 40 and"):
+        decode(record.encode())
+
+
 def test_other_values_and_other_metrics_are_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     declare(monkeypatch, {"metric": "temperature", "values": [85, 1]})
     parsed = parse(document(temperature=85.1, humidity=85))

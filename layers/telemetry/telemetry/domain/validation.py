@@ -94,23 +94,23 @@ def decode(data: bytes) -> Parsed:
         raise Rejected(f"has more than {BRACKETS_MAX} objects and lists; a reading is one object")
     try:
         model = _model().model_validate_json(data)
-        parsed = _parsed(model, [], {})
     except ValidationError as error:
         wrong = _wrong_metrics(error)
         _refuse_doubled(data)
         return _without(from_json(data), wrong, {})
-    if data.count(b'"') != _quotes(model, parsed.reading):
+    if data.count(b'"') != _quotes(model):
         _refuse_doubled(data)
-    return parsed
+    return _parsed(model, [], {})
 
 
-def _quotes(model: BaseModel, reading: Reading) -> int:
+def _quotes(model: BaseModel) -> int:
     """Return the number of quotes in a record that has each name once, and its time as a number.
 
     Valid values have no quotes inside, so a record with a repeated name has more quotes. A few
     other records have more, too; they are only searched for repeated names.
     """
-    texts = 1 + (reading.trace_id is not None) + (reading.via is not None)
+    fields = model.__dict__
+    texts = 1 + (fields["trace_id"] is not None) + (fields["via"] is not None)
     return 2 * (len(model.model_fields_set) + texts)
 
 
