@@ -57,7 +57,7 @@ def test_a_measurement_is_not_lost_behind_a_second_value_that_stands_for_none(
 ) -> None:
     declare(monkeypatch, {"metric": "temperature", "values": [-127, 85]})
     record = json.dumps(document(temperature=40)).replace("40", f'40, "temperature": {last}')
-    with pytest.raises(Rejected, match="^temperature: is there twice, as 40 and"):
+    with pytest.raises(Rejected, match=r"^temperature: is there twice, as 40 and"):
         decode(record.encode())
 
 
