@@ -249,9 +249,13 @@ async def received(receive: Receive) -> tuple[list[Document], list[bytes]]:
 
 
 async def answer(send: Send, status: int, headers: dict[str, str], body: bytes) -> None:
-    """Send an answer."""
+    """Send the answer to a refused request.
+
+    The request's body may be unread, so the server ends the connection. The answer has to say that:
+    otherwise the client's next request may meet the end of the connection instead of an answer.
+    """
     lines = {name.lower(): value for name, value in headers.items()}
-    lines["content-length"] = str(len(body))
+    lines |= {"content-length": str(len(body)), "connection": "close"}
     encoded = [(name.encode(), value.encode("utf-8")) for name, value in lines.items()]
     await send({"type": "http.response.start", "status": status, "headers": encoded})
     await send({"type": "http.response.body", "body": body})

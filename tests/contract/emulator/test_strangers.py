@@ -575,3 +575,17 @@ def address_of_sender(account: Account) -> str:
 
 def test_a_functions_datagrams_leave_from_loopback(place: Place) -> None:
     assert address_of_sender(Account(place.endpoint)) == "127.0.0.1"
+
+
+@pytest.mark.parametrize("header", ["", "Origin: null\r\n"])
+def test_a_refusal_before_the_body_has_come_says_that_the_connection_ends(
+    place: Place, header: str
+) -> None:
+    request = f"POST / HTTP/1.1\r\nHost: {place.host}\r\n{header}Content-Length: 2\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", place.port), timeout=30) as connection:
+        connection.sendall(request.encode())
+        answer = b""
+        while part := connection.recv(65_536):  # until the server ends the connection
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert b"\r\nconnection: close\r\n" in answer.lower()
