@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from emulator.mappings.checkpoints import SqliteCheckpoints
 from emulator.mappings.engine import Engine
 from emulator.mappings.memory import (
     EPOCH_MS,
@@ -18,6 +17,7 @@ from emulator.mappings.memory import (
     Function,
     FunctionSink,
     Invocation,
+    MemoryCheckpoints,
     MemoryDestination,
     MemoryStream,
     VirtualTimeLoop,
@@ -90,7 +90,7 @@ class Rig:
         self.stream = MemoryStream(loop.now_ms, shards)
         self.sink = FunctionSink(loop.now_ms, function)
         self.destination = MemoryDestination()
-        self.checkpoints: SqliteCheckpoints = ClosingCheckpoints()
+        self.checkpoints = MemoryCheckpoints()
         self.ports = Ports(
             lambda _mapping: self.stream,
             self.sink,
@@ -122,7 +122,7 @@ class Rig:
             if task is not asyncio.current_task():
                 task.cancel()
         await asyncio.sleep(0)
-        self.checkpoints = Copy(self.checkpoints)
+        self.checkpoints = self.checkpoints.copy()
         self.ports.checkpoints = self.checkpoints
         if self._task:
             with suppress(asyncio.CancelledError):
@@ -166,21 +166,6 @@ class Rig:
         """Return the saved view of a shard."""
         saved: dict[str, Any] = json.loads(self.checkpoints.load(uuid)[shard_id])
         return saved
-
-
-class ClosingCheckpoints(SqliteCheckpoints):
-    """Checkpoints that stay readable for the test after the engine has closed them."""
-
-    def __del__(self) -> None:
-        self.close()
-
-
-class Copy(ClosingCheckpoints):
-    """A copy of checkpoints at a moment: later writes of a killed engine don't count."""
-
-    def __init__(self, of: SqliteCheckpoints) -> None:
-        super().__init__()
-        of._database.backup(self._database)
 
 
 Story = Callable[[Rig], Awaitable[None]]

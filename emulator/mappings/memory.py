@@ -7,7 +7,7 @@ for byte.
 import asyncio
 import base64
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -257,3 +257,41 @@ class MemoryDestination:
             self.failures -= 1
             raise OutsideProblem(f"{mapping.destination_arn}: AccessDenied")
         self.sent.append((mapping.destination_arn or "", key, document))
+
+
+@dataclass
+class MemoryCheckpoints:
+    """The engine's checkpoints; a killed engine leaves a copy that its later writes don't reach."""
+
+    shards: dict[str, dict[str, str]] = field(default_factory=dict)
+    notes: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def copy(self) -> "MemoryCheckpoints":
+        """Return a copy as of now."""
+        shards = {uuid: dict(texts) for uuid, texts in self.shards.items()}
+        return MemoryCheckpoints(shards, dict(self.notes))
+
+    def load(self, uuid: str) -> dict[str, str]:
+        """Return the saved text of each of a mapping's shards, by shard id."""
+        return dict(self.shards.get(uuid, {}))
+
+    def save(self, uuid: str, shards: Sequence[tuple[str, str]]) -> None:
+        """Save (shard id, text) of a mapping's shards."""
+        self.shards.setdefault(uuid, {}).update(shards)
+
+    def forget_shard(self, uuid: str, shard_id: str) -> None:
+        """Delete the saved text of one shard."""
+        self.shards.get(uuid, {}).pop(shard_id, None)
+
+    def note(self, uuid: str, state: str, last_result: str) -> None:
+        """Save a mapping's state and last result."""
+        self.notes[uuid] = (state, last_result)
+
+    def known(self) -> dict[str, tuple[str, str]]:
+        """Return each mapping's state and last result, by UUID."""
+        return dict(self.notes)
+
+    def forget(self, uuid: str) -> None:
+        """Delete everything saved for a mapping."""
+        self.shards.pop(uuid, None)
+        self.notes.pop(uuid, None)

@@ -8,14 +8,14 @@ import json
 from argparse import Namespace
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from rich.console import Console
 from telemetry.domain.rule import filter_pattern
 
 from emulator.mappings.engine import Engine
+from emulator.mappings.memory import MemoryCheckpoints
 from emulator.mappings.model import Answer, Mapping, Record
 from emulator.mappings.ports import NotInvoked, OutsideProblem, Ports
 from ops import quarantine as operators_quarantine
@@ -43,37 +43,6 @@ IMPATIENT_SECONDS = 3
 BATCH_INFO = {"KinesisBatchInfo", "DDBStreamBatchInfo"}
 
 patterns = functools.cache(filter_patterns)
-
-
-@dataclass
-class MemoryCheckpoints:
-    """The engine's checkpoints; a killed engine leaves a copy."""
-
-    shards: dict[str, dict[str, str]] = field(default_factory=dict)
-    notes: dict[str, tuple[str, str]] = field(default_factory=dict)
-
-    def copy(self) -> "MemoryCheckpoints":
-        shards = {uuid: dict(texts) for uuid, texts in self.shards.items()}
-        return MemoryCheckpoints(shards, dict(self.notes))
-
-    def load(self, uuid: str) -> dict[str, str]:
-        return dict(self.shards.get(uuid, {}))
-
-    def save(self, uuid: str, shards: Iterable[tuple[str, str]]) -> None:
-        self.shards.setdefault(uuid, {}).update(shards)
-
-    def forget_shard(self, uuid: str, shard_id: str) -> None:
-        self.shards.get(uuid, {}).pop(shard_id, None)
-
-    def note(self, uuid: str, state: str, last_result: str) -> None:
-        self.notes[uuid] = (state, last_result)
-
-    def known(self) -> dict[str, tuple[str, str]]:
-        return dict(self.notes)
-
-    def forget(self, uuid: str) -> None:
-        self.shards.pop(uuid, None)
-        self.notes.pop(uuid, None)
 
 
 def is_through(saved: str | None, last: Record) -> bool:

@@ -2,14 +2,16 @@
 
 import asyncio
 import io
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
 
+from emulator.mappings.checkpoints import SqliteCheckpoints
 from emulator.mappings.lane import Counts
 from local.trial.mapping_state import COUNTS, MappingState, saved_shards, shards_table
 from local.trial.poison import Isolation
-from tests.mapping_rig import UUID, ClosingCheckpoints, Rig, failing_on, run
+from tests.mapping_rig import UUID, Rig, failing_on, run
 
 
 def test_a_missing_file_gives_no_shards(tmp_path: Path) -> None:
@@ -27,7 +29,7 @@ def test_position_lag_and_counts_are_read_while_the_engine_is_at_work(tmp_path: 
 
     async def story(rig: Rig) -> None:
         await rig.kill()
-        rig.ports.checkpoints = ClosingCheckpoints(file)
+        rig.ports.checkpoints = checkpoints
         rig.put(0, 1, 2, 3)
         rig.start()
         await asyncio.sleep(10.5)
@@ -42,7 +44,8 @@ def test_position_lag_and_counts_are_read_while_the_engine_is_at_work(tmp_path: 
         shown.print(shards_table(mapping))
         assert f"…{records[1].sequence[-8:]}" in shown.file.getvalue()  # type: ignore[attr-defined]
 
-    run(story, failing_on(2), batch_size=1)
+    with closing(SqliteCheckpoints(file)) as checkpoints:
+        run(story, failing_on(2), batch_size=1)
 
 
 def test_a_lag_is_unknown_once_the_engine_no_longer_looks(tmp_path: Path) -> None:
@@ -50,7 +53,7 @@ def test_a_lag_is_unknown_once_the_engine_no_longer_looks(tmp_path: Path) -> Non
 
     async def story(rig: Rig) -> None:
         await rig.kill()
-        rig.ports.checkpoints = ClosingCheckpoints(file)
+        rig.ports.checkpoints = checkpoints
         rig.start()
         await asyncio.sleep(3)
         rig.change(is_enabled=False)
@@ -60,7 +63,8 @@ def test_a_lag_is_unknown_once_the_engine_no_longer_looks(tmp_path: Path) -> Non
         mapping = MappingState(UUID, "alert", "readings", "Disabled", "OK", [shard])
         assert (mapping.lag_records, mapping.lag_ms) == (None, None)
 
-    run(story)
+    with closing(SqliteCheckpoints(file)) as checkpoints:
+        run(story)
 
 
 def test_a_finished_shard_has_no_lag_and_keeps_its_last_result_over_a_restart(
@@ -70,7 +74,7 @@ def test_a_finished_shard_has_no_lag_and_keeps_its_last_result_over_a_restart(
 
     async def story(rig: Rig) -> None:
         await rig.kill()
-        rig.ports.checkpoints = ClosingCheckpoints(file)
+        rig.ports.checkpoints = checkpoints
         rig.put(1)
         rig.start()
         await asyncio.sleep(2)
@@ -84,7 +88,8 @@ def test_a_finished_shard_has_no_lag_and_keeps_its_last_result_over_a_restart(
         assert finished.last_result == "OK"
         assert (open_shard.lag_records, open_shard.lag_ms) == (0, 0)
 
-    run(story)
+    with closing(SqliteCheckpoints(file)) as checkpoints:
+        run(story)
 
 
 def test_an_isolation_lists_its_problems() -> None:
