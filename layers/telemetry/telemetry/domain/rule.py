@@ -12,6 +12,11 @@ from telemetry.domain.reading import FIELDS, METRICS, Reading
 from telemetry.errors import TelemetryError
 
 RULES_FILE = Path(__file__).parent.parent / "rules.yaml"
+# Event filters compare numbers up to 5e9 with 15 digits, six of them decimals ("Comparison
+# operators for use in event patterns", numeric matching:
+# https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-create-pattern-operators.html).
+COMPARED_MAX = 5e9
+DECIMALS, DECIMALS_MAX = 6, 1e9  # larger numbers have 15 digits with one decimal less
 SHOWN_LENGTH = 60  # characters of a wrong value that a message repeats
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]  # strict: not "38", not `yes`
 
@@ -116,6 +121,19 @@ def _senseless(rule: Rule) -> Iterator[str]:
         yield f".clears_below: {clears_below} is out of range: {span}"
     elif clears_below > above:
         yield f".clears_below: {clears_below} is more than above, which is {above}"
+    for key, limit in (("above", above), ("clears_below", clears_below)):
+        if _compared(limit) != limit:
+            digits = "at most 15 digits, six of them decimals, up to 5e9"
+            yield (
+                f".{key}: {limit} is no limit that an event filter compares, which has {digits}: "
+                f"write {_plain(_compared(limit))}"
+            )
+
+
+def _compared(limit: float) -> float:
+    """Return the limit that event filters compare and that is nearest to a given one."""
+    within = max(-COMPARED_MAX, min(limit, COMPARED_MAX))
+    return round(within, DECIMALS if abs(within) < DECIMALS_MAX else DECIMALS - 1)
 
 
 def _named(entry: Any) -> str:
