@@ -141,7 +141,7 @@ def test_a_time_in_iso_8601_is_the_instant_that_windows_have(
         json.dumps(READING | {"recorded_at": 10**30}),
         json.dumps(READING | {"device_id": "pump 17"}),
         json.dumps(READING | {"device_id": 17}),
-        json.dumps(READING | {"wind": [{}] * 64}),
+        json.dumps(READING | {"wind": [{}] * 80}),
         json.dumps(READING | {"received_at": "2026-11-21T01:30:00Z"}),
         json.dumps({"recorded_at": AT, "temperature": 21.5}),
         json.dumps([READING]),
