@@ -8,15 +8,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from telemetry.domain.pack import COMPARABLE_MAX, DECIMALS, DECIMALS_MAX
 from telemetry.domain.reading import FIELDS, METRICS, Reading
 from telemetry.errors import TelemetryError
 
 RULES_FILE = Path(__file__).parent.parent / "rules.yaml"
-# Event filters compare numbers up to 5e9 with 15 digits, six of them decimals ("Comparison
-# operators for use in event patterns", numeric matching:
-# https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-create-pattern-operators.html).
-COMPARED_MAX = 5e9
-DECIMALS, DECIMALS_MAX = 6, 1e9  # larger numbers have 15 digits with one decimal less
 SHOWN_LENGTH = 60  # characters of a wrong value that a message repeats
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]  # strict: not "38", not `yes`
 
@@ -132,7 +128,7 @@ def _senseless(rule: Rule) -> Iterator[str]:
 
 def _compared(limit: float) -> float:
     """Return the limit that event filters compare and that is nearest to a given one."""
-    within = max(-COMPARED_MAX, min(limit, COMPARED_MAX))
+    within = max(-COMPARABLE_MAX, min(limit, COMPARABLE_MAX))
     return round(within, DECIMALS if abs(within) < DECIMALS_MAX else DECIMALS - 1)
 
 
