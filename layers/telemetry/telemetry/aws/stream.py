@@ -122,7 +122,8 @@ def opened(record: Record, limits: Mapping[str, float]) -> Record:
     """
     reading = record.reading
     if reading is not None:
-        if not record.bypassed_ingest or not is_unseen(record.whole, reading, limits):
+        is_of_ingest = reading.via is None and reading.received_at_ms is not None
+        if is_of_ingest or not is_unseen(record.whole, reading, limits):
             return record
         stamped = reading._replace(received_at_ms=record.received_at_ms, via=reading.via or VIA)
         return record._replace(reading=None, again=stamped)
