@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from telemetry.domain import pack as packs
+from telemetry.domain.bundle import content
 from telemetry.domain.reading import Reading
 from telemetry.domain.rule import Rule, filter_pattern
 from telemetry.domain.unseen import is_unseen, limits_of
@@ -107,6 +108,16 @@ def test_only_the_numbers_that_breach_matter() -> None:
 def test_a_metric_has_the_lowest_limit_of_its_rules() -> None:
     rules = [rule(40), rule(38.5), rule(39), rule(90, "humidity")]
     assert limits_of(rules) == {"temperature": 38.5, "humidity": 90}
+
+
+@given(TEXTS)
+def test_in_the_archive_a_record_and_its_copy_are_one_reading(text: str) -> None:
+    record, reading = of(text)
+    (archived,) = content(record).readings or [None]
+    if archived is None:  # its value isn't valid
+        return
+    (copied,) = content(packs.encode([reading])).readings
+    assert archived._replace(received_at_ms=2) == copied
 
 
 @given(TEXTS)
