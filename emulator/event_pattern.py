@@ -15,12 +15,18 @@ needs only the standard library, because it also runs inside the embedded AWS. I
   the array elements chosen so far. Empty arrays and objects have no leaves, so they are absent.
 - A key that an event's object has several times has all of its values, as in event-ruler. The
   behaviour of Lambda's mappings for such an event wasn't recorded.
-- Numbers are equal by value. A number that no double holds equals only itself, for example
-  9007199254740993, whose double is printed differently. `numeric` and `anything-but` refuse it.
+- A number is compared by value if it is from -5e9 to 5e9 and has at most 15 significant digits and
+  six decimals; trailing zeros don't count (38.5, 38.50, 3.85e1). AWS documents these limits:
+  https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-create-pattern-operators.html. Any
+  other number passes no `numeric`, and equals only a number that is written with the same
+  characters. `numeric` and `anything-but` refuse it as an operand.
 - A string that is an IP address equals that address in any notation: "::1" is "0:0:0:0:0:0:0:1".
 
 Inferred, because neither documents nor recordings say it:
 
+- The limits of numbers hold strictly. AWS doesn't say which event-ruler its services run. 1.7.5
+  takes any digits before the point, 2.0.1 each number that is its double's shortest text. Both
+  compare what is compared here, with the same result.
 - A rule whose wildcards can be at more than 10 places at once is too complex. The measure is
   event-ruler's; the limit 10 follows from patterns that AWS is known to accept and refuse.
 - `equals-ignore-case` matches each character in its lower or upper case (event-ruler: each UTF-16
@@ -44,7 +50,10 @@ MAX_RULES = 1000  # that `$or` may make of a pattern
 MAX_WILDCARD_PLACES = 10
 LONGEST_LOOK = 16  # steps; look-ups store all of a path's dotted keys, which grow with its square
 MAX_PLACES_STUDIED = 2000  # limits the work for one field's wildcards
-EXACT_INTEGERS = 2**53  # up to here every integer is a double
+MAX_NUMBER = 5_000_000_000  # the largest magnitude, and the most digits, that AWS compares
+MAX_DIGITS = 15
+MAX_DECIMALS = 6
+SURE_LENGTH = MAX_DIGITS + 1  # characters: a number as short as this has at most MAX_DIGITS digits
 
 # Keys that are operators or reserved for future ones. No field within `$or` may have such a name.
 _RESERVED_WITHIN_OR = """
@@ -75,6 +84,11 @@ class Pattern:
 
     source: str
     matches: Callable[[object], bool] = field(repr=False, compare=False)
+    needs_digits: bool = False
+    """Whether numbers must come from `parse_event`: the pattern has a number to be equal to.
+
+    Without it, an event with floats in place of numbers with more digits matches too often at most.
+    """
 
 
 @functools.lru_cache(256)
@@ -83,7 +97,8 @@ def compile_pattern(pattern_json: str) -> Pattern:
     try:
         rules = _rules(_parsed(pattern_json))
         _check_complexity(rules)
-        return Pattern(pattern_json, _matcher(rules))
+        leaves = [leaf for rule in rules for leaf in rule.values()]
+        return Pattern(pattern_json, _matcher(rules), any(leaf.needs_digits for leaf in leaves))
     except RecursionError:
         raise InvalidPattern("the pattern is nested too deeply") from None
 
@@ -100,14 +115,58 @@ class Repeated(tuple[object, ...]):
     __slots__ = ()
 
 
+class Digits(NamedTuple):
+    """A number that AWS doesn't compare by value: its text."""
+
+    text: str
+
+
 def parse_event(event_json: str) -> object:
-    """Return an event's value; raise InvalidEvent, also for NaN. Repeated keys give `Repeated`."""
+    """Return an event's value; raise InvalidEvent, also for NaN.
+
+    Repeated keys give `Repeated`, and numbers with too many digits `Digits`.
+    """
     try:
-        return json.loads(event_json, object_pairs_hook=_members, parse_constant=_refuse_constant)
+        return json.loads(
+            event_json,
+            object_pairs_hook=_members,
+            parse_float=_number_of,
+            parse_constant=_refuse_constant,
+        )
     except (ValueError, TypeError) as error:
         raise InvalidEvent(f"the event is not JSON: {error}") from error
     except RecursionError:
         raise InvalidEvent("the event is nested too deeply") from None
+
+
+def _number_of(text: str) -> "float | Digits":
+    """Return a number's value if AWS compares it; otherwise its digits."""
+    value = float(text)
+    if len(text) <= SURE_LENGTH and value:  # so few digits are told from their double
+        return value if _is_compared(value) else Digits(text)
+    return value if _has_few_digits(text) else Digits(text)
+
+
+def _is_compared(value: float) -> bool:
+    """Return whether AWS compares the number that is a double's shortest text."""
+    if -(10**9) < value < 10**9:
+        return value == round(value, MAX_DECIMALS)
+    return -MAX_NUMBER <= value <= MAX_NUMBER and value == round(value, MAX_DECIMALS - 1)
+
+
+def _has_few_digits(text: str) -> bool:
+    """Return whether AWS compares the number of a text of any length."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:  # an exponent of twenty digits
+        return False
+    digits = "".join(map(str, number.as_tuple().digits)).lstrip("0")
+    significant = len(digits.rstrip("0"))
+    exponent = int(number.as_tuple().exponent) + len(digits) - significant
+    if not significant:
+        return True
+    is_short = significant <= MAX_DIGITS and exponent >= -MAX_DECIMALS
+    return is_short and -MAX_NUMBER <= number <= MAX_NUMBER
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -129,10 +188,6 @@ class _Object(tuple[tuple[str, object], ...]):
     __slots__ = ()
 
 
-class _Number(NamedTuple):
-    text: str
-
-
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
@@ -142,8 +197,8 @@ def _parsed(pattern_json: str) -> _Object:
         parsed = json.loads(
             pattern_json,
             object_pairs_hook=_Object,
-            parse_int=_Number,
-            parse_float=_Number,
+            parse_int=Digits,
+            parse_float=Digits,
             parse_constant=_refuse_constant,
         )
     except (ValueError, TypeError) as error:
@@ -157,7 +212,7 @@ def _described(value: object) -> str:
     """Return a description of a value, for messages."""
     if isinstance(value, _Object):
         return "an object" if value else "an empty object"
-    if isinstance(value, _Number):
+    if isinstance(value, Digits):
         return f"the number {value.text}"
     if isinstance(value, list):
         return "an array" if value else "an empty array"
@@ -180,6 +235,7 @@ class _Leaf:
     alternatives: Sequence[object]
     accepts: Test
     absent: bool
+    needs_digits: bool
 
     @property
     def only_absent(self) -> bool:
@@ -278,7 +334,18 @@ def _leaf(alternatives: list[object], where: str) -> _Leaf:
         tests.append(_one_of(literals))
     if addresses:
         tests.append(lambda value: isinstance(value, str) and _address(value) in addresses)
-    return _Leaf(where, alternatives, _any_test(tests), absent)
+    needs_digits = any(_has_number(alternative) for alternative in alternatives)
+    return _Leaf(where, alternatives, _any_test(tests), absent, needs_digits)
+
+
+def _has_number(alternative: object) -> bool:
+    """Return whether an alternative has a number to be equal to; `numeric` asks for an order."""
+    if isinstance(alternative, _Object):
+        [(name, operand)] = alternative
+        return name == "anything-but" and _has_number(operand)
+    if isinstance(alternative, list):
+        return any(map(_has_number, alternative))
+    return isinstance(alternative, Digits)
 
 
 def _any_test(tests: Sequence[Test]) -> Test:
@@ -291,7 +358,7 @@ def _any_test(tests: Sequence[Test]) -> Test:
 
 
 def _literal(value: object, where: str) -> Hashable:
-    if isinstance(value, _Number):
+    if isinstance(value, Digits):
         return _number_identity(value)
     if isinstance(value, list):
         found = _described(value)
@@ -301,32 +368,21 @@ def _literal(value: object, where: str) -> Hashable:
     return _identity(value)
 
 
-def _number_identity(number: _Number) -> Hashable:
-    try:
-        decimal = Decimal(number.text)
-    except InvalidOperation:  # an exponent of twenty digits
-        return number
-    double = _double(decimal)
-    return (decimal,) if double is None else double
-
-
-def _double(number: Decimal) -> float | None:
-    """Return the double whose shortest decimal form is the number; None if there is none."""
-    double = float(number)
-    return double if math.isfinite(double) and Decimal(repr(double)) == number else None
+def _number_identity(number: Digits) -> Hashable:
+    value = _number_of(number.text)
+    return value if isinstance(value, float) else number
 
 
 def _identity(value: object) -> Hashable:
     """Return a plain value's identity. True and null are wrapped, because True equals 1."""
     kind = type(value)
-    if kind is str or kind is float:
+    if kind is str or kind is Digits:
         return value
+    if type(value) is float:
+        return value if _is_compared(value) else Digits(repr(value))
     if type(value) is not int:
         return (kind, value)
-    if -EXACT_INTEGERS <= value <= EXACT_INTEGERS:
-        return value
-    double = _double(Decimal(value))
-    return (Decimal(value),) if double is None else double
+    return value if -MAX_NUMBER <= value <= MAX_NUMBER else Digits(str(value))
 
 
 def _one_of(identities: Iterable[Hashable]) -> Test:
@@ -357,11 +413,12 @@ def _string(operand: object, where: str) -> str:
 
 
 def _comparable(operand: object, where: str) -> float:
-    if not isinstance(operand, _Number):
+    if not isinstance(operand, Digits):
         _refuse(where, f"is {_described(operand)}; it has to be a number")
     number = _number_identity(operand)
     if not isinstance(number, float):
-        _refuse(where, f"is {operand.text}, which no double holds; it needs fewer digits")
+        limits = f"at most {MAX_DIGITS} digits and {MAX_DECIMALS} decimals, from -5e9 to 5e9"
+        _refuse(where, f"is {operand.text}; AWS compares with numbers of {limits}")
     return number
 
 
@@ -482,7 +539,7 @@ def _strings_or_numbers(operand: object, where: str) -> list[Hashable]:
     if all(isinstance(item, str) for item in items):
         return list(items)
     for item in items:
-        if not isinstance(item, str | _Number):
+        if not isinstance(item, str | Digits):
             _refuse(where, f"holds {_described(item)}; it takes strings or numbers")
     if any(isinstance(item, str) for item in items):
         _refuse(where, "holds strings and numbers; it has to be all of one kind")
@@ -527,13 +584,8 @@ def _numeric(operand: object, where: str) -> Test:
 def _between(low: float, high: float) -> Test:
     def test(value: object) -> bool:
         if type(value) is float:
-            return low < value < high
-        if type(value) is int:
-            if -EXACT_INTEGERS <= value <= EXACT_INTEGERS:
-                return low < value < high
-            double = _double(Decimal(value))
-            return double is not None and low < double < high
-        return False
+            return low < value < high and _is_compared(value)
+        return type(value) is int and low < value < high and -MAX_NUMBER <= value <= MAX_NUMBER
 
     return test
 

@@ -43,49 +43,75 @@ def filter_of(mapping: Mapping) -> Matches | None:
     patterns = [compile_pattern(pattern) for pattern in mapping.patterns]
     if not patterns:
         return None
-    seen = changed_item if mapping.service == DYNAMODB else decoded_record
+
+    def match(event: dict[str, Any]) -> bool:
+        return any(pattern.matches(event) for pattern in patterns)
+
+    if mapping.service == DYNAMODB:  # patterns match the whole record, whose numbers are texts
+        return lambda record: match(record.event)
+    needs_digits = any(pattern.needs_digits for pattern in patterns)
 
     def passes(record: Record) -> bool:
-        event = seen(record)
-        return any(pattern.matches(event) for pattern in patterns)
+        kinesis = record.event["kinesis"]
+        raw = a2b_base64(kinesis["data"])
+        if needs_digits:
+            return match({**kinesis, "data": decoded(raw, exactly)})
+        if not match({**kinesis, "data": decoded(raw, quickly)}):
+            return False
+        return has_short_numbers(raw) or match({**kinesis, "data": decoded(raw, exactly)})
 
     return passes
 
 
-def changed_item(record: Record) -> dict[str, Any]:
-    """Return the document that patterns match for a DynamoDB record: the whole record."""
-    return record.event
+def decoded(raw: bytes, parse: Callable[[bytes], Any]) -> Any:
+    """Return a Kinesis record's data as patterns match them: JSON, else text, else None.
 
-
-def decoded_record(record: Record) -> dict[str, Any]:
-    """Return the document that patterns match for a Kinesis record: its data are decoded.
-
-    Data that aren't a JSON object or array become a text, which no pattern for an object matches.
+    Data that aren't a JSON object or array are a text, which no pattern for an object matches.
+    None: they aren't text either.
     """
-    kinesis: dict[str, Any] = record.event["kinesis"]
-    return {**kinesis, "data": decoded(kinesis["data"])}
-
-
-def decoded(data: str) -> Any:
-    """Return base64 data as JSON, or as a text if it isn't JSON; None if it isn't text either."""
-    raw = a2b_base64(data)
     with suppress(ValueError):
         if raw.lstrip()[:1] in JSON_BEGINNINGS:
-            parsed = from_json(raw, allow_inf_nan=False)
-            return parsed if has_each_key_once(raw, parsed) else parse_event(raw.decode())
+            return parse(raw)
     with suppress(ValueError):
         return raw.decode()
     return None
+
+
+def exactly(raw: bytes) -> Any:
+    """Return JSON's value with all its digits; raise ValueError."""
+    return parse_event(raw.decode())
+
+
+def quickly(raw: bytes) -> Any:
+    """Return JSON's value with a float in place of each number of many digits; raise ValueError."""
+    parsed = from_json(raw, allow_inf_nan=False)
+    return parsed if has_each_key_once(raw, parsed) else exactly(raw)
 
 
 def has_each_key_once(raw: bytes, parsed: Any) -> bool:
     """Return True if no object of a JSON document has a key twice; False if one may have.
 
     `parsed`: the document as the fast parser reads it, which keeps a repeated key's last value.
-    The test is fast: as many colons as top-level keys means that each key is there once and nothing
-    is nested. Most records are such documents.
+    The test is fast: as many colons as there are keys, on top and in the objects there, means that
+    each of them is there once, and that nothing is nested deeper. Most records are such documents.
     """
-    return isinstance(parsed, dict) and raw.count(b":") == len(parsed)
+    if not isinstance(parsed, dict):
+        return False
+    colons = raw.count(b":")
+    return colons == len(parsed) or colons == len(parsed) + sum(
+        len(each) for each in parsed.values() if type(each) is dict
+    )
+
+
+AS_DIGITS = bytes(ord("0") if chr(each) in "0123456789." else ord(" ") for each in range(256))
+
+
+def has_short_numbers(raw: bytes) -> bool:
+    """Return whether every number has at most 15 digits, which the nearest float tells.
+
+    False also for other texts with 16 digits and points in a row.
+    """
+    return b"0" * 16 not in raw.translate(AS_DIGITS)
 
 
 # Batch

@@ -6,15 +6,19 @@ Expressions are literals, names of the payload's fields (`a.b` of nested ones), 
 comparisons, AND, OR, NOT, brackets. The rest of AWS's reference is refused, with the place in the
 text: https://docs.aws.amazon.com/iot/latest/developerguide/iot-sql-reference.html. If the reference
 doesn't say what the result is, evaluation raises `Undocumented` instead of guessing.
+
+Numbers keep their digits, as on AWS: a Decimal has 34 digits and a magnitude from 1E-999 to
+9.999…E999, an Int has at most 34 digits. A Decimal that is whole becomes an Int: 10.0 is 10.
+https://docs.aws.amazon.com/iot/latest/developerguide/iot-sql-data-types.html
 """
 
 import base64
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Context, Decimal, DecimalException, InvalidOperation, Overflow, Subnormal
+from json.encoder import encode_basestring_ascii
 from typing import Any, NamedTuple
 
 VERSION = "2016-03-23"
@@ -22,7 +26,9 @@ TOKEN = re.compile(
     r"\s*(?:(?P<string>'(?:[^']|'')*')|(?P<number>-?\d+(?:\.\d+)?)|(?P<name>[A-Za-z_]\w*)"
     r"|(?P<sign><>|<=|>=|[=<>*,().]))"
 )
-DECIMAL = re.compile(r"-?\d+(\.\d+)?([Ee][-+]?\d+)?", re.ASCII)
+DECIMAL = re.compile(r"-?\d+(\.\d+)?([Ee]-?\d+)?", re.ASCII)  # texts that are numbers, by AWS
+MAX_DIGITS = 34
+EXACT = Context(MAX_DIGITS, Emin=-999, Emax=999, traps=[Overflow, Subnormal, InvalidOperation])
 TEMPLATE = re.compile(r"\$\{([^}]*)\}")
 KEYWORDS = {"select", "as", "from", "where", "and", "or", "not", "true", "false", "null"}
 COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -76,8 +82,9 @@ class Message:
                 text = self.payload.decode()
                 document = json.loads(
                     text,
-                    parse_constant=finite_number,
-                    parse_float=finite_number,
+                    parse_constant=number,
+                    parse_float=number,
+                    parse_int=number,
                     object_pairs_hook=object_with_unique_names,
                 )
                 self._document.append(document)
@@ -97,12 +104,24 @@ def object_with_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
-def finite_number(text: str) -> float:
-    """Return a number; raise ValueError for NaN and numbers too large for a float."""
-    number = float(text)
-    if not math.isfinite(number):
+def number(text: str) -> int | Decimal:
+    """Return a number as AWS's SQL has it; raise ValueError if it is beyond Int and Decimal.
+
+    AWS doesn't document the result for such a number, so the payload isn't JSON here.
+    """
+    digits = text.removeprefix("-")
+    if digits.isdecimal():
+        if len(digits) > MAX_DIGITS:
+            raise ValueError(text)
+        return int(text)
+    try:
+        exact = EXACT.create_decimal(text)
+    except DecimalException:
+        raise ValueError(text) from None
+    if not exact.is_finite():
         raise ValueError(text)
-    return number
+    is_whole = exact.adjusted() < MAX_DIGITS and exact == exact.to_integral_value()
+    return int(exact) if is_whole else exact
 
 
 Expression = Callable[[Message], Any]
@@ -153,7 +172,45 @@ class Statement:
         for item in self.items:
             if item.expression is not None:
                 set_field(result, item.name, item.expression(message))
-        return json.dumps(result, separators=(",", ":")).encode()
+        return json_text(result).encode()
+
+
+class Written(str):
+    """A part of a JSON text."""
+
+    __slots__ = ()
+
+
+COMMA = Written(",")
+
+
+def json_text(value: Any) -> str:
+    """Return JSON with the digits of its Decimals, whatever its depth."""
+    parts: list[str] = []
+    waiting: list[Any] = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, Written | Decimal):
+            parts.append(str(each))
+        elif isinstance(each, str):
+            parts.append(encode_basestring_ascii(each))
+        elif isinstance(each, int | None):
+            parts.append(json.dumps(each))
+        elif isinstance(each, dict):
+            waiting.append(Written("}"))
+            for name, member in reversed(each.items()):
+                waiting += (member, Written(encode_basestring_ascii(name) + ":"), COMMA)
+            if each:
+                waiting.pop()  # no comma before the first one
+            waiting.append(Written("{"))
+        else:
+            waiting.append(Written("]"))
+            for item in reversed(each):
+                waiting += (item, COMMA)
+            if each:
+                waiting.pop()
+            waiting.append(Written("["))
+    return "".join(parts)
 
 
 def set_field(result: dict[str, Any], name: tuple[str, ...], value: Any) -> None:
@@ -179,11 +236,11 @@ def template(text: str) -> Callable[[Message], str]:
 
     def fill(message: Message) -> str:
         values = [expression(message) for expression in expressions]
-        if any(isinstance(value, Undefined | dict | list) for value in values):
+        if any(value is None or isinstance(value, Undefined | dict | list) for value in values):
             raise Undocumented(f"{text} gives neither text nor a number")
         filled = [""] * len(parts)
         filled[::2] = parts[::2]
-        filled[1::2] = [str(value) for value in values]
+        filled[1::2] = [json.dumps(v) if isinstance(v, bool) else str(v) for v in values]
         return valid_unicode("".join(filled))
 
     return fill
@@ -269,7 +326,11 @@ class Parser:
         if token.kind == "string":
             return constant(token.text[1:-1].replace("''", "'"))
         if token.kind == "number":
-            return constant(float(token.text) if "." in token.text else int(token.text))
+            try:
+                return constant(number(token.text))
+            except ValueError:
+                problem = f"a number of more than {MAX_DIGITS} digits isn't supported"
+                raise self._error(problem, token) from None
         if token.word == "(":
             inner = self._either()
             self._expect(")")
@@ -412,17 +473,23 @@ def compare(sign: str, left: Any, right: Any) -> Any:
     return UNDEFINED if None in numbers else COMPARISONS[sign](*numbers)
 
 
-def decimal(value: Any) -> Decimal | None:
-    """Return a number, or a text with a number, as a Decimal; None for other values."""
-    text = str(value) if isinstance(value, int | float | str) else ""
-    return Decimal(text) if DECIMAL.fullmatch(text) else None
+def decimal(value: Any) -> int | Decimal | None:
+    """Return a number, or the number that a text is; None for other values."""
+    if isinstance(value, str) and DECIMAL.fullmatch(value):
+        try:
+            return number(value)
+        except ValueError:
+            return None
+    return value if type_of(value) == "number" else None
 
 
 def type_of(value: Any) -> str:
     """Return the type's name in the SQL."""
     if isinstance(value, bool):
         return "boolean"
-    return "number" if isinstance(value, int | float) else {str: "string"}.get(type(value), "other")
+    return (
+        "number" if isinstance(value, int | Decimal) else {str: "string"}.get(type(value), "other")
+    )
 
 
 def raw_payload(message: Message) -> bytes:
@@ -435,8 +502,8 @@ def topic_of(message: Message, level: Any = None) -> Any:
     if level is None:
         return message.topic
     levels = message.topic.split("/")
-    is_there = isinstance(level, int) and 1 <= level <= len(levels)
-    return levels[level - 1] if is_there else UNDEFINED
+    at = decimal(level)
+    return levels[at - 1] if isinstance(at, int) and 1 <= at <= len(levels) else UNDEFINED
 
 
 def encoded(_message: Message, value: Any, scheme: Any) -> str:

@@ -5,7 +5,7 @@ import itertools
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from telemetry.aws import events, stream
@@ -36,7 +36,9 @@ from telemetry.domain.accounting import (
     Metric,
 )
 from telemetry.domain.reading import Reading, shown
+from telemetry.domain.rule import shipped_rules
 from telemetry.domain.times import minute_of
+from telemetry.domain.unseen import limits_of
 from telemetry.domain.window import MAX_READINGS, Fate
 from telemetry.errors import Rejected
 from telemetry.settings import AggregateSettings
@@ -69,18 +71,21 @@ def run(
     quarantine: Quarantine,
     sink: RecordSink,
     pace: Pace,
+    limits: Mapping[str, float],
 ) -> dict[str, Any]:
     """Store every reading of the batch; answer with the record to resume from, if any.
 
     A reading of a pack is a record by itself here. The readings of a bundle go back on the stream,
-    where event filters see each of them. After that, records that aren't readings go to quarantine,
-    and so do records with refused metrics, whose readings are stored. Both steps stop before the
-    first failed record: it and the records after it are delivered again, and would be quarantined
-    and counted twice. So do all readings of its pack, which can only be delivered as a whole.
+    where event filters see each of them. So does a breach that bypassed `ingest` with more digits
+    than filters compare; `limits` has the rules' limits by metric. After that, records that aren't
+    readings go to quarantine, and so do records with refused metrics, whose readings are stored.
+    Both steps stop before the first failed record: it and the records after it are delivered again,
+    and would be quarantined and counted twice. So do all readings of its pack, which can only be
+    delivered as a whole.
     """
     pace.begin()
     decoded = stream.checked(stream.decode(event), windows.retention_ms)
-    records = [stream.opened(record) for record in decoded]
+    records = [stream.opened(record, limits) for record in decoded]
     readings = [record.reading for record in records if record.reading]
     added = windows.add([reading for reading in readings if reading.metrics])
     records = _with_unreadable(records, added)
@@ -118,21 +123,24 @@ def run(
     return answer
 
 
-def _put_back(outcomes: Iterable[Outcome], sink: RecordSink, pace: Pace) -> list[Record]:
-    """Put the readings of bundles on the stream; return the first bundle that couldn't be put.
+def _put_back(outcomes: Sequence[Outcome], sink: RecordSink, pace: Pace) -> list[Record]:
+    """Put on the stream what filters haven't seen; return records that couldn't be put.
 
-    Readings that are sent again are duplicates. The pace limits how many bundles an invocation
-    puts.
+    These are breaches, and the readings of bundles up to the first that couldn't be put. Readings
+    that are sent again are duplicates. The pace limits how many bundles an invocation puts.
     """
-    for record, _ in outcomes:
+    breaches = [(record, record.again) for record, _ in outcomes if record.again]
+    untaken = {id(each) for each in sink.put([again for _, again in breaches])} if breaches else ()
+    failed = [record for record, again in breaches if id(again) in untaken]
+    for record, _ in _until_first(failed, outcomes):
         if record.bundle is None:
             continue
         if pace.is_over:
-            return [record]
+            return [*failed, record]
         readings, lines = stream.put_back(record)
         if sink.put(readings) or sink.put_lines(lines):
-            return [record]
-    return []
+            return [*failed, record]
+    return failed
 
 
 def _is_bad(record: Record, metric: Metric | None) -> bool:
@@ -162,7 +170,7 @@ def _metrics_of(records: Sequence[Record], fates: Iterable[Fate | None]) -> list
     """Return the metric that counts each record; `fates` are those of the records with metrics.
 
     A reading without a measurement brings nothing new, so it counts as a duplicate. A bundle counts
-    only for its refused documents.
+    only for its refused documents, and a reading that is put on the stream again when it comes.
     """
     of_readings = iter(fates)
     metrics: list[Metric | None] = []
@@ -170,7 +178,7 @@ def _metrics_of(records: Sequence[Record], fates: Iterable[Fate | None]) -> list
         fate = next(of_readings) if record.reading and record.reading.metrics else None
         if record.rejected or record.bundle:
             metrics.append(QUARANTINED)
-        elif record.reading and not record.reading.metrics:
+        elif record.again or (record.reading and not record.reading.metrics):
             metrics.append(DUPLICATE)
         else:
             metrics.append(METRIC_OF_FATE[fate])
@@ -185,9 +193,9 @@ def _first_of_each_device(records: Iterable[Record]) -> list[Record]:
     seen: Counter[str] = Counter()
     first = []
     for record in records:
-        if record.refused and record.reading:
-            seen[record.reading.device_id] += 1
-            if seen[record.reading.device_id] <= REFUSED_KEPT:
+        if record.refused and record.identified:
+            seen[record.identified.device_id] += 1
+            if seen[record.identified.device_id] <= REFUSED_KEPT:
                 first.append(record)
     return first
 
@@ -196,13 +204,13 @@ def _refusals(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
     """Return the refused metrics of records, in the form in which they are logged."""
     return [
         {
-            "device_id": record.reading.device_id,
+            "device_id": record.identified.device_id,
             "field": error.field,
             "value": shown(error.value),
             "reason": error.reason,
         }
         for record, _ in outcomes
-        if record.reading
+        if record.identified
         for error in record.refused
     ]
 
@@ -216,12 +224,13 @@ def _until_first(failed: Iterable[Record], outcomes: Iterable[Outcome]) -> list[
 def _count_by_minute(outcomes: Iterable[Outcome]) -> None:
     """Count each record in the minute of its receipt, in which `ingest` counted it.
 
-    Of a bundle, only refused documents count; its readings count when they come as records.
+    Of a bundle, only refused documents count; its readings count when they come as records. So does
+    a reading that was put on the stream again; what was refused of it counts now.
     """
     minutes: dict[int, Counter[Metric | None]] = {}
     for record, metric in outcomes:
         counted = minutes.setdefault(minute_of(record.received_at_ms), Counter())
-        times = record.bundle.refused if record.bundle else 1
+        times = record.bundle.refused if record.bundle else int(record.again is None)
         counted[metric] += times
         counted[FOREIGN] += times * record.bypassed_ingest
         counted[REFUSED] += len(record.refused)
@@ -231,7 +240,7 @@ def _count_by_minute(outcomes: Iterable[Outcome]) -> None:
 
 
 @functools.cache
-def wired() -> tuple[Windows, Quarantine, Stream, Pace]:
+def wired() -> tuple[Windows, Quarantine, Stream, Pace, dict[str, float]]:
     settings = AggregateSettings.read(os.environ)
     dynamodb, table, region = client("dynamodb"), settings.windows_table, settings.aws_region
     items = DynamoItems(dynamodb, table, KEY)
@@ -245,6 +254,7 @@ def wired() -> tuple[Windows, Quarantine, Stream, Pace]:
             is_packing=settings.pack_readings,
         ),
         Pace(),
+        limits_of(shipped_rules()),
     )
 
 

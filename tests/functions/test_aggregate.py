@@ -13,16 +13,28 @@ from telemetry.aws.windows import KEY, Windows
 from telemetry.domain import no_measurement, validation
 from telemetry.domain import pack as packs
 from telemetry.domain.reading import FIELDS, Reading
+from telemetry.domain.rule import Rule, filter_pattern
 from telemetry.domain.window import Window, decode
 from telemetry.errors import Unavailable
 
+from emulator.event_pattern import compile_pattern, parse_event
 from functions.aggregate.handler import run
 from tests import writers
 from tests.fakes import Crash, MemoryItems, MemoryKinesis, MemoryS3
-from tests.functions.incoming import NOW_MS, SHARD, TRACE, failed, kinesis, number, reading
+from tests.functions.incoming import (
+    NOW_MS,
+    SHARD,
+    TRACE,
+    documents_in,
+    failed,
+    kinesis,
+    number,
+    reading,
+)
 
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
+LIMITS = {"temperature": 38.0, "humidity": 90.0}
 NOTHING_FAILED: dict[str, Any] = {"batchItemFailures": []}
 Counted = Callable[..., float]
 
@@ -45,7 +57,7 @@ class Stage:
         quarantine = Quarantine(self.bucket, "failures")
         puts = Stream(self.kinesis, "readings", lambda _seconds: None, lambda: self.now)
         pace = Pace(lambda: self.now)
-        return run(kinesis(records), now_ms, self.windows, quarantine, puts, pace)
+        return run(kinesis(records), now_ms, self.windows, quarantine, puts, pace, LIMITS)
 
     def put_back(self) -> list[bytes]:
         return [record["Data"] for record in self.kinesis.records]
@@ -564,6 +576,181 @@ def packed(*readings: Reading, **changes: Any) -> bytes:
 
 
 TEN = [reading("pump-1", NOW_MS + at * 1_000, temperature=20.0 + at) for at in range(10)]
+
+
+# Breaches that filters can't see
+
+FILTERS = [
+    compile_pattern(json.dumps(pattern))
+    for pattern in filter_pattern(
+        Rule(name=name, metric=name, above=above, clears_below=1, severity="info")
+        for name, above in LIMITS.items()
+    )
+]
+
+
+def is_seen(record: bytes) -> bool:
+    """Return whether the alert's mapping surely lets a record through."""
+    event = {"data": parse_event(record.decode())}
+    return any(each.matches(event) for each in FILTERS)
+
+
+def over_mqtt(metrics: str, **stamps: Any) -> bytes:
+    """Return what a rule puts on the stream, with the metrics' text as the device sent it."""
+    stamped = {"device_id": "pump-1", "received_at": NOW_MS - MINUTE_MS, "via": "mqtt", **stamps}
+    return f'{{"recorded_at":{NOW_MS},{metrics},{json.dumps(stamped)[1:]}'.encode()
+
+
+LONG = {
+    "a 32-bit float in full": ('"temperature":38.299999237060547', 38.299999237060547),
+    "degrees Fahrenheit": ('"temperature":38.333333333333336', 101 * 5 / 9 - 160 / 9),
+    "seven decimals": ('"temperature":38.1234567', 38.1234567),
+    "zeros": ('"temperature":38.5000000', 38.5),
+    "barely above": ('"temperature":38.00000000000001', 38.00000000000001),
+    "an exponent": ('"temperature":385e-1', 38.5),
+    "digits beyond a double": ('"temperature":38.20000000000000284', 38.2),
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_a_breach_that_filters_cannot_see_goes_back_on_the_stream_and_counts_when_it_comes(
+    stage: Stage, counted: Counted, kind: str
+) -> None:
+    text, value = LONG[kind]
+    assert stage.run(over_mqtt(text), reading("pump-9")) == NOTHING_FAILED
+    assert [device for device, _ in stage.stored()] == ["pump-9"]
+    assert (counted("ReadingsForeign"), counted("ReadingsStored")) == (0, 1)
+    (again,) = stage.put_back()
+    assert is_seen(again)
+    (document,) = documents_in(stage.kinesis.records)
+    stamps = {"received_at": NOW_MS - MINUTE_MS, "via": "mqtt"}
+    identity = {"device_id": "pump-1", "recorded_at": NOW_MS}
+    assert document == {**identity, "temperature": value, **stamps}
+    assert stage.kinesis.records[0]["PartitionKey"] == "pump-1"
+
+    assert stage.run(again) == NOTHING_FAILED
+    windows = stage.stored()
+    assert windows["pump-1", "2026-11-21T01:30:00Z#eu-west-1"] == {0: {"temperature": value}}
+    assert (counted("ReadingsForeign"), counted("ReadingsStored")) == (1, 2)
+    assert counted("ReadingsForeign", minute_ms=NOW_MS - MINUTE_MS) == 1
+    assert stage.put_back() == [again]  # it isn't put back once more
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        over_mqtt('"temperature":38.5'),
+        over_mqtt('"temperature":38.123456,"humidity":40.299999237060547'),
+        over_mqtt('"temperature":37.299999237060547'),
+        over_mqtt('"temperature":38.00000000000000000001'),  # the double is 38.0
+        over_mqtt('"pressure":1013.2999999523163'),
+        over_mqtt('"temperature":38.299999237060547', via=None),
+        reading(temperature=38.299999237060547),
+    ],
+    ids=["few digits", "no limit", "no breach", "equal", "no rule", "stamped", "from ingest"],
+)
+def test_any_other_reading_is_stored_at_once(stage: Stage, record: bytes | Reading) -> None:
+    assert stage.run(record) == NOTHING_FAILED
+    assert len(stage.stored()) == 1
+    assert stage.put_back() == []
+
+
+def test_a_breach_of_another_producer_is_stamped_with_its_arrival(
+    stage: Stage, counted: Counted
+) -> None:
+    stamped = f'"recorded_at":"2026-11-21T01:30:00Z","device_id":"pump-1","trace_id":"{TRACE}"'
+    stage.run(f'{{{stamped},"temperature":39.299999237060547}}'.encode())
+    (document,) = documents_in(stage.kinesis.records)
+    assert document == {
+        "device_id": "pump-1",
+        "recorded_at": NOW_MS,
+        "temperature": 39.29999923706055,
+        "trace_id": TRACE,
+        "received_at": ARRIVED_MS,
+        "via": "stream",
+    }
+    stage.run(*stage.put_back())
+    assert counted("ReadingsForeign") == counted("ReadingsStored") == 1
+
+
+def test_a_replayed_breach_stays_a_replayed_one(stage: Stage) -> None:
+    stage.run(over_mqtt('"temperature":38.299999237060547', replayed_at=NOW_MS))
+    (document,) = documents_in(stage.kinesis.records)
+    assert document["replayed_at"] == NOW_MS
+
+
+def test_a_breach_in_a_record_that_is_not_quite_json_is_put_back_as_json(stage: Stage) -> None:
+    record = over_mqtt('"temperature":38.5,"humidity":NaN')
+    assert validation.decode(record).reading.metrics == {"temperature": 38.5}
+    stage.run(record)
+    (again,) = stage.put_back()
+    assert is_seen(again)
+    (held,) = stage.quarantined()
+    assert base64.b64decode(held["data"]) == record
+
+
+def test_what_is_refused_of_an_unseen_breach_is_counted_and_quarantined_once(
+    stage: Stage, counted: Counted
+) -> None:
+    record = over_mqtt('"temperature":38.299999237060547,"humidity":412,"colour":"red"')
+    stage.run(record)
+    assert (counted("MetricsRefused"), counted("ReadingsForeign")) == (2, 0)
+    stage.run(*stage.put_back())
+    assert (counted("MetricsRefused"), counted("ReadingsForeign")) == (2, 1)
+    assert counted("ReadingsQuarantined") == 0
+    (held,) = stage.quarantined()
+    assert (held["is_partly"], base64.b64decode(held["data"])) == (True, record)
+    assert list(stage.stored().values()) == [{0: {"temperature": 38.29999923706055}}]
+
+
+def test_an_unseen_breach_that_is_delivered_again_makes_duplicates(
+    stage: Stage, counted: Counted
+) -> None:
+    for _ in range(2):
+        stage.run(over_mqtt('"temperature":38.299999237060547'))
+    stage.run(*stage.put_back())
+    assert (counted("ReadingsStored"), counted("ReadingsDuplicate")) == (1, 1)
+    assert counted("ReadingsForeign") == 2
+
+
+def test_an_unseen_breach_that_the_stream_does_not_take_is_delivered_again(
+    stage: Stage, counted: Counted
+) -> None:
+    unseen = over_mqtt('"temperature":38.299999237060547')
+    stage.kinesis.refuses = lambda entry: entry["PartitionKey"] == "pump-1"
+    assert stage.run(reading("pump-9"), unseen, BUNDLES["list"], b"poison") == failed(1)
+    assert (counted("ReadingsStored"), counted("ReadingsQuarantined")) == (1, 0)
+    assert stage.put_back() == []
+    stage.kinesis.refuses = lambda _entry: False
+    assert stage.run(unseen, BUNDLES["list"], b"poison") == NOTHING_FAILED
+    stage.run(*stage.put_back())
+    assert (counted("ReadingsStored"), counted("ReadingsQuarantined")) == (7, 1)
+
+
+def test_the_unseen_breaches_of_a_batch_are_put_in_one_call(stage: Stage) -> None:
+    devices = [f"pump-{index}" for index in range(400)]
+    stage.run(*(over_mqtt('"temperature":38.299999237060547', device_id=each) for each in devices))
+    assert len(stage.put_back()) == 400
+    assert stage.kinesis.calls == [400]
+
+
+def test_of_a_pack_that_filters_do_not_see_only_the_breaches_go_back(
+    stage: Stage, counted: Counted
+) -> None:
+    hot = [20.0, 38.299999237060547, 38.5]
+    three = [reading(at_ms=NOW_MS + at, temperature=each) for at, each in enumerate(hot)]
+    seen = packed(*(each._replace(via="mqtt") for each in three))
+    stage.run(seen)
+    assert stage.put_back() == []
+    unseen = seen.replace(b'"temperature": 38.5,', b'"temperature": 38.500000000001,')
+    assert unseen != seen
+    fresh = Stage()
+    fresh.run(unseen)
+    assert list(fresh.stored().values()) == [{0: {"temperature": 20.0}}]
+    assert [each["temperature"] for each in documents_in(fresh.kinesis.records)] == hot[1:]
+    fresh.run(*fresh.put_back())
+    assert fresh.stored() == stage.stored()
+    assert counted("ReadingsForeign") == 6
 
 
 def test_a_pack_is_worth_its_readings(stage: Stage, counted: Counted) -> None:

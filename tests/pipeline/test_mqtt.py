@@ -28,6 +28,24 @@ def test_readings_over_mqtt_are_in_windows_and_alerts_each_once(pipeline: Pipeli
     assert pipeline.quarantined("wired") == []
 
 
+def test_a_breach_with_more_digits_than_a_filter_compares_opens_an_alert(
+    pipeline: Pipeline,
+) -> None:
+    minute = minutes_ago(4)
+    calm, hot = (at(minute, second, temperature=0) for second in (0, 1))
+    texts = (
+        json.dumps(document).replace('"temperature": 0', f'"temperature": {digits}').encode()
+        for document, digits in ((calm, "20.299999237060547"), (hot, "38.299999237060547"))
+    )
+    with connected(pipeline, "long-winded") as device:
+        for text in texts:
+            device.publish("telemetry/long-winded/readings", text)
+    peaks = [38.29999923706055]  # the nearest double
+    becomes(lambda: [each["peak"] for each in pipeline.alerts("long-winded")], peaks, "the alert")
+    becomes(lambda: pipeline.counts("long-winded"), {minute: 2}, "the window")
+    assert pipeline.quarantined("long-winded") == []
+
+
 def test_a_device_that_publishes_under_another_name_is_disconnected_and_nothing_arrives(
     pipeline: Pipeline,
 ) -> None:

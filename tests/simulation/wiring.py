@@ -22,6 +22,7 @@ from telemetry.aws.windows import KEY as WINDOW_KEY
 from telemetry.aws.windows import WindowReader, Windows
 from telemetry.domain.rule import Rule, shipped_rules
 from telemetry.domain.schema import versions
+from telemetry.domain.unseen import limits_of
 
 from functions.aggregate import handler as aggregate
 from functions.alert import handler as alert
@@ -90,7 +91,10 @@ def aggregating(of: Environment) -> Handler:
     simulate(windows._states, of)
     quarantine = Quarantine(of.s3, FAILURES)
     stream, pace = stream_for(of), Pace(of.seconds, of.sleep)
-    return lambda event: aggregate.run(event, of.clock_ms(), windows, quarantine, stream, pace)
+    limits = limits_of(rules_of(of.conditions.options))
+    return lambda event: aggregate.run(
+        event, of.clock_ms(), windows, quarantine, stream, pace, limits
+    )
 
 
 def simulate(states: CompareAndSet[Any, Any, Any], of: Environment) -> None:

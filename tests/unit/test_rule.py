@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from telemetry.domain.reading import Reading, encode
+from telemetry.domain.pack import encode
+from telemetry.domain.reading import Reading
 from telemetry.domain.rule import (
     Rule,
     RulesInvalid,
@@ -16,6 +17,8 @@ from telemetry.domain.rule import (
     load_rules,
     shipped_rules,
 )
+
+from emulator.event_pattern import compile_pattern, parse_event
 
 ROOT = Path(__file__).parents[2]
 HOT = Rule(name="overheating", metric="temperature", above=38, clears_below=37, severity="critical")
@@ -94,6 +97,36 @@ def test_a_rule_that_can_never_fire_or_never_clear_is_refused_with_the_range(
 def test_a_rule_may_use_the_whole_range_but_its_ends() -> None:
     (rule,) = load_rules(text(above=149.9, clears_below=-89.9))
     assert (rule.above, rule.clears_below) == (149.9, -89.9)
+
+
+@pytest.mark.parametrize("key", ["above", "clears_below"])
+@pytest.mark.parametrize(
+    ("limit", "nearest"),
+    [
+        (38.1234567, "38.123457"),
+        (38.299999237060547, "38.299999"),
+        (100 / 3, "33.333333"),
+        (37.00000000000001, "37"),
+        (0.0001234, "0.000123"),
+    ],
+)
+def test_a_limit_that_no_filter_can_hold_is_refused_with_the_nearest_one(
+    key: str, limit: float, nearest: str
+) -> None:
+    with pytest.raises(RulesInvalid) as caught:
+        load_rules(text(**({"above": 40, "clears_below": -1} | {key: limit})))
+    digits = "at most 15 digits, six of them decimals, up to 5e9"
+    assert str(caught.value) == (
+        f"rules.yaml: rules[0].{key}: {limit} is no limit that an event filter compares, "
+        f"which has {digits}: write {nearest} (rule 'overheating')"
+    )
+
+
+@pytest.mark.parametrize("limit", [38.123456, 38.5, 0.000123, 38.0, 38.20000000000000284])
+def test_a_limit_has_up_to_six_decimals(limit: float) -> None:
+    (rule,) = load_rules(text(above=limit, clears_below=-1.000001))
+    (pattern,) = filter_pattern([rule])
+    compile_pattern(json.dumps(pattern))
 
 
 @pytest.mark.parametrize(
@@ -219,18 +252,9 @@ def test_there_is_one_filter_a_rule() -> None:
     ]
 
 
-def lets_through(pattern: dict[str, Any], record: bytes) -> bool:
-    """What an event source mapping does with a filter of one metric and `numeric >`."""
-    data = json.loads(record)
-    ((name, (test,)),) = pattern["data"].items()
-    operator, bound = test["numeric"]
-    assert operator == ">"
-    return name in data and data[name] > bound
-
-
 @given(
     st.floats(-90, 150),
-    st.floats(-90, 150) | st.integers(-90, 150).map(float),
+    st.integers(-90 * 10**6, 150 * 10**6).map(lambda millionths: millionths / 10**6),
     st.sampled_from(["temperature", "humidity"]),
 )
 def test_the_filter_lets_exactly_the_breaches_through(
@@ -239,5 +263,6 @@ def test_the_filter_lets_exactly_the_breaches_through(
     rule = HOT.model_copy(update={"above": above, "clears_below": above})
     reading = Reading("pump-1", 1, {metric: value + 0.0})
     (pattern,) = filter_pattern([rule])
-    pattern = json.loads(json.dumps(pattern))  # as it is in the template
-    assert lets_through(pattern, encode(reading)) == (breaching_value(rule, reading) is not None)
+    event = {"data": parse_event(encode([reading]).decode())}
+    is_breach = breaching_value(rule, reading) is not None
+    assert compile_pattern(json.dumps(pattern)).matches(event) is is_breach

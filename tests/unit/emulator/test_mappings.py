@@ -231,6 +231,26 @@ def test_data_that_is_not_json_is_dropped_by_a_pattern_for_json() -> None:
     assert rig.delivered == [{"n": 1}]
 
 
+@as_aws("filter_criteria", "documented")
+def test_a_filter_passes_over_a_number_with_more_digits_than_aws_compares() -> None:
+    texts = (
+        b"38.5 38.299999237060547 38.333333333333336 39.10000000000000142 20 3.9e1 38.1234567 1e2"
+    )
+    data = [
+        frame % text
+        for text in texts.split()
+        for frame in (b'{"t":%s}', b'{"t":%s,"readings":{"t":[38.299999237060547],"low":{"t":1}}}')
+    ]
+    compared = b"38.5 38.5 3.9e1 3.9e1 1e2 1e2".split()
+    for pattern in ('{"data":{"t":[{"numeric":[">",38]}]}}', '{"data":{"t":[38.5,39,100,39.1]}}'):
+        rig = deliver(data, patterns=('{"data":{"t":["x"]}}', pattern))
+        assert [each["t"] for each in rig.delivered] == [float(text) for text in compared]
+    same = deliver(data, patterns=('{"data":{"t":[38.1234567]}}',))
+    assert [each["t"] for each in same.delivered] == [38.1234567, 38.1234567]
+    other = deliver(data, patterns=('{"data":{"t":[{"anything-but":38.5}]}}',))
+    assert len(other.delivered) == len(data) - 2
+
+
 @as_aws("filter_criteria", "inferred")
 def test_a_repeated_key_matches_by_either_of_its_values() -> None:
     hot = '{"data":{"temperature":[{"numeric":[">",38]}],"site":{"name":["a:b"]}}}'

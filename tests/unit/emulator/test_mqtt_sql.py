@@ -2,6 +2,7 @@
 
 import base64
 import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -43,12 +44,17 @@ def value(expression: str, payload: Any = PAYLOAD) -> Any:
         ("'it''s'", "it's"),
         ("-3", -3),
         ("2.50", 2.5),
+        ("10.0", 10),
         ("true", True),
         ("null", None),
         ("topic()", "telemetry/pump-1/readings"),
         ("topic(2)", "pump-1"),
         ("topic(4)", UNDEFINED),
         ("topic(0)", UNDEFINED),
+        ("topic(2.0)", "pump-1"),
+        ("topic('2')", "pump-1"),
+        ("topic(1.5)", UNDEFINED),
+        ("topic(true)", UNDEFINED),
         ("TIMESTAMP()", 1_000),
         ("clientid()", "pump-1"),
         ("principal()", "cert-1"),
@@ -64,6 +70,14 @@ def value(expression: str, payload: Any = PAYLOAD) -> Any:
         ("t > '21.4'", True),
         ("'9' < '10.0'", True),
         ("'1E2' >= 100", True),
+        ("'1e-2' <= 0.01", True),
+        ("'1E+2' >= 100", UNDEFINED),  # AWS's pattern for texts that are numbers has no plus
+        ("'1E1000' > 0", UNDEFINED),
+        ("'0.30000000000000001' > 0.3", True),  # one double, two Decimals
+        ("9007199254740993 > 9007199254740992.0", True),
+        ("9007199254740993.0 = 9007199254740993", True),
+        ("0.1 = 0.10000000000000001", False),
+        ("0.1 = 0.10", True),
         ("'0.1' < 0.1", False),
         ("'\u0661' > 0", UNDEFINED),  # a digit, but not in JSON
         ("' 1' < 2", UNDEFINED),
@@ -112,7 +126,10 @@ def test_a_field_without_as_keeps_its_name() -> None:
         b"17",
         b'{"t": NaN}',
         b'{"t": -Infinity}',
-        b'{"t": 1e999}',
+        b'{"t": 1e1000}',  # beyond a Decimal, as the next three
+        b'{"t": 1e-1000}',
+        b'{"t": 1e99999999999999999999}',
+        b'{"t": 12345678901234567890123456789012345}',
         b'\xef\xbb\xbf{"t": 1}',
         '{"t": 1}'.encode("utf-16"),
         b'{"t": 1}\0',
@@ -124,6 +141,63 @@ def test_a_payload_that_is_not_an_object_is_selected_as_its_bytes(payload: bytes
     assert parse("SELECT * FROM 'a'").result(message(payload)) == payload
     assert value("encode(*, 'base64')", payload) == base64.b64encode(payload).decode()
     assert value("isUndefined(t)", payload) is True
+
+
+@pytest.mark.parametrize(
+    ("sent", "written"),
+    [
+        ("38.299999237060547", "38.299999237060547"),
+        ("38.20000000000000284", "38.20000000000000284"),
+        ("38.50", "38.50"),
+        ("-38.50e-1", "-3.850"),
+        ("0.0000001", "1E-7"),
+        ("1.5e-300", "1.5E-300"),
+        ("1e-999", "1E-999"),
+        ("1234567890.123456789012345678901234", "1234567890.123456789012345678901234"),
+        ("0.12345678901234567890123456789012345", "0.1234567890123456789012345678901234"),
+        ("0.12345678901234567890123456789012355", "0.1234567890123456789012345678901236"),
+        ("1.5e400", "1.5E+400"),
+        ("10.0", "10"),
+        ("1e2", "100"),
+        ("-0", "0"),
+        ("-0.0", "0"),
+        ("9007199254740993", "9007199254740993"),
+        ("1234567890123456789012345678901234", "1234567890123456789012345678901234"),
+        ("9007199254740993.0", "9007199254740993"),
+    ],
+)
+def test_a_number_keeps_the_digits_of_a_decimal(sent: str, written: str) -> None:
+    payload = f'{{"t":{sent},"deep":[{{"t":[{sent}]}},"{sent}"]}}'.encode()
+    kept = f'"t":{written},"deep":[{{"t":[{written}]}},"{sent}"]'
+    for statement in ("SELECT *, 1 AS x FROM '#'", "SELECT t, deep, 1 AS x FROM '#'"):
+        assert parse(statement).result(message(payload)).decode() == f'{{{kept},"x":1}}'
+    assert sql.template("${t}")(message(payload)) == written
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**33), 10**33)
+    | st.decimals(allow_nan=False, allow_infinity=False, places=6, min_value=-9000, max_value=9000)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=10,
+)
+
+
+@given(JSON_VALUES)
+def test_the_result_is_the_json_that_was_sent(value: Any) -> None:
+    text = sql.json_text({"a": value})
+    assert json.loads(text, parse_float=Decimal) == {"a": value}
+    again = json.loads(
+        parse("SELECT * FROM '#'").result(message(text.encode())), parse_float=Decimal
+    )
+    assert again == {"a": value}
+
+
+def test_a_deeply_nested_payload_keeps_its_numbers_too() -> None:
+    payload = b'{"t":' + b"[" * 400 + b"38.299999237060547" + b"]" * 400 + b"}"
+    assert parse("SELECT * FROM '#'").result(message(payload)) == payload
 
 
 @pytest.mark.parametrize(
@@ -166,6 +240,10 @@ def test_where_selects_messages_for_which_it_is_true(where: str, is_selected: bo
         ("SELECT * FROM 'a' WHERE (t > 1", ") is expected, not 'the end' at character 31:"),
         ("SELECT * FROM 'a' WHERE t IN [1]", "'[' isn't supported at character 30:"),
         ("SELECT t AS 1 FROM 'a'", "'1' isn't a name at character 13:"),
+        (
+            "SELECT 11111111111111111111111111111111111 AS t FROM 'a'",
+            "a number of more than 34 digits",
+        ),
     ],
 )
 def test_an_unsupported_statement_is_refused_with_its_place(text: str, problem: str) -> None:
@@ -208,7 +286,9 @@ def test_a_topic_filter_matches_as_aws_says(topic_filter: str, topic: str, is_ma
 def test_a_substitution_template_is_filled_from_the_message() -> None:
     assert sql.template("a-${topic(2)}/${t}")(message()) == "a-pump-1/21.5"
     assert sql.template("as it is")(message()) == "as it is"
-    for text, payload in (("${gone}", {}), ("${t}", {"t": "\ud800"}), ("${t}", {"t": [1]})):
+    assert sql.template("${yes}-${3.50}-${10.0}")(message()) == "true-3.50-10"
+    undocumented: tuple[Any, ...] = ({}, {"t": "\ud800"}, {"t": [1]}, {"t": None})
+    for text, payload in (("${t}", payload) for payload in undocumented):
         with pytest.raises(Undocumented):
             sql.template(text)(message(payload))
     with pytest.raises(SqlError):

@@ -5,7 +5,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -19,6 +19,7 @@ from telemetry.domain import validation
 from telemetry.domain.bundle import Bundle
 from telemetry.domain.pack import Outcome, Pack
 from telemetry.domain.reading import Reading, check_time
+from telemetry.domain.unseen import is_unseen
 from telemetry.domain.validation import NothingMeasured
 from telemetry.errors import Rejected, Unavailable
 
@@ -42,8 +43,9 @@ class Record(NamedTuple):
     """One stream record as a consumer sees it; without a `reading`, `rejected` says why.
 
     Each reading of a pack is a Record, all with the sequence number of their stream record. A
-    reading whose every value stands for no measurement has no metrics. `bundle` is set by `opened`
-    for a record of another producer with several readings.
+    reading whose every value stands for no measurement has no metrics. `opened` sets `bundle` for a
+    record of another producer with several readings, and `again` in place of `reading` for a breach
+    that filters can't see.
     """
 
     sequence_number: str
@@ -58,6 +60,7 @@ class Record(NamedTuple):
     bundle: Bundle | None = None
     pack: Pack | None = None
     place: int = 0  # in the pack, from 0
+    again: Reading | None = None  # to be put on the stream, and stored when it comes back
 
     @property
     def data(self) -> bytes:
@@ -73,13 +76,18 @@ class Record(NamedTuple):
     @property
     def bypassed_ingest(self) -> bool:
         """Whether `ingest` hasn't stamped and counted it: the record is foreign."""
-        reading = self.reading
+        reading = self.identified
         return reading is None or reading.received_at_ms is None or reading.via is not None
+
+    @property
+    def identified(self) -> Reading | None:
+        """The reading, whether it is stored now or put on the stream again."""
+        return self.reading or self.again
 
     @property
     def received_at_ms(self) -> int:
         """When `ingest` received it; for an unstamped record, when it arrived on the stream."""
-        stamped = self.reading.received_at_ms if self.reading else None
+        stamped = self.identified.received_at_ms if self.identified else None
         return self.arrived_at_ms if stamped is None else stamped
 
 
@@ -106,9 +114,20 @@ def _checked(record: Record, retention_ms: int) -> Record:
     return record
 
 
-def opened(record: Record) -> Record:
-    """Return the same record, with its bundle if it is one."""
-    if record.reading is not None or record.pack is not None:
+def opened(record: Record, limits: Mapping[str, float]) -> Record:
+    """Return the same record, with its bundle if it is one.
+
+    A breach that bypassed `ingest` and that filters can't see is in `again`. Its stamps say that it
+    bypassed `ingest`, and when. `limits` has the rules' limits by metric.
+    """
+    reading = record.reading
+    if reading is not None:
+        is_of_ingest = reading.via is None and reading.received_at_ms is not None
+        if is_of_ingest or not is_unseen(record.whole, reading, limits):
+            return record
+        stamped = reading._replace(received_at_ms=record.received_at_ms, via=reading.via or VIA)
+        return record._replace(reading=None, again=stamped)
+    if record.pack is not None:
         return record
     try:
         bundle = bundles.opened(record.data)

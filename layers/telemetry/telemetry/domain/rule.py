@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from telemetry.domain.pack import COMPARABLE_MAX, DECIMALS, DECIMALS_MAX
 from telemetry.domain.reading import FIELDS, METRICS, Reading
 from telemetry.errors import TelemetryError
 
@@ -116,6 +117,19 @@ def _senseless(rule: Rule) -> Iterator[str]:
         yield f".clears_below: {clears_below} is out of range: {span}"
     elif clears_below > above:
         yield f".clears_below: {clears_below} is more than above, which is {above}"
+    for key, limit in (("above", above), ("clears_below", clears_below)):
+        if _compared(limit) != limit:
+            digits = "at most 15 digits, six of them decimals, up to 5e9"
+            yield (
+                f".{key}: {limit} is no limit that an event filter compares, which has {digits}: "
+                f"write {_plain(_compared(limit))}"
+            )
+
+
+def _compared(limit: float) -> float:
+    """Return the limit that event filters compare and that is nearest to a given one."""
+    within = max(-COMPARABLE_MAX, min(limit, COMPARABLE_MAX))
+    return round(within, DECIMALS if abs(within) < DECIMALS_MAX else DECIMALS - 1)
 
 
 def _named(entry: Any) -> str:
