@@ -527,6 +527,29 @@ def test_a_union_of_times_of_several_units_is_refused() -> None:
     assert "different units" in error.reason
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "float",
+        {"type": "float"},
+        ["null", "float"],
+        ["long", "float"],
+        logical("timestamp-millis", "float"),
+    ],
+)
+def test_an_instant_of_32_bits_is_refused_by_the_name_of_its_type(kind: Any) -> None:
+    error = refused(container_of({"recorded_at": kind}, ONE), AVRO)
+    assert error.field == "recorded_at"
+    assert error.reason.startswith("is a float, ")
+    assert error.reason.endswith("; a timestamp-millis or a double can")
+
+
+@pytest.mark.parametrize("kind", ["double", ["null", "double"], ["long", "double"]])
+def test_an_instant_may_be_a_double(kind: Any) -> None:
+    sent = {**ONE, "recorded_at": float(AT_MS)}
+    assert decoded(container_of({"recorded_at": kind}, sent), AVRO) == [sent]
+
+
 def test_a_device_id_may_be_a_uuid_that_is_a_string() -> None:
     name = "c4a0e1f2-0000-4000-8000-000000000001"
     data = container_of({"device_id": logical("uuid", "string")}, {**ONE, "device_id": name})
