@@ -87,6 +87,18 @@ def parse(raw: Any, device_id: str | None = None) -> Parsed:
     return _without(known, wrong, unknown)
 
 
+def measured(device_id: str, metric: str, value: float) -> float | None:
+    """Return a value as it is stored; None if it stands for no measurement.
+
+    Raise Rejected if it is out of its metric's range. `device_id` is valid.
+    """
+    try:
+        parsed = parse({"device_id": device_id, "recorded_at": 0, metric: value})
+    except NothingMeasured:
+        return None
+    return parsed.reading.metrics[metric]
+
+
 def decode(data: bytes) -> Parsed:
     """Return the reading in a stream record's bytes; raise Rejected for another producer's data."""
     # The archive's view passes over lines with more of them, too (contract/athena.py).
