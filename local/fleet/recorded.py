@@ -13,7 +13,8 @@ from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from telemetry_client.reading import from_iso
+from telemetry_client.errors import Invalid
+from telemetry_client.reading import check_metric, from_iso
 
 from local.errors import LocalError
 from local.fleet.reading import METRICS, Reading
@@ -186,7 +187,8 @@ def from_row(
 def ordered(readings: Iterable[Reading | None]) -> Rows:
     """Order readings by time; merge those with the same device and time, metric by metric.
 
-    Of two values the larger one stays, as in the pipeline.
+    Of two values the larger one stays, as in the pipeline, where a value that is out of its
+    metric's range isn't compared.
     """
     rows = Rows()
     measured = [reading for reading in readings if reading is not None]
@@ -194,7 +196,8 @@ def ordered(readings: Iterable[Reading | None]) -> Rows:
     for reading in measured:
         metrics = merged.setdefault((reading.device_id, reading.recorded_at_ms), {})
         for name, value in reading.metrics.items():
-            metrics[name] = max(value, metrics.get(name, value))
+            present = metrics.get(name, value)
+            metrics[name] = max(present, value, key=lambda each: (is_in_range(name, each), each))
     for reading in measured:
         metrics = merged[reading.device_id, reading.recorded_at_ms]
         rows.conflicting += any(metrics[name] != value for name, value in reading.metrics.items())
@@ -205,6 +208,15 @@ def ordered(readings: Iterable[Reading | None]) -> Rows:
     if not rows.readings:
         raise LocalError("--csv: the file has no reading")
     return rows
+
+
+def is_in_range(metric: str, value: float) -> bool:
+    """Return whether the pipeline accepts a metric's value."""
+    try:
+        check_metric(metric, value)
+    except Invalid:
+        return False
+    return True
 
 
 def shifted(readings: list[Reading], end_ms: int) -> list[Reading]:
