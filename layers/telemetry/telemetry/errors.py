@@ -3,6 +3,7 @@
 TelemetryError
 ├── Rejected              never retried: quarantine or refuse the data, and count it as done
 │   ├── NothingMeasured   every value of a reading stands for no measurement (domain/validation.py)
+│   ├── Doubled           an object has a name twice (domain/decoders/text.py)
 │   ├── TooLarge          more bytes than a request may have
 │   ├── Undecodable       bytes that break their format, or end too early
 │   └── Unsupported       a format or compression that the pipeline doesn't read

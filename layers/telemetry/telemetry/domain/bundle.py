@@ -88,7 +88,7 @@ def _documents(data: bytes) -> list[Any] | None:
     bare = text.bare(data)
     is_marked = bare != data.rstrip()
     try:
-        value = text.json_value(bare)
+        value = text.json_readings(bare)
     except Rejected as error:
         return _of_lines(bare) or ([error] if is_marked else None)
     if isinstance(value, list):
