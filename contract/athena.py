@@ -35,7 +35,7 @@ TYPES = {  # Avro's types, with Glue's (which are Hive's) and Trino's
 OBJECT = r"^\s*\{"
 OPENING = f"length(line) - length(replace(replace(line, '{{', ''), '[', '')) <= {BRACKETS_MAX}"
 # The decoder reads these as numbers, although JSON doesn't have them; no field may have them.
-NOT_A_NUMBER = r":\s*(NaN|-?Infinity)"
+NOT_A_NUMBER = r"\s*(NaN|-?Infinity)"
 WHOLE_NUMBER = "^-?[0-9]+$"
 NOT_ESCAPED = r'[^"\\]*'  # a string's characters, where a schema has no pattern for them
 
@@ -43,7 +43,7 @@ NOT_ESCAPED = r'[^"\\]*'  # a string's characters, where a schema has no pattern
 # each with separators of its own or without any. Not by weeks, as 2026-W47-6 is.
 INSTANT = '^"([0-9-]+)[^0-9-]([0-9:.,]+)([Zz]|[+-][0-9:]+)"$'
 DATE = "^([0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8})$"
-HOUR, SIXTY, FRACTION = "([01][0-9]|2[0-3])", "[0-5][0-9]", "([.,][0-9]+)?"
+HOUR, SIXTY, FRACTION = "([01][0-9]|2[0-3])", "[0-5][0-9]", "([.,][0-9]*)?"
 SECOND = "([0-5][0-9]|60)"  # 60 is a leap second, and the second after it
 EXACT = 2**53  # below it a double holds each whole number
 
@@ -152,15 +152,7 @@ def readings(newest: Version, none: Mapping[str, Sequence[Declared]]) -> str:
         name: number(name, each) for name, each in fields.items() if type_of(each) != "string"
     }
     return f"""\
-WITH objects AS (
-SELECT day, hour,
-try_cast(CASE WHEN regexp_like(line, {quoted(OBJECT)})
-AND {OPENING}
-AND {all_of(map(named_once, fields))}
-THEN try(json_parse(regexp_replace(line, {quoted(NOT_A_NUMBER)}, ':null')))
-END AS map(varchar, json)) AS fields
-FROM {LINES}
-), texts AS (
+{objects(fields)}), texts AS (
 SELECT day, hour,
 {listed(f"{json_text(name)} AS _{name}" for name in fields)}
 FROM objects
@@ -201,13 +193,40 @@ AND {all_of(f"(_{name} IS NULL OR {column(name)} IS NOT NULL)" for name in stamp
 """  # noqa: S608 - names are in snake case (contract.evolution), the rest is quoted
 
 
-def named_once(name: str) -> str:
-    """Return a condition: a line has a name at most once, also in nested objects.
+def objects(fields: Iterable[str]) -> str:
+    """Return the query's first steps, but for the last bracket: each line that is an object."""
+    return f"""\
+WITH parsed AS (
+SELECT day, hour, line,
+CASE WHEN regexp_like(line, {quoted(OBJECT)})
+AND {OPENING}
+THEN try(json_parse({without_nan("line")})) END AS parsed_
+FROM {LINES}
+), objects AS (
+SELECT day, hour,
+try_cast(CASE WHEN {all_of(map(named_once, fields))}
+THEN parsed_ END AS map(varchar, json)) AS fields
+FROM parsed
+"""  # noqa: S608 - the same
 
-    The decoder refuses a repeated name; Trino's parser would use the last value.
+
+def without_nan(text: str) -> str:
+    """Return a JSON text with null in place of the numbers that only the decoder reads."""
+    for before, pattern in ((":", ":"), ("[", r"\["), (",", ",")):
+        text = f"regexp_replace({text}, {quoted(pattern + NOT_A_NUMBER)}, '{before}null')"
+    return text
+
+
+def named_once(name: str) -> str:
+    """Return a condition: no object in a line has a name twice.
+
+    The decoder refuses a reading that has one of its fields twice. Trino's parser keeps the last
+    value, so the parsed line has the name less often than the line. If only a nested object has it
+    twice, the decoder takes the reading, and the view leaves it out.
     """
-    named = f'"{name}"' + r"\s*:"
-    return f"cardinality(regexp_extract_all(line, {quoted(named)})) <= 1"
+    pattern = quoted(f'"{name}"' + r"\s*:")
+    times = (f"regexp_extract_all({text}, {pattern})" for text in ("line", "json_format(parsed_)"))
+    return " <= ".join(f"cardinality({each})" for each in times)
 
 
 def readings_once(newest: Version) -> str:
