@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from collections.abc import Mapping as MappingOf
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -88,16 +89,19 @@ class Device(BaseModel):
 
     def id_of(self, point: Point) -> str | None:
         """Return the id of a point's device, None if no tag names it; raise Rejected if invalid."""
-        name = next((tag for tag in self.tags if tag in point.tags), None)
-        if name is None:
-            return None
-        value = point.tags[name]
-        if self.other_characters != "refuse":
-            value = OTHER_CHARACTER.sub(self.other_characters, value)
-        if not SUBJECT.fullmatch(value):
+        value = self.named_by(point.tags)
+        if value is not None and not SUBJECT.fullmatch(value):
+            name = next(tag for tag in self.tags if tag in point.tags)
             reason = f"is no device's id, which matches {SUBJECT.pattern}"
             raise Rejected(reason, field=f"tag {name}", value=value)
         return value
+
+    def named_by(self, tags: MappingOf[str, str]) -> str | None:
+        """Return the text by which tags name a device, valid or not; None if none does."""
+        value = next((tags[tag] for tag in self.tags if tag in tags), None)
+        if value is None or self.other_characters == "refuse":
+            return value
+        return OTHER_CHARACTER.sub(self.other_characters, value)
 
 
 class Mapping(BaseModel):
@@ -229,8 +233,7 @@ def translate(
             if not metrics:
                 raise Rejected.all_of(refused)
         except Rejected as error:
-            reason = to_line(error.field, error.value, error.reason)
-            batch.faults.append(Fault(point.line, None, reason))
+            batch.faults.append(_to_fault(point, error))
             continue
         index = len(batch.documents)
         batch.partly.extend((index, error) for error in refused)
@@ -358,9 +361,23 @@ def judge_batch(batch: Batch, admission: Admission) -> Judgement:
     ]
     refused = [*admission.refusals, *partly]
     faults = batch.faults + [_fault(batch, refusal) for refusal in refused]
+    faults.sort(key=lambda each: (each.line, each.column or 0, each.reason))
     dropped = len(batch.faults) + len(admission.refusals)
     judged = admission._replace(partly=partly, left_out=left_out)
-    return Judgement(judged, sorted(faults), dropped)
+    return Judgement(judged, faults, dropped)
+
+
+def name_devices(faults: Sequence[Fault], mapping: Mapping, device_id: str | None) -> list[Fault]:
+    """Return the faults with their devices, by their tags; `device_id` is the posting device."""
+    return [
+        fault._replace(device_id=mapping.device.named_by(fault.tags) or device_id)
+        for fault in faults
+    ]
+
+
+def _to_fault(point: Point, error: Rejected) -> Fault:
+    reason = to_line(error.field, error.value, error.reason)
+    return Fault(point.line, None, reason, point.tags, field=error.field, value=error.value)
 
 
 def _fault(batch: Batch, refusal: Refusal) -> Fault:

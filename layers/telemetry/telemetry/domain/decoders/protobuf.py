@@ -216,7 +216,7 @@ def _document(part: Part, index: int) -> dict[str, Any] | Rejected:
     if INSTANT in document and not document.keys() & set(METRICS):
         metrics = ", ".join(METRICS)
         reason = f"has none of the metrics {metrics}; without `optional`, proto3 leaves out a 0"
-        return Rejected(reason)
+        return Rejected(reason, device_id=document.get("device_id"))
     return document
 
 

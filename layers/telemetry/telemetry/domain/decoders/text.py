@@ -9,6 +9,7 @@ refused as an unknown name anyway, and takes no metric with it.
 
 import json
 import math
+import re
 from collections import Counter
 from typing import Any
 
@@ -18,6 +19,7 @@ from telemetry.errors import Rejected
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # UTF-8's
 REPLACEMENT = "\ufffd".encode()  # a gateway that makes text of bytes puts it for non-UTF-8
+DEVICE = re.compile(rb'"device_id"\s*:\s*"([A-Za-z0-9_-]{1,128})"')  # in a line that isn't JSON
 TRAILING = b"\0 \t\r\n"  # a C string's end, and the whitespace of JSON
 
 
@@ -42,7 +44,9 @@ class Doubled(Rejected):
     def __init__(self, pairs: list[tuple[str, Any]], repeated: list[str]) -> None:
         first, second, *_ = [value for name, value in pairs if name == repeated[0]]
         reason = f"is there twice, as {shown(first)} and {shown(second)}; leave one out"
-        super().__init__(reason, field=shown(repeated[0]), value=second)
+        named = [value for name, value in pairs if name == "device_id"]
+        device_id = named[0] if len(named) == 1 else None
+        super().__init__(reason, field=shown(repeated[0]), value=second, device_id=device_id)
         self.pairs = pairs
         self.repeated = repeated
 
@@ -74,7 +78,9 @@ def _line(line: bytes) -> Any:
     try:
         return _reading(_parsed(line))
     except Rejected as error:
-        return Rejected(error.reason, value=line.decode("utf-8", "replace"))
+        device = DEVICE.search(line)
+        device_id = device[1].decode() if device else None
+        return Rejected(error.reason, value=line.decode("utf-8", "replace"), device_id=device_id)
 
 
 def json_value(data: bytes) -> Any:
