@@ -320,16 +320,25 @@ def test_a_device_that_always_sends_every_metric_costs_one_small_read(stage: Sta
 def test_how_far_it_looked_is_bounded_and_said(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(query, "LOOK_BACK_WINDOWS", 10)
+    monkeypatch.setattr(query, "LOOK_BACK_IDLE", 10)
     stage.store(reading(at_ms=NOW_MS - 30 * MINUTE_MS, battery=3.1))
-    stage.store(*(reading(at_ms=NOW_MS - n * MINUTE_MS) for n in range(20)))
+    stage.store(reading(at_ms=NOW_MS - 10 * MINUTE_MS, humidity=40.0))
+    stage.store(*(reading(at_ms=NOW_MS - n * MINUTE_MS) for n in range(25)))
     body = body_of(stage.get(DEVICE))
-    assert body["metrics"].keys() == {"temperature"}
+    assert body["metrics"].keys() == {"temperature", "humidity"}
     assert body["searched"] == {
         "complete": False,
-        "back_to": "2026-11-21T01:21:00Z",
-        "windows": 10,
+        "back_to": "2026-11-21T01:10:00Z",  # ten windows behind the humidity's
+        "windows": 21,
     }
+
+
+def test_a_device_that_never_sends_some_metrics_costs_an_hours_windows(stage: Stage) -> None:
+    stage.store(*(reading(at_ms=NOW_MS - n * MINUTE_MS) for n in range(500)))
+    body = body_of(stage.get(DEVICE))
+    assert body["searched"]["windows"] == 61
+    assert body["searched"]["complete"] is False
+    assert stage.reader.items_read <= 125
 
 
 def test_full_windows_are_looked_at_no_further_than_readings_allow(
