@@ -2,7 +2,7 @@
 
 The table `records` has one column, a record as it was on the stream, so that no record can fail a
 query. The view `readings` has the readings that the pipeline's decoder accepts
-(telemetry.domain.validation.decode), field by field. An invalid metric is NULL, and so is a value
+(telemetry.domain.pack and validation), field by field. An invalid metric is NULL, and so is a value
 that metrics.yaml declares to be no measurement. `readings_once` merges repeated readings, as
 windows do.
 
@@ -12,11 +12,13 @@ is in `try` or `try_cast`, which turn an error into NULL
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from telemetry.domain.no_measurement import Declared
-from telemetry.domain.validation import BRACKETS_MAX
+from telemetry.domain.pack import AFTER, LOW, MAX_READINGS
+from telemetry.domain.validation import BRACKETS_MAX, PACKED
 
 from contract.evolution import IDENTITY, PARTITIONS
 from contract.folded import wrapped
@@ -35,8 +37,9 @@ TYPES = {  # Avro's types, with Glue's (which are Hive's) and Trino's
 OBJECT = r"^\s*\{"
 OPENING = f"length(line) - length(replace(replace(line, '{{', ''), '[', '')) <= {BRACKETS_MAX}"
 # The decoder reads these as numbers, although JSON doesn't have them; no field may have them.
-NOT_A_NUMBER = r"\s*(NaN|-?Infinity)"
+NOT_A_NUMBER = "(NaN|-?Infinity)"
 WHOLE_NUMBER = "^-?[0-9]+$"
+WHOLE_NUMBERS = r"^\[\s*[0-9]+(\s*,\s*[0-9]+)*\s*\]$"
 NOT_ESCAPED = r'[^"\\]*'  # a string's characters, where a schema has no pattern for them
 
 # A time in ISO 8601 as Python reads it (datetime.fromisoformat): date, a separator, time, offset,
@@ -142,9 +145,9 @@ def definition(view: View) -> Iterator[str]:
 def readings(newest: Version, none: Mapping[str, Sequence[Declared]]) -> str:
     """Return the query of `readings`, in steps; `none` are values that stand for no measurement.
 
-    In it `_name` is a field's JSON text, and `_name_` the number that it stands for, taken by the
-    decoder or not. `date_` and the like are parts of `recorded_at`. No field's name begins or ends
-    so.
+    A pack is unfolded into its readings. In it `_name` is a field's JSON text, and `_name_` the
+    number that it stands for, taken by the decoder or not; `name__` is a metric's column of a pack.
+    `date_` and the like are parts of `recorded_at`. No field's name begins or ends so.
     """
     fields = newest.fields
     stamped = [name for name, each in fields.items() if "stamped_by" in each]
@@ -152,11 +155,7 @@ def readings(newest: Version, none: Mapping[str, Sequence[Declared]]) -> str:
         name: number(name, each) for name, each in fields.items() if type_of(each) != "string"
     }
     return f"""\
-{objects(fields)}), texts AS (
-SELECT day, hour,
-{listed(f"{json_text(name)} AS _{name}" for name in fields)}
-FROM objects
-), parts AS (
+{readings_apart(newest)}), parts AS (
 SELECT *,
 regexp_extract(_recorded_at,
 {quoted(INSTANT)}, 1) AS date_,
@@ -193,28 +192,45 @@ AND {all_of(f"(_{name} IS NULL OR {column(name)} IS NOT NULL)" for name in stamp
 """  # noqa: S608 - names are in snake case (contract.evolution), the rest is quoted
 
 
-def objects(fields: Iterable[str]) -> str:
-    """Return the query's first steps, but for the last bracket: each line that is an object."""
+def readings_apart(newest: Version) -> str:
+    """Return the first steps: the JSON text of each field, for each reading of each line."""
+    fields = newest.fields
     return f"""\
 WITH parsed AS (
-SELECT day, hour, line,
+SELECT *,
 CASE WHEN regexp_like(line, {quoted(OBJECT)})
 AND {OPENING}
-THEN try(json_parse({without_nan("line")})) END AS parsed_
+THEN try(json_parse({as_json("line")})) END AS parsed_
 FROM {LINES}
 ), objects AS (
-SELECT day, hour,
-try_cast(CASE WHEN {all_of(map(named_once, fields))}
-THEN parsed_ END AS map(varchar, json)) AS fields
+SELECT *, try_cast(parsed_ AS map(varchar, json)) AS fields
 FROM parsed
+), unfolded AS (
+SELECT *,
+try_cast(CASE WHEN {is_object(f"element_at(fields, {quoted(PACKED)})")}
+THEN element_at(fields, {quoted(PACKED)}) END AS map(varchar, json)) AS columns_
+FROM objects
+), packs AS (
+SELECT *,
+{listed(f"{array(name)} AS {name}__" for name in (AFTER, *newest.metrics))}
+FROM unfolded
+), texts AS (
+SELECT day, hour,
+{listed(f"{json_text(name, newest)} AS _{name}" for name in fields)}
+FROM packs CROSS JOIN UNNEST(sequence(1,
+CASE WHEN columns_ IS NULL THEN 1
+ELSE least(cardinality({AFTER}__), {MAX_READINGS + 1}) END)) AS places (place_)
+WHERE columns_ IS NULL
+AND {all_of(named_once(name) for name in fields)}
+OR columns_ IS NOT NULL
+AND {all_of(is_pack(newest))}
 """  # noqa: S608 - the same
 
 
-def without_nan(text: str) -> str:
-    """Return a JSON text with null in place of the numbers that only the decoder reads."""
-    for before, pattern in ((":", ":"), ("[", r"\["), (",", ",")):
-        text = f"regexp_replace({text}, {quoted(pattern + NOT_A_NUMBER)}, '{before}null')"
-    return text
+def times(name: str, line: str = "line") -> str:
+    """Return an expression for the number of times that a line has a name, nested or not."""
+    named = f'"{name}"' + r"\s*:"
+    return f"cardinality(regexp_extract_all({line}, {quoted(named)}))"
 
 
 def named_once(name: str) -> str:
@@ -224,9 +240,56 @@ def named_once(name: str) -> str:
     value, so the parsed line has the name less often than the line. If only a nested object has it
     twice, the decoder takes the reading, and the view leaves it out.
     """
-    pattern = quoted(f'"{name}"' + r"\s*:")
-    times = (f"regexp_extract_all({text}, {pattern})" for text in ("line", "json_format(parsed_)"))
-    return " <= ".join(f"cardinality({each})" for each in times)
+    return f"{times(name)} <= {times(name, 'json_format(parsed_)')}"
+
+
+def as_json(line: str) -> str:
+    """Return an expression for a line with true, no field's value, in place of what JSON lacks."""
+    for before in (":", ",", "["):
+        odd = rf"{re.escape(before)}\s*{NOT_A_NUMBER}"
+        line = f"regexp_replace({line}, {quoted(odd)}, '{before}true')"
+    return line
+
+
+def is_object(json_value: str) -> str:
+    """Return a condition: a JSON value is an object."""
+    return f"substr(ltrim(json_format({json_value})), 1, 1) = '{{'"
+
+
+def array(name: str) -> str:
+    """Return an expression for a pack's column: its values as JSON; NULL if it has none."""
+    return f"try_cast(element_at(columns_, {quoted(name)}) AS array(json))"
+
+
+def is_pack(newest: Version) -> Iterator[str]:
+    """Yield the conditions under which the decoder takes a pack's form (telemetry.domain.pack)."""
+    for name in newest.fields:
+        yield f"{times(name)} <= {3 if name in newest.metrics else 1}"
+    for name in (AFTER, LOW, PACKED):
+        yield f"{times(name)} <= 1"
+    first, low = (f"element_at(fields, {quoted(name)})" for name in ("recorded_at", LOW))
+    yield f"regexp_like(json_format({first}), {quoted(WHOLE_NUMBER)})"
+    yield is_object(low)
+    after = f"json_format(element_at(columns_, {quoted(AFTER)}))"
+    yield f"regexp_like({after},\n{quoted(WHOLE_NUMBERS)})"
+    yield f"cardinality({AFTER}__) BETWEEN 1 AND {MAX_READINGS}"
+    for name in newest.fields:
+        if name not in newest.metrics:
+            yield f"element_at(columns_, {quoted(name)}) IS NULL"
+    lows = f"try_cast({low} AS map(varchar, json))"
+    for name in newest.metrics:
+        numbers = (
+            f"filter(transform({name}__, each_ -> try_cast(json_format(each_) AS double)),\n"
+            "each_ -> each_ IS NOT NULL)"
+        )
+        top = f"json_format(element_at(fields, {quoted(name)}))"
+        lowest = f"json_format(element_at({lows}, {quoted(name)}))"
+        yield f"""(CASE WHEN element_at(columns_, {quoted(name)}) IS NULL
+THEN coalesce({top}, 'null') = 'null'
+WHEN cardinality({name}__) <> cardinality({AFTER}__) THEN false
+WHEN cardinality({numbers}) = 0 THEN true
+ELSE try_cast({top} AS double) >= array_max({numbers})
+AND try_cast({lowest} AS double) <= array_min({numbers}) END)"""
 
 
 def readings_once(newest: Version) -> str:
@@ -243,9 +306,18 @@ GROUP BY {identity}
 """  # noqa: S608 - the same
 
 
-def json_text(name: str) -> str:
+def json_text(name: str, newest: Version) -> str:
     """Return a field's JSON text; NULL where the field isn't there, or null."""
-    return f"nullif(json_format(element_at(fields, {quoted(name)})), 'null')"
+    single = f"json_format(element_at(fields, {quoted(name)}))"
+    if name in newest.metrics:
+        packed = f"json_format(element_at({name}__, place_))"
+    elif name == "recorded_at":
+        after = f"json_format(element_at({AFTER}__, place_))"
+        at_ms = f"try_cast({single} AS bigint)\n+ try_cast({after} AS bigint)"
+        packed = f"try(CAST({at_ms} AS varchar))"
+    else:
+        return f"nullif({single}, 'null')"
+    return f"nullif(CASE WHEN columns_ IS NULL THEN {single}\nELSE {packed} END, 'null')"
 
 
 def number(name: str, field: Field) -> str:

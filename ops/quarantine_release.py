@@ -11,7 +11,7 @@ from typing import NamedTuple
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ops.quarantine_store import Line, ObjectListing, Store, data_of, describe_mistake
-from ops.stored import Sample, Windows, samples
+from ops.stored import Sample, Windows, samples, to_stream
 from ops.target import Target
 
 POLL_SECONDS = 2.0
@@ -40,7 +40,7 @@ class Sent:
     def is_it(self, line: Line) -> bool:
         """Return whether a line of the quarantine is this record, which came back."""
         if self.again is not None:
-            return bool(line["name"] == self.again)
+            return bool(line["name"].partition("#")[0] == self.again)  # # and a place in a pack
         return line["name"] == self.line["name"] and line.get("released") == self.release
 
 
@@ -97,7 +97,7 @@ class Sender:
                     MessageBody=marked(data_of(line), sent.release),
                 )
             case _:
-                key, data = line["partition_key"], data_of(line)
+                key, data = line["partition_key"], to_stream(line)
                 answer = self._kinesis.put_record(
                     StreamName=self._stream, PartitionKey=key, Data=data
                 )

@@ -17,6 +17,7 @@ LAYER = Path(__file__).parent.parent / "layers" / "telemetry"
 if str(LAYER) not in sys.path:
     sys.path.append(str(LAYER))  # the functions' own code decodes windows
 
+from telemetry.domain import pack as packs  # noqa: E402
 from telemetry.domain.times import MINUTE_MS, from_iso, minute_of, to_iso_minute  # noqa: E402
 from telemetry.domain.window import decode  # noqa: E402
 from telemetry.errors import Rejected  # noqa: E402
@@ -84,13 +85,22 @@ def samples(line: Line) -> Iterator[Sample]:
             documents = of_message(event)
             device_id = event["device_id"]
         elif line["source"] in ("kinesis", "overflow"):
-            documents, device_id = [json.loads(data)], None
+            pack = packs.decode(data)
+            alone = [data] if pack is None else pack.documents
+            documents, device_id = [json.loads(each) for each in alone], None
         else:
             return
         found = [sample_of(each, device_id) for each in documents]
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return
+    except Rejected:  # a malformed pack
+        return
     yield from found
+
+
+def to_stream(line: Line) -> bytes:
+    """Return a record's bytes for the stream, in a form that event filters can compare."""
+    return packs.comparable(data_of(line))
 
 
 def of_message(event: dict[str, Any]) -> list[Any]:

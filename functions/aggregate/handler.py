@@ -35,7 +35,7 @@ from telemetry.domain.accounting import (
     STORED,
     Metric,
 )
-from telemetry.domain.reading import shown
+from telemetry.domain.reading import Reading, shown
 from telemetry.domain.times import minute_of
 from telemetry.domain.window import MAX_READINGS, Fate
 from telemetry.errors import Rejected
@@ -55,7 +55,9 @@ METRIC_OF_FATE: dict[Fate | None, Metric | None] = {
 
 
 class RecordSink(Protocol):
-    """Puts records' bytes on the stream, each with its device id; returns those it couldn't put."""
+    """Puts readings, or records' bytes, each with its device id; returns those it couldn't put."""
+
+    def put(self, readings: Sequence[Reading]) -> list[Reading]: ...
 
     def put_lines(self, lines: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]: ...
 
@@ -70,10 +72,11 @@ def run(
 ) -> dict[str, Any]:
     """Store every reading of the batch; answer with the record to resume from, if any.
 
-    The readings of a bundle go back on the stream, where event filters see each of them. After
-    that, records that aren't readings go to quarantine, and so do records with refused metrics,
-    whose readings are stored. Both steps stop before the first failed record: it and the records
-    after it are delivered again, and would be quarantined and counted twice.
+    A reading of a pack is a record by itself here. The readings of a bundle go back on the stream,
+    where event filters see each of them. After that, records that aren't readings go to quarantine,
+    and so do records with refused metrics, whose readings are stored. Both steps stop before the
+    first failed record: it and the records after it are delivered again, and would be quarantined
+    and counted twice. So do all readings of its pack, which can only be delivered as a whole.
     """
     pace.begin()
     decoded = stream.checked(stream.decode(event), windows.retention_ms)
@@ -122,7 +125,12 @@ def _put_back(outcomes: Iterable[Outcome], sink: RecordSink, pace: Pace) -> list
     puts.
     """
     for record, _ in outcomes:
-        if record.bundle and (pace.is_over or sink.put_lines(stream.records_of(record))):
+        if record.bundle is None:
+            continue
+        if pace.is_over:
+            return [record]
+        readings, lines = stream.put_back(record)
+        if sink.put(readings) or sink.put_lines(lines):
             return [record]
     return []
 
@@ -231,7 +239,11 @@ def wired() -> tuple[Windows, Quarantine, Stream, Pace]:
     return (
         Windows(items, region, settings.retention_ms, generations.written),
         Quarantine(client("s3"), settings.failures_bucket),
-        Stream(client("kinesis", attempts=1), settings.stream_name),
+        Stream(
+            client("kinesis", attempts=1),
+            settings.stream_name,
+            is_packing=settings.pack_readings,
+        ),
         Pace(),
     )
 

@@ -38,8 +38,8 @@ def run(
     """
     records = stream.checked(stream.decode(event), retention_ms)
     breaches: dict[EpisodeKey, list[Breach]] = {}
-    sources: dict[EpisodeKey, list[str]] = {}
-    for record in records:
+    sources: dict[EpisodeKey, list[int]] = {}  # places in `records`
+    for place, record in enumerate(records):
         reading = record.reading
         if reading is None:
             continue
@@ -50,7 +50,7 @@ def run(
             key = EpisodeKey(reading.device_id, rule.name)
             breach = Breach(reading.recorded_at_ms, value, reading.trace_id)
             breaches.setdefault(key, []).append(breach)
-            sources.setdefault(key, []).append(record.sequence_number)
+            sources.setdefault(key, []).append(place)
     unreadable: dict[EpisodeKey, Rejected] = {}
     joined = alerts.join(breaches, unreadable)
     count(EpisodesOpened=sum(result.change == "opened" for result in joined.values()))
@@ -59,8 +59,8 @@ def run(
             log.info("episode opened", extra={"device_id": key.device_id, "rule": key.rule})
             link("episode", [result.state.trace_id], device_id=key.device_id, rule=key.rule)
     unwritten = breaches.keys() - joined.keys() - unreadable.keys()
-    failed = {number for key in unwritten for number in sources[key]}
-    whys = {number: why for key, why in unreadable.items() for number in sources[key]}
+    failed = {records[place].sequence_number for key in unwritten for place in sources[key]}
+    whys = {place: why for key, why in unreadable.items() for place in sources[key]}
     failed |= _put_aside(records, failed, whys, quarantine)
     return stream.resume_from(records, failed)
 
@@ -68,18 +68,21 @@ def run(
 def _put_aside(
     records: Sequence[Record],
     failed: Collection[str],
-    whys: Mapping[str, Rejected],
+    whys: Mapping[int, Rejected],
     quarantine: Quarantine,
 ) -> set[str]:
-    """Quarantine records before the first failed one; return the numbers of those it couldn't."""
+    """Quarantine records before the first failed one; return the numbers of those it couldn't.
+
+    `whys` has the reasons, by place in `records`.
+    """
     before = itertools.takewhile(lambda record: record.sequence_number not in failed, records)
-    to_quarantine = [record for record in before if record.sequence_number in whys]
+    to_quarantine = [(record, whys[place]) for place, record in enumerate(before) if place in whys]
     entries = []
-    for record in to_quarantine:
-        reason = f"episode_unreadable: this version can't read it: {whys[record.sequence_number]}"
+    for record, why in to_quarantine:
+        reason = f"episode_unreadable: this version can't read it: {why}"
         entries.append(entry_of_record(record, "alert", Rejected(reason)))
     if not quarantine.keep(entries):
-        return {record.sequence_number for record in to_quarantine}
+        return {record.sequence_number for record, _ in to_quarantine}
     count(RecordsQuarantined=len(entries))
     return set()
 

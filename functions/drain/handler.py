@@ -80,7 +80,11 @@ def contents(message: dict[str, Any], retention_ms: int, schemas: Schemas) -> In
 def wired() -> tuple[Stream, Quarantine, int, Schemas]:
     settings = DrainSettings.read(os.environ)
     return (
-        Stream(client("kinesis", attempts=1), settings.stream_name),
+        Stream(
+            client("kinesis", attempts=1),
+            settings.stream_name,
+            is_packing=settings.pack_readings,
+        ),
         Quarantine(client("s3"), settings.failures_bucket),
         settings.retention_ms,
         reading_schemas(settings),

@@ -224,7 +224,11 @@ def wired() -> tuple[int, Stream, Overflow, Appender, Schemas]:
     settings = IngestSettings.read(os.environ)
     return (
         settings.retention_ms,
-        Stream(client("kinesis", attempts=1), settings.stream_name),
+        Stream(
+            client("kinesis", attempts=1),
+            settings.stream_name,
+            is_packing=settings.pack_readings,
+        ),
         Overflow(Queue(client("sqs", attempts=1), settings.overflow_url)),
         Appender(client("s3"), settings.failures_bucket),
         reading_schemas(settings),

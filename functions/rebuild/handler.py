@@ -46,17 +46,16 @@ from telemetry.aws.windows import (
 )
 from telemetry.domain import generation_pointer
 from telemetry.domain.archive_layout import MARGIN_MS, received_at_ms, to_parts
-from telemetry.domain.bundle import readings_in
+from telemetry.domain.bundle import content
 from telemetry.domain.reading import FUTURE_LIMIT_MS, Reading, check_time
 from telemetry.domain.times import minute_of
-from telemetry.domain.validation import NothingMeasured
 from telemetry.domain.window import Fate, is_within
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import RebuildSettings
 
 SEGMENTS = 8
 PAGE_LINES = 1000
-PAGE_BYTES = 5_000_000
+PAGE_WEIGHT = 5_000_000  # about 10,000 readings
 SLACK_SECONDS = 5  # between clocks
 QUERY_SECONDS = 25  # how long a query may use the pointer that it began with
 SEEN_SECONDS = math.ceil(CACHE_SECONDS) + SLACK_SECONDS  # until every function has a new pointer
@@ -119,16 +118,17 @@ def fill(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
     position = Position(*(event["token"] or Position()))
     lines = region.archive.lines(event["part"], position, event["as_of_ms"])
     filled, is_done = 0, True
-    for page in chunks(lines, _size, PAGE_LINES, PAGE_BYTES):
+    found = ((content(line.data).readings, line) for line in lines)
+    for page in chunks(found, _weight, PAGE_LINES, PAGE_WEIGHT):
         readings = [
             reading
-            for line in page
-            for reading in _readings_in(line)
+            for of_line, _ in page
+            for reading in of_line
             if _is_kept(reading, event["part"], now_ms, region)
         ]
         if None in windows.add(readings).fates:
             raise Unavailable("the windows table doesn't take the readings")
-        filled, position = filled + len(readings), page[-1].position
+        filled, position = filled + len(readings), page[-1][1].position
         if region.pace.is_over:
             is_done = False
             break
@@ -136,16 +136,10 @@ def fill(event: dict[str, Any], now_ms: int, region: Region) -> dict[str, Any]:
     return {**event, "token": None if is_done else position, "done": event["done"] + filled}
 
 
-def _size(line: Line) -> int:
-    return len(line.data)
-
-
-def _readings_in(line: Line) -> list[Reading]:
-    """Return the readings in a line with their valid metrics, as `aggregate` stores them."""
-    try:
-        return readings_in(line.data)
-    except NothingMeasured:
-        return []
+def _weight(found: tuple[list[Reading], Line]) -> int:
+    """Return about how many bytes of memory a line takes with its readings."""
+    readings, line = found
+    return len(line.data) + 500 * len(readings)
 
 
 def _is_kept(reading: Reading, part: str, now_ms: int, region: Region) -> bool:

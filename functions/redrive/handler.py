@@ -1,16 +1,16 @@
 """Redrive: retry batches that mappings gave up on. Operators invoke it until nothing is left.
 
-A batch goes to the function that failed on it: first whole, then record by record, so that a record
-that kills the function affects no other. Records that no retry can process go to quarantine.
-Records that a retry may process stay for the next redrive. Notices that couldn't be sent go back to
-their queue. If an invocation is cut off, the next one repeats its last step. That changes nothing,
-because windows are sets, episodes are joins, and notices have claims.
+A batch goes to the function that failed on it: first whole, then record by record, and a pack
+reading by reading, so that one that kills the function affects no other. Records that no retry can
+process go to quarantine. Records that a retry may process stay for the next redrive. Notices that
+couldn't be sent go back to their queue. If an invocation is cut off, the next one repeats its last
+step. That changes nothing, because windows are sets, episodes are joins, and notices have claims.
 """
 
 import functools
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,6 +21,7 @@ from telemetry.aws.failures import (
     Failures,
     GivenUpRecord,
     announced,
+    apart,
     entry_of_object,
     event_of,
 )
@@ -136,30 +137,38 @@ class Batches:
         left = self._retry(failure)
         if not left:
             self._failures.remove(key)
-        elif len(left) < len(failure.records):
+        elif left != failure.records:
             self._failures.keep_only(failure, left)
         return not left
 
     def _retry(self, failure: Failure) -> list[GivenUpRecord]:
-        """Retry a batch's records, at least the first; return those that are left."""
+        """Retry a batch's records, at least the first; return those that are left.
+
+        A pack that its function can't take is retried reading by reading.
+        """
         stage, records = failure.stage, failure.records
         if len(records) > 1:
             whole = self._functions.invoke(stage, event_of(records))
             if whole.outcome == "done":
                 self._report.succeeded += len(records)
                 return []
-        refused, left = [], []
-        for index, record in enumerate(records):
-            if index and self._is_time_up():
-                self._leave(len(records) - index)
-                left += records[index:]
+        refused: list[GivenUpRecord] = []
+        left: list[GivenUpRecord] = []
+        waiting = deque(records)
+        while waiting:
+            if waiting[0] is not records[0] and self._is_time_up():
+                self._leave(len(waiting))
+                left += waiting
                 break
+            record = waiting.popleft()
             verdict = self._functions.invoke(stage, event_of([record]))
             if verdict.outcome == "done":
                 self._report.succeeded += 1
             elif verdict.outcome == "later":
                 self._leave(1, verdict.why)
                 left.append(record)
+            elif readings := apart(record):
+                waiting.extendleft(reversed(readings))
             else:
                 refused.append(record._replace(entry=record.entry._replace(reason=verdict.why)))
         if not self._put_aside([each.entry for each in refused]):

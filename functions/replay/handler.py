@@ -15,7 +15,8 @@ import functools
 import os
 import time
 import zlib
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from telemetry.aws import events
 from telemetry.aws.archive_bucket import Archive, Line, Position
@@ -32,14 +33,13 @@ from telemetry.domain.archive_layout import (
     selects,
     to_parts,
 )
-from telemetry.domain.bundle import readings_in
-from telemetry.domain.reading import Reading, encode
-from telemetry.domain.validation import NothingMeasured
+from telemetry.domain.bundle import content
+from telemetry.domain.reading import Reading
 from telemetry.errors import Rejected, Unavailable
 from telemetry.settings import ReplaySettings
 
 PARTS_AT_ONCE = 4  # the state machine's MaxConcurrency
-PAGE_LINES = 250
+PAGE_ITEMS = 500  # readings, and lines without
 PAGE_SECONDS = 30  # at a low rate, a page must not take more than an invocation's time
 RATE_MAX = 100_000
 
@@ -77,21 +77,27 @@ def _rate(request: dict[str, Any]) -> int:
     return rate
 
 
+class Item(NamedTuple):
+    """A reading or a line's bytes to send, None for a line without; and the position after it."""
+
+    sends: Reading | tuple[str, bytes] | None
+    position: Position
+
+
 def send(event: dict[str, Any], archive: Archive, stream: Stream, pace: Pace) -> dict[str, Any]:
-    """Send a part's lines, from the token on, until its end or until time is up."""
-    selection, planned_ms = parse_selection(event["request"]), event["as_of_ms"]
-    part, sent = event["part"], 0
+    """Send what a part has, from the token on, until its end or until time is up."""
+    part, sent, is_done = event["part"], 0, True
     position = Position(*(event["token"] or Position()))
-    lines = archive.lines(part, position, planned_ms)
     per_second = event["readings_per_second"]
-    page_lines = max(1, min(PAGE_LINES, int(per_second * PAGE_SECONDS)))
+    page_items = max(1, min(PAGE_ITEMS, int(per_second * PAGE_SECONDS)))
     pace.begin()
-    is_done = True
-    for page in chunks(lines, _size, page_lines, MAX_BYTES):
-        chosen = [keyed for line in page for keyed in _selected(line, part, selection, planned_ms)]
-        left = stream.put_lines(chosen)
+    for page in chunks(_items(event, archive, position), _size, page_items, MAX_BYTES):
+        chosen = [item.sends for item in page if item.sends is not None]
+        readings = [each for each in chosen if isinstance(each, Reading)]
+        left = len(stream.put(readings))
+        left += len(stream.put_lines([each for each in chosen if not isinstance(each, Reading)]))
         if left and sent == 0:
-            raise Unavailable(f"the stream didn't take {len(left)} of {len(chosen)} records")
+            raise Unavailable(f"the stream didn't take {left} of {len(chosen)} records")
         is_done = not left
         if left:  # the next invocation sends this page again
             break
@@ -105,40 +111,54 @@ def send(event: dict[str, Any], archive: Archive, stream: Stream, pace: Pace) ->
     return {**event, "token": None if is_done else position, "done": event["done"] + sent}
 
 
-def _size(line: Line) -> int:
-    return len(line.data)
+def _size(item: Item) -> int:
+    sends = item.sends
+    return 0 if sends is None or isinstance(sends, Reading) else len(sends[1])
+
+
+def _items(event: dict[str, Any], archive: Archive, after: Position) -> Iterator[Item]:
+    """Yield what to send of a part's lines, from a position on; a line's parts in its order."""
+    selection, planned_ms = parse_selection(event["request"]), event["as_of_ms"]
+    done = after.parts
+    for line in archive.lines(event["part"], after, planned_ms):
+        sends = _selected(line, event["part"], selection, planned_ms)
+        before = line.position._replace(lines=line.position.lines - 1)
+        for place, each in list(enumerate(sends, 1))[done:]:
+            is_last = place == len(sends)
+            yield Item(each, line.position if is_last else before._replace(parts=place))
+        if not sends:
+            yield Item(None, line.position)
+        done = 0
 
 
 def _selected(
     line: Line, part: str, selection: Selection, planned_ms: int
-) -> list[tuple[str, bytes]]:
-    """Return the records to send for a line, each with its device id or another key.
+) -> list[Reading | tuple[str, bytes]]:
+    """Return the readings to send for a line, or its bytes with a key.
 
-    A bundle's readings are sent instead of the bundle, because `aggregate` would only put them on
-    the stream once more. A reading is sent with its valid metrics; a reading without a measurement
-    isn't sent. A line that isn't a reading is sent as it was, and `aggregate` quarantines it. An
-    empty line isn't a record: the record before it ended with a newline, and Firehose added one.
+    The readings of a pack or a bundle are sent instead of it; the stream packs them again. A
+    reading is sent with its valid metrics; a reading without a measurement isn't sent. What isn't a
+    reading is sent as it was, and `aggregate` quarantines it. An empty line isn't a record: the
+    record before it ended with a newline, and Firehose added one.
     """
     if not line.data:
         return []
-    try:
-        readings = readings_in(line.data)
-    except NothingMeasured:
-        return []
-    if not readings and selects(selection, part, None):
-        return [(f"{zlib.crc32(line.data):08x}", line.data)]
-    return [
+    readings, others = content(line.data)
+    sends: list[Reading | tuple[str, bytes]] = [
         _copied(reading, part, planned_ms)
         for reading in readings
         if selects(selection, part, reading)
     ]
+    if selects(selection, part, None):
+        sends += [(f"{zlib.crc32(each):08x}", each) for each in others]
+    return sends
 
 
-def _copied(reading: Reading, part: str, planned_ms: int) -> tuple[str, bytes]:
+def _copied(reading: Reading, part: str, planned_ms: int) -> Reading:
     copy = reading._replace(replayed_at_ms=planned_ms)
     if reading.received_at_ms is None:
         copy = copy._replace(received_at_ms=received_at_ms(reading, part), via=VIA)
-    return reading.device_id, encode(copy)
+    return copy
 
 
 @functools.cache
@@ -146,7 +166,11 @@ def wired() -> tuple[Archive, Stream, Pace]:
     settings = ReplaySettings.read(os.environ)
     return (
         Archive(client("s3"), settings.archive_bucket),
-        Stream(client("kinesis", attempts=1), settings.stream_name),
+        Stream(
+            client("kinesis", attempts=1),
+            settings.stream_name,
+            is_packing=settings.pack_readings,
+        ),
         Pace(),
     )
 

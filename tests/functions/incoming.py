@@ -43,6 +43,32 @@ def _stream_record(index: int, record: Reading | bytes) -> dict[str, Any]:
     }
 
 
+def documents_in(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the readings in what was put on a stream, each as a record of its own."""
+    return [each for record in records for each in unpacked(json.loads(record["Data"]))]
+
+
+def unpacked(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a pack's readings as the documents of single records; a single record's is itself."""
+    if not isinstance(document.get("readings"), dict):
+        return [document]
+    columns, low = document["readings"], document["low"]
+    shared = {
+        name: value
+        for name, value in document.items()
+        if name not in columns and name not in ("recorded_at", "low", "readings")
+    }
+    assert low.keys() == columns.keys() - {"after_ms"}
+    return [
+        {
+            **shared,
+            "recorded_at": document["recorded_at"] + after_ms,
+            **{name: columns[name][at] for name in low if columns[name][at] is not None},
+        }
+        for at, after_ms in enumerate(columns["after_ms"])
+    ]
+
+
 def failed(*indexes: int) -> dict[str, Any]:
     """Return a partial batch response that names a stream's records."""
     return {"batchItemFailures": [{"itemIdentifier": number(index)} for index in indexes]}

@@ -11,6 +11,7 @@ from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.stream import Stream
 from telemetry.aws.windows import KEY, Windows
 from telemetry.domain import no_measurement, validation
+from telemetry.domain import pack as packs
 from telemetry.domain.reading import FIELDS, Reading
 from telemetry.domain.window import Window, decode
 from telemetry.errors import Unavailable
@@ -18,7 +19,7 @@ from telemetry.errors import Unavailable
 from functions.aggregate.handler import run
 from tests import writers
 from tests.fakes import Crash, MemoryItems, MemoryKinesis, MemoryS3
-from tests.functions.incoming import NOW_MS, SHARD, failed, kinesis, number, reading
+from tests.functions.incoming import NOW_MS, SHARD, TRACE, failed, kinesis, number, reading
 
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
@@ -547,6 +548,184 @@ def test_a_reading_with_a_byte_order_mark_goes_back_without_it(stage: Stage) -> 
     stage.run(b"\xef\xbb\xbf" + line + b"\0")
     (data,) = stage.put_back()
     assert json.loads(data)["device_id"] == "pump-0"
+
+
+# Packs: each reading as if it were a record, delivered together.
+
+
+def packed(*readings: Reading, **changes: Any) -> bytes:
+    """A pack's bytes, with other values of some columns."""
+    document = json.loads(packs.encode(readings))
+    for name, column in changes.items():
+        document["readings"][name] = column
+        numbers = [each for each in column if isinstance(each, float)]
+        document[name], document["low"][name] = max(numbers), min(numbers)
+    return json.dumps(document).encode()
+
+
+TEN = [reading("pump-1", NOW_MS + at * 1_000, temperature=20.0 + at) for at in range(10)]
+
+
+def test_a_pack_is_worth_its_readings(stage: Stage, counted: Counted) -> None:
+    assert stage.run(packed(*TEN)) == NOTHING_FAILED
+    singly = Stage()
+    singly.run(*TEN)
+    assert stage.stored() == singly.stored()
+    assert stage.run(packed(*TEN[:4]), packed(*TEN[3:])) == NOTHING_FAILED
+    assert (counted("ReadingsStored"), counted("ReadingsDuplicate")) == (20, 11)
+    assert counted("ReadingsForeign") == 0
+
+
+def test_a_bad_reading_of_a_pack_is_quarantined_alone_under_a_name_of_its_own(
+    stage: Stage, counted: Counted
+) -> None:
+    temperatures = [20.0, 412.0, 22.0, "hot", 24.0]
+    answer = stage.run(reading("pump-9"), packed(*TEN[:5], temperature=temperatures))
+    assert answer == NOTHING_FAILED
+    assert {
+        offset: metrics
+        for (device, _), window in stage.stored().items()
+        for offset, metrics in window.items()
+        if device == "pump-1"
+    } == {0: {"temperature": 20.0}, 2_000: {"temperature": 22.0}, 4_000: {"temperature": 24.0}}
+    held = stage.quarantined()
+    assert [each["name"] for each in held] == [f"{SHARD}:{number(1)}#{at}" for at in (1, 3)]
+    assert [each["sequence_number"] for each in held] == [number(1)] * 2
+    assert [each["reason"] for each in held] == [
+        "412.0 is above 150.0 °C",
+        "is not a finite number of °C",
+    ]
+    documents = [json.loads(base64.b64decode(each["data"])) for each in held]
+    stamps = {"device_id": "pump-1", "received_at": NOW_MS, "trace_id": TRACE}
+    assert documents == [
+        {**stamps, "recorded_at": NOW_MS + at * 1_000, "temperature": temperatures[at]}
+        for at in (1, 3)
+    ]
+    assert (counted("ReadingsStored"), counted("ReadingsQuarantined")) == (4, 2)
+    assert counted("RecordsQuarantined") == 2
+
+
+def test_a_refused_metric_of_a_pack_leaves_the_others_stored(
+    stage: Stage, counted: Counted
+) -> None:
+    two = [reading(at_ms=NOW_MS + at, temperature=20.0, humidity=40.0) for at in range(2)]
+    stage.run(packed(*two, humidity=[40.0, 200.0]))
+    (window,) = stage.stored().values()
+    assert window == {0: {"temperature": 20.0, "humidity": 40.0}, 1: {"temperature": 20.0}}
+    (held,) = stage.quarantined()
+    assert (held["field"], held["is_partly"]) == ("humidity", True)
+    assert json.loads(base64.b64decode(held["data"]))["recorded_at"] == NOW_MS + 1
+    assert (counted("ReadingsStored"), counted("MetricsRefused")) == (2, 1)
+
+
+def test_a_value_of_a_pack_that_stands_for_no_measurement_is_left_out(
+    stage: Stage, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = no_measurement.load("no_measurement: [{metric: temperature, values: [21]}]")
+    monkeypatch.setattr(no_measurement, "shipped", lambda: declared)
+    stage.run(packed(*TEN[:3]))
+    assert list(stage.stored().values()) == [
+        {0: {"temperature": 20.0}, 2_000: {"temperature": 22.0}}
+    ]
+    assert [counted(f"Readings{end}") for end in ("Stored", "Duplicate")] == [2, 1]
+    assert counted("MetricsLeftOut") == 1
+
+
+def test_a_malformed_pack_is_one_rejected_record(stage: Stage, counted: Counted) -> None:
+    data = packed(*TEN[:3]).replace(b"[0, 1000, 2000]", b"[0, 1000]")
+    assert stage.run(data, reading("pump-9")) == NOTHING_FAILED
+    (held,) = stage.quarantined()
+    assert held["name"] == f"{SHARD}:{number(0)}"
+    assert base64.b64decode(held["data"]) == data
+    assert (held["field"], held["reason"]) == (
+        "readings.temperature",
+        "has 3 values, and after_ms has 2; a pack's columns have as many",
+    )
+    assert (counted("ReadingsForeign"), counted("ReadingsQuarantined")) == (1, 1)
+
+
+def test_a_pack_of_which_a_reading_fails_is_delivered_again_whole(
+    stage: Stage, counted: Counted
+) -> None:
+    other_minute = reading("pump-1", NOW_MS + 60_000)
+    batch: list[Reading | bytes] = [
+        reading("pump-0"),
+        packed(*TEN[:3], other_minute),
+        b"poison",
+        reading("pump-2"),
+    ]
+    minute = "2026-11-21T01:31:00Z#eu-west-1"
+    stage.items.fault = lambda write: "before" if write.item["minute_region"]["S"] == minute else ""
+    assert stage.run(*batch) == failed(1)
+    assert (counted("ReadingsStored"), stage.quarantined()) == (1, [])
+    stage.items.fault = lambda _write: ""
+    assert stage.run(*batch[1:]) == NOTHING_FAILED
+    # the three readings that were stored before count as duplicates, once
+    assert (counted("ReadingsStored"), counted("ReadingsDuplicate")) == (2, 4)
+    assert len(stage.quarantined()) == 1
+
+
+def test_a_first_pack_of_which_a_reading_fails_is_an_error_of_the_function(stage: Stage) -> None:
+    minute = "2026-11-21T01:31:00Z#eu-west-1"
+    stage.items.fault = lambda write: "before" if write.item["minute_region"]["S"] == minute else ""
+    with pytest.raises(Unavailable):
+        stage.run(packed(TEN[0], reading("pump-1", NOW_MS + 60_000)), reading("pump-2"))
+
+
+def test_a_bad_reading_that_finds_no_place_in_quarantine_brings_its_pack_again(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.bucket.down = True
+    batch: list[Reading | bytes] = [
+        reading("pump-0"),
+        packed(*TEN[:3], temperature=[20.0, 412.0, 22.0]),
+    ]
+    assert stage.run(*batch) == failed(1)
+    assert (counted("ReadingsStored"), counted("ReadingsQuarantined")) == (1, 0)
+    stage.bucket.down = False
+    assert stage.run(*batch[1:]) == NOTHING_FAILED
+    assert (counted("ReadingsDuplicate"), counted("ReadingsQuarantined")) == (2, 1)
+
+
+def test_each_reading_of_a_pack_that_bypassed_ingest_is_held_to_its_arrival(
+    stage: Stage, counted: Counted
+) -> None:
+    over_mqtt = [
+        each._replace(via="mqtt") for each in (TEN[0], reading("pump-1", NOW_MS + 300_001))
+    ]
+    stage.run(packed(*over_mqtt))
+    (held,) = stage.quarantined()
+    assert (held["field"], held["name"]) == ("recorded_at", f"{SHARD}:{number(0)}#1")
+    assert [counted(f"Readings{end}") for end in ("Foreign", "Stored", "Quarantined")] == [2, 1, 1]
+
+
+def test_a_reading_of_a_pack_whose_window_is_full_or_unreadable_is_quarantined_alone(
+    stage: Stage,
+) -> None:
+    stage.run(reading("pump-1", NOW_MS + 60_000))
+    for item in stage.items.stored.values():
+        item["readings"] = {"B": b"\x02" + item["readings"]["B"][1:]}
+    stage.restart()
+    assert stage.run(packed(*TEN[:2], reading("pump-1", NOW_MS + 60_001))) == NOTHING_FAILED
+    (held,) = stage.quarantined()
+    assert held["name"] == f"{SHARD}:{number(0)}#2"
+    assert held["reason"].startswith("window_unreadable: ")
+    assert json.loads(base64.b64decode(held["data"]))["recorded_at"] == NOW_MS + 60_001
+
+
+def test_a_bundles_readings_of_a_device_go_back_as_one_record(stage: Stage) -> None:
+    stage.run(b"[" + b",".join(lines_of(TEN)) + b"]")
+    (data,) = stage.put_back()
+    stage.run(data)
+    assert sum(map(len, stage.stored().values())) == 10
+
+
+def test_packs_of_another_producer_in_a_bundle_are_opened(stage: Stage, counted: Counted) -> None:
+    foreign = packed(*(each._replace(received_at_ms=None, trace_id=None) for each in TEN))
+    stage.run(writers.kpl([foreign, *lines_of(FIVE)]))
+    stage.run(*stage.put_back())
+    assert sum(map(len, stage.stored().values())) == 15
+    assert counted("ReadingsForeign") == 15
 
 
 # A metric that isn't valid: what comes past ingest is checked here.

@@ -9,6 +9,7 @@ import pytest
 from telemetry.aws.alerts import KEY, Alerts, to_episode
 from telemetry.aws.quarantine import Quarantine
 from telemetry.domain import no_measurement
+from telemetry.domain import pack as packs
 from telemetry.domain import reading as readings_of
 from telemetry.domain.episode import Episode
 from telemetry.domain.reading import Reading
@@ -184,6 +185,54 @@ def test_a_record_with_several_readings_is_left_to_aggregate_whose_copies_come_s
     assert stage.episodes() == {}
     stage.run(hot(0)._replace(via="stream"))
     assert len(stage.episodes()) == 1
+
+
+def test_a_breach_in_the_middle_of_a_pack_opens_an_episode_with_its_exact_value(
+    stage: Stage,
+) -> None:
+    values = [20.0, 21.0, 38.000000000000007, 37.0, 36.0]
+    batch = [hot(at * 1_000, value) for at, value in enumerate(values)]
+    assert stage.run(packs.encode(batch)) == NOTHING_FAILED
+    (episode,) = stage.episodes().values()
+    assert episode == Episode(1, NOW_MS + 2_000, NOW_MS + 2_000, 38.000000000000007, TRACE, None)
+
+
+def test_a_pack_that_the_filter_passes_for_its_rounding_opens_no_episode(stage: Stage) -> None:
+    damp = [reading(at_ms=NOW_MS + at, humidity=each) for at, each in enumerate((90.0, 89.9999999))]
+    stage.run(packs.encode(damp))
+    assert stage.episodes() == {}
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [3], [1, 2, 4]])
+def test_episodes_are_the_same_for_any_packing(cuts: list[int]) -> None:
+    values = [39.0, 20.0, 45.0, 38.5, 37.5, 41.0]
+    batch = [hot(at * 1_000, value) for at, value in enumerate(values)]
+    together, singly = Stage(), Stage()
+    for first, last in itertools.pairwise([0, *cuts, len(batch)]):
+        together.run(packs.encode(batch[first:last]))
+    singly.run(*batch)
+    assert together.episodes() == singly.episodes()
+
+
+def test_a_pack_whose_episode_is_not_written_is_delivered_again(stage: Stage) -> None:
+    stage.items.fault = lambda write: "before" if write.item["device_id"]["S"] == "b" else ""
+    pack = packs.encode([hot(at, device_id="b") for at in range(3)])
+    assert stage.run(hot(0, device_id="a"), pack, hot(0, device_id="c")) == failed(1)
+    stage.items.fault = lambda _write: ""
+    assert stage.run(pack, hot(0, device_id="c")) == NOTHING_FAILED
+    assert {device for device, _ in stage.episodes()} == {"a", "b", "c"}
+
+
+def test_of_a_pack_only_the_breaches_of_an_unreadable_episode_are_put_aside(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.run(hot(0))
+    spoil(stage, "pump-1")
+    batch = [hot(1, 20.0), hot(2, 41.0), hot(3, 21.0), hot(4, 42.0)]
+    assert stage.run(packs.encode(batch)) == NOTHING_FAILED
+    places = [line["name"].partition("#")[2] for line in stage.bucket.lines()]
+    assert places == ["1", "3"]
+    assert counted("RecordsQuarantined") == 2
 
 
 def test_a_breach_with_a_name_twice_opens_nothing(stage: Stage) -> None:

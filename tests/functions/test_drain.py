@@ -14,7 +14,7 @@ from telemetry.aws.stream import Stream
 from functions.drain import handler
 from functions.drain.handler import contents, run
 from tests.fakes import KnownSchemas, MemoryKinesis, MemoryS3, MemorySqs
-from tests.functions.incoming import NOW_MS, reading, sqs
+from tests.functions.incoming import NOW_MS, documents_in, reading, sqs
 
 NOTHING_FAILED: dict[str, Any] = {"batchItemFailures": []}
 RETENTION_MS = 30 * 86_400_000
@@ -37,7 +37,7 @@ def drain(kinesis: MemoryKinesis, bodies: list[str], bucket: MemoryS3 | None = N
 
 
 def devices(kinesis: MemoryKinesis) -> list[str]:
-    return [json.loads(record["Data"])["device_id"] for record in kinesis.records]
+    return [document["device_id"] for document in documents_in(kinesis.records)]
 
 
 def test_every_overflowed_reading_gets_onto_the_stream(counted: Counted) -> None:

@@ -19,7 +19,7 @@ from telemetry.domain.times import to_iso
 from functions.ingest.handler import run
 from tests import writers
 from tests.fakes import KnownSchemas, MemoryKinesis, MemorySqs
-from tests.functions.incoming import NOW_MS, TRACE, body_of, request
+from tests.functions.incoming import NOW_MS, TRACE, body_of, documents_in, request
 
 DAY_MS = 86_400_000
 RETENTION_MS = 30 * DAY_MS
@@ -35,9 +35,10 @@ class Stage:
         self.sqs = MemorySqs()
         self.schemas = KnownSchemas()
         self.waits: list[float] = []
+        self.is_packing = True
 
     def run(self, event: dict[str, Any]) -> dict[str, Any]:
-        stream = Stream(self.kinesis, "readings", self.waits.append)
+        stream = Stream(self.kinesis, "readings", self.waits.append, is_packing=self.is_packing)
         overflow = Overflow(Queue(self.sqs, "overflow"))
         return run(event, NOW_MS, RETENTION_MS, stream, overflow, self.schemas, TRACE)
 
@@ -48,7 +49,7 @@ class Stage:
         return self.run(request("POST", "/devices/{device_id}/readings", body, path))
 
     def put(self) -> list[dict[str, Any]]:
-        return [json.loads(record["Data"]) for record in self.kinesis.records]
+        return documents_in(self.kinesis.records)
 
     def overflowed(self) -> list[int]:
         """The offsets from NOW_MS of what overflowed."""
@@ -200,10 +201,55 @@ def test_a_request_brings_1_to_500_readings(stage: Stage, count: int) -> None:
 def test_500_readings_are_one_call(stage: Stage) -> None:
     response = stage.post([valid(index) for index in range(500)])
     assert body_of(response)["accepted"] == 500
-    assert stage.kinesis.calls == [500]
+    assert stage.kinesis.calls == [1]
+    stage.is_packing = False
+    stage.post([valid(index) for index in range(500)])
+    assert stage.kinesis.calls == [1, 500]
+
+
+def test_a_request_is_one_record_with_the_highest_values_where_filters_look(stage: Stage) -> None:
+    batch = [valid(at, temperature=20.0 + at) for at in range(10)]
+    batch[4] = valid(4, temperature=41.0000001)
+    assert body_of(stage.post(batch))["accepted"] == 10
+    (record,) = stage.kinesis.records
+    assert record["PartitionKey"] == "pump-1"
+    document = json.loads(record["Data"])
+    assert (document["temperature"], document["low"]) == (41.000001, {"temperature": 20.0})
+    stamps = {"device_id": "pump-1", "received_at": NOW_MS, "trace_id": TRACE}
+    assert stage.put() == [{**stamps, **each} for each in batch]
+
+
+def test_a_gateways_devices_have_records_of_their_own(stage: Stage) -> None:
+    batch = [valid(at, device_id=f"pump-{at % 3}") for at in range(7)]
+    assert body_of(stage.post(batch, None))["accepted"] == 7
+    keys = [record["PartitionKey"] for record in stage.kinesis.records]
+    assert keys == ["pump-0", "pump-1", "pump-2"]
+    assert len(stage.put()) == 7
+
+
+def test_a_pack_that_nothing_takes_is_named_reading_by_reading(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.kinesis.refuses = lambda record: record["PartitionKey"] == "pump-1"
+    stage.sqs.down = True
+    batch = [valid(at, device_id=f"pump-{at % 2}") for at in range(6)]
+    body = body_of(stage.post(batch, None))
+    assert (body["accepted"], body["not_taken"]) == (3, [1, 3, 5])
+    assert counted("ReadingsAccepted") == 3
+
+
+def test_a_pack_that_the_stream_does_not_take_overflows_whole(
+    stage: Stage, counted: Counted
+) -> None:
+    stage.kinesis.refuses = lambda record: record["PartitionKey"] == "pump-1"
+    batch = [valid(at, device_id=f"pump-{at % 2}") for at in range(6)]
+    assert body_of(stage.post(batch, None))["accepted"] == 6
+    assert stage.overflowed() == [1, 3, 5]
+    assert counted("ReadingsOverflowed") == 3
 
 
 def test_a_device_that_sends_too_much_for_a_shard_is_spread(stage: Stage) -> None:
+    stage.is_packing = False
     stage.post([valid(index) for index in range(500)])
     keys = [record["PartitionKey"] for record in stage.kinesis.records]
     assert keys == ["pump-1"] * 250 + ["pump-1/1"] * 250
@@ -328,6 +374,7 @@ def test_without_the_registry_requests_that_need_it_get_503(
 
 
 def test_only_the_records_that_failed_are_put_again(stage: Stage) -> None:
+    stage.is_packing = False
     unlucky = {NOW_MS + 1: 2, NOW_MS + 3: 1}  # how often each is refused
 
     def refuses(record: dict[str, Any]) -> bool:
@@ -352,6 +399,7 @@ def test_retries_wait_longer_and_longer_for_a_second_and_a_half_in_all(stage: St
 
 
 def test_only_readings_that_were_not_taken_are_put_again(stage: Stage) -> None:
+    stage.is_packing = False
     stage.post([valid(0), valid(1)])
     assert (stage.kinesis.calls, stage.waits) == ([2], [])
     unlucky = [NOW_MS + 1]
@@ -395,6 +443,7 @@ def refuse_odd(record: dict[str, Any]) -> bool:
 def test_readings_that_the_stream_does_not_take_overflow_and_are_accepted(
     stage: Stage, counted: Counted
 ) -> None:
+    stage.is_packing = False
     stage.kinesis.refuses = refuse_odd
     response = stage.post([valid(index) for index in range(6)])
     assert response["statusCode"] == 202
@@ -414,6 +463,7 @@ def test_all_readings_overflow_while_the_stream_is_away(stage: Stage) -> None:
 def test_readings_that_nothing_takes_are_named_to_be_sent_again(
     stage: Stage, counted: Counted
 ) -> None:
+    stage.is_packing = False
     stage.kinesis.refuses = refuse_odd
     stage.sqs.down = True
     response = stage.post([valid(0), valid(1), valid(2, temperature="hot"), valid(3), valid(4)])
@@ -429,6 +479,7 @@ def test_readings_that_nothing_takes_are_named_to_be_sent_again(
 
 
 def test_one_of_two_equal_readings_that_was_not_taken_is_named(stage: Stage) -> None:
+    stage.is_packing = False
     taken: list[bytes] = []
 
     def refuses(record: dict[str, Any]) -> bool:
@@ -566,7 +617,7 @@ def check(body: str) -> None:
     count = readings_in(body)
     assert response["statusCode"] == (202 if count else 400)
     assert body_of(response).get("accepted", 0) == count
-    assert len(stage.kinesis.records) == count
+    assert len(stage.put()) == count
 
 
 def is_too_deep(depth: int) -> bool:

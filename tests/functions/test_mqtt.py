@@ -22,7 +22,7 @@ from functions.drain import handler as drain
 from functions.ingest import handler as ingest
 from tests import writers
 from tests.fakes import KnownSchemas, MemoryKinesis, MemoryS3, MemorySqs
-from tests.functions.incoming import NOW_MS, TRACE, sqs
+from tests.functions.incoming import NOW_MS, TRACE, documents_in, sqs
 
 Counted = Callable[..., float]
 RETENTION_MS = 30 * 86_400_000
@@ -56,7 +56,7 @@ class Stage:
         return drain.run(event, self.stream, self.quarantine, RETENTION_MS, self.schemas)
 
     def put(self) -> list[dict[str, Any]]:
-        return [json.loads(record["Data"]) for record in self.kinesis.records]
+        return documents_in(self.kinesis.records)
 
 
 @pytest.fixture
@@ -231,6 +231,7 @@ def test_parts_that_cannot_be_stored_are_retried_and_stored_parts_are_counted(
     stage: Stage, counted: Counted
 ) -> None:
     stage.sqs.down = True
+    stage.stream = Stream(stage.kinesis, "readings", lambda _seconds: None, is_packing=False)
     stage.kinesis.refuses = lambda record: json.loads(record["Data"])["temperature"] == 30.0
     with pytest.raises(Unavailable, match="no place for 1 readings"):
         stage.ingest(published([GOOD, {"recorded_at": NOW_MS + 1, "temperature": 30.0}]))

@@ -12,13 +12,23 @@ from telemetry.aws.failures import Failures
 from telemetry.aws.functions import Functions
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.queue import Queue
+from telemetry.domain import pack as packs
 from telemetry.domain.reading import Reading
 from telemetry.domain.times import minute_of
 from telemetry.errors import Rejected, Unavailable
 
 from functions.redrive.handler import run
 from tests.fakes import Client, Crash, MemoryLambda, MemoryS3, MemorySqs
-from tests.functions.incoming import NOW_MS, SHARD, changes, given_up, kinesis, number, reading
+from tests.functions.incoming import (
+    NOW_MS,
+    SHARD,
+    TRACE,
+    changes,
+    given_up,
+    kinesis,
+    number,
+    reading,
+)
 
 PREFIX = "aws/lambda/0af6e1b1/shardId-000000000003/2026/11/21/"
 STAGES = ("aggregate", "alert", "dispatch")
@@ -161,6 +171,53 @@ def test_a_record_alone_is_invoked_once_not_as_a_batch_and_again(stage: Stage) -
     stage.functions.deadly = {name_of(0)}
     stage.run()
     assert len(stage.functions.batches) == 1
+
+
+TEN = [reading("pump-1", NOW_MS + at, temperature=20.0 + at) for at in range(10)]
+
+
+def test_a_reading_that_kills_the_function_takes_no_other_of_its_pack_along(
+    stage: Stage, counted: Counted
+) -> None:
+    event = kinesis([reading("pump-0"), packs.encode(TEN), reading("pump-2")])
+    stage.give_up("aggregate", event)
+    stage.functions.deadly = {name_of(1), f"{name_of(1)}#4"}
+    report = stage.run()
+    assert counts(report) == (1, 12, 11, 1, 0)
+    alone = [f"{name_of(1)}#{place}" for place in range(10) if place != 4]
+    assert sorted(stage.processed) == sorted([name_of(0), *alone, name_of(2)])
+    (held,) = stage.held().values()
+    assert held["name"] == f"{name_of(1)}#4"
+    assert json.loads(base64.b64decode(held["data"])) == {
+        "device_id": "pump-1",
+        "recorded_at": NOW_MS + 4,
+        "temperature": 24.0,
+        "received_at": NOW_MS,
+        "trace_id": TRACE,
+    }
+    assert counted("ReadingsQuarantined", minute_of(NOW_MS)) == 1
+    assert stage.kept() == []
+
+
+def test_a_pack_goes_whole_where_the_function_takes_it(stage: Stage) -> None:
+    stage.give_up("aggregate", kinesis([packs.encode(TEN)]))
+    assert counts(stage.run()) == (1, 1, 1, 0, 0)
+    assert stage.functions.batches == [("telemetry-aggregate", [name_of(0)])]
+
+
+def test_readings_of_a_pack_for_which_there_is_no_time_are_left_alone(stage: Stage) -> None:
+    stage.give_up("aggregate", kinesis([packs.encode(TEN)]))
+    stage.functions.deadly = {name_of(0), f"{name_of(0)}#1"}
+    stage.ticks = 3.0
+    done, quarantined, skipped = 0, 0, 0
+    while stage.kept():
+        report = stage.run(seconds=10)
+        done, quarantined = done + report["succeeded"], quarantined + report["quarantined"]
+        skipped += report["left"]
+    assert (done, quarantined) == (9, 1)
+    assert skipped > 0
+    names = [f"{name_of(0)}#{place}" for place in range(10)]
+    assert stage.processed == Counter(names[:1] + names[2:])
 
 
 def test_a_change_that_is_no_episode_is_held_with_its_whole_event(

@@ -9,14 +9,16 @@ import pytest
 from telemetry.aws.pace import Pace
 from telemetry.aws.stream import Record, Stream, checked
 from telemetry.aws.stream import decode as stream_decode
+from telemetry.domain import pack as packs
 from telemetry.domain import reading as readings_of
 from telemetry.domain.reading import Reading
 from telemetry.domain.times import from_iso
 from telemetry.errors import Rejected, Unavailable
 
-from functions.replay.handler import PAGE_LINES, run
+from functions.replay.handler import PAGE_ITEMS, run
 from tests import writers
 from tests.fakes import MemoryArchive, MemoryKinesis
+from tests.functions.incoming import documents_in
 
 TEN = from_iso("2026-11-21T10:00:00Z")
 HOUR_MS = 3_600_000
@@ -160,6 +162,73 @@ def test_of_a_record_with_several_readings_they_go_and_not_it(stage: Stage) -> N
     assert stage.replay(device="pump-2") == 1  # the copies of a replay don't go once more
 
 
+def pack_of(size: int, device_id: str = "pump-1") -> tuple[bytes, list[bytes]]:
+    """A pack, and the copies of its readings as single records."""
+    readings = [
+        Reading(device_id, TEN + at, {"temperature": 20.0 + at % 100}, TEN) for at in range(size)
+    ]
+    return packs.encode(readings), [copy(readings_of.encode(each)) for each in readings]
+
+
+def singly(sent: list[bytes]) -> list[dict[str, Any]]:
+    return documents_in({"Data": each} for each in sent)
+
+
+def test_a_packs_readings_go_together_again(stage: Stage, counted: Counted) -> None:
+    data, copies = pack_of(10)
+    stage.archive.keep(TEN, data)
+    assert stage.replay() == 10
+    (sent,) = stage.sent()
+    assert singly([sent]) == [json.loads(each) for each in copies]
+    assert json.loads(sent)["replayed_at"] == NOW_MS
+    assert counted("ReadingsReplayed") == 10
+    stage.kinesis.records.clear()
+    stage.archive.keep(TEN, sent)
+    assert stage.replay() == 10  # the first one, and not its copy
+
+
+def test_only_the_readings_of_a_pack_that_are_asked_for_go(stage: Stage) -> None:
+    data, copies = pack_of(10)
+    stage.archive.keep(TEN, data)
+    span = {"from": "2026-11-21T10:00:00.002Z", "to": "2026-11-21T10:00:00.005Z"}
+    assert stage.replay(by="recorded", **span) == 3
+    assert singly(stage.sent()) == [json.loads(each) for each in copies[2:5]]
+
+
+def test_a_bad_reading_of_a_pack_goes_again_alone(stage: Stage) -> None:
+    data, copies = pack_of(3)
+    bad = data.replace(b"[20.0,21.0,22.0]", b'[20.0,"hot",22.0]')
+    stage.archive.keep(TEN, bad)
+    assert stage.replay() == 3
+    sent = singly(stage.sent())
+    assert [each for each in sent if each["temperature"] != "hot"] == [
+        json.loads(copies[0]),
+        json.loads(copies[2]),
+    ]
+    (refused,) = (each for each in sent if each["temperature"] == "hot")
+    assert refused["recorded_at"] == TEN + 1
+    assert "replayed_at" not in refused  # as any record that isn't a reading
+
+
+def test_a_large_pack_keeps_to_a_low_rate_and_goes_on_within_it(stage: Stage) -> None:
+    data, copies = pack_of(200)
+    stage.archive.keep(TEN, data, line(TEN, "pump-2"))
+    (event,) = stage.items(stage.plan(readings_per_second=2))
+    longest, invocations = 0.0, 0
+    while True:
+        began = stage.clock.now
+        event = stage.run(event)
+        longest, invocations = max(longest, stage.clock.now - began), invocations + 1
+        if event["token"] is None:
+            break
+    assert longest <= 60  # of 120 s
+    assert invocations > 1
+    assert event["done"] == 201
+    found = sorted(singly(stage.sent()), key=lambda each: (each["device_id"], each["recorded_at"]))
+    assert found == [json.loads(each) for each in (*copies, copy(line(TEN, "pump-2")))]
+    assert stage.clock.now == pytest.approx(100.5)
+
+
 @pytest.mark.parametrize("recorded_ms", [TEN + 3 * HOUR_MS, TEN - 31 * 24 * HOUR_MS])
 def test_a_reading_that_was_refused_for_its_time_is_refused_again(
     stage: Stage, recorded_ms: int
@@ -269,7 +338,7 @@ def test_at_the_lowest_rate_no_invocation_outlasts_its_timeout(stage: Stage) -> 
 
 
 def test_an_invocation_does_its_share_and_the_next_goes_on_where_it_ended(stage: Stage) -> None:
-    lines = [line(TEN + index) for index in range(3 * PAGE_LINES)]
+    lines = [line(TEN + index) for index in range(3 * PAGE_ITEMS)]
     stage.archive.keep(TEN, *lines[:100])
     stage.archive.keep(TEN, *lines[100:])
     stage.clock.step = 20.0  # of 30 s that it has
@@ -281,13 +350,13 @@ def test_an_invocation_does_its_share_and_the_next_goes_on_where_it_ended(stage:
 def test_records_that_the_stream_does_not_take_are_sent_again_and_none_is_left_out(
     stage: Stage,
 ) -> None:
-    lines = [line(TEN + index) for index in range(3 * PAGE_LINES)]
+    lines = [line(TEN + index) for index in range(3 * PAGE_ITEMS)]
     stage.archive.keep(TEN, *lines)
     (event,) = stage.items(stage.plan())
-    stage.kinesis.refuses = lambda record: record["Data"] == copy(lines[PAGE_LINES + 3])
+    stage.kinesis.refuses = lambda record: record["Data"] == copy(lines[PAGE_ITEMS + 3])
     answer = stage.run(event)
-    assert (answer["done"], answer["token"][1]) == (PAGE_LINES, PAGE_LINES)
-    with pytest.raises(Unavailable, match="didn't take 1 of 250"):
+    assert (answer["done"], answer["token"][1]) == (PAGE_ITEMS, PAGE_ITEMS)
+    with pytest.raises(Unavailable, match="didn't take 1 of 500"):
         stage.run(answer)
     stage.kinesis.refuses = lambda _record: False
     answer = stage.run(answer)

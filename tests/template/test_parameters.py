@@ -41,6 +41,15 @@ def test_the_api_speaks_no_tls_older_than_is_asked_for(oldest: str, policy: str)
     assert chosen("Api", MinimumTls=oldest).properties["SecurityPolicy"] == policy
 
 
+def test_readings_share_records_unless_a_record_each_is_asked_for() -> None:
+    def packing(logical_id: str, **asked: str) -> Any:
+        return chosen(logical_id, **asked).properties["Environment"]["Variables"]["PACK_READINGS"]
+
+    for function in ("IngestFunction", "DrainFunction", "AggregateFunction", "ReplayFunction"):
+        assert packing(function) == "true"
+        assert packing(function, PackReadings="false") == "false"
+
+
 def test_tables_are_protected_once_that_is_asked_for() -> None:
     def protected(**asked: str) -> list[str]:
         replicas = chosen("AlertsTable", **asked).properties["Replicas"]

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from telemetry.domain import no_measurement, window
+from telemetry.domain import pack as packs
+from telemetry.domain.bundle import content
 from telemetry.domain.reading import FIELDS, METRICS, Reading, encode
 from telemetry.domain.validation import decode
 from telemetry.errors import Rejected
@@ -143,8 +145,9 @@ def test_a_time_in_iso_8601_is_the_instant_that_windows_have(
         json.dumps(READING | {"recorded_at": 10**30}),
         json.dumps(READING | {"device_id": "pump 17"}),
         json.dumps(READING | {"device_id": 17}),
-        json.dumps(READING | {"wind": [{}] * 64}),
+        json.dumps(READING | {"wind": [{}] * 80}),
         json.dumps(READING | {"received_at": "2026-11-21T01:30:00Z"}),
+        json.dumps(READING | {"received_at": math.inf}),
         json.dumps({"recorded_at": AT, "temperature": 21.5}),
         json.dumps([READING]),
         json.dumps(READING)[:-1],
@@ -395,6 +398,152 @@ def in_windows(readings: list[Reading]) -> list[dict[str, Any]]:
         for key, held in windows.items()
         for offset_ms, metrics in held.items()
     ]
+
+
+# Packs: each of their readings is a row.
+
+
+def rows_of(athena: Athena, *lines: str) -> list[tuple[str, dict[str, Any]]]:
+    """All rows of `readings`, each with its line's place, in order."""
+    athena.keep((line, "2026-11-21", str(place)) for place, line in enumerate(lines))
+    rows = athena.ask("SELECT * FROM readings")
+    return sorted(((row.pop("hour"), without_day(row)) for row in rows), key=str)
+
+
+def without_day(row: dict[str, Any]) -> dict[str, Any]:
+    assert row.pop("day") == "2026-11-21"
+    return row
+
+
+def unpacked(*lines: str) -> list[tuple[str, dict[str, Any]]]:
+    """The same, by the pipeline's code."""
+    found = [
+        (str(place), row(reading))
+        for place, line in enumerate(lines)
+        for reading in content(line.encode()).readings
+    ]
+    return sorted(found, key=str)
+
+
+def test_a_pack_has_a_row_for_each_of_its_readings(athena: Athena) -> None:
+    readings = [
+        Reading("pump-17", AT + 1_500, {"temperature": 39.0000004}, AT + 9, "1-2-3", "mqtt", AT),
+        Reading("pump-17", AT, {"humidity": 40.0, "battery": 1 / 3}, AT + 9, "1-2-3", "mqtt", AT),
+        Reading("pump-17", AT, {"temperature": 20.0}, AT + 9, "1-2-3", "mqtt", AT),
+    ]
+    pack = packs.encode(readings).decode()
+    alone = packs.encode([Reading("pump-18", AT, {"temperature": 38.333333333333336})]).decode()
+    assert rows_of(athena, pack, json.dumps(READING), alone) == sorted(
+        [
+            *(("0", row(each)) for each in readings),
+            ("1", row(Reading("pump-17", AT, {"temperature": 21.5}))),
+            ("2", row(Reading("pump-18", AT, {"temperature": 38.333333333333336}))),
+        ],
+        key=str,
+    )
+
+
+PACK: dict[str, Any] = {
+    "device_id": "pump-17",
+    "recorded_at": AT,
+    "temperature": 41,
+    "humidity": 40.5,
+    "via": "mqtt",
+    "low": {"temperature": -3.5, "humidity": 40.5},
+    "readings": {
+        "after_ms": [0, 1_000, 2_500],
+        "temperature": [-3.5, 41, 20.25],
+        "humidity": [None, 40.5, None],
+    },
+}
+
+
+def changed(**columns: Any) -> dict[str, Any]:
+    return {"readings": {**PACK["readings"], **columns}}
+
+
+@pytest.mark.parametrize(
+    ("rows", "change"),
+    [
+        (3, {}),
+        (2, changed(temperature=[-3.5, 41, "warm"])),
+        (2, changed(temperature=[-3.5, 41, None])),
+        (2, changed(temperature=[-3.5, 41, math.nan])),
+        (2, changed(temperature=[-3.5, 41, [1]])),
+        (2, {"temperature": 412, **changed(temperature=[-3.5, 41, 412])}),
+        (3, changed(humidity=[None, 40.5, True])),
+        (3, {"low": {"temperature": -4, "humidity": 40}, "humidity": 41}),
+        (3, changed(battery=[None, None, None])),
+        (3, {"colour": "red"}),
+        (3, changed(colour=["red", "blue", None])),
+        (0, {"device_id": "a b"}),
+        (0, {"received_at": "now"}),
+        (0, {"recorded_at": "2026-11-21T01:30:00Z"}),
+        (0, {"recorded_at": float(AT)}),
+        (0, {"recorded_at": None}),
+        (2, {"recorded_at": 253_402_300_799_999 - 1_500}),
+        (0, {"recorded_at": 2**63 - 1}),
+        (0, {"low": None}),
+        (0, {"low": {"temperature": -3.5}}),
+        (0, {"low": {"temperature": -3, "humidity": 40.5}}),
+        (0, {"temperature": 40.9}),
+        (0, {"temperature": "41"}),
+        (0, {"temperature": None}),
+        (0, {"battery": 1}),
+        (0, changed(temperature=[-3.5, 41])),
+        (0, changed(temperature=41)),
+        (0, changed(via=["mqtt", "mqtt", "mqtt"])),
+        (0, changed(after_ms=[0, 1, -1])),
+        (0, changed(after_ms=[0, 1, 1.5])),
+        (0, changed(after_ms=[0, 1, None])),
+        (0, changed(after_ms=[])),
+        (0, changed(after_ms=3)),
+        (0, changed(after_ms=[0] * 20_000)),
+        (0, {"readings": {}}),
+        (1, {"readings": []}),
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_pack_has_the_rows_that_the_decoder_takes_and_fails_no_query(
+    athena: Athena, rows: int, change: dict[str, Any], indent: int | None
+) -> None:
+    line = json.dumps(PACK | change, indent=indent)
+    assert len(unpacked(line)) == rows
+    assert rows_of(athena, line) == unpacked(line)
+
+
+CELLS = st.none() | st.floats(-90, 150) | st.integers(-90, 150) | st.sampled_from(["x", True, 151])
+NEAR_PACKS = st.builds(
+    lambda columns, after, change: pack_near(columns, after) | change,
+    st.dictionaries(
+        st.sampled_from(METRICS), st.lists(CELLS, min_size=3, max_size=3), min_size=1, max_size=3
+    ),
+    st.lists(st.integers(0, 10**6), min_size=3, max_size=3),
+    st.just({}) | st.dictionaries(st.sampled_from([*FIELDS, "low"]), ANYTHING, max_size=1),
+)
+
+
+def pack_near(columns: dict[str, list[Any]], after_ms: list[int]) -> dict[str, Any]:
+    """A pack with these columns, valid or not, and true extremes."""
+    numbers = {
+        name: [each for each in column if type(each) in (int, float)]
+        for name, column in columns.items()
+    }
+    return {
+        "device_id": "pump-17",
+        "recorded_at": AT,
+        **{name: max(found) for name, found in numbers.items() if found},
+        "low": {name: min(found) for name, found in numbers.items() if found},
+        "readings": {"after_ms": after_ms, **columns},
+    }
+
+
+@settings(max_examples=60)
+@given(st.lists(NEAR_PACKS.map(json.dumps), max_size=20))
+def test_the_view_has_the_readings_of_packs_that_the_decoder_takes(
+    athena: Athena, lines: list[str]
+) -> None:
+    assert rows_of(athena, *lines) == unpacked(*lines)
 
 
 def test_a_metric_may_be_named_as_a_word_of_sql() -> None:

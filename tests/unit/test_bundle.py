@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from telemetry.domain.bundle import MAX_READINGS, Bundle, Member, opened, readings_in
+from telemetry.domain.bundle import MAX_READINGS, Bundle, Member, content, opened
 from telemetry.domain.reading import Reading, encode
 from telemetry.errors import Rejected
 
@@ -44,7 +44,7 @@ def refused(data: bytes) -> Rejected:
 )
 def test_the_readings_in_a_bundle_are_found_in_their_order(data: bytes) -> None:
     assert opened(data) == Bundle([Member(FIRST), Member(SECOND)], 0, None)
-    assert readings_in(data) == [FIRST, SECOND]
+    assert content(data) == ([FIRST, SECOND], [])
 
 
 @pytest.mark.parametrize("data", [MARK + ONE, ONE + b"\0", MARK + ONE + b"\0\0\n"])
@@ -119,7 +119,7 @@ def test_a_damaged_aggregated_record_is_told_to_be_kpls(data: bytes, reason: str
     error = refused(data)
     assert error.reason.startswith("is a KPL-aggregated record ")
     assert reason in error.reason
-    assert readings_in(data) == []
+    assert content(data) == ([], [data])
 
 
 def test_utf_16_is_named() -> None:
@@ -149,7 +149,7 @@ def test_any_bytes_are_opened_or_rejected(data: bytes, is_aggregated: bool) -> N
         found = opened(data)
     if found is not None:
         assert found.refused + len(found.members) > 0
-        assert readings_in(data) == [member.reading for member in found.members]
+        assert content(data).readings == [member.reading for member in found.members]
 
 
 @given(st.binary(max_size=60))

@@ -101,6 +101,21 @@ def stack() -> Stack:
     return Stack()
 
 
+def test_a_released_reading_with_many_digits_goes_as_filters_can_compare_it(stack: Stack) -> None:
+    odd = b'{"device_id":"pump-1","recorded_at":1795224600000,"temperature":38.333333333333336}'
+    stack.put(held("12#3", odd), held("13", b"poison"))
+    assert stack.do("release", "--all") == 0
+    (_, first), (_, second) = stack.on_stream()
+    assert json.loads(first) == {
+        "device_id": "pump-1",
+        "recorded_at": 1795224600000,
+        "temperature": 38.333334,
+        "low": {"temperature": 38.333333},
+        "readings": {"after_ms": [0], "temperature": [38.333333333333336]},
+    }
+    assert second == b"poison"
+
+
 def test_a_record_that_is_in_several_objects_is_listed_once(
     stack: Stack, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ AGGREGATE = {
     "FAILURES_BUCKET": "failures",
     "STREAM_NAME": "readings",
     "WINDOW_RETENTION_DAYS": "30",
+    "PACK_READINGS": "true",
 }
 
 
@@ -22,6 +23,7 @@ def test_settings_are_read_from_a_mapping() -> None:
         failures_bucket="failures",
         stream_name="readings",
         window_retention_days=30,
+        pack_readings=True,
     )
     assert AggregateSettings.read({**AGGREGATE, "PATH": "/bin"}) == expected
 
@@ -46,6 +48,13 @@ def test_a_number_that_is_none_is_named_with_what_was_there(text: str) -> None:
         AggregateSettings.read({**AGGREGATE, "WINDOW_RETENTION_DAYS": text})
 
 
+@pytest.mark.parametrize("text", ["True", "yes", "1"])
+def test_a_switch_is_true_or_false(text: str) -> None:
+    assert not AggregateSettings.read({**AGGREGATE, "PACK_READINGS": "false"}).pack_readings
+    with pytest.raises(SettingMissing, match=f"PACK_READINGS='{text}' is not true or false"):
+        AggregateSettings.read({**AGGREGATE, "PACK_READINGS": text})
+
+
 def test_all_that_is_wrong_is_named_at_once() -> None:
     with pytest.raises(SettingMissing) as caught:
         AggregateSettings.read({"WINDOW_RETENTION_DAYS": "x"})
@@ -60,6 +69,6 @@ def test_no_message_tells_a_value_that_is_right() -> None:
 
 
 @pytest.mark.parametrize("kind", Settings.__subclasses__(), ids=lambda kind: kind.__name__)
-def test_every_setting_is_text_or_a_whole_number(kind: type[Settings]) -> None:
-    assert all(field.type in (str, int) for field in fields(kind))
+def test_every_setting_is_text_or_a_number_or_a_switch(kind: type[Settings]) -> None:
+    assert all(field.type in (str, int, bool) for field in fields(kind))
     assert kind.__module__ == settings_of.__name__

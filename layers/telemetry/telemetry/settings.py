@@ -1,12 +1,17 @@
 """Each function's settings, read once from its environment variables."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 from telemetry.errors import TelemetryError
 
 DAY_MS = 86_400_000
+READERS: dict[Any, Callable[[str], Any]] = {
+    int: int,
+    bool: {"true": True, "false": False}.__getitem__,
+}
+KINDS: dict[Any, str] = {int: "a whole number", bool: "true or false"}
 
 
 class SettingMissing(TelemetryError):
@@ -24,9 +29,9 @@ class Settings:
         for field in fields(cls):
             text = env.get(field.name.upper(), "")
             try:
-                values[field.name] = int(text) if field.type is int else text
-            except ValueError:
-                wrong.append(f"{field.name.upper()}={text!r} is not a whole number")
+                values[field.name] = READERS.get(field.type, str)(text)
+            except (ValueError, KeyError):
+                wrong.append(f"{field.name.upper()}={text!r} is not {KINDS[field.type]}")
                 continue
             if not text:
                 wrong.append(f"{field.name.upper()} is not set")
@@ -68,6 +73,7 @@ class SchemaSettings(RetentionSettings):
 @dataclass(frozen=True)
 class IngestSettings(SchemaSettings):
     stream_name: str
+    pack_readings: bool
     overflow_url: str
     failures_bucket: str
 
@@ -75,6 +81,7 @@ class IngestSettings(SchemaSettings):
 @dataclass(frozen=True)
 class DrainSettings(SchemaSettings):
     stream_name: str
+    pack_readings: bool
     failures_bucket: str
 
 
@@ -84,6 +91,7 @@ class AggregateSettings(RetentionSettings):
     windows_table: str
     failures_bucket: str
     stream_name: str
+    pack_readings: bool
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,7 @@ class AccountSettings(Settings):
 class ReplaySettings(Settings):
     archive_bucket: str
     stream_name: str
+    pack_readings: bool
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,14 @@ LEVELS = 2  # day, hour
 
 
 class Position(NamedTuple):
-    """How far a part was read: all objects before `key`, and `lines` lines of it."""
+    """How far a part was read: all objects before `key`, and `lines` lines of it.
+
+    And `parts` of the next line, for a reader that takes lines in parts.
+    """
 
     key: str = ""
     lines: int = 0
+    parts: int = 0
 
 
 class Line(NamedTuple):

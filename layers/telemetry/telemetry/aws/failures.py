@@ -3,6 +3,7 @@
 https://docs.aws.amazon.com/lambda/latest/dg/kinesis-on-failure-destination.html
 """
 
+import base64
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from telemetry.aws import quarantine, stream
 from telemetry.aws.observe import log
 from telemetry.aws.quarantine import QuarantineEntry
+from telemetry.aws.stream import Record
 from telemetry.domain.reading import shown
 from telemetry.errors import Rejected, Unavailable
 
@@ -133,6 +135,29 @@ def announced(message: str) -> list[str]:
     return [key for key in keys if key.startswith(PREFIX)]
 
 
+def apart(given: GivenUpRecord) -> list[GivenUpRecord]:
+    """Return the readings of a pack as records, each with its place in its number; or nothing.
+
+    So a reading that its function can't take goes to quarantine alone.
+    """
+    if "kinesis" not in given.event:
+        return []
+    records = stream.decode({"Records": [given.event]})
+    return [
+        _given(_alone(given.event, record), given.entry.function)
+        for record in records
+        if len(records) > 1
+    ]
+
+
+def _alone(event: dict[str, Any], record: Record) -> dict[str, Any]:
+    """Return the event with one reading of its pack."""
+    number = record.name.partition(":")[2]
+    data = base64.b64encode(record.data).decode()
+    kinesis = {**event["kinesis"], "sequenceNumber": number, "data": data}
+    return {**event, "eventID": record.name, "kinesis": kinesis}
+
+
 def entry_of_object(key: str, body: bytes, rejected: Rejected) -> QuarantineEntry:
     """Return the quarantine entry of an object that isn't a batch; a release puts it back."""
     reason, field, value = rejected.reason, rejected.field, shown(rejected.value)
@@ -146,7 +171,10 @@ def _given(event: Any, stage: str) -> GivenUpRecord:
     """Return a record of a payload; raise Rejected if it is neither Kinesis's nor DynamoDB's."""
     try:
         if "kinesis" in event:
-            (record,) = stream.decode({"Records": [event]})
+            record, *_ = stream.decode({"Records": [event]})
+            record = record._replace(
+                pack=None
+            )  # the whole record waits, if it can't be taken apart
             entry = quarantine.entry_of_record(record, stage, TO_DO)
             return GivenUpRecord(
                 event, entry, None if record.bypassed_ingest else record.received_at_ms

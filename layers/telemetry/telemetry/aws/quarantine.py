@@ -42,7 +42,7 @@ def _random() -> str:
 class QuarantineEntry(NamedTuple):
     """One record in quarantine; fields that its source doesn't know are None."""
 
-    name: str  # the record's eventID, or made from its content
+    name: str  # the record's eventID, with its place in a pack; or made from its content
     function: str  # the stage that couldn't process it
     source: str  # where it came from, and where a release sends it
     reason: str
@@ -175,10 +175,11 @@ def _by_folder(entries: Sequence[QuarantineEntry]) -> list[tuple[str, list[Quara
 def entry_of_record(
     record: Record, function: str, rejected: Rejected, is_partly: bool = False
 ) -> QuarantineEntry:
-    """Return the quarantine entry of a stream record."""
+    """Return the quarantine entry of a stream record, or of one reading of a pack."""
+    data = record.data
     stored = " (its other metrics are stored)" if is_partly else ""
     return QuarantineEntry(
-        f"{record.shard_id}:{record.sequence_number}",
+        record.name,
         function,
         "kinesis",
         rejected.reason + stored,
@@ -188,9 +189,9 @@ def entry_of_record(
         record.sequence_number,
         record.partition_key,
         record.arrived_at_ms,
-        record.data,
+        data,
         is_partly,
-        device_id=device_in(record.data) or record.partition_key.partition("/")[0],
+        device_id=device_in(data) or record.partition_key.partition("/")[0],
     )
 
 

@@ -14,19 +14,23 @@ from telemetry.aws.chunks import chunks
 from telemetry.aws.clients import is_denied
 from telemetry.aws.observe import log
 from telemetry.domain import bundle as bundles
+from telemetry.domain import pack as packs
 from telemetry.domain import validation
 from telemetry.domain.bundle import Bundle
-from telemetry.domain.reading import Reading, check_time, encode
+from telemetry.domain.pack import Outcome, Pack
+from telemetry.domain.reading import Reading, check_time
 from telemetry.domain.validation import NothingMeasured
 from telemetry.errors import Rejected, Unavailable
 
 VIA = "stream"  # stamped on records of other producers, which `ingest` hasn't counted
 T = TypeVar("T")
-Pair = tuple[T, dict[str, Any]]  # a reading or line to put, and its entry in the call
+Head = tuple[str, str, str, int, bytes]  # the first fields of a Record
+Pair = tuple[T, dict[str, Any]]  # readings or a line to put, and their entry in the call
 # PutRecords' limits: https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html
 MAX_RECORDS = 500
 MAX_BYTES = 5_000_000
-# A shard takes 1,000 records a second. More readings of one device in a call go to several keys.
+# A shard takes 1,000 records a second. More records of one device in a call go to several keys, so
+# this matters where each reading is a record.
 RECORDS_A_KEY = 250
 # Waits between attempts at a put, seconds: 1.5 s in all, well within a device's timeout.
 # PUT_SECONDS_MAX is for a stream that hangs; the overflow queue needs the rest of ingest's time.
@@ -37,20 +41,34 @@ PUT_SECONDS_MAX = 6.0
 class Record(NamedTuple):
     """One stream record as a consumer sees it; without a `reading`, `rejected` says why.
 
-    A reading whose every value stands for no measurement has no metrics. `bundle` is set by
-    `opened` for a record with several readings.
+    Each reading of a pack is a Record, all with the sequence number of their stream record. A
+    reading whose every value stands for no measurement has no metrics. `bundle` is set by `opened`
+    for a record of another producer with several readings.
     """
 
     sequence_number: str
     partition_key: str
     shard_id: str
     arrived_at_ms: int
-    data: bytes
+    whole: bytes  # the stream record's bytes
     reading: Reading | None
     rejected: Rejected | None
     refused: tuple[Rejected, ...] = ()  # metrics that are invalid, beside valid ones
     left_out: int = 0  # values that stand for no measurement
     bundle: Bundle | None = None
+    pack: Pack | None = None
+    place: int = 0  # in the pack, from 0
+
+    @property
+    def data(self) -> bytes:
+        """The record's bytes; of a reading in a pack, those that it has as a single record."""
+        return self.pack.documents[self.place] if self.pack else self.whole
+
+    @property
+    def name(self) -> str:
+        """The event's id; with `#` and its place for a reading among others in a pack."""
+        name = f"{self.shard_id}:{self.sequence_number}"
+        return f"{name}#{self.place}" if self.pack and len(self.pack.outcomes) > 1 else name
 
     @property
     def bypassed_ingest(self) -> bool:
@@ -67,7 +85,7 @@ class Record(NamedTuple):
 
 def decode(event: dict[str, Any]) -> list[Record]:
     """Return the records of an event source mapping's event, in order, each with its reading."""
-    return [_record(entry) for entry in event["Records"]]
+    return [record for entry in event["Records"] for record in _records(entry)]
 
 
 def checked(records: Iterable[Record], retention_ms: int) -> list[Record]:
@@ -90,7 +108,7 @@ def _checked(record: Record, retention_ms: int) -> Record:
 
 def opened(record: Record) -> Record:
     """Return the same record, with its bundle if it is one."""
-    if record.reading is not None:
+    if record.reading is not None or record.pack is not None:
         return record
     try:
         bundle = bundles.opened(record.data)
@@ -99,48 +117,57 @@ def opened(record: Record) -> Record:
     return record._replace(rejected=bundle.rejected, bundle=bundle) if bundle else record
 
 
-def records_of(record: Record) -> list[tuple[str, bytes]]:
-    """Return a bundle's readings as records, each with its device.
+def put_back(record: Record) -> tuple[list[Reading], list[tuple[str, bytes]]]:
+    """Return a bundle's readings to put on the stream, and its records, each with its device.
 
-    Their stamps say that they bypassed `ingest` and arrived with the bundle. Refused values stay in
-    the records, so that they are counted and logged like those of any record.
+    Their stamps say that they bypassed `ingest` and arrived with the bundle. A reading with refused
+    values is a record with those values, so that they are counted and logged like those of any
+    record.
     """
-    found = []
+    readings, records = [], []
     stamps = {"received_at": record.arrived_at_ms, "via": VIA, "replayed_at": None}
     for reading, document in record.bundle.members if record.bundle else ():
         if document is None:
             stamped = reading._replace(
                 received_at_ms=record.arrived_at_ms, via=VIA, replayed_at_ms=None
             )
-            data = encode(stamped)
+            readings.append(stamped)
         else:
             data = json.dumps({**document, **stamps}, default=str).encode()
-        found.append((reading.device_id, data))
-    return found
+            records.append((reading.device_id, data))
+    return readings, records
 
 
-def _record(entry: dict[str, Any]) -> Record:
+def _records(entry: dict[str, Any]) -> list[Record]:
+    """Return the Record of a stream record, or those of a pack's readings."""
     kinesis = entry["kinesis"]
     try:
         data = base64.b64decode(kinesis["data"], validate=True)
     except ValueError:  # Kinesis doesn't send this; keep the bytes that came
         data = kinesis["data"].encode()
-    record = Record(
+    head = (
         kinesis["sequenceNumber"],
         kinesis["partitionKey"],
         entry["eventID"].partition(":")[0],
         int(kinesis["approximateArrivalTimestamp"] * 1000),
         data,
-        None,
-        None,
     )
     try:
-        parsed = validation.decode(data)
-    except NothingMeasured as error:
-        return record._replace(reading=error.reading, left_out=error.left_out)
+        pack = packs.decode(data)
+        if pack is None:
+            return [_record(head, validation.decode(data))]
     except Rejected as error:
-        return record._replace(rejected=error)
-    return record._replace(reading=parsed.reading, refused=parsed.refused, left_out=parsed.left_out)
+        return [_record(head, error)]
+    return [_record(head, outcome, pack, place) for place, outcome in enumerate(pack.outcomes)]
+
+
+def _record(head: Head, outcome: Outcome, pack: Pack | None = None, place: int = 0) -> Record:
+    if isinstance(outcome, NothingMeasured):
+        return Record(*head, outcome.reading, None, (), outcome.left_out, None, pack, place)
+    if isinstance(outcome, Rejected):
+        return Record(*head, None, outcome, (), 0, None, pack, place)
+    reading, refused, left_out = outcome
+    return Record(*head, reading, None, refused, left_out, None, pack, place)
 
 
 def resume_from(records: Sequence[Record], failed: Iterable[str]) -> dict[str, Any]:
@@ -173,11 +200,14 @@ class Stream:
         name: str,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
+        is_packing: bool = True,
     ) -> None:
+        """Put on a stream; `is_packing` says whether readings of a request share a record."""
         self._kinesis = kinesis
         self._name = name
         self._sleep = sleep
         self._clock = clock
+        self._is_packing = is_packing
 
     def put(self, readings: Sequence[Reading]) -> list[Reading]:
         """Put all; return those that the stream didn't take within bounded retries.
@@ -185,8 +215,10 @@ class Stream:
         PutRecords may fail in part, so each attempt sends only the remaining readings. If an answer
         is lost, its readings are sent again; windows count them once.
         """
-        entries = _entries((reading.device_id, encode(reading)) for reading in readings)
-        return [reading for reading, _ in self._put(zip(readings, entries, strict=True))]
+        packed = packs.pack(readings, self._is_packing)
+        entries = _entries((each.device_id, each.data) for each in packed)
+        left = self._put(zip(packed, entries, strict=True))
+        return [reading for each, _ in left for reading in each.readings]
 
     def put_lines(self, lines: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
         """Put records' bytes, each with its device id or another key; return the failed ones."""

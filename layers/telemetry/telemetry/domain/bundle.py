@@ -8,9 +8,10 @@ them, so `aggregate` puts each reading of a bundle back on the stream as a recor
 import json
 from typing import Any, NamedTuple
 
+from telemetry.domain import pack as packs
 from telemetry.domain.decoders import kpl, text
 from telemetry.domain.reading import Reading
-from telemetry.domain.validation import NothingMeasured, decode
+from telemetry.domain.validation import NothingMeasured, Parsed, decode
 from telemetry.errors import Rejected
 
 MAX_READINGS = 5_000  # as many as a shard takes within the seconds that a put may last
@@ -43,26 +44,47 @@ def opened(data: bytes) -> Bundle | None:
     found = _of_kpl(data) if is_kpl else _documents(data)
     if found is None:
         return None
-    if not 1 <= len(found) <= MAX_READINGS:
-        reason = f"has {len(found)} readings; a record of another producer has 1 to {MAX_READINGS}"
-        raise Rejected(reason)
-    results = [_member(document) for document in found]
+    results = [member for document in found for member in _members(document)]
+    if not 1 <= len(results) <= MAX_READINGS:
+        reason = f"has {len(results)} readings; a record of another producer has 1 to "
+        raise Rejected(reason + str(MAX_READINGS))
     members = [each for each in results if isinstance(each, Member)]
     refused = [(at, each) for at, each in enumerate(results, 1) if isinstance(each, Rejected)]
     return Bundle(members, len(refused), _first_of(refused, len(results)))
 
 
-def readings_in(data: bytes) -> list[Reading]:
-    """Return the readings in a line of the archive: one, a bundle's, or none.
+class Content(NamedTuple):
+    """The readings in a line of the archive, with valid metrics only, and what is none in it."""
 
-    They have their valid metrics only. Raise NothingMeasured for a single reading without any.
+    readings: list[Reading]
+    others: list[bytes]
+
+
+def content(data: bytes) -> Content:
+    """Return the content of a line of the archive, as `aggregate` takes a record.
+
+    Of a pack, the readings that are rejected come as single records. The refused documents of a
+    bundle don't come, unless it has no reading. A reading without a measurement is nothing.
     """
     try:
-        return [decode(data).reading]
+        pack = packs.decode(data)
+        outcomes = [decode(data)] if pack is None else pack.outcomes
     except NothingMeasured:
-        raise
+        return Content([], [])
     except Rejected:
-        pass
+        readings = _in_bundle(data)
+        return Content(readings, [] if readings else [data])
+    return Content(
+        [each.reading for each in outcomes if isinstance(each, Parsed)],
+        [
+            pack.documents[place]
+            for place, each in enumerate(outcomes)
+            if pack and isinstance(each, Rejected) and not isinstance(each, NothingMeasured)
+        ],
+    )
+
+
+def _in_bundle(data: bytes) -> list[Reading]:
     try:
         bundle = opened(data)
     except Rejected:
@@ -104,18 +126,29 @@ def _of_lines(data: bytes) -> list[Any]:
     return found if any(isinstance(each, dict) for each in found) else []
 
 
-def _member(document: Any) -> Member | Rejected:
-    """Return the reading in a document, as if it were a record; otherwise the reason."""
+def _members(document: Any) -> list[Member | Rejected]:
+    """Return the reading in a document, or a pack's, as if it were a record; or the reasons."""
     if isinstance(document, Rejected):
-        return document
+        return [document]
+    data = json.dumps(document, default=str).encode()
     try:
-        parsed = decode(json.dumps(document, default=str).encode())
+        pack = packs.decode(data)
+    except Rejected as error:
+        return [error]
+    if pack is None:
+        return [_member(data)]
+    return [_member(each) for each in pack.documents]
+
+
+def _member(data: bytes) -> Member | Rejected:
+    try:
+        parsed = decode(data)
     except NothingMeasured as error:
-        return Member(error.reading, document)
+        return Member(error.reading, json.loads(data))
     except Rejected as error:
         return error
     is_whole = not parsed.refused and not parsed.left_out
-    return Member(parsed.reading, None if is_whole else document)
+    return Member(parsed.reading, None if is_whole else json.loads(data))
 
 
 def _first_of(refusals: list[tuple[int, Rejected]], documents: int) -> Rejected | None:

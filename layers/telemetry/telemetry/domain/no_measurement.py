@@ -6,6 +6,7 @@ register that wasn't read. They look like measurements, so people have to declar
 
 import re
 import struct
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -120,6 +121,11 @@ def stands_for_none(device_id: str, metric: str, value: Any) -> bool:
     if not found or isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return any(each.fits(device_id, value) for each in found)
+
+
+def may_stand_for_none(metric: str, values: Iterable[float]) -> bool:
+    """Return whether one of a metric's values stands for no measurement, for some device."""
+    return any(not each.values.isdisjoint(values) for each in shipped().get(metric, ()))
 
 
 def _in_32_bits(value: float) -> float:

@@ -26,7 +26,8 @@ EXACT = 2**53  # below it a double holds each whole number
 # As in the archive's view (contract/athena.py); but there may be such a name in another's value.
 NAMED = {name: re.compile(rf'"{name}"\s*:'.encode()) for name in FIELDS}
 
-BRACKETS_MAX = 64  # { and [ in a record of the stream
+BRACKETS_MAX = 64 + len(METRICS)  # { and [ in a record of the stream; a pack has a list a metric
+PACKED = "readings"  # the field in which a pack has its readings (domain/pack.py)
 UNKNOWN_NAMED = 5  # unknown fields of one document that an answer names
 
 
@@ -198,8 +199,14 @@ def _instant(value: Any) -> Any:
 
 @cache
 def _model() -> type[BaseModel]:
-    """Return a validator made from the schema's fields: types, ranges, patterns."""
-    shapes: dict[str, Any] = {}
+    """Return a validator made from the schema's fields."""
+    config = ConfigDict(extra="allow", strict=True)
+    return create_model("ReadingModel", __config__=config, **shapes())
+
+
+def shapes() -> dict[str, Any]:
+    """Return the type, range or pattern, and default of each field, by the schema."""
+    found: dict[str, Any] = {}
     for name, field in FIELDS.items():
         limits = Field(
             ge=field.get("minimum"),
@@ -208,20 +215,23 @@ def _model() -> type[BaseModel]:
             allow_inf_nan=False if "unit" in field else None,
         )
         if "unit" in field:
-            shapes[name] = (Annotated[float, limits] | None, None)
+            found[name] = (Annotated[float, limits] | None, None)
         elif "stamped_by" in field:
             kind = str if "string" in field["type"] else int
-            shapes[name] = (Annotated[kind, limits] | None, None)
+            found[name] = (Annotated[kind, limits] | None, None)
         elif name == "recorded_at":
-            shapes[name] = (Annotated[int, limits, BeforeValidator(_instant)], ...)
+            found[name] = (Annotated[int, limits, BeforeValidator(_instant)], ...)
         else:
-            shapes[name] = (Annotated[str, limits], ...)
-    config = ConfigDict(extra="allow", strict=True)
-    return create_model("ReadingModel", __config__=config, **shapes)
+            found[name] = (Annotated[str, limits], ...)
+    return found
 
 
 def _parsed(model: BaseModel, wrong: list[ErrorDetails], unknown: dict[str, Any]) -> Parsed:
     """Return a valid document's reading; `wrong` and `unknown` are the fields it came without."""
+    unknown = unknown or model.model_extra or {}
+    if isinstance(unknown.get(PACKED), dict):
+        reason = "is how the pipeline packs readings; a reading has its values beside its time"
+        raise Rejected(reason, field=PACKED)
     fields = model.__dict__
     device_id = fields["device_id"]
     refused, left_out = [], 0
@@ -230,7 +240,7 @@ def _parsed(model: BaseModel, wrong: list[ErrorDetails], unknown: dict[str, Any]
             left_out += 1
         else:
             refused.append(_rejected(detail))
-    refused += _unknown(unknown or model.model_extra or {})
+    refused += _unknown(unknown)
     metrics = {}
     for name in METRICS:
         value = fields[name]
