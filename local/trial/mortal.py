@@ -3,6 +3,7 @@
 It writes each delivery to a file, which it can because it runs on this machine.
 """
 
+import base64
 import json
 import os
 from typing import Any
@@ -12,10 +13,16 @@ def handler(event: dict[str, Any], _context: object) -> None:
     """Write down the delivery; raise if it has the poison record."""
     records = [each["kinesis"] for each in event["Records"]]
     is_deadly = any(each["partitionKey"] == os.environ["POISON"] for each in records)
-    sequences = [each["sequenceNumber"] for each in records]
-    note(json.dumps({"died": is_deadly, "records": sequences}))
+    readings = {each["sequenceNumber"]: readings_in(each["data"]) for each in records}
+    note(json.dumps({"died": is_deadly, "records": readings}))
     if is_deadly:
         raise RuntimeError("a reading killed this function")
+
+
+def readings_in(data: str) -> int:
+    """Return the number of readings in a record: one, or those of a pack."""
+    packed = json.loads(base64.b64decode(data)).get("readings")
+    return len(packed["after_ms"]) if isinstance(packed, dict) else 1
 
 
 def note(line: str) -> None:

@@ -44,19 +44,20 @@ class Isolation:
     splits: int
     tries: int
     delivered: int
+    """Number of other readings that were delivered."""
     expected: int | None
-    """Least number of other records; None if it isn't known."""
+    """Least number of other readings; None if it isn't known."""
     repeated: int
     """Number of other records that were delivered more than once without an error."""
     object_key: str | None
     is_payload_whole: bool
     is_announced: bool
     uncertain: int = 0
-    """Number of further records that there may be: unanswered requests, and repeated ones."""
+    """Number of further readings that there may be: unanswered requests, and repeated ones."""
 
     @property
     def expected_text(self) -> str:
-        """The expected number of other records, or its range."""
+        """The expected number of other readings, or its range."""
         least = self.expected or 0
         return f"{least} to {least + self.uncertain}" if self.uncertain else f"{least}"
 
@@ -67,7 +68,7 @@ class Isolation:
             "the poison record never reached the consumer": self.batch == 0,
             f"it was isolated in {self.splits} splits, not {most} at most": self.splits > most,
             f"it was tried alone {self.tries} times, not {RETRIES + 1}": self.tries != RETRIES + 1,
-            f"{self.delivered} other records were delivered, not {self.expected_text}": (
+            f"{self.delivered} other readings were delivered, not {self.expected_text}": (
                 self.expected is not None
                 and not self.expected <= self.delivered <= self.expected + self.uncertain
             ),
@@ -82,7 +83,7 @@ class Isolation:
         """Return the result as a line of text."""
         return (
             f"poison: isolated from a batch of {self.batch} in {self.splits} splits, tried alone "
-            f"{self.tries} times, then kept in s3 and announced; {self.delivered:,} other records "
+            f"{self.tries} times, then kept in s3 and announced; {self.delivered:,} other readings "
             "delivered once each"
         )
 
@@ -146,7 +147,7 @@ class Poisoning:
     def end(self, expected: int | None = None, uncertain: int = 0) -> Isolation:
         """Wait until the poison is isolated and all other records are delivered; return the result.
 
-        `expected` is the number of other records on the stream, `uncertain` the number of further
+        `expected` is the number of other readings on the stream, `uncertain` the number of further
         ones that there may be. The wait ends when the result hasn't changed for a minute.
         """
         stillness, isolation = Stillness(), self._look(expected, uncertain)
@@ -166,12 +167,13 @@ class Poisoning:
         delivered = Counter(
             sequence for each in deliveries if not each["died"] for sequence in each["records"]
         )
+        readings = {name: count for each in deliveries for name, count in each["records"].items()}
         key, payload = self._failure_document()
         return Isolation(
             batch=max((len(each["records"]) for each in died), default=0),
             splits=sum(1 for each in died if len(each["records"]) > 1),
             tries=sum(1 for each in died if len(each["records"]) == 1),
-            delivered=len(delivered),
+            delivered=sum(readings[name] for name in delivered),
             expected=expected,
             repeated=sum(1 for times in delivered.values() if times > 1),
             object_key=key,

@@ -16,6 +16,7 @@ import boto3
 import pytest
 from telemetry.aws import clients, observe
 from telemetry.aws.registry import Registry
+from telemetry.domain import window
 from telemetry.domain.times import from_iso
 from telemetry.domain.token import Grant
 from telemetry.errors import Rejected, TelemetryError
@@ -111,6 +112,7 @@ def resources(
         "READING_SCHEMA_IDS": "3fa85f64-5717-4562-b3fc-2c963f66afa6",
         "REGISTRY_NAME": "telemetry",
         "STREAM_NAME": "readings",
+        "PACK_READINGS": "true",
         "WINDOW_RETENTION_DAYS": "30",
         **{f"{name.upper()}_TABLE": table for name, table in tables.items()},
         **{f"{name.upper()}_URL": url for name, url in urls.items()},
@@ -169,6 +171,12 @@ def effect(expected: str) -> Callable[[Any, Resources], bool]:
 
 def stored(answer: Any, resources: Resources) -> bool:
     return all_done(answer, resources) and bool(resources.items("windows"))
+
+
+def four_stored(answer: Any, resources: Resources) -> bool:
+    (item,) = resources.items("windows")
+    readings = window.decode(item["readings"]["B"])
+    return stored(answer, resources) and sorted(readings) == [6_000, 7_000, 8_000, 9_000]
 
 
 def quarantined(answer: Any, resources: Resources) -> bool:
@@ -249,7 +257,7 @@ SHOWS: dict[str, Callable[[Any, Resources], bool]] = {
     "account": measured,
     "account-ask": responds(200, '"unaccounted": 0'),
     "account-rejected": responds(400, '"from"'),
-    "aggregate": stored,
+    "aggregate": four_stored,
     "aggregate-poison": quarantined,
     "alert": opened,
     "alert-poison": opened,

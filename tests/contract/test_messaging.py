@@ -19,6 +19,7 @@ from telemetry.domain.reading import Reading
 from telemetry.errors import Rejected, Unavailable
 
 from tests.fakes import MemorySqs, refuse
+from tests.functions.incoming import unpacked
 
 NOW_MS = 1_795_224_600_000
 NOTICE = Notice(
@@ -42,8 +43,10 @@ def readings(count: int, device_id: str = "pump-1") -> list[Reading]:
     return [Reading(device_id, NOW_MS + index, {"temperature": 20.0}) for index in range(count)]
 
 
-def put(client: Any, batch: list[Reading]) -> list[Reading]:
-    return Stream(client, "readings", lambda _seconds: None).put(batch)
+def put(client: Any, batch: list[Reading], is_packing: bool = False) -> list[Reading]:
+    """Put each reading as a record, or those of a device together."""
+    stream = Stream(client, "readings", lambda _seconds: None, is_packing=is_packing)
+    return stream.put(batch)
 
 
 class TestStream:
@@ -77,6 +80,17 @@ class TestStream:
             "recorded_at": NOW_MS + 1,
             "temperature": 20.0,
         }
+
+    def test_packs_arrive_with_their_devices_key(self, kinesis: Any) -> None:
+        batch = [*readings(3), *readings(1, "pump-2"), *readings(2, "pump-3")]
+        assert put(kinesis, batch, is_packing=True) == []
+        found = self.records(kinesis)
+        assert [record["PartitionKey"] for record in found] == ["pump-1", "pump-2", "pump-3"]
+        assert [
+            reading["recorded_at"] - NOW_MS
+            for record in found
+            for reading in unpacked(json.loads(record["Data"]))
+        ] == [0, 1, 2, 0, 0, 1]
 
     def test_the_key_is_spread_by_how_much_a_device_sends_not_by_what_comes_with_it(
         self, kinesis: Any
