@@ -129,10 +129,28 @@ def _put_back(outcomes: Iterable[Outcome], sink: RecordSink, pace: Pace) -> list
             continue
         if pace.is_over:
             return [record]
-        readings, lines = stream.put_back(record)
-        if sink.put(readings) or sink.put_lines(lines):
+        if not _put_all(*stream.put_back(record), sink, pace):
             return [record]
     return []
+
+
+def _put_all(
+    readings: list[Reading], lines: list[tuple[str, bytes]], sink: RecordSink, pace: Pace
+) -> bool:
+    """Put readings and records on the stream; return whether it took all of them.
+
+    A shard takes 1,000 records a second. So a large bundle needs several puts, each of what is
+    left: what a delivery puts is forgotten, and the next one begins with the whole bundle.
+    """
+    while readings or lines:
+        if pace.is_over:
+            return False
+        before = len(readings) + len(lines)
+        readings = sink.put(readings)
+        lines = sink.put_lines(lines)
+        if len(readings) + len(lines) == before:
+            return False
+    return True
 
 
 def _is_bad(record: Record, metric: Metric | None) -> bool:
