@@ -251,6 +251,29 @@ def test_a_wrong_parameter_is_named_with_its_value_and_what_would_be_right(
     assert body["value"][:20] in query[field] or field == "from"
 
 
+@pytest.mark.parametrize("name", ["from", "to"])
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        ("1795224600", "seconds"),
+        ("1795224600000000", "microseconds"),
+        ("1795224600000000000", "nanoseconds"),
+    ],
+)
+def test_a_time_in_another_unit_is_refused_by_the_unit(
+    stage: Stage, name: str, text: str, unit: str
+) -> None:
+    response = stage.get(WINDOWS, **{name: text})
+    body = body_of(response)
+    assert (response["statusCode"], body["field"], body["value"]) == (400, name, text)
+    assert body["reason"].endswith(f"; it looks like {unit}, and milliseconds are meant")
+
+
+@pytest.mark.parametrize("text", ["0", "1970-01-21T18:40:24Z", "86400000"])
+def test_a_time_before_2000_that_is_meant_is_taken(stage: Stage, text: str) -> None:
+    assert stage.get(WINDOWS, **{"from": text})["statusCode"] == 200
+
+
 def test_the_latest_reading_is_that_of_the_latest_event_time(stage: Stage) -> None:
     stage.store(reading(at_ms=NOW_MS - 90_000, temperature=1.0))
     stage.store(reading(at_ms=NOW_MS - 1_000, temperature=2.0, battery=3.5), region="us-east-1")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from telemetry.domain import yaml_file
 from telemetry.domain.admission import Admission, Refusal, to_refusal
 from telemetry.domain.line_protocol import NANOSECONDS, Fault, Point, Value
 from telemetry.domain.reading import FIELDS, METRICS, shown
@@ -182,19 +183,14 @@ class Judgement(NamedTuple):
 def load_mapping(text: str) -> Mapping:
     """Return the mapping in `influx.yaml`'s text; raise MappingInvalid that names the mistakes."""
     try:
-        document = yaml.safe_load(text)
+        document = yaml_file.read(text)
     except yaml.YAMLError as error:
         raise MappingInvalid(f"influx.yaml is not YAML: {error}") from None
     try:
         return Mapping.model_validate(document)
     except ValidationError as error:
-        wrong = [_wrong(dict(detail)) for detail in error.errors(include_url=False)]
+        wrong = [yaml_file.mistake(dict(detail)) for detail in error.errors(include_url=False)]
         raise MappingInvalid("influx.yaml: " + "; ".join(wrong)) from None
-
-
-def _wrong(detail: dict[str, Any]) -> str:
-    place = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in detail["loc"])
-    return f"{place.lstrip('.') or 'all'}: {detail['msg']} (it is {detail['input']!r})"
 
 
 @cache

@@ -4,6 +4,7 @@ An invalid metric is refused alone; the reading keeps its other metrics.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -192,6 +193,10 @@ def _instant(value: Any) -> Any:
             return int(value)
         if abs(value) < EXACT:
             reason = f"has a fraction; whole epoch milliseconds are meant{unit_hint(value)}"
+        elif math.isfinite(value):
+            limits = FIELDS["recorded_at"]
+            above, below = f"above {limits['maximum']}", f"below {limits['minimum']}"
+            reason = f"{value} is {above if value > 0 else below}{unit_hint(value)}"
     elif isinstance(value, int) and not isinstance(value, bool):
         return value
     raise PydanticCustomError("instant", "{reason}", {"reason": reason})
