@@ -164,8 +164,12 @@ def test_text_that_begins_as_zlib_does_is_text() -> None:
     assert unpacked(b"x", "deflate") == b"x"
 
 
-def test_a_gzip_body_that_says_it_is_none_is_refused() -> None:
-    assert "Content-Encoding" in refused(writers.zipped(b"{}"), None).reason
+@pytest.mark.parametrize("encoding", [None, "identity", "deflate", "gzip", "x-gzip", "X-GZip "])
+def test_a_body_that_begins_as_gzip_is_unpacked_whatever_its_header_says(
+    encoding: str | None,
+) -> None:
+    for data, content_type in WRITTEN.values():
+        assert decoded(writers.zipped(data), content_type, encoding) == [ONE, TWO, THREE]
 
 
 def test_a_gzip_body_is_one_member_and_whole() -> None:
@@ -707,7 +711,8 @@ def test_one_reading_that_is_not_said_to_be_one_is_told_how_to_be(device_id: str
     error = refused(data, PROTOBUF)
     assert error.reason == (
         "is one Reading, and Readings is expected; "
-        "for one Reading add messageType=Reading to the Content-Type"
+        "for one Reading send Readings with it, "
+        "or over HTTPS add messageType=Reading to the Content-Type"
     )
     assert decoded(data, f"{PROTOBUF}; messageType=Reading") == [document]
 
