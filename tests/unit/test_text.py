@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from telemetry.domain.decoders.text import json_documents, json_readings, json_value, lines
+from telemetry.domain.decoders.text import bare, json_documents, json_readings, json_value, lines
 from telemetry.domain.reading import shown
 from telemetry.errors import Rejected
 
@@ -94,6 +94,11 @@ def test_utf_16_is_named(encoding: str, read: Any) -> None:
         with pytest.raises(Rejected) as raised:
             read(each)
         assert raised.value.reason == "is UTF-16; it has to be UTF-8"
+
+
+@pytest.mark.parametrize("blank", [b"", b"\0\0", b"\0\0\0\0", b"\0\r\n\0", b" \0"])
+def test_a_text_of_zero_bytes_is_empty(blank: bytes) -> None:
+    assert bare(blank) == b""
 
 
 def test_utf_32_is_named() -> None:

@@ -121,7 +121,7 @@ def bare(data: bytes) -> bytes:
     Raise Rejected for UTF-16 and UTF-32, which JSON and line protocol aren't sent in.
     """
     start = data.lstrip(REPLACEMENT) if data.startswith(REPLACEMENT) else data
-    encoding = json.detect_encoding(start)
+    encoding = json.detect_encoding(start) if start.strip(TRAILING) else "utf-8"
     if encoding.startswith(("utf-16", "utf-32")):
         reason = f"is {encoding[:6].upper()}; it has to be UTF-8"
         raise Rejected(reason, field="body")
