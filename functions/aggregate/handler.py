@@ -114,7 +114,8 @@ def run(
         log.warning("values differ from those stored for their instant", extra={"devices": devices})
     processed = _until_first(failed, outcomes)
     _count_by_minute(processed)
-    log_refused(_refusals(processed), stream.VIA)
+    for via, refusals in _refusals(processed).items():
+        log_refused(refusals, via)
     return answer
 
 
@@ -210,19 +211,22 @@ def _first_of_each_device(records: Iterable[Record]) -> list[Record]:
     return first
 
 
-def _refusals(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
-    """Return the refused metrics of records, in the form in which they are logged."""
-    return [
-        {
-            "device_id": record.reading.device_id,
-            "field": error.field,
-            "value": shown(error.value),
-            "reason": error.reason,
-        }
-        for record, _ in outcomes
-        if record.reading
-        for error in record.refused
-    ]
+def _refusals(outcomes: Iterable[Outcome]) -> dict[str, list[dict[str, Any]]]:
+    """Return the refused metrics of records, as they are logged, by the way in."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record, _ in outcomes:
+        if record.reading is None:
+            continue
+        found.setdefault(record.reading.via or stream.VIA, []).extend(
+            {
+                "device_id": record.reading.device_id,
+                "field": error.field,
+                "value": shown(error.value),
+                "reason": error.reason,
+            }
+            for error in record.refused
+        )
+    return found
 
 
 def _until_first(failed: Iterable[Record], outcomes: Iterable[Outcome]) -> list[Outcome]:

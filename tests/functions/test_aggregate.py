@@ -512,6 +512,15 @@ def test_an_invocation_puts_back_for_half_a_minute_and_leaves_the_rest(stage: St
     assert stage.run(reading(), BUNDLES["list"], BUNDLES["list"], BUNDLES["KPL"]) == failed(3)
 
 
+def test_refused_metrics_are_logged_with_their_way_in(
+    stage: Stage, logged: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    line = {"device_id": "a", "recorded_at": NOW_MS, "temperature": 999, "humidity": 40}
+    stamped = {**line, "received_at": NOW_MS, "via": "mqtt"}
+    stage.run(json.dumps(line).encode(), json.dumps(stamped).encode())
+    assert [each["via"] for each in logged("refused")] == ["stream", "mqtt"]
+
+
 class Shard(MemoryKinesis):
     """A stream of one shard, with its limit: 1,000 records a second."""
 

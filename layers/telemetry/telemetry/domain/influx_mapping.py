@@ -189,7 +189,7 @@ def load_mapping(text: str) -> Mapping:
     try:
         return Mapping.model_validate(document)
     except ValidationError as error:
-        wrong = [yaml_file.mistake(dict(detail)) for detail in error.errors(include_url=False)]
+        wrong = yaml_file.mistakes(error)
         raise MappingInvalid("influx.yaml: " + "; ".join(wrong)) from None
 
 

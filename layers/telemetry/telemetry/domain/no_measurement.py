@@ -100,7 +100,7 @@ def load(text: str) -> dict[str, list[Declared]]:
     try:
         return Metrics.model_validate({} if document is None else document).declared
     except ValidationError as error:
-        wrong = [yaml_file.mistake(dict(detail)) for detail in error.errors(include_url=False)]
+        wrong = yaml_file.mistakes(error)
         raise MetricsInvalid("metrics.yaml: " + "; ".join(wrong)) from None
 
 

@@ -3,6 +3,8 @@
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 
 class _Loader(yaml.SafeLoader):
@@ -28,8 +30,35 @@ def read(text: str) -> Any:
     return yaml.load(text, _Loader)  # noqa: S506 - it is a SafeLoader
 
 
-def mistake(detail: dict[str, Any]) -> str:
-    """Return one of pydantic's errors: the key's place in the file, the reason, the value."""
+def mistakes(error: ValidationError) -> list[str]:
+    """Return pydantic's errors: for each the key's place in the file, the reason, the value."""
+    return [_mistake(each) for each in error.errors(include_url=False) if not _is_told(each)]
+
+
+def _is_told(detail: ErrorDetails) -> bool:
+    """Return whether other errors say it: a list without its wrong elements may be empty."""
+    return detail["type"] == "too_short" and bool(detail["input"])
+
+
+def _mistake(detail: ErrorDetails) -> str:
     place = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in detail["loc"])
-    reason = detail["msg"].removeprefix("Value error, ")
-    return f"{place.lstrip('.') or 'all'}: {reason} (it is {detail['input']!r})"
+    place = place.lstrip(".") or "all"
+    context = detail.get("ctx", {})
+    match detail["type"]:
+        case "missing":
+            return f"{place}: is required"
+        case "extra_forbidden":
+            reason = "there is no such key"
+        case "float_type" | "float_parsing" | "finite_number":
+            reason = "is not a finite number"
+        case "string_type":
+            reason = "is not a text"
+        case "string_pattern_mismatch":
+            reason = f"does not match {context['pattern']}"
+        case "literal_error":
+            reason = f"is not {context['expected']}"
+        case "too_short":
+            reason = "is empty"
+        case _:
+            reason = detail["msg"].removeprefix("Value error, ")
+    return f"{place}: {reason} (it is {detail['input']!r})"
