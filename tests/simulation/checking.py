@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from tests.simulation import edge_bugs  # noqa: F401 - it adds its own to BUGS
+from tests.simulation import edge_bugs, pack_bugs  # noqa: F401 - they add their own to BUGS
 from tests.simulation.bugs import BUGS, planted
 from tests.simulation.invariants import BROKEN, violations
 from tests.simulation.options import Options, drawn

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextvars
+import json
 import random
-from base64 import b64encode
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from tests.simulation import judge
 from tests.simulation.history import History
 from tests.simulation.options import Options
 
@@ -33,8 +35,7 @@ class Conditions:
         """What goes on, by owner."""
         self.poison_instants: set[int] = set()
         """The instants of readings that kill functions."""
-        self.poison: set[str] = set()
-        """The records that have such a reading: their bytes, as events have them."""
+        self._killing: dict[str, bool] = {}
         self._outages: dict[tuple[str, str], int] = {}
 
     def happens(self, fault: str, chance: random.Random | None = None) -> bool:
@@ -63,7 +64,23 @@ class Conditions:
         self.is_faulty = False
         self._outages.clear()
 
-    def mark_poison(self, data: bytes) -> None:
-        """Record that a record of the stream kills functions, if its reading does."""
-        if any(b'"recorded_at":%d,' % at_ms in data for at_ms in self.poison_instants):
-            self.poison.add(b64encode(data).decode())
+    def is_killing(self, data: str) -> bool:
+        """Return whether a record of the stream, as events have it, kills functions.
+
+        It does if one of its readings does, alone or in a pack.
+        """
+        if data not in self._killing:
+            self._killing[data] = any(
+                instant_of(single) in self.poison_instants
+                for single in judge.apart(b64decode(data))
+            )
+        return self._killing[data]
+
+
+def instant_of(single: bytes) -> Any:
+    """Return the time in a single record; None if it has none."""
+    try:
+        document = json.loads(single)
+    except ValueError:
+        return None
+    return document.get("recorded_at") if isinstance(document, dict) else None

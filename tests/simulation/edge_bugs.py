@@ -14,6 +14,7 @@ from telemetry.aws import influx_api, mqtt, windows
 from telemetry.aws import stream as stream_module
 from telemetry.domain import admission, validation
 from telemetry.domain import episode as episode_module
+from telemetry.domain import pack as packs
 from telemetry.domain import reading as readings_of
 from telemetry.domain import window as window_module
 from telemetry.domain.episode import Changed, Episode, join
@@ -70,13 +71,15 @@ def two_zeros(planted: contextlib.ExitStack) -> None:
 @breaks(oracle.streams_have_what_devices_sent, seed=3)
 def fifteen_digits(planted: contextlib.ExitStack) -> None:
     """Values are written with fewer digits than a double has."""
-    real = readings_of.encode
+    real = packs.encode
 
-    def rounded(reading: Any) -> bytes:
+    def rounded(reading: Any) -> Any:
         metrics = {name: float(f"{value:.15g}") for name, value in reading.metrics.items()}
-        return real(reading._replace(metrics=metrics))
+        return reading._replace(metrics=metrics)
 
-    planted.enter_context(patch.object(stream_module, "encode", rounded))
+    planted.enter_context(
+        patch.object(packs, "encode", lambda readings: real(list(map(rounded, readings))))
+    )
 
 
 @breaks(oracle.the_bad_are_refused, seed=3)

@@ -234,7 +234,7 @@ class Lambda:
         conditions = self.services.conditions
         if environment.function in MORTAL and not conditions.is_mended:
             for record in event["Records"]:
-                if record["kinesis"]["data"] in conditions.poison:
+                if conditions.is_killing(record["kinesis"]["data"]):
                     raise environment.die("of poison")
         _environments[getcurrent()] = environment
         return handler(event)

@@ -77,6 +77,31 @@ def is_in_time(recorded_at: int, at_ms: int) -> bool:
     return at_ms - RETENTION_MS <= recorded_at <= at_ms + AHEAD_MS
 
 
+def apart(data: bytes) -> list[bytes]:
+    """Return a record of the stream as single records: a pack's readings, or itself."""
+    try:
+        document = json.loads(data)
+    except ValueError:
+        return [data]
+    columns = document.get("readings") if isinstance(document, dict) else None
+    if not isinstance(columns, dict) or len({len(column) for column in columns.values()}) != 1:
+        return [data]
+    if not all(type(each) is int and each >= 0 for each in columns.get("after_ms", [None])):
+        return [data]
+    names = columns.keys() - {"after_ms"}
+    shared = {
+        name: value
+        for name, value in document.items()
+        if name not in {"recorded_at", "low", "readings", *names}
+    }
+    singles = []
+    for place, after_ms in enumerate(columns["after_ms"]):
+        row = {name: columns[name][place] for name in sorted(names)}
+        measured = {name: value for name, value in row.items() if value is not None}
+        singles.append(shared | {"recorded_at": document["recorded_at"] + after_ms} | measured)
+    return [json.dumps(single).encode() for single in singles]
+
+
 def reading_in(data: bytes, arrived_at_ms: int) -> Json | None:
     """Return the reading in a record of the stream, with its stamps; None if there is none."""
     document, found = _of_record(data, arrived_at_ms)
@@ -96,7 +121,8 @@ def _of_record(data: bytes, arrived_at_ms: int) -> tuple[Json, Judged]:
         document = json.loads(data)
     except ValueError:
         document = None
-    if not isinstance(document, dict) or "device_id" not in document:
+    is_record = isinstance(document, dict) and not isinstance(document.get("readings"), dict)
+    if not is_record or "device_id" not in document:
         return {}, Judged({}, is_whole=False)
     plain = {name: value for name, value in document.items() if name not in STAMPS}
     at_ms = document.get("received_at", arrived_at_ms)

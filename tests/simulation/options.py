@@ -101,12 +101,16 @@ class Options:
     # the stream and its mappings
     records_a_key: int = switch(2, 5, usual=250)
     """Records of one device in a request that have the same partition key."""
+    packs: bool = switch(False, usual=True)
+    """The readings of a device in a request share a record."""
     put_throttle: float = rate(0.05, 0.5)
     """The stream refuses a record of a request."""
     not_readings: float = rate(0.05, 0.2)
     """Another producer puts bytes that aren't a reading; a chance each ten seconds."""
     foreign: float = rate(0.3, 1.0)
     """Another producer puts a reading, without a stamp; a chance each ten seconds."""
+    foreign_packs: float = rate(0.3, 1.0)
+    """Another producer puts a pack, maybe with bad readings; a chance each ten seconds."""
     heat_wave: float = rate(0.01, 0.02)
     """Another producer puts hot readings of many devices at once; a chance each ten seconds."""
     poison: float = rate(0.01, 0.04)

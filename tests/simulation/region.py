@@ -40,7 +40,6 @@ Json = dict[str, Any]
 QUEUE_POLL_SECONDS = 1.0
 SWEEP_SECONDS = 60.0
 IMPATIENT_SECONDS = 3
-BATCH_INFO = {"KinesisBatchInfo", "DDBStreamBatchInfo"}
 
 patterns = functools.cache(filter_patterns)
 
@@ -84,7 +83,7 @@ class Region(Services):
         self.healthy_held: list[Json] = []
         """What operators found in quarantine that no fault of a process explains."""
         self.given_up: Counter[str] = Counter()
-        """Records that mappings gave up, by function."""
+        """Records that mappings gave up, by function; a pack counts as its readings."""
 
     # What goes on by itself
 
@@ -247,7 +246,10 @@ class Region(Services):
         self.conditions.history.note(self.name, "given up", key)
         self.conditions.hits["given up"] += 1
         stage = document["requestContext"]["functionArn"].split("-")[-1]
-        self.given_up[stage] += document[next(iter(document.keys() & BATCH_INFO))]["batchSize"]
+        self.given_up[stage] += sum(
+            len(judge.apart(b64decode(record["kinesis"]["data"]))) if "kinesis" in record else 1
+            for record in json.loads(document["payload"])["Records"]
+        )
         self.buckets[FAILURES].put(key, json.dumps(document).encode())
 
     # Queues

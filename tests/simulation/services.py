@@ -21,7 +21,6 @@ class Services:
         self.alerts_stream = tables[ALERTS].replicas[name].stream
         now_ms = conditions.now_ms
         self.stream = Stream(now_ms, lambda: conditions.is_out("kinesis", name))
-        self.stream.seen = conditions.mark_poison
         dead = Queue("dead-letters", now_ms)
         notices = Queue("notices", now_ms, 180, conditions.options.receives_max, dead)
         plain = [Queue(each, now_ms) for each in ("overflow", FAILURES)]

@@ -9,6 +9,7 @@ from typing import Any
 from emulator.mappings.memory import MemoryShard, MemoryStream
 from emulator.mappings.model import Page, Record
 from emulator.mappings.ports import NowMs, OutsideProblem
+from tests.simulation import judge
 
 LINGER_SECONDS = 20.0
 """How long a fetch waits for a record, so that an idle stream takes no time."""
@@ -49,22 +50,28 @@ class WaitingStream(MemoryStream):
 class Stream(WaitingStream):
     """The stream of readings: a shard has a range of the keys' hashes, and can be split or merged.
 
-    `log` has all that was ever put on it, with its place and time: the oracle reads it.
+    `log` has all that was ever put on it, with its place and time: the oracle reads it. A pack is
+    in it as its readings, each a record whose number ends in # and its place.
     """
 
     def __init__(self, now_ms: NowMs, is_away: Callable[[], bool]) -> None:
         self.log: list[tuple[str, str, bytes, int]] = []
-        self.seen: Callable[[bytes], None] = lambda _data: None
+        self.of_packs: set[tuple[str, str]] = set()
+        """The places in the log of readings that came in packs, alone or together."""
         self._ranges = {"shardId-000000000000": (0, HASHES)}
         super().__init__(now_ms, is_away)
 
     def take(self, data: bytes, key: str) -> tuple[str, str]:
         """Put a record; return its shard and sequence number."""
-        self.seen(data)
         place = zlib.crc32(key.encode())
         shard_id = next(name for name, (low, high) in self._ranges.items() if low <= place < high)
         number = self.put(data, key, shard_id)
-        self.log.append((shard_id, number, data, self._now_ms()))
+        singles = judge.apart(data)
+        for at, single in enumerate(singles):
+            name = f"{number}#{at}" if len(singles) > 1 else number
+            self.log.append((shard_id, name, single, self._now_ms()))
+            if single is not data:
+                self.of_packs.add((shard_id, name))
         self._wake()
         return shard_id, number
 

@@ -51,7 +51,7 @@ def rules_of(options: Options) -> tuple[Rule, ...]:
 
 
 def ingesting(of: Environment) -> Handler:
-    stream = Stream(of.kinesis, "readings", of.sleep, of.seconds)
+    stream = stream_for(of)
     overflow = Overflow(Queue(of.sqs, "overflow"))
     names = itertools.count()
     quarantine = Appender(of.s3, FAILURES, lambda: f"{of.name.replace('/', '-')}-{next(names)}")
@@ -66,6 +66,11 @@ def ingesting(of: Environment) -> Handler:
     return handle
 
 
+def stream_for(of: Environment) -> Stream:
+    is_packing = of.conditions.options.packs
+    return Stream(of.kinesis, "readings", of.sleep, of.seconds, is_packing)
+
+
 def schemas_for(of: Environment) -> Schemas:
     """Glue has the first and the newest version; the other one is in the package."""
     known = {schema_id(2): versions("reading")[1]}
@@ -73,7 +78,7 @@ def schemas_for(of: Environment) -> Schemas:
 
 
 def draining(of: Environment) -> Handler:
-    stream = Stream(of.kinesis, "readings", of.sleep, of.seconds)
+    stream = stream_for(of)
     quarantine, schemas = Quarantine(of.s3, FAILURES), schemas_for(of)
     return lambda event: drain.run(event, stream, quarantine, RETENTION_MS, schemas)
 
@@ -84,7 +89,7 @@ def aggregating(of: Environment) -> Handler:
     windows = Windows(items, region, RETENTION_MS, generations.written)
     simulate(windows._states, of)
     quarantine = Quarantine(of.s3, FAILURES)
-    stream, pace = Stream(of.kinesis, "readings", of.sleep, of.seconds), Pace(of.seconds, of.sleep)
+    stream, pace = stream_for(of), Pace(of.seconds, of.sleep)
     return lambda event: aggregate.run(event, of.clock_ms(), windows, quarantine, stream, pace)
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Coroutine, Iterator
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from emulator.mappings import engine as engine_of
 from emulator.mappings.memory import VirtualTimeLoop, run_virtually
 from emulator.mappings.ports import NotInvoked
 from emulator.mqtt import rules as iot_rules
+from tests.simulation import judge
 from tests.simulation.conditions import Conditions, owner
 from tests.simulation.devices import DAY_MS, Device, temperature_of
 from tests.simulation.functions import Environment
@@ -178,13 +180,19 @@ class World:
             note(region.name, "the cursors of its streams expire")
             region.stream.expire_cursors()
             region.alerts_stream.expire_cursors()
-        if conditions.happens("foreign", chance):
-            self._foreign(region, chance)
+        self._others_put(region, chance)
         if conditions.happens("heat_wave", chance):
             asyncio.create_task(self._heat_wave(region))  # noqa: RUF006
         if conditions.happens("not_readings", chance):
             data = chance.choice(GARBAGE) + b"%d" % chance.randrange(10**9)
             note(region.name, "not a reading", region.stream.take(data, "other"))
+
+    def _others_put(self, region: Region, chance: random.Random) -> None:
+        """Let other producers put records on the stream."""
+        if self.conditions.happens("foreign", chance):
+            self._foreign(region, chance)
+        if self.conditions.happens("foreign_packs", chance):
+            self._foreign_pack(region, chance)
 
     def _foreign(self, region: Region, chance: random.Random) -> None:
         """Let another producer put a reading of a device of its own on the stream, maybe twice.
@@ -199,6 +207,39 @@ class World:
         value = round(chance.uniform(20, 50), 2)
         for _ in range(chance.choice([1, 1, 2])):
             self._measured(region, METER, at_ms, value)
+
+    def _foreign_pack(self, region: Region, chance: random.Random) -> None:
+        """Let another producer put a pack of a new device; some of its readings are bad."""
+        meter, now_ms, options = (
+            self._new_meter(),
+            self.conditions.now_ms(),
+            self.conditions.options,
+        )
+        usual = [round(chance.uniform(20, 45), 2) for _ in range(chance.randint(1, 5))]
+        temperatures: list[Any] = [temperature_of(each, options) for each in usual]
+        humidities: list[Any] = [chance.choice([None, 40, 55.25]) for _ in usual]
+        for column in (temperatures, humidities):
+            for place in range(len(usual)):
+                if chance.random() < 0.15:
+                    column[place] = chance.choice([412.0, "44", True, 1 / 3])
+        documents = [
+            {
+                "device_id": meter,
+                "recorded_at": now_ms + at,
+                "temperature": temperature,
+                **({} if humidity is None else {"humidity": humidity}),
+            }
+            for at, (temperature, humidity) in enumerate(zip(temperatures, humidities, strict=True))
+        ]
+        self.foreign += [
+            {"device_id": meter, "recorded_at": document["recorded_at"], **found.metrics}
+            for document in documents
+            if (found := judge.judged_alone(document, meter, now_ms)).metrics
+        ]
+        data = json.dumps(packed(documents)).encode()
+        if chance.random() < 0.1:
+            data = data.replace(b'"after_ms": [0', b'"after_ms": [-1')
+        self.conditions.history.note(region.name, meter, region.stream.take(data, meter))
 
     def _new_meter(self) -> str:
         """Return a device of the other producer that hasn't measured yet."""
@@ -289,6 +330,31 @@ class World:
             if not region.is_lost:
                 await region.operate()
         await self._settle()
+
+
+def packed(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return documents of a device as a pack, without the pipeline's code."""
+    first = documents[0]
+    names = sorted({name for each in documents for name in each} - {"device_id", "recorded_at"})
+    columns = {name: [each.get(name) for each in documents] for name in names}
+    numbers = {
+        name: [
+            Decimal(each) for each in column if isinstance(each, int | float) and each is not True
+        ]
+        for name, column in columns.items()
+    }
+    step = Decimal("0.000001")
+    extremes = [
+        {
+            name: float(most(found).quantize(step, rounding))
+            for name, found in numbers.items()
+            if found
+        }
+        for most, rounding in ((max, ROUND_CEILING), (min, ROUND_FLOOR))
+    ]
+    after_ms = [each["recorded_at"] - first["recorded_at"] for each in documents]
+    low, readings = extremes[1], {"after_ms": after_ms, **columns}
+    return {**first, **extremes[0], "low": low, "readings": readings} if extremes[0] else first
 
 
 @contextlib.contextmanager

@@ -171,10 +171,9 @@ def _given(event: Any, stage: str) -> GivenUpRecord:
     """Return a record of a payload; raise Rejected if it is neither Kinesis's nor DynamoDB's."""
     try:
         if "kinesis" in event:
-            record, *_ = stream.decode({"Records": [event]})
-            record = record._replace(
-                pack=None
-            )  # the whole record waits, if it can't be taken apart
+            record, *others = stream.decode({"Records": [event]})
+            if others:
+                record = record._replace(pack=None)  # the whole pack waits, until it is taken apart
             entry = quarantine.entry_of_record(record, stage, TO_DO)
             return GivenUpRecord(
                 event, entry, None if record.bypassed_ingest else record.received_at_ms
