@@ -46,7 +46,7 @@ NOT_ESCAPED = r'[^"\\]*'  # a string's characters, where a schema has no pattern
 # each with separators of its own or without any. Not by weeks, as 2026-W47-6 is.
 INSTANT = '^"([0-9-]+)[^0-9-]([0-9:.,]+)([Zz]|[+-][0-9:]+)"$'
 DATE = "^([0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8})$"
-HOUR, SIXTY, FRACTION = "([01][0-9]|2[0-3])", "[0-5][0-9]", "([.,][0-9]+)?"
+HOUR, SIXTY, FRACTION = "([01][0-9]|2[0-3])", "[0-5][0-9]", "([.,][0-9]*)?"
 SECOND = "([0-5][0-9]|60)"  # 60 is a leap second, and the second after it
 EXACT = 2**53  # below it a double holds each whole number
 
@@ -196,13 +196,15 @@ def readings_apart(newest: Version) -> str:
     """Return the first steps: the JSON text of each field, for each reading of each line."""
     fields = newest.fields
     return f"""\
-WITH objects AS (
+WITH parsed AS (
 SELECT *,
-try_cast(CASE WHEN regexp_like(line, {quoted(OBJECT)})
+CASE WHEN regexp_like(line, {quoted(OBJECT)})
 AND {OPENING}
-THEN try(json_parse({as_json("line")}))
-END AS map(varchar, json)) AS fields
+THEN try(json_parse({as_json("line")})) END AS parsed_
 FROM {LINES}
+), objects AS (
+SELECT *, try_cast(parsed_ AS map(varchar, json)) AS fields
+FROM parsed
 ), unfolded AS (
 SELECT *,
 try_cast(CASE WHEN {is_object(f"element_at(fields, {quoted(PACKED)})")}
@@ -225,13 +227,20 @@ AND {all_of(is_pack(newest))}
 """  # noqa: S608 - the same
 
 
-def named_once(name: str, most: int = 1) -> str:
-    """Return a condition: a line has a name at most once (or `most` times), nested or not.
-
-    The decoder refuses a repeated name; Trino's parser would use the last value.
-    """
+def times(name: str, line: str = "line") -> str:
+    """Return an expression for the number of times that a line has a name, nested or not."""
     named = f'"{name}"' + r"\s*:"
-    return f"cardinality(regexp_extract_all(line, {quoted(named)})) <= {most}"
+    return f"cardinality(regexp_extract_all({line}, {quoted(named)}))"
+
+
+def named_once(name: str) -> str:
+    """Return a condition: no object in a line has a name twice.
+
+    The decoder refuses a reading that has one of its fields twice. Trino's parser keeps the last
+    value, so the parsed line has the name less often than the line. If only a nested object has it
+    twice, the decoder takes the reading, and the view leaves it out.
+    """
+    return f"{times(name)} <= {times(name, 'json_format(parsed_)')}"
 
 
 def as_json(line: str) -> str:
@@ -255,9 +264,9 @@ def array(name: str) -> str:
 def is_pack(newest: Version) -> Iterator[str]:
     """Yield the conditions under which the decoder takes a pack's form (telemetry.domain.pack)."""
     for name in newest.fields:
-        yield named_once(name, most=3 if name in newest.metrics else 1)
+        yield f"{times(name)} <= {3 if name in newest.metrics else 1}"
     for name in (AFTER, LOW, PACKED):
-        yield named_once(name)
+        yield f"{times(name)} <= 1"
     first, low = (f"element_at(fields, {quoted(name)})" for name in ("recorded_at", LOW))
     yield f"regexp_like(json_format({first}), {quoted(WHOLE_NUMBER)})"
     yield is_object(low)

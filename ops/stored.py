@@ -4,6 +4,7 @@ import base64
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +19,18 @@ if str(LAYER) not in sys.path:
     sys.path.append(str(LAYER))  # the functions' own code decodes windows
 
 from telemetry.domain import pack as packs  # noqa: E402
-from telemetry.domain.times import MINUTE_MS, from_iso, minute_of, to_iso_minute  # noqa: E402
+from telemetry.domain.admission import MAX_READINGS  # noqa: E402
+from telemetry.domain.bundle import content  # noqa: E402
+from telemetry.domain.decoders.compression import unpacked  # noqa: E402
+from telemetry.domain.decoders.text import json_documents, lines  # noqa: E402
+from telemetry.domain.reading import Reading  # noqa: E402
+from telemetry.domain.times import MINUTE_MS, minute_of, to_iso_minute  # noqa: E402
+from telemetry.domain.validation import parse  # noqa: E402
 from telemetry.domain.window import decode  # noqa: E402
 from telemetry.errors import Rejected  # noqa: E402
 
 CONDITION = "device_id = :device AND begins_with(minute_region, :minute)"
-NO_METRICS = {"recorded_at", "received_at", "replayed_at"}
+TEXTS = {"json": json_documents, "ndjson": lines}
 
 
 class Sample(NamedTuple):
@@ -77,25 +84,23 @@ class Windows:
 
 
 def samples(line: Line) -> Iterator[Sample]:
-    """Yield the readings in a quarantined record; none if this code can't decode it."""
+    """Yield the readings in a quarantined record, as the functions of this version take it.
+
+    None if they take none of it, or if it is a message in a binary format.
+    """
     try:
         data = data_of(line)
         if line["source"] == "mqtt":
-            event = json.loads(data)
-            documents = of_message(event)
-            device_id = event["device_id"]
+            readings = of_message(json.loads(data))
         elif line["source"] in ("kinesis", "overflow"):
-            pack = packs.decode(data)
-            alone = [data] if pack is None else pack.documents
-            documents, device_id = [json.loads(each) for each in alone], None
+            readings = content(data).readings
         else:
             return
-        found = [sample_of(each, device_id) for each in documents]
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, Rejected):
         return
-    except Rejected:  # a malformed pack
-        return
-    yield from found
+    for each in readings:
+        if each.metrics:
+            yield Sample(each.device_id, each.recorded_at_ms, tuple(sorted(each.metrics)))
 
 
 def to_stream(line: Line) -> bytes:
@@ -103,31 +108,15 @@ def to_stream(line: Line) -> bytes:
     return packs.comparable(data_of(line))
 
 
-def of_message(event: dict[str, Any]) -> list[Any]:
-    """Return the documents of a message in JSON or JSON lines; raise ValueError for others."""
-    body = base64.b64decode(event["body"])
-    match event.get("format") or "json":
-        case "json":
-            document = json.loads(body)
-            return document if isinstance(document, list) else [document]
-        case "ndjson":
-            return [json.loads(line) for line in body.splitlines() if line.strip()]
-        case other:
-            raise ValueError(other)
-
-
-def sample_of(document: dict[str, Any], device_id: str | None) -> Sample:
-    """Return a document's sample; raise ValueError, TypeError or KeyError if it isn't a reading."""
-    recorded_at = document["recorded_at"]
-    at_ms = from_iso(recorded_at) if isinstance(recorded_at, str) else recorded_at
-    if isinstance(at_ms, bool) or at_ms != int(at_ms):
-        raise ValueError(recorded_at)
-    metrics = sorted(
-        name
-        for name, value in document.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and name not in NO_METRICS
-    )
-    named = document.get("device_id", device_id) if device_id is None else device_id
-    if not isinstance(named, str) or not metrics:
-        raise ValueError(named)
-    return Sample(named, int(at_ms), tuple(metrics))
+def of_message(event: dict[str, Any]) -> list[Reading]:
+    """Return the readings in a message in JSON or JSON lines; raise ValueError for others."""
+    form = (event.get("format") or "json").removesuffix("-gzip")
+    if form not in TEXTS:
+        raise ValueError(form)
+    body = unpacked(base64.b64decode(event["body"]), None)
+    readings = []
+    for document in TEXTS[form](body, MAX_READINGS):
+        if isinstance(document, dict):
+            with suppress(Rejected):
+                readings.append(parse(document, event["device_id"]).reading)
+    return readings

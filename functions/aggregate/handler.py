@@ -119,7 +119,8 @@ def run(
         log.warning("values differ from those stored for their instant", extra={"devices": devices})
     processed = _until_first(failed, outcomes)
     _count_by_minute(processed)
-    log_refused(_refusals(processed), stream.VIA)
+    for via, refusals in _refusals(processed).items():
+        log_refused(refusals, via)
     return answer
 
 
@@ -137,10 +138,28 @@ def _put_back(outcomes: Sequence[Outcome], sink: RecordSink, pace: Pace) -> list
             continue
         if pace.is_over:
             return [*failed, record]
-        readings, lines = stream.put_back(record)
-        if sink.put(readings) or sink.put_lines(lines):
+        if not _put_all(*stream.put_back(record), sink, pace):
             return [*failed, record]
     return failed
+
+
+def _put_all(
+    readings: list[Reading], lines: list[tuple[str, bytes]], sink: RecordSink, pace: Pace
+) -> bool:
+    """Put readings and records on the stream; return whether it took all of them.
+
+    A shard takes 1,000 records a second. So a large bundle needs several puts, each of what is
+    left: what a delivery puts is forgotten, and the next one begins with the whole bundle.
+    """
+    while readings or lines:
+        if pace.is_over:
+            return False
+        before = len(readings) + len(lines)
+        readings = sink.put(readings)
+        lines = sink.put_lines(lines)
+        if len(readings) + len(lines) == before:
+            return False
+    return True
 
 
 def _is_bad(record: Record, metric: Metric | None) -> bool:
@@ -200,19 +219,23 @@ def _first_of_each_device(records: Iterable[Record]) -> list[Record]:
     return first
 
 
-def _refusals(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
-    """Return the refused metrics of records, in the form in which they are logged."""
-    return [
-        {
-            "device_id": record.identified.device_id,
-            "field": error.field,
-            "value": shown(error.value),
-            "reason": error.reason,
-        }
-        for record, _ in outcomes
-        if record.identified
-        for error in record.refused
-    ]
+def _refusals(outcomes: Iterable[Outcome]) -> dict[str, list[dict[str, Any]]]:
+    """Return the refused metrics of records, as they are logged, by the way in."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record, _ in outcomes:
+        identified = record.identified
+        if identified is None:
+            continue
+        found.setdefault(identified.via or stream.VIA, []).extend(
+            {
+                "device_id": identified.device_id,
+                "field": error.field,
+                "value": shown(error.value),
+                "reason": error.reason,
+            }
+            for error in record.refused
+        )
+    return found
 
 
 def _until_first(failed: Iterable[Record], outcomes: Iterable[Outcome]) -> list[Outcome]:

@@ -28,7 +28,8 @@ def run(
     """Move each message's readings to the stream, its other lines to quarantine.
 
     Answer with the messages that must come back, because a part of them couldn't be moved. A line
-    goes to quarantine only after the message's readings are on the stream.
+    goes to quarantine only after the message's readings are on the stream. A reading of which a
+    value is refused now goes on as it is: `aggregate` counts and keeps what is wrong with it.
     """
     failures: list[dict[str, str]] = []
     drained, quarantined, refused, left_out = 0, 0, 0, 0
@@ -44,10 +45,11 @@ def run(
             log.exception("a message can't be read", extra={"id": message["messageId"]})
             failures.append({"itemIdentifier": message["messageId"]})
             continue
-        if stream.put(intake.readings) or not quarantine.keep(intake.entries):
+        left = stream.put(intake.readings) or stream.put_lines(intake.lines)
+        if left or not quarantine.keep(intake.entries):
             failures.append({"itemIdentifier": message["messageId"]})
             continue
-        drained += len(intake.readings)
+        drained += len(intake.readings) + len(intake.lines)
         refused += len(intake.partly)
         left_out += intake.left_out
         bad = [each for each in intake.entries if not each.is_partly]
@@ -71,9 +73,9 @@ def contents(message: dict[str, Any], retention_ms: int, schemas: Schemas) -> In
     if published is not None:
         intake = mqtt.take(published, retention_ms, "drain", schemas)
         return intake._replace(readings=mqtt.uncounted(intake.readings))
-    readings, rejected = overflowed(message["body"])
-    entries = [entry_of_line(message, *each) for each in rejected]
-    return Intake(readings, len(entries), entries)
+    found = overflowed(message["body"])
+    entries = [entry_of_line(message, *each) for each in found.rejected]
+    return Intake(found.readings, len(entries), entries, lines=found.lines)
 
 
 @functools.cache

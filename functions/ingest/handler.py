@@ -121,7 +121,9 @@ def run_influx(
     admission = admit(batch.documents, poster, now_ms, retention_ms, trace_id, places)
     judgement = judge_batch(batch, admission)
     refused: list[Refusal] = [*admission.refusals, *judgement.admission.partly]
-    refused += [refusal(device_id, None, str(fault)) for fault in batch.faults]
+    refused += [
+        refusal(fault.device_id, fault.field, str(fault), fault.value) for fault in batch.faults
+    ]
     log_refused(refused, INFLUX, grant["subject"])
     lost = _keep(judgement.admission, judgement.dropped, now_ms, stream, overflow)
     if batch.ignored:

@@ -22,9 +22,10 @@ from telemetry.settings import QuerySettings
 HOUR_MS = 3_600_000
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1_000
 LATEST_PAGE = 4  # items: the newest minute of up to three regions, and one more
-# How far back a metric's last value is searched: through this many windows, and not further once
-# they had this many readings. That is 17 hours or more, and about 2 MB to read.
-LOOK_BACK_WINDOWS, LOOK_BACK_READINGS, LOOK_BACK_PAGE = 1_000, 100_000, 250
+# How far back a metric's last value is searched: until this many windows in a row bring no other
+# metric, and not further once windows had this many readings. Most devices lack a metric for good,
+# and each of their requests would pay for a longer search.
+LOOK_BACK_IDLE, LOOK_BACK_READINGS, LOOK_BACK_PAGE = 60, 100_000, 60
 
 Route = Callable[[dict[str, Any], int, WindowReader, AlertReader], dict[str, Any]]
 
@@ -94,21 +95,23 @@ def _look_back(windows: WindowReader, device_id: str) -> dict[str, Any] | None:
     """
     latest: dict[str, Any] = {}
     metrics: dict[str, dict[str, Any]] = {}
-    back_to_ms = looked = readings = conflicting = 0
+    back_to_ms = looked = idle = readings = conflicting = 0
     searched: dict[str, Any] = {"complete": True}
     try:
         for minute_ms, window in _newest_first(windows, device_id):
             if not latest:
                 offset = max(window)
                 latest = {"recorded_at": to_iso(minute_ms + offset), **window[offset]}
-            for name, (offset, value) in last_values(window).items():
+            found = last_values(window)
+            idle = 0 if found.keys() - metrics.keys() else idle + 1
+            for name, (offset, value) in found.items():
                 known = {"value": value, "recorded_at": to_iso(minute_ms + offset)}
                 metrics.setdefault(name, known)
             back_to_ms, looked, readings = minute_ms, looked + 1, readings + len(window)
             conflicting += count_contested(window)
             if metrics.keys() >= set(METRICS):
                 break
-            if looked >= LOOK_BACK_WINDOWS or readings >= LOOK_BACK_READINGS:
+            if idle >= LOOK_BACK_IDLE or readings >= LOOK_BACK_READINGS:
                 searched["complete"] = False
                 break
     except Unavailable as error:
@@ -118,8 +121,8 @@ def _look_back(windows: WindowReader, device_id: str) -> dict[str, Any] | None:
     if not latest:
         return None
     searched |= {"back_to": to_iso_minute(back_to_ms), "windows": looked}
-    found = {"latest": latest, "metrics": metrics, "conflicting": conflicting}
-    return found | {"searched": searched}
+    answer = {"latest": latest, "metrics": metrics, "conflicting": conflicting}
+    return answer | {"searched": searched}
 
 
 def _newest_first(windows: WindowReader, device_id: str) -> Iterator[tuple[int, Window]]:

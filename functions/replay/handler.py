@@ -71,7 +71,7 @@ def plan(request: dict[str, Any], now_ms: int, archive: Archive) -> dict[str, An
 
 def _rate(request: dict[str, Any]) -> int:
     rate = request.get("readings_per_second")
-    if not isinstance(rate, int) or not 1 <= rate <= RATE_MAX:
+    if type(rate) is not int or not 1 <= rate <= RATE_MAX:  # `true` is an int to Python
         reason = f"is not a whole number from 1 to {RATE_MAX}"
         raise Rejected(reason, field="readings_per_second", value=rate)
     return rate

@@ -13,6 +13,9 @@ from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from telemetry_client.errors import Invalid
+from telemetry_client.reading import check_metric, from_iso
+
 from local.errors import LocalError
 from local.fleet.reading import METRICS, Reading
 
@@ -21,7 +24,6 @@ DEVICE_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EPOCH_PATTERN = re.compile(r"\d{9,19}(\.\d+)?", re.ASCII)
 EPOCH_SECONDS_MAX, EPOCH_MS_MAX, EPOCH_US_MAX = 10**11, 10**14, 10**17
-LEAP_SECOND = re.compile(r"(.*\D\d\d:?\d\d:?)60(\D.*)?")
 OFFSET_PATTERN = re.compile(r"([+-])(\d{2}):?(\d{2})")
 MORE_CELLS = "cells without a column"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -185,7 +187,8 @@ def from_row(
 def ordered(readings: Iterable[Reading | None]) -> Rows:
     """Order readings by time; merge those with the same device and time, metric by metric.
 
-    Of two values the larger one stays, as in the pipeline.
+    Of two values the larger one stays, as in the pipeline, where a value that is out of its
+    metric's range isn't compared.
     """
     rows = Rows()
     measured = [reading for reading in readings if reading is not None]
@@ -193,7 +196,8 @@ def ordered(readings: Iterable[Reading | None]) -> Rows:
     for reading in measured:
         metrics = merged.setdefault((reading.device_id, reading.recorded_at_ms), {})
         for name, value in reading.metrics.items():
-            metrics[name] = max(value, metrics.get(name, value))
+            present = metrics.get(name, value)
+            metrics[name] = max(present, value, key=lambda each: (is_in_range(name, each), each))
     for reading in measured:
         metrics = merged[reading.device_id, reading.recorded_at_ms]
         rows.conflicting += any(metrics[name] != value for name, value in reading.metrics.items())
@@ -204,6 +208,15 @@ def ordered(readings: Iterable[Reading | None]) -> Rows:
     if not rows.readings:
         raise LocalError("--csv: the file has no reading")
     return rows
+
+
+def is_in_range(metric: str, value: float) -> bool:
+    """Return whether the pipeline accepts a metric's value."""
+    try:
+        check_metric(metric, value)
+    except Invalid:
+        return False
+    return True
 
 
 def shifted(readings: list[Reading], end_ms: int) -> list[Reading]:
@@ -277,7 +290,7 @@ def moment_of(cell: str, time_format: str | None, where: str) -> datetime:
             return datetime.strptime(text, time_format)  # noqa: DTZ007 - the clock has the zone
         if EPOCH_PATTERN.fullmatch(text):
             return epoch_moment(text, f"{where}: '{cell}'")
-        return iso_moment(text.replace("/", "-"))
+        return from_iso(text.replace("/", "-"))
     except ValueError:
         expected = (
             time_format
@@ -286,14 +299,6 @@ def moment_of(cell: str, time_format: str | None, where: str) -> datetime:
         raise LocalError(
             f"{where}: '{cell}' isn't {expected} (--time-format sets another format)"
         ) from None
-
-
-def iso_moment(text: str) -> datetime:
-    """Return the moment of an ISO 8601 time; raise ValueError. A leap second becomes the next."""
-    text = text.replace("z", "Z")
-    leap = LEAP_SECOND.fullmatch(text)
-    moment = datetime.fromisoformat(f"{leap[1]}59{leap[2] or ''}" if leap else text)
-    return moment + timedelta(seconds=1) if leap else moment
 
 
 def epoch_moment(text: str, where: str) -> datetime:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -521,6 +522,87 @@ def test_an_invocation_puts_back_for_half_a_minute_and_leaves_the_rest(stage: St
 
     stage.kinesis.refuses = hangs
     assert stage.run(reading(), BUNDLES["list"], BUNDLES["list"], BUNDLES["KPL"]) == failed(3)
+
+
+def test_refused_metrics_are_logged_with_their_way_in(
+    stage: Stage, logged: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    line = {"device_id": "a", "recorded_at": NOW_MS, "temperature": 999, "humidity": 40}
+    stamped = {**line, "received_at": NOW_MS, "via": "mqtt"}
+    stage.run(json.dumps(line).encode(), json.dumps(stamped).encode())
+    assert [each["via"] for each in logged("refused")] == ["stream", "mqtt"]
+
+
+class Shard(MemoryKinesis):
+    """A stream of one shard, with its limit: 1,000 records a second."""
+
+    def __init__(self) -> None:
+        super().__init__(self.is_full)
+        self.now, self.tokens = 0.0, 1_000.0
+
+    def is_full(self, _entry: dict[str, Any]) -> bool:
+        if self.tokens < 1:
+            return True
+        self.tokens -= 1
+        return False
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.tokens = min(1_000, self.tokens + 1_000 * seconds)
+
+
+@pytest.mark.parametrize(("kind", "odd"), [("KPL", {}), ("list", {"wind": 3})])
+def test_the_largest_bundle_gets_through_one_shard_at_its_first_delivery(
+    stage: Stage, kind: str, odd: dict[str, Any]
+) -> None:
+    lines = lines_of(reading(f"pump-{place}") for place in range(5_000))
+    documents = [{**json.loads(line), **odd} for line in lines]
+    data = json.dumps(documents).encode() if kind == "list" else writers.kpl(lines)
+    shard = Shard()
+    sink = Stream(shard, "readings", shard.sleep, lambda: shard.now)
+    pace = Pace(lambda: shard.now)
+    quarantine = Quarantine(stage.bucket, "failures")
+    answer = run(kinesis([reading(), data]), NOW_MS, stage.windows, quarantine, sink, pace)
+    assert answer == NOTHING_FAILED
+    assert len(shard.records) == 5_000
+    assert len({record["PartitionKey"] for record in shard.records}) == 5_000
+    assert shard.now < 10
+
+
+def test_a_stream_that_takes_nothing_ends_an_attempt_at_once(stage: Stage) -> None:
+    stage.kinesis.refuses = lambda _entry: True
+    assert stage.run(reading(), BUNDLES["KPL"]) == failed(1)
+    assert len(stage.kinesis.calls) <= 6
+
+
+ODD_FIELDS = {
+    "meta": {"via": "lora", "device_id": "x", "temperature": 2},
+    "sensor": [{"received_at": 1}],
+    "note": '"via": \\"via\\": \ud800',
+    "wind": math.nan,
+    "pressure": 10**5000,
+}
+
+
+@pytest.mark.parametrize("odd", ODD_FIELDS)
+def test_a_reading_is_worth_the_same_alone_and_in_a_bundle(
+    stage: Stage, counted: Counted, odd: str
+) -> None:
+    (line,) = lines_of([reading("a", NOW_MS, temperature=20.0)])
+    value = "1" + "0" * 5000 if odd == "pressure" else json.dumps(ODD_FIELDS[odd])
+    line = line[:-1] + f', "{odd}": {value}}}'.encode()
+    stage.run(line)
+    alone = stage.stored()
+    assert list(alone.values()) == [{0: {"temperature": 20.0}}]
+    stage.items.stored.clear()
+    stage.restart()
+    stage.run(b"[" + line + b"]")
+    stage.run(*stage.put_back())
+    assert stage.stored() == alone
+    assert counted("ReadingsQuarantined") == 0
+    fields = [held["field"] for held in stage.quarantined()]
+    assert fields == [odd, odd]
+    assert counted("MetricsRefused") == 2
 
 
 def test_a_refused_document_of_a_bundle_is_quarantined_with_the_bundle_and_counted(

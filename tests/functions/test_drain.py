@@ -10,6 +10,7 @@ from telemetry.aws.overflow import Overflow
 from telemetry.aws.quarantine import Quarantine
 from telemetry.aws.queue import Queue
 from telemetry.aws.stream import Stream
+from telemetry.domain import no_measurement
 
 from functions.drain import handler
 from functions.drain.handler import contents, run
@@ -91,6 +92,32 @@ def test_a_line_that_is_no_reading_goes_to_quarantine_with_its_bytes(
     assert base64.b64decode(held["data"]) == body.encode(errors="surrogatepass")
     assert held["reason"]
     assert (counted("ReadingsDrained"), counted("ReadingsQuarantined")) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"temperature": 85},
+        {"temperature": 85, "humidity": 40},
+        {"temperature": 21, "humidity": 400},
+        {"temperature": 21, "wind": 3},
+    ],
+)
+def test_a_reading_of_which_a_value_is_refused_since_it_was_accepted_goes_on_as_it_is(
+    line: dict[str, Any], counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = no_measurement.load('no_measurement: [{"metric": "temperature", "values": [85]}]')
+    monkeypatch.setattr(no_measurement, "shipped", lambda: declared)
+    stamped = {"device_id": "pump-0", "recorded_at": NOW_MS, "received_at": NOW_MS, **line}
+    kinesis, bucket = MemoryKinesis(), MemoryS3()
+    body = messages(1)[0] + "\n" + json.dumps(stamped)
+    assert drain(kinesis, [body], bucket) == NOTHING_FAILED
+    assert stamped in [json.loads(record["Data"]) for record in kinesis.records]
+    assert bucket.lines() == []
+    assert (counted("ReadingsDrained"), counted("ReadingsQuarantined")) == (2, 0)
+    assert (counted("MetricsRefused"), counted("MetricsLeftOut")) == (0, 0)  # aggregate counts them
+    kinesis.down = True
+    assert drain(kinesis, [json.dumps(stamped)], bucket)["batchItemFailures"]
 
 
 def test_a_message_whose_line_finds_no_place_in_quarantine_comes_back(counted: Counted) -> None:

@@ -782,6 +782,38 @@ def test_an_operator_finds_refusals_by_device_field_and_reason(
     ]
 
 
+PROTOBUF = b"\x0a\x0f\x0a\x06pump-7\x10\x80\xf5\xe9\x8f\xa14"
+
+
+@pytest.mark.usefixtures("lines")
+@pytest.mark.parametrize(
+    ("body", "content_type", "device_id", "field"),
+    [
+        (b'[{"device_id":"pump-7","humidity":1,"humidity":2}]', "json", "pump-7", "humidity"),
+        (b'{"device_id":"pump-7","humidity":1,"humidity":2}', "x-ndjson", "pump-7", "humidity"),
+        (b'{"device_id":"pump-7","device_id":"pump-8"}', "x-ndjson", None, "device_id"),
+        (b'{ "device_id" : "pump-7","humidity":', "x-ndjson", "pump-7", None),
+        (b'{"device_id":"pump 7","humidity":', "x-ndjson", None, None),
+        (PROTOBUF, "x-protobuf", "pump-7", None),
+    ],
+)
+def test_a_gateways_reading_that_a_decoder_refused_is_found_by_its_device(
+    stage: Stage,
+    caplog: pytest.LogCaptureFixture,
+    body: bytes,
+    content_type: str,
+    device_id: str | None,
+    field: str | None,
+) -> None:
+    event = request("POST", "/readings", None, role="gateway", prefix="", subject="gateway-1")
+    event |= {"body": base64.b64encode(body).decode(), "isBase64Encoded": True}
+    event["headers"] = {"Content-Type": f"application/{content_type}"}
+    (told,) = body_of(stage.run(event))["rejected"]
+    (line,) = refused(caplog)
+    for each in (told, line):
+        assert (each["device_id"], each["field"]) == (device_id, field)
+
+
 @pytest.mark.usefixtures("lines")
 def test_a_body_that_cannot_be_read_is_found_by_its_device(
     stage: Stage, caplog: pytest.LogCaptureFixture

@@ -25,6 +25,7 @@ NOW_NS = NOW_MS * 1_000_000
 RETENTION_MS = 30 * 86_400_000
 WRITES = ["/write", "/api/v2/write"]
 Counted = Callable[[str], float]
+Logged = Callable[[str], list[dict[str, Any]]]
 Event = dict[str, Any]
 
 
@@ -128,6 +129,27 @@ def test_a_partial_write_names_the_lines_in_the_form_of_influxdb_1(
     )
     assert [each["temperature"] for each in stage.put()] == [1]
     assert (counted("ReadingsAccepted"), counted("ReadingsRejected")) == (1, 4)
+
+
+def test_refused_points_of_a_gateway_are_logged_by_device_and_field(
+    stage: Stage, logged: Logged
+) -> None:
+    lines = (
+        f'm,host=a temperature="hot" {NOW_NS}\n'
+        "m,host=b temperature=\n"
+        f"m,host=c temperature=412 {NOW_NS}\n"
+        f"m,host=d! humidity=1 {NOW_NS}\n"
+        "m,host\n"
+    )
+    stage.write(lines)
+    found = {(line["device_id"], line["field"]) for line in logged("refused")}
+    assert found == {
+        ("a", "m.temperature"),
+        ("b", None),
+        ("c", "temperature"),
+        ("d!", "tag host"),
+        (None, None),
+    }
 
 
 def test_a_partial_write_names_the_lines_in_the_form_of_influxdb_2(stage: Stage) -> None:

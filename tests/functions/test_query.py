@@ -251,6 +251,29 @@ def test_a_wrong_parameter_is_named_with_its_value_and_what_would_be_right(
     assert body["value"][:20] in query[field] or field == "from"
 
 
+@pytest.mark.parametrize("name", ["from", "to"])
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        ("1795224600", "seconds"),
+        ("1795224600000000", "microseconds"),
+        ("1795224600000000000", "nanoseconds"),
+    ],
+)
+def test_a_time_in_another_unit_is_refused_by_the_unit(
+    stage: Stage, name: str, text: str, unit: str
+) -> None:
+    response = stage.get(WINDOWS, **{name: text})
+    body = body_of(response)
+    assert (response["statusCode"], body["field"], body["value"]) == (400, name, text)
+    assert body["reason"].endswith(f"; it looks like {unit}, and milliseconds are meant")
+
+
+@pytest.mark.parametrize("text", ["0", "1970-01-21T18:40:24Z", "86400000"])
+def test_a_time_before_2000_that_is_meant_is_taken(stage: Stage, text: str) -> None:
+    assert stage.get(WINDOWS, **{"from": text})["statusCode"] == 200
+
+
 def test_the_latest_reading_is_that_of_the_latest_event_time(stage: Stage) -> None:
     stage.store(reading(at_ms=NOW_MS - 90_000, temperature=1.0))
     stage.store(reading(at_ms=NOW_MS - 1_000, temperature=2.0, battery=3.5), region="us-east-1")
@@ -320,16 +343,25 @@ def test_a_device_that_always_sends_every_metric_costs_one_small_read(stage: Sta
 def test_how_far_it_looked_is_bounded_and_said(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(query, "LOOK_BACK_WINDOWS", 10)
+    monkeypatch.setattr(query, "LOOK_BACK_IDLE", 10)
     stage.store(reading(at_ms=NOW_MS - 30 * MINUTE_MS, battery=3.1))
-    stage.store(*(reading(at_ms=NOW_MS - n * MINUTE_MS) for n in range(20)))
+    stage.store(reading(at_ms=NOW_MS - 10 * MINUTE_MS, humidity=40.0))
+    stage.store(*(reading(at_ms=NOW_MS - n * MINUTE_MS) for n in range(25)))
     body = body_of(stage.get(DEVICE))
-    assert body["metrics"].keys() == {"temperature"}
+    assert body["metrics"].keys() == {"temperature", "humidity"}
     assert body["searched"] == {
         "complete": False,
-        "back_to": "2026-11-21T01:21:00Z",
-        "windows": 10,
+        "back_to": "2026-11-21T01:10:00Z",  # ten windows behind the humidity's
+        "windows": 21,
     }
+
+
+def test_a_device_that_never_sends_some_metrics_costs_an_hours_windows(stage: Stage) -> None:
+    stage.store(*(reading(at_ms=NOW_MS - n * MINUTE_MS) for n in range(500)))
+    body = body_of(stage.get(DEVICE))
+    assert body["searched"]["windows"] == 61
+    assert body["searched"]["complete"] is False
+    assert stage.reader.items_read <= 125
 
 
 def test_full_windows_are_looked_at_no_further_than_readings_allow(

@@ -371,7 +371,7 @@ def test_records_archived_after_the_plan_are_not_sent(stage: Stage) -> None:
     assert stage.replay() == 1
 
 
-@pytest.mark.parametrize("rate", [0, -1, 1.5, "fast", None, 100_001])
+@pytest.mark.parametrize("rate", [0, -1, 1.5, "fast", None, True, 100_001])
 def test_a_rate_that_can_not_be_is_named(stage: Stage, rate: Any) -> None:
     with pytest.raises(Rejected, match="readings_per_second: is not a whole number from 1"):
         stage.plan(readings_per_second=rate)

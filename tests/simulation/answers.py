@@ -41,6 +41,7 @@ SPANS = 2
 METERS = 3
 """Maximum of the other producer's devices that are queried: heat waves bring many."""
 PAGES_MAX = 2_000
+IDLE_MINUTES = 60
 NOBODY = "nobody"
 LATER_MS = 24 * 3_600_000
 
@@ -232,19 +233,25 @@ def devices_are_told(world: World) -> Found:
 def described(device_id: str, found: Instants) -> Json:
     """Return the expected answer about a device; None if it has no readings.
 
-    The newest minutes are searched until each metric has a value, or to the oldest.
+    The newest minutes are searched until each metric has a value, 60 minutes in a row bring no
+    other metric, or to the oldest.
     """
     if not found:
         return {}
     latest_ms, searched = max(found), dict[int, Instants]()
     metrics: dict[str, Json] = {}
-    for at_ms in sorted(found, reverse=True):
-        minute_ms = at_ms - at_ms % MINUTE_MS
-        if minute_ms not in searched and metrics.keys() == set(METRICS):
+    idle = 0
+    for minute_ms in sorted({at_ms - at_ms % MINUTE_MS for at_ms in found}, reverse=True):
+        if idle == IDLE_MINUTES or metrics.keys() == set(METRICS):
             break
-        searched.setdefault(minute_ms, {})[at_ms] = found[at_ms]
-        for name, each in found[at_ms].items():
-            metrics.setdefault(name, {"value": each.value, "recorded_at": iso(str(at_ms))})
+        known = len(metrics)
+        searched[minute_ms] = {
+            at_ms: found[at_ms] for at_ms in found if at_ms - at_ms % MINUTE_MS == minute_ms
+        }
+        for at_ms in sorted(searched[minute_ms], reverse=True):
+            for name, each in found[at_ms].items():
+                metrics.setdefault(name, {"value": each.value, "recorded_at": iso(str(at_ms))})
+        idle = idle + 1 if len(metrics) == known else 0
     values = {name: each.value for name, each in found[latest_ms].items()}
     return {
         "device_id": device_id,
@@ -252,7 +259,7 @@ def described(device_id: str, found: Instants) -> Json:
         "metrics": metrics,
         "conflicting": sum(map(conflicting, searched.values())),
         "searched": {
-            "complete": True,
+            "complete": idle < IDLE_MINUTES,
             "back_to": minute_text(min(searched)),
             "windows": len(searched),
         },

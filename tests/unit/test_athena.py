@@ -28,7 +28,8 @@ from tests.athena import Athena
 
 EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - Athena's timestamps have no zone
 AT = 1_795_224_600_000  # 2026-11-21T01:30:00Z
-READING = {"device_id": "pump-17", "recorded_at": AT, "temperature": 21.5}
+TEMPERATURE = {"temperature": 21.5}
+READING = {"device_id": "pump-17", "recorded_at": AT, **TEMPERATURE}
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,7 @@ def test_a_reading_through_ingest_has_all_its_columns(athena: Athena) -> None:
         "2026-11-21t01:30:00z",
         "2026-11-21T01:29:60Z",
         "20261121T012960,25Z",
+        "2026-11-21T01:30:00.z",
         float(AT),
         float(AT + 1),
     ],
@@ -178,6 +180,10 @@ def test_what_is_no_reading_is_left_out_and_fails_no_query(athena: Athena, line:
         {"wind": 3.0, "gps": {"at": [52.5, {"deep": []}]}},
         {"wind": [{}] * 62},
         {"humidity": float("nan"), "battery": -math.inf, "note": "is:NaN"},
+        {"wind": [math.nan, -math.inf, [math.inf]], "note": "[NaN,NaN"},
+        {"sensor": {"temperature": 2}, "wind": [{"temperature": 3, "battery": 1}]},
+        {"meta": {"device_id": "x", "via": "lora", "recorded_at": "now"}},
+        {"note": '"temperature": 1'},
     ],
 )
 def test_a_metric_that_is_not_valid_is_null_and_the_others_are_there(
@@ -215,6 +221,29 @@ def test_a_value_that_stands_for_no_measurement_is_null(monkeypatch: pytest.Monk
     made.close()
 
 
+def test_an_unknown_name_given_twice_leaves_the_reading_in_the_view(athena: Athena) -> None:
+    for value in ("1", '"\\\\"'):
+        line = json.dumps(READING).replace("{", f'{{"foo": {value}, "foo": 2, ')
+        assert (
+            found(athena, line) == expected(line) == {0: row(Reading("pump-17", AT, TEMPERATURE))}
+        )
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        '"meta": {"via": "a", "via": "b"}',  # the pattern's count can't tell its depth
+        '"humidity": ' + "1" * 5_000,  # Trino's parser reads neither
+        '"foo": "\\ud800"',
+    ],
+)
+def test_of_some_odd_lines_windows_have_the_reading_and_the_view_has_not(
+    athena: Athena, odd: str
+) -> None:
+    line = json.dumps(READING).replace("{", f"{{{odd}, ")
+    assert (len(expected(line)), len(found(athena, line))) == (1, 0)
+
+
 def test_a_time_by_weeks_is_the_one_form_that_windows_take_and_the_view_leaves_out(
     athena: Athena,
 ) -> None:
@@ -250,8 +279,8 @@ ANYTHING = st.one_of(
     st.integers(),
     st.floats(),
     st.text(max_size=5),
-    st.lists(st.integers(), max_size=2),
-    st.dictionaries(st.text(max_size=1), st.integers(), max_size=2),
+    st.lists(st.integers() | st.floats(), max_size=2),
+    st.dictionaries(st.text(max_size=1) | st.sampled_from(list(FIELDS)), st.integers(), max_size=2),
     WRITTEN,
 )
 METRICS_IN_RANGE = {
@@ -471,7 +500,7 @@ def changed(**columns: Any) -> dict[str, Any]:
         (0, changed(after_ms=3)),
         (0, changed(after_ms=[0] * 20_000)),
         (0, {"readings": {}}),
-        (0, {"readings": []}),
+        (1, {"readings": []}),
     ],
 )
 @pytest.mark.parametrize("indent", [None, 1])

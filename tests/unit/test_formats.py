@@ -164,8 +164,12 @@ def test_text_that_begins_as_zlib_does_is_text() -> None:
     assert unpacked(b"x", "deflate") == b"x"
 
 
-def test_a_gzip_body_that_says_it_is_none_is_refused() -> None:
-    assert "Content-Encoding" in refused(writers.zipped(b"{}"), None).reason
+@pytest.mark.parametrize("encoding", [None, "identity", "deflate", "gzip", "x-gzip", "X-GZip "])
+def test_a_body_that_begins_as_gzip_is_unpacked_whatever_its_header_says(
+    encoding: str | None,
+) -> None:
+    for data, content_type in WRITTEN.values():
+        assert decoded(writers.zipped(data), content_type, encoding) == [ONE, TWO, THREE]
 
 
 def test_a_gzip_body_is_one_member_and_whole() -> None:
@@ -527,6 +531,29 @@ def test_a_union_of_times_of_several_units_is_refused() -> None:
     assert "different units" in error.reason
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "float",
+        {"type": "float"},
+        ["null", "float"],
+        ["long", "float"],
+        logical("timestamp-millis", "float"),
+    ],
+)
+def test_an_instant_of_32_bits_is_refused_by_the_name_of_its_type(kind: Any) -> None:
+    error = refused(container_of({"recorded_at": kind}, ONE), AVRO)
+    assert error.field == "recorded_at"
+    assert error.reason.startswith("is a float, ")
+    assert error.reason.endswith("; a timestamp-millis or a double can")
+
+
+@pytest.mark.parametrize("kind", ["double", ["null", "double"], ["long", "double"]])
+def test_an_instant_may_be_a_double(kind: Any) -> None:
+    sent = {**ONE, "recorded_at": float(AT_MS)}
+    assert decoded(container_of({"recorded_at": kind}, sent), AVRO) == [sent]
+
+
 def test_a_device_id_may_be_a_uuid_that_is_a_string() -> None:
     name = "c4a0e1f2-0000-4000-8000-000000000001"
     data = container_of({"device_id": logical("uuid", "string")}, {**ONE, "device_id": name})
@@ -684,7 +711,8 @@ def test_one_reading_that_is_not_said_to_be_one_is_told_how_to_be(device_id: str
     error = refused(data, PROTOBUF)
     assert error.reason == (
         "is one Reading, and Readings is expected; "
-        "for one Reading add messageType=Reading to the Content-Type"
+        "for one Reading send Readings with it, "
+        "or over HTTPS add messageType=Reading to the Content-Type"
     )
     assert decoded(data, f"{PROTOBUF}; messageType=Reading") == [document]
 

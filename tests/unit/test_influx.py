@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from telemetry.domain import no_measurement
 from telemetry.domain.admission import Admission, Poster, admit
 from telemetry.domain.influx_mapping import (
     Batch,
@@ -18,6 +19,7 @@ from telemetry.domain.influx_mapping import (
     translate,
 )
 from telemetry.domain.line_protocol import parse
+from telemetry.domain.no_measurement import load
 from telemetry.domain.reading import METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -203,6 +205,63 @@ def test_of_two_fields_of_a_point_that_are_one_metric_the_larger_is_kept(fields:
         "temperature; the larger value is kept"
     )
     assert judge(f"m,host=h temperature=1,t=1 {NOW_MS}", "ms", rules)[1] == []
+
+
+TWO_PROBES = [{"field": "t1", "metric": "temperature"}, {"field": "t2", "metric": "temperature"}]
+ABOVE = "line 1: m.t{}: 400.0 is above 150.0 °C"
+
+
+@pytest.fixture
+def _declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = '{"metric": "temperature", "values": [85, -127, 999], "devices": "h*"}'
+    none = load(f'{{"no_measurement": [{entry}]}}')
+    monkeypatch.setattr(no_measurement, "shipped", lambda: none)
+
+
+@pytest.mark.usefixtures("_declared")
+@pytest.mark.parametrize(
+    ("fields", "stored", "told", "left_out"),
+    [
+        ("t1=21.5,t2=85", 21.5, [], 1),
+        ("t1=85,t2=21.5", 21.5, [], 1),
+        ("t1=-40,t2=-127", -40, [], 1),
+        ("t1=21.5,t2=999,temperature=85", 21.5, [], 2),
+        ("t1=21.5,t2=400", 21.5, [ABOVE.format(2)], 0),
+        ("t1=400,t2=-100", None, [ABOVE.format(1) + "; m.t2: -100.0 is below -90.0 °C"], 0),
+        ("t1=400,t2=85", None, [ABOVE.format(1)], 0),
+        (
+            "t1=85,t2=85",
+            None,
+            ["line 1: has no measurement: metrics.yaml says that its values "],
+            2,
+        ),
+        ("t1=85,t2=85,humidity=40", None, [], 2),
+        ("t1=400,t2=85,humidity=40", None, [ABOVE.format(1)], 1),
+        (
+            "t1=400,t2=21,temperature=22,humidity=40",
+            22,
+            [ABOVE.format(1), "line 1: m.t2: 21.0 d"],
+            0,
+        ),
+    ],
+)
+def test_a_value_is_not_lost_behind_another_field_of_its_metric_that_is_not_valid(
+    fields: str, stored: float | None, told: list[str], left_out: int
+) -> None:
+    admission, faults = judge(f"m,host=h {fields} {NOW_MS}", "ms", mapping(metrics=TWO_PROBES))
+    readings = [each.metrics.get("temperature") for each in admission.readings]
+    is_kept = stored is not None or "humidity" in fields
+    assert readings == ([stored] if is_kept else [])
+    assert len(faults) == len(told)
+    assert all(each.startswith(begin) for each, begin in zip(faults, told, strict=True))
+    assert admission.left_out == left_out
+
+
+@pytest.mark.usefixtures("_declared")
+def test_another_devices_value_that_stands_for_none_is_a_value_of_this_one() -> None:
+    lines = f"m,host=pump t1=21.5,t2=85 {NOW_MS}"
+    admission, _ = judge(lines, "ms", mapping(metrics=TWO_PROBES))
+    assert [each.metrics for each in admission.readings] == [{"temperature": 85}]
 
 
 def test_a_field_that_is_no_number_takes_no_other_with_it() -> None:

@@ -223,7 +223,7 @@ def test_what_influxdb_takes_and_makes_something_else_of_is_refused(
 def test_a_byte_that_is_not_utf_8_spoils_its_own_line() -> None:
     found, faults = parse("é,t=ü v=1\na,t=".encode() + b"x\xff v=1\nb v=1", "ns")
     assert [each.measurement for each in found] == ["é", "b"]
-    assert faults == [Fault(2, 6, "byte 0xff is not UTF-8")]
+    assert faults == [Fault(2, 6, "byte 0xff is not UTF-8", {"t": "x\udcff"})]
 
 
 def test_a_faulty_line_leaves_the_others_alone() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import base64
+import gzip
 import json
 from collections.abc import Callable
 from io import StringIO
@@ -516,6 +517,39 @@ def test_a_reading_of_which_a_metric_lacks_is_not_called_stored(
     pipeline.store()
     assert stack.do("release", "12", "--wait", "10") == 3
     assert "1 released: 1 couldn't tell\n" in stack.said
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {**READING, "wind": 3.0, "nested": {"temperature": 1}},
+        {**READING, "battery": 999.0},
+        {**READING, "battery": "full"},
+        [READING],
+        [READING, {"temperature": 412}],
+    ],
+)
+def test_a_record_is_stored_once_the_values_that_are_accepted_are(
+    stack: Stack, pipeline: Pipeline, data: Any
+) -> None:
+    stack.put(held("12", json.dumps(data).encode()))
+    pipeline.does = lambda: pipeline.store() if pipeline.pauses == 2 else None
+    assert stack.do("release", "12", "--wait", "60") == 0
+    assert stack.said == "1 released: 1 stored\n"
+
+
+@pytest.mark.parametrize("form", ["json", "ndjson", "json-gzip"])
+def test_a_message_is_stored_once_the_values_that_are_accepted_are(
+    stack: Stack, pipeline: Pipeline, form: str
+) -> None:
+    body = json.dumps({**READING, "wind": 3.0}).encode()
+    packed = gzip.compress(body) if form.endswith("gzip") else body
+    event = {**MESSAGE, "device_id": "pump-1", "format": form}
+    event["body"] = base64.b64encode(packed).decode()
+    stack.put(held("0", json.dumps(event).encode(), name="mqtt:1f", source="mqtt"))
+    pipeline.does = lambda: pipeline.store() if pipeline.pauses == 2 else None
+    assert stack.do("release", "mqtt:1f", "--wait", "60") == 0
+    assert stack.said == "1 released: 1 stored\n"
 
 
 def test_a_record_that_is_refused_again_is_told_with_its_new_name_and_reason(

@@ -1,12 +1,25 @@
 """Times: integers inside, ISO 8601 in UTC outside."""
 
+from datetime import UTC, datetime, timedelta, timezone
+
 import pytest
-from hypothesis import given
+import telemetry_client.reading as client
+from hypothesis import example, given
 from hypothesis import strategies as st
-from telemetry.domain.times import from_iso, minute_of, other_unit, to_iso, to_iso_minute
+from telemetry.domain.times import (
+    LEAP_SECOND,
+    from_iso,
+    minute_of,
+    other_unit,
+    to_iso,
+    to_iso_minute,
+)
+
+from local.fleet.recorded import moment_of
 
 AT_MS = 1_795_224_600_000
 instants = st.integers(0, 253_402_300_799_999)  # 1970 to 9999
+offsets = st.timedeltas(timedelta(hours=-23), timedelta(hours=23)).map(timezone)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +91,41 @@ def test_a_second_of_60_is_the_second_after_it_and_z_may_be_lower_case(text: str
 
 def test_a_leap_second_has_fractions() -> None:
     assert from_iso("2016-12-31T23:59:60.250Z") == from_iso("2017-01-01T00:00:00.250Z")
+
+
+@st.composite
+def written_times(draw: st.DrawFn) -> str:
+    """Draw ISO 8601 text as clients write it: finer than ms, with any separator and offset."""
+    moment = draw(st.datetimes(datetime(1971, 1, 1), datetime(9998, 1, 1), timezones=offsets))  # noqa: DTZ001
+    offset = draw(st.sampled_from(["Z", moment.strftime("%z"), moment.isoformat()[26:]]))
+    date, time = draw(st.sampled_from([("%Y-%m-%d", "%H:%M:%S"), ("%Y%m%d", "%H%M%S")]))
+    separator = draw(st.sampled_from("Tt _-.:,+/"))
+    fraction = draw(st.sampled_from(["", ".%f", ",%f", ".%f60", ".60", ".123460", ".0060"]))
+    year = f"{moment.year:04}"
+    return moment.strftime((date + separator + time + fraction).replace("%Y", year)) + offset
+
+
+@given(written_times())
+@example("2026-11-25T10:00:00.123460Z")
+@example("2026-11-25T10:00:59.999960Z")
+@example("2026-11-25 10:00:00,000060+01:00")
+@example("2026-11-25T10:00:00.111160")
+@example("20261125T100000.000060-0130")
+@example("2026-W48-3T10:00:00.595960Z")
+@example("2026-11-21T01:29:00+01:00:60.5")
+def test_without_a_second_of_60_a_time_is_what_python_reads_also_where_a_fraction_ends_in_60(
+    text: str,
+) -> None:
+    expected = datetime.fromisoformat(text)
+    assert client.from_iso(text) == moment_of(text, None, "row 1") == expected
+    if expected.tzinfo is None:
+        return
+    since_1970 = expected - datetime(1970, 1, 1, tzinfo=UTC)
+    assert from_iso(text) == since_1970 // timedelta(milliseconds=1)
+
+
+def test_the_client_and_the_pipeline_have_one_pattern_for_a_leap_second() -> None:
+    assert client.LEAP_SECOND.pattern == LEAP_SECOND.pattern
 
 
 @pytest.mark.parametrize(

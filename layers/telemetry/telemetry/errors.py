@@ -3,6 +3,7 @@
 TelemetryError
 ├── Rejected              never retried: quarantine or refuse the data, and count it as done
 │   ├── NothingMeasured   every value of a reading stands for no measurement (domain/validation.py)
+│   ├── Doubled           an object has a name twice (domain/decoders/text.py)
 │   ├── TooLarge          more bytes than a request may have
 │   ├── Undecodable       bytes that break their format, or end too early
 │   └── Unsupported       a format or compression that the pipeline doesn't read
@@ -22,14 +23,18 @@ class Rejected(TelemetryError):
     """Data that no retry makes valid.
 
     `field` is the place (None: the whole document), `value` the wrong value. `reason` says what is
-    wrong and what would be right.
+    wrong and what would be right. `device_id` is the device that the data names, where an error is
+    all that is left of the data.
     """
 
-    def __init__(self, reason: str, *, field: str | None = None, value: Any = None) -> None:
+    def __init__(
+        self, reason: str, *, field: str | None = None, value: Any = None, device_id: Any = None
+    ) -> None:
         super().__init__(f"{field}: {reason}" if field else reason)
         self.field = field
         self.value = value
         self.reason = reason
+        self.device_id = device_id
 
     @classmethod
     def all_of(cls, errors: "Sequence[Rejected]") -> "Rejected":

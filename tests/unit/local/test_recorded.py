@@ -87,6 +87,16 @@ def test_of_rows_with_one_time_the_largest_value_is_kept_and_conflicts_are_count
     assert recording.left_out == 2  # with 1 and 2; the second 3 says the same
 
 
+@pytest.mark.parametrize("order", [(21.5, 400), (400, 21.5), (-91, 151, 21.5)])
+def test_a_row_is_not_left_out_for_one_whose_value_the_pipeline_refuses(
+    tmp_path: Path, order: tuple[float, ...]
+) -> None:
+    rows = [f"2026-07-04,{value}," for value in order]
+    recording = recorded(tmp_path, "\n".join(["date,temp,hum", *rows]))
+    assert [each.metrics for each in recording.take_due(NOW_MS, 10)] == [{"temperature": 21.5}]
+    assert recording.left_out == len(order) - 1
+
+
 @pytest.mark.parametrize(
     ("text", "at"),
     [

@@ -17,7 +17,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST_MS = 1_577_836_800_000  # 2020: an earlier time is from an unset clock, or in seconds
 LATEST_MS = 253_402_300_799_999  # the end of the year 9999
 YEAR_2100_MS = 4_102_444_800_000
-LEAP_SECOND = re.compile(r"(.*\D\d\d:?\d\d:?)60([.,].*|Z|[+-].*)")
+# Only the seconds of the time of day: not the end of a fraction, nor an offset's seconds.
+LEAP_SECOND = re.compile(
+    r"([0-9]{4}-?(?:[0-9]{2}-?[0-9]{2}|W[0-9]{2}(?:-?[0-9])?)[^0-9]"  # a date, a separator
+    r"[0-9]{2}:?[0-9]{2}:?)60((?:[.,][0-9]+)?(?:Z|[+-].*)?)"
+)
 EXACT = 2**53  # below it, a float is exact for whole numbers
 Schema = dict[str, Any]
 

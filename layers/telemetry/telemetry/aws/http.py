@@ -9,7 +9,7 @@ from telemetry.domain.decoders.compression import unpacked, within_limit
 from telemetry.domain.decoders.text import json_value
 from telemetry.domain.formats import Body
 from telemetry.domain.reading import FIELDS, shown
-from telemetry.domain.times import LATEST_MS, from_iso
+from telemetry.domain.times import LATEST_MS, from_iso, other_unit, to_iso, unit_hint
 from telemetry.domain.token import SUBJECT
 from telemetry.errors import Rejected, TooLarge, Unavailable, Undecodable, Unsupported
 
@@ -85,15 +85,18 @@ def instant(event: dict[str, Any], name: str, default_ms: int) -> int:
     text = query_parameter(event, name)
     if text is None:
         return default_ms
+    is_number = bool(DIGITS.fullmatch(text))
     try:
-        at_ms = int(text) if DIGITS.fullmatch(text) else from_iso(text)
+        at_ms = int(text) if is_number else from_iso(text)
     except (ValueError, OverflowError):
         at_ms = -1
     if not 0 <= at_ms <= LATEST_MS:
         reason = "is neither an ISO 8601 time with an offset (2026-11-21T01:30:00Z) nor epoch ms"
         if " " in text:
             reason += "; in an address, + is written %2B"
-        raise Rejected(reason, field=name, value=text)
+        raise Rejected(reason + unit_hint(max(at_ms, 0)), field=name, value=text)
+    if is_number and other_unit(at_ms):
+        raise Rejected(f"is {to_iso(at_ms)}{unit_hint(at_ms)}", field=name, value=text)
     return at_ms
 
 

@@ -13,8 +13,8 @@ from urllib.parse import parse_qs
 
 from telemetry.aws.http import RETRY_AFTER_SECONDS, header, query_parameter
 from telemetry.domain.admission import Poster
-from telemetry.domain.decoders.compression import GZIP_MAGIC, unpacked
-from telemetry.domain.influx_mapping import Batch, remedy, shipped_mapping, translate
+from telemetry.domain.decoders.compression import unpacked
+from telemetry.domain.influx_mapping import Batch, name_devices, remedy, shipped_mapping, translate
 from telemetry.domain.line_protocol import Fault, TooManyLines, parse
 from telemetry.domain.reading import shown
 from telemetry.errors import Rejected, TooLarge, Unsupported
@@ -43,8 +43,10 @@ def read(event: dict[str, Any], poster: Poster, now_ms: int) -> Batch:
     """Return the documents in a write's lines; raise Rejected, TooLarge or TooManyLines."""
     precision = query_parameter(event, "precision") or "ns"
     points, faults = parse(_body(event), precision)
-    batch = translate(points, shipped_mapping(), poster.device_id, now_ms)
-    return batch._replace(faults=[*faults, *batch.faults], precision=precision)
+    mapping = shipped_mapping()
+    batch = translate(points, mapping, poster.device_id, now_ms)
+    named = name_devices([*faults, *batch.faults], mapping, poster.device_id)
+    return batch._replace(faults=named, precision=precision)
 
 
 def _body(event: dict[str, Any]) -> bytes:
@@ -57,10 +59,7 @@ def _body(event: dict[str, Any]) -> bytes:
         raise Rejected(f"is not base64: {error}", field="body") from None
     if len(data) > MAX_BODY_BYTES:
         raise TooLarge(f"has more than {MAX_BODY_BYTES} bytes; send it in parts", field="body")
-    coding = header(event, "content-encoding")
-    if data.startswith(GZIP_MAGIC):
-        coding = "gzip"  # even if the header says otherwise
-    return unpacked(data, coding, MAX_BODY_BYTES)
+    return unpacked(data, header(event, "content-encoding"), MAX_BODY_BYTES)
 
 
 def written(

@@ -51,13 +51,17 @@ class Message(NamedTuple):
 
 
 class Intake(NamedTuple):
-    """A message's readings, the number of its refused documents, and its quarantine entries."""
+    """A message's readings, the number of its refused documents, and its quarantine entries.
+
+    `lines` has readings that `aggregate` judges: their devices and bytes.
+    """
 
     readings: list[Reading]
     refused: int
     entries: list[QuarantineEntry]
     partly: Sequence[Refusal] = ()  # refused metrics of accepted documents
     left_out: int = 0  # values that stand for no measurement
+    lines: Sequence[tuple[str, bytes]] = ()
 
 
 def of_event(event: dict[str, Any]) -> Message:

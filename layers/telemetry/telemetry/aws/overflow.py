@@ -1,13 +1,13 @@
 """The overflow queue: where accepted readings wait while the stream doesn't take them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from telemetry.aws.chunks import chunks
 from telemetry.aws.quarantine import QuarantineEntry, device_in
 from telemetry.aws.queue import BYTES_A_CALL, Queue
 from telemetry.domain.reading import Reading, encode, shown
-from telemetry.domain.validation import decode
+from telemetry.domain.validation import NothingMeasured, decode
 from telemetry.errors import Rejected
 
 
@@ -30,15 +30,35 @@ def _size(pair: tuple[Reading, str]) -> int:
     return len(pair[1]) + 1
 
 
-def overflowed(body: str) -> tuple[list[Reading], list[tuple[int, bytes, Rejected]]]:
-    """Return the readings in an overflow message, and its other lines: number, bytes, reason."""
-    readings, rejected = [], []
+class Overflowed(NamedTuple):
+    """The content of an overflow message.
+
+    `lines` has readings of which the code, or metrics.yaml, now refuses a value that `ingest`
+    accepted: their devices and bytes. `rejected` has the lines that aren't readings: number, bytes
+    and reason.
+    """
+
+    readings: list[Reading]
+    lines: list[tuple[str, bytes]]
+    rejected: list[tuple[int, bytes, Rejected]]
+
+
+def overflowed(body: str) -> Overflowed:
+    """Return the content of an overflow message."""
+    found = Overflowed([], [], [])
     for number, line in enumerate(body.encode(errors="surrogatepass").split(b"\n")):
         try:
-            readings.append(decode(line).reading)
+            parsed = decode(line)
+        except NothingMeasured as error:
+            found.lines.append((error.reading.device_id, line))
         except Rejected as error:
-            rejected.append((number, line, error))
-    return readings, rejected
+            found.rejected.append((number, line, error))
+        else:
+            if parsed.refused or parsed.left_out:
+                found.lines.append((parsed.reading.device_id, line))
+            else:
+                found.readings.append(parsed.reading)
+    return found
 
 
 def sent_at_ms(message: dict[str, Any]) -> int | None:

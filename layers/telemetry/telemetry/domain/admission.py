@@ -143,6 +143,8 @@ def _without_losers(reading: Reading, largest: dict[str, tuple[float, str]]) -> 
 def _device_of(document: Any, poster: Poster) -> Any:
     """Return the device that a document names or the poster is; None where neither says."""
     named = document.get("device_id") if isinstance(document, dict) else None
+    if isinstance(document, Rejected):
+        named = document.device_id
     return shown(poster.device_id if named is None else named)
 
 

@@ -14,7 +14,7 @@ from telemetry.domain.reading import Reading
 from telemetry.domain.validation import NothingMeasured, Parsed, decode
 from telemetry.errors import Rejected
 
-MAX_READINGS = 5_000  # as many as a shard takes within the seconds that a put may last
+MAX_READINGS = 5_000  # five seconds of a shard: an invocation puts for half a minute
 
 # first bytes: of a list, an object, UTF-8's byte order mark, and UTF-16's two
 BEGINNINGS = (b"[", b"{", b"\xef", b"\xff", b"\xfe")
@@ -110,7 +110,7 @@ def _documents(data: bytes) -> list[Any] | None:
     bare = text.bare(data)
     is_marked = bare != data.rstrip()
     try:
-        value = text.json_value(bare)
+        value = text.json_readings(bare)
     except Rejected as error:
         return _of_lines(bare) or ([error] if is_marked else None)
     if isinstance(value, list):

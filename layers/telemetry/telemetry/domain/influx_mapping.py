@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from collections.abc import Mapping as MappingOf
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -11,11 +12,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from telemetry.domain import yaml_file
 from telemetry.domain.admission import Admission, Refusal, to_refusal
 from telemetry.domain.line_protocol import NANOSECONDS, Fault, Point, Value
 from telemetry.domain.reading import FIELDS, METRICS, shown
 from telemetry.domain.times import YEAR_2000_MS, YEAR_2100_MS, to_iso
 from telemetry.domain.token import SUBJECT
+from telemetry.domain.validation import measured
 from telemetry.errors import Rejected, TelemetryError
 
 OTHER_CHARACTER = re.compile("[^A-Za-z0-9_-]")  # that a device id can't have
@@ -87,16 +90,19 @@ class Device(BaseModel):
 
     def id_of(self, point: Point) -> str | None:
         """Return the id of a point's device, None if no tag names it; raise Rejected if invalid."""
-        name = next((tag for tag in self.tags if tag in point.tags), None)
-        if name is None:
-            return None
-        value = point.tags[name]
-        if self.other_characters != "refuse":
-            value = OTHER_CHARACTER.sub(self.other_characters, value)
-        if not SUBJECT.fullmatch(value):
+        value = self.named_by(point.tags)
+        if value is not None and not SUBJECT.fullmatch(value):
+            name = next(tag for tag in self.tags if tag in point.tags)
             reason = f"is no device's id, which matches {SUBJECT.pattern}"
             raise Rejected(reason, field=f"tag {name}", value=value)
         return value
+
+    def named_by(self, tags: MappingOf[str, str]) -> str | None:
+        """Return the text by which tags name a device, valid or not; None if none does."""
+        value = next((tags[tag] for tag in self.tags if tag in tags), None)
+        if value is None or self.other_characters == "refuse":
+            return value
+        return OTHER_CHARACTER.sub(self.other_characters, value)
 
 
 class Mapping(BaseModel):
@@ -128,7 +134,9 @@ class Batch(NamedTuple):
 
     `documents[i]` comes from `points[i]`. `faults` are of points that aren't stored. `partly` has
     the refused fields of documents, with the document's index. `ignored` counts the fields that
-    aren't metrics. `left_out` has the points without any metric. `precision` is the times' unit.
+    aren't metrics. `left_out` has the points without any metric. `not_measured` has the index of a
+    document for each value that stands for no measurement, beside a value that the document has.
+    `precision` is the times' unit.
     """
 
     documents: list[dict[str, Any]]
@@ -137,12 +145,31 @@ class Batch(NamedTuple):
     ignored: Counter[str]
     partly: list[tuple[int, Rejected]]
     left_out: list[Point]
+    not_measured: list[int]
     precision: str = "ns"
 
     @property
     def has_no_metric(self) -> bool:
         """Whether there are points, but none of them has a metric."""
         return bool(self.left_out) and not self.points and not self.faults
+
+
+class Named(NamedTuple):
+    """A value in its metric's unit, and its field's name with the measurement."""
+
+    field: str
+    value: float
+
+
+class Choice(NamedTuple):
+    """One metric's value in a point's document, None if it has none, and the point's others.
+
+    `not_measured` counts the others that stand for no measurement.
+    """
+
+    value: float | None
+    refused: Sequence[Rejected] = ()
+    not_measured: int = 0
 
 
 class Judgement(NamedTuple):
@@ -156,19 +183,14 @@ class Judgement(NamedTuple):
 def load_mapping(text: str) -> Mapping:
     """Return the mapping in `influx.yaml`'s text; raise MappingInvalid that names the mistakes."""
     try:
-        document = yaml.safe_load(text)
+        document = yaml_file.read(text)
     except yaml.YAMLError as error:
         raise MappingInvalid(f"influx.yaml is not YAML: {error}") from None
     try:
         return Mapping.model_validate(document)
     except ValidationError as error:
-        wrong = [_wrong(dict(detail)) for detail in error.errors(include_url=False)]
+        wrong = yaml_file.mistakes(error)
         raise MappingInvalid("influx.yaml: " + "; ".join(wrong)) from None
-
-
-def _wrong(detail: dict[str, Any]) -> str:
-    place = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in detail["loc"])
-    return f"{place.lstrip('.') or 'all'}: {detail['msg']} (it is {detail['input']!r})"
 
 
 @cache
@@ -185,13 +207,13 @@ def translate(
     `device_id` is the posting device, None for a gateway; a device's points need no tag. A point
     without a time gets `received_ms`.
     """
-    batch = Batch([], [], [], Counter(), [], [])
+    batch = Batch([], [], [], Counter(), [], [], [])
     for point in points:
         try:
-            metrics, unmapped, refused = _metrics(point, mapping)
-            if refused and not metrics:
+            values, unmapped, refused = _values(point, mapping)
+            if refused and not values:
                 raise Rejected.all_of(refused)
-            if not metrics:
+            if not values:
                 batch.ignored.update(unmapped)
                 batch.left_out.append(point)
                 continue
@@ -199,11 +221,19 @@ def translate(
             if device is None:
                 tags = ", ".join(mapping.device.tags)
                 raise Rejected(f"none of the tags {tags} is there to name the device")
+            chosen = {metric: _choose(device, metric, found) for metric, found in values.items()}
+            refused += [error for each in chosen.values() for error in each.refused]
+            metrics = {
+                metric: each.value for metric, each in chosen.items() if each.value is not None
+            }
+            if not metrics:
+                raise Rejected.all_of(refused)
         except Rejected as error:
-            reason = to_line(error.field, error.value, error.reason)
-            batch.faults.append(Fault(point.line, None, reason))
+            batch.faults.append(_to_fault(point, error))
             continue
-        batch.partly.extend((len(batch.documents), error) for error in refused)
+        index = len(batch.documents)
+        batch.partly.extend((index, error) for error in refused)
+        batch.not_measured.extend([index] * sum(each.not_measured for each in chosen.values()))
         batch.ignored.update(unmapped)
         at_ms = received_ms if point.time_ns is None else point.time_ns // NANOSECONDS_A_MS
         batch.documents.append({"device_id": device, "recorded_at": at_ms, **metrics})
@@ -211,14 +241,14 @@ def translate(
     return batch
 
 
-def _metrics(point: Point, mapping: Mapping) -> tuple[dict[str, float], list[str], list[Rejected]]:
-    """Return a point's metrics, its fields that aren't metrics, and its refused fields.
+def _values(
+    point: Point, mapping: Mapping
+) -> tuple[dict[str, list[Named]], list[str], list[Rejected]]:
+    """Return a point's values by metric, its fields that aren't metrics, and its refused fields.
 
-    Where two fields are one metric, the larger value stays, as with two points of one instant.
     Raise Rejected for a field without a metric, if the mapping refuses such fields.
     """
-    metrics: dict[str, float] = {}
-    names: dict[str, str] = {}
+    values: dict[str, list[Named]] = {}
     unmapped: list[str] = []
     refused: list[Rejected] = []
     for field, value in point.fields.items():
@@ -232,18 +262,41 @@ def _metrics(point: Point, mapping: Mapping) -> tuple[dict[str, float], list[str
         except Rejected as error:
             refused.append(error)
             continue
-        present = metrics.setdefault(entry.metric, number)
-        present_name = names.setdefault(entry.metric, name)
-        if number > present:
-            metrics[entry.metric], names[entry.metric] = number, name
-        if number != present:
-            (low, loser), (high, winner) = sorted([(present, present_name), (number, name)])
-            reason = f"{low} differs from {high}, which {winner} of this point has for "
-            reason += f"{entry.metric}; the larger value is kept"
-            refused.append(Rejected(reason, field=loser, value=low))
+        values.setdefault(entry.metric, []).append(Named(name, number))
     if unmapped and mapping.unmapped == "refuse":
         raise Rejected("is no metric by influx.yaml", field=unmapped[0])
-    return metrics, unmapped, refused
+    return values, unmapped, refused
+
+
+def _choose(device_id: str, metric: str, values: Sequence[Named]) -> Choice:
+    """Return the one value of a metric that a point's document has; the others are refused.
+
+    Of the valid values, the larger stays, as with two points of one instant. So each value is
+    checked before they are compared. A single value is checked with its document.
+    """
+    if len(values) == 1:
+        return Choice(values[0].value)
+    valid: list[Named] = []
+    none: list[Named] = []
+    refused: list[Rejected] = []
+    for each in values:
+        try:
+            is_none = measured(device_id, metric, each.value) is None
+        except Rejected as error:
+            refused.append(Rejected(error.reason, field=each.field, value=each.value))
+        else:
+            (none if is_none else valid).append(each)
+    if refused and not valid:
+        return Choice(None, refused, len(none))
+    if not valid:  # the document has one of those that stand for none, and is judged by it
+        return Choice(none[0].value, not_measured=len(none) - 1)
+    winner = max(valid, key=lambda each: each.value)
+    for each in valid:
+        if each.value != winner.value:
+            reason = f"{each.value} differs from {winner.value}, which {winner.field} of this "
+            reason += f"point has for {metric}; the larger value is kept"
+            refused.append(Rejected(reason, field=each.field, value=each.value))
+    return Choice(winner.value, refused, len(none))
 
 
 def _number(name: str, value: Value, metric: str) -> float:
@@ -295,6 +348,8 @@ def judge_batch(batch: Batch, admission: Admission) -> Judgement:
     (`admission.resolve_conflicts`).
     """
     accepted = set(admission.indexes)
+    counted = accepted | admission.empty
+    left_out = admission.left_out + sum(index in counted for index in batch.not_measured)
     partly = admission.partly + [
         to_refusal(index, batch.documents[index]["device_id"], error)
         for index, error in batch.partly
@@ -302,8 +357,23 @@ def judge_batch(batch: Batch, admission: Admission) -> Judgement:
     ]
     refused = [*admission.refusals, *partly]
     faults = batch.faults + [_fault(batch, refusal) for refusal in refused]
+    faults.sort(key=lambda each: (each.line, each.column or 0, each.reason))
     dropped = len(batch.faults) + len(admission.refusals)
-    return Judgement(admission._replace(partly=partly), sorted(faults), dropped)
+    judged = admission._replace(partly=partly, left_out=left_out)
+    return Judgement(judged, faults, dropped)
+
+
+def name_devices(faults: Sequence[Fault], mapping: Mapping, device_id: str | None) -> list[Fault]:
+    """Return the faults with their devices, by their tags; `device_id` is the posting device."""
+    return [
+        fault._replace(device_id=mapping.device.named_by(fault.tags) or device_id)
+        for fault in faults
+    ]
+
+
+def _to_fault(point: Point, error: Rejected) -> Fault:
+    reason = to_line(error.field, error.value, error.reason)
+    return Fault(point.line, None, reason, point.tags, field=error.field, value=error.value)
 
 
 def _fault(batch: Batch, refusal: Refusal) -> Fault:

@@ -10,7 +10,8 @@ and otherwise stands for itself. In a string value it escapes `"` and `\`.
 import math
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from telemetry.domain.decoders.text import bare
 from telemetry.domain.reading import shown
@@ -46,11 +47,19 @@ class Point(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """A mistake in a line: the line, the column in characters (None: unknown), the reason."""
+    """A mistake in a line: the line, the column in characters (None: unknown), the reason.
+
+    `tags` are those that were read before the mistake. `device_id`, `field` and `value` are known
+    only for a point that could be read.
+    """
 
     line: int
     column: int | None
     reason: str
+    tags: Mapping[str, str] = MappingProxyType({})
+    device_id: str | None = None
+    field: str | None = None
+    value: Any = None
 
     def __str__(self) -> str:
         """Return the place, then the reason."""
@@ -122,11 +131,12 @@ def parse(body: bytes, precision: str) -> tuple[list[Point], list[Fault]]:
         if len(points) + len(faults) == MAX_LINES:
             reason = f"has more than {MAX_LINES} points; send it in parts"
             raise TooManyLines(reason, field="body")
+        tags: dict[str, str] = {}
         try:
-            point, at = _point(text, start, line, unit_ns)
+            point, at = _point(text, start, line, unit_ns, tags)
             points.append(point)
         except _Wrong as wrong:
-            faults.append(_fault(text, start, line, wrong))
+            faults.append(_fault(text, start, line, wrong)._replace(tags=tags))
             at = _end_of_line(text, start)
         line += text.count("\n", start, at)
     return points, faults
@@ -156,14 +166,18 @@ def _end_of_line(text: str, start: int) -> int:
         at = string.end()
 
 
-def _point(text: str, start: int, line: int, unit_ns: int) -> tuple[Point, int]:
-    """Return the point in the line at `start`, and where the next line starts; raise _Wrong."""
+def _point(
+    text: str, start: int, line: int, unit_ns: int, tags: dict[str, str]
+) -> tuple[Point, int]:
+    """Return the point in the line at `start`, and where the next line starts; raise _Wrong.
+
+    The point's tags are added to `tags`.
+    """
     at = _behind_spaces(text, start)
     name = MEASUREMENT.match(text, at)
     if name is None:
         raise _Wrong(at, "the measurement is missing; a line is measurement,tags fields timestamp")
     at = name.end()
-    tags: dict[str, str] = {}
     while text.startswith(",", at):
         at = _tag(text, at + 1, tags)
     spaces = SPACES.match(text, at)

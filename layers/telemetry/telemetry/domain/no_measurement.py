@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from telemetry.domain import yaml_file
 from telemetry.domain.reading import METRICS
 from telemetry.errors import TelemetryError
 
@@ -93,20 +94,14 @@ def load(text: str) -> dict[str, list[Declared]]:
     Raise MetricsInvalid that names every wrong key.
     """
     try:
-        document = yaml.safe_load(text)
+        document = yaml_file.read(text)
     except yaml.YAMLError as error:
         raise MetricsInvalid(f"metrics.yaml is not YAML: {error}") from None
     try:
         return Metrics.model_validate({} if document is None else document).declared
     except ValidationError as error:
-        wrong = [_wrong(dict(detail)) for detail in error.errors(include_url=False)]
+        wrong = yaml_file.mistakes(error)
         raise MetricsInvalid("metrics.yaml: " + "; ".join(wrong)) from None
-
-
-def _wrong(detail: dict[str, Any]) -> str:
-    place = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in detail["loc"])
-    reason = detail["msg"].removeprefix("Value error, ")
-    return f"{place.lstrip('.') or 'all'}: {reason} (it is {detail['input']!r})"
 
 
 @cache

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from telemetry.domain import yaml_file
 from telemetry.domain.pack import COMPARABLE_MAX, DECIMALS, DECIMALS_MAX
 from telemetry.domain.reading import FIELDS, METRICS, Reading
 from telemetry.errors import TelemetryError
@@ -50,7 +51,7 @@ MEANT = dict.fromkeys(("below", "over", "threshold", "limit", "max"), "above") |
 def load_rules(text: str) -> tuple[Rule, ...]:
     """Return the rules in `rules.yaml`'s text; raise RulesInvalid with a line for each mistake."""
     try:
-        document = yaml.safe_load(text)
+        document = yaml_file.read(text)
     except yaml.YAMLError as error:
         raise RulesInvalid(f"rules.yaml is not YAML: {error}") from None
     entries = document.get("rules") if isinstance(document, dict) else None

@@ -7,7 +7,11 @@ MINUTE_MS = 60_000
 LATEST_MS = 253_402_300_740_000  # the last minute that ISO 8601 writes with four digits of year
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_2000_MS, YEAR_2100_MS = 946_684_800_000, 4_102_444_800_000
-LEAP_SECOND = re.compile(r"(.*\D\d\d:?\d\d:?)60([.,].*|Z|[+-].*)")
+# Only the seconds of the time of day: not the end of a fraction, nor an offset's seconds.
+LEAP_SECOND = re.compile(
+    r"([0-9]{4}-?(?:[0-9]{2}-?[0-9]{2}|W[0-9]{2}(?:-?[0-9])?)[^0-9]"  # a date, a separator
+    r"[0-9]{2}:?[0-9]{2}:?)60((?:[.,][0-9]+)?(?:Z|[+-].*)?)"
+)
 
 
 def from_iso(text: str) -> int:

@@ -4,6 +4,7 @@ An invalid metric is refused alone; the reading keeps its other metrics.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -13,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
-from telemetry.domain.decoders.text import json_value
+from telemetry.domain.decoders.text import Doubled, json_readings
 from telemetry.domain.no_measurement import stands_for_none
 from telemetry.domain.reading import DEVICE_FIELDS, FIELDS, METRICS, STAMPED, Reading, shown
 from telemetry.domain.times import from_iso, unit_hint
@@ -23,7 +24,7 @@ DIGITS = re.compile(r"\s*[+-]?\d+([.,]\d*)?\s*")
 # https://www.thethingsindustries.com/docs/integrations/data-formats/
 ENVELOPE = {"end_device_ids", "uplink_message"}
 EXACT = 2**53  # below it a double holds each whole number
-# The same patterns as in the archive's view (contract/athena.py).
+# As in the archive's view (contract/athena.py); but there may be such a name in another's value.
 NAMED = {name: re.compile(rf'"{name}"\s*:'.encode()) for name in FIELDS}
 
 BRACKETS_MAX = 64 + len(METRICS)  # { and [ in a record of the stream; a pack has a list a metric
@@ -78,14 +79,19 @@ def parse(raw: Any, device_id: str | None = None) -> Parsed:
             reason = f"differs from the device that posts, {device_id}"
             raise Rejected(reason, field="device_id", value=raw["device_id"])
         raw = {**raw, "device_id": device_id}
-    # names with lone surrogates go into `unknown`, since pydantic takes no document with one
-    unknown = {name: value for name, value in raw.items() if name not in FIELDS}
-    known = {name: value for name, value in raw.items() if name in FIELDS} if unknown else raw
+    return _judged(raw)
+
+
+def measured(device_id: str, metric: str, value: float) -> float | None:
+    """Return a value as it is stored; None if it stands for no measurement.
+
+    Raise Rejected if it is out of its metric's range. `device_id` is valid.
+    """
     try:
-        return _parsed(_model().model_validate(known), [], unknown)
-    except ValidationError as error:
-        wrong = _wrong_metrics(error)
-    return _without(known, wrong, unknown)
+        parsed = parse({"device_id": device_id, "recorded_at": 0, metric: value})
+    except NothingMeasured:
+        return None
+    return parsed.reading.metrics[metric]
 
 
 def decode(data: bytes) -> Parsed:
@@ -96,8 +102,10 @@ def decode(data: bytes) -> Parsed:
     try:
         model = _model().model_validate_json(data)
     except ValidationError as error:
-        wrong = _wrong_metrics(error)
+        if error.errors(include_url=False)[0]["type"] == "json_invalid":
+            return _judged(_read_by_python(data, error))
         _refuse_doubled(data)
+        wrong = _wrong_metrics(error)
         return _without(from_json(data), wrong, {})
     if data.count(b'"') != _quotes(model):
         _refuse_doubled(data)
@@ -118,15 +126,41 @@ def _quotes(model: BaseModel) -> int:
 def _refuse_doubled(data: bytes) -> None:
     """Raise Rejected if a record has the name of a reading's field more than once.
 
-    The archive's view refuses the same records, except for names written with escapes, which no
-    library writes.
+    Such a name within the value of an unknown field doesn't count, so the search for names decides
+    only whether to parse the record again.
     """
-    if b"\\" in data:
-        json_value(data)  # raises for any repeated name
-    for name, named in NAMED.items():
-        if len(named.findall(data)) > 1:
-            json_value(data)  # raises with both values, unless one of them is in a nested object:
-            raise Rejected("is there twice; a reading is one object", field=name)
+    if b"\\" in data or any(len(named.findall(data)) > 1 for named in NAMED.values()):
+        json_readings(data)
+
+
+def _read_by_python(data: bytes, error: ValidationError) -> dict[str, Any]:
+    """Return the document in a record that pydantic's parser can't read; raise Rejected.
+
+    That parser reads no number of over 4,300 digits and no lone surrogate. Either may stand in a
+    field that is refused alone.
+    """
+    not_json = _rejected(error.errors(include_url=False)[0])
+    try:
+        document = json_readings(data)
+    except Doubled:
+        raise
+    except Rejected:
+        raise not_json from None
+    if not isinstance(document, dict):
+        raise not_json
+    return document
+
+
+def _judged(raw: dict[str, Any]) -> Parsed:
+    """Return the reading in a document; raise Rejected if it has none."""
+    # names with lone surrogates go into `unknown`, since pydantic takes no document with one
+    unknown = {name: value for name, value in raw.items() if name not in FIELDS}
+    known = {name: value for name, value in raw.items() if name in FIELDS} if unknown else raw
+    try:
+        return _parsed(_model().model_validate(known), [], unknown)
+    except ValidationError as error:
+        wrong = _wrong_metrics(error)
+    return _without(known, wrong, unknown)
 
 
 def _wrong_metrics(error: ValidationError) -> list[ErrorDetails]:
@@ -159,6 +193,10 @@ def _instant(value: Any) -> Any:
             return int(value)
         if abs(value) < EXACT:
             reason = f"has a fraction; whole epoch milliseconds are meant{unit_hint(value)}"
+        elif math.isfinite(value):
+            limits = FIELDS["recorded_at"]
+            above, below = f"above {limits['maximum']}", f"below {limits['minimum']}"
+            reason = f"{value} is {above if value > 0 else below}{unit_hint(value)}"
     elif isinstance(value, int) and not isinstance(value, bool):
         return value
     raise PydanticCustomError("instant", "{reason}", {"reason": reason})

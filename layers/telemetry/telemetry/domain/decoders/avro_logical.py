@@ -18,7 +18,7 @@ LOCAL = "local-"
 # Logical types whose values are neither a metric's number nor an instant, except for decimals.
 OTHERS = {"date", "time-millis", "time-micros", "duration", "uuid", "big-decimal", DECIMAL}
 NAMED = {*DIVISORS, *(LOCAL + name for name in DIVISORS), *OTHERS}
-WHOLE, FRACTIONAL = ("int", "long"), ("float", "double")
+WHOLE, FLOAT, DOUBLE = ("int", "long"), "float", "double"
 MAX_DECIMAL_BYTES = 128  # a double holds no larger number
 
 Convert = Callable[[Any], Any]
@@ -42,10 +42,11 @@ def plan(fields: Mapping[str, Checked]) -> Plan:
     for name, checked in fields.items():
         branches = [each for each in checked.branches or (checked,) if each.schema != "null"]
         if name == INSTANT:
+            _refuse_float(branches)
             divisor = _divisor(branches)
             if divisor != 1:
                 converts[name] = _dividing(divisor)
-            if any(each.schema in FRACTIONAL for each in branches):
+            if any(each.schema == DOUBLE for each in branches):
                 types[name] = ["long", "double"]
         elif name in METRICS:
             decimals = list(_decimals(name, branches))
@@ -55,6 +56,16 @@ def plan(fields: Mapping[str, Checked]) -> Plan:
         elif name in FIELDS:
             _refuse_bytes(name, branches)
     return Plan(types, converts)
+
+
+def _refuse_float(branches: list[Checked]) -> None:
+    """Raise Rejected for an instant's type of 32 bits: its times of today are 131 s apart.
+
+    A union with one is refused, too: once read, a value doesn't say its type.
+    """
+    if any(each.schema == FLOAT for each in branches):
+        reason = f"is a float, whose 24 bits can't hold an instant; a {MILLIS} or a double can"
+        raise Rejected(reason, field=INSTANT)
 
 
 def _divisor(branches: list[Checked]) -> int:

@@ -10,7 +10,7 @@ ZLIB = 15
 DEFLATE = -15
 GZIP_MAGIC = b"\x1f\x8b"
 IDENTITY = "identity"
-CODINGS = ("gzip", "deflate", IDENTITY)
+CODINGS, X_GZIP = ("gzip", "deflate", IDENTITY), "x-gzip"
 ZLIB_METHOD = 8  # in the low four bits of a zlib stream's first byte (RFC 1950, section 2.2)
 PRINTABLE = bytes(range(0x20, 0x7F))
 
@@ -26,16 +26,15 @@ def unpacked(data: bytes, content_encoding: str | None, most: int = MAX_BODY_BYT
     """Return a body without its Content-Encoding; raise Unsupported, TooLarge or Undecodable.
 
     API Gateway unpacks encodings that it knows, and leaves the header. So a body may already be
-    unpacked: it is unpacked here only if it looks as its header says.
+    unpacked. No supported format begins as gzip does, so such a body is unpacked whatever its
+    header says: some clients compress without a header. A body sent as `deflate` is unpacked only
+    if it looks like it. `x-gzip` is gzip: https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1.3
     """
     coding = (content_encoding or IDENTITY).strip().lower()
-    if coding not in CODINGS:
+    if coding not in (*CODINGS, X_GZIP):
         reason = f"is not supported; supported is one of {', '.join(CODINGS)}"
         raise Unsupported(reason, field="Content-Encoding", value=content_encoding)
-    is_gzip = data.startswith(GZIP_MAGIC)  # no supported format begins with this
-    if is_gzip and coding != "gzip":
-        raise Undecodable("is gzip; its Content-Encoding has to say so", offset=0)
-    if is_gzip:
+    if data.startswith(GZIP_MAGIC):
         return _alone(data, GZIP, most)
     return _deflated(data, most) if coding == "deflate" else data
 

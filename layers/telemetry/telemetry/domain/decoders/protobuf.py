@@ -65,7 +65,8 @@ def documents(data: bytes, message: str, most: int) -> list[dict[str, Any] | Rej
 
 def _check_framing(data: bytes, kind: str) -> None:
     """Raise Rejected if an unreadable body is one of the usual mistakes: another framing."""
-    single = f"for one {READING} add messageType={READING} to the Content-Type"
+    single = f"for one {READING} send {READINGS} with it"
+    single += f", or over HTTPS add messageType={READING} to the Content-Type"
     if kind == READINGS and _is_reading(data):
         raise Rejected(f"is one {READING}, and {READINGS} is expected; {single}", field="body")
     if _is_delimited(data):
@@ -216,7 +217,7 @@ def _document(part: Part, index: int) -> dict[str, Any] | Rejected:
     if INSTANT in document and not document.keys() & set(METRICS):
         metrics = ", ".join(METRICS)
         reason = f"has none of the metrics {metrics}; without `optional`, proto3 leaves out a 0"
-        return Rejected(reason)
+        return Rejected(reason, device_id=document.get("device_id"))
     return document
 
 
