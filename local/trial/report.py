@@ -201,14 +201,14 @@ HEADLINES = {
     Verdict.UNKNOWN: "[bold yellow]? couldn't tell: this machine was too slow[/]",
 }
 FULL_DISK = "[bold yellow]? couldn't tell: the disk is full[/]"
+NO_ANSWER = "[bold yellow]? couldn't tell: the API didn't answer the check[/]"
 
 
 def print_verdict(report: Report, console: Console) -> None:
     """Print the verdict, a summary, the first differences, and advice for a slow machine."""
     console.print()
     if report.is_checked or not report.is_ok:
-        is_full = report.verdict is Verdict.UNKNOWN and report.slowness.fault
-        console.print(FULL_DISK if is_full else HEADLINES[report.verdict])
+        console.print(headline(report))
     for text in summary(report):
         console.print(f"  {escape(text)}", highlight=False, soft_wrap=True)
     style = "red" if report.verdict is Verdict.WRONG else "yellow"
@@ -219,6 +219,16 @@ def print_verdict(report: Report, console: Console) -> None:
             console.print(f"  [yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
     if report.verdict is Verdict.UNKNOWN and not report.slowness.fault:
         console.print(f"  {advice(report.devices)}", highlight=False, soft_wrap=True)
+
+
+def headline(report: Report) -> str:
+    """Return the verdict as a line; it names a slow machine only if that may be the cause."""
+    slow = report.slowness
+    if report.verdict is Verdict.UNKNOWN and slow.fault:
+        return FULL_DISK
+    if report.verdict is Verdict.UNKNOWN and slow.no_answer and not slow.out_of_time:
+        return NO_ANSWER
+    return HEADLINES[report.verdict]
 
 
 def advice(devices: int) -> str:

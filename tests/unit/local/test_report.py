@@ -118,6 +118,13 @@ def test_a_too_slow_machine_is_reported_with_signs_and_a_remedy() -> None:
     assert "fewer devices (--devices 10) or a lower --rate" in text
 
 
+def test_an_unanswered_check_is_blamed_on_the_machine_only_if_functions_timed_out() -> None:
+    failing = Slowness(no_answer="GET /alerts answered 502: Internal server error")
+    assert "? couldn't tell: the API didn't answer the check" in told(report(slowness=failing))
+    failing.out_of_time = {"query": 3}
+    assert "? couldn't tell: this machine was too slow" in told(report(slowness=failing))
+
+
 def test_exit_codes_are_as_documented() -> None:
     assert {each.name: each.value for each in Verdict} == {"RIGHT": 0, "WRONG": 1, "UNKNOWN": 3}
 
