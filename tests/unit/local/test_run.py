@@ -156,6 +156,15 @@ def test_a_check_whose_calls_keep_timing_out_can_not_tell_and_says_why(
     assert report.verdict is Verdict.UNKNOWN
     text = told(report)
     assert "? couldn't tell" in text
-    assert "accepted from 1 device" in text
+    assert "1 reading accepted from 1 device in" in text
     assert f"{late} answered {status}: timed out" in text
     assert "functions timed out (aws.log): query 3" in text
+
+
+def test_a_bad_record_of_another_device_is_a_note_and_not_a_fault(
+    checked: Callable[..., Report],
+) -> None:
+    beside = checked(right, quarantined=1)
+    assert beside.verdict is Verdict.RIGHT
+    assert "1 reading in quarantine" in told(beside)
+    assert checked(right, is_alone=True, quarantined=1).verdict is Verdict.WRONG
