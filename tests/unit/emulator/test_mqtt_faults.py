@@ -53,8 +53,11 @@ def running(spool: Spool, actions: Noting) -> Iterator[RulesEngine]:
     engine = RulesEngine(spool, lambda: known, actions)
     with closing(spool):
         engine.start()
-        yield engine
-        eventually(lambda: engine.pending == 0 and spool.kept() == [])
+        try:
+            yield engine
+            eventually(lambda: engine.pending == 0 and spool.kept() == [])
+        finally:
+            assert engine.stop()
 
 
 def eventually(is_so: Callable[[], bool]) -> None:
@@ -172,6 +175,41 @@ def test_a_message_that_always_fails_delays_no_other(tmp_path: Path) -> None:
         eventually(lambda: actions.done == [3 * WORKERS])
         assert engine.pending > 0
         is_mended.set()
+
+
+def test_a_stopped_engine_leaves_no_thread_and_its_messages_in_the_spool(tmp_path: Path) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def wait(_number: int) -> None:
+        begun.set()
+        goes_on.wait(10)
+
+    actions = Noting(wait)
+    before = set(threading.enumerate())
+    with closing(Spool(tmp_path / "spool")) as spool:
+        engine = RulesEngine(spool, lambda: [RULE] if RULE else [], actions)
+        engine.start()
+        assert len(set(threading.enumerate()) - before) == WORKERS
+        engine.accept(message(1))
+        assert begun.wait(10)
+        assert not engine.stop(0.05)  # one has a message in work
+        engine.accept(message(2))
+        goes_on.set()
+        assert engine.stop()
+        assert set(threading.enumerate()) <= before
+        assert [number_of(kept.payload) for _, kept in spool.kept()] == [2]
+
+
+def test_an_engine_stops_while_its_rules_can_not_be_read(tmp_path: Path) -> None:
+    def rules_of() -> list[Rule]:
+        raise rules.Unreachable("away")
+
+    with closing(Spool(tmp_path / "spool")) as spool:
+        engine = RulesEngine(spool, rules_of, Noting(), lambda _seconds: time.sleep(0.01))
+        engine.start()
+        engine.accept(message(1))
+        assert engine.stop()
+        assert len(spool.kept()) == 1
 
 
 def test_each_failure_doubles_the_pause_up_to_a_limit(
