@@ -107,6 +107,32 @@ def test_while_another_process_has_locked_the_file_no_message_is_accepted(tmp_pa
         eventually(lambda: actions.done == [2])
 
 
+def test_the_refusal_of_a_locked_file_does_not_wait_for_the_workers_too(tmp_path: Path) -> None:
+    """Each worker waited for the file in its turn, and a refusal after all of them: 9 times."""
+    spool, actions = Spool(tmp_path / "spool", locked_seconds=0.5), Noting()
+    other = sqlite3.connect(tmp_path / "spool", isolation_level=None)
+    is_locked, waiting = threading.Event(), threading.Semaphore(0)
+
+    def fail(_number: int) -> None:
+        waiting.release()
+        assert is_locked.wait(10)
+
+    actions = Noting(fail)
+    with closing(other), running(spool, actions) as engine:
+        for number in range(WORKERS):
+            engine.accept(message(number))
+        assert all(waiting.acquire(timeout=10) for _ in range(WORKERS))
+        other.execute("BEGIN IMMEDIATE")
+        is_locked.set()
+        eventually(lambda: len(actions.done) == WORKERS)  # now they all want to remove theirs
+        began = time.monotonic()
+        with pytest.raises(NotStored, match="a: database is locked"):
+            engine.accept(message(WORKERS))
+        waited = time.monotonic() - began
+        other.execute("ROLLBACK")
+    assert waited < 5 * 0.5
+
+
 def test_a_lock_that_is_soon_gone_is_waited_for(tmp_path: Path) -> None:
     spool, actions = Spool(tmp_path / "spool"), Noting()
     other = sqlite3.connect(tmp_path / "spool", isolation_level=None, check_same_thread=False)
