@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 
 from emulator.errors import EmulatorError, StepFailed, StepTimedOut
-from emulator.instance import REGION, Instance
+from emulator.instance import REGION, Instance, State
 from emulator.sigv4 import Key, link
 
 START_SECONDS_MAX = 180.0
@@ -92,11 +92,23 @@ def start(
         )
     aws = EmbeddedAws(process, port, root, mqtt_port)
     try:
+        instance.save(state_of(aws))  # so that `stop` finds it even while it starts
         wait_until_healthy(aws, log)
     except BaseException:
         aws.stop()
         raise
     return aws
+
+
+def state_of(aws: EmbeddedAws) -> State:
+    """Return the facts about an embedded AWS that other processes need."""
+    return State(
+        pid=aws.process.pid,
+        port=aws.port,
+        mqtt_port=aws.mqtt_port,
+        access_key=aws.root.key_id,
+        secret_key=aws.root.secret,
+    )
 
 
 def new_key() -> Key:

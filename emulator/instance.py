@@ -4,13 +4,14 @@ An embedded AWS writes only to its folder. So two of them share nothing, and rem
 removes everything.
 """
 
-import fcntl
 import json
 import os
 import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from emulator.locks import is_locked
 
 REGION = "us-east-1"
 
@@ -46,17 +47,7 @@ class Instance:
 
     def is_running(self) -> bool:
         """Return whether the instance's embedded AWS is running: it holds the folder's lock."""
-        try:
-            descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_locked(self.folder / "lock")
 
     def create(self) -> None:
         """Make an empty folder. Only its owner may open it, because it has secrets."""
@@ -70,8 +61,11 @@ class Instance:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def keep_logs(self) -> None:
-        """Remove everything except logs and traces: secrets, and up to half a gigabyte."""
-        for each in self.folder.iterdir():
+        """Remove everything except logs and traces: secrets, and up to half a gigabyte.
+
+        Another command may remove the folder meanwhile.
+        """
+        for each in sorted(self.folder.glob("*")):
             if each.is_dir():
                 shutil.rmtree(each, ignore_errors=True)
             elif each.suffix != ".log" and each.stem != "traces":

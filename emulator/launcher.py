@@ -1,7 +1,8 @@
 """Runs the embedded AWS in a process of its own; started by `emulator.embedded`, not by hand.
 
 This file runs in an interpreter that has ministack but not this project's dependencies. So it
-imports only the standard library, ministack and `emulator.gaps`. It adds to ministack:
+imports only the standard library, ministack, and this package's modules that need no more. It adds
+to ministack:
 
 - a lock on the instance's folder as long as the process runs, so that others can check whether the
   instance runs (its process id alone may belong to a new process by now);
@@ -14,7 +15,6 @@ imports only the standard library, ministack and `emulator.gaps`. It adds to min
 """
 
 import argparse
-import fcntl
 import importlib
 import os
 import runpy
@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))
 
 from emulator.gaps import Modules  # noqa: E402 - needs the path above, since python runs this with -I
+from emulator.locks import lock  # noqa: E402
 
 GAPS = (
     "table_keys",
@@ -78,7 +79,7 @@ GAPS = (
 def hold_lock(folder: Path) -> int:
     """Lock the instance's folder until this process ends; return the lock's file descriptor."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock(descriptor)
     return descriptor
 
 

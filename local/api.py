@@ -145,16 +145,23 @@ class Api:
         return self._until_answered(lambda: self._once(HTTPMethod.GET, path, query=query))
 
     def _until_answered(self, ask: Callable[[], Json]) -> Json:
-        """Call `ask` until it is answered; raise NoAnswer or ApiFailed once patience is over."""
-        started = time.monotonic()
+        """Call `ask` until it is answered; raise NoAnswer once patience is over.
+
+        A status in PASSING is no answer: the function, or the API, had too little time for one.
+        Raise ApiFailed for any other status.
+        """
+        started, tries = time.monotonic(), 1
         while True:
             try:
                 return ask()
             except (NoAnswer, ApiFailed) as error:
-                is_final = isinstance(error, ApiFailed) and error.status not in PASSING
-                waited = time.monotonic() - started
-                if is_final or waited >= self._patience_seconds or not self._is_there():
+                if isinstance(error, ApiFailed) and error.status not in PASSING:
                     raise
+                waited = time.monotonic() - started
+                if waited >= self._patience_seconds or not self._is_there():
+                    tried = f"; tried {tries} times in {waited:.0f} s" if tries > 1 else ""
+                    raise NoAnswer(f"{error}{tried}") from error
+            tries += 1
             self.repeats += 1
             time.sleep(PAUSE_SECONDS)
 

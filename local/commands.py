@@ -32,7 +32,13 @@ from local.fleet.sizing import measured
 from local.instance import DEFAULT_NAME, Instance, State, existing, named, unused, up_command
 from local.notices import Delivery, Notices, heading, line_of, subscribe, together
 from local.notices import as_json as notice_as_json
-from local.session import DEVICE_OF_EXAMPLES, brought_up, deploy_changes, issue_device_tokens
+from local.session import (
+    DEVICE_OF_EXAMPLES,
+    Cleaning,
+    brought_up,
+    deploy_changes,
+    issue_device_tokens,
+)
 from local.sources import changes, digests, listed
 from local.tables import (
     ALERT_COLUMNS,
@@ -74,35 +80,31 @@ def run(options: Options, console: Console) -> int:
     """Bring an instance up, run devices, check, and end it."""
     make_source, posting_options = source_of(options), posting_of(options)
     instance = named(options.name) if options.name else unused("run")
-    steps = Steps(console)
-    is_clean = False
-    try:
-        with brought_up(instance, steps, parameters_of(options)) as aws:
-            source = make_source(sized(options, steps))
-            prepare_tokens(instance, source, posting_options)
-            chaos = Chaos(instance, options.seed) if options.chaos else None
-            plan = plan_of(options.seconds, chaos)
-            poisoning = poison_of(options, instance, steps)
-            report = exercise(instance, steps, source, posting_options, plan, aws.stop)
-            if poisoning:
-                counts = report.ledger.counts
-                report.isolation = poisoning.end(counts.accepted, counts.resent + counts.unanswered)
-                report.unsure += report.isolation.problems()
-            if chaos:
-                report.casualties = chaos.casualties()
-                report.problems += report.casualties.problems()
-            print_report(report, steps, instance, options, console)
-            is_clean = report.is_ok
-            if options.keep:
-                aws.release()
-                console.print(f"still up: `python -m local down --name {instance.name}` ends it")
+    steps, clean = Steps(console), cleaning(instance, console)
+    with brought_up(instance, steps, parameters_of(options), clean=clean) as aws:
+        source = make_source(sized(options, steps))
+        prepare_tokens(instance, source, posting_options)
+        chaos = Chaos(instance, options.seed) if options.chaos else None
+        plan = plan_of(options.seconds, chaos)
+        poisoning = poison_of(options, instance, steps)
+        report = exercise(instance, steps, source, posting_options, plan, aws.stop)
+        if poisoning:
+            counts = report.ledger.counts
+            report.isolation = poisoning.end(counts.accepted, counts.resent + counts.unanswered)
+            report.unsure += report.isolation.problems()
+        if chaos:
+            report.casualties = chaos.casualties()
+            report.problems += report.casualties.problems()
+        print_report(report, steps, instance, options, console)
+        if options.keep:
+            aws.release()
+            console.print(f"still up: `python -m local down --name {instance.name}` ends it")
+        else:
+            aws.stop()
+            if report.is_ok:
+                instance.remove()
             else:
-                aws.stop()
-    except KeyboardInterrupt:
-        is_clean = True  # the person asked for it: there is no failure to look into
-        raise
-    finally:
-        clean_up(instance, is_clean, console)
+                keep_logs(instance, console)
     return report.verdict.value
 
 
@@ -137,15 +139,25 @@ def print_report(
         print_json(as_json(report, steps, instance.name))
 
 
-def clean_up(instance: Instance, is_clean: bool, console: Console) -> None:
-    """Remove the folder of an instance that has ended; after a failure, keep its logs."""
-    if instance.is_running() or not instance.folder.exists():
-        return
-    if is_clean:
-        instance.remove()
-    else:
-        instance.keep_logs()
-        console.print(f"  the logs are in {instance.folder}", highlight=False, soft_wrap=True)
+def cleaning(instance: Instance, console: Console) -> Cleaning:
+    """Return a function that cleans the folder of an instance of which the start or the run failed.
+
+    Ctrl-C removes it: the person asked for the end, so there is no failure to look into.
+    """
+
+    def clean(kind: type[BaseException] | None) -> None:
+        if kind and issubclass(kind, KeyboardInterrupt):
+            instance.remove()
+        elif kind and instance.folder.exists():
+            keep_logs(instance, console)
+
+    return clean
+
+
+def keep_logs(instance: Instance, console: Console) -> None:
+    """Remove everything except the logs of an instance that has ended, and print their place."""
+    instance.keep_logs()
+    console.print(f"  the logs are in {instance.folder}", highlight=False, soft_wrap=True)
 
 
 def up(options: Options, console: Console) -> int:
@@ -153,18 +165,10 @@ def up(options: Options, console: Console) -> int:
     instance = named(options.name)
     if instance.is_running() and instance.load().is_deployed:
         return redeploy(options, console, instance)
-    was_running, is_clean = instance.is_running(), False
-    try:
-        with brought_up(instance, Steps(console), parameters_of(options)) as aws:
-            subscribe(instance.load())
-            aws.release()
-            is_clean = True
-    except KeyboardInterrupt:
-        is_clean = True
-        raise
-    finally:
-        if not was_running:
-            clean_up(instance, is_clean, console)
+    clean = cleaning(instance, console)
+    with brought_up(instance, Steps(console), parameters_of(options), clean=clean) as aws:
+        subscribe(instance.load())
+        aws.release()
     state = instance.load()
     of_name = "" if instance.name == DEFAULT_NAME else f" --name {instance.name}"
     console.print(f"\n  API  {state.api_url}", highlight=False, soft_wrap=True)
@@ -472,13 +476,21 @@ def target_of(state: State) -> Target:
 
 
 def down(options: Options, console: Console) -> int:
-    """End an instance, or all of them, and remove its folder."""
-    instances = existing() if options.all else [named(options.name)]
-    for instance in instances:
+    """End an instance, or all of them, and remove its folder.
+
+    Raise LocalError for an instance that is being brought up and has no process yet.
+    """
+    starting = []
+    for instance in existing() if options.all else [named(options.name)]:
         was_there, was_running = instance.folder.exists(), embedded.stop(instance)
+        if not was_running and instance.is_being_brought_up():
+            starting.append(instance)
+            continue
         instance.remove()
         done = "ended" if was_running else "had ended; its folder is removed"
         console.print(f"{instance.name}: {done if was_there else 'there is none'}", highlight=False)
+    for instance in starting:
+        raise instance.starting()
     return 0
 
 

@@ -4,7 +4,8 @@ EmulatorError         shown as one message, never as a stack trace (`emulator.er
 ├── StepFailed        a step's tool failed: has its last lines and the path of its log
 └── LocalError        a command can't be done: says what is wrong and what would be right
     ├── ApiFailed     the pipeline's API answered with an error
-    └── NoAnswer      the API didn't answer in time: nobody knows whether it did the work
+    └── NoAnswer      the API didn't answer in time, or only with errors that a retry may end, such
+                      as 504: nobody knows whether it did the work
 """
 
 from emulator.errors import EmulatorError

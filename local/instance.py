@@ -6,11 +6,13 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from emulator import embedded
 from emulator import instance as emulator_instance
 from emulator.embedded import EmbeddedAws
+from emulator.locks import is_locked, lock
 from local.errors import LocalError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,6 +44,8 @@ class Instance(emulator_instance.Instance):
         try:
             return State(**self.stored())
         except FileNotFoundError:
+            if self.is_being_brought_up():
+                raise self.starting() from None
             raise LocalError(
                 f"no instance '{self.name}' is up: start it with {up_command(self.name)}"
             ) from None
@@ -62,13 +66,25 @@ class Instance(emulator_instance.Instance):
         The lock's file is beside the folder, because the folder is made anew.
         """
         self.folder.parent.mkdir(exist_ok=True)
-        path = self.folder.with_name(f".{self.name}.up")
-        with locked(path) as is_locked:
-            if not is_locked:
-                raise LocalError(
-                    f"another command brings instance '{self.name}' up just now: wait for its end"
-                )
+        with locked(self._turn) as is_mine:
+            if not is_mine:
+                raise self.starting()
             yield
+
+    @property
+    def _turn(self) -> Path:
+        """The file whose lock a command holds while it brings the instance up."""
+        return self.folder.with_name(f".{self.name}.up")
+
+    def is_being_brought_up(self) -> bool:
+        """Return whether a command brings the instance up, or deploys to it, just now."""
+        return is_locked(self._turn)
+
+    def starting(self) -> LocalError:
+        """Return the error for a command that needs the instance while it is brought up."""
+        return LocalError(
+            f"instance '{self.name}' is being brought up by another command: wait for its end"
+        )
 
     def deployed(self) -> State:
         """Return the state; raise LocalError if the instance isn't running and deployed."""
@@ -87,27 +103,21 @@ def locked(path: Path) -> Iterator[bool]:
     """Hold a file's lock and remove the file at the end; yield False if another process has it."""
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file.fileno())
             # The former holder may have removed the file, and another process locked a new one.
-            is_locked = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+            is_mine = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
         except BlockingIOError:
-            is_locked = False
+            is_mine = False
         try:
-            yield is_locked
+            yield is_mine
         finally:
-            if is_locked:
+            if is_mine:
                 path.unlink(missing_ok=True)
 
 
 def state_of(aws: EmbeddedAws) -> State:
     """Return the first state of an instance, from its embedded AWS."""
-    return State(
-        pid=aws.process.pid,
-        port=aws.port,
-        mqtt_port=aws.mqtt_port,
-        access_key=aws.root.key_id,
-        secret_key=aws.root.secret,
-    )
+    return State(**asdict(embedded.state_of(aws)))
 
 
 def named(name: str, root: Path = ROOT) -> Instance:

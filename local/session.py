@@ -4,7 +4,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -17,12 +17,16 @@ from local.api import Api
 from local.contracts import refuse_stale
 from local.errors import LocalError
 from local.faults import fault_of, full_disk, too_little_room
-from local.instance import Instance, State, state_of
+from local.instance import Instance, State
 from local.sources import changes, digests
 from local.tools import TOOLS, tool
 from local.view import Steps
 
 DEVICE_OF_EXAMPLES = "device-0001"
+
+
+Cleaning = Callable[[type[BaseException] | None], None]
+"""Cleans the folder of an instance that has ended, after an error of this type."""
 
 
 @contextmanager
@@ -31,17 +35,20 @@ def brought_up(
     steps: Steps,
     parameters: dict[str, str],
     built_by: Instance | None = None,
+    clean: Cleaning = lambda _kind: None,
 ) -> Iterator[embedded.EmbeddedAws]:
-    """Bring an instance up; end it if that, or the block, raises.
+    """Bring an instance up; if that or the block raises, end it and call `clean`.
 
-    The logs of a failed instance stay. Raise LocalError if the cause is a full disk.
+    `clean` isn't called if the instance isn't this call's own: it was up before, or another command
+    brings it up. Raise LocalError if the cause is a full disk.
 
     `built_by`: an instance with the same code. Its build is copied, instead of a new one.
     """
     tools = prepared(steps)
     parameters = deployment.host_parameters() | parameters
-    with telling_of_a_full_disk(instance), ExitStack() as failing:
-        with instance.brought_up_alone():
+    with telling_of_a_full_disk(instance), ExitStack() as block:
+        # An error in here is cleaned up before the lock is free again.
+        with instance.brought_up_alone(), ExitStack() as failing:
             if instance.is_running():
                 raise LocalError(
                     f"instance '{instance.name}' is up already: `watch` shows it, `down` ends it"
@@ -49,6 +56,7 @@ def brought_up(
             if fault := too_little_room(instance.folder):
                 raise LocalError(fault)
             instance.create()
+            failing.push(lambda kind, _error, _trace: clean(kind))
             sources = digests()
             build = None if built_by else deployment.build(instance, parameters)
             if build:
@@ -60,8 +68,9 @@ def brought_up(
             if built_by:
                 deployment.copy_build(built_by, instance)
             deploy(instance, steps, parameters, sources)
+            block.enter_context(failing.pop_all())
         yield aws
-        failing.pop_all()
+        block.pop_all()
 
 
 def prepared(steps: Steps) -> dict[str, Path]:
@@ -76,7 +85,6 @@ def started(instance: Instance, steps: Steps, tools: dict[str, Path]) -> embedde
     """Start the embedded AWS of an instance."""
     began = time.monotonic()
     aws = embedded.start(instance, tools["aws"])
-    instance.save(state_of(aws))
     steps.done("embedded AWS", f"on 127.0.0.1:{aws.port}, IAM enforced", time.monotonic() - began)
     return aws
 

@@ -5,7 +5,20 @@ import re
 
 UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 PART_PATTERN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+NUMBER_PATTERN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 DURATION_PATTERN = re.compile(rf"(?:{PART_PATTERN.pattern})+")
+
+
+def finite_number(text: str) -> float:
+    """Return the number that a decimal text is; raise ValueError for other text.
+
+    Python's own `float` also reads 1_0, NaN, Infinity and digits of other scripts, which stand for
+    something else in a file or are mistakes.
+    """
+    value = float(text) if NUMBER_PATTERN.fullmatch(text) else math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"'{text}' isn't a number such as 21.5 or -3")
+    return value
 
 
 def duration_seconds(text: str) -> float:
@@ -25,10 +38,10 @@ def seconds_or_duration(text: str) -> float:
 def rate(text: str) -> float:
     """Return a number above 0; raise ValueError for other text."""
     try:
-        value = float(text)
+        value = finite_number(text)
     except ValueError:
         value = 0.0
-    if not 0 < value < math.inf:
+    if value <= 0:
         raise ValueError(f"'{text}' isn't a number above 0, such as 5 or 0.2")
     return value
 
@@ -36,7 +49,7 @@ def rate(text: str) -> float:
 def share(text: str) -> float:
     """Return a share from 0 to 1, written 0.05 or 5%; raise ValueError for other text."""
     try:
-        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        value = finite_number(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
@@ -49,7 +62,7 @@ def speed(text: str) -> float | None:
     if text == "max":
         return None
     try:
-        value = float(text.removesuffix("x"))
+        value = finite_number(text.removesuffix("x"))
     except ValueError:
         value = 0.0
     if value <= 0:

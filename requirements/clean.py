@@ -15,10 +15,18 @@ INSTANCES = ".local"
 
 
 def is_up(folder: Path) -> bool:
-    """Return whether an instance's process holds the lock in its folder."""
+    """Return whether an instance's process runs, or a command brings the instance up."""
+    return is_locked(folder / "lock") or is_locked(folder.with_name(f".{folder.name}.up"))
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds a file's lock.
+
+    The look takes a shared lock for a moment, so it doesn't keep another look from its answer.
+    """
     try:
-        with (folder / "lock").open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:

@@ -105,6 +105,10 @@ def words_of_the_product(source: str) -> list[str]:
     ]
 
 
+FOR_EITHER_PYTHON = ("event_pattern", "states_language", "sigv4", "locks")
+"""Modules of the emulator that both its interpreter and the project's import."""
+
+
 def strange_to_the_emulators_interpreter(tree: ast.Module) -> list[str]:
     """Yield imports that `.tools/aws` lacks: not the standard library, ministack or these."""
     known = {*sys.stdlib_module_names, "ministack"}
@@ -112,8 +116,7 @@ def strange_to_the_emulators_interpreter(tree: ast.Module) -> list[str]:
         f"{line}: imports {name}"
         for line, name in imports(tree)
         if name.partition(".")[0] not in known
-        and not name.startswith(("emulator.gaps", "emulator.event_pattern"))
-        and not name.startswith(("emulator.states_language", "emulator.sigv4"))
+        and not name.startswith(tuple(f"emulator.{each}" for each in ("gaps", *FOR_EITHER_PYTHON)))
     ]
 
 
@@ -237,7 +240,7 @@ def test_the_emulator_knows_nothing_of_the_local_run_or_of_what_runs_on_it() -> 
 
 
 def test_what_runs_in_the_emulators_interpreter_imports_only_what_that_has() -> None:
-    modules = ("launcher", "event_pattern", "states_language", "sigv4")
+    modules = ("launcher", *FOR_EITHER_PYTHON)
     there = (*(f"emulator/{name}.py" for name in modules), "emulator/gaps/")
     packages = (
         "emulator/__init__.py",

@@ -22,6 +22,8 @@ from emulator.mqtt.services import AwsServices
 from emulator.mqtt.spool import Spool
 
 LOGGER = logging.getLogger(__name__)
+END_SECONDS = 2.0
+"""How long the process waits for messages in work; the spool keeps them."""
 
 
 def now_ms() -> int:
@@ -34,7 +36,8 @@ async def serve(url: str, region: str, folder: Path, port: int) -> None:
     certificates.prepare(folder)
     endpoint = endpoint_at(url, region, root_key())
     iot = Iot(endpoint)
-    rules = RulesEngine(Spool(folder / "mqtt.sqlite3"), iot.rules, AwsActions(endpoint))
+    spool = Spool(folder / "mqtt.sqlite3")
+    rules = RulesEngine(spool, iot.rules, AwsActions(endpoint))
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -43,6 +46,8 @@ async def serve(url: str, region: str, folder: Path, port: int) -> None:
     rules.start()
     await stopped.wait()
     server.close()  # without waiting for it, which would last until the last device leaves
+    if rules.stop(END_SECONDS):
+        spool.close()
 
 
 def main() -> None:
@@ -61,7 +66,7 @@ def main() -> None:
     except BaseException:
         LOGGER.exception("the broker ends")
         os._exit(1)
-    os._exit(0)  # at once: messages in work are still in the spool
+    os._exit(0)  # at once, without waiting for threads: unfinished messages are in the spool
 
 
 if __name__ == "__main__":

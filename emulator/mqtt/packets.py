@@ -23,6 +23,8 @@ FLAGS = {SUBSCRIBE: 0b0010, UNSUBSCRIBE: 0b0010}
 NAME = "MQTT"
 LEVELS = LEVEL_3_1_1, LEVEL_5 = 4, 5
 LENGTH_BYTES_MAX = 4
+MORE = 0x80
+"""The bit of a byte of a length that says that another byte follows."""
 QOS_MAX = 2
 WILD = frozenset("+#")
 SHARED = "$share/"
@@ -66,6 +68,8 @@ class Publish:
     packet_id: int = 0
     is_retained: bool = False
     properties: Properties = field(default_factory=dict)
+    is_duplicate: bool = False
+    """Whether an earlier attempt may have reached the receiver: the DUP flag."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +119,10 @@ class Subscription:
 async def read(reader: asyncio.StreamReader, bytes_max: int) -> Packet:
     """Read a packet; raise Malformed, or IncompleteReadError at the connection's end."""
     (first,) = await reader.readexactly(1)
-    length = 0
-    for index in range(LENGTH_BYTES_MAX):
-        (byte,) = await reader.readexactly(1)
-        length |= (byte & 0x7F) << (7 * index)
-        if byte < 0x80:
-            break
-    else:
-        raise Malformed("a length of more than four bytes")
+    encoded = await reader.readexactly(1)
+    while encoded[-1] & MORE and len(encoded) <= LENGTH_BYTES_MAX:
+        encoded += await reader.readexactly(1)
+    length = Cursor(encoded).variable()
     if length > bytes_max:
         raise Malformed(f"a packet of {length} bytes; {bytes_max} are the most", TOO_LARGE)
     packet = Packet(first >> 4, first & 0x0F, await reader.readexactly(length))
@@ -151,12 +151,17 @@ class Cursor:
         return int.from_bytes(self.take(size), "big")
 
     def variable(self) -> int:
-        """Return the next number of variable length, one to four bytes."""
+        """Return the next number of variable length, one to four bytes, and no more than needed.
+
+        MQTT 5, 1.5.5-1. Version 3.1.1 (2.2.3) gives each length one encoding, too.
+        """
         result = 0
         for index in range(LENGTH_BYTES_MAX):
             (byte,) = self.take(1)
-            result |= (byte & 0x7F) << (7 * index)
-            if byte < 0x80:
+            result |= (byte & ~MORE) << (7 * index)
+            if not byte and index:
+                raise Malformed(f"the number {result} in {index + 1} bytes, more than it needs")
+            if not byte & MORE:
                 return result
         raise Malformed("a number of more than four bytes")
 
@@ -382,11 +387,12 @@ def puback(packet_id: int) -> bytes:
 
 
 def message(sent: Publish, level: int = LEVEL_3_1_1) -> bytes:
-    """Return a PUBLISH, with QoS 1, or with QoS 0 if it has no packet id."""
+    """Return a PUBLISH of QoS 0 or 1; QoS 1 has a packet id."""
     body = properties.with_length(sent.topic.encode())
     body += struct.pack("!H", sent.packet_id) if sent.qos else b""
     body += properties.encode(sent.properties) if level == LEVEL_5 else b""
-    return packet(PUBLISH, body + sent.payload, sent.qos << 1 | sent.is_retained)
+    flags = sent.is_duplicate << 3 | sent.qos << 1 | sent.is_retained
+    return packet(PUBLISH, body + sent.payload, flags)
 
 
 def suback(packet_id: int, codes: list[int], level: int = LEVEL_3_1_1) -> bytes:

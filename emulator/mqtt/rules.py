@@ -29,6 +29,8 @@ AWAY_SECONDS = 1.0
 AGAIN_SECONDS = 0.5, 30.0
 """The first and the longest pause before a message that failed unexpectedly is retried."""
 WORKERS = 8
+STOP_SECONDS = 10.0
+"""How long the end waits for messages in work; an action's attempts and pauses take about that."""
 
 
 class ActionFailed(Exception):
@@ -118,6 +120,7 @@ class Tasks:
         self._changed = threading.Condition()
         self._waiting: list[tuple[float, int, Task]] = []
         self._order = itertools.count()
+        self.is_closed = False
 
     def __len__(self) -> int:
         """Return how many tasks wait for a worker or for their next try."""
@@ -130,14 +133,21 @@ class Tasks:
             heapq.heappush(self._waiting, (due, next(self._order), task))
             self._changed.notify()
 
-    def get(self) -> Task:
-        """Wait for a task whose time has come, and remove it."""
+    def close(self) -> None:
+        """Give out no more tasks."""
         with self._changed:
-            while True:
+            self.is_closed = True
+            self._changed.notify_all()
+
+    def get(self) -> Task | None:
+        """Wait for a task whose time has come, and remove it; return None once this is closed."""
+        with self._changed:
+            while not self.is_closed:
                 wait = self._waiting[0][0] - time.monotonic() if self._waiting else None
                 if wait is not None and wait <= 0:
                     return heapq.heappop(self._waiting)[2]
                 self._changed.wait(wait)
+            return None
 
 
 class RulesEngine:
@@ -156,6 +166,7 @@ class RulesEngine:
         self._actions = actions
         self._sleep = sleep
         self._tasks = Tasks()
+        self._workers: list[threading.Thread] = []
         self._refused = 0
 
     @property
@@ -167,8 +178,21 @@ class RulesEngine:
         """Start the workers, with the messages that an earlier broker left in the spool."""
         for number, message in self._spool.kept():
             self._tasks.put(Task(number, message))
-        for _ in range(WORKERS):
-            threading.Thread(target=self._work, daemon=True).start()
+        self._workers = [threading.Thread(target=self._work, daemon=True) for _ in range(WORKERS)]
+        for worker in self._workers:
+            worker.start()
+
+    def stop(self, seconds: float = STOP_SECONDS) -> bool:
+        """End the workers after the messages that they have in work; the spool keeps the others.
+
+        Return whether all ended within `seconds`. Messages may still be accepted, for a later
+        engine.
+        """
+        self._tasks.close()
+        deadline = time.monotonic() + seconds
+        for worker in self._workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+        return not any(worker.is_alive() for worker in self._workers)
 
     def accept(self, message: Published) -> None:
         """Store a message, which may be acknowledged when this returns.
@@ -189,8 +213,7 @@ class RulesEngine:
         self._tasks.put(Task(number, message))
 
     def _work(self) -> None:
-        while True:
-            task = self._tasks.get()
+        while task := self._tasks.get():
             try:
                 if not task.is_processed:
                     self.process(task.message)
@@ -217,6 +240,8 @@ class RulesEngine:
             try:
                 return self._rules()
             except Unreachable as error:
+                if self._tasks.is_closed:
+                    raise
                 LOGGER.warning("rules: %s", error)
                 self._sleep(AWAY_SECONDS)
 

@@ -83,7 +83,9 @@ class Session:
     waiting: deque[Outgoing] = field(default_factory=deque)
     """Messages of QoS 1 to send, in order."""
     sent: dict[int, Outgoing] = field(default_factory=dict)
-    """Sent messages that the client hasn't acknowledged, by packet id."""
+    """Sent messages that the client hasn't acknowledged, by packet id, in order."""
+    _unrepeated: deque[int] = field(default_factory=deque)
+    """Packet ids of messages that were sent on an earlier connection, but not yet on this one."""
     _packet_id: int = 0
 
     def matching(self, topic: str, publisher: str) -> Subscription | None:
@@ -100,24 +102,45 @@ class Session:
     def offer(self, outgoing: Outgoing, now: float) -> None:
         """Send a message or queue it; a message of QoS 0 is sent now or never."""
         if outgoing.message.qos:
+            if len(self.waiting) >= limits.QUEUED_MAX:
+                self.waiting = deque(each for each in self.waiting if each.at(now))
             if len(self.waiting) < limits.QUEUED_MAX:
                 self.waiting.append(outgoing)
             self.flush(now)
         elif self.client and (message := outgoing.at(now)):
             self.client.send(message)
 
+    def reconnect(self, client: Client) -> None:
+        """Go on with a new connection; all unacknowledged messages have to be sent on it again."""
+        self.client, self.certificate_id = client, client.certificate_id
+        self._unrepeated = deque(self.sent)
+
     def flush(self, now: float) -> None:
-        """Send queued messages, as many as may be unacknowledged at once."""
-        while self.client and self.waiting and len(self.sent) < self.client.unacknowledged_max:
-            outgoing = self.waiting.popleft()
+        """Send messages, as many as may be unacknowledged at once on a connection.
+
+        Unacknowledged messages of an earlier connection come first, in order, with the DUP flag and
+        their packet ids: MQTT 3.1.1 and 5, 4.4-1 and 3.3.1-1. AWS documents that the broker may
+        choose another packet id in rare cases, so the ids are otherwise kept.
+        https://docs.aws.amazon.com/iot/latest/developerguide/mqtt.html#mqtt-differences
+        """
+        while self.client and (self._unrepeated or self.waiting):
+            if len(self.sent) - len(self._unrepeated) >= self.client.unacknowledged_max:
+                return
+            is_again = bool(self._unrepeated)
+            number = self._unrepeated.popleft() if is_again else self._free_packet_id()
+            outgoing = self.sent[number] if is_again else self.waiting.popleft()
             message = outgoing.at(now)
-            number = self._free_packet_id()
-            if message and self.client.send(replace(message, packet_id=number)):
+            if message:
+                message = replace(message, packet_id=number, is_duplicate=is_again)
+            if message and self.client.send(message):
                 self.sent[number] = outgoing
+            else:  # it has expired, or is too long for this client
+                self.sent.pop(number, None)
 
     def acknowledge(self, packet_id: int, now: float) -> None:
         """Forget an acknowledged message, and send the next."""
-        self.sent.pop(packet_id, None)
+        if self.sent.pop(packet_id, None) and packet_id in self._unrepeated:
+            self._unrepeated.remove(packet_id)
         self.flush(now)
 
     def _free_packet_id(self) -> int:
@@ -159,8 +182,7 @@ class Sessions:
             session = Session(client.client_id, client.certificate_id, client, expiry_seconds)
             self._by_id[client.client_id] = session
             return session, False
-        self._requeue_sent(session)  # its previous connection may not have ended yet
-        session.client, session.certificate_id = client, client.certificate_id
+        session.reconnect(client)  # its previous connection may not have ended yet
         session.expiry_seconds, session.ends_at = expiry_seconds, None
         return session, True
 
@@ -169,16 +191,9 @@ class Sessions:
         session = self._by_id.get(client.client_id)
         if session is None or session.client is not client:
             return  # another connection has its client id now
-        self._requeue_sent(session)
         session.client, session.ends_at = None, self._clock() + session.expiry_seconds
         if not session.expiry_seconds:
             del self._by_id[client.client_id]
-
-    @staticmethod
-    def _requeue_sent(session: Session) -> None:
-        """Queue unacknowledged messages again, in order, before newer ones."""
-        session.waiting.extendleft(reversed(session.sent.values()))
-        session.sent.clear()
 
     def groups(self, topic: str) -> list[list[tuple[Session, Subscription]]]:
         """Return the members of each group that shares a topic, in the order to try them.

@@ -18,6 +18,7 @@ from telemetry_client.reading import check_metric, from_iso
 
 from local.errors import LocalError
 from local.fleet.reading import METRICS, Reading
+from local.values import finite_number
 
 BLANK = " \t\r\n\0"  # with the NUL that ends a C string
 DEVICE_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -228,11 +229,11 @@ def shifted(readings: list[Reading], end_ms: int) -> list[Reading]:
 
 
 def number(cell: str, where: str) -> float:
-    """Return a cell's number; raise LocalError, with `where`, if it isn't a number."""
+    """Return a cell's number; raise LocalError, with `where`, if it isn't a finite number."""
     try:
-        return float(cell)
-    except ValueError:
-        raise LocalError(f"{where}: '{cell}' isn't a number") from None
+        return finite_number(cell)
+    except ValueError as error:
+        raise LocalError(f"{where}: {error}; leave a cell empty if nothing was measured") from None
 
 
 class Clock:

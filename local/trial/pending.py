@@ -17,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from local.deployment import STREAM_FUNCTIONS, client
 from local.instance import Instance
+from local.tables import counted
 from local.trial.mapping_state import MappingReader, MappingState
 
 MESSAGES = "mqtt.sqlite3"
@@ -53,7 +54,7 @@ class Slowness:
         if self.no_answer:
             lines.append(f"the check got no answer: {self.no_answer}")
         if self.repeats:
-            lines.append(f"{self.repeats:,} calls of the check had to be repeated")
+            lines.append(f"the check repeated {counted(self.repeats, 'call')}")
         if self.out_of_time:
             each = ", ".join(f"{name} {count}" for name, count in sorted(self.out_of_time.items()))
             lines.append(f"functions timed out (aws.log): {each}")

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from local.fleet.ledger import Ledger
 from local.fleet.over_https import Posting
+from local.tables import counted
 from local.trial.chaos import Casualties
 from local.trial.check import Comparison, Difference
 from local.trial.monitor import Monitor
@@ -42,6 +43,8 @@ class Report:
     monitor: Monitor
     posting: Posting
     devices: int
+    is_alone: bool = True
+    """Whether no other devices have posted to the instance."""
     settled_at: float | None = None
     problems: list[str] = field(default_factory=list)
     """Problems that a slow machine can't explain."""
@@ -76,10 +79,12 @@ class Report:
         """The verdict on the run.
 
         A missing reading is lost once no pending work is left that could store it. A surplus is
-        wrong at once. A missing count may be that of a function that timed out.
+        wrong at once. A missing count may be that of a function that timed out. Beside other
+        devices, pending work may be theirs: without a difference it doesn't matter.
         """
         slow = self.slowness
-        is_unfinished = bool(slow.waiting or slow.no_answer or slow.fault)
+        is_awaited = slow.waiting and (self.is_alone or self.differences)
+        is_unfinished = bool(is_awaited or slow.no_answer or slow.fault)
         if self.problems or any(not each.may_come for each in self.differences):
             return Verdict.WRONG
         if self.differences and not is_unfinished:
@@ -104,11 +109,11 @@ class Report:
         """
         problems = list(self.unsure)
         if self.unaccounted:
-            problems.append(f"GET /accounting misses {self.unaccounted:,} readings")
+            problems.append(f"GET /accounting misses {counted(self.unaccounted, 'reading')}")
         accepted = self.ledger.counts.accepted
         if self.accounting and accepted_in(self.accounting) < accepted:
             problems.append(
-                f"GET /accounting has {accepted_in(self.accounting):,} accepted readings, "
+                f"GET /accounting has {counted(accepted_in(self.accounting), 'accepted reading')}, "
                 f"the devices know of {accepted:,}"
             )
         return problems
@@ -133,11 +138,15 @@ class Report:
 
 
 def problems(report: Report) -> list[str]:
-    """Return further problems that a slow machine can't explain."""
+    """Return further problems that a slow machine can't explain.
+
+    Beside other devices, a reading in quarantine may be theirs. If it isn't, it is missing in its
+    window, which is a difference.
+    """
     counts, seen = report.ledger.counts, report.monitor.latest
     texts = []
-    if seen.quarantined:
-        texts.append(f"{seen.quarantined:,} readings are in quarantine")
+    if seen.quarantined and report.is_alone:
+        texts.append(f"{counted(seen.quarantined, 'reading')} in quarantine")
     if not counts.accepted and not counts.unanswered:
         texts.append("no reading was accepted")
     return texts
@@ -201,14 +210,14 @@ HEADLINES = {
     Verdict.UNKNOWN: "[bold yellow]? couldn't tell: this machine was too slow[/]",
 }
 FULL_DISK = "[bold yellow]? couldn't tell: the disk is full[/]"
+NO_ANSWER = "[bold yellow]? couldn't tell: the API didn't answer the check[/]"
 
 
 def print_verdict(report: Report, console: Console) -> None:
     """Print the verdict, a summary, the first differences, and advice for a slow machine."""
     console.print()
     if report.is_checked or not report.is_ok:
-        is_full = report.verdict is Verdict.UNKNOWN and report.slowness.fault
-        console.print(FULL_DISK if is_full else HEADLINES[report.verdict])
+        console.print(headline(report))
     for text in summary(report):
         console.print(f"  {escape(text)}", highlight=False, soft_wrap=True)
     style = "red" if report.verdict is Verdict.WRONG else "yellow"
@@ -219,6 +228,16 @@ def print_verdict(report: Report, console: Console) -> None:
             console.print(f"  [yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
     if report.verdict is Verdict.UNKNOWN and not report.slowness.fault:
         console.print(f"  {advice(report.devices)}", highlight=False, soft_wrap=True)
+
+
+def headline(report: Report) -> str:
+    """Return the verdict as a line; it names a slow machine only if that may be the cause."""
+    slow = report.slowness
+    if report.verdict is Verdict.UNKNOWN and slow.fault:
+        return FULL_DISK
+    if report.verdict is Verdict.UNKNOWN and slow.no_answer and not slow.out_of_time:
+        return NO_ANSWER
+    return HEADLINES[report.verdict]
 
 
 def advice(devices: int) -> str:
@@ -234,29 +253,35 @@ def summary(report: Report) -> Iterator[str]:
     """Yield the counts of a run, a line each."""
     counts, seen = report.ledger.counts, report.monitor.latest
     yield (
-        f"{counts.accepted:,} readings accepted from {report.devices:,} devices in "
+        f"{counted(counts.accepted, 'reading')} accepted from "
+        f"{counted(report.devices, 'device')} in "
         f"{duration_text(report.loaded_seconds)}: {report.accepted_per_second:,.0f} a second"
     )
     if report.settled_at:
+        repeats = f", {counted(seen.duplicate, 'duplicate')}" if report.is_alone else ""
         yield (
-            f"{report.ledger.distinct():,} different ones, {seen.duplicate:,} duplicates: "
+            f"{counted(report.ledger.distinct(), 'different one')}{repeats}: "
             f"{report.stored_per_second:,.0f} a second all the way to their windows"
         )
     if report.is_checked:
         yield (
-            f"{report.windows_checked:,} windows and {report.alerts_expected:,} alert"
-            f"{'s' * (report.alerts_expected != 1)} "
-            "compared with what the devices sent"
+            f"{counted(report.windows_checked, 'window')} and "
+            f"{counted(report.alerts_expected, 'alert')} compared with what the devices sent"
+        )
+    if seen.quarantined and not report.is_alone:
+        yield (
+            f"{counted(seen.quarantined, 'reading')} in quarantine since the start, "
+            "maybe of other devices on this instance"
         )
     if counts.unanswered:
         yield (
-            f"{counts.unanswered:,} readings got no answer, so each may be there or not: "
-            f"{report.comparison.unanswered_there:,} are"
+            f"{counted(counts.unanswered, 'reading')} got no answer, so each may be there or not; "
+            f"the windows have {report.comparison.unanswered_there:,}"
         )
     if report.comparison.unsearched:
         yield (
-            f"{report.comparison.unsearched:,} windows have too many of them for an exact check: "
-            "only their counts and extreme values were checked"
+            f"{counted(report.comparison.unsearched, 'window')} with too many of them for an exact "
+            "check: only counts and extreme values were checked"
         )
     if report.accounting:
         yield balance(report.accounting)
@@ -266,16 +291,15 @@ def summary(report: Report) -> Iterator[str]:
         yield report.casualties.summary()
     yield from not_taken(report)
     if counts.resent:
-        yield f"{counts.resent:,} readings sent again"
+        yield f"{counted(counts.resent, 'reading')} sent again"
 
 
 def not_taken(report: Report) -> Iterator[str]:
     """Yield how many rows of a file were left out, and the most frequent reasons of refusals."""
     if report.left_out:
-        rows = "row" if report.left_out == 1 else "rows"
         yield (
-            f"{report.left_out:,} {rows} of the file left out, in part or whole: another row "
-            "has their device and time, and a larger value"
+            f"{counted(report.left_out, 'row')} of the file left out, in part or whole: another "
+            "row has their device and time, and a larger value"
         )
     for reason, count in report.ledger.reasons.most_common(REASONS_SHOWN):
         yield f"{count:,} refused: {reason}"
@@ -283,10 +307,10 @@ def not_taken(report: Report) -> Iterator[str]:
 
 def balance(accounting: dict[str, Any]) -> str:
     """Return the pipeline's own counts in a line that adds up."""
-    counted, accepted = accounting["stages"]["aggregate"], accepted_in(accounting)
+    counts, accepted = accounting["stages"]["aggregate"], accepted_in(accounting)
     ends = ("stored", "duplicate", "quarantined")
-    ended = sum(counted[name] for name in ends)
-    each = ", ".join(f"{counted[name]:,} {name}" for name in ends)
+    ended = sum(counts[name] for name in ends)
+    each = ", ".join(f"{counts[name]:,} {name}" for name in ends)
     text = (
         f"{accepted:,} accepted, by the pipeline's accounting: {each}, "
         f"{accounting['unaccounted']:,} unaccounted"
@@ -307,4 +331,4 @@ def wrong_lines(report: Report) -> Iterator[str]:
     yield from map(str, report.differences[:DIFFERENCES_SHOWN])
     more = len(report.differences) - DIFFERENCES_SHOWN
     if more > 0:
-        yield f"and {more:,} more differences"
+        yield f"and {counted(more, 'more difference')}"

@@ -100,6 +100,7 @@ class Exercise:
             self.monitor,
             self._posting,
             len(source.devices),
+            is_alone=plan.is_alone,
             left_out=source.left_out,
         )
         started = time.monotonic()

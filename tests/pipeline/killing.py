@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from emulator import embedded
-from local.instance import Instance, state_of, unused
+from local.instance import Instance, unused
 from local.tools import tool
 from ops.arguments import Parser
 from tests.pipeline.consumers import Consumer
@@ -132,7 +132,6 @@ def main() -> int:
     try:
         aws = embedded.start(instance, tool("aws", "python"))
         try:
-            instance.save(state_of(aws))
             outcome = kill_while_records_flow(instance, options.kills, options.seed)
         finally:
             aws.stop()

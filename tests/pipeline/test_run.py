@@ -109,7 +109,7 @@ def test_a_planted_fault_is_reported_as_wrong_and_an_unanswered_reading_is_not(
     assert {each.device_id for each in wrong.differences} == {device_id}
 
 
-@pytest.mark.alone  # the check tells what is put in quarantine, whoever has sent it
+@pytest.mark.alone  # the check waits for other devices' pending work, too
 def test_a_year_of_recorded_temperatures_has_its_monthly_means(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:

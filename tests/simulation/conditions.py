@@ -6,7 +6,7 @@ import json
 import random
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tests.simulation import judge
@@ -33,6 +33,8 @@ class Conditions:
         self.history = History(now_ms)
         self.tasks: dict[str, dict[asyncio.Task[Any], None]] = {}
         """What goes on, by owner."""
+        self.broken = ""
+        """The first error of the course's own work in the background, if there was any."""
         self.poison_instants: set[int] = set()
         """The instants of readings that kill functions."""
         self._killing: dict[str, bool] = {}
@@ -45,6 +47,19 @@ class Conditions:
             return False
         self.hits[fault] += 1
         return True
+
+    def begin(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """Begin the world's own work that nothing waits for; its error breaks the course.
+
+        Otherwise a fault whose code crashes would strike no more, and every invariant would hold.
+        """
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._note_error)
+        return task
+
+    def _note_error(self, task: "asyncio.Task[Any]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.broken = self.broken or f"{task.get_coro()!r}: {error!r}"
 
     def drawn_skew_ms(self) -> int:
         """Return the error of a clock of AWS, in ms."""

@@ -55,10 +55,10 @@ class Events:
     def accept(self, function: str, event: Json) -> None:
         """Queue an event, for the function to run later."""
         self.waiting += 1
-        asyncio.create_task(self._deliver(function, event))  # noqa: RUF006
+        self._conditions.begin(self._deliver(function, event))
         if self._conditions.happens("event_twice"):
             self.waiting += 1
-            asyncio.create_task(self._deliver(function, event))  # noqa: RUF006
+            self._conditions.begin(self._deliver(function, event))
 
     async def _deliver(self, function: str, event: Json) -> None:
         try:

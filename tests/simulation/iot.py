@@ -102,7 +102,7 @@ class Iot:
         message.region, message.at_ms = self.services.name, conditions.now_ms()
         self._meant[plain_topic(message.topic), message.payload] = message.documents
         self.at_work += 1
-        asyncio.create_task(self._process(message))  # noqa: RUF006
+        conditions.begin(self._process(message))
         if conditions.happens("puback_lost"):
             conditions.history.note(message.device_id, "gets no PUBACK from", self.services.name)
             return False

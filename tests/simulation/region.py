@@ -91,9 +91,9 @@ class Region(Services):
         """Start the mappings, the queues' pollers and the schedule."""
         self.start_engine()
         self._pollers = [
-            asyncio.create_task(self._poll("overflow", "drain", 2)),
-            asyncio.create_task(self._poll("notices", "notify", 10)),
-            asyncio.create_task(self._sweep()),
+            self.conditions.begin(self._poll("overflow", "drain", 2)),
+            self.conditions.begin(self._poll("notices", "notify", 10)),
+            self.conditions.begin(self._sweep()),
         ]
 
     def start_engine(self) -> None:
@@ -108,7 +108,7 @@ class Region(Services):
         )
         token = owner.set(self._engine_owner)
         try:
-            asyncio.create_task(Engine(ports, self._list_mappings).run())  # noqa: RUF006
+            self.conditions.begin(Engine(ports, self._list_mappings).run())
         finally:
             owner.reset(token)
 
@@ -269,7 +269,7 @@ class Region(Services):
                 for message in messages:
                     if self.conditions.happens("duplicate"):
                         message.visible_at_ms = self.conditions.now_ms()
-                task = asyncio.create_task(self._work(queue, function, messages))
+                task = self.conditions.begin(self._work(queue, function, messages))
                 working.add(task)
                 task.add_done_callback(working.discard)
             await asyncio.sleep(QUEUE_POLL_SECONDS)
@@ -301,7 +301,7 @@ class Region(Services):
         while True:
             past_seconds = self.conditions.now_ms() / 1000 % SWEEP_SECONDS
             await asyncio.sleep(SWEEP_SECONDS - past_seconds)
-            asyncio.create_task(self._sweep_once())  # noqa: RUF006
+            self.conditions.begin(self._sweep_once())
 
     async def _sweep_once(self) -> None:
         with contextlib.suppress(NotInvoked):

@@ -9,12 +9,16 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import fields
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.simulation.bugs import BUGS
 from tests.simulation.checking import Outcome, course, reduced, seed_that_finds
+from tests.simulation.invariants import BROKEN
 from tests.simulation.options import Options, drawn
+from tests.simulation.region import Region
+from tests.simulation.world import World
 
 ROOT = Path(__file__).parents[2]
 SEEDS, SEEDS_A_TEST = 160, 20
@@ -105,3 +109,21 @@ def test_the_seeds_draw_every_fault_and_none_at_all() -> None:
     wanted = {name for name, field in Options.__dataclass_fields__.items() if field.metadata}
     assert set().union(*drawn_faults) == wanted
     assert {} in drawn_faults
+
+
+@pytest.mark.parametrize(
+    ("of", "name"), [(World, "_trouble"), (World, "_heat_wave"), (Region, "_sweep_once")]
+)
+def test_an_error_of_the_simulated_world_itself_breaks_its_course(
+    of: type, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_arguments: object) -> Any:
+        raise ZeroDivisionError
+
+    async def crash_later(*_arguments: object) -> None:
+        crash()
+
+    monkeypatch.setattr(of, name, crash if name == "_trouble" else crash_later)
+    ((invariant, told),) = course(1, Options(devices=1, minutes=0.5, heat_wave=1.0)).violations
+    assert invariant == BROKEN
+    assert "ZeroDivisionError" in told

@@ -108,7 +108,7 @@ class World:
         for other in REGIONS:
             if other != region:
                 self.replicating += 1
-                asyncio.create_task(self._replicate(region, other, apply))  # noqa: RUF006
+                self.conditions.begin(self._replicate(region, other, apply))
 
     async def _replicate(self, region: str, other: str, apply: Callable[[str], None]) -> None:
         conditions = self.conditions
@@ -127,7 +127,7 @@ class World:
         conditions, options = self.conditions, self.conditions.options
         for region in self.regions.values():
             region.start()
-        weather = asyncio.create_task(self._weather())
+        weather = conditions.begin(self._weather())
         await asyncio.gather(*[device.run() for device in self.devices])
         await asyncio.sleep(AFTERWARDS_SECONDS)
         self._weather_ends()
@@ -175,14 +175,14 @@ class World:
             conditions.take_away(service, region.name, seconds)
             note(region.name, service, f"is away for {seconds:.0f} s")
         if conditions.happens("redrive", chance):
-            asyncio.create_task(self._redrive_amid(region))  # noqa: RUF006
+            conditions.begin(self._redrive_amid(region))
         if conditions.happens("cursors_expire", chance):
             note(region.name, "the cursors of its streams expire")
             region.stream.expire_cursors()
             region.alerts_stream.expire_cursors()
         self._others_put(region, chance)
         if conditions.happens("heat_wave", chance):
-            asyncio.create_task(self._heat_wave(region))  # noqa: RUF006
+            conditions.begin(self._heat_wave(region))
         if conditions.happens("not_readings", chance):
             data = chance.choice(GARBAGE) + b"%d" % chance.randrange(10**9)
             note(region.name, "not a reading", region.stream.take(data, "other"))
@@ -430,6 +430,7 @@ def run(seed: int, options: Options) -> World:
         with simulated(options):
             try:
                 await world.run()
+                world.failure = world.conditions.broken
             except Exception as error:  # noqa: BLE001 - the history tells how it came to that
                 world.failure = repr(error)
         for task in asyncio.all_tasks(loop):

@@ -68,6 +68,8 @@ class Site:
         self.forgotten: list[str] = []
         self.takes = threading.Event()
         self.takes.set()
+        self.devices: list[Device] = []
+        self.connections: list[ssl.SSLSocket] = []
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=[self._serve()])
@@ -87,8 +89,19 @@ class Site:
         await asyncio.gather(*connections, return_exceptions=True)
 
     def end(self) -> None:
+        """End the broker, its devices, and the raw connections to it.
+
+        A test that fails leaves them open, and sockets that the garbage collector finds fail
+        another test.
+        """
+        for device in self.devices:
+            device.end()
+        for connection in self.connections:
+            connection.close()
+        self.takes.set()
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
     # the broker's ports
@@ -148,6 +161,7 @@ class Device:
     """A client, and the events and messages that it got."""
 
     def __init__(self, site: Site, name: str, files: certificates.Pair, **options: Any) -> None:
+        site.devices.append(self)
         self.seen: list[str] = []
         self.client = paho.Client(
             CallbackAPIVersion.VERSION2, name, reconnect_on_failure=False, **options
@@ -232,7 +246,9 @@ def raw(site: Site) -> ssl.SSLSocket:
     context = ssl.create_default_context(cafile=str(authority))
     context.load_cert_chain(*site.knows("pump-1"))
     plain = socket.create_connection(("127.0.0.1", site.port), SECONDS_MAX)
-    return context.wrap_socket(plain, server_hostname="localhost")
+    connection = context.wrap_socket(plain, server_hostname="localhost")
+    site.connections.append(connection)
+    return connection
 
 
 def received(connection: ssl.SSLSocket) -> bytes:

@@ -246,6 +246,7 @@ def test_while_the_spool_is_locked_no_message_is_acknowledged_and_then_all_goes_
         assert sorted(Noting.done) == sorted(b'{"n":%d}' % n for n in (1, *range(3, 20)))
     finally:
         site.end()
+        assert engine.stop()
         spool.close()
 
 

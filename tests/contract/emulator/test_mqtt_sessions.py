@@ -378,6 +378,10 @@ def test_unacknowledged_messages_come_again_in_order(
     second, was_there = returning(site, "pump-2", options)
     assert was_there
     second.gets(b"0", b"2", b"3")
+    ids = [first.messages[0].mid, first.messages[2].mid]
+    assert [message.mid for message in second.messages[:2]] == ids
+    assert [message.dup for message in second.messages] == [True, True, False]
+    assert not any(message.dup for message in first.messages)
     second.end()
 
 

@@ -53,8 +53,11 @@ def running(spool: Spool, actions: Noting) -> Iterator[RulesEngine]:
     engine = RulesEngine(spool, lambda: known, actions)
     with closing(spool):
         engine.start()
-        yield engine
-        eventually(lambda: engine.pending == 0 and spool.kept() == [])
+        try:
+            yield engine
+            eventually(lambda: engine.pending == 0 and spool.kept() == [])
+        finally:
+            assert engine.stop()
 
 
 def eventually(is_so: Callable[[], bool]) -> None:
@@ -102,6 +105,32 @@ def test_while_another_process_has_locked_the_file_no_message_is_accepted(tmp_pa
         other.execute("ROLLBACK")
         engine.accept(message(2))
         eventually(lambda: actions.done == [2])
+
+
+def test_the_refusal_of_a_locked_file_does_not_wait_for_the_workers_too(tmp_path: Path) -> None:
+    """Each worker waited for the file in its turn, and a refusal after all of them: 9 times."""
+    spool, actions = Spool(tmp_path / "spool", locked_seconds=0.5), Noting()
+    other = sqlite3.connect(tmp_path / "spool", isolation_level=None)
+    is_locked, waiting = threading.Event(), threading.Semaphore(0)
+
+    def fail(_number: int) -> None:
+        waiting.release()
+        assert is_locked.wait(10)
+
+    actions = Noting(fail)
+    with closing(other), running(spool, actions) as engine:
+        for number in range(WORKERS):
+            engine.accept(message(number))
+        assert all(waiting.acquire(timeout=10) for _ in range(WORKERS))
+        other.execute("BEGIN IMMEDIATE")
+        is_locked.set()
+        eventually(lambda: len(actions.done) == WORKERS)  # now they all want to remove theirs
+        began = time.monotonic()
+        with pytest.raises(NotStored, match="a: database is locked"):
+            engine.accept(message(WORKERS))
+        waited = time.monotonic() - began
+        other.execute("ROLLBACK")
+    assert waited < 5 * 0.5
 
 
 def test_a_lock_that_is_soon_gone_is_waited_for(tmp_path: Path) -> None:
@@ -172,6 +201,41 @@ def test_a_message_that_always_fails_delays_no_other(tmp_path: Path) -> None:
         eventually(lambda: actions.done == [3 * WORKERS])
         assert engine.pending > 0
         is_mended.set()
+
+
+def test_a_stopped_engine_leaves_no_thread_and_its_messages_in_the_spool(tmp_path: Path) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def wait(_number: int) -> None:
+        begun.set()
+        goes_on.wait(10)
+
+    actions = Noting(wait)
+    before = set(threading.enumerate())
+    with closing(Spool(tmp_path / "spool")) as spool:
+        engine = RulesEngine(spool, lambda: [RULE] if RULE else [], actions)
+        engine.start()
+        assert len(set(threading.enumerate()) - before) == WORKERS
+        engine.accept(message(1))
+        assert begun.wait(10)
+        assert not engine.stop(0.05)  # one has a message in work
+        engine.accept(message(2))
+        goes_on.set()
+        assert engine.stop()
+        assert set(threading.enumerate()) <= before
+        assert [number_of(kept.payload) for _, kept in spool.kept()] == [2]
+
+
+def test_an_engine_stops_while_its_rules_can_not_be_read(tmp_path: Path) -> None:
+    def rules_of() -> list[Rule]:
+        raise rules.Unreachable("away")
+
+    with closing(Spool(tmp_path / "spool")) as spool:
+        engine = RulesEngine(spool, rules_of, Noting(), lambda _seconds: time.sleep(0.01))
+        engine.start()
+        engine.accept(message(1))
+        assert engine.stop()
+        assert len(spool.kept()) == 1
 
 
 def test_each_failure_doubles_the_pause_up_to_a_limit(

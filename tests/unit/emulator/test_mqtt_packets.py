@@ -43,6 +43,14 @@ def test_a_packet_that_is_too_long_is_refused_before_it_is_read(data: bytes) -> 
         read(data)
 
 
+@pytest.mark.parametrize("length", [b"\x80\x00", b"\x81\x00", b"\x81\x80\x00", b"\x80\x80\x80\x00"])
+def test_a_number_in_more_bytes_than_it_needs_is_refused(length: bytes) -> None:
+    with pytest.raises(Malformed, match="more than it needs"):
+        read(b"\x30" + length + b"x")
+    with pytest.raises(Malformed, match="more than it needs"):
+        packets.publish(Packet(3, 0b0010, b"\x00\x01t\x00\x0a" + length + b"hello"), 5)
+
+
 def test_a_connect_has_a_client_id_and_a_keep_alive_time() -> None:
     body = b"\x00\x04MQTT\x04\x02\x00\x3c\x00\x06pump-1"
     assert packets.connect(body) == Connect("MQTT", 4, "pump-1", 60)

@@ -4,7 +4,7 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +50,24 @@ class MemoryActions:
 
 
 @pytest.fixture(autouse=True)
-def spools(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Close each spool at the end."""
-    made: list[Spool] = []
-    make = Spool.__init__
+def ending(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stop each started engine and close each spool at the end."""
+    ends: list[Callable[[], Any]] = []
+    make, start = Spool.__init__, RulesEngine.start
 
     def make_and_note(self: Spool, file: Path) -> None:
         make(self, file)
-        made.append(self)
+        ends.append(self.close)
+
+    def start_and_note(self: RulesEngine) -> None:
+        ends.append(self.stop)
+        start(self)
 
     monkeypatch.setattr(Spool, "__init__", make_and_note)
+    monkeypatch.setattr(RulesEngine, "start", start_and_note)
     yield
-    for spool in made:
-        spool.close()
+    for end in reversed(ends):
+        end()
 
 
 def engine(

@@ -100,6 +100,16 @@ def test_the_error_names_the_call_when_patience_is_over_or_the_instance_has_ende
         assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_a_call_that_keeps_timing_out_has_no_answer(status: int) -> None:
+    said = f"answered {status}: late; tried [0-9]+ times in 0 s"
+    with api(answering(status, message="late"), patience_seconds=0.05) as asked:
+        with pytest.raises(NoAnswer, match=f"GET /alerts {said}"):
+            list(asked.alerts())
+        with pytest.raises(NoAnswer, match=f"POST /tokens {said}"):
+            asked.create_tokens([OPERATOR])
+
+
 @pytest.mark.parametrize("lost_answers", [0, 1, 3])
 def test_tokens_whose_answer_was_lost_are_revoked_and_created_anew(lost_answers: int) -> None:
     registry = Registry(lost_answers)

@@ -190,7 +190,7 @@ def test_only_one_command_brings_an_instance_up(tmp_path: Path) -> None:
     instance = Instance("main", tmp_path / ".local" / "main")
     with instance.brought_up_alone():
         with (
-            pytest.raises(LocalError, match="another command brings instance 'main' up just now"),
+            pytest.raises(LocalError, match="'main' is being brought up by another command"),
             instance.brought_up_alone(),
         ):
             pass

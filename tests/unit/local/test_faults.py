@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 
 from emulator.errors import StepFailed, StepTimedOut
 from local import commands, faults
+from local.api import Api
 from local.cli import main, parser
 from local.errors import LocalError, NoAnswer
 from local.instance import ROOT, Instance, existing, named
@@ -88,6 +90,17 @@ def test_a_command_ends_with_a_sentence_and_a_code(
     told = capsys.readouterr().err
     assert told.startswith("✗ ")
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("status", [429, 502, 504])
+def test_a_command_whose_call_keeps_timing_out_ends_as_too_slow(
+    status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = httpx.MockTransport(lambda _: httpx.Response(status, json={"message": "late"}))
+    api = Api("http://api/v1", "a.secret", patience_seconds=0, transport=late)
+    monkeypatch.setattr(commands, "operator", lambda _options: api)
+    assert main(["query", "alerts"]) == 3
+    assert capsys.readouterr().err == f"✗ GET /alerts answered {status}: late\n"
 
 
 def test_a_failure_by_a_full_disk_is_reported_as_one(tmp_path: Path) -> None:

@@ -175,6 +175,22 @@ def test_a_cell_that_can_not_be_read_is_named(tmp_path: Path, row: str, message:
         Recording(options(path), NOW_MS)
 
 
+@pytest.mark.parametrize("cell", ["1_0", "٣", "NaN", "nan", "inf", "-Infinity", "1e999", "0x10"])
+def test_a_cell_that_python_alone_takes_for_a_number_is_refused(tmp_path: Path, cell: str) -> None:
+    text = f"date,temp,hum\n2026-07-04,21.5,40\n2026-07-05,{cell},40\n"
+    told = rf"line 3, column temp: '{cell}' isn't a number .* leave a cell empty"
+    with pytest.raises(LocalError, match=told):
+        recorded(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"), [("-3", -3.0), ("+.5", 0.5), ("21.", 21.0), ("2.15e1", 21.5), (" 7\t", 7.0)]
+)
+def test_a_number_may_have_a_sign_and_an_exponent(tmp_path: Path, cell: str, value: float) -> None:
+    (reading,) = recorded(tmp_path, f"date,temp,hum\n2026-07-04,{cell},\n").take_due(NOW_MS, 9)
+    assert reading.metrics == {"temperature": value}
+
+
 def test_a_column_that_is_not_there_is_named_with_those_that_are(file: Path) -> None:
     with pytest.raises(
         LocalError, match=r"--time-column: .* no column 'when'; it has date, station"

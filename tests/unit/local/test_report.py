@@ -57,6 +57,26 @@ def test_more_than_was_sent_is_wrong_however_slow_the_machine_is(slowness: Slown
     assert report(quarantined=1, slowness=slowness).verdict is Verdict.WRONG
 
 
+def test_beside_other_devices_their_bad_record_and_pending_work_are_not_this_runs() -> None:
+    beside = report(quarantined=1, slowness=WAITING, is_alone=False)
+    assert beside.verdict is Verdict.RIGHT
+    assert "1 reading in quarantine since the start, maybe of other devices" in told(beside)
+    assert "1 reading in quarantine" in told(report(quarantined=1))
+    assert report(LATE, quarantined=1, is_alone=False).verdict is Verdict.WRONG
+    assert report(LATE, slowness=WAITING, is_alone=False).verdict is Verdict.UNKNOWN
+    assert report(slowness=WAITING).verdict is Verdict.UNKNOWN
+
+
+def test_one_of_a_thing_is_told_in_the_singular() -> None:
+    one = report(quarantined=1, unanswered=1, left_out=1)
+    one.ledger.counts.resent = one.windows_checked = one.alerts_expected = 1
+    one.devices, one.settled_at, one.slowness = 1, 1.0, Slowness(repeats=1)
+    text = told(one)
+    for noun in ("reading", "device", "window", "alert", "row", "call", "different one"):
+        assert f"1 {noun} " in text.replace(":", " ").replace(",", " ").replace("\n", " ")
+        assert f"1 {noun}s" not in text
+
+
 def test_unsent_rows_are_reported() -> None:
     assert list(not_taken(report())) == []
     assert list(not_taken(report(left_out=2))) == [
@@ -98,7 +118,9 @@ def test_unanswered_readings_are_reported_and_not_a_fault() -> None:
     assert right.verdict is Verdict.RIGHT
     text = told(right)
     assert "✓ nothing lost" in text
-    assert "1,887 readings got no answer, so each may be there or not: 1,645 are" in text
+    assert (
+        "1,887 readings got no answer, so each may be there or not; the windows have 1,645" in text
+    )
 
 
 def test_a_too_slow_machine_is_reported_with_signs_and_a_remedy() -> None:
@@ -113,9 +135,16 @@ def test_a_too_slow_machine_is_reported_with_signs_and_a_remedy() -> None:
     assert "✓" not in text
     assert "✗" not in text
     assert "still to do: 1,200 records for aggregate; none of it moved for 120 s" in text
-    assert "7 calls of the check had to be repeated" in text
+    assert "the check repeated 7 calls" in text
     assert "functions timed out (aws.log): alert 4, query 3" in text
     assert "fewer devices (--devices 10) or a lower --rate" in text
+
+
+def test_an_unanswered_check_is_blamed_on_the_machine_only_if_functions_timed_out() -> None:
+    failing = Slowness(no_answer="GET /alerts answered 502: Internal server error")
+    assert "? couldn't tell: the API didn't answer the check" in told(report(slowness=failing))
+    failing.out_of_time = {"query": 3}
+    assert "? couldn't tell: this machine was too slow" in told(report(slowness=failing))
 
 
 def test_exit_codes_are_as_documented() -> None:

@@ -23,7 +23,7 @@ def test_a_share_is_a_fraction_or_a_percentage() -> None:
     assert share("1") == 1
 
 
-@pytest.mark.parametrize("text", ["1.1", "-0.1", "120%", "some"])
+@pytest.mark.parametrize("text", ["1.1", "-0.1", "120%", "some", "nan", "0_1", "%"])
 def test_a_share_outside_0_to_1_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="isn't a share"):
         share(text)
@@ -33,8 +33,9 @@ def test_a_speed_is_a_factor_or_max() -> None:
     assert speed("60") == 60
     assert speed("3600x") == 3600
     assert speed("max") is None
-    with pytest.raises(ValueError, match="isn't a speed"):
-        speed("0")
+    for text in ("0", "nan", "inf", "1_0", "-1"):
+        with pytest.raises(ValueError, match="isn't a speed"):
+            speed(text)
 
 
 def test_a_count_is_a_whole_number_above_0() -> None:
