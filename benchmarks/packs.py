@@ -29,6 +29,8 @@ from telemetry.aws.stream import Stream
 from telemetry.aws.windows import Windows
 from telemetry.domain.pack import pack
 from telemetry.domain.reading import Reading
+from telemetry.domain.rule import shipped_rules
+from telemetry.domain.unseen import limits_of
 
 from functions.aggregate import handler as aggregate
 
@@ -36,6 +38,7 @@ NOW_MS = 1_795_224_600_000
 DAY_MS = 86_400_000
 TRACE = "1-67891233-abcdef012345678912345678"
 DEVICES, SECONDS = 200, 10
+LIMITS = limits_of(shipped_rules())
 ROUNDS = 7
 
 
@@ -93,7 +96,7 @@ def aggregated(event: dict[str, Any]) -> None:
     to_stream = Stream(None, "readings")
     with contextlib.redirect_stdout(io.StringIO()):
         answer = aggregate.run(
-            event, NOW_MS + 11_000, windows, Quarantine(None, "failures"), to_stream, Pace()
+            event, NOW_MS + 11_000, windows, Quarantine(None, "failures"), to_stream, Pace(), LIMITS
         )
     if answer["batchItemFailures"]:
         raise ValueError(answer)

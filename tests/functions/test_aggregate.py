@@ -562,7 +562,7 @@ def test_the_largest_bundle_gets_through_one_shard_at_its_first_delivery(
     sink = Stream(shard, "readings", shard.sleep, lambda: shard.now)
     pace = Pace(lambda: shard.now)
     quarantine = Quarantine(stage.bucket, "failures")
-    answer = run(kinesis([reading(), data]), NOW_MS, stage.windows, quarantine, sink, pace)
+    answer = run(kinesis([reading(), data]), NOW_MS, stage.windows, quarantine, sink, pace, LIMITS)
     assert answer == NOTHING_FAILED
     assert len(shard.records) == 5_000
     assert len({record["PartitionKey"] for record in shard.records}) == 5_000

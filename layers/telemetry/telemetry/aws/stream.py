@@ -186,9 +186,7 @@ def _record(head: Head, outcome: Outcome, pack: Pack | None = None, place: int =
     if isinstance(outcome, Rejected):
         return Record(*head, None, outcome, (), 0, None, pack, place)
     reading, refused, left_out = outcome
-    # Record(…), without a call of Python's for each reading
-    fields = (*head, reading, None, refused, left_out, None, pack, place)
-    return tuple.__new__(Record, fields)
+    return Record(*head, reading, None, refused, left_out, None, pack, place)
 
 
 def resume_from(records: Sequence[Record], failed: Iterable[str]) -> dict[str, Any]:
