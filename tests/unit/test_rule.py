@@ -71,6 +71,12 @@ def test_a_wrong_rule_is_named_by_place_and_value(
     assert value in str(caught.value)
 
 
+def test_a_threshold_with_more_digits_than_event_filters_compare_is_refused() -> None:
+    rule = {**HOT.model_dump(), "above": 38.1234567}
+    with pytest.raises(RulesInvalid, match="has more than the six decimals that event filters"):
+        load_rules(json.dumps({"rules": [rule]}))
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

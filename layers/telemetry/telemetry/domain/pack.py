@@ -141,7 +141,12 @@ def comparable(data: bytes) -> bytes:
 
 def is_comparable(value: float) -> bool:
     """Return whether a filter can compare a value, as `encode` writes it in a single record."""
-    return rounded_up(value) == value and (value == 0 or abs(value) >= PLAIN_MIN)
+    return has_six_decimals(value) and (value == 0 or abs(value) >= PLAIN_MIN)
+
+
+def has_six_decimals(value: float) -> bool:
+    """Return whether a value has at most six decimals, and fifteen digits."""
+    return rounded_up(value) == value
 
 
 def rounded_up(value: float) -> float:
@@ -178,34 +183,24 @@ def decode(data: bytes) -> Pack | None:
     return _well_formed(data) or _judged(data)
 
 
-class _Columns(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    after_ms: Annotated[
-        list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_READINGS)
-    ]
-
-
-class _Low(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
 @cache
 def _model() -> type[BaseModel]:
     """Return a validator of packs whose readings are all valid, column by column."""
     config = ConfigDict(extra="forbid", strict=True)
     shapes = validation.shapes()
-    number = Annotated[float, Field(allow_inf_nan=False)]
+    numbers: dict[str, Any] = dict.fromkeys(
+        METRICS, (Annotated[float, Field(allow_inf_nan=False)], None)
+    )
     columns: dict[str, Any] = {name: (_list_of(shapes[name][0]), None) for name in METRICS}
-    lows: dict[str, Any] = dict.fromkeys(METRICS, (number, None))
+    times = _list_of(Annotated[int, Field(ge=0)])
+    columns[AFTER] = (Annotated[times, Field(min_length=1, max_length=MAX_READINGS)], ...)
     instant = FIELDS["recorded_at"]
-    whole = Annotated[int, Field(ge=instant["minimum"], le=instant["maximum"])]
     fields: dict[str, Any] = {
         **shapes,
-        "recorded_at": (whole, ...),
-        **lows,  # on top
-        LOW: (create_model("Low", __base__=_Low, **lows), ...),
-        PACKED: (create_model("Columns", __base__=_Columns, **columns), ...),
+        "recorded_at": (Annotated[int, Field(ge=instant["minimum"], le=instant["maximum"])], ...),
+        **numbers,  # on top
+        LOW: (create_model("Low", __config__=config, **numbers), ...),
+        PACKED: (create_model("Columns", __config__=config, **columns), ...),
     }
     return create_model("PackModel", __config__=config, **fields)
 
@@ -246,7 +241,7 @@ def _well_formed(data: bytes) -> Pack | None:
         columns[name] = column
         if lowest <= 0 <= highest:  # -0.0 is 0.0, as in validation
             columns[name] = [None if value is None else value + 0.0 for value in column]
-    return _transposed(data, top, readings.after_ms, columns, is_full)
+    return _transposed(data, top, readings.__dict__[AFTER], columns, is_full)
 
 
 def _is_within(values: Sequence[float], lowest: float, highest: float) -> bool:

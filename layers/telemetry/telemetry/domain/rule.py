@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from telemetry.domain.pack import has_six_decimals
 from telemetry.domain.reading import FIELDS, METRICS, Reading
 from telemetry.errors import TelemetryError
 
@@ -110,6 +111,8 @@ def _senseless(rule: Rule) -> Iterator[str]:
         yield f".above: nothing is ever above {above}: {span}"
     elif above < low:
         yield f".above: {above} is out of range: {span}"
+    elif not has_six_decimals(above):
+        yield f".above: {above} has more than the six decimals that event filters compare"
     if clears_below <= low:
         yield f".clears_below: nothing is ever below {clears_below}: {span}"
     elif clears_below > high:
