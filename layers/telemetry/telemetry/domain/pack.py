@@ -289,14 +289,14 @@ def _judged(data: bytes) -> Pack | None:
     Raise Rejected if the pack is malformed.
     """
     try:
-        raw = from_json(data)
+        value = from_json(data)
     except ValueError:
         return None
-    if not isinstance(raw, dict) or not isinstance(raw.get(PACKED), dict):
+    if not isinstance(value, dict) or not isinstance(value.get(PACKED), dict):
         return None
     if data.count(b"{") + data.count(b"[") > BRACKETS_MAX:
         raise Rejected(f"has more than {BRACKETS_MAX} objects and lists; a pack has a few")
-    _refuse_doubled(data)
+    raw = _named_once(data)
     _check(raw)
     documents = _documents(raw)
     found = Pack(data, [_outcome(each) for each in documents])
@@ -311,13 +311,14 @@ def _outcome(document: bytes) -> Outcome:
         return error
 
 
-def _refuse_doubled(data: bytes) -> None:
-    """Raise Rejected if an object of the pack has a name twice."""
-    value = json_value(data)
+def _named_once(data: bytes) -> dict[str, Any]:
+    """Return a pack's JSON; raise Rejected if an object of it has a name twice."""
+    value: dict[str, Any] = json_value(data)
     for name in (LOW, PACKED):
         inner = value.get(name)
         if isinstance(inner, Rejected):
             raise Rejected(inner.reason, field=f"{name}.{inner.field}", value=inner.value)
+    return value
 
 
 def _check(raw: Mapping[str, Any]) -> None:
