@@ -178,34 +178,24 @@ def decode(data: bytes) -> Pack | None:
     return _well_formed(data) or _judged(data)
 
 
-class _Columns(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    after_ms: Annotated[
-        list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_READINGS)
-    ]
-
-
-class _Low(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
 @cache
 def _model() -> type[BaseModel]:
     """Return a validator of packs whose readings are all valid, column by column."""
     config = ConfigDict(extra="forbid", strict=True)
     shapes = validation.shapes()
-    number = Annotated[float, Field(allow_inf_nan=False)]
+    numbers: dict[str, Any] = dict.fromkeys(
+        METRICS, (Annotated[float, Field(allow_inf_nan=False)], None)
+    )
     columns: dict[str, Any] = {name: (_list_of(shapes[name][0]), None) for name in METRICS}
-    lows: dict[str, Any] = dict.fromkeys(METRICS, (number, None))
+    times = _list_of(Annotated[int, Field(ge=0)])
+    columns[AFTER] = (Annotated[times, Field(min_length=1, max_length=MAX_READINGS)], ...)
     instant = FIELDS["recorded_at"]
-    whole = Annotated[int, Field(ge=instant["minimum"], le=instant["maximum"])]
     fields: dict[str, Any] = {
         **shapes,
-        "recorded_at": (whole, ...),
-        **lows,  # on top
-        LOW: (create_model("Low", __base__=_Low, **lows), ...),
-        PACKED: (create_model("Columns", __base__=_Columns, **columns), ...),
+        "recorded_at": (Annotated[int, Field(ge=instant["minimum"], le=instant["maximum"])], ...),
+        **numbers,  # on top
+        LOW: (create_model("Low", __config__=config, **numbers), ...),
+        PACKED: (create_model("Columns", __config__=config, **columns), ...),
     }
     return create_model("PackModel", __config__=config, **fields)
 
@@ -246,7 +236,7 @@ def _well_formed(data: bytes) -> Pack | None:
         columns[name] = column
         if lowest <= 0 <= highest:  # -0.0 is 0.0, as in validation
             columns[name] = [None if value is None else value + 0.0 for value in column]
-    return _transposed(data, top, readings.after_ms, columns, is_full)
+    return _transposed(data, top, readings.__dict__[AFTER], columns, is_full)
 
 
 def _is_within(values: Sequence[float], lowest: float, highest: float) -> bool:
@@ -293,14 +283,14 @@ def _judged(data: bytes) -> Pack | None:
     Raise Rejected if the pack is malformed.
     """
     try:
-        raw = from_json(data)
+        value = from_json(data)
     except ValueError:
         return None
-    if not isinstance(raw, dict) or not isinstance(raw.get(PACKED), dict):
+    if not isinstance(value, dict) or not isinstance(value.get(PACKED), dict):
         return None
     if data.count(b"{") + data.count(b"[") > BRACKETS_MAX:
         raise Rejected(f"has more than {BRACKETS_MAX} objects and lists; a pack has a few")
-    _refuse_doubled(data)
+    raw = _named_once(data)
     _check(raw)
     documents = _documents(raw)
     found = Pack(data, [_outcome(each) for each in documents])
@@ -315,13 +305,14 @@ def _outcome(document: bytes) -> Outcome:
         return error
 
 
-def _refuse_doubled(data: bytes) -> None:
-    """Raise Rejected if an object of the pack has a name twice."""
-    value = json_value(data)
+def _named_once(data: bytes) -> dict[str, Any]:
+    """Return a pack's JSON; raise Rejected if an object of it has a name twice."""
+    value: dict[str, Any] = json_value(data)
     for name in (LOW, PACKED):
         inner = value.get(name)
         if isinstance(inner, Rejected):
             raise Rejected(inner.reason, field=f"{name}.{inner.field}", value=inner.value)
+    return value
 
 
 def _check(raw: Mapping[str, Any]) -> None:
