@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from http import HTTPMethod, HTTPStatus
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -108,7 +109,7 @@ class Api:
     def _revoke(self, subject: str) -> None:
         """Revoke a token; it may be gone already."""
         try:
-            self._once(HTTPMethod.DELETE, f"tokens/{subject}")
+            self._once(HTTPMethod.DELETE, f"tokens/{quoted(subject)}")
         except ApiFailed as failed:
             if failed.status != HTTPStatus.NOT_FOUND:
                 raise
@@ -118,13 +119,13 @@ class Api:
         following: str | None = start
         while following is not None:
             query = {"from": following, "to": end, "limit": WINDOWS_PER_PAGE}
-            page = self._read(f"devices/{device_id}/windows", query)
+            page = self._read(f"devices/{quoted(device_id)}/windows", query)
             yield from page["windows"]
             following = page["next"]
 
     def device(self, device_id: str) -> Json:
         """Return the device's latest reading, and the last known value of each metric."""
-        return self._read(f"devices/{device_id}")
+        return self._read(f"devices/{quoted(device_id)}")
 
     def alerts(self, status: str = "open") -> Iterator[Json]:
         """Return the alerts with that status, page after page."""
@@ -180,6 +181,11 @@ class Api:
             raise ApiFailed(f"{method} /{path}", response.status_code, error_message(response))
         answer: Json = response.json()
         return answer
+
+
+def quoted(name: str) -> str:
+    """Return a name as one segment of a path, whatever characters a person gave it."""
+    return quote(name, safe="").replace(".", "%2E")  # httpx takes `..` for the folder above
 
 
 def error_message(response: httpx.Response) -> str:

@@ -15,9 +15,8 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -29,6 +28,7 @@ from botocore.exceptions import ClientError
 
 from emulator.embedded import end_group
 from emulator.errors import StepFailed, StepTimedOut
+from local.background import begun
 from local.errors import LocalError, NoAnswer
 from local.instance import ROOT, Instance, State
 from local.tools import tool
@@ -369,12 +369,12 @@ def start_functions(state: State) -> None:
     has started, too. Raise LocalError if one doesn't start.
     """
     lambdas = client(state, "lambda")
-    with ThreadPoolExecutor(len(STREAM_FUNCTIONS)) as pool:
-        list(
-            pool.map(
-                lambda name: start_function(lambdas, f"{state.stack}-{name}"), STREAM_FUNCTIONS
-            )
-        )
+    calls = [
+        begun(partial(start_function, lambdas, f"{state.stack}-{name}"))
+        for name in STREAM_FUNCTIONS
+    ]
+    for call in calls:
+        call.result()
 
 
 def start_function(lambdas: Any, name: str) -> None:

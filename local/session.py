@@ -5,7 +5,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from emulator import embedded
 from emulator.errors import EmulatorError, StepFailed
 from local import deployment
 from local.api import Api
+from local.background import begun
 from local.contracts import refuse_stale
 from local.errors import LocalError
 from local.faults import fault_of, full_disk, too_little_room
@@ -116,10 +116,8 @@ def deploy(
     with steps.step("deploy", "sam deploy of template.yaml"):
         state = deploy_stack(instance, parameters)
     note = "functions started; tokens of admin, operator, gateway, device"
-    with steps.step("first calls", note), ExitStack() as closing:
-        pool = ThreadPoolExecutor(1)
-        closing.callback(pool.shutdown, wait=False)  # Ctrl-C doesn't wait for a call's answer
-        calls = pool.submit(deployment.start_functions, state)
+    with steps.step("first calls", note):
+        calls = begun(lambda: deployment.start_functions(state))
         state.tokens |= first_tokens(instance, state)
         calls.result()
     state.is_deployed, state.parameters, state.sources = True, parameters, sources

@@ -16,7 +16,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ops.errors import OpsError
-from ops.target import LOCAL, SAMCONFIG, settings_of
+from ops.target import ENDPOINT, LOCAL, SAMCONFIG, refuse_this_machine, settings_of
 
 WHAT = {"deploy": "deploys", "remove": "removes"}
 NO_CREDENTIALS = (
@@ -51,12 +51,13 @@ def described(environment: str, of_sam: Sequence[str], samconfig: Path = SAMCONF
     """
     given = given_to_sam(of_sam)
     environment = given.get("config_env") or environment
-    if environment == LOCAL and "AWS_ENDPOINT_URL" not in os.environ:
+    if environment == LOCAL and ENDPOINT not in os.environ:
         raise OpsError(
             f"ENV: {LOCAL} is of `python -m local`, which deploys to this machine; "
             "name another environment of samconfig.toml"
         )
     settings = settings_of(environment, samconfig) | given
+    refuse_this_machine(environment)
     try:
         session = boto3.Session(
             profile_name=settings.get("profile"), region_name=settings.get("region")

@@ -1,10 +1,13 @@
 """A deployed stack: its outputs, and clients of AWS's services in its region."""
 
+import ipaddress
+import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -18,6 +21,11 @@ ANSWER_SECONDS_MAX = 300
 """How long to wait for an answer: longer than any function that operators invoke may run."""
 LOCAL = "local"
 """The environment of samconfig.toml that `python -m local` deploys to this machine with."""
+ENDPOINT = "AWS_ENDPOINT_URL"
+"""The SDKs' variable for another address of AWS; with `_<SERVICE>` at its end, of one service."""
+SET_BY_ENV = (
+    *(ENDPOINT, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION"),
+)
 ABSENT = "ValidationError"
 """The error code of DescribeStacks for an unknown stack."""
 
@@ -50,6 +58,7 @@ def on_aws(environment: str, samconfig: Path = SAMCONFIG) -> Target:
     Region and profile are from the file if it has them, otherwise from the AWS configuration.
     """
     settings = settings_of(environment, samconfig)
+    refuse_this_machine(environment)
     try:
         session = boto3.Session(
             region_name=settings.get("region"), profile_name=settings.get("profile")
@@ -65,6 +74,30 @@ def on_aws(environment: str, samconfig: Path = SAMCONFIG) -> Target:
 
     outputs = None if stack is None else outputs_of(stack)
     return Target(settings["stack_name"], outputs, connect)
+
+
+def refuse_this_machine(environment: str, variables: Mapping[str, str] = os.environ) -> None:
+    """Raise OpsError if the shell's variables lead to this machine; only LOCAL may be there.
+
+    `python -m local env` sets them, and they stay in the shell when the instance has ended.
+    """
+    if environment == LOCAL:
+        return
+    for name, value in variables.items():
+        if name.startswith(ENDPOINT) and is_loopback(urlsplit(value).hostname or ""):
+            raise OpsError(
+                f"{name}: '{value}' is on this machine, and environment {environment} is on AWS; "
+                f"`python -m local env` sets such variables: unset {' '.join(SET_BY_ENV)}, "
+                "or open a new shell"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def described(formation: Any, stack: str) -> dict[str, Any] | None:

@@ -42,9 +42,20 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Record a failed collection: a slow machine can't explain it."""
+    report = yield
+    if report.failed:
+        collector.session.stash.setdefault(FAILURES, []).append(False)
+    return report
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End with a code of its own if all failures are from a machine too slow to tell."""
     failures = session.stash.get(FAILURES, [])
-    if session.exitstatus == pytest.ExitCode.TESTS_FAILED and all(failures):
+    if session.exitstatus == pytest.ExitCode.TESTS_FAILED and failures and all(failures):
         session.exitstatus = TOO_SLOW

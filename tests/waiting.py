@@ -7,7 +7,9 @@ slow, is no failure of the pipeline: the test can't tell.
 """
 
 import time
+from collections.abc import Callable
 
+LOOK_SECONDS = 0.005
 BURN_SECONDS = 0.05
 SLOW = 2.0
 """The slowness from which a missing result means nothing: a process gets under half a processor."""
@@ -26,6 +28,19 @@ def slowness() -> float:
     while time.thread_time() - used < BURN_SECONDS:
         pass
     return max(1.0, (time.monotonic() - began) / BURN_SECONDS)
+
+
+def eventually(is_so: Callable[[], object], seconds: float = 10.0) -> bool:
+    """Wait until something is so, with patience of `seconds`; return whether it is.
+
+    Raise TooSlow if the machine is too slow to tell.
+    """
+    patience = Patience(seconds)
+    while not is_so():
+        if patience.is_over():
+            return bool(is_so())
+        time.sleep(LOOK_SECONDS)
+    return True
 
 
 class Patience:

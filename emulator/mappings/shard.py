@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
@@ -11,6 +12,7 @@ from emulator.mappings.lane import Counts, Lane, Window, Work
 from emulator.mappings.model import AFTER, DYNAMODB, TRIM_HORIZON, Mapping, Page, Record, Start
 from emulator.mappings.ports import CursorExpired, OutsideProblem, Ports, Source, Trimmed
 
+LOGGER = logging.getLogger(__name__)
 FETCH_MAX = 10_000
 READ_AHEAD = 10_000
 READ_AHEAD_BYTES = 32 * 1024 * 1024
@@ -139,8 +141,8 @@ class ShardReader:
     async def _all_of(self, works: Sequence[Coroutine[Any, Any, None]]) -> None:
         """Wait for all; if one fails, let the others finish their batches, then raise its error.
 
-        Cancelling them would leave functions running on records that the next reader delivers
-        again.
+        Errors of others are logged. Cancelling them would leave functions running on records that
+        the next reader delivers again.
         """
         tasks = [asyncio.create_task(work) for work in works]
         try:
@@ -152,8 +154,11 @@ class ShardReader:
             for task in tasks:
                 task.cancel()
             raise
-        for task in tasks:
-            task.result()
+        errors = [error for task in tasks if (error := task.exception())]
+        for error in errors[1:]:
+            LOGGER.error("shard %s: another part failed, too", self.work.shard_id, exc_info=error)
+        if errors:
+            raise errors[0]
 
     def read_no_further(self) -> None:
         """Deliver the fetched records and finish: the shard has left the stream."""

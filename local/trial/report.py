@@ -21,7 +21,6 @@ from local.view import Steps
 
 DIFFERENCES_SHOWN = 20
 REASONS_SHOWN = 3
-DEVICES_MIN = 10
 
 
 class Verdict(Enum):
@@ -242,11 +241,8 @@ def headline(report: Report) -> str:
 
 def advice(devices: int) -> str:
     """Return advice for a machine that was too slow for `devices` devices."""
-    fewer = max(1, min(devices // 4, max(DEVICES_MIN, devices // 4)))
-    return (
-        f"run it with fewer devices (--devices {fewer}) or a lower --rate, "
-        "or when the machine has less to do"
-    )
+    fewer = f"fewer devices (--devices {max(1, devices // 4)}) or " if devices > 1 else ""
+    return f"run it with {fewer}a lower --rate, or when the machine has less to do"
 
 
 def summary(report: Report) -> Iterator[str]:

@@ -16,6 +16,7 @@ from local.instance import State, state_of, unused
 from local.tools import tool
 from tests.browser.pages import REBOUND, TRY_ALL, ForeignSite, sandboxed
 from tests.pipeline.deployed import Pipeline
+from tests.waiting import Patience
 
 SECRET = "what no page may read"
 UNSEEN = ("a function, unseen", "a reset")
@@ -58,18 +59,24 @@ class Attempts:
         """Have a page, or a frame in it, try all; what it got of each attempt."""
         # Playwright tells of no answer that the browser keeps from the page; the browser does.
         network = page.context.new_cdp_session(frame)
-        urls, answers = dict[str, str](), list[tuple[str, int]]()
+        urls, beacons, answers = dict[str, str](), set[str](), list[tuple[str, int]]()
+
+        def note(sent: dict[str, Any]) -> None:
+            urls[sent["requestId"]] = sent["request"]["url"]
+            if sent["type"] == "Ping":
+                beacons.add(sent["requestId"])
+
         network.send("Network.enable")
-        network.on(
-            "Network.requestWillBeSent",
-            lambda sent: urls.update({sent["requestId"]: sent["request"]["url"]}),
-        )
+        network.on("Network.requestWillBeSent", note)
         network.on(
             "Network.responseReceivedExtraInfo",
             lambda answer: answers.append((answer["requestId"], answer["statusCode"])),
         )
         found: dict[str, str] = frame.evaluate(TRY_ALL, self.given)
-        page.wait_for_timeout(300)  # for the beacon, whose answer no page is told of
+        patience = Patience(10)  # for the beacon's answer, which a page doesn't get
+        while not (beacons and beacons <= {name for name, _ in answers}):
+            assert not patience.is_over(), "the beacon got no answer"
+            page.wait_for_timeout(20)
         base = self.given["base"]
         self.statuses = [status for name, status in answers if urls.get(name, "").startswith(base)]
         return found

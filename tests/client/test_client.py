@@ -4,7 +4,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from tests.client.servers import (
     in_turn,
     serving,
 )
-from tests.waiting import Patience
+from tests.waiting import eventually
 
 ID = "12345678-1234-1234-1234-123456789abc"
 QUICK = PaceOptions(first_s=0.01, most_s=0.05, refused_first_s=0.02, refused_most_s=0.05)
@@ -97,13 +97,6 @@ def test_a_batch_is_sent_when_it_is_full_or_old_enough(pipeline: Pipeline, tmp_p
             time.sleep(0.01)
         assert time.monotonic() - started > 0.2
     assert [each["size"] for each in pipeline.requests] == [10, 10, 5]
-
-
-def eventually(is_so: Callable[[], bool]) -> bool:
-    patience = Patience(5)
-    while not is_so() and not patience.is_over():
-        time.sleep(0.005)
-    return is_so()
 
 
 def test_a_full_batch_wakes_the_sender_and_a_later_one_too(

@@ -15,12 +15,14 @@ ROOT = Path(__file__).parents[2]
 HEADING = "## Ten lines to an alert of your own"
 BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 SECONDS_MAX = 1_200
+TRACE = re.compile(r"\++ ")
+"""The beginning of a line in which `bash -x` prints a command: it isn't output."""
 EXPECTED = {
-    "the answer to the post": r'"accepted": ?1\b',
-    "the window's mean": r"39\.5",
-    "the alert": r"overheating",
-    "the notice": r"opened",
-    "the fleet's readings": r"accepted",
+    "the answer to the post": r'^\{.*"accepted": ?1\b',
+    "the window's mean": r"\btemperature +1 +39\.50\b",
+    "the alert": r"^1 alert, open$",
+    "the notice": r"\bopened +overheating .*\b39\.5\b",
+    "the fleet's readings": r"\breadings accepted from 20 devices\b",
 }
 
 
@@ -34,8 +36,9 @@ def ten_lines(readme: str) -> str:
 
 
 def missing(output: str) -> list[str]:
-    """Return the names of the results that the output lacks."""
-    return [name for name, pattern in EXPECTED.items() if not re.search(pattern, output)]
+    """Return the names of the results that the output lacks; printed commands aren't output."""
+    lines = "\n".join(line for line in output.splitlines() if not TRACE.match(line))
+    return [name for name, text in EXPECTED.items() if not re.search(text, lines, re.MULTILINE)]
 
 
 def main() -> int:

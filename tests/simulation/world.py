@@ -362,7 +362,7 @@ def simulated(options: Options) -> Iterator[None]:
     """Replace parts of the real code while a world runs."""
     with (
         silent(observe.log),
-        silent(logging.getLogger("emulator.mappings.engine")),
+        silent(logging.getLogger("emulator.mappings")),
         silent(logging.getLogger("emulator.mqtt.rules")),
         patch("telemetry.domain.window.MAX_READINGS", options.window_limit),
         patch.object(stream_module, "RECORDS_A_KEY", options.records_a_key),

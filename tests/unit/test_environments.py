@@ -9,7 +9,7 @@ import pytest
 from ops import environment
 from ops.environment import described, main
 from ops.errors import OpsError
-from ops.target import settings_of
+from ops.target import on_aws, settings_of
 
 ROOT = Path(__file__).parents[2]
 ACCOUNT = "123456789012"
@@ -96,6 +96,36 @@ def test_the_environment_of_this_machine_is_not_deployed_to_aws(
 ) -> None:
     assert main(["deploy", "--env", "local"]) == 1
     assert "ENV: local is of `python -m local`" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("credentials")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:40973"),
+        ("AWS_ENDPOINT_URL", "http://[::1]:4566"),
+        ("AWS_ENDPOINT_URL_CLOUDFORMATION", "http://localhost:4566"),
+    ],
+)
+def test_variables_of_a_local_instance_deploy_nothing_else_to_it(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert main(["deploy", "--env", "staging", "--region", "a-b-1"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"{name}: '{value}' is on this machine, and environment staging is on")
+    assert "unset AWS_ENDPOINT_URL AWS_ACCESS_KEY_ID" in told
+    with pytest.raises(OpsError, match="is on this machine"):
+        on_aws("staging")
+    assert main(["deploy", "--env", "local", "--region", "a-b-1"]) == (name != "AWS_ENDPOINT_URL")
+
+
+@pytest.mark.usefixtures("credentials")
+def test_another_address_of_aws_is_no_local_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "AWS_ENDPOINT_URL_S3", "https://bucket.vpce-1.s3.eu-west-1.vpce.amazonaws.com"
+    )
+    assert main(["deploy", "--env", "staging", "--region", "a-b-1"]) == 0
 
 
 def test_missing_credentials_and_region_are_said_at_once_with_what_gives_them(

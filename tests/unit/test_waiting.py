@@ -4,7 +4,7 @@ import pytest
 
 from tests import waiting
 from tests.__main__ import verdict
-from tests.waiting import TOO_SLOW, Patience, TooSlow
+from tests.waiting import TOO_SLOW, Patience, TooSlow, eventually
 
 pytest_plugins = ["pytester"]
 
@@ -67,12 +67,9 @@ def test_a_failure_counts_more_than_what_a_slow_machine_cannot_tell(
     assert verdict(codes) == expected
 
 
-@pytest.mark.parametrize(
-    ("failing", "code"), [("slow", TOO_SLOW), ("wrong", 1), ("wrong or slow", 1), ("right", 0)]
-)
-def test_pytest_ends_with_a_code_of_its_own_where_the_machine_was_too_slow(
-    failing: str, code: int, pytester: pytest.Pytester, request: pytest.FixtureRequest
-) -> None:
+@pytest.fixture
+def slow_or_wrong(pytester: pytest.Pytester, request: pytest.FixtureRequest) -> pytest.Pytester:
+    """Tests under this folder's plugin: one too slow to tell, one wrong, one right."""
     plugin = request.config.rootpath / "tests" / "conftest.py"
     pytester.makeconftest(
         plugin.read_text("utf-8").replace("item.path.relative_to(TESTS)", "item.path")
@@ -85,4 +82,32 @@ def test_pytest_ends_with_a_code_of_its_own_where_the_machine_was_too_slow(
         def test_right(): pass
         """)
     )
-    assert pytester.runpytest_inprocess("-p", "no:timeout", "-k", failing).ret == code
+    return pytester
+
+
+@pytest.mark.parametrize(
+    ("failing", "code"), [("slow", TOO_SLOW), ("wrong", 1), ("wrong or slow", 1), ("right", 0)]
+)
+def test_pytest_ends_with_a_code_of_its_own_where_the_machine_was_too_slow(
+    failing: str, code: int, slow_or_wrong: pytest.Pytester
+) -> None:
+    assert slow_or_wrong.runpytest_inprocess("-p", "no:timeout", "-k", failing).ret == code
+
+
+@pytest.mark.parametrize("failing", ["slow", "right"])
+def test_a_file_that_can_not_be_collected_is_not_explained_by_a_slow_machine(
+    failing: str, slow_or_wrong: pytest.Pytester
+) -> None:
+    slow_or_wrong.makepyfile(test_broken="import no_such_module")
+    options = ("-p", "no:timeout", "--continue-on-collection-errors", "-k", failing)
+    assert slow_or_wrong.runpytest_inprocess(*options).ret == 1
+
+
+def test_a_wait_ends_when_it_is_so_or_patience_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([False, False, True])
+    assert eventually(lambda: next(looks))
+    monkeypatch.setattr(waiting, "slowness", lambda: 1.0)
+    assert not eventually(lambda: False, seconds=0.01)
+    monkeypatch.setattr(waiting, "slowness", lambda: 5.0)
+    with pytest.raises(TooSlow):
+        eventually(lambda: False, seconds=0.01)

@@ -4,8 +4,6 @@ import asyncio
 import socket
 import ssl
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from emulator.mqtt.aws import Principal
 from emulator.mqtt.broker import Broker, MessageSink, tls_context
 from emulator.mqtt.rules import Unreachable
 from emulator.mqtt.spool import Published
-from tests.waiting import Patience
+from tests.waiting import eventually
 
 ARN = "arn:aws:iot:us-east-1:123456789012:"
 NAME = "${iot:Connection.Thing.ThingName}"
@@ -231,13 +229,6 @@ class Device:
         self.client.disconnect()
         self.client.loop_stop()
         self.client._reset_sockets()  # those to wake its thread by
-
-
-def eventually(is_so: Callable[[], bool]) -> bool:
-    patience = Patience(SECONDS_MAX)
-    while not is_so() and not patience.is_over():
-        time.sleep(0.01)
-    return is_so()
 
 
 def raw(site: Site) -> ssl.SSLSocket:

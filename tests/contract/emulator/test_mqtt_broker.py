@@ -25,7 +25,8 @@ from emulator.mqtt.spool import NotStored, Spool
 from local.errors import NoAnswer
 from local.fleet import over_mqtt
 from local.fleet.ledger import Ledger
-from tests.contract.emulator.brokers import SECONDS_MAX, Device, Site, eventually, raw, received
+from tests.contract.emulator.brokers import SECONDS_MAX, Device, Site, raw, received
+from tests.waiting import eventually
 
 
 def test_a_message_of_qos_1_is_acknowledged_only_after_it_is_stored(

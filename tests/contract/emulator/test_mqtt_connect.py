@@ -13,7 +13,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from emulator.mqtt import certificates, limits
-from tests.contract.emulator.brokers import SECONDS_MAX, Device, Site, eventually, raw, received
+from tests.contract.emulator.brokers import SECONDS_MAX, Device, Site, raw, received
+from tests.waiting import eventually
 
 V311, V5 = MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5
 BOTH = pytest.mark.parametrize("version", [V311, V5])

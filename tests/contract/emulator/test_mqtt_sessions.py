@@ -12,7 +12,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from emulator.mqtt import limits
-from tests.contract.emulator.brokers import SECONDS_MAX, Device, Site, eventually
+from tests.contract.emulator.brokers import SECONDS_MAX, Device, Site
+from tests.waiting import eventually
 
 V311, V5 = MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5
 QUIET_SECONDS = 0.3

@@ -1,6 +1,7 @@
 """Faults around the engine of event source mappings lose nothing and stop no other mapping."""
 
 import asyncio
+import gc
 import json
 import sqlite3
 from collections import Counter
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from emulator.mappings.aws import ApiError, KinesisSource
+from emulator.mappings.lane import Lane
 from emulator.mappings.memory import EPOCH_MS, MemoryStream
 from emulator.mappings.model import Page, Start
 from emulator.mappings.ports import CursorExpired, OutsideProblem
@@ -257,6 +259,28 @@ def test_after_positions_could_not_be_written_for_a_while_the_engine_goes_on(ref
     assert set(delivered) == {1, 2, 3}  # 2 more than once: its position wasn't kept
     last = rig.stream.by_id["shardId-000000000000"].records[-1].sequence
     assert rig.view()["lanes"] == [last]
+
+
+def test_errors_of_several_lanes_are_all_reported(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashed, go_on = list[Lane](), Lane.run
+
+    async def crash(self: Lane) -> None:
+        if len(crashed) < 2:
+            crashed.append(self)
+            raise ZeroDivisionError
+        await go_on(self)
+
+    async def story(rig: Rig) -> None:
+        rig.put(1)
+        await asyncio.sleep(5)
+
+    monkeypatch.setattr(Lane, "run", crash)
+    assert run(story, parallelization_factor=2).delivered == [1]
+    gc.collect()  # a task whose error nobody has read reports it when it is collected
+    assert f"shard {FIRST}: another part failed, too" in caplog.text
+    assert "never retrieved" not in caplog.text
 
 
 def test_a_mapping_whose_positions_cannot_be_written_stops_no_other_mapping() -> None:

@@ -13,7 +13,7 @@ import pytest
 from emulator.mqtt import rules, sql
 from emulator.mqtt.rules import WORKERS, Rule, RulesEngine, Task
 from emulator.mqtt.spool import NotStored, Published, Spool
-from tests.waiting import Patience
+from tests.waiting import eventually
 
 RULE = Rule.from_api(
     "arn:readings",
@@ -55,16 +55,9 @@ def running(spool: Spool, actions: Noting) -> Iterator[RulesEngine]:
         engine.start()
         try:
             yield engine
-            eventually(lambda: engine.pending == 0 and spool.kept() == [])
+            assert eventually(lambda: engine.pending == 0 and spool.kept() == [])
         finally:
             assert engine.stop()
-
-
-def eventually(is_so: Callable[[], bool]) -> None:
-    patience = Patience(10)
-    while not is_so() and not patience.is_over():
-        time.sleep(0.005)
-    assert is_so()
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +72,7 @@ def test_on_a_full_disk_no_message_is_accepted_and_afterwards_all_goes_on(
     (pages,) = spool._database.execute("PRAGMA page_count").fetchone()
     with running(spool, actions) as engine:
         engine.accept(message(1))
-        eventually(lambda: actions.done == [1] and spool.kept() == [])
+        assert eventually(lambda: actions.done == [1] and spool.kept() == [])
         spool._database.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own full disk
         for number in (2, 3):
             with pytest.raises(NotStored, match="a: database or disk is full"):
@@ -87,7 +80,7 @@ def test_on_a_full_disk_no_message_is_accepted_and_afterwards_all_goes_on(
         spool._database.execute(f"PRAGMA max_page_count = {pages + 100}")
         engine.accept(message(4, size=50_000))
         engine.accept(message(5))
-        eventually(lambda: sorted(actions.done) == [1, 4, 5])
+        assert eventually(lambda: sorted(actions.done) == [1, 4, 5])
     told = [record.getMessage() for record in caplog.records]
     assert told == [
         "messages can't be stored and aren't acknowledged: a: database or disk is full",
@@ -104,7 +97,7 @@ def test_while_another_process_has_locked_the_file_no_message_is_accepted(tmp_pa
             engine.accept(message(1))
         other.execute("ROLLBACK")
         engine.accept(message(2))
-        eventually(lambda: actions.done == [2])
+        assert eventually(lambda: actions.done == [2])
 
 
 def test_the_refusal_of_a_locked_file_does_not_wait_for_the_workers_too(tmp_path: Path) -> None:
@@ -124,7 +117,9 @@ def test_the_refusal_of_a_locked_file_does_not_wait_for_the_workers_too(tmp_path
         assert all(waiting.acquire(timeout=10) for _ in range(WORKERS))
         other.execute("BEGIN IMMEDIATE")
         is_locked.set()
-        eventually(lambda: len(actions.done) == WORKERS)  # now they all want to remove theirs
+        assert eventually(
+            lambda: len(actions.done) == WORKERS
+        )  # now they all want to remove theirs
         began = time.monotonic()
         with pytest.raises(NotStored, match="a: database is locked"):
             engine.accept(message(WORKERS))
@@ -141,7 +136,7 @@ def test_a_lock_that_is_soon_gone_is_waited_for(tmp_path: Path) -> None:
         unlock = threading.Timer(0.2, other.execute, ["ROLLBACK"])
         unlock.start()
         engine.accept(message(1))
-        eventually(lambda: actions.done == [1])
+        assert eventually(lambda: actions.done == [1])
         unlock.join()
 
 
@@ -160,7 +155,7 @@ def test_a_message_that_cannot_be_removed_is_processed_once_and_removed_later(
     with running(spool, actions) as engine:
         for number in range(2 * WORKERS):
             engine.accept(message(number))
-        eventually(lambda: len(actions.done) == 2 * WORKERS)
+        assert eventually(lambda: len(actions.done) == 2 * WORKERS)
         time.sleep(0.1)
         assert len(spool.kept()) == 2 * WORKERS
         spool.is_stuck = False
@@ -182,7 +177,7 @@ def test_after_any_error_of_a_worker_the_message_is_retried_without_a_restart(
     with running(Spool(tmp_path / "spool"), actions) as engine:
         for number in range(2 * WORKERS):  # each worker meets it
             engine.accept(message(number))
-        eventually(lambda: sorted(actions.done) == [*range(2 * WORKERS)])
+        assert eventually(lambda: sorted(actions.done) == [*range(2 * WORKERS)])
     assert len(failed) == 4 * WORKERS
     assert "is tried again in 0.02 s" in caplog.text
 
@@ -198,7 +193,7 @@ def test_a_message_that_always_fails_delays_no_other(tmp_path: Path) -> None:
     with running(Spool(tmp_path / "spool"), actions) as engine:
         for number in range(3 * WORKERS + 1):
             engine.accept(message(number))
-        eventually(lambda: actions.done == [3 * WORKERS])
+        assert eventually(lambda: actions.done == [3 * WORKERS])
         assert engine.pending > 0
         is_mended.set()
 

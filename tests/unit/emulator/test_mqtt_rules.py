@@ -3,7 +3,6 @@
 import base64
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from emulator.mqtt import sql
 from emulator.mqtt.aws import permits
 from emulator.mqtt.rules import ActionFailed, Rule, RulesEngine, Unreachable, selected_rules
 from emulator.mqtt.spool import Published, Spool
-from tests.waiting import Patience
+from tests.waiting import eventually
 
 TOPIC = "telemetry/pump-1/readings"
 STREAM = {"kinesis": {"streamName": "readings", "partitionKey": "${topic(2)}", "roleArn": "r"}}
@@ -79,13 +78,6 @@ def engine(
 
 def published(topic: str = TOPIC, payload: bytes = b'{"a":1}') -> Published:
     return Published(topic, payload, "pump-1", "cert-1", 1_000)
-
-
-def eventually(is_so: Any) -> None:
-    patience = Patience(10)
-    while not is_so() and not patience.is_over():
-        time.sleep(0.005)
-    assert is_so()
 
 
 def test_a_message_goes_to_every_rule_that_selects_it(tmp_path: Path) -> None:
@@ -198,7 +190,7 @@ def test_a_new_broker_finds_the_messages_that_the_last_one_accepted(tmp_path: Pa
     actions = MemoryActions()
     second, spool = engine(tmp_path, [rule()], actions)
     second.start()
-    eventually(lambda: spool.kept() == [])
+    assert eventually(lambda: spool.kept() == [])
     assert sorted(data for _, _, data in actions.done) == [b"\x00", b'{"a":1}']
 
 
@@ -217,7 +209,7 @@ def test_a_message_waits_while_the_rules_cannot_be_read(tmp_path: Path) -> None:
     running = RulesEngine(spool, rules, actions, lambda _seconds: None)
     running.start()
     running.accept(published())
-    eventually(lambda: spool.kept() == [])
+    assert eventually(lambda: spool.kept() == [])
     assert len(actions.done) == 1
 
 

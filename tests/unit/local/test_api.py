@@ -100,6 +100,23 @@ def test_the_error_names_the_call_when_patience_is_over_or_the_instance_has_ende
         assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "segment"),
+    [("a/b", "a%2Fb"), ("a?b", "a%3Fb"), ("..", "%2E%2E"), ("ü#%", "%C3%BC%23%25")],
+)
+def test_an_id_is_one_segment_of_the_path_whatever_it_has(name: str, segment: str) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.raw_path.decode().partition("?")[0])
+        return httpx.Response(200, json={"windows": [], "next": None})
+
+    with api(answer) as connection:
+        connection.device(name)
+        list(connection.windows(name, "1", "2"))
+    assert asked == [f"/v1/devices/{segment}", f"/v1/devices/{segment}/windows"]
+
+
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_a_call_that_keeps_timing_out_has_no_answer(status: int) -> None:
     said = f"answered {status}: late; tried [0-9]+ times in 0 s"

@@ -10,7 +10,7 @@ from local.fleet.reading import Reading
 from local.trial.check import Comparison, Difference
 from local.trial.monitor import Snapshot
 from local.trial.pending import OUT_OF_TIME, Slowness
-from local.trial.report import Report, Verdict, balance, not_taken, print_verdict, problems
+from local.trial.report import Report, Verdict, advice, balance, not_taken, print_verdict, problems
 
 LATE = Difference("a", "window count", 21, 20, may_come=True)
 TOO_MANY = Difference("a", "window count", 21, 31)
@@ -145,6 +145,16 @@ def test_an_unanswered_check_is_blamed_on_the_machine_only_if_functions_timed_ou
     assert "? couldn't tell: the API didn't answer the check" in told(report(slowness=failing))
     failing.out_of_time = {"query": 3}
     assert "? couldn't tell: this machine was too slow" in told(report(slowness=failing))
+
+
+@pytest.mark.parametrize(
+    ("devices", "fewer"), [(200, "(--devices 50) or"), (3, "(--devices 1) or"), (1, "a lower")]
+)
+def test_the_advice_for_a_slow_machine_is_fewer_devices_where_there_are_fewer(
+    devices: int, fewer: str
+) -> None:
+    assert f"{fewer} " in advice(devices)
+    assert ("fewer devices" in advice(devices)) is (devices > 1)
 
 
 def test_exit_codes_are_as_documented() -> None:
