@@ -15,6 +15,7 @@ from telemetry.aws.items import Write
 from telemetry.aws.pace import Pace
 from telemetry.aws.windows import KEY, Windows
 from telemetry.domain import generation_pointer
+from telemetry.domain import pack as packs
 from telemetry.domain.generation_pointer import Pointer
 from telemetry.domain.reading import Reading, encode
 from telemetry.domain.times import from_iso
@@ -213,6 +214,27 @@ def test_a_rebuild_equals_the_original_byte_for_byte(stage: Stage) -> None:
     assert {key[1].rpartition("#")[2] for key in rebuilt} == {"1"}  # and the old ones are gone
     assert first_generation(rebuilt) == first_generation(original)
     assert stage.pointer() == Pointer(1, None, None, 1)
+
+
+def test_a_rebuild_from_packs_equals_the_original_byte_for_byte(stage: Stage) -> None:
+    readings = [each._replace(received_at_ms=NOW_MS - HOUR_MS) for each in some_readings()]
+    for each in readings:
+        stage.writer().add([each])
+    original = stage.stored()
+    records = [record.data for record in packs.pack(readings)]
+    assert len(records) == 5  # one a device
+    stage.archive.keep(NOW_MS - HOUR_MS, *records)
+    stage.rebuild()
+    assert first_generation(stage.stored()) == first_generation(original)
+
+
+def test_a_rebuild_has_the_good_readings_of_a_pack_with_bad_ones(stage: Stage) -> None:
+    pack = packs.encode([reading(each)._replace(received_at_ms=None) for each in range(3)])
+    bad = pack.replace(b"[20.0,20.0,20.0]", b'[20.0,"hot",20.0]')
+    stage.archive.keep(NOW_MS - HOUR_MS, bad)
+    stage.rebuild()
+    (window,) = stage.shown().values()
+    assert sorted(window) == [0, 2]
 
 
 def test_a_window_that_was_wrong_is_right_after_a_rebuild(stage: Stage) -> None:

@@ -23,7 +23,9 @@ def archived(pipeline: Pipeline, prefix: str) -> int:
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="readings/")
     keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
     bodies = [s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys]
-    return sum(gzip.decompress(body).count(f'"device_id":"{prefix}'.encode()) for body in bodies)
+    lines = [line for body in bodies for line in gzip.decompress(body).splitlines()]
+    named = [json.loads(line) for line in lines if f'"device_id":"{prefix}'.encode() in line]
+    return sum(len(each.get("readings", {}).get("after_ms", [0])) for each in named)
 
 
 def items(pipeline: Pipeline, prefix: str) -> dict[tuple[str, str], tuple[bytes, str, str]]:

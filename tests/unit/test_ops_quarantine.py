@@ -509,6 +509,21 @@ def test_a_release_says_that_a_reading_was_there_before(stack: Stack, pipeline: 
     assert stack.said == "1 released: 1 stored before\n"
 
 
+def test_a_pack_is_stored_once_all_its_readings_are(stack: Stack, pipeline: Pipeline) -> None:
+    pack = {
+        **READING,
+        "low": {"temperature": 20.0},
+        "readings": {"after_ms": [0, 60_000], "temperature": [20.0, 20.0]},
+    }
+    stack.put(held("12", json.dumps(pack).encode()))
+    pipeline.store()
+    assert stack.do("release", "12", "--wait", "10") == 3
+    assert "1 released: 1 couldn't tell\n" in stack.said
+    pack["readings"] = {"after_ms": [0, 0], "temperature": [20.0, 20.0]}
+    stack.put(held("13", json.dumps(pack).encode()))
+    assert stack.do("release", "13", "--wait", "10") == 0
+
+
 def test_a_reading_of_which_a_metric_lacks_is_not_called_stored(
     stack: Stack, pipeline: Pipeline
 ) -> None:
@@ -518,18 +533,19 @@ def test_a_reading_of_which_a_metric_lacks_is_not_called_stored(
     assert "1 released: 1 couldn't tell\n" in stack.said
 
 
+@pytest.mark.parametrize("name", ["shard-0:1", "shard-0:1#2"])
 def test_a_record_that_is_refused_again_is_told_with_its_new_name_and_reason(
-    stack: Stack, pipeline: Pipeline
+    stack: Stack, pipeline: Pipeline, name: str
 ) -> None:
     stack.put(held("12", b'{"temperature": 412}'))
 
     def refuse() -> None:
-        stack.put(held("1", name="shard-0:1", field="temperature", reason="is above 150 °C"))
+        stack.put(held("1", name=name, field="temperature", reason="is above 150 °C"))
 
     pipeline.does = refuse
     assert stack.do("release", "12", "--wait", "60") == 1
     assert stack.said.startswith("1 released: 1 refused again\n")
-    was, now = short(f"{SHARD}:12"), short("shard-0:1")
+    was, now = short(f"{SHARD}:12"), short(name)
     assert f"✗ {was} was refused again, now {now}: temperature: is above 150 °C" in stack.said
 
 

@@ -401,6 +401,25 @@ def test_a_name_twice_in_a_pack_is_refused_by_name(once: str, twice: str, field:
     assert found.value.field == field
 
 
+@pytest.mark.parametrize("odd", ["9" * 5_000, "1e400", "-Infinity", '"\\ud800"', "-0"])
+@pytest.mark.parametrize("place", ["cell", "after", "stamp", "unknown", "recorded_at"])
+def test_no_number_or_text_makes_unpacking_fail(odd: str, place: str) -> None:
+    text = json.dumps(raw())
+    before, after = {
+        "cell": ("[20.5, 41.25", f"[20.5, {odd}"),
+        "after": ("[0, 1000", f"[0, {odd}"),
+        "stamp": (f'"received_at": {AT_MS}', f'"received_at": {odd}'),
+        "unknown": ('"low"', f'"colour": {odd}, "low"'),
+        "recorded_at": (f'"recorded_at": {AT_MS}', f'"recorded_at": {odd}'),
+    }[place]
+    assert before in text
+    try:
+        found = decode(text.replace(before, after, 1).encode())
+    except Rejected:
+        return
+    assert found is None or len(found.outcomes) == len(found.documents) == 3
+
+
 @pytest.mark.parametrize(
     "data",
     [

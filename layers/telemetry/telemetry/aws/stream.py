@@ -186,7 +186,9 @@ def _record(head: Head, outcome: Outcome, pack: Pack | None = None, place: int =
     if isinstance(outcome, Rejected):
         return Record(*head, None, outcome, (), 0, None, pack, place)
     reading, refused, left_out = outcome
-    return Record(*head, reading, None, refused, left_out, None, pack, place)
+    # Record(…), without a call of Python's for each reading
+    fields = (*head, reading, None, refused, left_out, None, pack, place, None)
+    return tuple.__new__(Record, fields)
 
 
 def resume_from(records: Sequence[Record], failed: Iterable[str]) -> dict[str, Any]:

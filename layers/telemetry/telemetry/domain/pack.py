@@ -22,10 +22,9 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import from_json
 
+from telemetry.domain import no_measurement, validation
 from telemetry.domain import reading as readings_of
-from telemetry.domain import validation
 from telemetry.domain.decoders.text import json_value
-from telemetry.domain.no_measurement import may_stand_for_none
 from telemetry.domain.reading import FIELDS, METRICS, Reading
 from telemetry.domain.validation import BRACKETS_MAX, PACKED, Parsed
 from telemetry.errors import Rejected
@@ -142,7 +141,12 @@ def comparable(data: bytes) -> bytes:
 
 def is_comparable(value: float) -> bool:
     """Return whether a filter can compare a value, as `encode` writes it in a single record."""
-    return rounded_up(value) == value and (value == 0 or abs(value) >= PLAIN_MIN)
+    return has_six_decimals(value) and (value == 0 or abs(value) >= PLAIN_MIN)
+
+
+def has_six_decimals(value: float) -> bool:
+    """Return whether a value has at most six decimals, and fifteen digits."""
+    return rounded_up(value) == value
 
 
 def rounded_up(value: float) -> float:
@@ -179,34 +183,24 @@ def decode(data: bytes) -> Pack | None:
     return _well_formed(data) or _judged(data)
 
 
-class _Columns(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    after_ms: Annotated[
-        list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_READINGS)
-    ]
-
-
-class _Low(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
 @cache
 def _model() -> type[BaseModel]:
     """Return a validator of packs whose readings are all valid, column by column."""
     config = ConfigDict(extra="forbid", strict=True)
     shapes = validation.shapes()
-    number = Annotated[float, Field(allow_inf_nan=False)]
+    numbers: dict[str, Any] = dict.fromkeys(
+        METRICS, (Annotated[float, Field(allow_inf_nan=False)], None)
+    )
     columns: dict[str, Any] = {name: (_list_of(shapes[name][0]), None) for name in METRICS}
-    lows: dict[str, Any] = dict.fromkeys(METRICS, (number, None))
+    times = _list_of(Annotated[int, Field(ge=0)])
+    columns[AFTER] = (Annotated[times, Field(min_length=1, max_length=MAX_READINGS)], ...)
     instant = FIELDS["recorded_at"]
-    whole = Annotated[int, Field(ge=instant["minimum"], le=instant["maximum"])]
     fields: dict[str, Any] = {
         **shapes,
-        "recorded_at": (whole, ...),
-        **lows,  # on top
-        LOW: (create_model("Low", __base__=_Low, **lows), ...),
-        PACKED: (create_model("Columns", __base__=_Columns, **columns), ...),
+        "recorded_at": (Annotated[int, Field(ge=instant["minimum"], le=instant["maximum"])], ...),
+        **numbers,  # on top
+        LOW: (create_model("Low", __config__=config, **numbers), ...),
+        PACKED: (create_model("Columns", __config__=config, **columns), ...),
     }
     return create_model("PackModel", __config__=config, **fields)
 
@@ -221,40 +215,37 @@ def _well_formed(data: bytes) -> Pack | None:
         model = _model().model_validate_json(data)
     except ValidationError:
         return None
-    top, low, readings = model.__dict__, model.__dict__[LOW], model.__dict__[PACKED]
+    top = model.__dict__
+    low, readings = top[LOW], top[PACKED]
     texts = 1 + (top["trace_id"] is not None) + (top["via"] is not None)
-    names = sum(len(each.model_fields_set) for each in (model, low, readings))
+    names = sum(len(each.__pydantic_fields_set__) for each in (model, low, readings))
     if data.count(b'"') != 2 * (names + texts):  # a name may be there twice
         return None
-    after_ms, columns, full = readings.after_ms, {}, True
+    columns: dict[str, list[Any]] = {}
+    is_full, no_measurements = True, no_measurement.shipped()
     for name in METRICS:
-        column = readings.__dict__[name]
-        if column is None:
-            if top[name] is not None:
-                return None
+        column, highest, lowest = readings.__dict__[name], top[name], low.__dict__[name]
+        if column is None and highest is None:
             continue
-        columns[name] = column
+        if column is None or highest is None or lowest is None:
+            return None
         present = column
         if None in column:
-            full = False
+            is_full = False
             present = [value for value in column if value is not None]
-        if (
-            len(column) != len(after_ms)
-            or not present
-            or not _is_within(present, low.__dict__[name], top[name])
-            or may_stand_for_none(name, present)
-        ):
+        # all null is rare, and judged below
+        if not present or not _is_within(present, lowest, highest):
             return None
-        if 0.0 in present:  # -0.0 is 0.0, as in validation
-            columns[name] = [value if value is None else value + 0.0 for value in column]
-    return _transposed(data, top, after_ms, columns, full)
+        if name in no_measurements and no_measurement.may_stand_for_none(name, present):
+            return None
+        columns[name] = column
+        if lowest <= 0 <= highest:  # -0.0 is 0.0, as in validation
+            columns[name] = [None if value is None else value + 0.0 for value in column]
+    return _transposed(data, top, readings.__dict__[AFTER], columns, is_full)
 
 
-def _is_within(values: Iterable[float], lowest: Any, highest: Any) -> bool:
-    """Return whether values are within the extremes that a pack names."""
-    if lowest is None or highest is None:
-        return False
-    return bool(lowest <= min(values) and max(values) <= highest)
+def _is_within(values: Sequence[float], lowest: float, highest: float) -> bool:
+    return lowest <= min(values) and max(values) <= highest
 
 
 def _transposed(
@@ -262,31 +253,34 @@ def _transposed(
     top: Mapping[str, Any],
     after_ms: list[int],
     columns: Mapping[str, list[Any]],
-    full: bool,
+    is_full: bool,
 ) -> Pack | None:
-    """Return the pack of valid columns; None if a reading has no metric or too late a time."""
+    """Return the pack of valid columns.
+
+    None if columns differ in length, a reading has no metric, or a time is too late.
+    """
+    if any(len(column) != len(after_ms) for column in columns.values()) or not columns:
+        return None
     names, rows = list(columns), zip(*columns.values(), strict=True)
-    metrics = (
-        [dict(zip(names, row, strict=True)) for row in rows]
-        if full
-        else [
+    if is_full:
+        metrics = [dict(zip(names, row, strict=True)) for row in rows]
+    else:
+        metrics = [
             {name: value for name, value in zip(names, row, strict=True) if value is not None}
             for row in rows
         ]
-    )
+        if not all(metrics):
+            return None
     device_id, from_ms = top["device_id"], top["recorded_at"]
-    if len(metrics) != len(after_ms) or not all(metrics):
-        return None
     if from_ms + max(after_ms) > FIELDS["recorded_at"]["maximum"]:
         return None
-    stamps = [top[name] for name in STAMPS]
-    return Pack(
-        data,
-        [
-            Parsed(Reading(device_id, from_ms + after, values, *stamps))
-            for after, values in zip(after_ms, metrics, strict=True)
-        ],
-    )
+    stamps = tuple(top[name] for name in STAMPS)
+    new = tuple.__new__  # a third of the time of Reading(…), which is a call of Python's
+    outcomes: list[Outcome] = [
+        new(Parsed, (new(Reading, (device_id, from_ms + after, values, *stamps)), (), 0))
+        for after, values in zip(after_ms, metrics, strict=True)
+    ]
+    return Pack(data, outcomes)
 
 
 def _judged(data: bytes) -> Pack | None:
@@ -295,14 +289,14 @@ def _judged(data: bytes) -> Pack | None:
     Raise Rejected if the pack is malformed.
     """
     try:
-        raw = from_json(data)
+        value = from_json(data)
     except ValueError:
         return None
-    if not isinstance(raw, dict) or not isinstance(raw.get(PACKED), dict):
+    if not isinstance(value, dict) or not isinstance(value.get(PACKED), dict):
         return None
     if data.count(b"{") + data.count(b"[") > BRACKETS_MAX:
         raise Rejected(f"has more than {BRACKETS_MAX} objects and lists; a pack has a few")
-    _refuse_doubled(data)
+    raw = _named_once(data)
     _check(raw)
     documents = _documents(raw)
     found = Pack(data, [_outcome(each) for each in documents])
@@ -317,13 +311,14 @@ def _outcome(document: bytes) -> Outcome:
         return error
 
 
-def _refuse_doubled(data: bytes) -> None:
-    """Raise Rejected if an object of the pack has a name twice."""
-    value = json_value(data)
+def _named_once(data: bytes) -> dict[str, Any]:
+    """Return a pack's JSON; raise Rejected if an object of it has a name twice."""
+    value: dict[str, Any] = json_value(data)
     for name in (LOW, PACKED):
         inner = value.get(name)
         if isinstance(inner, Rejected):
             raise Rejected(inner.reason, field=f"{name}.{inner.field}", value=inner.value)
+    return value
 
 
 def _check(raw: Mapping[str, Any]) -> None:
