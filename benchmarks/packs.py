@@ -95,8 +95,9 @@ def aggregated(event: dict[str, Any]) -> None:
     windows = Windows(Taken(), "eu-west-1", 30 * DAY_MS, lambda: (0,))
     to_stream = Stream(None, "readings")
     with contextlib.redirect_stdout(io.StringIO()):
+        quarantine, limits = Quarantine(None, "failures"), {"temperature": 38.0}
         answer = aggregate.run(
-            event, NOW_MS + 11_000, windows, Quarantine(None, "failures"), to_stream, Pace(), LIMITS
+            event, NOW_MS + 11_000, windows, quarantine, to_stream, Pace(), limits
         )
     if answer["batchItemFailures"]:
         raise ValueError(answer)

@@ -25,6 +25,7 @@ INVARIANTS: tuple[Callable[[World], Found], ...] = (
     oracle.bad_messages_are_quarantined_once,
     oracle.only_what_is_bad_is_quarantined,
     oracle.what_is_accepted_is_counted,
+    oracle.what_filters_pass_over_comes_again,
     oracle.each_record_is_counted_once,
     oracle.nothing_is_unaccounted,
     oracle.episodes_open_and_clear_once,

@@ -102,6 +102,20 @@ def apart(data: bytes) -> list[bytes]:
     return [json.dumps(single).encode() for single in singles]
 
 
+def is_passed_over(record: bytes, single: bytes, arrived_at_ms: int, rule: Rule) -> bool:
+    """Return whether filters may pass over a breach that bypassed `ingest`, for its digits.
+
+    `record` is the stream record of the reading. AWS documents six decimals.
+    """
+    reading = reading_in(single, arrived_at_ms)
+    if reading is None or ("received_at" in reading and "via" not in reading):
+        return False
+    if "temperature" not in reading or reading["temperature"] <= rule.above:
+        return False
+    text = json.loads(record, parse_float=str, parse_int=str)["temperature"]
+    return "e" in text.lower() or len(text.partition(".")[2]) > 6
+
+
 def reading_in(data: bytes, arrived_at_ms: int) -> Json | None:
     """Return the reading in a record of the stream, with its stamps; None if there is none."""
     document, found = _of_record(data, arrived_at_ms)

@@ -197,3 +197,31 @@ def one_pack_for_a_request_of_several_devices(planted: contextlib.ExitStack) -> 
         return [packs.Packed(list(readings), packs.encode(of_one))]
 
     planted.enter_context(patch.object(packs, "pack", by_request))
+
+
+@breaks(oracle.episodes_join_their_breaches, seed=3)
+def breaches_that_filters_cannot_see_are_only_stored(planted: contextlib.ExitStack) -> None:
+    """Aggregate stores a breach whose digits no filter compares, and puts it nowhere else."""
+    planted.enter_context(patch.object(stream_module, "is_unseen", lambda *_arguments: False))
+
+
+@breaks(oracle.each_record_is_counted_once, seed=3)
+def what_comes_again_is_counted_twice(planted: contextlib.ExitStack) -> None:
+    """Aggregate counts a breach when it puts it on the stream again, and when that comes."""
+    real = aggregate._count_by_minute
+
+    def at_once(outcomes: Any) -> None:
+        real([(record._replace(again=None), metric) for record, metric in outcomes])
+
+    planted.enter_context(patch.object(aggregate, "_count_by_minute", at_once))
+
+
+@breaks(oracle.what_filters_pass_over_comes_again, seed=11)
+def a_breach_that_could_not_be_put_is_done(planted: contextlib.ExitStack) -> None:
+    """Aggregate acknowledges a breach that the stream didn't take when it came again."""
+    real = aggregate._put_back
+
+    def done(*arguments: Any) -> Any:
+        return [record for record in real(*arguments) if record.again is None]
+
+    planted.enter_context(patch.object(aggregate, "_put_back", done))

@@ -83,7 +83,7 @@ class Region(Services):
         self.healthy_held: list[Json] = []
         """What operators found in quarantine that no fault of a process explains."""
         self.given_up: Counter[str] = Counter()
-        """Records that mappings gave up, by function; a pack counts as its readings."""
+        """Readings in batches that mappings gave up, by function, as they are counted."""
 
     # What goes on by itself
 
@@ -239,6 +239,18 @@ class Region(Services):
             self.conditions.hits["partial answer"] += 1
         return answer
 
+    def _counted(self, record: Json) -> int:
+        """Return as how many readings a record counts; what comes again counts only then."""
+        if "kinesis" not in record:
+            return 1
+        data = b64decode(record["kinesis"]["data"])
+        arrived_at_ms = round(record["kinesis"]["approximateArrivalTimestamp"] * 1000)
+        rule = judge.THAWING if self.conditions.options.freezers else judge.HOT
+        return sum(
+            not judge.is_passed_over(data, single, arrived_at_ms, rule)
+            for single in judge.apart(data)
+        )
+
     async def send(self, mapping: Mapping, key: str, document: Json) -> None:  # noqa: ARG002
         """Store the records that a mapping has given up."""
         if self.conditions.is_out("s3", self.name) or self.conditions.happens("call_fails"):
@@ -246,10 +258,7 @@ class Region(Services):
         self.conditions.history.note(self.name, "given up", key)
         self.conditions.hits["given up"] += 1
         stage = document["requestContext"]["functionArn"].split("-")[-1]
-        self.given_up[stage] += sum(
-            len(judge.apart(b64decode(record["kinesis"]["data"]))) if "kinesis" in record else 1
-            for record in json.loads(document["payload"])["Records"]
-        )
+        self.given_up[stage] += sum(map(self._counted, json.loads(document["payload"])["Records"]))
         self.buckets[FAILURES].put(key, json.dumps(document).encode())
 
     # Queues

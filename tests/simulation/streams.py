@@ -58,6 +58,8 @@ class Stream(WaitingStream):
         self.log: list[tuple[str, str, bytes, int]] = []
         self.of_packs: set[tuple[str, str]] = set()
         """The places in the log of readings that came in packs, alone or together."""
+        self.records: dict[tuple[str, str], bytes] = {}
+        """The stream record of each place in the log."""
         self._ranges = {"shardId-000000000000": (0, HASHES)}
         super().__init__(now_ms, is_away)
 
@@ -70,6 +72,7 @@ class Stream(WaitingStream):
         for at, single in enumerate(singles):
             name = f"{number}#{at}" if len(singles) > 1 else number
             self.log.append((shard_id, name, single, self._now_ms()))
+            self.records[shard_id, name] = data
             if single is not data:
                 self.of_packs.add((shard_id, name))
         self._wake()

@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import random
+import struct
 from collections.abc import Callable, Coroutine, Iterator
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import partial
@@ -201,7 +202,7 @@ class World:
         """
         now_ms = self.conditions.now_ms()
         if chance.random() < 0.2:
-            self._measured(region, self._new_meter(), now_ms + chance.choice(EDGES_MS), 50)
+            self._measured(region, self._new_meter(), now_ms + chance.choice(EDGES_MS), 50.1)
             return
         at_ms = now_ms - chance.randrange(20_000) + chance.choice(METER_CLOCKS_MS)
         value = round(chance.uniform(20, 50), 2)
@@ -247,8 +248,13 @@ class World:
         return f"meter-{self.meters}"
 
     def _measured(self, region: Region, meter: str, at_ms: int, celsius: float) -> None:
-        """Put a reading of another producer's device on the stream."""
+        """Put a reading of another producer's device on the stream.
+
+        Each second one measures in 32-bit floats, whose many digits filters don't compare.
+        """
         temperature = temperature_of(celsius, self.conditions.options)
+        if meter[-1] in "13579":
+            temperature = in_32_bits(temperature)
         document = {"device_id": meter, "recorded_at": at_ms, "temperature": temperature}
         self.foreign.append(document)
         place = region.stream.take(json.dumps(document).encode(), meter)
@@ -259,7 +265,7 @@ class World:
         meters = [self._new_meter() for _ in range(WAVE)]
         chance = random.Random(f"{self.conditions.seed}/{meters[0]}")
         for meter in meters:
-            self._measured(region, meter, self.conditions.now_ms(), chance.choice([39, 45.5]))
+            self._measured(region, meter, self.conditions.now_ms(), chance.choice([39.3, 45.7]))
         await asyncio.sleep(chance.uniform(*WAVE_SECONDS))
         for meter in meters:
             if not region.is_lost and chance.random() < 0.8:
@@ -330,6 +336,11 @@ class World:
             if not region.is_lost:
                 await region.operate()
         await self._settle()
+
+
+def in_32_bits(value: float) -> float:
+    """Return the nearest 32-bit float."""
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
 def packed(documents: list[dict[str, Any]]) -> dict[str, Any]:

@@ -141,7 +141,12 @@ def comparable(data: bytes) -> bytes:
 
 def is_comparable(value: float) -> bool:
     """Return whether a filter can compare a value, as `encode` writes it in a single record."""
-    return rounded_up(value) == value and (value == 0 or abs(value) >= PLAIN_MIN)
+    return has_six_decimals(value) and (value == 0 or abs(value) >= PLAIN_MIN)
+
+
+def has_six_decimals(value: float) -> bool:
+    """Return whether a value has at most six decimals, and fifteen digits."""
+    return rounded_up(value) == value
 
 
 def rounded_up(value: float) -> float:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from telemetry.domain import yaml_file
-from telemetry.domain.pack import COMPARABLE_MAX, DECIMALS, DECIMALS_MAX
+from telemetry.domain.pack import COMPARABLE_MAX, DECIMALS, DECIMALS_MAX, has_six_decimals
 from telemetry.domain.reading import FIELDS, METRICS, Reading
 from telemetry.errors import TelemetryError
 
@@ -119,7 +119,7 @@ def _senseless(rule: Rule) -> Iterator[str]:
     elif clears_below > above:
         yield f".clears_below: {clears_below} is more than above, which is {above}"
     for key, limit in (("above", above), ("clears_below", clears_below)):
-        if _compared(limit) != limit:
+        if not has_six_decimals(limit):
             digits = "at most 15 digits, six of them decimals, up to 5e9"
             yield (
                 f".{key}: {limit} is no limit that an event filter compares, which has {digits}: "

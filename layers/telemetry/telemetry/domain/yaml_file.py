@@ -27,7 +27,7 @@ class _Loader(yaml.SafeLoader):
 
 def read(text: str) -> Any:
     """Return a file's document; raise yaml.YAMLError, also for a key that is there twice."""
-    return yaml.load(text, _Loader)  # noqa: S506 - it is a SafeLoader
+    return _Loader(text).get_single_data()
 
 
 def mistakes(error: ValidationError) -> list[str]:
