@@ -89,7 +89,7 @@ def breaks(invariant: Callable[[World], oracle.Found], seed: int = 0) -> Callabl
     return keep
 
 
-@breaks(oracle.windows_are_the_sets_of_readings, seed=18)
+@breaks(oracle.windows_are_the_sets_of_readings, seed=9)
 def blind_write(planted: contextlib.ExitStack) -> None:
     """An item is overwritten at any version: compare-and-set without the compare."""
     real = DynamoItems._statement
@@ -121,7 +121,7 @@ def running_sums(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(windows, "add_readings", counting))
 
 
-@breaks(oracle.what_is_acknowledged_is_there, seed=8)
+@breaks(oracle.what_is_acknowledged_is_there, seed=3)
 def acknowledged_before_written(planted: contextlib.ExitStack) -> None:
     """Devices get "accepted" before the stream has the readings."""
     real = Stream.put
@@ -133,7 +133,7 @@ def acknowledged_before_written(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(Stream, "put", hopeful))
 
 
-@breaks(oracle.what_is_acknowledged_is_there, seed=32)
+@breaks(oracle.what_is_acknowledged_is_there, seed=28)
 def overflow_ignored(planted: contextlib.ExitStack) -> None:
     """Readings that the overflow queue refuses are acknowledged all the same."""
     real = Overflow.put
@@ -145,7 +145,7 @@ def overflow_ignored(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(Overflow, "put", careless))
 
 
-@breaks(oracle.each_record_is_counted_once, seed=11)
+@breaks(oracle.each_record_is_counted_once, seed=3)
 def advance_before_delivery(planted: contextlib.ExitStack) -> None:
     """A shard's checkpoint is the last read record, not the last delivered one."""
 
@@ -216,7 +216,7 @@ def one_item_for_all_regions(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(windows.Windows, "_to_item", to_item))
 
 
-@breaks(oracle.quarantine_has_what_cannot_be_stored, seed=9)
+@breaks(oracle.quarantine_has_what_cannot_be_stored, seed=3)
 def quarantine_failure_swallowed(planted: contextlib.ExitStack) -> None:
     """Records that the quarantine refuses count as done."""
     real = Quarantine.put
@@ -245,7 +245,7 @@ def reopened_by_a_late_breach(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(alerts_module, "join", forgetful))
 
 
-@breaks(oracle.each_record_is_counted_once)
+@breaks(oracle.each_record_is_counted_once, seed=2)
 def failures_not_reported(planted: contextlib.ExitStack) -> None:
     """The answer to the mapping doesn't name the records that couldn't be written."""
     everything: dict[str, Any] = {"batchItemFailures": []}
@@ -298,7 +298,7 @@ def no_claim(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(Claims, "take", lambda *_arguments: "taken"))
 
 
-@breaks(oracle.notices_go_out_once, seed=6)
+@breaks(oracle.notices_go_out_once, seed=2)
 def noted_before_sent(planted: contextlib.ExitStack) -> None:
     """A notice is marked as sent before it is."""
 
@@ -373,7 +373,7 @@ def a_bad_metric_takes_the_good_ones_with_it(planted: contextlib.ExitStack) -> N
     planted.enter_context(patch.object(validation, "decode", strict))
 
 
-@breaks(oracle.quarantine_has_what_cannot_be_stored, seed=13)
+@breaks(oracle.quarantine_has_what_cannot_be_stored, seed=4)
 def what_is_refused_of_a_record_is_dropped(planted: contextlib.ExitStack) -> None:
     """A record of which only metrics are refused isn't quarantined."""
     planted.enter_context(patch.object(aggregate, "_first_of_each_device", lambda _records: []))
@@ -427,19 +427,19 @@ def anothers_readings_taken(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(admission, "parse", trusting))
 
 
-@breaks(oracle.each_record_is_counted_once, seed=9)
+@breaks(oracle.each_record_is_counted_once, seed=2)
 def counted_beyond_the_checkpoint(planted: contextlib.ExitStack) -> None:
     """A repeated delivery is counted again."""
     planted.enter_context(patch.object(aggregate, "_until_first", lambda _failed, ended: ended))
 
 
-@breaks(oracle.nothing_is_unaccounted, seed=2)
+@breaks(oracle.nothing_is_unaccounted, seed=6)
 def counted_by_nobody(planted: contextlib.ExitStack) -> None:
     """Records that a redrive quarantines are missing in the balance."""
     planted.enter_context(patch.object(redrive, "_count_settled", lambda _records: None))
 
 
-@breaks(oracle.windows_are_the_sets_of_readings, seed=24)
+@breaks(oracle.windows_are_the_sets_of_readings, seed=3)
 def redriven_is_deleted(planted: contextlib.ExitStack) -> None:
     """A redrive deletes a batch after its try, although a retry could succeed."""
     real = redrive.Batches._retry
@@ -467,7 +467,7 @@ def changed_on_the_way(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(ingest, "admit", warmer))
 
 
-@breaks(oracle.only_what_is_bad_is_quarantined, seed=24)
+@breaks(oracle.only_what_is_bad_is_quarantined, seed=3)
 def impatience_quarantined(planted: contextlib.ExitStack) -> None:
     """A redrive takes every error for a fault of the record."""
     real = functions_module.judge
@@ -485,7 +485,7 @@ def accepted_uncounted(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(ingest, "count_at", lambda *_at, **_amounts: None))
 
 
-@breaks(oracle.notices_go_out_once, seed=18)
+@breaks(oracle.notices_go_out_once, seed=2)
 def dead_letters_dropped(planted: contextlib.ExitStack) -> None:
     """A redrive deletes dead letters without sending them back."""
 
@@ -524,7 +524,7 @@ def since_its_own_breach(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(episode_module, "_start", started))
 
 
-@breaks(oracle.functions_raise_what_they_mean_to, seed=2)
+@breaks(oracle.functions_raise_what_they_mean_to, seed=3)
 def conflicts_always_bring_the_item(planted: contextlib.ExitStack) -> None:
     """The code fails if a refused condition doesn't return the item; a retry hides it."""
     real = DynamoItems._outcome
@@ -561,7 +561,7 @@ def what_others_bring_is_uncounted(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(stream_module.Record, "bypassed_ingest", False))
 
 
-@breaks(oracle.episodes_open_and_clear_once, seed=9)
+@breaks(oracle.episodes_open_and_clear_once, seed=30)
 def a_late_answer_is_believed(planted: contextlib.ExitStack) -> None:
     """An inconsistent read replaces a state that is known to be newer."""
 
@@ -575,7 +575,7 @@ def a_late_answer_is_believed(planted: contextlib.ExitStack) -> None:
 # MQTT and formats
 
 
-@breaks(oracle.what_is_acknowledged_is_there, seed=8)
+@breaks(oracle.what_is_acknowledged_is_there, seed=19)
 def iots_documents_dropped(planted: contextlib.ExitStack) -> None:
     """Drain knows overflowed readings only, and drops IoT's error documents."""
     real = drain.contents
@@ -586,14 +586,14 @@ def iots_documents_dropped(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(drain, "contents", only_its_own))
 
 
-@breaks(oracle.what_is_acknowledged_is_there, seed=2)
+@breaks(oracle.what_is_acknowledged_is_there, seed=3)
 def a_failed_event_is_lost(planted: contextlib.ExitStack) -> None:
     """An asynchronous event that Lambda gave up goes nowhere."""
     nowhere = events_module.Asynchronous(retries=2, destination=None)
     planted.enter_context(patch.object(events_module, "asynchronous", lambda _function: nowhere))
 
 
-@breaks(oracle.what_is_acknowledged_is_there, seed=26)
+@breaks(oracle.what_is_acknowledged_is_there, seed=24)
 def a_message_is_done_without_its_readings(planted: contextlib.ExitStack) -> None:
     """Ingest doesn't raise if it can't store a message, so Lambda doesn't retry."""
     real = ingest.run_message
@@ -605,7 +605,7 @@ def a_message_is_done_without_its_readings(planted: contextlib.ExitStack) -> Non
     planted.enter_context(patch.object(ingest, "run_message", calm))
 
 
-@breaks(oracle.what_is_acknowledged_is_there, seed=8)
+@breaks(oracle.what_is_acknowledged_is_there, seed=3)
 def an_error_document_without_a_time(planted: contextlib.ExitStack) -> None:
     """Drain doesn't know a message's arrival, and takes its document for unreadable lines."""
     planted.enter_context(patch.object(drain, "sent_at_ms", lambda _message: None))
@@ -623,7 +623,7 @@ def counted_as_mqtt_too(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(mqtt, "take", marked))
 
 
-@breaks(oracle.what_is_accepted_is_counted, seed=8)
+@breaks(oracle.what_is_accepted_is_counted, seed=3)
 def drained_unmarked(planted: contextlib.ExitStack) -> None:
     """Drain writes readings of an error document as if ingest had counted them."""
     planted.enter_context(patch.object(mqtt, "uncounted", list))
@@ -696,7 +696,7 @@ def a_registry_that_is_away_knows_nothing(planted: contextlib.ExitStack) -> None
     planted.enter_context(patch.object(Schemas, "_ask", hasty))
 
 
-@breaks(oracle.bad_records_are_quarantined_once, seed=6)
+@breaks(oracle.bad_records_are_quarantined_once, seed=2)
 def quarantined_by_alert_too(planted: contextlib.ExitStack) -> None:
     """Each consumer quarantines bad records."""
     real = wiring.alerting
@@ -738,7 +738,7 @@ def what_a_message_has_wrong_is_dropped(planted: contextlib.ExitStack) -> None:
     planted.enter_context(patch.object(mqtt, "take", silent))
 
 
-@breaks(oracle.windows_are_the_sets_of_readings, seed=6)
+@breaks(oracle.windows_are_the_sets_of_readings, seed=3)
 def without_a_stamp_any_time_will_do(planted: contextlib.ExitStack) -> None:
     """Readings that bypassed ingest get its time checks only if a rule has stamped them."""
     real = stream_module._checked

@@ -101,7 +101,9 @@ class Device:
         for place in range(last):
             if self._happens("odd_values"):
                 digits = chance.uniform(values[place] - 1, values[place] + 1)
-                values[place] = chance.choice((*odd, digits))
+                cools = place and values[place - 1] > self._rule.above
+                touching = (self._rule.clears_below,) * 4 if cools else ()
+                values[place] = chance.choice((*odd, digits, *touching))
         return values
 
     def document(self, at_ms: int, temperature: float) -> Json:
