@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from emulator import embedded
 from emulator.errors import EmulatorError, StepFailed
 from local import deployment
@@ -63,11 +65,12 @@ def brought_up(
                 failing.callback(build.end)
             aws = started(instance, steps, tools)
             failing.callback(aws.stop)
-            if build:
-                wait_for_build(build, steps, parameters)
-            if built_by:
-                deployment.copy_build(built_by, instance)
-            deploy(instance, steps, parameters, sources)
+            with telling_of_its_end(instance, aws):
+                if build:
+                    wait_for_build(build, steps, parameters)
+                if built_by:
+                    deployment.copy_build(built_by, instance)
+                deploy(instance, steps, parameters, sources)
             block.enter_context(failing.pop_all())
         yield aws
         block.pop_all()
@@ -107,6 +110,20 @@ def telling_of_a_full_disk(instance: Instance) -> Iterator[None]:
         if fault:
             raise LocalError(fault) from error
         raise
+
+
+@contextmanager
+def telling_of_its_end(instance: Instance, aws: embedded.EmbeddedAws) -> Iterator[None]:
+    """Turn an error of the block into a LocalError on the embedded AWS, if that has ended."""
+    try:
+        yield
+    except (EmulatorError, BotoCoreError, ClientError, OSError) as error:
+        if aws.process.poll() is None:
+            raise
+        raise LocalError(
+            f"instance '{instance.name}' ended while it was brought up: `down` in another "
+            "terminal ends it, or the system, when memory runs out"
+        ) from error
 
 
 def deploy(

@@ -157,6 +157,12 @@ class AwsActions:
             sql.SqlError,
         ) as error:
             raise ActionFailed(str(error)) from error
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:  # of the action or the data: no retry helps
+            raise ActionFailed(f"the action {kind} doesn't fit this message: {error!r}") from error
 
     def _put(self, action: Mapping[str, Any], message: sql.Message, data: bytes) -> None:
         key = sql.template(action["partitionKey"])(message)

@@ -116,6 +116,20 @@ KNOWN = {
 }
 
 
+@pytest.mark.parametrize(
+    ("action", "data", "told"),
+    [
+        ({"sqs": {"queueUrl": "q", "roleArn": ROLE}}, b"\xff", "UnicodeDecodeError"),
+        ({"kinesis": {"streamName": "readings", "roleArn": ROLE}}, b"data", "partitionKey"),
+    ],
+)
+def test_an_action_that_does_not_fit_its_message_has_failed_and_is_not_an_unexpected_error(
+    action: Mapping[str, Any], data: bytes, told: str
+) -> None:
+    with pytest.raises(ActionFailed, match=told):
+        AwsActions(endpoint(Services())).run(RULE, action, MESSAGE, data)
+
+
 def test_a_certificate_has_its_things_and_policies() -> None:
     found = Iot(endpoint(Services(**KNOWN))).principal("1f")
     assert found == ("1f", True, ("pump-1",), ({"Statement": []},))

@@ -10,6 +10,8 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -120,6 +122,18 @@ def test_a_start_that_is_not_its_own_is_not_cleaned(
     with pytest.raises(LocalError, match="'main' is up already"):
         commands.up(OPTIONS, Console(file=StringIO()))
     assert (folder / "state.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(None, "no instance"), (-9, "'main' ended while it was brought up: `down`")]
+)
+def test_an_error_after_the_instances_end_is_told_as_its_end(
+    instance: Instance, code: int | None, told: str
+) -> None:
+    process: Any = SimpleNamespace(poll=lambda: code)
+    aws = embedded.EmbeddedAws(process, 1, embedded.new_key())
+    with pytest.raises(LocalError, match=told), session.telling_of_its_end(instance, aws):
+        instance.load()
 
 
 def test_down_ends_an_instance_that_is_starting(
