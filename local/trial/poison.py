@@ -28,7 +28,7 @@ RETRIES = 2
 BATCH_SIZE = 100
 WINDOW_SECONDS = 5
 INJECT_AFTER_SECONDS = 6.0
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 LOOK_SECONDS = 0.5
 POSTS_MAX = 10
 CONSUMER = Path(__file__).with_name("mortal.py")
@@ -148,7 +148,8 @@ class Poisoning:
         """Wait until the poison is isolated and all other records are delivered; return the result.
 
         `expected` is the number of other readings on the stream, `uncertain` the number of further
-        ones that there may be. The wait ends when the result hasn't changed for a minute.
+        ones that there may be. The wait ends when the result hasn't changed for three minutes: that
+        is long on a busy machine, too.
         """
         stillness, isolation = Stillness(), self._look(expected, uncertain)
         while isolation.problems() and stillness.seconds(isolation) < PATIENCE_SECONDS:
