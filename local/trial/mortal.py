@@ -20,9 +20,11 @@ def handler(event: dict[str, Any], _context: object) -> None:
 
 
 def readings_in(data: str) -> int:
-    """Return the number of readings in a record: one, or those of a pack."""
-    packed = json.loads(base64.b64decode(data)).get("readings")
-    return len(packed["after_ms"]) if isinstance(packed, dict) else 1
+    """Return the number of readings in a record: those of a pack, 1 for any other record."""
+    try:
+        return len(json.loads(base64.b64decode(data))["readings"]["after_ms"])
+    except (ValueError, LookupError, TypeError):  # others may put what isn't JSON, or no object
+        return 1
 
 
 def note(line: str) -> None:

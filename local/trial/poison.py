@@ -49,7 +49,8 @@ class Isolation:
     """Least number of other readings; None if it isn't known."""
     repeated: int
     """Number of other records that were delivered more than once without an error."""
-    object_key: str | None
+    documents: int
+    """Number of documents of what this consumer gave up; one has the poison record."""
     is_payload_whole: bool
     is_announced: bool
     uncertain: int = 0
@@ -73,7 +74,9 @@ class Isolation:
                 and not self.expected <= self.delivered <= self.expected + self.uncertain
             ),
             f"{self.repeated} other records were delivered more than once": self.repeated > 0,
-            "the bucket has no document of it": self.object_key is None,
+            f"the bucket has {self.documents} documents of given-up records, not 1": (
+                self.documents != 1
+            ),
             "its document hasn't the record": not self.is_payload_whole,
             "no message on the queue of failures announces it": not self.is_announced,
         }
@@ -169,7 +172,7 @@ class Poisoning:
             sequence for each in deliveries if not each["died"] for sequence in each["records"]
         )
         readings = {name: count for each in deliveries for name, count in each["records"].items()}
-        key, payload = self._failure_document()
+        keys, payload = self._failure_documents()
         return Isolation(
             batch=max((len(each["records"]) for each in died), default=0),
             splits=sum(1 for each in died if len(each["records"]) > 1),
@@ -177,23 +180,23 @@ class Poisoning:
             delivered=sum(readings[name] for name in delivered),
             expected=expected,
             repeated=sum(1 for times in delivered.values() if times > 1),
-            object_key=key,
+            documents=len(keys),
             is_payload_whole=[each["kinesis"]["partitionKey"] for each in payload] == [DEVICE],
-            is_announced=key is not None and self._is_announced(key),
+            is_announced=len(keys) == 1 and self._is_announced(keys[0]),
             uncertain=uncertain,
         )
 
-    def _failure_document(self) -> tuple[str | None, list[dict[str, Any]]]:
-        """Return the key of the document in the bucket, and its records; None unless it is one."""
+    def _failure_documents(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """Return the keys of the consumer's documents in the bucket; if it is one, its records."""
         s3, bucket = client(self._state, "s3"), self._state.outputs["FailuresBucket"]
         prefix = f"aws/lambda/{self._mapping_id}/"
         objects = s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
-        if len(objects) != 1:
-            return None, []
-        key: str = objects[0]["Key"]
-        document = json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+        keys = [each["Key"] for each in objects]
+        if len(keys) != 1:
+            return keys, []
+        document = json.loads(s3.get_object(Bucket=bucket, Key=keys[0])["Body"].read())
         records: list[dict[str, Any]] = json.loads(document["payload"])["Records"]
-        return key, records
+        return keys, records
 
     def _is_announced(self, key: str) -> bool:
         """Return whether a message on the queue of failures names the object; leave the message."""

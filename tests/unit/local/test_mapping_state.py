@@ -93,8 +93,8 @@ def test_a_finished_shard_has_no_lag_and_keeps_its_last_result_over_a_restart(
 
 
 def test_an_isolation_lists_its_problems() -> None:
-    right = Isolation(100, 7, 3, 400, 400, 0, "key", is_payload_whole=True, is_announced=True)
+    right = Isolation(100, 7, 3, 400, 400, 0, 1, is_payload_whole=True, is_announced=True)
     assert right.problems() == []
-    wrong = Isolation(100, 8, 2, 399, 400, 1, None, is_payload_whole=False, is_announced=False)
+    wrong = Isolation(100, 8, 2, 399, 400, 1, 4, is_payload_whole=False, is_announced=False)
     assert len(wrong.problems()) == 7
     assert wrong.problems()[0] == "it was isolated in 8 splits, not 7 at most"

@@ -32,3 +32,14 @@ def test_the_poison_record_makes_it_fail(log: Path) -> None:
     with pytest.raises(RuntimeError):
         mortal.handler({"Records": [record("1", {}), record("2", {}, "poison")]}, None)
     assert json.loads(log.read_text())["died"]
+
+
+def test_a_record_of_any_other_producer_counts_as_one_and_does_not_fail(log: Path) -> None:
+    others = [b"\xff", b"[1]", b"1", b"null", b'{"readings": 1}', b'{"readings": {"after_ms": 1}}']
+    records = [
+        {**record(str(place), {}), "kinesis": {**record(str(place), {})["kinesis"], "data": data}}
+        for place, data in enumerate(base64.b64encode(each).decode() for each in others)
+    ]
+    mortal.handler({"Records": records}, None)
+    counts = json.loads(log.read_text())["records"]
+    assert counts == {str(place): 1 for place in range(len(others))}
