@@ -51,7 +51,8 @@ def seed_that_finds(bug: str, seeds: int) -> int | None:
 
     None without such a seed. Raise RuntimeError if a course doesn't end: others wouldn't either.
     """
-    wanted, known = BUGS[bug].breaks, BUGS[bug].seed
+    wanted = BUGS[bug].breaks
+    known: int = BUGS[bug].seed
     for seed in dict.fromkeys([known, *range(seeds)]):
         outcome = course(seed, bug=bug)
         if wanted in outcome.invariants:
