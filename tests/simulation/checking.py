@@ -53,7 +53,7 @@ def seed_that_finds(bug: str, seeds: int) -> int | None:
     """
     wanted = BUGS[bug].breaks
     known: int = BUGS[bug].seed
-    for seed in dict.fromkeys([known, *range(seeds)]):
+    for seed in (known, *range(seeds)):
         outcome = course(seed, bug=bug)
         if wanted in outcome.invariants:
             return seed
