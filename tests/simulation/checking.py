@@ -52,8 +52,8 @@ def seed_that_finds(bug: str, seeds: int) -> int | None:
     None without such a seed. Raise RuntimeError if a course doesn't end: others wouldn't either.
     """
     wanted = BUGS[bug].breaks
-    known: int = BUGS[bug].seed
-    for seed in (known, *range(seeds)):
+    tried: list[int] = [BUGS[bug].seed, *range(seeds)]
+    for seed in tried:
         outcome = course(seed, bug=bug)
         if wanted in outcome.invariants:
             return seed
